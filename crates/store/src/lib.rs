@@ -1,0 +1,4 @@
+//! The time-indexed store.
+#![forbid(unsafe_code)]
+
+pub mod env;
