@@ -1,4 +1,20 @@
-//! The time-indexed store.
+//! The time-indexed store: one log per target, in which every write to every disk of the target has its place
+//! (seq), and indexes that find the content of any sector at any moment.
+//!
+//! Knows nothing of NBD, guests, file systems or async runtimes. All it needs of the world comes through [`env`], so the
+//! simulator can own it. The invariants I1–I5, I7 and I8 of `ARCHITECTURE.md` are kept here.
 #![forbid(unsafe_code)]
 
+pub mod catalog;
 pub mod env;
+mod error;
+mod files;
+pub mod format;
+pub mod index;
+mod log;
+
+pub use error::{Damage, Error, Place, Result};
+pub use log::{
+    Appended, Below, BlockWrite, CACHE_BYTES, Content, Damaged, Event, HeadFragment, Log, LogOptions,
+    TimeHit, VerifyReport, View, Wait,
+};

@@ -61,6 +61,14 @@ pub trait File: Send + Sync {
     /// What the medium says.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 
+    /// Like [`File::read_at`], but only as far as nothing has to be waited for.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the medium would have to be waited for.
+    fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_at(buf, offset)
+    }
+
     /// Writes all of `parts`, one after the other, from `offset` on. Visible to reads at once, and it
     /// survives the death of this process; durable only after [`File::sync`].
     ///

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    io::IoSlice,
+    io::{IoSlice, IoSliceMut},
     os::{fd::AsFd, unix::fs::FileExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,7 +10,10 @@ use std::{
 };
 
 use bygone_model::Micros;
-use rustix::fs::{Advice, FallocateFlags};
+use rustix::{
+    fs::{Advice, FallocateFlags},
+    io::{Errno, ReadWriteFlags},
+};
 
 use super::{Clock, Dir, File};
 
@@ -119,13 +122,36 @@ impl File for RealFile {
         Ok(done)
     }
 
+    fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let mut parts = [IoSliceMut::new(rest)];
+            match rustix::io::preadv2(
+                self.0.as_fd(),
+                &mut parts,
+                offset + done as u64,
+                ReadWriteFlags::NOWAIT,
+            ) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                // A file system that cannot tell is waited for.
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => return self.read_at(buf, offset),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(done)
+    }
+
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut left = parts;
         let mut at = offset;
         while !left.is_empty() {
             let batch = left.len().min(IOV_MAX);
             match rustix::io::pwritev(self.0.as_fd(), &left[..batch], at) {
-                Ok(0) if left.iter().any(|part| !part.is_empty()) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(0) if left.iter().any(|part| !part.is_empty()) => {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
                 Ok(n) => {
                     at += n as u64;
                     IoSlice::advance_slices(&mut left, n);
@@ -133,7 +159,7 @@ impl File for RealFile {
                         break;
                     }
                 }
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(e) => return Err(e.into()),
             }
         }
@@ -154,7 +180,7 @@ impl File for RealFile {
 
     fn reserve(&self, len_bytes: u64) -> io::Result<()> {
         match rustix::fs::fallocate(self.0.as_fd(), FallocateFlags::KEEP_SIZE, 0, len_bytes) {
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             Err(e) => Err(e.into()),
         }
     }

@@ -1,0 +1,291 @@
+//! The catalog: disks, branches, volumes, the eras of the clock, tapped disks. It is small, held in memory, and nothing
+//! but the sum of the log's catalog records; each checkpoint holds a copy.
+
+use std::collections::BTreeMap;
+
+use bygone_model::{BranchId, Details, Lba, Micros, Sectors, Seq, VolumeId};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The name of the first branch.
+pub const MAIN: &str = "main";
+
+/// How a disk's present is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keeping {
+    /// The store is the disk.
+    Store,
+    /// The disk stays where it is; the store has every write to it.
+    Tap,
+}
+
+/// A disk of the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Its name among the disks of the target, such as `vda`.
+    pub name: String,
+    /// Its size.
+    pub sectors: Sectors,
+    /// Its block size in bytes: 512 or 4096.
+    pub block_bytes: u32,
+    /// How its present is kept.
+    pub keeping: Keeping,
+}
+
+/// A line of history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Branch {
+    /// Its number.
+    pub id: BranchId,
+    /// Its name.
+    pub name: String,
+    /// Where it starts: on which branch, and after which record. `None` for `main`.
+    pub parent: Option<(BranchId, Seq)>,
+    /// The record that made it.
+    pub made: Seq,
+    /// When it was made.
+    pub made_at: Micros,
+    /// It was dropped, by this record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<Seq>,
+}
+
+/// One disk on one branch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its number.
+    pub id: VolumeId,
+    /// On which branch.
+    pub branch: BranchId,
+    /// Which disk: an index into [`Catalog::disks`].
+    pub disk: u32,
+    /// What it shows where nothing was written to it: that volume after that record. `None`: zeroes.
+    pub parent: Option<(VolumeId, Seq)>,
+    /// Its first record.
+    pub made: Seq,
+}
+
+/// A stretch of the log in which the wall clock did not jump back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Era {
+    /// Its first record.
+    pub first: Seq,
+    /// When that was.
+    pub from: Micros,
+}
+
+/// How far a tapped disk is known to hold what the log holds, durably.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TapMark {
+    /// The disk shows the moment after this record, plus possibly some of what came later.
+    pub applied: Seq,
+    /// The manager closed it cleanly: the disk shows exactly the moment `applied`.
+    pub clean: bool,
+    /// What the device layer wants to know again (the file's identity and change time).
+    pub identity: Details,
+}
+
+/// One change of the catalog: the payload of a catalog record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "kebab-case")]
+pub enum Change {
+    /// A disk came to the target, with its volume on the present branch.
+    Disk {
+        /// The disk.
+        disk: Disk,
+        /// Its volume's number.
+        volume: VolumeId,
+    },
+    /// A branch was made.
+    Branch {
+        /// Its number.
+        id: BranchId,
+        /// Its name.
+        name: String,
+        /// Where it starts.
+        parent: (BranchId, Seq),
+        /// The number of its first volume; there is one for each of the parent's volumes, in order.
+        volumes_from: VolumeId,
+    },
+    /// A branch was dropped.
+    Drop {
+        /// Which.
+        id: BranchId,
+    },
+    /// A branch became the present of the target.
+    Promote {
+        /// Which.
+        id: BranchId,
+    },
+    /// The clock jumped back.
+    Era,
+    /// A tapped disk was brought up to date.
+    Tap {
+        /// Which volume it shows.
+        volume: VolumeId,
+        /// How far.
+        mark: TapMark,
+    },
+    /// The log was opened for writing.
+    Opened {
+        /// The incarnation that began.
+        incarnation: u32,
+    },
+}
+
+/// See the module's comment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Catalog {
+    /// The disks of the target, in the order in which they came.
+    pub disks: Vec<Disk>,
+    /// All branches there ever were, by number.
+    pub branches: Vec<Branch>,
+    /// All volumes there ever were, by number.
+    pub volumes: Vec<Volume>,
+    /// The branch that is the present.
+    pub head: BranchId,
+    /// The eras of the clock, in order.
+    pub eras: Vec<Era>,
+    /// What is known of tapped disks, by volume.
+    #[serde(default)]
+    pub taps: BTreeMap<u32, TapMark>,
+    /// The last incarnation.
+    pub incarnation: u32,
+}
+
+impl Catalog {
+    /// The catalog of a log without records.
+    #[must_use]
+    pub fn new(now: Micros) -> Catalog {
+        let main = Branch {
+            id: BranchId(0),
+            name: MAIN.to_owned(),
+            parent: None,
+            made: Seq::ZERO,
+            made_at: now,
+            dropped: None,
+        };
+        Catalog {
+            branches: vec![main],
+            eras: vec![Era { first: Seq::ZERO, from: now }],
+            ..Catalog::default()
+        }
+    }
+
+    /// Applies the change that the record `seq` says. A change that does not fit (from a damaged log) does nothing.
+    pub fn apply(&mut self, seq: Seq, time: Micros, change: &Change) {
+        match change {
+            Change::Disk { disk, volume } => {
+                if volume.0 as usize == self.volumes.len() {
+                    let index = self.disks.len() as u32;
+                    self.disks.push(disk.clone());
+                    let branch = self.head;
+                    self.volumes.push(Volume { id: *volume, branch, disk: index, parent: None, made: seq });
+                }
+            }
+            Change::Branch { id, name, parent, volumes_from } => {
+                let fits =
+                    id.0 as usize == self.branches.len() && volumes_from.0 as usize == self.volumes.len();
+                if fits {
+                    let parents: Vec<Volume> = self.volumes_of(parent.0, parent.1).cloned().collect();
+                    for (i, from) in parents.iter().enumerate() {
+                        self.volumes.push(Volume {
+                            id: VolumeId(volumes_from.0 + i as u32),
+                            branch: *id,
+                            disk: from.disk,
+                            parent: Some((from.id, parent.1)),
+                            made: seq,
+                        });
+                    }
+                    let (name, parent) = (name.clone(), Some(*parent));
+                    self.branches.push(Branch {
+                        id: *id,
+                        name,
+                        parent,
+                        made: seq,
+                        made_at: time,
+                        dropped: None,
+                    });
+                }
+            }
+            Change::Drop { id } => {
+                if let Some(branch) = self.branches.get_mut(id.0 as usize) {
+                    branch.dropped = Some(seq);
+                }
+            }
+            Change::Promote { id } => self.head = *id,
+            Change::Era => self.eras.push(Era { first: seq, from: time }),
+            Change::Tap { volume, mark } => {
+                self.taps.insert(volume.0, mark.clone());
+            }
+            Change::Opened { incarnation } => self.incarnation = *incarnation,
+        }
+    }
+
+    /// The volumes of a branch that exist after record `seq`, in the order of their disks.
+    pub fn volumes_of(&self, branch: BranchId, seq: Seq) -> impl Iterator<Item = &Volume> {
+        self.volumes.iter().filter(move |v| v.branch == branch && v.made <= seq)
+    }
+
+    /// The volume `id`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn volume(&self, id: VolumeId) -> Result<&Volume> {
+        self.volumes.get(id.0 as usize).ok_or(Error::NoVolume(id))
+    }
+
+    /// The disk that a volume shows.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn disk_of(&self, id: VolumeId) -> Result<&Disk> {
+        self.disks.get(self.volume(id)?.disk as usize).ok_or(Error::NoVolume(id))
+    }
+
+    /// The volume of the disk `name` on a branch.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn volume_of(&self, branch: BranchId, name: &str) -> Result<&Volume> {
+        let disk = self.disks.iter().position(|d| d.name == name);
+        let is_it = |v: &&Volume| v.branch == branch && Some(v.disk as usize) == disk;
+        self.volumes.iter().find(is_it).ok_or_else(|| Error::NoDisk(name.to_owned()))
+    }
+
+    /// The branch of this name that was not dropped.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn branch_named(&self, name: &str) -> Result<&Branch> {
+        let live = self.branches.iter().rev().find(|b| b.name == name && b.dropped.is_none());
+        live.ok_or_else(|| Error::NoBranch(name.to_owned()))
+    }
+
+    /// The branch `id`.
+    #[must_use]
+    pub fn branch(&self, id: BranchId) -> Option<&Branch> {
+        self.branches.get(id.0 as usize)
+    }
+
+    /// Checks that a range lies on a volume.
+    ///
+    /// # Errors
+    /// When it does not, or there is no such volume.
+    pub fn check_range(&self, volume: VolumeId, lba: Lba, sectors: Sectors) -> Result<()> {
+        let end = lba.0.checked_add(sectors.0);
+        if end.is_some_and(|end| self.disk_of(volume).is_ok_and(|disk| end <= disk.sectors.0)) {
+            return Ok(());
+        }
+        self.disk_of(volume)?;
+        Err(Error::OutOfRange { volume, lba, sectors })
+    }
+
+    /// The era in which the record `seq` was written.
+    #[must_use]
+    pub fn era_of(&self, seq: Seq) -> usize {
+        self.eras.partition_point(|era| era.first <= seq).saturating_sub(1)
+    }
+}

@@ -1,0 +1,341 @@
+//! Checkpoint files: trees of pages, tables that lead to them, and a footer.
+//!
+//! ```text
+//! header   0 magic 8 | 8 version u16 | 10 zero u16 | 12 number u32 | 16 log id 16 | 32 zero … | 60 crc u32
+//! blocks   pages (see `page`), tables, the list of events; each a multiple of 8 bytes
+//! footer   JSON
+//! trailer  0 magic 8 | 8 footer offset u64 | 16 footer bytes u32 | 20 footer crc u32 | 24 zero … | 60 crc u32
+//! table    0 crc u32 | 4 magic u16 | 6 rows u16 | 8 file u32 | 12 zero u32 | rows
+//! row      stripe u32 | deltas u8 | images u8 (1: before, 2: after) | zero u16 | trees: deltas newest first, images
+//! tree     file u32 | offset8 u32 | bytes u32 | entries u32 | low u64 | high u64
+//! ```
+
+use bygone_model::{Micros, Seq};
+use serde::{Deserialize, Serialize};
+
+use super::{Bytes, PutBytes, VERSION, crc32c};
+use crate::{catalog::Catalog, index::tree::PageRef};
+
+/// Bytes of the header, and of the trailer.
+pub const FRAME_BYTES: usize = 64;
+/// Stripes per table.
+pub const TABLE_STRIPES: u32 = 64;
+/// More deltas than this are not believed.
+const DELTAS_MAX: usize = 64;
+
+const MAGIC: &[u8; 8] = b"BYGONEix";
+const TRAILER_MAGIC: &[u8; 8] = b"BYGONEit";
+const TABLE_MAGIC: u16 = u16::from_le_bytes(*b"Tb");
+const FOLDER: &str = "index";
+
+/// The folder of the checkpoint files.
+#[must_use]
+pub fn folder() -> &'static str {
+    FOLDER
+}
+
+/// What a checkpoint file's name says, so that the right one is found without opening any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// Counts from 1.
+    pub number: u32,
+    /// It holds everything up to this record.
+    pub end: Seq,
+    /// The time of that record.
+    pub end_time: Micros,
+}
+
+impl Name {
+    /// The file's name, with its folder.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        format!("{FOLDER}/{:010}-{:016x}-{:016x}.idx", self.number, self.end.0, self.end_time.0)
+    }
+
+    /// Reads a file name (without its folder).
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Name> {
+        let mut parts = name.strip_suffix(".idx")?.split('-');
+        let (number, end, time) = (parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some() || number.len() != 10 || end.len() != 16 || time.len() != 16 {
+            return None;
+        }
+        Some(Name {
+            number: number.parse().ok()?,
+            end: Seq(u64::from_str_radix(end, 16).ok()?),
+            end_time: Micros(u64::from_str_radix(time, 16).ok()?.cast_signed()),
+        })
+    }
+}
+
+/// The header's bytes.
+#[must_use]
+pub fn encode_header(number: u32, log_id: &[u8; 16]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(FRAME_BYTES);
+    out.put(MAGIC);
+    out.put_u16(VERSION);
+    out.put_u16(0);
+    out.put_u32(number);
+    out.put(log_id);
+    seal_frame(out)
+}
+
+/// Checks a header. `Err(version)`: written by that newer version (0: damaged, or of another log or number).
+///
+/// # Errors
+/// See above.
+pub fn check_header(bytes: &[u8], number: u32, log_id: &[u8; 16]) -> Result<(), u16> {
+    let parse = || {
+        let mut b = Bytes(open_frame(bytes)?);
+        let (magic, version, _) = (b.take(8)?, b.u16()?, b.u16()?);
+        (magic == MAGIC).then_some((version, b.u32()? == number && b.take(16)? == log_id))
+    };
+    match parse() {
+        Some((version, _)) if version > VERSION => Err(version),
+        Some((_, true)) => Ok(()),
+        _ => Err(0),
+    }
+}
+
+fn seal_frame(mut out: Vec<u8>) -> Vec<u8> {
+    out.resize(FRAME_BYTES - 4, 0);
+    let crc = crc32c(&out);
+    out.put_u32(crc);
+    out
+}
+
+fn open_frame(bytes: &[u8]) -> Option<&[u8]> {
+    let bytes: &[u8; FRAME_BYTES] = bytes.try_into().ok()?;
+    (crc32c(&bytes[..FRAME_BYTES - 4]).to_le_bytes() == bytes[FRAME_BYTES - 4..]).then_some(bytes)
+}
+
+/// Where the footer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trailer {
+    /// Its byte offset.
+    pub offset: u64,
+    /// Its length.
+    pub len_bytes: u32,
+    /// Its crc.
+    pub crc: u32,
+}
+
+impl Trailer {
+    /// The trailer's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(FRAME_BYTES);
+        out.put(TRAILER_MAGIC);
+        out.put_u64(self.offset);
+        out.put_u32(self.len_bytes);
+        out.put_u32(self.crc);
+        seal_frame(out)
+    }
+
+    /// Decodes the last [`FRAME_BYTES`] of a file of `file_bytes`.
+    #[must_use]
+    pub fn decode(bytes: &[u8], file_bytes: u64) -> Option<Trailer> {
+        let mut b = Bytes(open_frame(bytes)?);
+        if b.take(8)? != TRAILER_MAGIC {
+            return None;
+        }
+        let trailer = Trailer { offset: b.u64()?, len_bytes: b.u32()?, crc: b.u32()? };
+        let end =
+            trailer.offset.checked_add(u64::from(trailer.len_bytes))?.checked_add(FRAME_BYTES as u64)?;
+        (end == file_bytes).then_some(trailer)
+    }
+}
+
+/// Where the tables of a volume are: `(index, file, offset8, bytes)`, where table `index` covers the stripes from
+/// `index * TABLE_STRIPES` on. Tables without rows are left out.
+pub type Tables = Vec<(u32, u32, u32, u32)>;
+
+/// A segment that has records of the checkpoint's span: number, first seq, time of the first record.
+pub type SegmentStart = (u32, Seq, Micros);
+
+/// A place in the checkpoint's own file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Block {
+    /// Byte offset.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len_bytes: u32,
+    /// Its crc.
+    pub crc: u32,
+}
+
+/// What a checkpoint knows besides its trees.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Footer {
+    /// The end of the checkpoint before this one.
+    pub start: Seq,
+    /// It holds everything up to this record.
+    pub end: Seq,
+    /// The time of that record.
+    pub end_time: Micros,
+    /// The tables of each volume, by volume number.
+    pub volumes: Vec<(u32, Tables)>,
+    /// The segments of its span, in order.
+    pub segments: Vec<SegmentStart>,
+    /// The events of its span, as a JSON array of [`StoredEvent`].
+    pub events: Block,
+    /// How many events.
+    pub events_count: u32,
+    /// The catalog at its end.
+    pub catalog: Catalog,
+}
+
+/// An event as the log holds it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredEvent {
+    /// Its place in the log.
+    pub seq: Seq,
+    /// When.
+    pub time: Micros,
+    /// The number of its branch.
+    pub branch: u32,
+    /// What happened.
+    pub event: bygone_model::Event,
+}
+
+/// A tree of one stripe, and which part of the log it covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TreeRef {
+    /// Its root.
+    pub root: PageRef,
+    /// How many versions it holds.
+    pub entries: u32,
+    /// It holds what came after this record …
+    pub low: Seq,
+    /// … up to this one. An image has `low == high`: it is the state after that record.
+    pub high: Seq,
+}
+
+/// What there is to read for one stripe.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    /// Which stripe of the volume.
+    pub stripe: u32,
+    /// The changes since `before`, newest first.
+    pub deltas: Vec<TreeRef>,
+    /// The state before the deltas.
+    pub before: Option<TreeRef>,
+    /// The state after the deltas.
+    pub after: Option<TreeRef>,
+}
+
+/// Rows of up to [`TABLE_STRIPES`] stripes, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// The rows.
+    pub rows: Vec<Row>,
+}
+
+impl Table {
+    /// The row of a stripe.
+    #[must_use]
+    pub fn row(&self, stripe: u32) -> Option<&Row> {
+        self.rows.binary_search_by_key(&stripe, |row| row.stripe).ok().and_then(|i| self.rows.get(i))
+    }
+
+    /// Encodes a table that goes into checkpoint file `file`.
+    #[must_use]
+    pub fn encode(&self, file: u32) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.put_u32(0);
+        out.put_u16(TABLE_MAGIC);
+        out.put_u16(self.rows.len() as u16);
+        out.put_u32(file);
+        out.put_u32(0);
+        for row in &self.rows {
+            out.put_u32(row.stripe);
+            out.put_u8(row.deltas.len() as u8);
+            out.put_u8(u8::from(row.before.is_some()) | u8::from(row.after.is_some()) << 1);
+            out.put_u16(0);
+            for tree in row.deltas.iter().chain(&row.before).chain(&row.after) {
+                out.put_u32(tree.root.file);
+                out.put_u32(tree.root.offset8);
+                out.put_u32(tree.root.len_bytes);
+                out.put_u32(tree.entries);
+                out.put_u64(tree.low.0);
+                out.put_u64(tree.high.0);
+            }
+        }
+        let crc = crc32c(&out[4..]);
+        out[..4].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Decodes a table of checkpoint file `file`. `None`: damaged, or not this table.
+    #[must_use]
+    pub fn decode(bytes: &[u8], file: u32) -> Option<Table> {
+        let mut b = Bytes(bytes);
+        let crc = b.u32()?;
+        if crc32c(b.0) != crc || b.u16()? != TABLE_MAGIC {
+            return None;
+        }
+        let (count, in_file, _) = (b.u16()?, b.u32()?, b.u32()?);
+        if in_file != file || u32::from(count) > TABLE_STRIPES {
+            return None;
+        }
+        let mut rows = Vec::with_capacity(usize::from(count));
+        for _ in 0..count {
+            let (stripe, deltas, images, _) = (b.u32()?, usize::from(b.u8()?), b.u8()?, b.u16()?);
+            if deltas > DELTAS_MAX || images > 3 {
+                return None;
+            }
+            let mut row = Row { stripe, ..Row::default() };
+            for _ in 0..deltas {
+                row.deltas.push(decode_tree(&mut b)?);
+            }
+            if images & 1 != 0 {
+                row.before = Some(decode_tree(&mut b)?);
+            }
+            if images & 2 != 0 {
+                row.after = Some(decode_tree(&mut b)?);
+            }
+            rows.push(row);
+        }
+        b.0.is_empty().then_some(Table { rows })
+    }
+}
+
+fn decode_tree(b: &mut Bytes<'_>) -> Option<TreeRef> {
+    let root = PageRef { file: b.u32()?, offset8: b.u32()?, len_bytes: b.u32()? };
+    Some(TreeRef { root, entries: b.u32()?, low: Seq(b.u64()?), high: Seq(b.u64()?) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_what_they_hold() {
+        let name = Name { number: 12, end: Seq(345), end_time: Micros(-6) };
+        let file = name.file_name();
+        assert_eq!(Name::parse(file.strip_prefix("index/").unwrap()), Some(name));
+        assert_eq!(Name::parse("0000000012-1-2.idx"), None);
+    }
+
+    #[test]
+    fn a_table_comes_back_and_no_flipped_bit_passes() {
+        let tree = |n: u32| TreeRef {
+            root: PageRef { file: n, offset8: 8 * n, len_bytes: 40 },
+            entries: n,
+            low: Seq(u64::from(n)),
+            high: Seq(u64::from(n) + 5),
+        };
+        let rows = vec![
+            Row { stripe: 0, deltas: vec![tree(1), tree(2)], before: Some(tree(3)), after: None },
+            Row { stripe: 9, deltas: vec![], before: None, after: Some(tree(4)) },
+        ];
+        let table = Table { rows };
+        let bytes = table.encode(7);
+        assert_eq!(Table::decode(&bytes, 7), Some(table));
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Table::decode(&flipped, 7), None, "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! Segments: a 4096-byte header, records, and, once sealed, an index and a trailer that ends the file.
+//!
+//! ```text
+//! header  0 magic 8 | 8 version u16 | 10 encryption u8 | 11 compression u8 | 12 number u32 | 16 log id 16
+//!        32 first seq u64 | 40 created i64 µs | 48 incarnation u32 | 52 kind u8 | … zero … | 4092 crc u32
+//! index   entries (28 bytes each, sorted by volume, lba, seq) | marks (16 bytes each) | times (varints)
+//! trailer 0 magic 8 | 8 records end u64 | 16 entries u32 | 20 marks u32 | 24 times bytes u32 | 28 index crc u32
+//!        32 first seq u64 | 40 records u32 | 44 first time i64 | 52 reserved u64 | 60 crc u32
+//! ```
+
+use bygone_model::{Lba, Micros, Sectors, Seq, VolumeId};
+
+use super::{Bytes, PutBytes, VERSION, crc32c, record::Op};
+
+/// Bytes of a segment's header; the first record starts here.
+pub const SEGMENT_HEADER_BYTES: usize = 4096;
+/// Bytes of the trailer at the end of a sealed segment.
+pub const TRAILER_BYTES: usize = 64;
+
+const MAGIC: &[u8; 8] = b"BYGONEsg";
+const TRAILER_MAGIC: &[u8; 8] = b"BYGONEst";
+const ENTRY_BYTES: usize = 28;
+const MARK_BYTES: usize = 16;
+
+/// The name of a segment's file.
+#[must_use]
+pub fn file_name(number: u32) -> String {
+    format!("log/{number:010}.seg")
+}
+
+/// The number in the name of a segment's file (without the folder).
+#[must_use]
+pub fn number_of(name: &str) -> Option<u32> {
+    name.strip_suffix(".seg").filter(|digits| digits.len() == 10)?.parse().ok()
+}
+
+/// A segment's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// Counts from 1.
+    pub number: u32,
+    /// Random; the same in every file of one log.
+    pub log_id: [u8; 16],
+    /// The first record's seq.
+    pub first_seq: Seq,
+    /// When it was begun.
+    pub created: Micros,
+    /// Counts the times that the log was opened for writing.
+    pub incarnation: u32,
+}
+
+/// Why there is no usable header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderFlaw {
+    /// Not a segment, or a damaged one.
+    Damaged,
+    /// Of this newer version.
+    Newer(u16),
+}
+
+impl SegmentHeader {
+    /// The header's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(SEGMENT_HEADER_BYTES);
+        out.put(MAGIC);
+        out.put_u16(VERSION);
+        out.put_u16(0);
+        out.put_u32(self.number);
+        out.put(&self.log_id);
+        out.put_u64(self.first_seq.0);
+        out.put_i64(self.created.0);
+        out.put_u32(self.incarnation);
+        out.resize(SEGMENT_HEADER_BYTES - 4, 0);
+        let crc = crc32c(&out);
+        out.put_u32(crc);
+        out
+    }
+
+    /// Decodes a header; returns its crc as well, which the first record names as its `previous`.
+    ///
+    /// # Errors
+    /// When it is damaged or of a newer version.
+    pub fn decode(bytes: &[u8]) -> Result<(SegmentHeader, u32), HeaderFlaw> {
+        let bytes = bytes.get(..SEGMENT_HEADER_BYTES).ok_or(HeaderFlaw::Damaged)?;
+        let crc = crc32c(&bytes[..SEGMENT_HEADER_BYTES - 4]);
+        if bytes[SEGMENT_HEADER_BYTES - 4..] != crc.to_le_bytes() {
+            return Err(HeaderFlaw::Damaged);
+        }
+        let parse = || {
+            let mut b = Bytes(bytes);
+            let (magic, version, modes) = (b.take(8)?, b.u16()?, b.u16()?);
+            let number = b.u32()?;
+            let log_id = b.take(16)?.try_into().ok()?;
+            let (first_seq, created, incarnation) = (Seq(b.u64()?), Micros(b.i64()?), b.u32()?);
+            let header = SegmentHeader { number, log_id, first_seq, created, incarnation };
+            (magic == MAGIC).then_some((version, modes, header))
+        };
+        match parse() {
+            Some((version, ..)) if version > VERSION => Err(HeaderFlaw::Newer(version)),
+            Some((_, 0, header)) => Ok((header, crc)),
+            _ => Err(HeaderFlaw::Damaged),
+        }
+    }
+}
+
+/// Where a block record stands: segment and byte offset of its header. The offset 0 (the segment's own header)
+/// stands for "zeroes": there is nothing to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Location {
+    /// Which segment.
+    pub segment: u32,
+    /// Where in it, in bytes.
+    pub offset: u32,
+}
+
+impl Location {
+    /// The range reads as zeroes.
+    #[must_use]
+    pub fn is_zero(self) -> bool {
+        self.offset == 0
+    }
+}
+
+/// One version of a run of sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// On which volume.
+    pub volume: VolumeId,
+    /// First sector.
+    pub lba: Lba,
+    /// How many.
+    pub sectors: Sectors,
+    /// Since when.
+    pub seq: Seq,
+    /// Where its content is.
+    pub at: Location,
+}
+
+impl Entry {
+    /// The sector after the last one.
+    #[must_use]
+    pub fn end(&self) -> Lba {
+        Lba(self.lba.0 + self.sectors.0)
+    }
+}
+
+/// Where a record that is not about blocks stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Its seq.
+    pub seq: Seq,
+    /// Its byte offset in the segment.
+    pub offset: u32,
+    /// What it is.
+    pub op: Op,
+}
+
+/// All that a sealed segment says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SegmentIndex {
+    /// Where the records end.
+    pub records_end: u64,
+    /// The first record's seq.
+    pub first_seq: Seq,
+    /// Every block record, sorted by volume, lba, seq.
+    pub entries: Vec<Entry>,
+    /// Every other record, in order.
+    pub marks: Vec<Mark>,
+    /// The time of each record, in order.
+    pub times: Vec<Micros>,
+}
+
+/// The trailer of a sealed segment: says where the index is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trailer {
+    records_end: u64,
+    entries: u32,
+    marks: u32,
+    times_bytes: u32,
+    index_crc: u32,
+    first_seq: Seq,
+    records: u32,
+    first_time: Micros,
+}
+
+impl Trailer {
+    /// Decodes the last [`TRAILER_BYTES`] bytes of a file that is `file_bytes` long.
+    #[must_use]
+    pub fn decode(bytes: &[u8], file_bytes: u64) -> Option<Trailer> {
+        let bytes: &[u8; TRAILER_BYTES] = bytes.try_into().ok()?;
+        if crc32c(&bytes[..60]).to_le_bytes() != bytes[60..] {
+            return None;
+        }
+        let mut b = Bytes(bytes);
+        if b.take(8)? != TRAILER_MAGIC {
+            return None;
+        }
+        let trailer = Trailer {
+            records_end: b.u64()?,
+            entries: b.u32()?,
+            marks: b.u32()?,
+            times_bytes: b.u32()?,
+            index_crc: b.u32()?,
+            first_seq: Seq(b.u64()?),
+            records: b.u32()?,
+            first_time: Micros(b.i64()?),
+        };
+        let end =
+            trailer.records_end.checked_add(trailer.index_bytes())?.checked_add(TRAILER_BYTES as u64)?;
+        (end == file_bytes).then_some(trailer)
+    }
+
+    /// Where the index starts.
+    #[must_use]
+    pub fn index_offset(&self) -> u64 {
+        self.records_end
+    }
+
+    /// Length of the index.
+    #[must_use]
+    pub fn index_bytes(&self) -> u64 {
+        u64::from(self.entries) * ENTRY_BYTES as u64
+            + u64::from(self.marks) * MARK_BYTES as u64
+            + u64::from(self.times_bytes)
+    }
+
+    /// The first record's seq.
+    #[must_use]
+    pub fn first_seq(&self) -> Seq {
+        self.first_seq
+    }
+
+    /// The first record's time.
+    #[must_use]
+    pub fn first_time(&self) -> Micros {
+        self.first_time
+    }
+
+    /// The last record's seq (the one before the first, when there is no record).
+    #[must_use]
+    pub fn last_seq(&self) -> Seq {
+        Seq(self.first_seq.0.saturating_add(u64::from(self.records)).saturating_sub(1))
+    }
+}
+
+impl SegmentIndex {
+    /// The bytes of index and trailer for the segment `number`.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out =
+            Vec::with_capacity(self.entries.len() * ENTRY_BYTES + self.marks.len() * MARK_BYTES + 1024);
+        let relative = |seq: Seq| (seq.0 - self.first_seq.0) as u32;
+        for e in &self.entries {
+            out.put_u32(e.volume.0);
+            out.put_u64(e.lba.0);
+            out.put_u32(e.sectors.0 as u32);
+            out.put_u32(relative(e.seq));
+            out.put_u32(e.at.offset);
+            out.put_u32(0);
+        }
+        for m in &self.marks {
+            out.put_u32(relative(m.seq));
+            out.put_u32(m.offset);
+            out.put_u32(m.op as u32);
+            out.put_u32(0);
+        }
+        let times_start = out.len();
+        let mut before = 0_i64;
+        for time in &self.times {
+            out.put_varint(zigzag(time.0.wrapping_sub(before)));
+            before = time.0;
+        }
+        let times_bytes = out.len() - times_start;
+        let index_crc = crc32c(&out);
+        let trailer = out.len();
+        out.put(TRAILER_MAGIC);
+        out.put_u64(self.records_end);
+        out.put_u32(self.entries.len() as u32);
+        out.put_u32(self.marks.len() as u32);
+        out.put_u32(times_bytes as u32);
+        out.put_u32(index_crc);
+        out.put_u64(self.first_seq.0);
+        out.put_u32(self.times.len() as u32);
+        out.put_i64(self.times.first().map_or(0, |t| t.0));
+        out.put_u64(0);
+        let crc = crc32c(&out[trailer..]);
+        out.put_u32(crc);
+        out
+    }
+
+    /// Decodes the index of segment `number`.
+    #[must_use]
+    pub fn decode(trailer: &Trailer, number: u32, bytes: &[u8]) -> Option<SegmentIndex> {
+        if bytes.len() as u64 != trailer.index_bytes() || crc32c(bytes) != trailer.index_crc {
+            return None;
+        }
+        let absolute = |seq: u32| (seq < trailer.records).then(|| Seq(trailer.first_seq.0 + u64::from(seq)));
+        let mut b = Bytes(bytes);
+        let mut entries = Vec::with_capacity(trailer.entries as usize);
+        for _ in 0..trailer.entries {
+            let (volume, lba, sectors) = (VolumeId(b.u32()?), Lba(b.u64()?), Sectors(u64::from(b.u32()?)));
+            let (seq, offset, _) = (absolute(b.u32()?)?, b.u32()?, b.u32()?);
+            lba.0.checked_add(sectors.0)?;
+            if u64::from(offset) >= trailer.records_end {
+                return None;
+            }
+            entries.push(Entry { volume, lba, sectors, seq, at: Location { segment: number, offset } });
+        }
+        let mut marks = Vec::with_capacity(trailer.marks as usize);
+        for _ in 0..trailer.marks {
+            let (seq, offset, op, _) = (absolute(b.u32()?)?, b.u32()?, b.u32()?, b.u32()?);
+            let op = match op {
+                16 => Op::Flush,
+                32 => Op::Event,
+                33 => Op::Catalog,
+                _ => return None,
+            };
+            marks.push(Mark { seq, offset, op });
+        }
+        // A time takes at least one byte, so a lie about the count cannot make this large.
+        if trailer.records > trailer.times_bytes {
+            return None;
+        }
+        let mut times = Vec::with_capacity(trailer.records as usize);
+        let mut before = 0_i64;
+        for _ in 0..trailer.records {
+            before = before.wrapping_add(unzigzag(b.varint()?));
+            times.push(Micros(before));
+        }
+        let whole = b.0.is_empty();
+        whole.then_some(SegmentIndex {
+            records_end: trailer.records_end,
+            first_seq: trailer.first_seq,
+            entries,
+            marks,
+            times,
+        })
+    }
+}
+
+fn zigzag(n: i64) -> u64 {
+    ((n << 1) ^ (n >> 63)) as u64
+}
+
+fn unzigzag(n: u64) -> i64 {
+    ((n >> 1) as i64) ^ -((n & 1) as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_comes_back_and_a_newer_version_is_told_from_damage() {
+        let header = SegmentHeader {
+            number: 3,
+            log_id: [9; 16],
+            first_seq: Seq(77),
+            created: Micros(5),
+            incarnation: 2,
+        };
+        let mut bytes = header.encode();
+        assert_eq!(SegmentHeader::decode(&bytes).unwrap().0, header);
+        bytes[8] = 9;
+        assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderFlaw::Damaged));
+        let crc = crc32c(&bytes[..4092]);
+        bytes[4092..].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderFlaw::Newer(9)));
+    }
+
+    #[test]
+    fn an_index_comes_back_and_no_flipped_bit_passes() {
+        let entry = |lba, seq, offset| Entry {
+            volume: VolumeId(1),
+            lba: Lba(lba),
+            sectors: Sectors(8),
+            seq: Seq(seq),
+            at: Location { segment: 4, offset },
+        };
+        let index = SegmentIndex {
+            records_end: 20_000,
+            first_seq: Seq(100),
+            entries: vec![entry(0, 100, 4096), entry(8, 102, 0)],
+            marks: vec![Mark { seq: Seq(101), offset: 8264, op: Op::Flush }],
+            times: vec![Micros(1_000_000), Micros(999_000), Micros(999_001)],
+        };
+        let bytes = index.encode();
+        let file_bytes = index.records_end + bytes.len() as u64;
+        let decode = |bytes: &[u8]| {
+            let (body, trailer) = bytes.split_at(bytes.len() - TRAILER_BYTES);
+            SegmentIndex::decode(&Trailer::decode(trailer, file_bytes)?, 4, body)
+        };
+        assert_eq!(decode(&bytes), Some(index));
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&flipped), None, "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Reading checkpoint files.
+
+use std::sync::Arc;
+
+use bygone_model::{Seq, VolumeId};
+
+use super::{
+    Lookup,
+    cache::PageCache,
+    tree::{self, PageRef, PageSource},
+};
+use crate::{
+    env::{Dir, File, read_exact_at},
+    error::{Damage, Error, Result},
+    files::FileCache,
+    format::{
+        VERSION,
+        checkpoint::{
+            self, FRAME_BYTES, Footer, Name, Row, StoredEvent, TABLE_STRIPES, Table, Tables, Trailer, TreeRef,
+        },
+        crc32c,
+        page::{self, PAGE_BYTES_MAX, Page, STRIPE_SECTORS},
+    },
+};
+
+/// Footers, tables and lists of events longer than this are not believed.
+const BLOCK_BYTES_MAX: u32 = 1 << 30;
+
+/// An open checkpoint: a moment's index, immutable.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Which one.
+    pub name: Name,
+    /// What it knows besides its trees.
+    pub footer: Footer,
+}
+
+impl Checkpoint {
+    /// The tables of a volume.
+    #[must_use]
+    pub fn tables(&self, volume: VolumeId) -> &[(u32, u32, u32, u32)] {
+        let of = |tables: &(u32, Tables)| tables.0 == volume.0;
+        self.footer.volumes.iter().find(|tables| of(tables)).map_or(&[], |(_, tables)| tables.as_slice())
+    }
+}
+
+/// The checkpoint files of one log.
+pub struct IndexFiles {
+    dir: Arc<dyn Dir>,
+    log_id: [u8; 16],
+    cache: Arc<PageCache>,
+    cache_key: u32,
+    files: FileCache,
+    names: std::sync::RwLock<Vec<Name>>,
+}
+
+impl IndexFiles {
+    /// Lists the checkpoint files of the log in `dir`.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn new(dir: Arc<dyn Dir>, log_id: [u8; 16], cache: Arc<PageCache>) -> Result<IndexFiles> {
+        let folder = checkpoint::folder();
+        let files = dir.list(folder).map_err(|e| Error::io("listing", folder, e))?;
+        let mut names: Vec<Name> = files.iter().filter_map(|name| Name::parse(name)).collect();
+        names.sort_unstable_by_key(|name| name.number);
+        let cache_key = cache.register();
+        let files = FileCache::new(dir.clone());
+        Ok(IndexFiles { dir, log_id, cache, cache_key, files, names: names.into() })
+    }
+
+    /// Their names, oldest first.
+    #[must_use]
+    pub fn names(&self) -> Vec<Name> {
+        self.read_names().clone()
+    }
+
+    fn read_names(&self) -> std::sync::RwLockReadGuard<'_, Vec<Name>> {
+        self.names.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The number for the next file.
+    #[must_use]
+    pub fn next_number(&self) -> u32 {
+        self.read_names().last().map_or(1, |name| name.number.saturating_add(1))
+    }
+
+    /// A file was added.
+    pub fn add(&self, name: Name) {
+        self.names.write().unwrap_or_else(std::sync::PoisonError::into_inner).push(name);
+    }
+
+    /// Forgets a file that turned out to be unusable.
+    pub fn forget(&self, name: Name) {
+        self.names.write().unwrap_or_else(std::sync::PoisonError::into_inner).retain(|n| *n != name);
+    }
+
+    /// The oldest checkpoint that holds everything up to `seq`.
+    #[must_use]
+    pub fn name_for(&self, seq: Seq) -> Option<Name> {
+        let names = self.read_names();
+        names.get(names.partition_point(|name| name.end < seq)).copied()
+    }
+
+    fn file_name(&self, number: u32) -> Result<String> {
+        let names = self.read_names();
+        match names.binary_search_by_key(&number, |name| name.number) {
+            Ok(i) => Ok(names[i].file_name()),
+            Err(_) => Err(Error::damaged(&format!("index/{number:010}"), 0, Damage::Missing)),
+        }
+    }
+
+    fn file(&self, number: u32) -> Result<Arc<dyn File>> {
+        self.files.get(number, || self.file_name(number))
+    }
+
+    /// Opens a checkpoint.
+    ///
+    /// # Errors
+    /// When it is damaged, of a newer version or cannot be read.
+    pub fn open(&self, name: Name) -> Result<Checkpoint> {
+        let file_name = name.file_name();
+        let io = |e| Error::io("reading", &file_name, e);
+        let damaged = |offset, damage| Error::damaged(&file_name, offset, damage);
+        let file = self.dir.open(&file_name).map_err(io)?;
+        let len_bytes = file.len_bytes().map_err(io)?;
+        let mut frame = [0; FRAME_BYTES];
+        if len_bytes < 2 * FRAME_BYTES as u64 {
+            return Err(damaged(0, Damage::Truncated));
+        }
+        read_exact_at(&*file, &mut frame, 0).map_err(io)?;
+        match checkpoint::check_header(&frame, name.number, &self.log_id) {
+            Ok(()) => {}
+            Err(0) => return Err(damaged(0, Damage::Magic)),
+            Err(found) => return Err(Error::NewerVersion { name: file_name, found, known: VERSION }),
+        }
+        let trailer_at = len_bytes - FRAME_BYTES as u64;
+        read_exact_at(&*file, &mut frame, trailer_at).map_err(io)?;
+        let trailer =
+            Trailer::decode(&frame, len_bytes).ok_or_else(|| damaged(trailer_at, Damage::Checksum))?;
+        let block =
+            checkpoint::Block { offset: trailer.offset, len_bytes: trailer.len_bytes, crc: trailer.crc };
+        let footer: Footer = self.read_json(&*file, &file_name, block)?;
+        if footer.end != name.end || footer.start > footer.end {
+            return Err(damaged(trailer.offset, Damage::Inconsistent));
+        }
+        Ok(Checkpoint { name, footer })
+    }
+
+    fn read_json<T: serde::de::DeserializeOwned>(
+        &self,
+        file: &dyn File,
+        name: &str,
+        at: checkpoint::Block,
+    ) -> Result<T> {
+        let damaged = |damage| Error::damaged(name, at.offset, damage);
+        let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", name, e))?;
+        let inside = at.offset.checked_add(u64::from(at.len_bytes)).is_some_and(|end| end <= len_bytes);
+        if !inside || at.len_bytes > BLOCK_BYTES_MAX {
+            return Err(damaged(Damage::Inconsistent));
+        }
+        let mut bytes = vec![0; at.len_bytes as usize];
+        read_exact_at(file, &mut bytes, at.offset).map_err(|e| Error::io("reading", name, e))?;
+        if crc32c(&bytes) != at.crc {
+            return Err(damaged(Damage::Checksum));
+        }
+        serde_json::from_slice(&bytes).map_err(|_| damaged(Damage::Inconsistent))
+    }
+
+    /// The events of a checkpoint's span.
+    ///
+    /// # Errors
+    /// When they cannot be read or are damaged.
+    pub fn events(&self, checkpoint: &Checkpoint) -> Result<Vec<StoredEvent>> {
+        if checkpoint.footer.events_count == 0 {
+            return Ok(Vec::new());
+        }
+        let file = self.file(checkpoint.name.number)?;
+        self.read_json(&*file, &checkpoint.name.file_name(), checkpoint.footer.events)
+    }
+
+    fn read_block(&self, number: u32, offset: u64, len_bytes: u32, max: usize) -> Result<Vec<u8>> {
+        let file = self.file(number)?;
+        if len_bytes as usize > max {
+            return Err(Error::damaged(&self.file_name(number)?, offset, Damage::Inconsistent));
+        }
+        let mut bytes = vec![0; len_bytes as usize];
+        match read_exact_at(&*file, &mut bytes, offset) {
+            Ok(()) => Ok(bytes),
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Err(Error::damaged(&self.file_name(number)?, offset, Damage::Truncated))
+            }
+            Err(e) => Err(Error::io("reading", &self.file_name(number)?, e)),
+        }
+    }
+
+    /// The table at `(index, file, offset8, bytes)`.
+    ///
+    /// # Errors
+    /// When it cannot be read or is damaged.
+    pub fn table(&self, at: (u32, u32, u32, u32)) -> Result<Arc<Table>> {
+        let (_, file, offset8, len_bytes) = at;
+        let key = PageRef { file, offset8, len_bytes };
+        if let Some(table) = self.cache.table(self.cache_key, key) {
+            return Ok(table);
+        }
+        let table = self.read_table(at)?;
+        self.cache.insert_table(self.cache_key, key, table.clone());
+        Ok(table)
+    }
+
+    /// The same, from the medium.
+    pub(crate) fn read_table(&self, at: (u32, u32, u32, u32)) -> Result<Arc<Table>> {
+        let (_, file, offset8, len_bytes) = at;
+        let offset = u64::from(offset8) * 8;
+        let bytes = self.read_block(file, offset, len_bytes, TABLE_STRIPES as usize * 4096)?;
+        match Table::decode(&bytes, file) {
+            Some(table) => Ok(Arc::new(table)),
+            None => Err(Error::damaged(&self.file_name(file)?, offset, Damage::Checksum)),
+        }
+    }
+
+    /// Finds the open parts of `lookup` in what `checkpoint` knows of `volume` at the moment `seq`, which lies in its span
+    /// or is its end.
+    ///
+    /// # Errors
+    /// When index pages cannot be read or are damaged.
+    pub fn resolve(
+        &self,
+        checkpoint: &Checkpoint,
+        volume: VolumeId,
+        seq: Seq,
+        lookup: &mut Lookup,
+    ) -> Result<()> {
+        self.resolve_with(self, checkpoint, volume, seq, lookup)
+    }
+
+    /// The same, with pages that come from `source`.
+    pub(crate) fn resolve_with(
+        &self,
+        source: &dyn PageSource,
+        checkpoint: &Checkpoint,
+        volume: VolumeId,
+        seq: Seq,
+        lookup: &mut Lookup,
+    ) -> Result<()> {
+        let tables = checkpoint.tables(volume);
+        let (Some(&(first, _)), Some(&(_, end))) = (lookup.open.first(), lookup.open.last()) else {
+            return Ok(());
+        };
+        for stripe in first / STRIPE_SECTORS..=(end - 1) / STRIPE_SECTORS {
+            let Ok(stripe) = u32::try_from(stripe) else { break };
+            let Ok(i) = tables.binary_search_by_key(&(stripe / TABLE_STRIPES), |table| table.0) else {
+                continue;
+            };
+            let table = self.table(tables[i])?;
+            let Some(row) = table.row(stripe) else { continue };
+            for tree in layers(row, seq) {
+                tree::lookup(source, tree.root, u64::from(stripe) * STRIPE_SECTORS, seq, lookup)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The trees to ask for a stripe at a moment, newest first.
+pub(crate) fn layers(row: &Row, seq: Seq) -> impl Iterator<Item = &TreeRef> {
+    let after = row.after.as_ref().filter(|image| image.high <= seq);
+    let deltas = if after.is_some() { &[] } else { row.deltas.as_slice() };
+    let before = if after.is_some() { None } else { row.before.as_ref() };
+    after.into_iter().chain(deltas.iter().filter(move |delta| delta.low < seq)).chain(before)
+}
+
+impl IndexFiles {
+    /// A page, if it is in memory.
+    pub(crate) fn cached_page(&self, at: PageRef) -> Option<Arc<Page>> {
+        self.cache.get(self.cache_key, at)
+    }
+
+    /// A page from the medium.
+    pub(crate) fn read_page(&self, at: PageRef) -> Result<Arc<Page>> {
+        let offset = u64::from(at.offset8) * 8;
+        let bytes = self.read_block(at.file, offset, at.len_bytes, PAGE_BYTES_MAX)?;
+        match page::decode(&bytes, at.file) {
+            Some(page) => Ok(Arc::new(page)),
+            None => Err(Error::damaged(&self.file_name(at.file)?, offset, Damage::Checksum)),
+        }
+    }
+}
+
+impl PageSource for IndexFiles {
+    fn page(&self, at: PageRef) -> Result<Arc<Page>> {
+        if let Some(page) = self.cache.get(self.cache_key, at) {
+            return Ok(page);
+        }
+        let page = self.read_page(at)?;
+        self.cache.insert(self.cache_key, at, page.clone());
+        Ok(page)
+    }
+
+    fn contradiction(&self, at: PageRef) -> Error {
+        let name = self.file_name(at.file).unwrap_or_default();
+        Error::damaged(&name, u64::from(at.offset8) * 8, Damage::Inconsistent)
+    }
+}

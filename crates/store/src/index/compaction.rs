@@ -1,0 +1,318 @@
+//! Writing checkpoints, and merging index entries while doing so.
+//!
+//! Only index entries are ever merged; data stay where they were first written. Each stripe that changed gets a
+//! delta of what is new. Deltas are merged with older ones that are not much larger, so their sizes fall
+//! geometrically and their number stays logarithmic; once they outweigh the image below them, a new image is
+//! written and the next checkpoint starts from it. So what a read costs depends on neither the length of the
+//! history nor the moment.
+
+use std::sync::Arc;
+
+use bygone_model::{Micros, Seq, VolumeId};
+use std::io::IoSlice;
+
+use super::{
+    checkpoint::{Checkpoint, IndexFiles},
+    tree::{self, PageRef, PageSink},
+};
+use crate::{
+    catalog::Catalog,
+    env::{Dir, File},
+    error::{Error, Result},
+    format::{
+        checkpoint::{
+            self, Block, Footer, Name, Row, SegmentStart, StoredEvent, TABLE_STRIPES, Table, Tables, Trailer,
+            TreeRef,
+        },
+        crc32c,
+        page::{PageEntry, STRIPE_SECTORS},
+        segment::Entry,
+    },
+};
+
+/// A new image is written once the deltas hold this many versions, and half as many as the image.
+const IMAGE_ENTRIES_MIN: u32 = 512;
+/// Pages are collected up to this size before they are written.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// What a new checkpoint is made of.
+pub struct Contents {
+    /// The end of the checkpoint before.
+    pub start: Seq,
+    /// It will hold everything up to this record.
+    pub end: Seq,
+    /// The time of that record.
+    pub end_time: Micros,
+    /// Every version of `start .. end`, in any order.
+    pub entries: Vec<Entry>,
+    /// The events of that span, in order.
+    pub events: Vec<StoredEvent>,
+    /// The segments of that span, in order.
+    pub segments: Vec<SegmentStart>,
+    /// The catalog at its end.
+    pub catalog: Catalog,
+}
+
+impl std::fmt::Debug for Contents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Contents({}..{}, {} entries)", self.start, self.end, self.entries.len())
+    }
+}
+
+/// Writes the checkpoint after `previous`, durably. Whoever calls has made the log durable up to its end.
+///
+/// # Errors
+/// When it cannot be written, or what is there cannot be read. Then there is no new checkpoint, and calling again
+/// may help.
+pub fn write(
+    dir: &dyn Dir,
+    log_id: &[u8; 16],
+    index: &IndexFiles,
+    previous: Option<&Checkpoint>,
+    contents: &Contents,
+) -> Result<Checkpoint> {
+    let name = Name { number: index.next_number(), end: contents.end, end_time: contents.end_time };
+    let file_name = name.file_name();
+    remove_leftover(dir, &file_name)?;
+    let file = dir.create(&file_name).map_err(|e| Error::io("making", &file_name, e))?;
+    let mut out =
+        Writer { file, name: file_name.clone(), number: name.number, buffer: Vec::new(), written: 0 };
+    let result = write_all(&mut out, log_id, index, previous, contents).and_then(|footer| {
+        dir.sync(checkpoint::folder()).map_err(|e| Error::io("syncing", checkpoint::folder(), e))?;
+        Ok(footer)
+    });
+    match result {
+        Ok(footer) => {
+            index.add(name);
+            Ok(Checkpoint { name, footer })
+        }
+        Err(e) => {
+            // Half a checkpoint is of no use, and the room may be what is missing.
+            let _ = dir.remove(&file_name);
+            Err(e)
+        }
+    }
+}
+
+fn remove_leftover(dir: &dyn Dir, file_name: &str) -> Result<()> {
+    match dir.remove(file_name) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing", file_name, e)),
+        _ => Ok(()),
+    }
+}
+
+fn write_all(
+    out: &mut Writer,
+    log_id: &[u8; 16],
+    index: &IndexFiles,
+    previous: Option<&Checkpoint>,
+    contents: &Contents,
+) -> Result<Footer> {
+    out.append(&checkpoint::encode_header(out.number, log_id))?;
+    let mut volumes: Vec<(u32, Tables)> = previous.map(|p| p.footer.volumes.clone()).unwrap_or_default();
+    let versions = by_stripe(&contents.entries);
+    let mut rest = versions.as_slice();
+    while let Some(&(volume, stripe, _)) = rest.first() {
+        // One table at a time: all changed stripes that it covers.
+        let table_index = stripe / TABLE_STRIPES;
+        let same = |v: &(VolumeId, u32, PageEntry)| v.0 == volume && v.1 / TABLE_STRIPES == table_index;
+        let (changed, later) = rest.split_at(rest.iter().position(|v| !same(v)).unwrap_or(rest.len()));
+        rest = later;
+        let at = match volumes.binary_search_by_key(&volume.0, |v| v.0) {
+            Ok(i) => i,
+            Err(i) => {
+                volumes.insert(i, (volume.0, Vec::new()));
+                i
+            }
+        };
+        let tables = &mut volumes[at].1;
+        let slot = tables.binary_search_by_key(&table_index, |t| t.0);
+        let old = match slot {
+            Ok(i) => index.table(tables[i])?,
+            Err(_) => Arc::new(Table::default()),
+        };
+        let table = update_table(out, index, &old, changed, contents)?;
+        let place = out.append(&table.encode(out.number))?;
+        let entry = (table_index, place.file, place.offset8, place.len_bytes);
+        match slot {
+            Ok(i) => tables[i] = entry,
+            Err(i) => tables.insert(i, entry),
+        }
+    }
+    let events = out.append_json(&contents.events)?;
+    let footer = Footer {
+        start: contents.start,
+        end: contents.end,
+        end_time: contents.end_time,
+        volumes,
+        segments: contents.segments.clone(),
+        events,
+        events_count: contents.events.len() as u32,
+        catalog: contents.catalog.clone(),
+    };
+    let block = out.append_json(&footer)?;
+    let trailer = Trailer { offset: block.offset, len_bytes: block.len_bytes, crc: block.crc };
+    // The footer's padding belongs to nobody, so the trailer says where the footer really ends.
+    out.finish(trailer)?;
+    Ok(footer)
+}
+
+/// Cuts versions at stripe borders and sorts them by volume, stripe, seq.
+fn by_stripe(entries: &[Entry]) -> Vec<(VolumeId, u32, PageEntry)> {
+    let mut out = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let (mut lba, end) = (entry.lba.0, entry.end().0);
+        while lba < end {
+            let stripe = lba / STRIPE_SECTORS;
+            let base = stripe * STRIPE_SECTORS;
+            let part_end = end.min(base + STRIPE_SECTORS);
+            let version = PageEntry {
+                lba: (lba - base) as u32,
+                sectors: (part_end - lba) as u32,
+                seq: entry.seq.0,
+                place: (entry.at.segment, entry.at.offset),
+            };
+            out.push((entry.volume, stripe as u32, version));
+            lba = part_end;
+        }
+    }
+    out.sort_unstable_by_key(|&(volume, stripe, version)| (volume, stripe, version.seq));
+    out
+}
+
+fn update_table(
+    out: &mut Writer,
+    index: &IndexFiles,
+    old: &Table,
+    mut changed: &[(VolumeId, u32, PageEntry)],
+    contents: &Contents,
+) -> Result<Table> {
+    let mut rows = Vec::with_capacity(old.rows.len() + 1);
+    let mut old_rows = old.rows.iter().peekable();
+    while let Some(&(_, stripe, _)) = changed.first() {
+        let (now, later) =
+            changed.split_at(changed.iter().position(|v| v.1 != stripe).unwrap_or(changed.len()));
+        changed = later;
+        while let Some(row) = old_rows.next_if(|row| row.stripe < stripe) {
+            rows.push(row.clone());
+        }
+        let before = old_rows.next_if(|row| row.stripe == stripe).map(start_of_next);
+        let row = before.unwrap_or(Row { stripe, ..Row::default() });
+        rows.push(update_row(out, index, row, now.iter().map(|v| v.2).collect(), contents)?);
+    }
+    rows.extend(old_rows.cloned());
+    Ok(Table { rows })
+}
+
+/// What the next checkpoint builds upon.
+fn start_of_next(row: &Row) -> Row {
+    match row.after {
+        Some(image) => Row { stripe: row.stripe, deltas: Vec::new(), before: Some(image), after: None },
+        None => row.clone(),
+    }
+}
+
+fn update_row(
+    out: &mut Writer,
+    index: &IndexFiles,
+    mut row: Row,
+    mut new: Vec<PageEntry>,
+    contents: &Contents,
+) -> Result<Row> {
+    let (mut low, mut merged) = (contents.start, 0);
+    while let Some(older) = row.deltas.get(merged)
+        && u64::from(older.entries) <= 2 * new.len() as u64
+    {
+        tree::versions(index, older.root, &mut |version| new.push(*version))?;
+        low = older.low;
+        merged += 1;
+        new = tree::joined(new);
+    }
+    let entries = new.len() as u32;
+    if let Some(root) = tree::build_delta(out, &new)? {
+        row.deltas.splice(..merged, [TreeRef { root, entries, low, high: contents.end }]);
+    }
+    let in_deltas: u64 = row.deltas.iter().map(|delta| u64::from(delta.entries)).sum();
+    let in_image = row.before.map_or(0, |image| image.entries);
+    if in_deltas >= u64::from((in_image / 2).max(IMAGE_ENTRIES_MIN)) {
+        row.after = Some(write_image(out, index, &row, &new, contents.end)?);
+    }
+    Ok(row)
+}
+
+/// Writes the state of a stripe after all its deltas. `newest` are the versions of the newest delta, which is not
+/// readable yet.
+fn write_image(
+    out: &mut Writer,
+    index: &IndexFiles,
+    row: &Row,
+    newest: &[PageEntry],
+    end: Seq,
+) -> Result<TreeRef> {
+    let mut versions = Vec::new();
+    for older in row.before.iter().chain(row.deltas.iter().skip(1).rev()) {
+        tree::versions(index, older.root, &mut |version| versions.push(*version))?;
+    }
+    let mut versions = tree::joined(versions);
+    versions.extend_from_slice(newest);
+    let runs = tree::current_runs(&versions);
+    let entries = runs.len() as u32;
+    // There is at least one version, so there is at least one run.
+    let root =
+        tree::build_image(out, &runs)?.unwrap_or(PageRef { file: out.number, offset8: 0, len_bytes: 0 });
+    Ok(TreeRef { root, entries, low: end, high: end })
+}
+
+/// Writes a checkpoint file from front to back.
+struct Writer {
+    file: Arc<dyn File>,
+    name: String,
+    number: u32,
+    buffer: Vec<u8>,
+    written: u64,
+}
+
+impl Writer {
+    fn flush(&mut self) -> Result<()> {
+        let result = self.file.write_at(&mut [IoSlice::new(&self.buffer)], self.written);
+        result.map_err(|e| Error::io("writing", &self.name, e))?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    fn append_json<T: serde::Serialize>(&mut self, value: &T) -> Result<Block> {
+        let bytes = serde_json::to_vec(value).map_err(|e| {
+            Error::io("encoding", &self.name, std::io::Error::new(std::io::ErrorKind::InvalidData, e))
+        })?;
+        let offset = self.written + self.buffer.len() as u64;
+        self.append(&bytes)?;
+        Ok(Block { offset, len_bytes: bytes.len() as u32, crc: crc32c(&bytes) })
+    }
+
+    fn finish(&mut self, trailer: Trailer) -> Result<()> {
+        // Drop the padding behind the footer: the trailer follows it at once.
+        let end = trailer.offset + u64::from(trailer.len_bytes);
+        let padding = self.written + self.buffer.len() as u64 - end;
+        self.buffer.truncate(self.buffer.len() - padding as usize);
+        self.buffer.extend_from_slice(&trailer.encode());
+        self.flush()?;
+        self.file.sync().map_err(|e| Error::io("syncing", &self.name, e))
+    }
+}
+
+impl PageSink for Writer {
+    fn file(&self) -> u32 {
+        self.number
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<PageRef> {
+        if self.buffer.len() >= WRITE_BYTES {
+            self.flush()?;
+        }
+        let offset = self.written + self.buffer.len() as u64;
+        self.buffer.extend_from_slice(bytes);
+        self.buffer.resize(self.buffer.len().next_multiple_of(8), 0);
+        Ok(PageRef { file: self.number, offset8: (offset / 8) as u32, len_bytes: bytes.len() as u32 })
+    }
+}

@@ -1,0 +1,173 @@
+//! The head map: for each sector written recently, the newest version. Runs never overlap.
+//!
+//! A volume has two of them: the active one takes new writes; a frozen one is being carried to the layer below
+//! (a checkpoint, or the tapped disk) and then dropped. A lookup asks active, then frozen, then below.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bygone_model::{Lba, Sectors, Seq};
+
+use super::Lookup;
+use crate::format::segment::{Entry, Location};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    end: u64,
+    seq: Seq,
+    at: Location,
+}
+
+/// The newest version of each sector. Keys are first sectors.
+#[derive(Clone, Debug, Default)]
+pub struct HeadMap {
+    runs: BTreeMap<u64, Run>,
+}
+
+impl HeadMap {
+    /// Makes `entry` the newest version of its sectors.
+    pub fn insert(&mut self, entry: &Entry) {
+        let (first, end) = (entry.lba.0, entry.end().0);
+        let run = Run { end, seq: entry.seq, at: entry.at };
+        // The most frequent case by far: the same range again.
+        if let Some(same) = self.runs.get_mut(&first)
+            && same.end == end
+        {
+            *same = run;
+            return;
+        }
+        if let Some((&before_first, before)) = self.runs.range_mut(..first).next_back()
+            && before.end > first
+        {
+            let tail = *before;
+            before.end = first;
+            debug_assert!(before_first < first);
+            if tail.end > end {
+                self.runs.insert(end, tail);
+            }
+        }
+        while let Some((&inner_first, &inner)) = self.runs.range(first..end).next() {
+            self.runs.remove(&inner_first);
+            if inner.end > end {
+                self.runs.insert(end, inner);
+            }
+        }
+        self.runs.insert(first, run);
+    }
+
+    /// Finds what it knows of the open parts of `lookup`.
+    pub fn resolve(&self, lookup: &mut Lookup) {
+        if self.runs.is_empty() {
+            return;
+        }
+        let mut open_parts = std::mem::take(&mut lookup.open);
+        for (first, end) in open_parts.drain(..) {
+            let from = self
+                .runs
+                .range(..=first)
+                .next_back()
+                .filter(|(_, run)| run.end > first)
+                .map_or(first, |(&k, _)| k);
+            let mut at = first;
+            for (&run_first, run) in self.runs.range(from..end) {
+                let (a, b) = (run_first.max(first), run.end.min(end));
+                if at < a {
+                    lookup.open.push((at, a));
+                }
+                lookup.found.push(super::Fragment {
+                    lba: Lba(a),
+                    sectors: Sectors(b - a),
+                    found: Some((run.seq, run.at)),
+                });
+                at = b;
+            }
+            if at < end {
+                lookup.open.push((at, end));
+            }
+        }
+    }
+
+    /// All runs in order: first sector, count, since when, where.
+    pub fn iter(&self) -> impl Iterator<Item = (Lba, Sectors, Seq, Location)> + '_ {
+        self.runs.iter().map(|(&first, run)| (Lba(first), Sectors(run.end - first), run.seq, run.at))
+    }
+
+    /// How many runs.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// No run at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+}
+
+/// The recent versions of one volume.
+#[derive(Debug, Default)]
+pub struct Head {
+    /// Takes new writes.
+    pub active: HeadMap,
+    /// On its way to the layer below.
+    pub frozen: Option<Arc<HeadMap>>,
+}
+
+impl Head {
+    /// Finds what it knows of the open parts of `lookup`.
+    pub fn resolve(&self, lookup: &mut Lookup) {
+        self.active.resolve(lookup);
+        if let Some(frozen) = &self.frozen
+            && !lookup.open.is_empty()
+        {
+            frozen.resolve(lookup);
+        }
+    }
+
+    /// Freezes what is active, unless something is frozen already; returns what is frozen now.
+    pub fn freeze(&mut self) -> Arc<HeadMap> {
+        self.frozen.get_or_insert_with(|| Arc::new(std::mem::take(&mut self.active))).clone()
+    }
+
+    /// Drops what was frozen: the layer below has it now.
+    pub fn drop_frozen(&mut self) {
+        self.frozen = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bygone_model::VolumeId;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(lba: u64, sectors: u64, seq: u64) -> Entry {
+        let at = Location { segment: 1, offset: seq as u32 * 8 };
+        Entry { volume: VolumeId(0), lba: Lba(lba), sectors: Sectors(sectors), seq: Seq(seq), at }
+    }
+
+    proptest! {
+        #[test]
+        fn head_knows_the_newest_version_of_every_sector(writes in prop::collection::vec((0..100_u64, 1..40_u64), 1..60), from in 0..100_u64, len in 1..60_u64) {
+            let mut map = HeadMap::default();
+            let mut model = [0_u64; 200];
+            for (i, &(lba, sectors)) in writes.iter().enumerate() {
+                let seq = i as u64 + 1;
+                map.insert(&entry(lba, sectors, seq));
+                model[lba as usize..(lba + sectors) as usize].fill(seq);
+            }
+            let mut lookup = Lookup::new(Lba(from), Sectors(len));
+            map.resolve(&mut lookup);
+            let mut at = from;
+            for f in lookup.finish() {
+                prop_assert_eq!(f.lba.0, at);
+                for sector in at..at + f.sectors.0 {
+                    prop_assert_eq!(model[sector as usize], f.found.map_or(0, |(seq, _)| seq.0));
+                }
+                at += f.sectors.0;
+            }
+            prop_assert_eq!(at, from + len);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+use std::cell::RefCell;
+
+use bygone_model::{Lba, Sectors};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Error, error::Damage};
+
+#[derive(Default)]
+struct Memory(RefCell<Vec<u8>>);
+
+impl PageSink for Memory {
+    fn file(&self) -> u32 {
+        1
+    }
+    fn append(&mut self, bytes: &[u8]) -> Result<PageRef> {
+        let mut all = self.0.borrow_mut();
+        let at = PageRef { file: 1, offset8: (all.len() / 8) as u32, len_bytes: bytes.len() as u32 };
+        all.extend_from_slice(bytes);
+        Ok(at)
+    }
+}
+
+impl PageSource for Memory {
+    fn page(&self, at: PageRef) -> Result<Arc<Page>> {
+        let start = at.offset8 as usize * 8;
+        let bytes = &self.0.borrow()[start..start + at.len_bytes as usize];
+        page::decode(bytes, 1).map(Arc::new).ok_or_else(|| self.contradiction(at))
+    }
+    fn contradiction(&self, at: PageRef) -> Error {
+        Error::damaged("memory", u64::from(at.offset8) * 8, Damage::Inconsistent)
+    }
+}
+
+fn version(lba: u32, sectors: u32, seq: u64) -> PageEntry {
+    PageEntry { lba, sectors, seq, place: (1, seq as u32 * 8) }
+}
+
+/// The seq that is visible in each sector, by the plainest means.
+fn model(versions: &[PageEntry], sector: u32, seq: u64) -> u64 {
+    let covers = |v: &&PageEntry| v.lba <= sector && sector < v.end() && v.seq <= seq;
+    versions.iter().filter(covers).map(|v| v.seq).max().unwrap_or(0)
+}
+
+fn check(memory: &Memory, root: PageRef, versions: &[PageEntry], first: u32, sectors: u32, seq: u64) {
+    let mut found = Lookup::new(Lba(u64::from(first)), Sectors(u64::from(sectors)));
+    lookup(memory, root, 0, Seq(seq), &mut found).unwrap();
+    let mut at = u64::from(first);
+    for f in found.finish() {
+        assert_eq!(f.lba.0, at);
+        for sector in at..at + f.sectors.0 {
+            let expected = model(versions, sector as u32, seq);
+            assert_eq!(f.found.map_or(0, |(s, _)| s.0), expected, "sector {sector} as of {seq}");
+        }
+        at += f.sectors.0;
+    }
+    assert_eq!(at, u64::from(first) + u64::from(sectors));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn a_delta_answers_for_every_moment(
+        writes in prop::collection::vec((0..600_u32, prop_oneof![8 => 1..16_u32, 1 => 1..600_u32]), 1..1500),
+        asks in prop::collection::vec((0..600_u32, 1..64_u32, 0..1600_u64), 30),
+    ) {
+        let versions: Vec<_> = writes.iter().enumerate().map(|(i, &(lba, n))| version(lba, n, i as u64 + 1)).collect();
+        let mut memory = Memory::default();
+        let root = build_delta(&mut memory, &versions).unwrap().unwrap();
+        for (first, sectors, seq) in asks {
+            check(&memory, root, &versions, first, sectors, seq);
+        }
+    }
+
+    #[test]
+    fn joined_versions_are_the_original_ones(writes in prop::collection::vec((0..600_u32, 1..100_u32), 1..900)) {
+        let originals: Vec<_> = writes.iter().enumerate().map(|(i, &(lba, n))| version(lba, n, i as u64 + 1)).collect();
+        let mut memory = Memory::default();
+        let root = build_delta(&mut memory, &originals).unwrap().unwrap();
+        let mut pieces = Vec::new();
+        versions(&memory, root, &mut |e| pieces.push(*e)).unwrap();
+        prop_assert_eq!(joined(pieces), originals);
+    }
+}
+
+#[test]
+fn an_image_finds_every_run_and_no_gap() {
+    let runs: Vec<_> = (0..5000_u32).map(|i| version(i * 16, 8, u64::from(i) % 77 + 1)).collect();
+    let mut memory = Memory::default();
+    let root = build_image(&mut memory, &runs).unwrap().unwrap();
+    for first in (0..80_000).step_by(997) {
+        check(&memory, root, &runs, first, 50, 1000);
+    }
+}
+
+#[test]
+fn hostile_interleaving_of_trims_and_writes_costs_pages_in_proportion() {
+    let mut versions = Vec::new();
+    for i in 0..20_000_u32 {
+        let seq = u64::from(i) * 2 + 1;
+        versions.push(version((i * 7919) % 2_000_000, 8, seq));
+        versions.push(version(0, STRIPE_SECTORS as u32, seq + 1));
+    }
+    let mut memory = Memory::default();
+    let root = build_delta(&mut memory, &versions).unwrap().unwrap();
+    let bytes = memory.0.borrow().len();
+    assert!(bytes < versions.len() * 24 * 4, "{bytes} bytes for {} versions", versions.len());
+    check(&memory, root, &versions, 7919 * 5 % 2_000_000, 8, 11);
+    check(&memory, root, &versions, 7919 * 5 % 2_000_000, 8, 12);
+}
+
+#[test]
+fn one_hot_block_rewritten_often_stays_cheap_to_read() {
+    let versions: Vec<_> = (1..=50_000).map(|seq| version(64, 8, seq)).collect();
+    let mut memory = Memory::default();
+    let root = build_delta(&mut memory, &versions).unwrap().unwrap();
+    let pages = std::cell::Cell::new(0);
+    struct Counting<'a>(&'a Memory, &'a std::cell::Cell<u32>);
+    impl PageSource for Counting<'_> {
+        fn page(&self, at: PageRef) -> Result<Arc<Page>> {
+            self.1.set(self.1.get() + 1);
+            self.0.page(at)
+        }
+        fn contradiction(&self, at: PageRef) -> Error {
+            self.0.contradiction(at)
+        }
+    }
+    let mut found = Lookup::new(Lba(64), Sectors(8));
+    lookup(&Counting(&memory, &pages), root, 0, Seq(33_333), &mut found).unwrap();
+    assert_eq!(found.found[0].found.map(|(s, _)| s), Some(Seq(33_333)));
+    assert!(pages.get() <= 4, "{} pages read", pages.get());
+}

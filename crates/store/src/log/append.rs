@@ -1,0 +1,473 @@
+//! The sequencer: gives every record its place and writes it.
+
+use std::{
+    io::IoSlice,
+    sync::{Arc, atomic::Ordering},
+};
+
+use bygone_model::{BranchId, Lba, Micros, Sectors, Seq, VolumeId};
+
+use super::{Events, Log, LogOptions};
+use crate::{
+    catalog::{Catalog, Change},
+    env::{Clock, Dir, File},
+    error::{Error, Result},
+    format::{
+        checkpoint::{SegmentStart, StoredEvent},
+        record::{self, FLAG_BASE, HEADER_BYTES, Header, Op},
+        segment::{self, Entry, Location, Mark, SEGMENT_HEADER_BYTES, SegmentHeader},
+    },
+};
+
+/// The wall clock may step back by this much without beginning a new era; times stand still meanwhile.
+const STEP_BACK_MICROS_MAX: i64 = 2_000_000;
+/// After a small flush the file is written ahead with zeroes by this much, so that the next small flushes
+/// find their blocks allocated and written and need no journal commit of the file system.
+const AHEAD_BYTES: u64 = 256 << 10;
+static ZEROES: [u8; AHEAD_BYTES as usize] = [0; AHEAD_BYTES as usize];
+
+/// What becomes of a range.
+#[derive(Clone, Copy, Debug)]
+pub enum Content<'a> {
+    /// These bytes; a multiple of 512, at most [`record::PAYLOAD_BYTES_MAX`].
+    Data(&'a [u8]),
+    /// Zeroes.
+    Zero(Sectors),
+    /// Zeroes, and the target needs no space for it.
+    Trim(Sectors),
+}
+
+impl Content<'_> {
+    /// How many sectors.
+    #[must_use]
+    pub fn sectors(&self) -> Sectors {
+        match self {
+            Content::Data(data) => Sectors::of_bytes(data.len() as u64),
+            Content::Zero(sectors) | Content::Trim(sectors) => *sectors,
+        }
+    }
+}
+
+/// One change of one volume.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockWrite<'a> {
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// From which sector on.
+    pub lba: Lba,
+    /// What becomes of it.
+    pub content: Content<'a>,
+    /// It was read from the disk while taking it over; the target did not write it now.
+    pub base: bool,
+}
+
+/// Where records came to stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The first one.
+    pub first: Seq,
+    /// The last one.
+    pub last: Seq,
+    /// When.
+    pub time: Micros,
+}
+
+pub(super) struct NewRecord<'a> {
+    pub op: Op,
+    pub flags: u8,
+    pub subject: u32,
+    pub lba: Lba,
+    pub sectors: Sectors,
+    pub payload: &'a [u8],
+}
+
+impl NewRecord<'_> {
+    pub(super) fn plain(op: Op, subject: u32, payload: &[u8]) -> NewRecord<'_> {
+        NewRecord { op, flags: 0, subject, lba: Lba(0), sectors: Sectors(0), payload }
+    }
+
+    fn bytes(&self) -> u64 {
+        record::record_bytes(self.payload.len()) as u64
+    }
+}
+
+/// The segment that takes new records.
+pub(super) struct Active {
+    pub number: u32,
+    pub file: Arc<dyn File>,
+    pub first_seq: Seq,
+    /// Where the next record goes.
+    pub offset: u64,
+    /// The file is written (perhaps with zeroes) up to here.
+    pub written_to: u64,
+    pub entries: Vec<Entry>,
+    pub marks: Vec<Mark>,
+    pub times: Vec<Micros>,
+}
+
+/// A segment that takes no more records and waits for its index.
+pub(super) struct Full {
+    pub number: u32,
+    pub file: Arc<dyn File>,
+    pub first_seq: Seq,
+    pub records_end: u64,
+    pub entries: Arc<Vec<Entry>>,
+    pub marks: Vec<Mark>,
+    pub times: Vec<Micros>,
+}
+
+pub(super) struct Sequencer {
+    pub log_id: [u8; 16],
+    pub head: Seq,
+    pub last_time: Micros,
+    pub catalog: Catalog,
+    pub active: Active,
+    /// The crc that the next record names as its `previous`.
+    pub chain: u32,
+    /// An empty file for the next segment, its name durable, its space reserved.
+    pub prepared: Option<(u32, Arc<dyn File>)>,
+    pub full: Vec<Full>,
+    /// Files with records that may not be durable yet, apart from the active one.
+    pub unsynced: Vec<Arc<dyn File>>,
+    /// What the next checkpoint will hold: versions in full segments, events, segments.
+    pub recent: Vec<Arc<Vec<Entry>>>,
+    pub recent_entries: usize,
+    pub recent_bytes: u64,
+    pub events: Events,
+    pub segments: Vec<SegmentStart>,
+    /// Bytes since the last flush, and between the last two.
+    pub unflushed_bytes: u64,
+    pub flush_bytes: u64,
+    /// Records came since the last flush record.
+    pub wants_flush_mark: bool,
+    pub durable: Seq,
+    /// Reused for encoding.
+    pub heads: Vec<[u8; HEADER_BYTES]>,
+    pub tails: Vec<u8>,
+}
+
+impl Sequencer {
+    /// The time for the next record, and whether the clock jumped back.
+    fn next_time(&self, clock: &dyn Clock) -> (Micros, bool) {
+        let wall = clock.wall();
+        if wall >= self.last_time {
+            (wall, false)
+        } else if self.last_time.0 - wall.0 <= STEP_BACK_MICROS_MAX {
+            (self.last_time, false)
+        } else {
+            (wall, true)
+        }
+    }
+
+    /// Appends records; calls `seen` with each block version, in order.
+    pub(super) fn append(
+        &mut self,
+        dir: &dyn Dir,
+        clock: &dyn Clock,
+        options: &LogOptions,
+        records: &[NewRecord<'_>],
+        seen: &mut dyn FnMut(&Entry),
+    ) -> Result<Appended> {
+        let (time, jumped_back) = self.next_time(clock);
+        if jumped_back {
+            let change = Change::Era;
+            let payload = encode_json(&change)?;
+            self.last_time = time;
+            let era = NewRecord::plain(Op::Catalog, 0, &payload);
+            self.append_at(dir, options, &[era], time, &mut |_| {})?;
+            let head = self.head;
+            self.catalog.apply(head, time, &change);
+        }
+        self.append_at(dir, options, records, time, seen)
+    }
+
+    fn append_at(
+        &mut self,
+        dir: &dyn Dir,
+        options: &LogOptions,
+        records: &[NewRecord<'_>],
+        time: Micros,
+        seen: &mut dyn FnMut(&Entry),
+    ) -> Result<Appended> {
+        let first = self.head.next();
+        let mut rest = records;
+        while !rest.is_empty() {
+            let mut room = options.segment_bytes.saturating_sub(self.active.offset);
+            let records_left = options.segment_records_max.saturating_sub(self.active.times.len());
+            let mut count =
+                rest.iter().take(records_left).take_while(|record| fits_by(record, &mut room)).count();
+            if count == 0 {
+                if self.active.times.is_empty() {
+                    count = 1;
+                } else {
+                    self.roll(dir, options, time)?;
+                    continue;
+                }
+            }
+            let (group, later) = rest.split_at(count);
+            self.write_group(options, group, time, seen)?;
+            rest = later;
+        }
+        self.last_time = time;
+        Ok(Appended { first, last: self.head, time })
+    }
+
+    fn write_group(
+        &mut self,
+        options: &LogOptions,
+        group: &[NewRecord<'_>],
+        time: Micros,
+        seen: &mut dyn FnMut(&Entry),
+    ) -> Result<()> {
+        let mut heads = std::mem::take(&mut self.heads);
+        let mut tails = std::mem::take(&mut self.tails);
+        heads.clear();
+        tails.clear();
+        let mut chain = self.chain;
+        let mut tail_ends = Vec::with_capacity(group.len());
+        for (i, record) in group.iter().enumerate() {
+            let header = Header {
+                seq: Seq(self.head.0 + 1 + i as u64),
+                time,
+                lba: record.lba,
+                sectors: record.sectors,
+                payload_bytes: record.payload.len() as u32,
+                subject: record.subject,
+                op: record.op,
+                flags: record.flags,
+                previous: chain,
+                incarnation: self.catalog.incarnation,
+                durable: self.durable,
+            };
+            let mut bytes = [0; HEADER_BYTES];
+            chain = header.encode(record.payload, &mut bytes, &mut tails);
+            heads.push(bytes);
+            tail_ends.push(tails.len());
+        }
+        let mut parts = Vec::with_capacity(group.len() * 3 + 1);
+        let mut tail_start = 0;
+        for ((record, head), &tail_end) in group.iter().zip(&heads).zip(&tail_ends) {
+            parts.push(IoSlice::new(head));
+            if !record.payload.is_empty() {
+                parts.push(IoSlice::new(record.payload));
+                parts.push(IoSlice::new(&tails[tail_start..tail_end]));
+            }
+            tail_start = tail_end;
+        }
+        let bytes: u64 = group.iter().map(NewRecord::bytes).sum();
+        let end = self.active.offset + bytes;
+        let mut written_to = self.active.written_to.max(end);
+        let small_flushes = self.flush_bytes < AHEAD_BYTES && self.unflushed_bytes < AHEAD_BYTES;
+        if end > self.active.written_to && small_flushes {
+            let ahead = AHEAD_BYTES.min(options.segment_bytes.saturating_sub(end));
+            parts.push(IoSlice::new(&ZEROES[..ahead as usize]));
+            written_to = end + ahead;
+        }
+        let written = self.active.file.write_at(&mut parts, self.active.offset);
+        drop(parts);
+        self.heads = heads;
+        self.tails = tails;
+        written.map_err(|e| Error::io("writing", &segment::file_name(self.active.number), e))?;
+
+        self.active.written_to = written_to;
+        self.chain = chain;
+        if self.active.times.is_empty() {
+            self.segments.push((self.active.number, self.active.first_seq, time));
+        }
+        for record in group {
+            self.head = self.head.next();
+            let offset = self.active.offset as u32;
+            if record.op.is_block() {
+                let zero = record.op != Op::Write;
+                let at = Location { segment: self.active.number, offset: if zero { 0 } else { offset } };
+                let volume = VolumeId(record.subject);
+                let entry = Entry { volume, lba: record.lba, sectors: record.sectors, seq: self.head, at };
+                self.active.entries.push(entry);
+                seen(&entry);
+            } else {
+                self.active.marks.push(Mark { seq: self.head, offset, op: record.op });
+            }
+            self.active.times.push(time);
+            self.active.offset += record.bytes();
+        }
+        self.recent_entries += group.iter().filter(|r| r.op.is_block()).count();
+        self.recent_bytes += bytes;
+        self.unflushed_bytes += bytes;
+        self.wants_flush_mark |= group.iter().any(|r| r.op != Op::Flush);
+        Ok(())
+    }
+
+    /// Goes on in a new segment.
+    pub(super) fn roll(&mut self, dir: &dyn Dir, options: &LogOptions, time: Micros) -> Result<()> {
+        let number = self.active.number + 1;
+        let file = match self.prepared.take() {
+            Some((prepared, file)) if prepared == number => file,
+            _ => super::upkeep::prepare(dir, options, number)?,
+        };
+        let (active, chain) =
+            begin(number, file, self.head.next(), time, self.catalog.incarnation, self.log_id)?;
+        let full = std::mem::replace(&mut self.active, active);
+        self.chain = chain;
+        self.unsynced.push(full.file.clone());
+        let entries = Arc::new(full.entries);
+        self.recent.push(entries.clone());
+        self.full.push(Full {
+            number: full.number,
+            file: full.file,
+            first_seq: full.first_seq,
+            records_end: full.offset,
+            entries,
+            marks: full.marks,
+            times: full.times,
+        });
+        Ok(())
+    }
+}
+
+/// Takes a record's bytes from `room` if they fit.
+fn fits_by(record: &NewRecord<'_>, room: &mut u64) -> bool {
+    match room.checked_sub(record.bytes()) {
+        Some(left) => {
+            *room = left;
+            true
+        }
+        None => false,
+    }
+}
+
+/// Writes a segment's header into its empty file.
+pub(super) fn begin(
+    number: u32,
+    file: Arc<dyn File>,
+    first_seq: Seq,
+    created: Micros,
+    incarnation: u32,
+    log_id: [u8; 16],
+) -> Result<(Active, u32)> {
+    let header = SegmentHeader { number, log_id, first_seq, created, incarnation };
+    let bytes = header.encode();
+    let chain = SegmentHeader::decode(&bytes).map_or(0, |(_, crc)| crc);
+    file.write_at(&mut [IoSlice::new(&bytes)], 0)
+        .map_err(|e| Error::io("writing", &segment::file_name(number), e))?;
+    let offset = SEGMENT_HEADER_BYTES as u64;
+    let active = Active {
+        number,
+        file,
+        first_seq,
+        offset,
+        written_to: offset,
+        entries: Vec::new(),
+        marks: Vec::new(),
+        times: Vec::new(),
+    };
+    Ok((active, chain))
+}
+
+pub(super) fn encode_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| {
+        Error::io("encoding", "a record", std::io::Error::new(std::io::ErrorKind::InvalidData, e))
+    })
+}
+
+impl Log {
+    /// Appends changes of blocks, in this order. When it returns, they survive the death of this process, and every
+    /// later read sees them. They are durable after the next [`Log::flush`].
+    ///
+    /// # Errors
+    /// When a range does not fit its volume, or the log cannot be written. Then each of them is done or not done.
+    pub fn append(&self, writes: &[BlockWrite<'_>]) -> Result<Appended> {
+        let mut sequencer = self.sequencer();
+        self.append_locked(&mut sequencer, writes)
+    }
+
+    /// Appends changes if `still` says so once nothing can come in between.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub(super) fn append_locked(
+        &self,
+        sequencer: &mut Sequencer,
+        writes: &[BlockWrite<'_>],
+    ) -> Result<Appended> {
+        self.check_poison()?;
+        let mut records = Vec::with_capacity(writes.len());
+        for write in writes {
+            let sectors = write.content.sectors();
+            sequencer.catalog.check_range(write.volume, write.lba, sectors)?;
+            let (op, payload) = match write.content {
+                Content::Data(data) => (Op::Write, data),
+                Content::Zero(_) => (Op::Zero, &[][..]),
+                Content::Trim(_) => (Op::Trim, &[][..]),
+            };
+            let whole = sectors.0 > 0
+                && u32::try_from(sectors.0).is_ok()
+                && payload.len() <= record::PAYLOAD_BYTES_MAX
+                && (op != Op::Write || sectors.bytes() == payload.len() as u64);
+            if !whole {
+                return Err(Error::OutOfRange { volume: write.volume, lba: write.lba, sectors });
+            }
+            let flags = if write.base { FLAG_BASE } else { 0 };
+            records.push(NewRecord { op, flags, subject: write.volume.0, lba: write.lba, sectors, payload });
+        }
+        if records.is_empty() {
+            return Ok(Appended {
+                first: sequencer.head.next(),
+                last: sequencer.head,
+                time: sequencer.last_time,
+            });
+        }
+        let mut entries = Vec::with_capacity(records.len());
+        let result = sequencer
+            .append(&*self.dir, &*self.clock, &self.options, &records, &mut |entry| entries.push(*entry));
+        // Even if a later group failed, what is in the log is in the log.
+        let mut heads = self.heads_mut();
+        for entry in &entries {
+            if let Some(live) = heads.live.get_mut(&entry.volume) {
+                live.head.active.insert(entry);
+            }
+        }
+        drop(heads);
+        self.head.store(sequencer.head.0, Ordering::Release);
+        result
+    }
+
+    /// Appends an event on a branch. Not durable until the next [`Log::flush`].
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn event(&self, branch: BranchId, event: &bygone_model::Event) -> Result<Appended> {
+        let payload = encode_json(event)?;
+        let mut sequencer = self.sequencer();
+        self.check_poison()?;
+        if sequencer.catalog.branch(branch).is_none() {
+            return Err(Error::NoBranch(branch.to_string()));
+        }
+        let record = NewRecord::plain(Op::Event, branch.0, &payload);
+        let done = sequencer.append(&*self.dir, &*self.clock, &self.options, &[record], &mut |_| {})?;
+        sequencer.events.push(StoredEvent {
+            seq: done.last,
+            time: done.time,
+            branch: branch.0,
+            event: event.clone(),
+        });
+        self.head.store(sequencer.head.0, Ordering::Release);
+        Ok(done)
+    }
+
+    /// Appends a change of the catalog and applies it. Durable when this returns.
+    pub(super) fn change(&self, make: impl FnOnce(&Catalog, Seq) -> Result<Change>) -> Result<Appended> {
+        let done = {
+            let mut sequencer = self.sequencer();
+            self.check_poison()?;
+            let change = make(&sequencer.catalog, sequencer.head)?;
+            let payload = encode_json(&change)?;
+            let record = NewRecord::plain(Op::Catalog, 0, &payload);
+            let done = sequencer.append(&*self.dir, &*self.clock, &self.options, &[record], &mut |_| {})?;
+            sequencer.catalog.apply(done.last, done.time, &change);
+            self.head.store(sequencer.head.0, Ordering::Release);
+            done
+        };
+        self.flush()?;
+        Ok(done)
+    }
+}

@@ -1,0 +1,94 @@
+//! Disks and branches. Making either is one small record.
+
+use bygone_model::{BranchId, Seq, VolumeId};
+
+use super::{Appended, Log};
+use crate::{
+    catalog::{Change, Disk, TapMark},
+    error::{Error, Result},
+};
+
+/// A disk's size must fit the index: sectors are counted in stripes of 32 bits.
+const DISK_SECTORS_MAX: u64 = 1 << 50;
+
+impl Log {
+    /// Adds a disk to the present branch; returns its volume.
+    ///
+    /// # Errors
+    /// When the name is taken or the log cannot be written.
+    pub fn add_disk(&self, disk: Disk) -> Result<VolumeId> {
+        let mut made = VolumeId(0);
+        self.change(|catalog, _| {
+            made = VolumeId(catalog.volumes.len() as u32);
+            if catalog.disks.iter().any(|d| d.name == disk.name) {
+                return Err(Error::DiskExists(disk.name.clone()));
+            }
+            if disk.sectors.0 > DISK_SECTORS_MAX {
+                return Err(Error::OutOfRange {
+                    volume: made,
+                    lba: bygone_model::Lba(0),
+                    sectors: disk.sectors,
+                });
+            }
+            Ok(Change::Disk { disk: disk.clone(), volume: made })
+        })?;
+        Ok(made)
+    }
+
+    /// Makes a branch that starts after the record `at` of branch `parent`.
+    ///
+    /// # Errors
+    /// When the name is taken, the moment does not exist, or the log cannot be written.
+    pub fn add_branch(&self, name: &str, parent: BranchId, at: Seq) -> Result<BranchId> {
+        let mut made = BranchId(0);
+        self.change(|catalog, head| {
+            if at > head {
+                return Err(Error::InTheFuture { asked: at, head });
+            }
+            if catalog.branch_named(name).is_ok() {
+                return Err(Error::BranchExists(name.to_owned()));
+            }
+            let from = catalog.branch(parent).ok_or_else(|| Error::NoBranch(parent.to_string()))?;
+            if at < from.made {
+                return Err(Error::BeforeHistory { asked: at, first: from.made });
+            }
+            made = BranchId(catalog.branches.len() as u32);
+            let volumes_from = VolumeId(catalog.volumes.len() as u32);
+            Ok(Change::Branch { id: made, name: name.to_owned(), parent: (parent, at), volumes_from })
+        })?;
+        Ok(made)
+    }
+
+    /// Drops a branch. Its records stay until retention removes them.
+    ///
+    /// # Errors
+    /// When it is the present, there is none of this name, or the log cannot be written.
+    pub fn drop_branch(&self, name: &str) -> Result<Appended> {
+        self.change(|catalog, _| {
+            let branch = catalog.branch_named(name)?;
+            if branch.id == catalog.head {
+                return Err(Error::BranchInUse(name.to_owned()));
+            }
+            Ok(Change::Drop { id: branch.id })
+        })
+    }
+
+    /// Makes a branch the present of the target.
+    ///
+    /// # Errors
+    /// When there is none of this name, or the log cannot be written.
+    pub fn promote_branch(&self, name: &str) -> Result<Appended> {
+        self.change(|catalog, _| Ok(Change::Promote { id: catalog.branch_named(name)?.id }))
+    }
+
+    /// Remembers how far a tapped disk was brought.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn mark_tap(&self, volume: VolumeId, mark: TapMark) -> Result<Appended> {
+        self.change(|catalog, _| {
+            catalog.volume(volume)?;
+            Ok(Change::Tap { volume, mark: mark.clone() })
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! Making the log durable. However many ask at once, the medium is asked once (group commit).
+
+use std::sync::PoisonError;
+
+use bygone_model::Seq;
+
+use super::{Log, append::NewRecord};
+use crate::{
+    error::{Error, Result},
+    format::{record::Op, segment},
+};
+
+impl Log {
+    /// Makes everything appended before this call durable; returns up to where the log is durable now.
+    ///
+    /// # Errors
+    /// When the medium fails: then the log is poisoned (I4), and every later call fails too.
+    pub fn flush(&self) -> Result<Seq> {
+        self.flush_to(self.head_seq())
+    }
+
+    /// Makes everything up to `wanted` durable.
+    pub(super) fn flush_to(&self, wanted: Seq) -> Result<Seq> {
+        let mut state = self.durability.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            self.check_poison()?;
+            if state.durable >= wanted {
+                return Ok(state.durable);
+            }
+            if !state.flushing {
+                break;
+            }
+            state = self.durability_changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        // This caller does it for all who wait.
+        state.flushing = true;
+        drop(state);
+        let result = self.flush_now();
+        let mut state = self.durability.lock().unwrap_or_else(PoisonError::into_inner);
+        state.flushing = false;
+        if let Ok(durable) = &result {
+            state.durable = state.durable.max(*durable);
+        }
+        drop(state);
+        self.durability_changed.notify_all();
+        result
+    }
+
+    fn flush_now(&self) -> Result<Seq> {
+        let (files, head, number) = {
+            let mut sequencer = self.sequencer();
+            if sequencer.wants_flush_mark {
+                let mark = NewRecord::plain(Op::Flush, 0, &[]);
+                // Without room for the mark the flush itself can still be done.
+                match sequencer.append(&*self.dir, &*self.clock, &self.options, &[mark], &mut |_| {}) {
+                    Ok(_) => sequencer.wants_flush_mark = false,
+                    Err(Error::Full { .. }) => {}
+                    Err(e) => return Err(e),
+                }
+                self.head.store(sequencer.head.0, std::sync::atomic::Ordering::Release);
+            }
+            sequencer.flush_bytes = std::mem::take(&mut sequencer.unflushed_bytes);
+            let mut files = std::mem::take(&mut sequencer.unsynced);
+            files.push(sequencer.active.file.clone());
+            (files, sequencer.head, sequencer.active.number)
+        };
+        for file in files {
+            if let Err(e) = file.sync() {
+                self.poison();
+                return Err(Error::io("syncing", &segment::file_name(number), e));
+            }
+        }
+        self.sequencer().durable = head;
+        Ok(head)
+    }
+}

@@ -1,0 +1,207 @@
+//! The log of one target, and everything that is kept about it.
+//!
+//! One sequencer gives every record its seq, in the order of receipt, and writes it with `pwrite` before anything is
+//! acknowledged (I1, I2). Durability comes with [`Log::flush`], which many callers share (I1); if it fails once, the log
+//! is poisoned (I4). Nothing written is ever changed (I3). The work that keeps memory bounded (sealing
+//! segments, writing checkpoints) is done by [`Log::maintain`], which its owner calls from a thread of its own, or the
+//! simulator whenever it likes: the store starts no threads.
+//!
+//! Locks, always taken in this order: `upkeep`, `sequencer`, `heads`, `durability`.
+
+mod append;
+mod branches;
+mod flush;
+mod read;
+mod recover;
+mod scan;
+mod timeline;
+mod upkeep;
+mod verify;
+
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use bygone_model::{Micros, Seq, VolumeId};
+use rustc_hash::FxHashMap;
+
+use crate::{
+    catalog::Catalog,
+    env::{Clock, Dir},
+    error::{Error, Place, Result},
+    files::FileCache,
+    format::checkpoint::StoredEvent,
+    index::{
+        cache::PageCache,
+        checkpoint::{Checkpoint, IndexFiles},
+        head::Head,
+    },
+};
+
+use append::Sequencer;
+pub use append::{Appended, BlockWrite, Content};
+pub use read::{HeadFragment, View, Wait};
+pub use timeline::{Event, TimeHit};
+pub use verify::{Damaged, VerifyReport};
+
+/// Sizes that trade memory, speed and recovery time. The defaults are right but for tests.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// A segment is sealed when it has this many bytes.
+    pub segment_bytes: u64,
+    /// … or this many records.
+    pub segment_records_max: usize,
+    /// A checkpoint is written when this many versions are in memory only.
+    pub checkpoint_entries: usize,
+    /// … or this many bytes of log came since the last one.
+    pub checkpoint_bytes: u64,
+    /// Holds index pages; may be shared by many logs.
+    pub cache: Arc<PageCache>,
+}
+
+/// The memory for index pages unless told otherwise.
+pub const CACHE_BYTES: u64 = 48 << 20;
+
+impl Default for LogOptions {
+    fn default() -> LogOptions {
+        LogOptions {
+            segment_bytes: 64 << 20,
+            segment_records_max: 1 << 16,
+            checkpoint_entries: 1 << 18,
+            checkpoint_bytes: 4 << 30,
+            cache: PageCache::new(CACHE_BYTES),
+        }
+    }
+}
+
+/// What lies below the head map of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Below {
+    /// The newest checkpoint: the store is the disk.
+    Index,
+    /// Something that the device layer knows, such as a tapped disk.
+    Device,
+}
+
+struct LiveVolume {
+    head: Head,
+    below: Below,
+    /// Where to look for what was never written to this volume: older volumes at the moment of the branching.
+    parents: Arc<Vec<Ancestor>>,
+}
+
+/// A volume at a moment, with the checkpoint that knows it.
+#[derive(Clone)]
+struct Ancestor {
+    volume: VolumeId,
+    seq: Seq,
+    checkpoint: Option<Arc<Checkpoint>>,
+}
+
+/// What a lookup of the present needs; always consistent in itself.
+#[derive(Default)]
+struct Heads {
+    live: FxHashMap<VolumeId, LiveVolume>,
+    base: Option<Arc<Checkpoint>>,
+}
+
+#[derive(Default)]
+struct Durability {
+    durable: Seq,
+    flushing: bool,
+}
+
+/// See the module's comment.
+pub struct Log {
+    dir: Arc<dyn Dir>,
+    clock: Arc<dyn Clock>,
+    options: LogOptions,
+    id: [u8; 16],
+    sequencer: Mutex<Sequencer>,
+    heads: RwLock<Heads>,
+    durability: Mutex<Durability>,
+    durability_changed: Condvar,
+    head: AtomicU64,
+    poisoned: AtomicBool,
+    segments: FileCache,
+    index: IndexFiles,
+    opened: Mutex<Vec<Arc<Checkpoint>>>,
+    upkeep: Mutex<upkeep::Upkeep>,
+    damage_at_open: Vec<(Place, crate::Damage)>,
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").field("head", &self.head_seq()).finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    fn sequencer(&self) -> MutexGuard<'_, Sequencer> {
+        self.sequencer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heads(&self) -> std::sync::RwLockReadGuard<'_, Heads> {
+        self.heads.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heads_mut(&self) -> std::sync::RwLockWriteGuard<'_, Heads> {
+        self.heads.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last record's seq.
+    #[must_use]
+    pub fn head_seq(&self) -> Seq {
+        Seq(self.head.load(Ordering::Acquire))
+    }
+
+    /// Everything up to here is known to be durable.
+    #[must_use]
+    pub fn durable_seq(&self) -> Seq {
+        self.durability.lock().unwrap_or_else(PoisonError::into_inner).durable
+    }
+
+    /// The random id that is in every file of this log.
+    #[must_use]
+    pub fn id(&self) -> [u8; 16] {
+        self.id
+    }
+
+    /// The catalog as it is now.
+    #[must_use]
+    pub fn catalog(&self) -> Catalog {
+        self.sequencer().catalog.clone()
+    }
+
+    /// What was found damaged when the log was opened; the rest is usable.
+    #[must_use]
+    pub fn damage_at_open(&self) -> &[(Place, crate::Damage)] {
+        &self.damage_at_open
+    }
+
+    /// A flush failed: nothing is acknowledged any more (I4).
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
+    }
+
+    fn check_poison(&self) -> Result<()> {
+        if self.is_poisoned() { Err(Error::Poisoned) } else { Ok(()) }
+    }
+
+    fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
+    /// The wall clock of the log's environment.
+    #[must_use]
+    pub fn now(&self) -> Micros {
+        self.clock.wall()
+    }
+}
+
+/// Events are few; this many in memory are reason enough for a checkpoint.
+const EVENTS_MAX: usize = 4096;
+
+type Events = Vec<StoredEvent>;

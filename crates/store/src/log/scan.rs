@@ -1,0 +1,286 @@
+//! Reading a segment from its files: by its index when it is sealed, record by record when it is not.
+//!
+//! A record that does not hold ends the log, because a power cut may have left it so — unless a later record
+//! says that it was durable already: then it is damage, reported, and the rest is still read (I5).
+
+use std::sync::Arc;
+
+use bygone_model::{Micros, Seq, VolumeId};
+
+use crate::{
+    env::{File, read_exact_at},
+    error::{Damage, Error, Result},
+    format::{
+        VERSION,
+        record::{self, HEADER_BYTES, Header, Op, PAYLOAD_BYTES_MAX, record_bytes},
+        segment::{
+            self, Entry, HeaderFlaw, Location, Mark, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentIndex,
+            TRAILER_BYTES, Trailer,
+        },
+    },
+};
+
+/// An index longer than this is not believed.
+const INDEX_BYTES_MAX: u64 = 1 << 28;
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// What a segment holds.
+pub(super) struct Scanned {
+    /// Its header, unless that is damaged.
+    pub header: Option<SegmentHeader>,
+    /// Block versions (in order of seq or sorted, as found), marks, times.
+    pub index: SegmentIndex,
+    /// It has an index of its own.
+    pub sealed: bool,
+    /// Damaged places.
+    pub damage: Vec<(u64, Damage)>,
+}
+
+impl Scanned {
+    pub(super) fn last_seq(&self) -> Seq {
+        Seq((self.index.first_seq.0 + self.index.times.len() as u64).saturating_sub(1))
+    }
+}
+
+/// Reads the index of a sealed segment. `None`: it has none, or a damaged one.
+pub(super) fn sealed_index(file: &dyn File, number: u32) -> Result<Option<SegmentIndex>> {
+    let name = segment::file_name(number);
+    let io = |e| Error::io("reading", &name, e);
+    let Some(trailer) = trailer(file, &name)? else { return Ok(None) };
+    if trailer.index_bytes() > INDEX_BYTES_MAX {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; trailer.index_bytes() as usize];
+    read_exact_at(file, &mut bytes, trailer.index_offset()).map_err(io)?;
+    Ok(SegmentIndex::decode(&trailer, number, &bytes))
+}
+
+fn trailer(file: &dyn File, name: &str) -> Result<Option<Trailer>> {
+    let io = |e| Error::io("reading", name, e);
+    let len_bytes = file.len_bytes().map_err(io)?;
+    let Some(at) = len_bytes.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
+    let mut bytes = [0; TRAILER_BYTES];
+    read_exact_at(file, &mut bytes, at).map_err(io)?;
+    Ok(Trailer::decode(&bytes, len_bytes))
+}
+
+/// Reads a segment's header. `None`: damaged, or nothing was ever written.
+///
+/// # Errors
+/// When it is of a newer version, of another log, or cannot be read.
+pub(super) fn read_header(file: &dyn File, number: u32) -> Result<Option<(SegmentHeader, u32)>> {
+    let name = segment::file_name(number);
+    let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
+    let got = file.read_at(&mut bytes, 0).map_err(|e| Error::io("reading", &name, e))?;
+    match SegmentHeader::decode(&bytes[..got]) {
+        Ok((header, crc)) if header.number == number => Ok(Some((header, crc))),
+        Ok(_) | Err(HeaderFlaw::Damaged) => Ok(None),
+        Err(HeaderFlaw::Newer(found)) => Err(Error::NewerVersion { name, found, known: VERSION }),
+    }
+}
+
+/// Reads a whole segment, whether it is sealed or not. `expected` is the seq that its first record should have.
+///
+/// # Errors
+/// When it cannot be read, or is of a newer version.
+pub(super) fn scan(file: &Arc<dyn File>, number: u32, expected: Seq) -> Result<Scanned> {
+    let header = read_header(&**file, number)?;
+    if let Some(index) = sealed_index(&**file, number)? {
+        let damage = if header.is_none() { vec![(0, Damage::Checksum)] } else { Vec::new() };
+        return Ok(Scanned { header: header.map(|h| h.0), index, sealed: true, damage });
+    }
+    scan_records(&**file, number, header, expected, &mut |_, _| {})
+}
+
+/// Reads a segment record by record, calling `each` with every good one and its offset.
+pub(super) fn scan_records(
+    file: &dyn File,
+    number: u32,
+    header: Option<(SegmentHeader, u32)>,
+    expected: Seq,
+    each: &mut dyn FnMut(&Header, u64),
+) -> Result<Scanned> {
+    let first_seq = header.map_or(expected, |(h, _)| h.first_seq);
+    let mut out = Scanned {
+        header: header.map(|h| h.0),
+        index: SegmentIndex {
+            records_end: SEGMENT_HEADER_BYTES as u64,
+            first_seq,
+            ..SegmentIndex::default()
+        },
+        sealed: false,
+        damage: if header.is_none() { vec![(0, Damage::Checksum)] } else { Vec::new() },
+    };
+    let mut window = Window::new(file, segment::file_name(number));
+    // Without a header the first record is believed about what comes before it.
+    let mut chain = header.map(|h| h.1);
+    let mut incarnation = header.map(|h| h.0.incarnation);
+    let mut seq = first_seq;
+    let mut at = SEGMENT_HEADER_BYTES as u64;
+    loop {
+        let continues = |h: &Header| {
+            h.seq == seq
+                && chain.is_none_or(|c| c == h.previous)
+                && incarnation.is_none_or(|i| i == h.incarnation)
+        };
+        let (header, crc) = match window.record(at)? {
+            Some((header, crc, None)) if continues(&header) => (header, crc),
+            Some((header, crc, Some(granule))) if continues(&header) => {
+                if !durable_later(&mut window, at + 8, &header, seq)? {
+                    break;
+                }
+                out.damage
+                    .push((at + (HEADER_BYTES + granule * record::GRANULE_BYTES) as u64, Damage::Checksum));
+                (header, crc)
+            }
+            _ => match resync(&mut window, at + record::ALIGN_BYTES, incarnation, seq)? {
+                Some((next_at, next)) if next.durable >= seq => {
+                    out.damage.push((at, Damage::Checksum));
+                    // What is lost keeps its seqs; its times are unknown.
+                    let before = out.index.times.last().copied().unwrap_or(next.time);
+                    out.index.times.extend((seq.0..next.seq.0).map(|_| before));
+                    (at, seq, chain, incarnation) =
+                        (next_at, next.seq, Some(next.previous), Some(next.incarnation));
+                    continue;
+                }
+                _ => break,
+            },
+        };
+        each(&header, at);
+        note(&mut out.index, number, &header, at);
+        (chain, incarnation) = (Some(crc), Some(header.incarnation));
+        seq = seq.next();
+        at += header.record_bytes();
+        out.index.records_end = at;
+    }
+    Ok(out)
+}
+
+fn note(index: &mut SegmentIndex, number: u32, header: &Header, at: u64) {
+    if header.op.is_block() {
+        let offset = if header.op == Op::Write { at as u32 } else { 0 };
+        index.entries.push(Entry {
+            volume: VolumeId(header.subject),
+            lba: header.lba,
+            sectors: header.sectors,
+            seq: header.seq,
+            at: Location { segment: number, offset },
+        });
+    } else {
+        index.marks.push(Mark { seq: header.seq, offset: at as u32, op: header.op });
+    }
+    index.times.push(header.time);
+}
+
+/// Whether a later record says that `seq` was durable.
+fn durable_later(window: &mut Window<'_>, at: u64, header: &Header, seq: Seq) -> Result<bool> {
+    Ok(resync(window, at, Some(header.incarnation), seq)?.is_some_and(|(_, next)| next.durable >= seq))
+}
+
+/// The next whole record behind `at` that is of the same life of the log, later than `seq`, and says that `seq` was
+/// durable.
+fn resync(
+    window: &mut Window<'_>,
+    from: u64,
+    incarnation: Option<u32>,
+    seq: Seq,
+) -> Result<Option<(u64, Header)>> {
+    // No record is longer than this, and what is lost is seldom more than one.
+    const DISTANCE_MAX: u64 = 2 * PAYLOAD_BYTES_MAX as u64;
+    // Each record takes at least its header, so a seq further ahead than that is a lie.
+    let seq_max = |at: u64| seq.0 + (at - from) / HEADER_BYTES as u64 + 1;
+    let mut at = from.next_multiple_of(record::ALIGN_BYTES);
+    while at < from + DISTANCE_MAX {
+        let Some(found) = window.find_magic(at, from + DISTANCE_MAX)? else { return Ok(None) };
+        if let Some((header, ..)) = window.record(found)?
+            && header.seq > seq
+            && header.seq.0 <= seq_max(found)
+            && header.durable >= seq
+            && header.durable < header.seq
+            && incarnation.is_none_or(|i| i == header.incarnation)
+        {
+            return Ok(Some((found, header)));
+        }
+        at = found + record::ALIGN_BYTES;
+    }
+    Ok(None)
+}
+
+/// A part of a file in memory.
+struct Window<'a> {
+    file: &'a dyn File,
+    name: String,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    fn new(file: &'a dyn File, name: String) -> Window<'a> {
+        Window { file, name, start: 0, bytes: Vec::new() }
+    }
+
+    /// The bytes from `at` on, as many of `len` as there are.
+    fn get(&mut self, at: u64, len: usize) -> Result<&[u8]> {
+        let inside = at >= self.start && at + len as u64 <= self.start + self.bytes.len() as u64;
+        if !inside {
+            self.bytes.resize(len.max(WINDOW_BYTES), 0);
+            self.start = at;
+            let got =
+                self.file.read_at(&mut self.bytes, at).map_err(|e| Error::io("reading", &self.name, e))?;
+            self.bytes.truncate(got);
+        }
+        let from = (at - self.start) as usize;
+        let end = (from + len).min(self.bytes.len());
+        Ok(self.bytes.get(from..end).unwrap_or(&[]))
+    }
+
+    /// The record at `at`: its header, the header's crc and, if the payload does not hold, which granule.
+    #[expect(clippy::type_complexity, reason = "private, and said in one line")]
+    fn record(&mut self, at: u64) -> Result<Option<(Header, u32, Option<usize>)>> {
+        let Some((header, _)) = Header::decode(self.get(at, HEADER_BYTES)?) else { return Ok(None) };
+        let bytes = self.get(at, record_bytes(header.payload_bytes as usize))?;
+        Ok(match record::check(bytes) {
+            Ok((header, crc, _)) => Some((header, crc, None)),
+            Err(record::Flaw::Payload(granule)) => {
+                Header::decode(bytes).map(|(header, crc)| (header, crc, Some(granule)))
+            }
+            Err(record::Flaw::Header) => None,
+        })
+    }
+
+    /// The first place from `at` on, before `end`, that could be a record.
+    fn find_magic(&mut self, mut at: u64, end: u64) -> Result<Option<u64>> {
+        while at < end {
+            let bytes = self.get(at, WINDOW_BYTES)?;
+            let step = record::ALIGN_BYTES as usize;
+            if let Some(i) = bytes.chunks_exact(step).position(|chunk| Header::looks_like_one(chunk)) {
+                return Ok(Some(at + (i * step) as u64));
+            }
+            if bytes.len() < WINDOW_BYTES {
+                return Ok(None);
+            }
+            at += WINDOW_BYTES as u64;
+        }
+        Ok(None)
+    }
+}
+
+/// Reads and checks the payload of the record at `offset`, which must be the record `seq`.
+pub(super) fn payload_at(file: &dyn File, number: u32, offset: u64, seq: Seq) -> Result<(Header, Vec<u8>)> {
+    let name = segment::file_name(number);
+    let damaged = |damage| Error::damaged(&name, offset, damage);
+    let mut window = Window::new(file, name.clone());
+    let (header, _) =
+        Header::decode(window.get(offset, HEADER_BYTES)?).ok_or_else(|| damaged(Damage::Magic))?;
+    let bytes = window.get(offset, record_bytes(header.payload_bytes as usize))?;
+    match record::check(bytes) {
+        Ok((header, _, payload)) if header.seq == seq => Ok((header, payload.to_vec())),
+        Ok(_) => Err(damaged(Damage::Misplaced)),
+        Err(_) => Err(damaged(Damage::Checksum)),
+    }
+}
+
+/// The time of a segment's first record, if it has one.
+pub(super) fn first_time(index: &SegmentIndex) -> Option<Micros> {
+    index.times.first().copied()
+}

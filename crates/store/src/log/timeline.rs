@@ -1,0 +1,239 @@
+//! Time and seq, and the events between two moments.
+
+use std::sync::PoisonError;
+
+use bygone_model::{Micros, Seq};
+
+use super::{Log, recover::segment_numbers, scan};
+use crate::{
+    error::Result,
+    format::{
+        checkpoint::{SegmentStart, StoredEvent},
+        segment::Entry,
+    },
+    index::checkpoint::Checkpoint,
+};
+
+/// An event with its place in the log.
+pub type Event = StoredEvent;
+
+/// A moment found by its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeHit {
+    /// The last record at or before the time.
+    pub seq: Seq,
+    /// When that was.
+    pub time: Micros,
+    /// In which era of the clock.
+    pub era: usize,
+    /// The era reaches beyond the time asked for, so the log was there then; else the era ended before it.
+    pub within: bool,
+}
+
+/// A stretch of the log: a checkpoint's span or what came after the last checkpoint.
+struct Span {
+    end: Seq,
+    end_time: Micros,
+    segments: Vec<SegmentStart>,
+}
+
+impl Log {
+    /// Calls `each` with the events after `from`, up to and with `to`, in order, until it returns false.
+    ///
+    /// # Errors
+    /// When they cannot be read or are damaged.
+    pub fn events(&self, from: Seq, to: Seq, each: &mut dyn FnMut(&Event) -> bool) -> Result<()> {
+        // First what is in memory, so that a checkpoint made meanwhile can lead to no omission.
+        let recent = self.sequencer().events.clone();
+        let mut reached = from;
+        for name in self.index.names() {
+            if name.end <= from {
+                continue;
+            }
+            if reached >= to {
+                return Ok(());
+            }
+            let checkpoint = self.index.open(name)?;
+            for event in self.index.events(&checkpoint)? {
+                if event.seq > reached && event.seq <= to && !each(&event) {
+                    return Ok(());
+                }
+            }
+            reached = reached.max(name.end);
+        }
+        for event in recent.iter().filter(|e| e.seq > reached && e.seq <= to) {
+            if !each(event) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The last moments at or before a time: one for each era of the clock that had begun by then, the newest last.
+    ///
+    /// # Errors
+    /// When the index cannot be read or is damaged.
+    pub fn at_time(&self, time: Micros) -> Result<Vec<TimeHit>> {
+        let (eras, head) = {
+            let sequencer = self.sequencer();
+            (sequencer.catalog.eras.clone(), sequencer.head)
+        };
+        let mut hits = Vec::new();
+        for (i, era) in eras.iter().enumerate() {
+            let first = Seq(era.first.0.max(1));
+            let last = eras.get(i + 1).map_or(head, |next| Seq(next.first.0.saturating_sub(1)));
+            if era.from > time || first > last {
+                continue;
+            }
+            if let Some((seq, at)) = self.last_in(first, last, time)? {
+                let ended = seq == last && i + 1 < eras.len() && at < time;
+                hits.push(TimeHit { seq, time: at, era: i, within: !ended });
+            }
+        }
+        Ok(hits)
+    }
+
+    /// The time of a record.
+    ///
+    /// # Errors
+    /// When the index cannot be read or is damaged, or there is no such record.
+    pub fn time_of(&self, seq: Seq) -> Result<Micros> {
+        let head = self.head_seq();
+        if seq > head {
+            return Err(crate::Error::InTheFuture { asked: seq, head });
+        }
+        let seq = Seq(seq.0.max(1));
+        let found = self.last_in(seq, seq, Micros::MAX)?;
+        found.map(|(_, time)| time).ok_or(crate::Error::BeforeHistory { asked: seq, first: Seq(1) })
+    }
+
+    /// The last record of `first ..= last` (within one era) that is not later than `time`.
+    fn last_in(&self, first: Seq, last: Seq, time: Micros) -> Result<Option<(Seq, Micros)>> {
+        let mut before: Option<(Seq, Micros)> = None;
+        for span in self.spans(first, last, time)? {
+            for &(number, start, start_time) in span.segments.iter().rev() {
+                if start > last || (start >= first && start_time > time) {
+                    continue;
+                }
+                let (start, times) = self.segment_times(number)?;
+                let at = |seq: Seq| times.get((seq.0.checked_sub(start.0)?) as usize).copied();
+                let from = first.max(start);
+                let to = last.min(span.end).min(Seq((start.0 + times.len() as u64).saturating_sub(1)));
+                if from > to {
+                    continue;
+                }
+                let range = &times[(from.0 - start.0) as usize..=(to.0 - start.0) as usize];
+                let count = range.partition_point(|t| *t <= time) as u64;
+                if count > 0 {
+                    let seq = Seq(from.0 + count - 1);
+                    return Ok(at(seq).map(|t| (seq, t)));
+                }
+            }
+            if span.end >= first && span.end <= last && span.end_time <= time {
+                before = Some((span.end, span.end_time));
+            }
+        }
+        Ok(before)
+    }
+
+    /// The spans in which the last record up to `time` can lie, likeliest first.
+    fn spans(&self, first: Seq, last: Seq, time: Micros) -> Result<Vec<Span>> {
+        let recent = {
+            let sequencer = self.sequencer();
+            let covered = self.heads().base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
+            let span = Span {
+                end: sequencer.head,
+                end_time: sequencer.last_time,
+                segments: sequencer.segments.clone(),
+            };
+            (covered, span)
+        };
+        let mut out = Vec::new();
+        let names = self.index.names();
+        let reaches =
+            |n: &crate::format::checkpoint::Name| n.end >= first && (n.end >= last || n.end_time > time);
+        let from = names.partition_point(|n| n.end < first);
+        // Within the era the times grow with the numbers, so this is the first that reaches; then the one before it.
+        let at = from + names[from..].partition_point(|n| !reaches(n));
+        if let Some(name) = names.get(at) {
+            out.push(span_of(&self.index.open(*name)?));
+        } else if recent.0 < last {
+            out.push(recent.1);
+        }
+        if let Some(name) = at.checked_sub(1).and_then(|i| names.get(i))
+            && name.end >= first
+        {
+            out.push(span_of(&self.index.open(*name)?));
+        }
+        Ok(out)
+    }
+
+    /// The first seq of a segment and the times of all its records.
+    fn segment_times(&self, number: u32) -> Result<(Seq, Vec<Micros>)> {
+        {
+            let sequencer = self.sequencer();
+            if sequencer.active.number == number {
+                return Ok((sequencer.active.first_seq, sequencer.active.times.clone()));
+            }
+            if let Some(full) = sequencer.full.iter().find(|full| full.number == number) {
+                return Ok((full.first_seq, full.times.clone()));
+            }
+        }
+        let index = self.segment_index(number)?;
+        Ok((index.first_seq, index.times))
+    }
+
+    /// The index of a segment that takes no more records; of one that lost it, made anew from the records.
+    pub(super) fn segment_index(&self, number: u32) -> Result<crate::format::segment::SegmentIndex> {
+        let file = self.segment_file(number)?;
+        Ok(scan::scan(&file, number, Seq(1))?.index)
+    }
+
+    /// Calls `each` with every version after `from`, up to and with `to`, in order of seq, from the segments themselves.
+    pub(super) fn entries_between(&self, from: Seq, to: Seq, each: &mut dyn FnMut(&Entry)) -> Result<()> {
+        let mut numbers: Vec<u32> = Vec::new();
+        for name in self.index.names().into_iter().filter(|n| n.end > from) {
+            let checkpoint = self.index.open(name)?;
+            if checkpoint.footer.start >= to {
+                break;
+            }
+            numbers.extend(checkpoint.footer.segments.iter().map(|start| start.0));
+        }
+        numbers.dedup();
+        for number in numbers {
+            let mut entries = self.segment_index(number)?.entries;
+            entries.sort_unstable_by_key(|e| e.seq);
+            entries.iter().filter(|e| e.seq > from && e.seq <= to).for_each(&mut *each);
+        }
+        Ok(())
+    }
+
+    /// Bytes that the log's files take.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn used_bytes(&self) -> Result<u64> {
+        let mut total = 0;
+        for number in segment_numbers(&*self.dir)? {
+            let len = self.segment_file(number)?.len_bytes();
+            total += len.map_err(|e| crate::Error::io("reading", "a segment", e))?;
+        }
+        for name in self.index.names() {
+            let name = name.file_name();
+            let file = self.dir.open(&name).map_err(|e| crate::Error::io("opening", &name, e))?;
+            total += file.len_bytes().map_err(|e| crate::Error::io("reading", &name, e))?;
+        }
+        Ok(total)
+    }
+
+    /// The checkpoints that are open for readers; for tests of memory.
+    #[must_use]
+    pub fn open_checkpoints(&self) -> usize {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+fn span_of(checkpoint: &Checkpoint) -> Span {
+    let footer = &checkpoint.footer;
+    Span { end: footer.end, end_time: footer.end_time, segments: footer.segments.clone() }
+}

@@ -1,0 +1,175 @@
+//! The work that keeps memory bounded and the next write quick. Nothing here is needed for safety; a log without upkeep
+//! only grows slower and larger in memory.
+
+use std::{
+    io::IoSlice,
+    sync::{Arc, PoisonError},
+};
+
+use bygone_model::Seq;
+
+use super::{Below, EVENTS_MAX, Log, LogOptions, append::Full};
+use crate::{
+    env::{Dir, File},
+    error::{Error, Result},
+    format::segment::{self, SegmentIndex},
+    index::compaction::{self, Contents},
+};
+
+/// One thread at a time does upkeep.
+pub(super) struct Upkeep;
+
+/// Makes the empty file of a segment: its name is durable and its space reserved before it is used.
+pub(super) fn prepare(dir: &dyn Dir, options: &LogOptions, number: u32) -> Result<Arc<dyn File>> {
+    let name = segment::file_name(number);
+    match dir.remove(&name) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("removing", &name, e)),
+        _ => {}
+    }
+    let file = dir.create(&name).map_err(|e| Error::io("making", &name, e))?;
+    let ready = file
+        .reserve(options.segment_bytes)
+        .map_err(|e| Error::io("reserving space for", &name, e))
+        .and_then(|()| dir.sync("log").map_err(|e| Error::io("syncing", "log", e)));
+    if let Err(e) = ready {
+        let _ = dir.remove(&name);
+        return Err(e);
+    }
+    Ok(file)
+}
+
+/// Gives a segment its index and makes it durable.
+pub(super) fn seal(full: &Full) -> Result<()> {
+    let name = segment::file_name(full.number);
+    let mut entries = full.entries.as_ref().clone();
+    entries.sort_unstable_by_key(|e| (e.volume, e.lba, e.seq));
+    let index = SegmentIndex {
+        records_end: full.records_end,
+        first_seq: full.first_seq,
+        entries,
+        marks: full.marks.clone(),
+        times: full.times.clone(),
+    };
+    let bytes = index.encode();
+    full.file
+        .write_at(&mut [IoSlice::new(&bytes)], full.records_end)
+        .and_then(|()| full.file.set_len(full.records_end + bytes.len() as u64))
+        .and_then(|()| full.file.sync())
+        .map_err(|e| Error::io("sealing", &name, e))
+}
+
+impl Log {
+    /// Does one piece of upkeep if there is one to do; says whether there was.
+    ///
+    /// # Errors
+    /// When the medium refuses. Nothing is lost, and calling again later is right.
+    pub fn maintain(&self) -> Result<bool> {
+        Ok(self.prepare_next()? || self.seal_next()? || self.checkpoint_if_due()?)
+    }
+
+    fn prepare_next(&self) -> Result<bool> {
+        let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = {
+            let sequencer = self.sequencer();
+            // Not before it is likely to be needed: many logs are idle.
+            let used = sequencer.active.offset * 4 >= self.options.segment_bytes;
+            if sequencer.prepared.is_some() || !used {
+                return Ok(false);
+            }
+            sequencer.active.number + 1
+        };
+        let file = prepare(&*self.dir, &self.options, number)?;
+        let mut sequencer = self.sequencer();
+        if sequencer.active.number + 1 == number && sequencer.prepared.is_none() {
+            sequencer.prepared = Some((number, file));
+        }
+        Ok(true)
+    }
+
+    fn seal_next(&self) -> Result<bool> {
+        let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(full) = self.sequencer().full.first().map(Full::share) else { return Ok(false) };
+        seal(&full)?;
+        let mut sequencer = self.sequencer();
+        sequencer.full.retain(|f| f.number != full.number);
+        Ok(true)
+    }
+
+    fn checkpoint_if_due(&self) -> Result<bool> {
+        let due = {
+            let sequencer = self.sequencer();
+            sequencer.recent_entries >= self.options.checkpoint_entries
+                || sequencer.recent_bytes >= self.options.checkpoint_bytes
+                || sequencer.events.len() >= EVENTS_MAX
+        };
+        if due {
+            self.checkpoint()?;
+        }
+        Ok(due)
+    }
+
+    /// Writes a checkpoint of everything up to now, so that every moment up to now can be read; returns its end.
+    ///
+    /// # Errors
+    /// When it cannot be written. Nothing is lost.
+    pub fn checkpoint(&self) -> Result<Seq> {
+        let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let (previous, contents, active_number) = {
+            let sequencer = self.sequencer();
+            let mut heads = self.heads_mut();
+            let start = heads.base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
+            if start == sequencer.head {
+                return Ok(start);
+            }
+            for live in heads.live.values_mut().filter(|live| live.below == Below::Index) {
+                live.head.freeze();
+            }
+            let recent =
+                sequencer.recent.iter().flat_map(|chunk| chunk.iter()).chain(&sequencer.active.entries);
+            let contents = Contents {
+                start,
+                end: sequencer.head,
+                end_time: sequencer.last_time,
+                entries: recent.filter(|e| e.seq > start).copied().collect(),
+                events: sequencer.events.clone(),
+                segments: sequencer.segments.clone(),
+                catalog: sequencer.catalog.clone(),
+            };
+            (heads.base.clone(), contents, sequencer.active.number)
+        };
+        // An index must never know more than the log.
+        self.flush_to(contents.end)?;
+        let made = compaction::write(&*self.dir, &self.id, &self.index, previous.as_deref(), &contents)?;
+        let end = contents.end;
+        drop(contents);
+
+        let mut sequencer = self.sequencer();
+        let mut heads = self.heads_mut();
+        for live in heads.live.values_mut().filter(|live| live.below == Below::Index) {
+            live.head.drop_frozen();
+        }
+        heads.base = Some(Arc::new(made));
+        sequencer.recent.retain(|chunk| chunk.last().is_some_and(|e| e.seq > end));
+        let in_active = sequencer.active.entries.iter().filter(|e| e.seq > end).count();
+        sequencer.recent_entries =
+            sequencer.recent.iter().map(|chunk| chunk.len()).sum::<usize>() + in_active;
+        sequencer.recent_bytes = 0;
+        sequencer.events.retain(|event| event.seq > end);
+        sequencer.segments.retain(|start| start.0 >= active_number);
+        Ok(end)
+    }
+}
+
+impl Full {
+    fn share(&self) -> Full {
+        Full {
+            number: self.number,
+            file: self.file.clone(),
+            first_seq: self.first_seq,
+            records_end: self.records_end,
+            entries: self.entries.clone(),
+            marks: self.marks.clone(),
+            times: self.times.clone(),
+        }
+    }
+}

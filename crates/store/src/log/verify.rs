@@ -1,0 +1,157 @@
+//! Reading everything back and checking it.
+
+use bygone_model::Seq;
+
+use super::{Log, recover::segment_numbers, scan};
+use crate::{
+    error::{Damage, Error, Place, Result},
+    format::segment,
+    index::tree::{self, PageSource},
+};
+
+/// A damaged place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub damage: Damage,
+}
+
+/// What verification found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Bytes read back and checked.
+    pub checked_bytes: u64,
+    /// What was damaged.
+    pub damaged: Vec<Damaged>,
+    /// Everything was checked; else `keep_going` ended it.
+    pub complete: bool,
+}
+
+impl VerifyReport {
+    fn note(&mut self, result: Result<()>) -> Result<()> {
+        match result {
+            Err(Error::Damaged { place, damage }) => {
+                self.damaged.push(Damaged { place, damage });
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+impl Log {
+    /// Reads every segment and every index back and checks every byte that has a checksum. Calls `keep_going` with
+    /// the bytes checked so far and the bytes there are; ends early when it says no.
+    ///
+    /// # Errors
+    /// When the medium cannot be read at all. Damage is in the report.
+    pub fn verify(
+        &self,
+        newest_first: bool,
+        keep_going: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<VerifyReport> {
+        let mut report = VerifyReport::default();
+        let total = self.used_bytes()?;
+        let (active, head) = {
+            let sequencer = self.sequencer();
+            (sequencer.active.number, sequencer.head)
+        };
+        let mut numbers: Vec<u32> =
+            segment_numbers(&*self.dir)?.into_iter().filter(|n| *n <= active).collect();
+        if newest_first {
+            numbers.reverse();
+        }
+        let mut names = self.index.names();
+        if newest_first {
+            names.reverse();
+        }
+        for name in names {
+            let checked = self.verify_checkpoint(name, &mut report);
+            report.note(checked)?;
+            if !keep_going(report.checked_bytes, total) {
+                return Ok(report);
+            }
+        }
+        for number in numbers {
+            let checked = self.verify_segment(number, number == active, head, &mut report);
+            report.note(checked)?;
+            if !keep_going(report.checked_bytes, total) {
+                return Ok(report);
+            }
+        }
+        report.complete = true;
+        Ok(report)
+    }
+
+    fn verify_segment(&self, number: u32, active: bool, head: Seq, report: &mut VerifyReport) -> Result<()> {
+        let file = self.segment_file(number)?;
+        let name = segment::file_name(number);
+        let header = scan::read_header(&*file, number)?;
+        let index = if active { None } else { scan::sealed_index(&*file, number)? };
+        let expected = index.as_ref().map_or(Seq(1), |index| index.first_seq);
+        let scanned = scan::scan_records(&*file, number, header, expected, &mut |_, _| {})?;
+        report.checked_bytes += file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
+        for (offset, damage) in &scanned.damage {
+            let place = Place { file: name.clone(), offset: *offset };
+            report.damaged.push(Damaged { place, damage: *damage });
+        }
+        let damaged = |damage| Err(Error::damaged(&name, scanned.index.records_end, damage));
+        match index {
+            // The index says how far the records reach; the scan ends at the first that does not hold.
+            Some(index) if scanned.index.records_end < index.records_end => damaged(Damage::Checksum),
+            Some(index) if scanned.damage.is_empty() && scanned.index.times != index.times => {
+                damaged(Damage::Inconsistent)
+            }
+            None if active && scanned.last_seq() < head && !scanned.index.times.is_empty() => {
+                damaged(Damage::Checksum)
+            }
+            None if !active && self.has_index_by_now(number) => damaged(Damage::Truncated),
+            _ => Ok(()),
+        }
+    }
+
+    /// A segment that takes no more records and does not wait for its index should have one.
+    fn has_index_by_now(&self, number: u32) -> bool {
+        let sequencer = self.sequencer();
+        number < sequencer.active.number && !sequencer.full.iter().any(|full| full.number == number)
+    }
+
+    fn verify_checkpoint(
+        &self,
+        name: crate::format::checkpoint::Name,
+        report: &mut VerifyReport,
+    ) -> Result<()> {
+        let checkpoint = self.index.open(name)?;
+        self.index.events(&checkpoint)?;
+        for (_, tables) in &checkpoint.footer.volumes {
+            for &table in tables.iter().filter(|table| table.1 == name.number) {
+                let table = self.index.read_table(table)?;
+                let own = |tree: &&crate::format::checkpoint::TreeRef| tree.root.file == name.number;
+                for row in &table.rows {
+                    for tree in row.deltas.iter().chain(&row.before).chain(&row.after).filter(own) {
+                        let fresh = FreshPages(self, std::cell::Cell::new(0));
+                        let result = tree::versions(&fresh, tree.root, &mut |_| {});
+                        report.checked_bytes += fresh.1.get();
+                        report.note(result)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pages from the medium, not from memory; counts their bytes.
+struct FreshPages<'a>(&'a Log, std::cell::Cell<u64>);
+
+impl PageSource for FreshPages<'_> {
+    fn page(&self, at: tree::PageRef) -> Result<std::sync::Arc<crate::format::page::Page>> {
+        self.1.set(self.1.get() + u64::from(at.len_bytes));
+        self.0.index.read_page(at)
+    }
+    fn contradiction(&self, at: tree::PageRef) -> Error {
+        self.0.index.contradiction(at)
+    }
+}
