@@ -134,7 +134,12 @@ pub trait BlockDevice: Send + Sync {
     ///
     /// # Errors
     /// [`IoError`].
-    fn extents(&self, offset: u64, len_bytes: u64, each: &mut dyn FnMut(Extent) -> bool) -> Result<(), IoError>;
+    fn extents(
+        &self,
+        offset: u64,
+        len_bytes: u64,
+        each: &mut dyn FnMut(Extent) -> bool,
+    ) -> Result<(), IoError>;
 
     /// Asks for a range to be brought into memory soon.
     fn prefetch(&self, offset: u64, len_bytes: u64);

@@ -5,6 +5,14 @@
 #![forbid(unsafe_code)]
 
 mod device;
+mod fault;
+mod log_device;
 pub mod nbd;
+mod raw;
+mod tap;
 
 pub use device::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing};
+pub use fault::{FaultDevice, Faults};
+pub use log_device::{AsOfDevice, LogDevice, WhenFull};
+pub use raw::{OsDisk, RawDisk};
+pub use tap::{Reread, TapDevice, TapState};

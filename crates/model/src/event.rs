@@ -75,10 +75,7 @@ impl Kind {
 
 impl From<String> for Kind {
     fn from(word: String) -> Kind {
-        Self::NAMED
-            .iter()
-            .find(|(_, name)| *name == word)
-            .map_or(Kind::Other(word), |(kind, _)| kind.clone())
+        Self::NAMED.iter().find(|(_, name)| *name == word).map_or(Kind::Other(word), |(kind, _)| kind.clone())
     }
 }
 
@@ -161,7 +158,13 @@ impl Event {
     /// An observed event of grade `crash` without details.
     #[must_use]
     pub fn new(kind: Kind, label: impl Into<String>) -> Event {
-        Event { kind, label: label.into(), grade: Grade::Crash, truth: Truth::Observed, details: Details::new() }
+        Event {
+            kind,
+            label: label.into(),
+            grade: Grade::Crash,
+            truth: Truth::Observed,
+            details: Details::new(),
+        }
     }
 
     /// The same event with one more detail.

@@ -83,6 +83,8 @@ pub struct TapMark {
     pub applied: Seq,
     /// The manager closed it cleanly: the disk shows exactly the moment `applied`.
     pub clean: bool,
+    /// The store has all of the disk; else it has to be read (again).
+    pub complete: bool,
     /// What the device layer wants to know again (the file's identity and change time).
     pub identity: Details,
 }

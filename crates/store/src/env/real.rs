@@ -108,6 +108,20 @@ impl Dir for RealDir {
 #[derive(Debug)]
 pub struct RealFile(fs::File);
 
+impl RealFile {
+    /// Uses a file that is open already.
+    #[must_use]
+    pub fn new(file: fs::File) -> RealFile {
+        RealFile(file)
+    }
+
+    /// The open file.
+    #[must_use]
+    pub fn file(&self) -> &fs::File {
+        &self.0
+    }
+}
+
 impl File for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;

@@ -128,6 +128,7 @@ pub struct Log {
     index: IndexFiles,
     opened: Mutex<Vec<Arc<Checkpoint>>>,
     upkeep: Mutex<upkeep::Upkeep>,
+    found_last: Micros,
     damage_at_open: Vec<(Place, crate::Damage)>,
 }
 
@@ -172,6 +173,12 @@ impl Log {
     #[must_use]
     pub fn catalog(&self) -> Catalog {
         self.sequencer().catalog.clone()
+    }
+
+    /// The time of the last record that the log had when it was opened.
+    #[must_use]
+    pub fn found_last(&self) -> Micros {
+        self.found_last
     }
 
     /// What was found damaged when the log was opened; the rest is usable.

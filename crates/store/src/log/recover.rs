@@ -108,6 +108,7 @@ impl Log {
         let (active, chain) = begin(number, file, state.head.next(), clock.wall(), incarnation, id)?;
         state.catalog.incarnation = incarnation;
         let durable = state.head;
+        let found_last = state.last_time;
         let sequencer = Sequencer {
             log_id: id,
             head: state.head,
@@ -145,6 +146,7 @@ impl Log {
             index,
             opened: Mutex::default(),
             upkeep: Mutex::new(Upkeep),
+            found_last,
             damage_at_open: state.damage,
         };
         log.change(|_, _| Ok(Change::Opened { incarnation }))?;

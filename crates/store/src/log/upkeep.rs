@@ -67,6 +67,15 @@ impl Log {
         Ok(self.prepare_next()? || self.seal_next()? || self.checkpoint_if_due()?)
     }
 
+    /// Upkeep lags so far behind that whoever writes should help with [`Log::maintain`].
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        const FULL_SEGMENTS_MAX: usize = 4;
+        let sequencer = self.sequencer();
+        sequencer.recent_entries >= self.options.checkpoint_entries.saturating_mul(2)
+            || sequencer.full.len() >= FULL_SEGMENTS_MAX
+    }
+
     fn prepare_next(&self) -> Result<bool> {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         let number = {

@@ -1,0 +1,335 @@
+//! A disk that is kept by the store: the present of a volume (store-only, V4, and converter, V1), and a volume as of a
+//! moment.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+use std::time::Duration;
+
+use bygone_model::{Lba, SECTOR_BYTES, Sectors, VolumeId};
+use bygone_store::{Below, BlockWrite, Content, Error as StoreError, HeadFragment, Log, View, Wait};
+
+use crate::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing};
+
+/// Ranges are resolved in pieces of this size, so that a question about a whole disk costs bounded memory.
+pub(crate) const RESOLVE_BYTES: u64 = 64 << 20;
+/// The store counts the sectors of one record in 32 bits.
+const ZERO_SECTORS_MAX: u64 = 1 << 31;
+const FULL_RETRY: Duration = Duration::from_millis(500);
+
+impl From<StoreError> for IoError {
+    fn from(e: StoreError) -> IoError {
+        match e {
+            StoreError::WouldBlock => IoError::WouldBlock,
+            StoreError::Full { .. } => IoError::Full,
+            other => IoError::Store(Arc::new(other)),
+        }
+    }
+}
+
+/// What a write does when the store has no room (I6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It waits until there is room; the target stands still.
+    Pause,
+    /// It fails with "no space left".
+    Fail,
+}
+
+pub(crate) fn wait_of(reading: Reading) -> Wait {
+    match reading {
+        Reading::CachedOnly => Wait::No,
+        Reading::MayWait => Wait::Yes,
+    }
+}
+
+/// Checks that a request fits a device.
+///
+/// # Errors
+/// [`IoError::Invalid`] when it does not.
+pub(crate) fn check_request(geometry: &Geometry, offset: u64, len_bytes: u64) -> Result<(), IoError> {
+    let block = u64::from(geometry.block_bytes);
+    let fits = offset.checked_add(len_bytes).is_some_and(|end| end <= geometry.size_bytes);
+    if fits && offset.is_multiple_of(block) && len_bytes.is_multiple_of(block) {
+        Ok(())
+    } else {
+        Err(IoError::Invalid { offset, len_bytes })
+    }
+}
+
+/// Appends writes of one volume to the log; waits for room if it is to.
+pub(crate) struct LogWriter {
+    pub(crate) log: Arc<Log>,
+    pub(crate) volume: VolumeId,
+    when_full: WhenFull,
+    closing: AtomicBool,
+    paused: AtomicBool,
+}
+
+impl LogWriter {
+    pub(crate) fn new(log: Arc<Log>, volume: VolumeId, when_full: WhenFull) -> LogWriter {
+        LogWriter { log, volume, when_full, closing: false.into(), paused: false.into() }
+    }
+
+    /// A write waits for room in the store.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn write(&self, geometry: &Geometry, writings: &[Writing<'_>]) -> Result<(), IoError> {
+        if geometry.read_only {
+            return Err(IoError::ReadOnly);
+        }
+        let mut writes = Vec::with_capacity(writings.len());
+        for writing in writings {
+            check_request(geometry, writing.offset, writing.change.len_bytes())?;
+            self.push(writing, &mut writes);
+        }
+        self.append(&writes)?;
+        if self.log.is_overdue() {
+            // Upkeep that cannot be done now is no reason to refuse the write, which is in the log.
+            let _ = self.log.maintain();
+        }
+        Ok(())
+    }
+
+    fn push<'a>(&self, writing: &Writing<'a>, writes: &mut Vec<BlockWrite<'a>>) {
+        let (volume, mut lba) = (self.volume, Lba::of_bytes(writing.offset));
+        let (len_bytes, make): (u64, fn(Sectors) -> Content<'a>) = match writing.change {
+            Change::Data(data) => {
+                for part in data.chunks(bygone_store::format::record::PAYLOAD_BYTES_MAX) {
+                    writes.push(BlockWrite { volume, lba, content: Content::Data(part), base: false });
+                    lba = Lba(lba.0 + part.len() as u64 / SECTOR_BYTES);
+                }
+                return;
+            }
+            Change::Zero { len_bytes } => (len_bytes, Content::Zero),
+            Change::Trim { len_bytes } => (len_bytes, Content::Trim),
+        };
+        let mut left = Sectors::of_bytes(len_bytes).0;
+        while left > 0 {
+            let sectors = left.min(ZERO_SECTORS_MAX);
+            writes.push(BlockWrite { volume, lba, content: make(Sectors(sectors)), base: false });
+            lba = Lba(lba.0 + sectors);
+            left -= sectors;
+        }
+    }
+
+    pub(crate) fn append(&self, writes: &[BlockWrite<'_>]) -> Result<(), IoError> {
+        loop {
+            if self.closing.load(Ordering::Acquire) {
+                return Err(IoError::Closing);
+            }
+            match self.log.append(writes) {
+                Err(StoreError::Full { .. }) if self.when_full == WhenFull::Pause => {
+                    // All writes of the batch are tried again: those that were done are done once more.
+                    self.paused.store(true, Ordering::Relaxed);
+                    std::thread::sleep(FULL_RETRY);
+                }
+                result => {
+                    self.paused.store(false, Ordering::Relaxed);
+                    return result.map(drop).map_err(IoError::from);
+                }
+            }
+        }
+    }
+}
+
+/// The present of a volume whose disk is the store: store-only from day one, or a branch that started at a past moment.
+pub struct LogDevice {
+    writer: LogWriter,
+    geometry: Geometry,
+}
+
+impl std::fmt::Debug for LogDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogDevice").field("volume", &self.writer.volume).finish_non_exhaustive()
+    }
+}
+
+impl LogDevice {
+    /// Opens the present of `volume`.
+    ///
+    /// # Errors
+    /// When there is no such volume or its index cannot be read.
+    pub fn open(log: Arc<Log>, volume: VolumeId, when_full: WhenFull) -> Result<LogDevice, StoreError> {
+        let disk = log.catalog().disk_of(volume)?.clone();
+        log.open_volume(volume, Below::Index, bygone_model::Seq::ZERO)?;
+        let geometry = Geometry {
+            size_bytes: disk.sectors.bytes(),
+            block_bytes: disk.block_bytes,
+            read_only: false,
+            can_trim: true,
+        };
+        Ok(LogDevice { writer: LogWriter::new(log, volume, when_full), geometry })
+    }
+
+    /// A write waits for room in the store.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.writer.is_paused()
+    }
+
+    /// Makes writes that wait for room give up, and refuses new ones.
+    pub fn close(&self) {
+        self.writer.close();
+    }
+
+    fn resolve(&self, offset: u64, len_bytes: u64, wait: Wait) -> Result<Vec<HeadFragment>, IoError> {
+        check_request(&self.geometry, offset, len_bytes)?;
+        let (lba, sectors) = (Lba::of_bytes(offset), Sectors::of_bytes(len_bytes));
+        Ok(self.writer.log.resolve_head(self.writer.volume, lba, sectors, wait)?)
+    }
+}
+
+impl BlockDevice for LogDevice {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8], reading: Reading) -> Result<(), IoError> {
+        let wait = wait_of(reading);
+        let fragments = self.resolve(offset, buf.len() as u64, wait)?;
+        read_fragments(&self.writer.log, &fragments, buf, wait)
+    }
+
+    fn write(&self, writings: &[Writing<'_>]) -> Result<(), IoError> {
+        self.writer.write(&self.geometry, writings)
+    }
+
+    fn flush(&self) -> Result<(), IoError> {
+        self.writer.log.flush().map(drop).map_err(IoError::from)
+    }
+
+    fn extents(
+        &self,
+        offset: u64,
+        len_bytes: u64,
+        each: &mut dyn FnMut(Extent) -> bool,
+    ) -> Result<(), IoError> {
+        fragment_extents(offset, len_bytes, each, &mut |at, len| self.resolve(at, len, Wait::Yes))
+    }
+
+    fn prefetch(&self, offset: u64, len_bytes: u64) {
+        if let Ok(fragments) = self.resolve(offset, len_bytes, Wait::Yes) {
+            fragments.iter().for_each(|fragment| self.writer.log.prefetch_fragment(fragment));
+        }
+    }
+}
+
+impl Drop for LogDevice {
+    fn drop(&mut self) {
+        self.writer.log.close_volume(self.writer.volume);
+    }
+}
+
+/// A volume as of a moment: read-only, and the same for ever.
+#[derive(Debug)]
+pub struct AsOfDevice {
+    log: Arc<Log>,
+    view: View,
+    geometry: Geometry,
+}
+
+impl AsOfDevice {
+    /// Shows `view` of a disk with blocks of `block_bytes`.
+    #[must_use]
+    pub fn new(log: Arc<Log>, view: View, block_bytes: u32) -> AsOfDevice {
+        let geometry =
+            Geometry { size_bytes: view.sectors().bytes(), block_bytes, read_only: true, can_trim: false };
+        AsOfDevice { log, view, geometry }
+    }
+
+    fn resolve(&self, offset: u64, len_bytes: u64, wait: Wait) -> Result<Vec<HeadFragment>, IoError> {
+        check_request(&self.geometry, offset, len_bytes)?;
+        Ok(self.view.resolve(Lba::of_bytes(offset), Sectors::of_bytes(len_bytes), wait)?)
+    }
+}
+
+impl BlockDevice for AsOfDevice {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8], reading: Reading) -> Result<(), IoError> {
+        let wait = wait_of(reading);
+        let fragments = self.resolve(offset, buf.len() as u64, wait)?;
+        read_fragments(&self.log, &fragments, buf, wait)
+    }
+
+    fn write(&self, _: &[Writing<'_>]) -> Result<(), IoError> {
+        Err(IoError::ReadOnly)
+    }
+
+    fn flush(&self) -> Result<(), IoError> {
+        Ok(())
+    }
+
+    fn extents(
+        &self,
+        offset: u64,
+        len_bytes: u64,
+        each: &mut dyn FnMut(Extent) -> bool,
+    ) -> Result<(), IoError> {
+        fragment_extents(offset, len_bytes, each, &mut |at, len| self.resolve(at, len, Wait::Yes))
+    }
+
+    fn prefetch(&self, offset: u64, len_bytes: u64) {
+        if check_request(&self.geometry, offset, len_bytes).is_ok() {
+            self.view.prefetch(Lba::of_bytes(offset), Sectors::of_bytes(len_bytes));
+        }
+    }
+}
+
+pub(crate) fn read_fragments(
+    log: &Log,
+    fragments: &[HeadFragment],
+    buf: &mut [u8],
+    wait: Wait,
+) -> Result<(), IoError> {
+    let mut rest = buf;
+    for fragment in fragments {
+        let (part, later) = rest.split_at_mut((fragment.sectors.bytes() as usize).min(rest.len()));
+        log.read_fragment(fragment, part, wait)?;
+        rest = later;
+    }
+    Ok(())
+}
+
+/// Turns fragments into extents, joining neighbours that are alike.
+fn fragment_extents(
+    offset: u64,
+    len_bytes: u64,
+    each: &mut dyn FnMut(Extent) -> bool,
+    resolve: &mut dyn FnMut(u64, u64) -> Result<Vec<HeadFragment>, IoError>,
+) -> Result<(), IoError> {
+    let mut joined: Option<Extent> = None;
+    let mut at = offset;
+    while at < offset + len_bytes {
+        let len = RESOLVE_BYTES.min(offset + len_bytes - at);
+        for fragment in resolve(at, len)? {
+            let hole = fragment.found.is_none_or(|(_, place)| place.is_zero());
+            let next = Extent { len_bytes: fragment.sectors.bytes(), zero: hole, hole };
+            match &mut joined {
+                Some(last) if last.hole == next.hole => last.len_bytes += next.len_bytes,
+                last => {
+                    if let Some(done) = last.replace(next)
+                        && !each(done)
+                    {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        at += len;
+    }
+    if let Some(last) = joined {
+        each(last);
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! A disk outside of the store: a raw image file or a block device.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use bygone_model::Details;
+use bygone_store::env::{File, RealFile, read_exact_at};
+use rustix::fs::{FallocateFlags, SeekFrom};
+
+/// Blocks sampled for the fingerprint of a block device, besides its ends.
+const SAMPLES: u64 = 256;
+const SAMPLE_BYTES: usize = 4096;
+const END_BYTES: u64 = 1 << 20;
+
+/// What a tap needs of the disk below it, beyond reading and writing.
+pub trait RawDisk: Send + Sync {
+    /// Its content.
+    fn file(&self) -> &dyn File;
+
+    /// Its size in bytes.
+    fn size_bytes(&self) -> u64;
+
+    /// Makes a range read as zeroes and, if the medium can, cost no space.
+    ///
+    /// # Errors
+    /// What the medium says.
+    fn punch(&self, offset: u64, len_bytes: u64) -> io::Result<()>;
+
+    /// Where the next data are at or after `offset`; what lies between is a hole. `None`: no data any more.
+    ///
+    /// # Errors
+    /// What the medium says.
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;
+
+    /// Where the next hole is at or after `offset`.
+    ///
+    /// # Errors
+    /// What the medium says.
+    fn next_hole(&self, offset: u64) -> io::Result<u64>;
+
+    /// Says which disk it is and when it was last changed, so that a change behind our back is noticed.
+    ///
+    /// # Errors
+    /// What the medium says.
+    fn identity(&self) -> io::Result<Details>;
+}
+
+/// A raw image file or a block device of the operating system.
+#[derive(Debug)]
+pub struct OsDisk {
+    path: PathBuf,
+    file: RealFile,
+    size_bytes: u64,
+    is_device: bool,
+}
+
+impl OsDisk {
+    /// Opens `path` for reading and writing.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open(path: &Path) -> io::Result<OsDisk> {
+        let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+        let kind = file.metadata()?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device"));
+        }
+        let size_bytes = rustix::fs::seek(&file, SeekFrom::End(0))?;
+        Ok(OsDisk {
+            path: path.to_owned(),
+            file: RealFile::new(file),
+            size_bytes,
+            is_device: kind.is_block_device(),
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file, for locking.
+    #[must_use]
+    pub fn os_file(&self) -> &fs::File {
+        self.file.file()
+    }
+
+    /// A block device tells nobody when it was changed, so its ends and a sample of its blocks must do.
+    fn fingerprint(&self) -> io::Result<u32> {
+        let mut crc = 0_u32;
+        let mut add = |offset: u64, len: usize| -> io::Result<()> {
+            let mut bytes = vec![0; len + 4];
+            bytes[..4].copy_from_slice(&crc.to_le_bytes());
+            read_exact_at(&self.file, &mut bytes[4..], offset)?;
+            crc = bygone_store::format::crc32c(&bytes);
+            Ok(())
+        };
+        let end = END_BYTES.min(self.size_bytes);
+        add(0, end as usize)?;
+        add(self.size_bytes - end, end as usize)?;
+        let step = (self.size_bytes / SAMPLES).next_multiple_of(SAMPLE_BYTES as u64).max(SAMPLE_BYTES as u64);
+        let mut at = step;
+        while at + SAMPLE_BYTES as u64 <= self.size_bytes {
+            add(at, SAMPLE_BYTES)?;
+            at += step;
+        }
+        Ok(crc)
+    }
+}
+
+impl RawDisk for OsDisk {
+    fn file(&self) -> &dyn File {
+        &self.file
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn punch(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(self.file.file(), flags, offset, len_bytes) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NODEV | rustix::io::Errno::NOSYS) => {
+                write_zeroes(&self.file, offset, len_bytes)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        match rustix::fs::seek(self.file.file(), SeekFrom::Data(offset)) {
+            Ok(at) => Ok(Some(at)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            // A medium that knows no holes is all data.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {
+                Ok(Some(offset).filter(|at| *at < self.size_bytes))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        match rustix::fs::seek(self.file.file(), SeekFrom::Hole(offset)) {
+            Ok(at) => Ok(at),
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NXIO) => {
+                Ok(self.size_bytes)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn identity(&self) -> io::Result<Details> {
+        let meta = self.file.file().metadata()?;
+        let mut identity = Details::new();
+        identity.insert("size_bytes".into(), self.size_bytes.into());
+        if self.is_device {
+            identity.insert("device".into(), meta.rdev().into());
+            identity.insert("fingerprint".into(), self.fingerprint()?.into());
+        } else {
+            identity.insert("device".into(), meta.dev().into());
+            identity.insert("inode".into(), meta.ino().into());
+            // Unlike the time of modification, nobody can set this one back.
+            let changed = meta.ctime().saturating_mul(1_000_000).saturating_add(meta.ctime_nsec() / 1000);
+            identity.insert("changed_micros".into(), changed.into());
+        }
+        Ok(identity)
+    }
+}
+
+/// Writes zeroes where a hole cannot be made.
+fn write_zeroes(file: &dyn File, offset: u64, len_bytes: u64) -> io::Result<()> {
+    let zeroes = vec![0; (1 << 20).min(len_bytes as usize)];
+    let mut at = offset;
+    while at < offset + len_bytes {
+        let len = (zeroes.len() as u64).min(offset + len_bytes - at);
+        file.write_at(&mut [io::IoSlice::new(&zeroes[..len as usize])], at)?;
+        at += len;
+    }
+    Ok(())
+}

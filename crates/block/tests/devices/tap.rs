@@ -1,0 +1,158 @@
+use std::{fs, path::Path, sync::Arc};
+
+use bygone_block::{AsOfDevice, BlockDevice, IoError, OsDisk, Reading, TapDevice, TapState, WhenFull};
+use bygone_model::VolumeId;
+use bygone_store::{Log, catalog::Keeping};
+
+use super::{Rng, add_disk, assert_reads, change, make_log, open_log};
+
+const SIZE: u64 = 8 << 20;
+
+fn open_tap(log: &Arc<Log>, volume: VolumeId, disk: &Path) -> (Arc<TapDevice>, TapState) {
+    TapDevice::open(log.clone(), volume, Box::new(OsDisk::open(disk).unwrap()), WhenFull::Fail).unwrap()
+}
+
+fn reread(tap: &Arc<TapDevice>) -> bygone_block::Reread {
+    tap.reread(&mut |_, _| true).unwrap()
+}
+
+/// A disk with content, a log, its volume, and a copy of the content.
+fn world(dir: &Path) -> (Arc<Log>, VolumeId, std::path::PathBuf, Vec<u8>) {
+    let disk = dir.join("disk.raw");
+    let mut copy = vec![0_u8; SIZE as usize];
+    copy[1 << 20..3 << 20].fill(0xab);
+    fs::write(&disk, &copy).unwrap();
+    let log = make_log(&dir.join("log"));
+    let volume = add_disk(&log, SIZE, Keeping::Tap);
+    (log, volume, disk, copy)
+}
+
+#[test]
+fn after_a_clean_close_the_disk_is_whole_and_known_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, volume, disk, mut copy) = world(dir.path());
+    let mut rng = Rng(2);
+    let (tap, state) = open_tap(&log, volume, &disk);
+    assert_eq!(state, TapState::New);
+    for i in 0..500 {
+        change(&*tap, &mut copy, &mut rng);
+        if i % 60 == 0 {
+            assert_reads(&*tap, &copy, &mut rng);
+            tap.destage().unwrap();
+            assert_reads(&*tap, &copy, &mut rng);
+            while log.maintain().unwrap() {}
+        }
+    }
+    reread(&tap);
+    tap.close().unwrap();
+    assert!(fs::read(&disk).unwrap() == copy);
+    assert!(matches!(tap.write(&[]), Ok(()) | Err(IoError::Closing)));
+    drop((tap, log));
+    let log = open_log(&dir.path().join("log"));
+    let (tap, state) = open_tap(&log, volume, &disk);
+    assert_eq!(state, TapState::Known);
+    assert_reads(&*tap, &copy, &mut rng);
+}
+
+#[test]
+fn a_taken_over_disk_is_exact_at_every_moment_after_the_base_is_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, volume, disk, mut copy) = world(dir.path());
+    let mut rng = Rng(3);
+    let (tap, _) = open_tap(&log, volume, &disk);
+    // The target writes while the disk is being read.
+    let found = tap
+        .reread(&mut |_, _| {
+            change(&*tap, &mut copy, &mut rng);
+            tap.destage().unwrap();
+            true
+        })
+        .unwrap();
+    assert!(found.changed_bytes >= 1 << 20, "{found:?}");
+    let mut moments = vec![(log.head_seq(), copy.clone())];
+    for _ in 0..5 {
+        for _ in 0..40 {
+            change(&*tap, &mut copy, &mut rng);
+        }
+        moments.push((log.head_seq(), copy.clone()));
+        tap.destage().unwrap();
+    }
+    for (seq, then) in moments {
+        let view = log.view(volume, seq).unwrap();
+        assert_reads(&AsOfDevice::new(log.clone(), view, 512), &then, &mut rng);
+    }
+}
+
+#[test]
+fn a_killed_manager_loses_nothing_and_the_disk_is_brought_up_to_date_from_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, volume, disk, mut copy) = world(dir.path());
+    let mut rng = Rng(4);
+    let (tap, _) = open_tap(&log, volume, &disk);
+    reread(&tap);
+    drop((tap, log));
+    for round in 0..6 {
+        let log = open_log(&dir.path().join("log"));
+        let (tap, state) = open_tap(&log, volume, &disk);
+        assert_eq!(state, TapState::Known, "round {round}");
+        assert_reads(&*tap, &copy, &mut rng);
+        for _ in 0..150 {
+            change(&*tap, &mut copy, &mut rng);
+            while log.maintain().unwrap() {}
+        }
+        if round % 2 == 0 {
+            tap.destage().unwrap();
+            change(&*tap, &mut copy, &mut rng);
+        }
+        // Dropped without a close: as after SIGKILL, what was written stays and nothing is tidied up.
+    }
+    let log = open_log(&dir.path().join("log"));
+    let (tap, _) = open_tap(&log, volume, &disk);
+    tap.close().unwrap();
+    assert!(fs::read(&disk).unwrap() == copy);
+}
+
+#[test]
+fn a_disk_changed_behind_our_back_is_noticed_and_only_the_change_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, volume, disk, mut copy) = world(dir.path());
+    let mut rng = Rng(5);
+    let (tap, _) = open_tap(&log, volume, &disk);
+    reread(&tap);
+    tap.close().unwrap();
+    drop((tap, log));
+
+    copy[5 << 20..(5 << 20) + 4096].fill(0xcd);
+    fs::write(&disk, &copy).unwrap();
+
+    let log = open_log(&dir.path().join("log"));
+    let (tap, state) = open_tap(&log, volume, &disk);
+    assert_eq!(state, TapState::Changed);
+    // Not even a crash makes it forget that.
+    drop((tap, log));
+    let log = open_log(&dir.path().join("log"));
+    let (tap, state) = open_tap(&log, volume, &disk);
+    assert_eq!(state, TapState::Unfinished);
+    let found = reread(&tap);
+    assert_eq!(found.changed_bytes, 4096);
+    assert_eq!(found.changed_range, Some((5 << 20, (5 << 20) + 4096)));
+    let view = log.view(volume, log.head_seq()).unwrap();
+    assert_reads(&AsOfDevice::new(log.clone(), view, 512), &copy, &mut rng);
+    tap.close().unwrap();
+}
+
+#[test]
+fn a_trimmed_range_costs_the_disk_no_space() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (log, volume, disk, _) = world(dir.path());
+    let (tap, _) = open_tap(&log, volume, &disk);
+    let before = fs::metadata(&disk).unwrap().blocks();
+    let trim = bygone_block::Change::Trim { len_bytes: 1 << 20 };
+    tap.write(&[bygone_block::Writing { offset: 1 << 20, change: trim }]).unwrap();
+    tap.close().unwrap();
+    assert!(fs::metadata(&disk).unwrap().blocks() + 2000 < before);
+    let mut buf = vec![1; 4096];
+    tap.read(1 << 20, &mut buf, Reading::MayWait).unwrap();
+    assert!(buf.iter().all(|b| *b == 0));
+}

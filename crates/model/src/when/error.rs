@@ -1,0 +1,321 @@
+//! Why a text is no moment, and what to do about it. Every error has a hint; an error of resolution
+//! has the nearest candidates as well.
+
+use std::fmt;
+
+use jiff::{Timestamp, Zoned, tz::Offset};
+use thiserror::Error;
+
+use super::{What, clock, describe};
+use crate::{Micros, Seq};
+
+/// Why a text is not in the grammar of moments. The caller can only fix the text.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ParseError {
+    /// Nothing but white space.
+    #[error("the moment is empty")]
+    Empty,
+    /// Longer than [`MAX_TEXT_BYTES`](super::MAX_TEXT_BYTES).
+    #[error("{len_bytes} bytes are too long for a moment")]
+    TooLong {
+        /// Its length, or that of its canonical form.
+        len_bytes: usize,
+    },
+    /// The text ends where something has to follow.
+    #[error("the moment ends too early")]
+    Unfinished,
+    /// The moment is complete, but the text goes on.
+    #[error("{word:?} is left over after the moment")]
+    Trailing {
+        /// The first word too many.
+        word: Box<str>,
+    },
+    /// No moment begins with this word.
+    #[error("{word:?} does not begin a moment")]
+    UnknownWord {
+        /// The word.
+        word: Box<str>,
+    },
+    /// After `last` or `first`: no such kind of event.
+    #[error("{word:?} is no kind of event")]
+    UnknownKind {
+        /// The word.
+        word: Box<str>,
+    },
+    /// After `before`: no such change.
+    #[error("{word:?} is no change of software")]
+    UnknownChange {
+        /// The word.
+        word: Box<str>,
+    },
+    /// A span without a number.
+    #[error("{word:?} is no number")]
+    NoNumber {
+        /// The word in its place.
+        word: Box<str>,
+    },
+    /// A number that does not fit in 32 bits.
+    #[error("the number is too large")]
+    NumberTooLarge,
+    /// A number without a unit.
+    #[error("the number has no unit")]
+    NoUnit,
+    /// No such unit of time.
+    #[error("{word:?} is no unit of time")]
+    UnknownUnit {
+        /// The word.
+        word: Box<str>,
+    },
+    /// A span that is not said to lie in the past.
+    #[error("a span of time alone is no moment")]
+    NoAgo,
+    /// A span of no length where one is needed.
+    #[error("the span of time is zero")]
+    Zero,
+    /// A time of day after `hours ago`.
+    #[error("a time of day goes with days, not with shorter units")]
+    ClockWithoutDay,
+    /// Not written as a date, or no day of the calendar.
+    #[error("{word:?} is no date")]
+    BadDate {
+        /// The word.
+        word: Box<str>,
+    },
+    /// Not written as a time of day, or none there is.
+    #[error("{word:?} is no time of day")]
+    BadTime {
+        /// The word.
+        word: Box<str>,
+    },
+    /// Not written as an offset from UTC.
+    #[error("{word:?} is no offset from UTC")]
+    BadOffset {
+        /// The word.
+        word: Box<str>,
+    },
+    /// After `seq:`: no position.
+    #[error("{word:?} is no position in the log")]
+    BadSeq {
+        /// The word.
+        word: Box<str>,
+    },
+    /// `point:` or `branch:` without a name.
+    #[error("the name is missing")]
+    NoName,
+}
+
+impl ParseError {
+    /// What to write instead.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            ParseError::Empty | ParseError::Unfinished | ParseError::UnknownWord { .. } => {
+                "a moment is written like `now`, `15:04`, `3 days ago 15:00`, `yesterday 14:59`, \
+                 `2026-11-22 15:04`, `last shutdown before tuesday`, `before install nginx`, `point:LABEL`, \
+                 `branch:NAME` or `seq:12345`"
+            }
+            ParseError::TooLong { .. } => "a moment has at most 256 bytes; `seq:12345` is the shortest name",
+            ParseError::Trailing { .. } => "leave it out; a label with spaces is written `point:LABEL`",
+            ParseError::UnknownKind { .. } => {
+                "after `last` or `first` write boot, shutdown, reset, panic, package, write, contact, timer, \
+                 suspect, point, gap, base, branch or manager, or the grade clean, stopped or flushed; a day of \
+                 the week is the last one without saying so: `tuesday 10:00`"
+            }
+            ParseError::UnknownChange { .. } => {
+                "write `before install NAME`, `before update NAME` or `before remove NAME`; for other events \
+                 `last shutdown before tuesday`"
+            }
+            ParseError::NoNumber { .. } => "write a number and a unit, such as `30d`, `2 weeks` or `an hour`",
+            ParseError::NumberTooLarge => "numbers go up to 4294967295",
+            ParseError::NoUnit | ParseError::UnknownUnit { .. } => {
+                "units are seconds (s), minutes (m), hours (h), days (d), weeks (w), months (mo) and years (y); \
+                 one number and one unit"
+            }
+            ParseError::NoAgo => "write `ago` after it: `3 days ago`",
+            ParseError::Zero => "write one that is longer, such as `30d`",
+            ParseError::ClockWithoutDay => "write `3 hours ago`, or a day with the time: `yesterday 15:00`",
+            ParseError::BadDate { .. } => "a date is written year-month-day: `2026-11-22`",
+            ParseError::BadTime { .. } => {
+                "a time of day is written with 24 hours: `15:04`, `15:04:05` or `15:04:05.123`"
+            }
+            ParseError::BadOffset { .. } => "an offset is written `Z`, `+09:00` or `-05:00`",
+            ParseError::BadSeq { .. } => "write a number: `seq:12345`; `bygone timeline` lists them",
+            ParseError::NoName => "write it after the colon, such as `point:before-upgrade` or `branch:main`",
+        }
+    }
+}
+
+/// A moment that may have been meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Where in the log; `seq:` and this number name it without doubt.
+    pub seq: Seq,
+    /// When.
+    pub time: Micros,
+    /// What makes it worth choosing, in words.
+    pub label: String,
+}
+
+impl Candidate {
+    /// One line for people: `seq:120, yesterday 14:59, shutdown`.
+    #[must_use]
+    pub fn describe(&self, now: &Zoned) -> String {
+        format!("seq:{}, {}, {}", self.seq, describe(self.time, now), self.label)
+    }
+}
+
+/// A time that was asked for, with the offset of the zone it was asked in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The time.
+    pub at: Timestamp,
+    /// The offset of that zone from UTC then.
+    pub offset: Offset,
+}
+
+impl Asked {
+    pub(super) fn new(at: Timestamp, now: &Zoned) -> Asked {
+        // To the microsecond, as the log counts.
+        let at = clock::instant(clock::micros(at));
+        Asked { at, offset: now.time_zone().to_offset(at) }
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.at.display_with_offset(self.offset))
+    }
+}
+
+/// Why several moments fit one text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ambiguity {
+    /// Clocks went back: the clock on the wall showed this time twice.
+    WallClock,
+    /// The clock of the log was set back: it went through this time more than once.
+    LogClock,
+    /// Several points have this label.
+    Label,
+    /// A day alone has many moments.
+    WholeDay,
+}
+
+/// What the implementation of [`History`](super::History) failed with.
+pub type HistoryError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a moment is not in a history.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// The history has no moment at all.
+    #[error("the history is empty")]
+    Empty,
+    /// The time lies before the first moment.
+    #[error("{asked} is before the history begins")]
+    BeforeHistory {
+        /// The time that was asked for.
+        asked: Asked,
+        /// The first moment.
+        candidates: Vec<Candidate>,
+    },
+    /// The time is still to come.
+    #[error("{asked} is in the future")]
+    Future {
+        /// The time that was asked for.
+        asked: Asked,
+        /// The last moment.
+        candidates: Vec<Candidate>,
+    },
+    /// The position is not in the history: it is beyond its head, or before its first kept moment.
+    #[error("the history has no moment {asked}")]
+    NoSuchSeq {
+        /// The position that was asked for.
+        asked: Seq,
+        /// The moment at the end of the history that is nearer.
+        candidates: Vec<Candidate>,
+    },
+    /// No such event, or none so early.
+    #[error("the history has no such event: {what}")]
+    NoSuchEvent {
+        /// The event that was asked for.
+        what: What,
+        /// Other events nearby.
+        candidates: Vec<Candidate>,
+    },
+    /// No point has this label.
+    #[error("no point is labelled {label:?}")]
+    UnknownPoint {
+        /// The label that was asked for.
+        label: Box<str>,
+        /// The newest points.
+        candidates: Vec<Candidate>,
+    },
+    /// No branch has this name.
+    #[error("no branch is named {name:?}")]
+    UnknownBranch {
+        /// The name that was asked for.
+        name: Box<str>,
+        /// The heads of the branches there are.
+        candidates: Vec<Candidate>,
+    },
+    /// Several moments fit.
+    #[error("{}", match why {
+        Ambiguity::WallClock => "clocks went back that day: the wall clock showed this time twice",
+        Ambiguity::LogClock => "the log's clock was set back: it passed this time more than once",
+        Ambiguity::Label => "several points have this label",
+        Ambiguity::WholeDay => "a whole day is not one moment",
+    })]
+    Ambiguous {
+        /// Why.
+        why: Ambiguity,
+        /// The moments that fit.
+        candidates: Vec<Candidate>,
+    },
+    /// The history could not be read.
+    #[error("the history could not be read")]
+    History(#[source] HistoryError),
+}
+
+impl ResolveError {
+    /// The moments that may have been meant, the most likely one first; at most
+    /// [`MAX_CANDIDATES`](super::MAX_CANDIDATES).
+    #[must_use]
+    pub fn candidates(&self) -> &[Candidate] {
+        match self {
+            ResolveError::BeforeHistory { candidates, .. }
+            | ResolveError::Future { candidates, .. }
+            | ResolveError::NoSuchSeq { candidates, .. }
+            | ResolveError::NoSuchEvent { candidates, .. }
+            | ResolveError::UnknownPoint { candidates, .. }
+            | ResolveError::UnknownBranch { candidates, .. }
+            | ResolveError::Ambiguous { candidates, .. } => candidates,
+            ResolveError::Empty | ResolveError::History(_) => &[],
+        }
+    }
+
+    /// What to do instead.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            ResolveError::Empty => "nothing has been recorded yet; start the target under `bygone serve`",
+            ResolveError::BeforeHistory { .. } => {
+                "choose a later moment; the first one is `seq:` and its number"
+            }
+            ResolveError::Future { .. } => "the latest moment is `now`",
+            ResolveError::NoSuchSeq { .. } => "`bygone points` lists the moments worth choosing from",
+            ResolveError::NoSuchEvent { .. } => "`bygone timeline` lists the events there are",
+            ResolveError::UnknownPoint { .. } => {
+                "`bygone points` lists the labels; they are compared exactly"
+            }
+            ResolveError::UnknownBranch { .. } => "`bygone branch list` lists the branches",
+            ResolveError::Ambiguous { why: Ambiguity::WallClock, .. } => {
+                "write the offset as well, such as `2026-11-01 01:30 -04:00`, or choose one by `seq:` and its number"
+            }
+            ResolveError::Ambiguous { why: Ambiguity::WholeDay, .. } => {
+                "write a time as well, such as `yesterday 14:59`"
+            }
+            ResolveError::Ambiguous { .. } => "choose one by `seq:` and its number",
+            ResolveError::History(_) => "`bygone verify` checks the store",
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The grammar of moments: how people name a position in a target's log, and how a position is told
+//! to people.
+//!
+//! Invariants:
+//! - Pure. "Now" and the time zone are parameters ([`jiff::Zoned`] carries both); what the log holds
+//!   is asked through [`History`].
+//! - No text panics, hangs or overflows: a text has at most [`MAX_TEXT_BYTES`], a number fits in
+//!   32 bits (a position in 64), and whatever lies outside the calendar is pushed to its edge, where
+//!   it is refused as before the history or in the future.
+//! - What [`When::parse`] accepts, [`When`]'s `Display` writes in one canonical form that parses
+//!   back to the same value.
+//! - A text means the nearest moment *at or before* it, or is refused. It is ambiguous only when its
+//!   readings lead to different moments.
+//!
+//! The grammar; keywords in any case, any white space between words:
+//!
+//! ```text
+//! WHEN    := now | [at] CLOCK | [on] DAY [[at] CLOCK] | DATE CLOCK ZONE | SPAN ago [[at] CLOCK]
+//!          | seq:NUMBER | point:LABEL | branch:NAME
+//!          | [the] last WHAT [before BOUND] | [the] first WHAT
+//!          | before CHANGE
+//! DAY     := DATE | today | yesterday | monday … sunday | mon … sun
+//! DATE    := YYYY-MM-DD                 (a `T` may join it to its CLOCK)
+//! CLOCK   := H:MM[:SS[.fraction]]       24 hours
+//! ZONE    := Z | UTC | ±HH[[:]MM]       with a ZONE it is an RFC 3339 time
+//! SPAN    := (NUMBER | a | an | one … twelve) (seconds | minutes | hours | days | weeks | months | years)
+//! WHAT    := boot | shutdown | … every kind | clean | stopped | flushed      (that grade or better)
+//! BOUND   := WHEN | CHANGE
+//! CHANGE  := [[the] (first | last)] (install | update | remove) [PACKAGE] [before BOUND]
+//! ```
+//!
+//! `LABEL` and `NAME` run to the end of the text. A `CLOCK` after `SPAN ago` needs days or more.
+
+mod clock;
+mod describe;
+mod display;
+mod error;
+mod history;
+mod parse;
+mod resolve;
+mod span;
+mod wall;
+mod what;
+
+#[cfg(test)]
+mod tests;
+
+pub use describe::describe;
+pub use error::{Ambiguity, Asked, Candidate, HistoryError, ParseError, ResolveError};
+pub use history::{History, Mark, TimeHit};
+pub use resolve::{Resolved, WholeDay};
+pub use span::{Span, Unit, parse_duration};
+pub use what::{Change, What};
+
+use jiff::{
+    Timestamp,
+    civil::{Date, Time, Weekday},
+};
+
+use crate::Seq;
+
+/// The longest text that is read as a moment or a span, in bytes.
+pub const MAX_TEXT_BYTES: usize = 256;
+
+/// How many candidates an error carries at most.
+pub const MAX_CANDIDATES: usize = 8;
+
+/// A moment as a person names it, before it is looked up in a history.
+///
+/// ```
+/// use bygone_model::when::When;
+///
+/// let when = When::parse("the LAST shutdown   before Tuesday")?;
+/// assert_eq!(when.to_string(), "last shutdown before tuesday");
+/// assert_eq!(When::parse("90s ago")?.to_string(), "90 seconds ago");
+/// # Ok::<(), bygone_model::when::ParseError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum When {
+    /// `now`: the head of the history.
+    Now,
+    /// `seq:12345`: a position in the log.
+    Seq(Seq),
+    /// `2026-11-22T15:04:05+09:00`: RFC 3339, the same everywhere on earth.
+    Instant(Timestamp),
+    /// `15:04`: the last time the clock on the wall showed this.
+    Clock(Time),
+    /// `3 days ago`, `3 days ago 15:00`.
+    Ago {
+        /// How far back from now.
+        span: Span,
+        /// At what time of that day; only with [units](Unit) of days or more.
+        at: Option<Time>,
+    },
+    /// `yesterday 14:59`, `tuesday 10:00`, `2026-11-22 15:04`, or a day alone.
+    Day {
+        /// Which day.
+        day: Day,
+        /// At what time. A day alone is a moment only where its start or its end is meant: see
+        /// [`WholeDay`].
+        at: Option<Time>,
+    },
+    /// `last shutdown`, `last clean before tuesday`, `before install nginx`.
+    Last {
+        /// The event that is looked for.
+        what: What,
+        /// Only earlier than this. Of a day alone, its start.
+        before: Option<Box<When>>,
+    },
+    /// `first boot`, `before first install nginx`.
+    First {
+        /// The event that is looked for.
+        what: What,
+        /// Only earlier than this; the parser gives it to a [`What::Change`] only.
+        before: Option<Box<When>>,
+    },
+    /// `point:LABEL`: the point of that name. Not empty, no white space at its ends.
+    Point(String),
+    /// `branch:B`: the head of that branch. Not empty, no white space at its ends.
+    Branch(String),
+}
+
+/// A day as a person names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Day {
+    /// `2026-11-22`.
+    Date(Date),
+    /// The day of now.
+    Today,
+    /// The day before the day of now.
+    Yesterday,
+    /// The last day of this name: today, if it is one and the time of day that goes with it has
+    /// passed.
+    Weekday(Weekday),
+}

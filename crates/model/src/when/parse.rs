@@ -1,0 +1,351 @@
+//! From text to [`When`].
+//!
+//! One pass over words, no backtracking further than one word. Recursion goes one level down per
+//! `before`, so the bound on the text bounds it too.
+
+use std::str::FromStr;
+
+use jiff::{
+    civil::{Date, Time, Weekday},
+    tz::Offset,
+};
+
+use super::{Change, Day, MAX_TEXT_BYTES, ParseError, Span, Unit, What, When, clock};
+use crate::{Grade, Kind, Seq};
+
+impl When {
+    /// Reads a moment as people write it; the grammar is on [the module](super).
+    ///
+    /// # Errors
+    /// The text is not in the grammar; the error's [`hint`](ParseError::hint) says how to mend it.
+    pub fn parse(text: &str) -> Result<When, ParseError> {
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(ParseError::TooLong { len_bytes: text.len() });
+        }
+        let mut words = Words::new(text);
+        if words.peek().is_none() {
+            return Err(ParseError::Empty);
+        }
+        let when = words.moment()?;
+        words.end()?;
+        // Short words have longer canonical forms; those must stay readable too.
+        let len_bytes = when.to_string().len();
+        if len_bytes > MAX_TEXT_BYTES { Err(ParseError::TooLong { len_bytes }) } else { Ok(when) }
+    }
+}
+
+impl FromStr for When {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<When, ParseError> {
+        When::parse(text)
+    }
+}
+
+/// What is still to be read.
+pub(super) struct Words<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Words<'a> {
+    pub(super) fn new(text: &'a str) -> Words<'a> {
+        Words { rest: text.trim() }
+    }
+
+    /// The next word, left where it is.
+    pub(super) fn peek(&self) -> Option<&'a str> {
+        self.rest.split_whitespace().next()
+    }
+
+    fn next(&mut self) -> Option<&'a str> {
+        let word = self.peek()?;
+        self.rest = self.rest.strip_prefix(word)?.trim_start();
+        Some(word)
+    }
+
+    /// The next word, which has to be there.
+    fn need(&mut self) -> Result<&'a str, ParseError> {
+        self.next().ok_or(ParseError::Unfinished)
+    }
+
+    /// Takes the next word if it is `keyword`.
+    fn eat(&mut self, keyword: &str) -> bool {
+        let found = self.peek().is_some_and(|word| word.eq_ignore_ascii_case(keyword));
+        if found {
+            self.next();
+        }
+        found
+    }
+
+    /// Nothing may be left.
+    pub(super) fn end(&self) -> Result<(), ParseError> {
+        match self.peek() {
+            None => Ok(()),
+            Some(word) => Err(ParseError::Trailing { word: word.into() }),
+        }
+    }
+
+    fn moment(&mut self) -> Result<When, ParseError> {
+        if let Some(named) = self.prefixed()? {
+            return Ok(named);
+        }
+        let word = self.need()?;
+        match word.to_ascii_lowercase().as_str() {
+            "now" => Ok(When::Now),
+            "before" => match self.change()? {
+                Some(when) => Ok(when),
+                None => Err(ParseError::UnknownChange { word: self.need()?.into() }),
+            },
+            "the" => {
+                let word = self.need()?;
+                self.event(word)
+            }
+            "last" | "first" => self.event(word),
+            "on" => {
+                let word = self.need()?;
+                self.day(word)?.ok_or_else(|| ParseError::UnknownWord { word: word.into() })
+            }
+            "at" => Ok(When::Clock(self.clock_word()?)),
+            _ => self.time_or_day(word),
+        }
+    }
+
+    /// `seq:`, `point:` and `branch:`.
+    fn prefixed(&mut self) -> Result<Option<When>, ParseError> {
+        let Some((prefix, value)) = self.rest.split_once(':') else { return Ok(None) };
+        let value = value.trim();
+        let name = match prefix.to_ascii_lowercase().as_str() {
+            "seq" => {
+                self.rest = value;
+                let word = self.next().unwrap_or_default();
+                let number = digits(word).and_then(|word| word.parse().ok());
+                let number = number.ok_or_else(|| ParseError::BadSeq { word: word.into() })?;
+                return Ok(Some(When::Seq(Seq(number))));
+            }
+            "point" => When::Point,
+            "branch" => When::Branch,
+            _ => return Ok(None),
+        };
+        if value.is_empty() {
+            return Err(ParseError::NoName);
+        }
+        self.rest = "";
+        Ok(Some(name(value.to_owned())))
+    }
+
+    /// After `last` or `first`, which is `pick`.
+    fn event(&mut self, pick: &str) -> Result<When, ParseError> {
+        let first = pick.eq_ignore_ascii_case("first");
+        if !first && !pick.eq_ignore_ascii_case("last") {
+            return Err(ParseError::UnknownWord { word: pick.into() });
+        }
+        let word = self.need()?;
+        let what = match word.to_ascii_lowercase() {
+            grade if grade == "clean" => What::Graded(Grade::Clean),
+            grade if grade == "stopped" => What::Graded(Grade::Stopped),
+            grade if grade == "flushed" => What::Graded(Grade::Flushed),
+            kind => match Kind::from(kind) {
+                Kind::Other(_) => return Err(ParseError::UnknownKind { word: word.into() }),
+                kind => What::Kind(kind),
+            },
+        };
+        Ok(if first {
+            When::First { what, before: None }
+        } else {
+            When::Last { what, before: self.bound()? }
+        })
+    }
+
+    /// `before …`, if it comes next: the moment up to which an event is looked for.
+    fn bound(&mut self) -> Result<Option<Box<When>>, ParseError> {
+        if !self.eat("before") {
+            return Ok(None);
+        }
+        let when = match self.change()? {
+            Some(when) => when,
+            None => self.moment()?,
+        };
+        Ok(Some(Box::new(when)))
+    }
+
+    /// After `before`: `[the] [first|last] install nginx [before …]`. Takes nothing when what follows
+    /// is not a change.
+    fn change(&mut self) -> Result<Option<When>, ParseError> {
+        let mut ahead = Words { rest: self.rest };
+        ahead.eat("the");
+        let first = ahead.eat("first");
+        if !first {
+            ahead.eat("last");
+        }
+        let Some(change) = ahead.next().and_then(Change::from_word) else { return Ok(None) };
+        self.rest = ahead.rest;
+        let package = match self.peek() {
+            Some(word) if !word.eq_ignore_ascii_case("before") => self.next().map(str::to_owned),
+            _ => None,
+        };
+        let what = What::Change { change, package };
+        let before = self.bound()?;
+        Ok(Some(if first { When::First { what, before } } else { When::Last { what, before } }))
+    }
+
+    /// Everything that is told by calendar and clock.
+    fn time_or_day(&mut self, word: &'a str) -> Result<When, ParseError> {
+        if let Some(when) = self.day(word)? {
+            return Ok(when);
+        }
+        if word.starts_with(|c: char| c.is_ascii_digit()) && word.contains(':') {
+            return Ok(When::Clock(whole_time(word)?));
+        }
+        if number(word).is_none() {
+            return Err(ParseError::UnknownWord { word: word.into() });
+        }
+        let span = self.span_from(word)?;
+        if !self.eat("ago") {
+            return Err(ParseError::NoAgo);
+        }
+        let at = self.clock()?;
+        if at.is_some() && span.unit < Unit::Day {
+            return Err(ParseError::ClockWithoutDay);
+        }
+        Ok(When::Ago { span, at })
+    }
+
+    /// A day and its time, if `word` begins one.
+    fn day(&mut self, word: &'a str) -> Result<Option<When>, ParseError> {
+        if clock::looks_like_date(word) {
+            let (date, joined) = clock::date(word)?;
+            return self.date(date, joined).map(Some);
+        }
+        let day = match word.to_ascii_lowercase().as_str() {
+            "today" => Day::Today,
+            "yesterday" => Day::Yesterday,
+            name => match weekday(name) {
+                Some(weekday) => Day::Weekday(weekday),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(When::Day { day, at: self.clock()? }))
+    }
+
+    /// After a date; `joined` is what a `T` joined to it.
+    fn date(&mut self, date: Date, joined: &'a str) -> Result<When, ParseError> {
+        let day = Day::Date(date);
+        let word = if joined.is_empty() {
+            let at = self.eat("at");
+            match self.peek().filter(|word| at || is_clock(word)) {
+                None if at => return Err(ParseError::Unfinished),
+                None => return Ok(When::Day { day, at: None }),
+                Some(word) => {
+                    self.next();
+                    word
+                }
+            }
+        } else {
+            joined
+        };
+        let (time, zone) = clock::time(word)?;
+        let zone = match zone {
+            "" => match self.peek().filter(|word| is_zone(word)) {
+                Some(word) => {
+                    self.next();
+                    word
+                }
+                None => return Ok(When::Day { day, at: Some(time) }),
+            },
+            zone => zone,
+        };
+        instant(date, time, clock::offset(zone)?)
+    }
+
+    /// `[at] CLOCK`, if it comes next.
+    fn clock(&mut self) -> Result<Option<Time>, ParseError> {
+        if self.eat("at") {
+            return self.clock_word().map(Some);
+        }
+        match self.peek().filter(|word| is_clock(word)) {
+            Some(_) => self.clock_word().map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn clock_word(&mut self) -> Result<Time, ParseError> {
+        whole_time(self.need()?)
+    }
+
+    /// `3 days`, `90s`, `an hour`.
+    pub(super) fn span(&mut self) -> Result<Span, ParseError> {
+        let word = self.need()?;
+        self.span_from(word)
+    }
+
+    fn span_from(&mut self, word: &'a str) -> Result<Span, ParseError> {
+        let Some((count, glued)) = number(word) else {
+            return Err(ParseError::NoNumber { word: word.into() });
+        };
+        let count = count.ok_or(ParseError::NumberTooLarge)?;
+        let unit = if glued.is_empty() { self.next().ok_or(ParseError::NoUnit)? } else { glued };
+        let unit = Unit::from_word(unit).ok_or_else(|| ParseError::UnknownUnit { word: unit.into() })?;
+        Ok(Span { count, unit })
+    }
+}
+
+/// The word, if it is digits only (`parse` would take a sign too).
+fn digits(word: &str) -> Option<&str> {
+    (!word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit())).then_some(word)
+}
+
+/// The number that a word begins with, `None` inside if it is too large, and what is glued to it.
+/// Outside `None` if it begins with none.
+fn number(word: &str) -> Option<(Option<u32>, &str)> {
+    const WORDS: [&str; 13] = [
+        "a", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+        "twelve",
+    ];
+    let len = word.bytes().take_while(u8::is_ascii_digit).count();
+    if len > 0 {
+        let (digits, glued) = word.split_at_checked(len)?;
+        return Some((digits.parse().ok(), glued));
+    }
+    if word.eq_ignore_ascii_case("an") {
+        return Some((Some(1), ""));
+    }
+    let at = WORDS.iter().position(|known| word.eq_ignore_ascii_case(known))?;
+    Some((u32::try_from(at.max(1)).ok(), ""))
+}
+
+fn weekday(name: &str) -> Option<Weekday> {
+    Some(match name {
+        "monday" | "mon" => Weekday::Monday,
+        "tuesday" | "tue" | "tues" => Weekday::Tuesday,
+        "wednesday" | "wed" => Weekday::Wednesday,
+        "thursday" | "thu" | "thur" | "thurs" => Weekday::Thursday,
+        "friday" | "fri" => Weekday::Friday,
+        "saturday" | "sat" => Weekday::Saturday,
+        "sunday" | "sun" => Weekday::Sunday,
+        _ => return None,
+    })
+}
+
+fn is_clock(word: &str) -> bool {
+    word.starts_with(|c: char| c.is_ascii_digit())
+}
+
+fn is_zone(word: &str) -> bool {
+    word.starts_with(['+', '-']) || word.eq_ignore_ascii_case("z") || word.eq_ignore_ascii_case("utc")
+}
+
+/// A time of day with nothing after it.
+fn whole_time(word: &str) -> Result<Time, ParseError> {
+    match clock::time(word)? {
+        (time, "") => Ok(time),
+        _ => Err(ParseError::BadTime { word: word.into() }),
+    }
+}
+
+/// A date and a time in a known zone. Years of fewer than four digits have no canonical form, so an
+/// instant that its offset moves out of the calendar is refused.
+fn instant(date: Date, time: Time, offset: Offset) -> Result<When, ParseError> {
+    let at = offset.to_timestamp(date.to_datetime(time)).ok();
+    let at = at.filter(|at| Offset::UTC.to_datetime(*at).year() >= 0);
+    at.map(When::Instant).ok_or_else(|| ParseError::BadDate { word: date.to_string().into() })
+}
