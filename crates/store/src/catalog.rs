@@ -89,6 +89,27 @@ pub struct TapMark {
     pub identity: Details,
 }
 
+/// What a disk outside the store shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shows {
+    /// This volume, as its [`TapMark`] says.
+    Volume(VolumeId),
+    /// A mixture, until it was filled with this volume.
+    Filling(VolumeId),
+}
+
+/// A part of a volume's history that is not exact, because its disk was not read completely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inexact {
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// From this record on …
+    pub from: Seq,
+    /// … up to the one before this; `None`: still.
+    pub to: Option<Seq>,
+}
+
 /// One change of the catalog: the payload of a catalog record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "kebab-case")]
@@ -130,6 +151,11 @@ pub enum Change {
         /// How far.
         mark: TapMark,
     },
+    /// The disk outside the store is going to show this volume instead of what it shows now.
+    Fill {
+        /// Which volume.
+        volume: VolumeId,
+    },
     /// The log was opened for writing.
     Opened {
         /// The incarnation that began.
@@ -153,6 +179,12 @@ pub struct Catalog {
     /// What is known of tapped disks, by volume.
     #[serde(default)]
     pub taps: BTreeMap<u32, TapMark>,
+    /// What disks outside the store show, by disk.
+    #[serde(default)]
+    pub shows: BTreeMap<u32, Shows>,
+    /// Where history is not exact, in order.
+    #[serde(default)]
+    pub inexact: Vec<Inexact>,
     /// The last incarnation.
     pub incarnation: u32,
 }
@@ -219,11 +251,39 @@ impl Catalog {
             }
             Change::Promote { id } => self.head = *id,
             Change::Era => self.eras.push(Era { first: seq, from: time }),
-            Change::Tap { volume, mark } => {
-                self.taps.insert(volume.0, mark.clone());
+            Change::Tap { volume, mark } => self.apply_mark(seq, *volume, mark),
+            Change::Fill { volume } => {
+                if let Ok(disk) = self.volume(*volume).map(|v| v.disk) {
+                    let volumes = self.volumes.iter().filter(|v| v.disk == disk);
+                    for other in volumes.map(|v| v.id.0).collect::<Vec<_>>() {
+                        self.taps.remove(&other);
+                    }
+                    self.shows.insert(disk, Shows::Filling(*volume));
+                }
             }
             Change::Opened { incarnation } => self.incarnation = *incarnation,
         }
+    }
+
+    fn apply_mark(&mut self, seq: Seq, volume: VolumeId, mark: &TapMark) {
+        let Ok(disk) = self.volume(volume).map(|v| v.disk) else { return };
+        self.shows.insert(disk, Shows::Volume(volume));
+        self.taps.insert(volume.0, mark.clone());
+        let open = self.inexact.iter_mut().find(|part| part.volume == volume && part.to.is_none());
+        match (open, mark.complete) {
+            (Some(part), true) => part.to = Some(seq),
+            (None, false) => self.inexact.push(Inexact { volume, from: seq, to: None }),
+            _ => {}
+        }
+    }
+
+    /// Whether all of a volume's content is known at a moment.
+    #[must_use]
+    pub fn is_exact(&self, volume: VolumeId, seq: Seq) -> bool {
+        let covers = |part: &&Inexact| part.from <= seq && part.to.is_none_or(|to| seq < to);
+        let own = !self.inexact.iter().filter(|part| part.volume == volume).any(|part| covers(&part));
+        let parent = self.volume(volume).ok().and_then(|v| v.parent).filter(|(parent, _)| *parent < volume);
+        own && parent.is_none_or(|(parent, from)| self.is_exact(parent, seq.min(from)))
     }
 
     /// The volumes of a branch that exist after record `seq`, in the order of their disks.

@@ -121,7 +121,10 @@ pub(super) struct Sequencer {
     pub head: Seq,
     pub last_time: Micros,
     pub catalog: Catalog,
-    pub active: Active,
+    /// `None` until the first record: a log that is only read gets no new segment.
+    pub active: Option<Active>,
+    /// The newest segment's number.
+    pub newest: u32,
     /// The crc that the next record names as its `previous`.
     pub chain: u32,
     /// An empty file for the next segment, its name durable, its space reserved.
@@ -169,16 +172,29 @@ impl Sequencer {
         seen: &mut dyn FnMut(&Entry),
     ) -> Result<Appended> {
         let (time, jumped_back) = self.next_time(clock);
+        if self.active.is_none() {
+            self.roll(dir, options, time)?;
+            let incarnation = self.catalog.incarnation;
+            self.append_change(dir, options, &Change::Opened { incarnation }, time)?;
+        }
         if jumped_back {
-            let change = Change::Era;
-            let payload = encode_json(&change)?;
-            self.last_time = time;
-            let era = NewRecord::plain(Op::Catalog, 0, &payload);
-            self.append_at(dir, options, &[era], time, &mut |_| {})?;
-            let head = self.head;
-            self.catalog.apply(head, time, &change);
+            self.append_change(dir, options, &Change::Era, time)?;
         }
         self.append_at(dir, options, records, time, seen)
+    }
+
+    fn append_change(
+        &mut self,
+        dir: &dyn Dir,
+        options: &LogOptions,
+        change: &Change,
+        time: Micros,
+    ) -> Result<()> {
+        let payload = encode_json(change)?;
+        let done =
+            self.append_at(dir, options, &[NewRecord::plain(Op::Catalog, 0, &payload)], time, &mut |_| {})?;
+        self.catalog.apply(done.last, time, change);
+        Ok(())
     }
 
     fn append_at(
@@ -192,12 +208,13 @@ impl Sequencer {
         let first = self.head.next();
         let mut rest = records;
         while !rest.is_empty() {
-            let mut room = options.segment_bytes.saturating_sub(self.active.offset);
-            let records_left = options.segment_records_max.saturating_sub(self.active.times.len());
+            let (offset, records) = self.active.as_ref().map_or((u64::MAX, 1), |a| (a.offset, a.times.len()));
+            let mut room = options.segment_bytes.saturating_sub(offset);
+            let records_left = options.segment_records_max.saturating_sub(records);
             let mut count =
                 rest.iter().take(records_left).take_while(|record| fits_by(record, &mut room)).count();
             if count == 0 {
-                if self.active.times.is_empty() {
+                if records == 0 {
                     count = 1;
                 } else {
                     self.roll(dir, options, time)?;
@@ -219,6 +236,8 @@ impl Sequencer {
         time: Micros,
         seen: &mut dyn FnMut(&Entry),
     ) -> Result<()> {
+        // There is one: whoever calls has seen to it.
+        let Some(active) = &mut self.active else { return Ok(()) };
         let mut heads = std::mem::take(&mut self.heads);
         let mut tails = std::mem::take(&mut self.tails);
         heads.clear();
@@ -255,40 +274,40 @@ impl Sequencer {
             tail_start = tail_end;
         }
         let bytes: u64 = group.iter().map(NewRecord::bytes).sum();
-        let end = self.active.offset + bytes;
-        let mut written_to = self.active.written_to.max(end);
+        let end = active.offset + bytes;
+        let mut written_to = active.written_to.max(end);
         let small_flushes = self.flush_bytes < AHEAD_BYTES && self.unflushed_bytes < AHEAD_BYTES;
-        if end > self.active.written_to && small_flushes {
+        if end > active.written_to && small_flushes {
             let ahead = AHEAD_BYTES.min(options.segment_bytes.saturating_sub(end));
             parts.push(IoSlice::new(&ZEROES[..ahead as usize]));
             written_to = end + ahead;
         }
-        let written = self.active.file.write_at(&mut parts, self.active.offset);
+        let written = active.file.write_at(&mut parts, active.offset);
         drop(parts);
         self.heads = heads;
         self.tails = tails;
-        written.map_err(|e| Error::io("writing", &segment::file_name(self.active.number), e))?;
+        written.map_err(|e| Error::io("writing", &segment::file_name(active.number), e))?;
 
-        self.active.written_to = written_to;
+        active.written_to = written_to;
         self.chain = chain;
-        if self.active.times.is_empty() {
-            self.segments.push((self.active.number, self.active.first_seq, time));
+        if active.times.is_empty() {
+            self.segments.push((active.number, active.first_seq, time));
         }
         for record in group {
             self.head = self.head.next();
-            let offset = self.active.offset as u32;
+            let offset = active.offset as u32;
             if record.op.is_block() {
                 let zero = record.op != Op::Write;
-                let at = Location { segment: self.active.number, offset: if zero { 0 } else { offset } };
+                let at = Location { segment: active.number, offset: if zero { 0 } else { offset } };
                 let volume = VolumeId(record.subject);
                 let entry = Entry { volume, lba: record.lba, sectors: record.sectors, seq: self.head, at };
-                self.active.entries.push(entry);
+                active.entries.push(entry);
                 seen(&entry);
             } else {
-                self.active.marks.push(Mark { seq: self.head, offset, op: record.op });
+                active.marks.push(Mark { seq: self.head, offset, op: record.op });
             }
-            self.active.times.push(time);
-            self.active.offset += record.bytes();
+            active.times.push(time);
+            active.offset += record.bytes();
         }
         self.recent_entries += group.iter().filter(|r| r.op.is_block()).count();
         self.recent_bytes += bytes;
@@ -299,15 +318,16 @@ impl Sequencer {
 
     /// Goes on in a new segment.
     pub(super) fn roll(&mut self, dir: &dyn Dir, options: &LogOptions, time: Micros) -> Result<()> {
-        let number = self.active.number + 1;
+        let number = self.newest + 1;
         let file = match self.prepared.take() {
             Some((prepared, file)) if prepared == number => file,
             _ => super::upkeep::prepare(dir, options, number)?,
         };
         let (active, chain) =
             begin(number, file, self.head.next(), time, self.catalog.incarnation, self.log_id)?;
-        let full = std::mem::replace(&mut self.active, active);
+        self.newest = number;
         self.chain = chain;
+        let Some(full) = self.active.replace(active) else { return Ok(()) };
         self.unsynced.push(full.file.clone());
         let entries = Arc::new(full.entries);
         self.recent.push(entries.clone());
@@ -321,6 +341,11 @@ impl Sequencer {
             times: full.times,
         });
         Ok(())
+    }
+
+    /// Versions that are in memory only, oldest first; some of them may be in the newest checkpoint.
+    pub(super) fn recent(&self) -> impl Iterator<Item = &Entry> {
+        self.recent.iter().flat_map(|chunk| chunk.iter()).chain(self.active.iter().flat_map(|a| &a.entries))
     }
 }
 

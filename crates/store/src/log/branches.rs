@@ -91,4 +91,15 @@ impl Log {
             Ok(Change::Tap { volume, mark: mark.clone() })
         })
     }
+
+    /// Remembers that a disk outside the store is going to be filled with `volume`, and no longer shows what it did.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub fn begin_fill(&self, volume: VolumeId) -> Result<Appended> {
+        self.change(|catalog, _| {
+            catalog.volume(volume)?;
+            Ok(Change::Fill { volume })
+        })
+    }
 }

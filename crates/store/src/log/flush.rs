@@ -61,8 +61,8 @@ impl Log {
             }
             sequencer.flush_bytes = std::mem::take(&mut sequencer.unflushed_bytes);
             let mut files = std::mem::take(&mut sequencer.unsynced);
-            files.push(sequencer.active.file.clone());
-            (files, sequencer.head, sequencer.active.number)
+            files.extend(sequencer.active.as_ref().map(|active| active.file.clone()));
+            (files, sequencer.head, sequencer.newest)
         };
         for file in files {
             if let Err(e) = file.sync() {

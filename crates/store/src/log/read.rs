@@ -75,7 +75,7 @@ impl Log {
                 }
             })?;
         }
-        for entry in sequencer.recent.iter().flat_map(|chunk| chunk.iter()).chain(&sequencer.active.entries) {
+        for entry in sequencer.recent() {
             if entry.volume == volume && entry.seq > since.max(covered) {
                 head.active.insert(entry);
             }

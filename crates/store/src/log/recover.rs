@@ -5,11 +5,11 @@
 
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
-use bygone_model::{Micros, Seq};
+use bygone_model::{BranchId, Micros, Seq};
 
 use super::{
     Durability, Events, Heads, Log, LogOptions,
-    append::{Full, Sequencer, begin},
+    append::{Full, Sequencer},
     scan::{self, Scanned},
     upkeep::{self, Upkeep},
 };
@@ -45,7 +45,10 @@ impl Log {
         }
         let now = clock.wall();
         let state = Recovered::new(Catalog::new(now), now);
-        Log::start(dir, clock, options, id, None, state, 1)
+        let log = Log::start(dir, clock, options, id, None, state, 0)?;
+        // Its first segment is what makes it a log.
+        log.change(|_, _| Ok(Change::Promote { id: BranchId(0) }))?;
+        Ok(log)
     }
 
     /// Opens the log in `dir`.
@@ -78,8 +81,11 @@ impl Log {
         state.damage = damage;
         let first = base.as_ref().and_then(|b| b.footer.segments.last()).map_or(oldest, |start| start.0);
         let mut base = base.map(Arc::new);
+        let mut used = first.saturating_sub(1);
         for number in first..=newest {
-            state.load(&*dir, number, number == newest)?;
+            if state.load(&*dir, number)? {
+                used = number;
+            }
             if state.entries >= options.checkpoint_entries {
                 // Only when checkpoints were lost; keeps memory bounded all the same.
                 seal_all(&mut state.unsealed)?;
@@ -90,7 +96,12 @@ impl Log {
         }
         seal_all(&mut state.unsealed)?;
         drop(index);
-        Log::start(dir, clock, options, id, base, state, newest + 1)
+        for number in used + 1..=newest {
+            // Prepared and never used, or cut off in its very first write: as if it had never been.
+            let name = segment::file_name(number);
+            dir.remove(&name).map_err(|e| Error::io("removing", &name, e))?;
+        }
+        Log::start(dir, clock, options, id, base, state, used)
     }
 
     fn start(
@@ -100,13 +111,10 @@ impl Log {
         id: [u8; 16],
         base: Option<Arc<Checkpoint>>,
         mut state: Recovered,
-        number: u32,
+        newest: u32,
     ) -> Result<Arc<Log>> {
         let index = IndexFiles::new(dir.clone(), id, options.cache.clone())?;
-        let incarnation = state.catalog.incarnation + 1;
-        let file = upkeep::prepare(&*dir, &options, number)?;
-        let (active, chain) = begin(number, file, state.head.next(), clock.wall(), incarnation, id)?;
-        state.catalog.incarnation = incarnation;
+        state.catalog.incarnation += 1;
         let durable = state.head;
         let found_last = state.last_time;
         let sequencer = Sequencer {
@@ -114,8 +122,9 @@ impl Log {
             head: state.head,
             last_time: state.last_time,
             catalog: state.catalog,
-            active,
-            chain,
+            active: None,
+            newest,
+            chain: 0,
             prepared: None,
             full: Vec::new(),
             unsynced: Vec::new(),
@@ -149,7 +158,6 @@ impl Log {
             found_last,
             damage_at_open: state.damage,
         };
-        log.change(|_, _| Ok(Change::Opened { incarnation }))?;
         Ok(Arc::new(log))
     }
 }
@@ -241,27 +249,22 @@ impl Recovered {
         self.damage.push((Place { file: segment::file_name(number), offset }, damage));
     }
 
-    /// Takes in what segment `number` has beyond what is known already.
-    fn load(&mut self, dir: &dyn Dir, number: u32, newest: bool) -> Result<()> {
+    /// Takes in what segment `number` has beyond what is known already. False: there is nothing in it at all.
+    fn load(&mut self, dir: &dyn Dir, number: u32) -> Result<bool> {
         let Some(file) = open_segment(dir, number)? else {
             self.damaged(number, 0, Damage::Missing);
-            return Ok(());
+            return Ok(true);
         };
         let scanned = scan::scan(&file, number, self.head.next())?;
         let no_records = scanned.index.times.is_empty();
         if no_records && scanned.header.is_none() {
-            // Prepared and never used, or its first write was cut off.
-            let holds_something = file.len_bytes().map_err(|e| Error::io("reading", "a segment", e))? > 0;
-            if !(newest || !holds_something) {
-                self.damaged(number, 0, Damage::Magic);
-            }
-            return Ok(());
+            return Ok(false);
         }
         for &(offset, damage) in &scanned.damage {
             self.damaged(number, offset, damage);
         }
         if no_records {
-            return Ok(());
+            return Ok(true);
         }
         let first = scanned.index.first_seq;
         if first > self.head.next() {
@@ -269,7 +272,7 @@ impl Recovered {
             self.damaged(number, 0, Damage::Inconsistent);
         } else if scanned.last_seq() <= self.head && !self.segments.is_empty() {
             // An earlier life of the log ended here, and what followed went elsewhere.
-            return Ok(());
+            return Ok(true);
         }
         self.take_marks(&*file, number, &scanned)?;
         let known = self.head;
@@ -295,7 +298,7 @@ impl Recovered {
                 times: index.times,
             });
         }
-        Ok(())
+        Ok(true)
     }
 
     fn take_marks(&mut self, file: &dyn File, number: u32, scanned: &Scanned) -> Result<()> {

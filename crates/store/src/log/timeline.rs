@@ -172,8 +172,8 @@ impl Log {
     fn segment_times(&self, number: u32) -> Result<(Seq, Vec<Micros>)> {
         {
             let sequencer = self.sequencer();
-            if sequencer.active.number == number {
-                return Ok((sequencer.active.first_seq, sequencer.active.times.clone()));
+            if let Some(active) = sequencer.active.as_ref().filter(|active| active.number == number) {
+                return Ok((active.first_seq, active.times.clone()));
             }
             if let Some(full) = sequencer.full.iter().find(|full| full.number == number) {
                 return Ok((full.first_seq, full.times.clone()));

@@ -81,15 +81,15 @@ impl Log {
         let number = {
             let sequencer = self.sequencer();
             // Not before it is likely to be needed: many logs are idle.
-            let used = sequencer.active.offset * 4 >= self.options.segment_bytes;
+            let used = sequencer.active.as_ref().is_some_and(|a| a.offset * 4 >= self.options.segment_bytes);
             if sequencer.prepared.is_some() || !used {
                 return Ok(false);
             }
-            sequencer.active.number + 1
+            sequencer.newest + 1
         };
         let file = prepare(&*self.dir, &self.options, number)?;
         let mut sequencer = self.sequencer();
-        if sequencer.active.number + 1 == number && sequencer.prepared.is_none() {
+        if sequencer.newest + 1 == number && sequencer.prepared.is_none() {
             sequencer.prepared = Some((number, file));
         }
         Ok(true)
@@ -123,7 +123,7 @@ impl Log {
     /// When it cannot be written. Nothing is lost.
     pub fn checkpoint(&self) -> Result<Seq> {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let (previous, contents, active_number) = {
+        let (previous, contents, newest) = {
             let sequencer = self.sequencer();
             let mut heads = self.heads_mut();
             let start = heads.base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
@@ -133,18 +133,16 @@ impl Log {
             for live in heads.live.values_mut().filter(|live| live.below == Below::Index) {
                 live.head.freeze();
             }
-            let recent =
-                sequencer.recent.iter().flat_map(|chunk| chunk.iter()).chain(&sequencer.active.entries);
             let contents = Contents {
                 start,
                 end: sequencer.head,
                 end_time: sequencer.last_time,
-                entries: recent.filter(|e| e.seq > start).copied().collect(),
+                entries: sequencer.recent().filter(|e| e.seq > start).copied().collect(),
                 events: sequencer.events.clone(),
                 segments: sequencer.segments.clone(),
                 catalog: sequencer.catalog.clone(),
             };
-            (heads.base.clone(), contents, sequencer.active.number)
+            (heads.base.clone(), contents, sequencer.newest)
         };
         // An index must never know more than the log.
         self.flush_to(contents.end)?;
@@ -159,12 +157,10 @@ impl Log {
         }
         heads.base = Some(Arc::new(made));
         sequencer.recent.retain(|chunk| chunk.last().is_some_and(|e| e.seq > end));
-        let in_active = sequencer.active.entries.iter().filter(|e| e.seq > end).count();
-        sequencer.recent_entries =
-            sequencer.recent.iter().map(|chunk| chunk.len()).sum::<usize>() + in_active;
+        sequencer.recent_entries = sequencer.recent().filter(|e| e.seq > end).count();
         sequencer.recent_bytes = 0;
         sequencer.events.retain(|event| event.seq > end);
-        sequencer.segments.retain(|start| start.0 >= active_number);
+        sequencer.segments.retain(|start| start.0 >= newest);
         Ok(end)
     }
 }

@@ -54,12 +54,12 @@ impl Log {
     ) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         let total = self.used_bytes()?;
-        let (active, head) = {
+        let (active, newest, head) = {
             let sequencer = self.sequencer();
-            (sequencer.active.number, sequencer.head)
+            (sequencer.active.as_ref().map(|active| active.number), sequencer.newest, sequencer.head)
         };
         let mut numbers: Vec<u32> =
-            segment_numbers(&*self.dir)?.into_iter().filter(|n| *n <= active).collect();
+            segment_numbers(&*self.dir)?.into_iter().filter(|n| *n <= newest).collect();
         if newest_first {
             numbers.reverse();
         }
@@ -75,7 +75,7 @@ impl Log {
             }
         }
         for number in numbers {
-            let checked = self.verify_segment(number, number == active, head, &mut report);
+            let checked = self.verify_segment(number, Some(number) == active, head, &mut report);
             report.note(checked)?;
             if !keep_going(report.checked_bytes, total) {
                 return Ok(report);
@@ -115,7 +115,7 @@ impl Log {
     /// A segment that takes no more records and does not wait for its index should have one.
     fn has_index_by_now(&self, number: u32) -> bool {
         let sequencer = self.sequencer();
-        number < sequencer.active.number && !sequencer.full.iter().any(|full| full.number == number)
+        !sequencer.full.iter().any(|full| full.number == number)
     }
 
     fn verify_checkpoint(
