@@ -6,6 +6,7 @@
 
 mod device;
 mod fault;
+mod fuse;
 mod log_device;
 pub mod nbd;
 mod raw;
@@ -13,6 +14,7 @@ mod tap;
 
 pub use device::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing};
 pub use fault::{FaultDevice, Faults};
+pub use fuse::{FileExport, FuseError, serve_file};
 pub use log_device::{AsOfDevice, LogDevice, WhenFull};
 pub use raw::{OsDisk, RawDisk};
 pub use tap::{Reread, TapDevice, TapState};

@@ -1,1 +1,29 @@
-//! placeholder
+//! The manager of targets: what is protected and how it is made up, machines in QEMU, moments, restoring, and the API
+//! through which all of it is asked for.
+//!
+//! Knows nothing of command lines and terminals. One engine serves both a running manager and commands without one: see
+//! [`ask`].
+#![forbid(unsafe_code)]
+
+pub mod api;
+mod bench;
+pub mod config;
+mod error;
+mod exports;
+mod fs_state;
+mod history;
+mod import;
+mod machine;
+mod manager;
+pub mod qemu;
+mod restore;
+mod serve;
+mod socket;
+mod store_dir;
+mod target;
+mod timeline;
+
+pub use bench::{BenchRow, bench};
+pub use error::{Error, Result, Usage};
+pub use serve::{ServeInfo, ServeOptions, ask, console, init, serve, stop_serving};
+pub use target::people_bytes;

@@ -216,6 +216,10 @@ impl Catalog {
                     let index = self.disks.len() as u32;
                     self.disks.push(disk.clone());
                     let branch = self.head;
+                    if disk.keeping == Keeping::Tap {
+                        // Until it was read.
+                        self.inexact.push(Inexact { volume: *volume, from: seq, to: None });
+                    }
                     self.volumes.push(Volume { id: *volume, branch, disk: index, parent: None, made: seq });
                 }
             }

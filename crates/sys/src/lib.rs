@@ -1,1 +1,15 @@
-//! placeholder
+//! The only unsafe code: system calls that neither `std` nor `rustix` offers safely.
+//!
+//! What is here takes and returns safe types, knows nothing of ours, and carries a `SAFETY` comment at every
+//! `unsafe`. What `std` and `rustix` already have does not belong here: `std::fs::File::try_lock` locks whole
+//! files, `rustix` has pidfds, `poll`, termios and `fallocate`.
+#![cfg(target_os = "linux")]
+
+mod image_lock;
+mod session;
+
+pub use image_lock::{ImageLock, ImageLockError, ImageUse};
+pub use session::detach;
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,57 @@
-//! The NBD server.
+//! The NBD server: the front end for targets and tools.
+//!
+//! Speaks the fixed newstyle handshake and the whole baseline of the protocol, structured replies, block status,
+//! flush, FUA, trim, zeroes, cache and several connections to one export. No TLS: it is meant for unix sockets and
+//! for networks that protect it.
+//!
+//! One thread for each connection does what can be done at once; what has to wait goes to others:
+//!
+//! ```text
+//!              ┌─ write, trim, zeroes: one device call for a run of them, data still in the receive buffer
+//!  recv ─ parse┼─ read: from memory into the reply buffer ─ else ─► reader threads (shared, pool.rs)
+//!              ├─ flush, FUA ─► flusher thread (one a connection, flusher.rs)
+//!              └─ block status ─► reader threads
+//!  send ◄─ many replies at once ◄────────── outbox.rs ◄─────────────────┘
+//! ```
+//!
+//! Invariants, each with a test:
+//! - a peer can only hurt itself: whatever it sends or does not send, other connections go on, nothing panics, and it
+//!   holds a bounded amount of memory (`limits.rs`, `budget.rs`);
+//! - a write is answered after [`BlockDevice::write`](crate::BlockDevice::write) returned; a flush, or a write with FUA, after a
+//!   [`BlockDevice::flush`](crate::BlockDevice::flush) that began later than that;
+//! - every connection can always go on with its own memory; the shared budget only buys parallel reads.
+//!
+//! Parsing is apart from I/O: [`wire`] (bytes), [`command`] (meaning of requests), `negotiation.rs` (the handshake).
+
+mod budget;
+#[doc(hidden)]
+pub mod command;
+mod connection;
+mod exports;
+mod flusher;
+#[doc(hidden)]
+pub mod fuzzing;
+mod greet;
+mod intake;
+mod job;
+mod limits;
+mod listener;
+mod negotiation;
+mod outbox;
+mod pool;
+mod reads;
+mod registry;
+mod replies;
+mod server;
+mod socket;
+#[cfg(test)]
+mod tests;
+#[doc(hidden)]
+pub mod wire;
+mod worker;
+
+pub use exports::{Client, Ending, ExportInfo, Exports, Observer, OpenError};
+pub use limits::{Limits, PAYLOAD_BYTES_MAX};
+pub use listener::{Address, ListenError};
+pub use registry::Connections;
+pub use server::{Server, Serving, Stopped};

@@ -232,13 +232,14 @@ impl IndexFiles {
         seq: Seq,
         lookup: &mut Lookup,
     ) -> Result<()> {
-        self.resolve_with(self, checkpoint, volume, seq, lookup)
+        self.resolve_with(self, &|at| self.table(at), checkpoint, volume, seq, lookup)
     }
 
-    /// The same, with pages that come from `source`.
+    /// The same, with pages that come from `source` and tables that come from `table`.
     pub(crate) fn resolve_with(
         &self,
         source: &dyn PageSource,
+        table: &dyn Fn((u32, u32, u32, u32)) -> Result<Arc<Table>>,
         checkpoint: &Checkpoint,
         volume: VolumeId,
         seq: Seq,
@@ -253,7 +254,7 @@ impl IndexFiles {
             let Ok(i) = tables.binary_search_by_key(&(stripe / TABLE_STRIPES), |table| table.0) else {
                 continue;
             };
-            let table = self.table(tables[i])?;
+            let table = table(tables[i])?;
             let Some(row) = table.row(stripe) else { continue };
             for tree in layers(row, seq) {
                 tree::lookup(source, tree.root, u64::from(stripe) * STRIPE_SECTORS, seq, lookup)?;
@@ -272,6 +273,14 @@ pub(crate) fn layers(row: &Row, seq: Seq) -> impl Iterator<Item = &TreeRef> {
 }
 
 impl IndexFiles {
+    /// A table, if it is in memory.
+    pub(crate) fn cached_table(
+        &self,
+        (_, file, offset8, len_bytes): (u32, u32, u32, u32),
+    ) -> Option<Arc<Table>> {
+        self.cache.table(self.cache_key, PageRef { file, offset8, len_bytes })
+    }
+
     /// A page, if it is in memory.
     pub(crate) fn cached_page(&self, at: PageRef) -> Option<Arc<Page>> {
         self.cache.get(self.cache_key, at)

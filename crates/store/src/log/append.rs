@@ -100,6 +100,8 @@ pub(super) struct Active {
     pub offset: u64,
     /// The file is written (perhaps with zeroes) up to here.
     pub written_to: u64,
+    /// A write failed, so behind `offset` there may be whole records that were never acknowledged.
+    pub torn: bool,
     pub entries: Vec<Entry>,
     pub marks: Vec<Mark>,
     pub times: Vec<Micros>,
@@ -123,6 +125,8 @@ pub(super) struct Sequencer {
     pub catalog: Catalog,
     /// `None` until the first record: a log that is only read gets no new segment.
     pub active: Option<Active>,
+    /// This life of the log has said that it began.
+    pub opened: bool,
     /// The newest segment's number.
     pub newest: u32,
     /// The crc that the next record names as its `previous`.
@@ -174,11 +178,15 @@ impl Sequencer {
         let (time, jumped_back) = self.next_time(clock);
         if self.active.is_none() {
             self.roll(dir, options, time)?;
-            let incarnation = self.catalog.incarnation;
-            self.append_change(dir, options, &Change::Opened { incarnation }, time)?;
         }
+        // First of all, so that no record of the era before is later than one of this era.
         if jumped_back {
             self.append_change(dir, options, &Change::Era, time)?;
+        }
+        if !self.opened {
+            let incarnation = self.catalog.incarnation;
+            self.append_change(dir, options, &Change::Opened { incarnation }, time)?;
+            self.opened = true;
         }
         self.append_at(dir, options, records, time, seen)
     }
@@ -225,7 +233,6 @@ impl Sequencer {
             self.write_group(options, group, time, seen)?;
             rest = later;
         }
-        self.last_time = time;
         Ok(Appended { first, last: self.head, time })
     }
 
@@ -286,10 +293,14 @@ impl Sequencer {
         drop(parts);
         self.heads = heads;
         self.tails = tails;
-        written.map_err(|e| Error::io("writing", &segment::file_name(active.number), e))?;
+        if let Err(e) = written {
+            active.torn = true;
+            return Err(Error::io("writing", &segment::file_name(active.number), e));
+        }
 
         active.written_to = written_to;
         self.chain = chain;
+        self.last_time = time;
         if active.times.is_empty() {
             self.segments.push((active.number, active.first_seq, time));
         }
@@ -318,6 +329,11 @@ impl Sequencer {
 
     /// Goes on in a new segment.
     pub(super) fn roll(&mut self, dir: &dyn Dir, options: &LogOptions, time: Micros) -> Result<()> {
+        if let Some(active) = self.active.as_mut().filter(|active| active.torn) {
+            // Else they would be taken for the log's continuation when this segment is read record by record.
+            end_records(&*active.file, active.number, active.offset)?;
+            active.torn = false;
+        }
         let number = self.newest + 1;
         let file = match self.prepared.take() {
             Some((prepared, file)) if prepared == number => file,
@@ -381,6 +397,7 @@ pub(super) fn begin(
         first_seq,
         offset,
         written_to: offset,
+        torn: false,
         entries: Vec::new(),
         marks: Vec::new(),
         times: Vec::new(),
@@ -388,10 +405,21 @@ pub(super) fn begin(
     Ok((active, chain))
 }
 
+/// Makes sure that no record begins at `offset`.
+pub(super) fn end_records(file: &dyn File, number: u32, offset: u64) -> Result<()> {
+    file.write_at(&mut [IoSlice::new(&ZEROES[..HEADER_BYTES])], offset)
+        .map_err(|e| Error::io("writing", &segment::file_name(number), e))
+}
+
 pub(super) fn encode_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
-    serde_json::to_vec(value).map_err(|e| {
-        Error::io("encoding", "a record", std::io::Error::new(std::io::ErrorKind::InvalidData, e))
-    })
+    let invalid =
+        |e| Error::io("encoding", "a record", std::io::Error::new(std::io::ErrorKind::InvalidData, e));
+    let payload = serde_json::to_vec(value).map_err(|e| invalid(e.to_string()))?;
+    // A longer one would not be believed when it is read, and end the log.
+    if payload.len() > record::PAYLOAD_BYTES_MAX {
+        return Err(invalid(format!("{} bytes are too many", payload.len())));
+    }
+    Ok(payload)
 }
 
 impl Log {
@@ -468,14 +496,16 @@ impl Log {
             return Err(Error::NoBranch(branch.to_string()));
         }
         let record = NewRecord::plain(Op::Event, branch.0, &payload);
-        let done = sequencer.append(&*self.dir, &*self.clock, &self.options, &[record], &mut |_| {})?;
+        let done = sequencer.append(&*self.dir, &*self.clock, &self.options, &[record], &mut |_| {});
+        // Even if it failed, the log's own records before it may be there.
+        self.head.store(sequencer.head.0, Ordering::Release);
+        let done = done?;
         sequencer.events.push(StoredEvent {
             seq: done.last,
             time: done.time,
             branch: branch.0,
             event: event.clone(),
         });
-        self.head.store(sequencer.head.0, Ordering::Release);
         Ok(done)
     }
 
@@ -487,9 +517,10 @@ impl Log {
             let change = make(&sequencer.catalog, sequencer.head)?;
             let payload = encode_json(&change)?;
             let record = NewRecord::plain(Op::Catalog, 0, &payload);
-            let done = sequencer.append(&*self.dir, &*self.clock, &self.options, &[record], &mut |_| {})?;
-            sequencer.catalog.apply(done.last, done.time, &change);
+            let done = sequencer.append(&*self.dir, &*self.clock, &self.options, &[record], &mut |_| {});
             self.head.store(sequencer.head.0, Ordering::Release);
+            let done = done?;
+            sequencer.catalog.apply(done.last, done.time, &change);
             done
         };
         self.flush()?;

@@ -52,12 +52,13 @@ impl Log {
             if sequencer.wants_flush_mark {
                 let mark = NewRecord::plain(Op::Flush, 0, &[]);
                 // Without room for the mark the flush itself can still be done.
-                match sequencer.append(&*self.dir, &*self.clock, &self.options, &[mark], &mut |_| {}) {
+                let marked = sequencer.append(&*self.dir, &*self.clock, &self.options, &[mark], &mut |_| {});
+                self.head.store(sequencer.head.0, std::sync::atomic::Ordering::Release);
+                match marked {
                     Ok(_) => sequencer.wants_flush_mark = false,
                     Err(Error::Full { .. }) => {}
                     Err(e) => return Err(e),
                 }
-                self.head.store(sequencer.head.0, std::sync::atomic::Ordering::Release);
             }
             sequencer.flush_bytes = std::mem::take(&mut sequencer.unflushed_bytes);
             let mut files = std::mem::take(&mut sequencer.unsynced);

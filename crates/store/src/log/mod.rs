@@ -86,6 +86,8 @@ pub enum Below {
 
 struct LiveVolume {
     head: Head,
+    /// The moment at which its head was frozen.
+    frozen_at: Seq,
     below: Below,
     /// Where to look for what was never written to this volume: older volumes at the moment of the branching.
     parents: Arc<Vec<Ancestor>>,

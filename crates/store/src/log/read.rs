@@ -80,7 +80,7 @@ impl Log {
                 head.active.insert(entry);
             }
         }
-        self.heads_mut().live.insert(volume, LiveVolume { head, below, parents });
+        self.heads_mut().live.insert(volume, LiveVolume { head, frozen_at: Seq::ZERO, below, parents });
         Ok(())
     }
 
@@ -128,7 +128,10 @@ impl Log {
     ) -> Result<()> {
         match wait {
             Wait::Yes => self.index.resolve(at, volume, seq, lookup),
-            Wait::No => self.index.resolve_with(&CachedPages(&self.index), at, volume, seq, lookup),
+            Wait::No => {
+                let table = |at| self.index.cached_table(at).ok_or(Error::WouldBlock);
+                self.index.resolve_with(&CachedPages(&self.index), &table, at, volume, seq, lookup)
+            }
         }
     }
 
@@ -144,12 +147,16 @@ impl Log {
         Ok(())
     }
 
-    /// Freezes what was written to a volume, so that the device below can take it; returns it and the moment it is.
+    /// Freezes what was written to a volume, so that the device below can take it; returns it and the moment it is. What
+    /// was frozen and not dropped yet comes again, with its own moment.
     pub fn freeze_head(&self, volume: VolumeId) -> Result<(Arc<crate::index::head::HeadMap>, Seq)> {
         let sequencer = self.sequencer();
         let mut heads = self.heads_mut();
         let live = heads.live.get_mut(&volume).ok_or(Error::NoVolume(volume))?;
-        Ok((live.head.freeze(), sequencer.head))
+        if live.head.frozen.is_none() {
+            live.frozen_at = sequencer.head;
+        }
+        Ok((live.head.freeze(), live.frozen_at))
     }
 
     /// The device below has what was frozen.
@@ -297,11 +304,15 @@ impl Log {
         let first = skip / GRANULE_BYTES;
         let end = (skip + buf.len()).div_ceil(GRANULE_BYTES);
         let (from, to) = (first * GRANULE_BYTES, (end * GRANULE_BYTES).min(payload_bytes));
-        let mut crcs = vec![0; (end - first) * 4];
-        if read(&mut crcs, start + granule_crc_offset(payload_bytes, first) as u64).map_err(io)? != crcs.len()
-        {
+        // All of them, because the header's checksum covers all of them, and only that says that the header is right.
+        let mut crcs = vec![0; record_bytes(payload_bytes) - granule_crc_offset(payload_bytes, 0)];
+        if read(&mut crcs, start + granule_crc_offset(payload_bytes, 0) as u64).map_err(io)? != crcs.len() {
             return Err(damaged(0, Damage::Truncated));
         }
+        if header_crc(&small[8..HEADER_BYTES], &crcs) != crc {
+            return Err(damaged(0, Damage::Checksum));
+        }
+        let crcs = &crcs[first * 4..end * 4];
         let whole_granules = from == skip && to == skip + buf.len();
         let mut fetched = Vec::new();
         let granules: &mut [u8] = if whole_granules {

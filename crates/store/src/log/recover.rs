@@ -3,23 +3,26 @@
 //! Whatever was flushed is there again. Of what was not, a prefix is there. What is recovered is sealed and durable
 //! before the log takes new records, and they go to a new segment: nothing old is ever overwritten.
 
-use std::sync::{Arc, Condvar, Mutex, RwLock};
+use std::{
+    io::IoSlice,
+    sync::{Arc, Condvar, Mutex, RwLock},
+};
 
 use bygone_model::{BranchId, Micros, Seq};
 
 use super::{
     Durability, Events, Heads, Log, LogOptions,
-    append::{Full, Sequencer},
+    append::{Full, Sequencer, end_records},
     scan::{self, Scanned},
     upkeep::{self, Upkeep},
 };
 use crate::{
     catalog::{Catalog, Change},
-    env::{Clock, Dir, File},
+    env::{Clock, Dir, File, read_exact_at},
     error::{Damage, Error, Place, Result},
     files::FileCache,
     format::{
-        checkpoint::{SegmentStart, StoredEvent},
+        checkpoint::{self, Name, SegmentStart, StoredEvent},
         record::Op,
         segment::{self, Entry},
     },
@@ -64,7 +67,7 @@ impl Log {
         let id = find_id(&*dir, &numbers)?;
         let index = IndexFiles::new(dir.clone(), id, options.cache.clone())?;
         let mut damage = Vec::new();
-        let base = newest_checkpoint(&index, &mut damage)?;
+        let base = newest_checkpoint(&*dir, &index, &mut damage)?;
         let mut state = match &base {
             Some(base) => {
                 let mut state = Recovered::new(base.footer.catalog.clone(), base.footer.end_time);
@@ -81,25 +84,39 @@ impl Log {
         state.damage = damage;
         let first = base.as_ref().and_then(|b| b.footer.segments.last()).map_or(oldest, |start| start.0);
         let mut base = base.map(Arc::new);
+        let survey = Survey::make(&*dir, (oldest, first, newest), state.head)?;
+        state.unsealed = survey.unsealed_before(&*dir, first)?;
         let mut used = first.saturating_sub(1);
         for number in first..=newest {
-            if state.load(&*dir, number)? {
-                used = number;
+            match state.load(&*dir, number, &survey)? {
+                Loaded::Taken => used = number,
+                Loaded::Nothing => {}
+                Loaded::Stale => break,
             }
             if state.entries >= options.checkpoint_entries {
                 // Only when checkpoints were lost; keeps memory bounded all the same.
-                seal_all(&mut state.unsealed)?;
+                state.seal_all()?;
                 let contents = state.contents(base.as_deref());
                 base = Some(Arc::new(compaction::write(&*dir, &id, &index, base.as_deref(), &contents)?));
                 state.forget_recent();
             }
         }
-        seal_all(&mut state.unsealed)?;
+        state.seal_all()?;
         drop(index);
-        for number in used + 1..=newest {
-            // Prepared and never used, or cut off in its very first write: as if it had never been.
+        for number in (used + 1..=newest).rev() {
+            // Prepared and never used, or cut off in its very first write, or the continuation of what a power cut took: as
+            // if it had never been.
             let name = segment::file_name(number);
-            dir.remove(&name).map_err(|e| Error::io("removing", &name, e))?;
+            match dir.remove(&name) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("removing", &name, e));
+                }
+                _ => {}
+            }
+        }
+        if used < newest {
+            // Durably, before new records take their numbers.
+            dir.sync("log").map_err(|e| Error::io("syncing", "log", e))?;
         }
         Log::start(dir, clock, options, id, base, state, used)
     }
@@ -123,10 +140,11 @@ impl Log {
             last_time: state.last_time,
             catalog: state.catalog,
             active: None,
+            opened: false,
             newest,
             chain: 0,
             prepared: None,
-            full: Vec::new(),
+            full: state.unsealed.into_iter().map(|unsealed| unsealed.full).collect(),
             unsynced: Vec::new(),
             recent: state.recent,
             recent_entries: state.entries,
@@ -189,14 +207,46 @@ fn find_id(dir: &dyn Dir, numbers: &[u32]) -> Result<[u8; 16]> {
     Err(Error::damaged(&segment::file_name(numbers.first().copied().unwrap_or(1)), 0, Damage::Magic))
 }
 
-/// The newest checkpoint that can be opened. Damaged ones are forgotten: the log itself has all that they hold.
-fn newest_checkpoint(index: &IndexFiles, damage: &mut Vec<(Place, Damage)>) -> Result<Option<Checkpoint>> {
-    for name in index.names().into_iter().rev() {
+/// The newest checkpoint that can be opened. Those that cannot be used are removed: the log itself has all that they hold.
+fn newest_checkpoint(
+    dir: &dyn Dir,
+    index: &IndexFiles,
+    damage: &mut Vec<(Place, Damage)>,
+) -> Result<Option<Checkpoint>> {
+    let remove = |name: Name| {
+        index.forget(name);
+        let file = name.file_name();
+        dir.remove(&file).map_err(|e| Error::io("removing", &file, e))
+    };
+    // Each builds upon the one before it, so behind a gap none is of use.
+    let names = index.names();
+    let mut sound = 0;
+    for (i, name) in names.iter().enumerate() {
+        let after_previous =
+            i == 0 || (name.number == names[i - 1].number + 1 && name.end > names[i - 1].end);
+        if !after_previous || (i == 0 && name.number != 1) {
+            let place = Place { file: format!("{}/{:010}", checkpoint::folder(), i + 1), offset: 0 };
+            damage.push((place, Damage::Missing));
+            break;
+        }
+        sound += 1;
+    }
+    for &name in names[sound..].iter().rev() {
+        remove(name)?;
+    }
+    for &name in names[..sound].iter().rev() {
         match index.open(name) {
-            Ok(checkpoint) => return Ok(Some(checkpoint)),
+            Ok(found) => {
+                // It may have been written by a life that did not live to make it durable.
+                let file = name.file_name();
+                let synced =
+                    dir.open(&file).and_then(|f| f.sync()).and_then(|()| dir.sync(checkpoint::folder()));
+                synced.map_err(|e| Error::io("syncing", &file, e))?;
+                return Ok(Some(found));
+            }
             Err(Error::Damaged { place, damage: what }) => {
                 damage.push((place, what));
-                index.forget(name);
+                remove(name)?;
             }
             Err(e) => return Err(e),
         }
@@ -204,17 +254,128 @@ fn newest_checkpoint(index: &IndexFiles, damage: &mut Vec<(Place, Damage)>) -> R
     Ok(None)
 }
 
-fn seal_all(unsealed: &mut Vec<Full>) -> Result<()> {
-    for full in unsealed.drain(..) {
-        match upkeep::seal(&full) {
-            // It can be read without its index; it only takes longer.
-            Ok(()) | Err(Error::Full { .. }) => {
-                full.file.sync().map_err(|e| Error::io("syncing", "a segment", e))?
+/// What the segments say of each other, before any is taken in.
+struct Survey {
+    /// The segments that follow the newest checkpoint or wait for their index, with their first seqs.
+    firsts: Vec<(u32, Seq)>,
+    /// Everything up to here was durable: a checkpoint or an index says so, which are made only then, or a later record.
+    durable: Seq,
+}
+
+impl Survey {
+    fn make(dir: &dyn Dir, (oldest, first, newest): (u32, u32, u32), covered: Seq) -> Result<Survey> {
+        let mut survey = Survey { firsts: Vec::new(), durable: covered };
+        let mut from = first;
+        while from > oldest
+            && let Some(file) = open_segment(dir, from - 1)?
+            && scan::sealed_end(&*file, from - 1)?.is_none()
+        {
+            from -= 1;
+        }
+        let mut unsealed = 0;
+        for number in from..=newest {
+            let Some(file) = open_segment(dir, number)? else { continue };
+            let header = scan::read_header(&*file, number)?;
+            survey.firsts.extend(header.map(|(header, _)| (number, header.first_seq)));
+            if let Some(end) = scan::sealed_end(&*file, number)? {
+                survey.durable = survey.durable.max(end);
+                continue;
             }
+            // What the first one says of itself it says when it is loaded.
+            if unsealed > 0 && header.is_some() {
+                let scanned = scan::scan_records(&*file, number, header, scan::Context::NONE)?;
+                survey.durable = survey.durable.max(scanned.durable);
+            }
+            unsealed += 1;
+        }
+        Ok(survey)
+    }
+
+    fn context(&self, number: u32, expected: Seq) -> scan::Context {
+        let next = self.firsts.iter().find(|(n, _)| *n > number);
+        scan::Context { expected, until: next.map_or(Seq::MAX, |(_, first)| *first), durable: self.durable }
+    }
+
+    /// Segments that the newest checkpoint covers, but that were not sealed.
+    fn unsealed_before(&self, dir: &dyn Dir, first: u32) -> Result<Vec<Unsealed>> {
+        let mut out = Vec::new();
+        for &(number, seq) in self.firsts.iter().filter(|(number, _)| *number < first) {
+            if let Some(file) = open_segment(dir, number)? {
+                let scanned = scan::scan(&file, number, self.context(number, seq))?;
+                out.extend(Unsealed::of(number, &file, scanned, self.durable));
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// A segment without an index.
+struct Unsealed {
+    full: Full,
+    /// From this byte on it may not be durable.
+    volatile_from: u64,
+}
+
+impl Unsealed {
+    fn of(number: u32, file: &Arc<dyn File>, scanned: Scanned, durable: Seq) -> Option<Unsealed> {
+        if scanned.sealed || scanned.index.times.is_empty() {
+            return None;
+        }
+        let index = scanned.index;
+        let safe = durable.max(scanned.durable).0.saturating_add(1).saturating_sub(index.first_seq.0);
+        let volatile_from = if safe == 0 {
+            0
+        } else {
+            scanned.starts.get(safe as usize).copied().unwrap_or(index.records_end)
+        };
+        let full = Full {
+            number,
+            file: file.clone(),
+            first_seq: index.first_seq,
+            records_end: index.records_end,
+            entries: Arc::new(index.entries),
+            marks: index.marks,
+            times: index.times,
+        };
+        Some(Unsealed { full, volatile_from })
+    }
+
+    /// Makes its records durable. What a sync failed for in an earlier life may be in memory only, and no sync would write
+    /// it again; so it is written once more, the same bytes in the same place.
+    fn harden(&self) -> Result<()> {
+        const CHUNK_BYTES: u64 = 1 << 20;
+        let (full, mut at) = (&self.full, self.volatile_from);
+        let name = segment::file_name(full.number);
+        let mut chunk = Vec::new();
+        while at < full.records_end {
+            chunk.resize(CHUNK_BYTES.min(full.records_end - at) as usize, 0);
+            read_exact_at(&*full.file, &mut chunk, at).map_err(|e| Error::io("reading", &name, e))?;
+            match full
+                .file
+                .write_at(&mut [IoSlice::new(&chunk)], at)
+                .map_err(|e| Error::io("writing", &name, e))
+            {
+                // Only a medium that never overwrites needs room for this, and that does not show what it lost.
+                Ok(()) | Err(Error::Full { .. }) => {}
+                Err(e) => return Err(e),
+            }
+            at += chunk.len() as u64;
+        }
+        match end_records(&*full.file, full.number, full.records_end) {
+            Ok(()) | Err(Error::Full { .. }) => {}
             Err(e) => return Err(e),
         }
+        full.file.sync().map_err(|e| Error::io("syncing", &name, e))
     }
-    Ok(())
+}
+
+/// What a segment was good for.
+enum Loaded {
+    Taken,
+    /// It has no records.
+    Nothing,
+    /// A power cut took what was before it, so neither it nor what follows it belongs to the log.
+    Stale,
 }
 
 /// What is known of the log after the newest checkpoint, while it is being read.
@@ -226,7 +387,7 @@ struct Recovered {
     entries: usize,
     events: Events,
     segments: Vec<SegmentStart>,
-    unsealed: Vec<Full>,
+    unsealed: Vec<Unsealed>,
     damage: Vec<(Place, Damage)>,
 }
 
@@ -249,30 +410,46 @@ impl Recovered {
         self.damage.push((Place { file: segment::file_name(number), offset }, damage));
     }
 
-    /// Takes in what segment `number` has beyond what is known already. False: there is nothing in it at all.
-    fn load(&mut self, dir: &dyn Dir, number: u32) -> Result<bool> {
+    /// Makes everything durable and gives each segment its index, in order. Those that there is no room for wait for it; they
+    /// can be read without.
+    fn seal_all(&mut self) -> Result<()> {
+        for unsealed in &self.unsealed {
+            unsealed.harden()?;
+        }
+        while let Some(first) = self.unsealed.first() {
+            match upkeep::seal(&first.full) {
+                Ok(()) => drop(self.unsealed.remove(0)),
+                Err(Error::Full { .. }) => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what segment `number` has beyond what is known already.
+    fn load(&mut self, dir: &dyn Dir, number: u32, survey: &Survey) -> Result<Loaded> {
         let Some(file) = open_segment(dir, number)? else {
             self.damaged(number, 0, Damage::Missing);
-            return Ok(true);
+            return Ok(Loaded::Taken);
         };
-        let scanned = scan::scan(&file, number, self.head.next())?;
-        let no_records = scanned.index.times.is_empty();
-        if no_records && scanned.header.is_none() {
-            return Ok(false);
+        let scanned = scan::scan(&file, number, survey.context(number, self.head.next()))?;
+        if scanned.index.times.is_empty() {
+            return Ok(Loaded::Nothing);
+        }
+        let first = scanned.index.first_seq;
+        let hole = first > self.head.next();
+        if hole && survey.durable.max(scanned.durable) <= self.head {
+            return Ok(Loaded::Stale);
         }
         for &(offset, damage) in &scanned.damage {
             self.damaged(number, offset, damage);
         }
-        if no_records {
-            return Ok(true);
-        }
-        let first = scanned.index.first_seq;
-        if first > self.head.next() {
+        if hole {
             // Segments before this one are missing, or lost their ends.
             self.damaged(number, 0, Damage::Inconsistent);
         } else if scanned.last_seq() <= self.head && !self.segments.is_empty() {
             // An earlier life of the log ended here, and what followed went elsewhere.
-            return Ok(true);
+            return Ok(Loaded::Taken);
         }
         self.take_marks(&*file, number, &scanned)?;
         let known = self.head;
@@ -281,24 +458,12 @@ impl Recovered {
         if let Some(time) = scan::first_time(&scanned.index) {
             self.segments.push((number, first, time));
         }
-        let sealed = scanned.sealed;
-        let index = scanned.index;
-        let mut fresh: Vec<Entry> = index.entries.iter().filter(|e| e.seq > known).copied().collect();
+        let mut fresh: Vec<Entry> = scanned.index.entries.iter().filter(|e| e.seq > known).copied().collect();
         fresh.sort_unstable_by_key(|e| e.seq);
         self.entries += fresh.len();
         self.recent.push(Arc::new(fresh));
-        if !sealed {
-            self.unsealed.push(Full {
-                number,
-                file,
-                first_seq: first,
-                records_end: index.records_end,
-                entries: Arc::new(index.entries),
-                marks: index.marks,
-                times: index.times,
-            });
-        }
-        Ok(true)
+        self.unsealed.extend(Unsealed::of(number, &file, scanned, survey.durable));
+        Ok(Loaded::Taken)
     }
 
     fn take_marks(&mut self, file: &dyn File, number: u32, scanned: &Scanned) -> Result<()> {

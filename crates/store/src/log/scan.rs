@@ -26,14 +26,32 @@ const WINDOW_BYTES: usize = 1 << 20;
 
 /// What a segment holds.
 pub(super) struct Scanned {
-    /// Its header, unless that is damaged.
-    pub header: Option<SegmentHeader>,
     /// Block versions (in order of seq or sorted, as found), marks, times.
     pub index: SegmentIndex,
     /// It has an index of its own.
     pub sealed: bool,
     /// Damaged places.
     pub damage: Vec<(u64, Damage)>,
+    /// Where each record is, unless there is an index.
+    pub starts: Vec<u64>,
+    /// Its records say that everything up to here was durable.
+    pub durable: Seq,
+}
+
+/// What the rest of the log says about a segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Context {
+    /// The seq that its first record should have.
+    pub expected: Seq,
+    /// The next segment begins with this record; what this segment has from there on was never acknowledged.
+    pub until: Seq,
+    /// Everything up to here was durable.
+    pub durable: Seq,
+}
+
+impl Context {
+    /// Nothing is known.
+    pub(super) const NONE: Context = Context { expected: Seq(1), until: Seq::MAX, durable: Seq::ZERO };
 }
 
 impl Scanned {
@@ -79,30 +97,34 @@ pub(super) fn read_header(file: &dyn File, number: u32) -> Result<Option<(Segmen
     }
 }
 
-/// Reads a whole segment, whether it is sealed or not. `expected` is the seq that its first record should have.
+/// The last record of a segment, if it is sealed.
+pub(super) fn sealed_end(file: &dyn File, number: u32) -> Result<Option<Seq>> {
+    Ok(trailer(file, &segment::file_name(number))?.map(|trailer| trailer.last_seq()))
+}
+
+/// Reads a whole segment, whether it is sealed or not.
 ///
 /// # Errors
 /// When it cannot be read, or is of a newer version.
-pub(super) fn scan(file: &Arc<dyn File>, number: u32, expected: Seq) -> Result<Scanned> {
+pub(super) fn scan(file: &Arc<dyn File>, number: u32, context: Context) -> Result<Scanned> {
     let header = read_header(&**file, number)?;
     if let Some(index) = sealed_index(&**file, number)? {
         let damage = if header.is_none() { vec![(0, Damage::Checksum)] } else { Vec::new() };
-        return Ok(Scanned { header: header.map(|h| h.0), index, sealed: true, damage });
+        let durable = Seq::ZERO;
+        return Ok(Scanned { index, sealed: true, damage, starts: Vec::new(), durable });
     }
-    scan_records(&**file, number, header, expected, &mut |_, _| {})
+    scan_records(&**file, number, header, context)
 }
 
-/// Reads a segment record by record, calling `each` with every good one and its offset.
+/// Reads a segment record by record.
 pub(super) fn scan_records(
     file: &dyn File,
     number: u32,
     header: Option<(SegmentHeader, u32)>,
-    expected: Seq,
-    each: &mut dyn FnMut(&Header, u64),
+    context: Context,
 ) -> Result<Scanned> {
-    let first_seq = header.map_or(expected, |(h, _)| h.first_seq);
+    let first_seq = header.map_or(context.expected, |(h, _)| h.first_seq);
     let mut out = Scanned {
-        header: header.map(|h| h.0),
         index: SegmentIndex {
             records_end: SEGMENT_HEADER_BYTES as u64,
             first_seq,
@@ -110,6 +132,8 @@ pub(super) fn scan_records(
         },
         sealed: false,
         damage: if header.is_none() { vec![(0, Damage::Checksum)] } else { Vec::new() },
+        starts: Vec::new(),
+        durable: Seq::ZERO,
     };
     let mut window = Window::new(file, segment::file_name(number));
     // Without a header the first record is believed about what comes before it.
@@ -117,7 +141,7 @@ pub(super) fn scan_records(
     let mut incarnation = header.map(|h| h.0.incarnation);
     let mut seq = first_seq;
     let mut at = SEGMENT_HEADER_BYTES as u64;
-    loop {
+    while seq < context.until {
         let continues = |h: &Header| {
             h.seq == seq
                 && chain.is_none_or(|c| c == h.previous)
@@ -126,19 +150,20 @@ pub(super) fn scan_records(
         let (header, crc) = match window.record(at)? {
             Some((header, crc, None)) if continues(&header) => (header, crc),
             Some((header, crc, Some(granule))) if continues(&header) => {
-                if !durable_later(&mut window, at + 8, &header, seq)? {
+                if context.durable < seq && !durable_later(&mut window, at + 8, &header, seq)? {
                     break;
                 }
                 out.damage
                     .push((at + (HEADER_BYTES + granule * record::GRANULE_BYTES) as u64, Damage::Checksum));
                 (header, crc)
             }
-            _ => match resync(&mut window, at + record::ALIGN_BYTES, incarnation, seq)? {
-                Some((next_at, next)) if next.durable >= seq => {
+            _ => match resync(&mut window, at + record::ALIGN_BYTES, incarnation, seq, context.durable)? {
+                Some((next_at, next)) if next.seq < context.until => {
                     out.damage.push((at, Damage::Checksum));
                     // What is lost keeps its seqs; its times are unknown.
                     let before = out.index.times.last().copied().unwrap_or(next.time);
                     out.index.times.extend((seq.0..next.seq.0).map(|_| before));
+                    out.starts.extend((seq.0..next.seq.0).map(|_| at));
                     (at, seq, chain, incarnation) =
                         (next_at, next.seq, Some(next.previous), Some(next.incarnation));
                     continue;
@@ -146,12 +171,18 @@ pub(super) fn scan_records(
                 _ => break,
             },
         };
-        each(&header, at);
+        out.starts.push(at);
+        out.durable = out.durable.max(header.durable);
         note(&mut out.index, number, &header, at);
         (chain, incarnation) = (Some(crc), Some(header.incarnation));
         seq = seq.next();
         at += header.record_bytes();
         out.index.records_end = at;
+    }
+    if header.is_none() && context.durable.max(out.durable) < first_seq {
+        // Nothing here was ever durable: a power cut took the header and left records.
+        out.index.times.clear();
+        out.damage.clear();
     }
     Ok(out)
 }
@@ -174,16 +205,17 @@ fn note(index: &mut SegmentIndex, number: u32, header: &Header, at: u64) {
 
 /// Whether a later record says that `seq` was durable.
 fn durable_later(window: &mut Window<'_>, at: u64, header: &Header, seq: Seq) -> Result<bool> {
-    Ok(resync(window, at, Some(header.incarnation), seq)?.is_some_and(|(_, next)| next.durable >= seq))
+    Ok(resync(window, at, Some(header.incarnation), seq, Seq::ZERO)?.is_some())
 }
 
 /// The next whole record behind `at` that is of the same life of the log, later than `seq`, and says that `seq` was
-/// durable.
+/// durable, or was itself `durable`.
 fn resync(
     window: &mut Window<'_>,
     from: u64,
     incarnation: Option<u32>,
     seq: Seq,
+    durable: Seq,
 ) -> Result<Option<(u64, Header)>> {
     // No record is longer than this, and what is lost is seldom more than one.
     const DISTANCE_MAX: u64 = 2 * PAYLOAD_BYTES_MAX as u64;
@@ -195,7 +227,7 @@ fn resync(
         if let Some((header, ..)) = window.record(found)?
             && header.seq > seq
             && header.seq.0 <= seq_max(found)
-            && header.durable >= seq
+            && (header.durable >= seq || header.seq <= durable)
             && header.durable < header.seq
             && incarnation.is_none_or(|i| i == header.incarnation)
         {

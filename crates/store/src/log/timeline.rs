@@ -186,7 +186,7 @@ impl Log {
     /// The index of a segment that takes no more records; of one that lost it, made anew from the records.
     pub(super) fn segment_index(&self, number: u32) -> Result<crate::format::segment::SegmentIndex> {
         let file = self.segment_file(number)?;
-        Ok(scan::scan(&file, number, Seq(1))?.index)
+        Ok(scan::scan(&file, number, scan::Context::NONE)?.index)
     }
 
     /// Calls `each` with every version after `from`, up to and with `to`, in order of seq, from the segments themselves.

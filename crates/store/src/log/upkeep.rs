@@ -38,7 +38,8 @@ pub(super) fn prepare(dir: &dyn Dir, options: &LogOptions, number: u32) -> Resul
     Ok(file)
 }
 
-/// Gives a segment its index and makes it durable.
+/// Gives a segment its index and makes that durable. Whoever calls has made the records durable: where there is an index,
+/// recovery believes it without looking at them.
 pub(super) fn seal(full: &Full) -> Result<()> {
     let name = segment::file_name(full.number);
     let mut entries = full.entries.as_ref().clone();
@@ -62,8 +63,9 @@ impl Log {
     /// Does one piece of upkeep if there is one to do; says whether there was.
     ///
     /// # Errors
-    /// When the medium refuses. Nothing is lost, and calling again later is right.
+    /// When the medium refuses. Nothing is lost, and calling again later is right, unless the log is poisoned (I4).
     pub fn maintain(&self) -> Result<bool> {
+        self.check_poison()?;
         Ok(self.prepare_next()? || self.seal_next()? || self.checkpoint_if_due()?)
     }
 
@@ -98,6 +100,11 @@ impl Log {
     fn seal_next(&self) -> Result<bool> {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(full) = self.sequencer().full.first().map(Full::share) else { return Ok(false) };
+        // The medium says only once that it lost what was written, and a flush to come counts on having been told.
+        if let Err(e) = full.file.sync() {
+            self.poison();
+            return Err(Error::io("syncing", &segment::file_name(full.number), e));
+        }
         seal(&full)?;
         let mut sequencer = self.sequencer();
         sequencer.full.retain(|f| f.number != full.number);

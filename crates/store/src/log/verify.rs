@@ -60,6 +60,10 @@ impl Log {
         };
         let mut numbers: Vec<u32> =
             segment_numbers(&*self.dir)?.into_iter().filter(|n| *n <= newest).collect();
+        for missing in numbers.windows(2).flat_map(|pair| pair[0] + 1..pair[1]) {
+            let place = Place { file: segment::file_name(missing), offset: 0 };
+            report.damaged.push(Damaged { place, damage: Damage::Missing });
+        }
         if newest_first {
             numbers.reverse();
         }
@@ -91,7 +95,9 @@ impl Log {
         let header = scan::read_header(&*file, number)?;
         let index = if active { None } else { scan::sealed_index(&*file, number)? };
         let expected = index.as_ref().map_or(Seq(1), |index| index.first_seq);
-        let scanned = scan::scan_records(&*file, number, header, expected, &mut |_, _| {})?;
+        let durable = if active { self.durable_seq() } else { head };
+        let context = scan::Context { expected, durable, ..scan::Context::NONE };
+        let scanned = scan::scan_records(&*file, number, header, context)?;
         report.checked_bytes += file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
         for (offset, damage) in &scanned.damage {
             let place = Place { file: name.clone(), offset: *offset };

@@ -1,0 +1,174 @@
+//! From a request's header to what is to be done, or why not. Pure.
+//!
+//! Invariant: a [`Command`] lies within the device, is aligned to its blocks, is allowed by what was negotiated, and
+//! reads or writes at most [`PAYLOAD_BYTES_MAX`]; nobody behind it checks that again.
+
+use super::{
+    limits::PAYLOAD_BYTES_MAX,
+    wire::{
+        codes::{Errno, can, cmd, flag},
+        request::Request,
+    },
+};
+use crate::device::Geometry;
+
+/// What a client and its server have agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// The device's shape.
+    pub geometry: Geometry,
+    /// Structured replies were negotiated.
+    pub structured: bool,
+    /// `base:allocation` was negotiated for this export.
+    pub status: bool,
+}
+
+impl Terms {
+    /// The transmission flags ("Transmission flags").
+    #[must_use]
+    pub fn flags(&self) -> u16 {
+        let mut flags =
+            can::HAS_FLAGS | can::SEND_FLUSH | can::SEND_FUA | can::CAN_MULTI_CONN | can::SEND_CACHE;
+        if self.geometry.read_only {
+            flags |= can::READ_ONLY;
+        } else {
+            flags |= can::SEND_WRITE_ZEROES | can::SEND_FAST_ZERO;
+            if self.geometry.can_trim {
+                flags |= can::SEND_TRIM;
+            }
+        }
+        if self.structured {
+            flags |= can::SEND_DF;
+        }
+        flags
+    }
+}
+
+/// A part of the device. May be empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Where, in bytes.
+    pub offset: u64,
+    /// How much.
+    pub len_bytes: u32,
+}
+
+/// Something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `NBD_CMD_READ`.
+    Read {
+        /// What.
+        span: Span,
+        /// In one chunk (`NBD_CMD_FLAG_DF`).
+        whole: bool,
+    },
+    /// `NBD_CMD_WRITE`; the data follows the header.
+    Write {
+        /// Where.
+        span: Span,
+        /// Answer when it is durable.
+        fua: bool,
+    },
+    /// `NBD_CMD_WRITE_ZEROES` and `NBD_CMD_TRIM`: both read back as zeroes here.
+    Clear {
+        /// What.
+        span: Span,
+        /// Answer when it is durable.
+        fua: bool,
+        /// The space is to stay reserved.
+        keep_space: bool,
+    },
+    /// `NBD_CMD_FLUSH`.
+    Flush,
+    /// `NBD_CMD_CACHE`.
+    Cache(Span),
+    /// `NBD_CMD_BLOCK_STATUS`; never empty.
+    Status {
+        /// Of what.
+        span: Span,
+        /// One extent only (`NBD_CMD_FLAG_REQ_ONE`).
+        one: bool,
+    },
+    /// `NBD_CMD_DISC`.
+    Disconnect,
+}
+
+/// Why a request is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For the client's program.
+    pub errno: Errno,
+    /// For people.
+    pub why: &'static str,
+}
+
+const fn invalid(why: &'static str) -> Refusal {
+    Refusal { errno: Errno::Inval, why }
+}
+
+/// What a request means under these terms ("Request types", "Error values").
+///
+/// # Errors
+/// [`Refusal`], to be sent to the client; the payload of a refused write still has to be taken off the stream.
+pub fn understand(request: &Request, terms: &Terms) -> Result<Command, Refusal> {
+    let fua = request.flags & flag::FUA != 0;
+    let has = |flag: u16| request.flags & flag != 0;
+    let known = flag::FUA
+        | match request.kind {
+            cmd::READ if terms.structured => flag::DF,
+            cmd::WRITE_ZEROES => flag::NO_HOLE | flag::FAST_ZERO,
+            cmd::BLOCK_STATUS => flag::REQ_ONE,
+            _ => 0,
+        };
+    if request.flags & !known != 0 {
+        return Err(invalid("a flag that does not belong to this request"));
+    }
+    match request.kind {
+        cmd::DISC => return Ok(Command::Disconnect),
+        cmd::FLUSH if request.offset != 0 || request.len_bytes != 0 => {
+            return Err(invalid("a flush has no offset and no length"));
+        }
+        cmd::FLUSH => return Ok(Command::Flush),
+        _ => {}
+    }
+    let writes = matches!(request.kind, cmd::WRITE | cmd::WRITE_ZEROES | cmd::TRIM);
+    if writes && terms.geometry.read_only {
+        return Err(Refusal { errno: Errno::Perm, why: "the export is read-only" });
+    }
+    let span = placed(request, &terms.geometry)?;
+    match request.kind {
+        cmd::READ if span.len_bytes > PAYLOAD_BYTES_MAX => Err(Refusal {
+            errno: if terms.structured { Errno::Overflow } else { Errno::Inval },
+            why: "more than 32 MiB in one read",
+        }),
+        cmd::READ => Ok(Command::Read { span, whole: has(flag::DF) }),
+        cmd::WRITE => Ok(Command::Write { span, fua }),
+        cmd::WRITE_ZEROES => {
+            Ok(Command::Clear { span, fua, keep_space: has(flag::NO_HOLE) || !terms.geometry.can_trim })
+        }
+        cmd::TRIM if !terms.geometry.can_trim => Err(invalid("the export does not trim")),
+        cmd::TRIM => Ok(Command::Clear { span, fua, keep_space: false }),
+        cmd::CACHE => Ok(Command::Cache(span)),
+        cmd::BLOCK_STATUS if !terms.status => Err(invalid("block status was not negotiated")),
+        cmd::BLOCK_STATUS if span.len_bytes == 0 => Err(invalid("block status of nothing")),
+        cmd::BLOCK_STATUS => Ok(Command::Status { span, one: has(flag::REQ_ONE) }),
+        _ => Err(invalid("an unknown request")),
+    }
+}
+
+fn placed(request: &Request, geometry: &Geometry) -> Result<Span, Refusal> {
+    let end = request.offset.checked_add(u64::from(request.len_bytes));
+    if end.is_none_or(|end| end > geometry.size_bytes) {
+        let errno = match request.kind {
+            cmd::WRITE | cmd::WRITE_ZEROES => Errno::Nospc,
+            _ => Errno::Inval,
+        };
+        return Err(Refusal { errno, why: "reaches beyond the end of the export" });
+    }
+    let block = geometry.block_bytes.max(1);
+    if !request.offset.is_multiple_of(u64::from(block)) || !request.len_bytes.is_multiple_of(block) {
+        return Err(invalid("not aligned to the blocks of the export"));
+    }
+    Ok(Span { offset: request.offset, len_bytes: request.len_bytes })
+}

@@ -1,0 +1,114 @@
+//! The handshake on its socket.
+//!
+//! Invariants: it is over by its deadline, however slowly the client sends or receives; an option's data is taken into
+//! memory only up to [`OPTION_BYTES_MAX`]; nothing behind the last option is received, it belongs to transmission.
+
+use std::io;
+
+use super::{
+    exports::Exports,
+    negotiation::{Agreed, Negotiation, Next, OPTION_BYTES_MAX},
+    socket::{Deadline, Socket},
+    wire::{
+        Malformed,
+        option::{OptionHeader, greeting},
+    },
+};
+
+/// Data of options that is skipped so that they can be refused; longer ones are no honest client's.
+const SKIPPED_BYTES_MAX: u32 = 1 << 20;
+
+/// Why there is no transmission.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Ungreeted {
+    #[error("the client left")]
+    Left,
+    #[error("the handshake took too long")]
+    Late,
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+}
+
+struct Line<'a> {
+    socket: &'a Socket,
+    deadline: Deadline,
+}
+
+impl Line<'_> {
+    fn receive(&self, mut buf: &mut [u8]) -> Result<(), Ungreeted> {
+        while !buf.is_empty() {
+            self.socket.set_recv_timeout(Some(self.deadline.left().ok_or(Ungreeted::Late)?))?;
+            match self.socket.recv(buf) {
+                Ok(0) => return Err(Ungreeted::Left),
+                Ok(len) => buf = buf.get_mut(len..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Ungreeted::Late),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn skip(&self, bytes: usize) -> Result<(), Ungreeted> {
+        let mut scrap = [0; 4096];
+        let mut left = bytes;
+        while left > 0 {
+            let now = left.min(scrap.len());
+            self.receive(scrap.get_mut(..now).unwrap_or_default())?;
+            left -= now;
+        }
+        Ok(())
+    }
+
+    fn send(&self, mut bytes: &[u8]) -> Result<(), Ungreeted> {
+        while !bytes.is_empty() {
+            self.socket.set_send_timeout(Some(self.deadline.left().ok_or(Ungreeted::Late)?))?;
+            match self.socket.send(bytes) {
+                Ok(len) => bytes = bytes.get(len..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Ungreeted::Late),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Leads the handshake to its end; `None` when the client does not want transmission, or cannot have it.
+pub(crate) fn greet(
+    socket: &Socket,
+    exports: &dyn Exports,
+    deadline: Deadline,
+) -> Result<Option<Agreed>, Ungreeted> {
+    let line = Line { socket, deadline };
+    line.send(&greeting())?;
+    let mut flags = [0; 4];
+    line.receive(&mut flags)?;
+    let mut negotiation = Negotiation::begin(exports, u32::from_be_bytes(flags))?;
+    let mut data = Vec::new();
+    let mut out = Vec::new();
+    loop {
+        let mut header = [0; OptionHeader::BYTES];
+        line.receive(&mut header)?;
+        let OptionHeader { kind, len_bytes } = OptionHeader::parse(&header)?;
+        out.clear();
+        let next = if len_bytes <= OPTION_BYTES_MAX {
+            data.resize(len_bytes as usize, 0);
+            line.receive(&mut data)?;
+            negotiation.option(kind, &data, &mut out)
+        } else if len_bytes <= SKIPPED_BYTES_MAX {
+            line.skip(len_bytes as usize)?;
+            negotiation.too_big(kind, &mut out)
+        } else {
+            negotiation.too_big(kind, &mut out);
+            line.send(&out)?;
+            return Ok(None);
+        };
+        line.send(&out)?;
+        match next {
+            Next::Option => {}
+            Next::Close => return Ok(None),
+            Next::Transmit(agreed) => return Ok(Some(agreed)),
+        }
+    }
+}

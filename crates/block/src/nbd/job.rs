@@ -1,0 +1,205 @@
+//! Work of a connection that is done in the shared reader threads.
+//!
+//! Invariants: a job always ends in an answer, or in the end of its connection (also when the device panics); all
+//! parts of a divided read are posted before the chunk that closes it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use super::{
+    budget::Ticket,
+    command::Span,
+    connection::{Connection, Underway},
+    negotiation::CONTEXT_ID,
+    wire::{
+        codes::{STATE_HOLE, STATE_ZERO},
+        reply::{OFFSET_DATA_BYTES, SimpleReply, done, offset_data, push_error_offset, push_status},
+        request::Cookie,
+    },
+};
+use crate::device::Reading;
+
+/// Most extents in one answer; a client asks again for the rest.
+const EXTENTS_MAX: usize = 4096;
+/// What a job costs at least, which bounds their number. More than the answer with most extents needs.
+const COST_BYTES_MIN: u64 = 64 << 10;
+
+/// A large read that is answered in several chunks; counts those that are to come.
+pub(crate) struct Divided {
+    to_come: AtomicUsize,
+}
+
+impl Divided {
+    pub(crate) fn new(parts: usize) -> Arc<Self> {
+        Arc::new(Self { to_come: AtomicUsize::new(parts) })
+    }
+
+    /// A part's chunk is on its way. True for the last one: then the closing chunk has to follow, which says that all
+    /// went well. Not so on a connection that is being ended, for that may be because a part could not be had.
+    pub(crate) fn part_is_out(&self, connection: &Connection) -> bool {
+        self.to_come.fetch_sub(1, Ordering::AcqRel) == 1 && !connection.is_broken()
+    }
+}
+
+/// What to do.
+pub(crate) enum Task {
+    /// Reads and answers, with the whole reply or one part of it.
+    Read { span: Span, part_of: Option<Arc<Divided>> },
+    /// Answers `NBD_CMD_BLOCK_STATUS`.
+    Status { span: Span, one: bool },
+}
+
+impl Task {
+    /// How many bytes its answer may need, or a little more.
+    pub(crate) fn cost_bytes(&self) -> u64 {
+        match self {
+            Self::Read { span, .. } => u64::from(span.len_bytes).max(COST_BYTES_MIN),
+            Self::Status { .. } => COST_BYTES_MIN,
+        }
+    }
+}
+
+/// A task, for whom, and what it holds. The fields are dropped in this order: when `underway` ends, the job holds
+/// nothing of its connection any more.
+pub(crate) struct Job {
+    connection: Arc<Connection>,
+    cookie: Cookie,
+    task: Task,
+    ticket: Option<Ticket>,
+    answered: bool,
+    _underway: Underway,
+}
+
+impl Job {
+    pub(crate) fn new(connection: Arc<Connection>, cookie: Cookie, task: Task, ticket: Ticket) -> Self {
+        let underway = connection.pending.begin();
+        Self { connection, cookie, task, ticket: Some(ticket), answered: false, _underway: underway }
+    }
+
+    /// The thread that runs jobs is gone: does without.
+    pub(crate) fn take_back(mut self) -> Task {
+        self.answered = true;
+        let span = Span { offset: 0, len_bytes: 0 };
+        std::mem::replace(&mut self.task, Task::Status { span, one: true })
+    }
+
+    pub(crate) fn run(mut self) {
+        let connection = Arc::clone(&self.connection);
+        if connection.outbox.failure().is_none() {
+            let bytes = match &self.task {
+                Task::Read { span, part_of } => read(&connection, self.cookie, *span, part_of.is_none()),
+                Task::Status { span, one } => status(&connection, self.cookie, *span, *one),
+            };
+            connection.outbox.post(bytes, self.ticket.take());
+            if let Task::Read { part_of: Some(divided), .. } = &self.task
+                && divided.part_is_out(&connection)
+            {
+                connection.outbox.post(done(self.cookie).to_vec(), None);
+            }
+        }
+        self.answered = true;
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if !self.answered {
+            if thread::panicking() {
+                tracing::error!("the device panicked; the connection is ended");
+            }
+            self.connection.break_off();
+        }
+    }
+}
+
+/// Size of what stands in front of the data of a read.
+pub(crate) fn read_header_bytes(connection: &Connection) -> usize {
+    if connection.terms.structured { OFFSET_DATA_BYTES } else { SimpleReply::BYTES }
+}
+
+/// Writes what stands in front of the data of a read into the first bytes of its reply.
+pub(crate) fn write_read_header(
+    connection: &Connection,
+    reply: &mut [u8],
+    cookie: Cookie,
+    span: Span,
+    whole: bool,
+) {
+    let structured = offset_data(whole, cookie, span.offset, span.len_bytes);
+    let simple = SimpleReply { error: 0, cookie }.encode();
+    let header: &[u8] = if connection.terms.structured { &structured } else { &simple };
+    if let Some((head, _)) = reply.split_at_mut_checked(header.len()) {
+        head.copy_from_slice(header);
+    }
+}
+
+/// The answer to a read, or one part of it, waiting for the medium.
+fn read(connection: &Connection, cookie: Cookie, span: Span, whole: bool) -> Vec<u8> {
+    let head = read_header_bytes(connection);
+    let mut bytes = vec![0; head + span.len_bytes as usize];
+    let data = bytes.get_mut(head..).unwrap_or_default();
+    match connection.device.read(span.offset, data, Reading::MayWait) {
+        Ok(()) => write_read_header(connection, &mut bytes, cookie, span, whole),
+        Err(error) => {
+            bytes = Vec::new();
+            if whole {
+                connection.push_failure(&mut bytes, cookie, &error);
+            } else {
+                push_part_failure(connection, &mut bytes, cookie, span, &error);
+            }
+        }
+    }
+    bytes
+}
+
+/// Appends the chunk that stands for the part of a read that failed, or ends the connection.
+pub(crate) fn push_part_failure(
+    connection: &Connection,
+    out: &mut Vec<u8>,
+    cookie: Cookie,
+    span: Span,
+    error: &crate::device::IoError,
+) {
+    match connection.failed(error) {
+        Some(errno) => push_error_offset(out, cookie, errno, &error.to_string(), span.offset),
+        None => connection.break_off(),
+    }
+}
+
+/// The answer to `NBD_CMD_BLOCK_STATUS`: neighbours that are alike are one extent, and nothing beyond the asked
+/// range is said.
+pub(crate) fn status(connection: &Connection, cookie: Cookie, span: Span, one: bool) -> Vec<u8> {
+    let extents_max = if one { 1 } else { EXTENTS_MAX };
+    let mut extents: Vec<(u32, u32)> = Vec::new();
+    let mut left = span.len_bytes;
+    let result = connection.device.extents(span.offset, u64::from(span.len_bytes), &mut |extent| {
+        let len = u32::try_from(extent.len_bytes).unwrap_or(u32::MAX).min(left);
+        let hole = if extent.hole { STATE_HOLE } else { 0 };
+        let flags = hole | if extent.zero { STATE_ZERO } else { 0 };
+        let full = extents.len() == extents_max;
+        match extents.last_mut() {
+            _ if len == 0 => return left > 0,
+            Some((last, same)) if *same == flags => *last += len,
+            _ if full => return false,
+            _ => extents.push((len, flags)),
+        }
+        left -= len;
+        left > 0
+    });
+    let mut out = Vec::new();
+    match result {
+        Ok(()) => {
+            if extents.is_empty() {
+                extents.push((span.len_bytes, 0));
+            }
+            push_status(&mut out, cookie, CONTEXT_ID, &extents);
+        }
+        Err(error) => connection.push_failure(&mut out, cookie, &error),
+    }
+    out
+}

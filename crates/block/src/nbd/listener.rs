@@ -1,0 +1,201 @@
+//! Sockets that wait for clients.
+//!
+//! Invariants: a unix socket can be connected to only after its mode is 0600; a file is removed only if it is a socket
+//! that nobody listens on, or the very one that was made here.
+
+use std::{
+    fmt, fs, io,
+    net::SocketAddr,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
+    io::Errno,
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, getsockname,
+        listen, socket_with, sockopt::set_socket_reuseaddr,
+    },
+};
+
+/// Clients that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// Why a server cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The kernel's limit for names of unix sockets.
+    #[error("{} is too long for the path of a socket (107 bytes at most); use a shorter one", path.display())]
+    PathTooLong {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Somebody else listens there.
+    #[error("{} is in use by another server; stop it or use another path", path.display())]
+    InUse {
+        /// Where.
+        path: PathBuf,
+    },
+    /// There is a file that is not a socket.
+    #[error("{} exists and is not a socket; it is left alone, use another path", path.display())]
+    NotASocket {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot listen on {address}")]
+    System {
+        /// Where.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// The path of a unix socket.
+    Unix(PathBuf),
+    /// A TCP address, with the port that was really bound.
+    Tcp(SocketAddr),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// What is known of a listening socket, and the way to end it.
+pub(crate) struct Listener {
+    wake: Arc<OwnedFd>,
+    pub(crate) address: Address,
+    /// Device and inode of a unix socket's file.
+    file: Option<(u64, u64)>,
+}
+
+/// The listening socket itself. Dropping it turns away who is waiting and who comes later.
+pub(crate) struct Entrance {
+    fd: OwnedFd,
+    wake: Arc<OwnedFd>,
+}
+
+/// What [`Entrance::accept`] came back with.
+pub(crate) enum Accepted {
+    Client(OwnedFd),
+    Woken,
+}
+
+impl Listener {
+    pub(crate) fn unix(path: &Path) -> Result<(Self, Entrance), ListenError> {
+        let system = |error: io::Error| ListenError::System {
+            address: format!("unix:{}", path.display()),
+            source: error,
+        };
+        let name = SocketAddrUnix::new(path).map_err(|error| match error {
+            Errno::NAMETOOLONG => ListenError::PathTooLong { path: path.to_owned() },
+            other => system(other.into()),
+        })?;
+        clear_the_way(path, &name)?;
+        let fd = stream_socket(AddressFamily::UNIX).map_err(|error| system(error.into()))?;
+        bind(&fd, &name).map_err(|error| system(error.into()))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(system)?;
+        let file = fs::symlink_metadata(path).map_err(system)?;
+        Self::listen(fd, Address::Unix(path.to_owned()), Some((file.dev(), file.ino()))).map_err(system)
+    }
+
+    pub(crate) fn tcp(address: SocketAddr) -> Result<(Self, Entrance), ListenError> {
+        let open = || -> io::Result<(Self, Entrance)> {
+            let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+            let fd = stream_socket(family)?;
+            set_socket_reuseaddr(&fd, true)?;
+            bind(&fd, &address)?;
+            let bound = SocketAddr::try_from(getsockname(&fd)?)?;
+            Self::listen(fd, Address::Tcp(bound), None)
+        };
+        open().map_err(|source| ListenError::System { address: address.to_string(), source })
+    }
+
+    fn listen(fd: OwnedFd, address: Address, file: Option<(u64, u64)>) -> io::Result<(Self, Entrance)> {
+        listen(&fd, BACKLOG)?;
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        Ok((Self { wake: Arc::clone(&wake), address, file }, Entrance { fd, wake }))
+    }
+
+    /// Makes every [`Entrance::accept`] come back, now and later.
+    pub(crate) fn wake(&self) {
+        // Fails only when the counter is full, and then it wakes as well.
+        let _full = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Removes the file of a unix socket if it is still the one made here.
+    pub(crate) fn remove_file(&self) {
+        let (Address::Unix(path), Some(made)) = (&self.address, self.file) else { return };
+        let same = fs::symlink_metadata(path).is_ok_and(|file| (file.dev(), file.ino()) == made);
+        if same && let Err(error) = fs::remove_file(path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove the socket");
+        }
+    }
+}
+
+impl Entrance {
+    /// Waits for a client.
+    pub(crate) fn accept(&self) -> io::Result<Accepted> {
+        let mut fds = [PollFd::new(&*self.wake, PollFlags::IN), PollFd::new(&self.fd, PollFlags::IN)];
+        loop {
+            match poll(&mut fds, None) {
+                Err(Errno::INTR) => continue,
+                other => other?,
+            };
+            if !fds[0].revents().is_empty() {
+                return Ok(Accepted::Woken);
+            }
+            match accept_with(&self.fd, SocketFlags::CLOEXEC) {
+                Ok(client) => return Ok(Accepted::Client(client)),
+                // The client left again before it was let in.
+                Err(Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Non-blocking, so that a client that leaves between poll and accept does not hold the listener up.
+fn stream_socket(family: AddressFamily) -> Result<OwnedFd, Errno> {
+    socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+}
+
+/// Removes the socket of a server that is no more.
+fn clear_the_way(path: &Path, name: &SocketAddrUnix) -> Result<(), ListenError> {
+    let system =
+        |source: io::Error| ListenError::System { address: format!("unix:{}", path.display()), source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(system(error)),
+        Ok(file) if !file.file_type().is_socket() => {
+            return Err(ListenError::NotASocket { path: path.to_owned() });
+        }
+        Ok(_) => {}
+    }
+    let probe = stream_socket(AddressFamily::UNIX).map_err(|error| system(error.into()))?;
+    match connect(&probe, name) {
+        Err(Errno::CONNREFUSED) => match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(system(error)),
+            _ => Ok(()),
+        },
+        Err(Errno::NOENT) => Ok(()),
+        // Connected, or its queue is full: somebody is there.
+        Ok(()) | Err(Errno::AGAIN) => Err(ListenError::InUse { path: path.to_owned() }),
+        Err(error) => Err(system(error.into())),
+    }
+}

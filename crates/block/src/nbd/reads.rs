@@ -1,0 +1,162 @@
+//! How a connection's own thread reads: from memory at once, from the medium in other threads, and in pieces what is
+//! larger than its buffer.
+
+use std::sync::Arc;
+
+use super::{
+    command::Span,
+    exports::Ending,
+    job::{Divided, Task, push_part_failure, read_header_bytes, write_read_header},
+    limits::PIECE_BYTES,
+    outbox::Turn,
+    wire::{
+        reply::{SimpleReply, done, push_error},
+        request::Cookie,
+    },
+    worker::Worker,
+};
+use crate::device::{IoError, Reading};
+
+impl Worker {
+    /// `NBD_CMD_READ`.
+    pub(super) fn read(&mut self, cookie: Cookie, span: Span, whole: bool) -> Result<(), Ending> {
+        let structured = self.connection.terms.structured;
+        if span.len_bytes == 0 {
+            let simple = SimpleReply { error: 0, cookie }.encode();
+            return if structured { self.put(&done(cookie)) } else { self.put(&simple) };
+        }
+        if span.len_bytes as usize <= PIECE_BYTES {
+            return self.read_piece(cookie, span, None);
+        }
+        if whole || !structured {
+            self.read_at_a_stretch(cookie, span)
+        } else {
+            self.read_divided(cookie, span)
+        }
+    }
+
+    /// A read that fits into the buffer: a whole one, or one part of a larger one.
+    fn read_piece(
+        &mut self,
+        cookie: Cookie,
+        span: Span,
+        part_of: Option<&Arc<Divided>>,
+    ) -> Result<(), Ending> {
+        let head = read_header_bytes(&self.connection);
+        let bytes = head + span.len_bytes as usize;
+        if self.replies.room_bytes() < bytes {
+            self.send()?;
+        }
+        let device = Arc::clone(&self.connection.device);
+        let data = self.replies.slot(bytes).get_mut(head..).unwrap_or_default();
+        let mut result = device.read(span.offset, data, Reading::CachedOnly);
+        if matches!(result, Err(IoError::WouldBlock)) {
+            let task = Task::Read { span, part_of: part_of.cloned() };
+            if self.hand_over(cookie, task).is_ok() {
+                return Ok(());
+            }
+            // Nobody else may wait for it. So that the client has something to do meanwhile:
+            self.send()?;
+            let data = self.replies.slot(bytes).get_mut(head..).unwrap_or_default();
+            result = device.read(span.offset, data, Reading::MayWait);
+        }
+        match (result, part_of) {
+            (Ok(()), _) => {
+                write_read_header(
+                    &self.connection,
+                    self.replies.slot(bytes),
+                    cookie,
+                    span,
+                    part_of.is_none(),
+                );
+                self.replies.keep(bytes);
+                self.send_when_many()?;
+            }
+            (Err(error), None) => self.fail(cookie, &error)?,
+            (Err(error), Some(_)) => {
+                self.answer(|connection, out| push_part_failure(connection, out, cookie, span, &error))?;
+            }
+        }
+        if let Some(divided) = part_of {
+            self.send()?;
+            self.part_is_out(cookie, divided)?;
+        }
+        Ok(())
+    }
+
+    /// A large read in several chunks, which may come from several threads. This thread holds one more part, so that
+    /// the closing chunk cannot be sent before all parts are counted.
+    fn read_divided(&mut self, cookie: Cookie, span: Span) -> Result<(), Ending> {
+        let len = span.len_bytes as usize;
+        let divided = Divided::new(len.div_ceil(PIECE_BYTES) + 1);
+        for piece in pieces(span) {
+            self.read_piece(cookie, piece, Some(&divided))?;
+        }
+        self.part_is_out(cookie, &divided)
+    }
+
+    fn part_is_out(&mut self, cookie: Cookie, divided: &Divided) -> Result<(), Ending> {
+        if divided.part_is_out(&self.connection) { self.put(&done(cookie)) } else { Ok(()) }
+    }
+
+    /// A large read in one message. Once its header is sent the client expects all of the data: what cannot be read
+    /// is filled with zeroes and called an error at the end ("Structured replies"), or, where that cannot be said
+    /// ("Simple replies"), ends the connection.
+    fn read_at_a_stretch(&mut self, cookie: Cookie, span: Span) -> Result<(), Ending> {
+        self.send()?;
+        let connection = Arc::clone(&self.connection);
+        let structured = connection.terms.structured;
+        let head = read_header_bytes(&connection);
+        let mut failure = None;
+        let mut turn: Option<Turn<'_>> = None;
+        for piece in pieces(span) {
+            let len = piece.len_bytes as usize;
+            let buffer = self.replies.raw();
+            let Some(data) = buffer.get_mut(head..head + len) else { return Err(Ending::Broken) };
+            if failure.is_none()
+                && let Err(error) = connection.device.read(piece.offset, data, Reading::MayWait)
+            {
+                match turn {
+                    None => return self.fail(cookie, &error),
+                    Some(turn) if !structured => {
+                        connection.failed(&error);
+                        turn.abandon();
+                        return Err(Ending::Broken);
+                    }
+                    Some(_) => failure = Some(error),
+                }
+            }
+            if failure.is_some() {
+                data.fill(0);
+            }
+            match &mut turn {
+                Some(turn) => turn.send(data)?,
+                None => {
+                    write_read_header(&connection, buffer, cookie, span, false);
+                    let mut taken = connection.outbox.turn()?;
+                    taken.send(buffer.get(..head + len).unwrap_or_default())?;
+                    turn = Some(taken);
+                }
+            }
+        }
+        drop(turn);
+        match failure {
+            None if structured => self.put(&done(cookie)),
+            None => Ok(()),
+            Some(error) => match connection.failed(&error) {
+                Some(errno) => self.answer(|_, out| push_error(out, cookie, errno, &error.to_string())),
+                None => Err(Ending::Broken),
+            },
+        }
+    }
+}
+
+/// A span in pieces of [`PIECE_BYTES`], the last one shorter.
+fn pieces(span: Span) -> impl Iterator<Item = Span> {
+    let len = span.len_bytes as usize;
+    (0..len).step_by(PIECE_BYTES).map(move |from| {
+        // Both within `span`, whose length is a u32.
+        let len_bytes = u32::try_from(PIECE_BYTES.min(len - from)).unwrap_or(u32::MAX);
+        Span { offset: span.offset + from as u64, len_bytes }
+    })
+}

@@ -1,0 +1,289 @@
+//! The server: listeners, and a thread for each connection.
+//!
+//! Invariants: whatever happens to one connection, the others and the listeners go on; an observer hears of every
+//! client's beginning exactly once, and then exactly once of its end, after the last call to the device.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use super::{
+    budget::Budget,
+    connection::Connection,
+    exports::{Client, Ending, Exports, Observer},
+    greet::{Ungreeted, greet},
+    limits::Limits,
+    listener::{Accepted, Address, Entrance, ListenError, Listener},
+    outbox::Unsent,
+    pool::Pool,
+    registry::{Connections, Place, Registry},
+    socket::{Deadline, Socket, lock},
+    worker::Worker,
+};
+
+/// How long a listener rests after the system could not give it a client (no descriptors, no memory).
+const RESPITE: Duration = Duration::from_millis(50);
+/// How long a client whose connection is being ended may go on sending before the socket is closed over it.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// How long connections that were cut have to let go.
+const LAST_GRACE: Duration = Duration::from_millis(500);
+/// The deadline of a listener that is dropped without [`Serving::stop`].
+const DROPPED: Duration = Duration::from_secs(2);
+
+struct Shared {
+    exports: Arc<dyn Exports>,
+    observer: Option<Arc<dyn Observer>>,
+    limits: Limits,
+    registry: Arc<Registry>,
+    pool: Arc<Pool>,
+    budget: Arc<Budget>,
+    listeners: AtomicU64,
+}
+
+/// An NBD server. Clones are the same server; its limits hold over all its listeners.
+#[derive(Clone)]
+pub struct Server(Arc<Shared>);
+
+impl Server {
+    /// A server that listens nowhere yet.
+    #[must_use]
+    pub fn new(exports: Arc<dyn Exports>, limits: Limits) -> Self {
+        Self::build(exports, limits, None)
+    }
+
+    /// The same, and `observer` hears of its clients.
+    #[must_use]
+    pub fn observed(exports: Arc<dyn Exports>, limits: Limits, observer: Arc<dyn Observer>) -> Self {
+        Self::build(exports, limits, Some(observer))
+    }
+
+    fn build(exports: Arc<dyn Exports>, limits: Limits, observer: Option<Arc<dyn Observer>>) -> Self {
+        Self(Arc::new(Shared {
+            exports,
+            observer,
+            limits,
+            registry: Arc::new(Registry::new(limits.connections_max)),
+            pool: Pool::new(limits.readers_max),
+            budget: Budget::new(limits.budget_bytes),
+            listeners: AtomicU64::new(0),
+        }))
+    }
+
+    /// Listens on a unix socket of mode 0600. The socket of a server that is no more is replaced.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn serve_unix(&self, path: &Path) -> Result<Serving, ListenError> {
+        let (listener, entrance) = Listener::unix(path)?;
+        self.serve(listener, entrance)
+    }
+
+    /// Listens on a TCP address; port 0 is any free port. There is no encryption and no authentication here.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn serve_tcp(&self, address: SocketAddr) -> Result<Serving, ListenError> {
+        let (listener, entrance) = Listener::tcp(address)?;
+        self.serve(listener, entrance)
+    }
+
+    /// How many connections there are, over all listeners.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        self.0.registry.connections()
+    }
+
+    fn serve(&self, listener: Listener, entrance: Entrance) -> Result<Serving, ListenError> {
+        let id = self.0.listeners.fetch_add(1, Ordering::Relaxed);
+        let door = Arc::new(Door { listener, id, stopping: AtomicBool::new(false) });
+        let (shared, inside) = (Arc::clone(&self.0), Arc::clone(&door));
+        let accepting = thread::Builder::new()
+            .name("nbd-accept".to_owned())
+            .spawn(move || inside.accept_all(&shared, &entrance))
+            .map_err(|source| {
+                door.listener.remove_file();
+                ListenError::System { address: door.listener.address.to_string(), source }
+            })?;
+        Ok(Serving { door, registry: Arc::clone(&self.0.registry), accepting: Mutex::new(Some(accepting)) })
+    }
+}
+
+/// A listener with its connections. Dropping it stops it.
+pub struct Serving {
+    door: Arc<Door>,
+    registry: Arc<Registry>,
+    accepting: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How [`Serving::stop`] went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stopped {
+    /// Connections that ended after their requests under way were answered.
+    pub finished: usize,
+    /// Connections that had to be cut at the deadline.
+    pub cut: usize,
+    /// Of those, how many still wait for a call to their device to return.
+    pub hanging: usize,
+}
+
+impl Serving {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.door.listener.address
+    }
+
+    /// Ends it: nobody is let in any more, requests under way are answered, then the connections are closed. Clients
+    /// are not told anything, so that those that can connect again do so and repeat what was not answered. Returns
+    /// half a second after the deadline at the latest; a second call finds nothing to do.
+    pub fn stop(&self, deadline: Duration) -> Stopped {
+        let deadline = Deadline::after(deadline);
+        let Some(accepting) = lock(&self.accepting).take() else { return Stopped::default() };
+        self.door.stopping.store(true, Ordering::Release);
+        self.door.listener.wake();
+        if accepting.join().is_err() {
+            tracing::error!("the accepting thread panicked");
+        }
+        self.door.listener.remove_file();
+        let id = self.door.id;
+        let all = self.registry.each(id, Socket::stop_receiving);
+        if self.registry.wait_for_none(id, deadline) == 0 {
+            return Stopped { finished: all, cut: 0, hanging: 0 };
+        }
+        let cut = self.registry.each(id, Socket::cut);
+        let hanging = self.registry.wait_for_none(id, Deadline::after(LAST_GRACE));
+        Stopped { finished: all.saturating_sub(cut), cut, hanging }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop(DROPPED);
+    }
+}
+
+/// A listener and what its connections need to know of it.
+struct Door {
+    listener: Listener,
+    id: u64,
+    stopping: AtomicBool,
+}
+
+impl Door {
+    fn accept_all(self: &Arc<Self>, shared: &Arc<Shared>, entrance: &Entrance) {
+        let mut troubled = false;
+        while !self.stopping.load(Ordering::Acquire) {
+            match entrance.accept() {
+                Ok(Accepted::Woken) => return,
+                Ok(Accepted::Client(client)) => match Socket::new(client) {
+                    Ok(socket) => {
+                        troubled = false;
+                        self.let_in(shared, Arc::new(socket));
+                    }
+                    Err(error) => tracing::debug!(%error, "the client left at once"),
+                },
+                Err(error) => {
+                    if !std::mem::replace(&mut troubled, true) {
+                        tracing::warn!(%error, address = %self.listener.address, "cannot accept clients; trying on");
+                    }
+                    thread::sleep(RESPITE);
+                }
+            }
+        }
+    }
+
+    fn let_in(self: &Arc<Self>, shared: &Arc<Shared>, socket: Arc<Socket>) {
+        let place = match shared.registry.enter(Arc::clone(&socket), self.id) {
+            Ok(place) => place,
+            Err(turned_away) => {
+                // Whoever floods the door is not to flood the log as well.
+                if turned_away.is_power_of_two() {
+                    let max = shared.limits.connections_max;
+                    tracing::warn!(max, turned_away, "too many connections, clients are turned away");
+                }
+                return;
+            }
+        };
+        let (door, shared) = (Arc::clone(self), Arc::clone(shared));
+        let name = format!("nbd-{}", place.id);
+        let attending =
+            thread::Builder::new().name(name).spawn(move || attend(&shared, &door, &place, &socket));
+        if let Err(error) = attending {
+            tracing::warn!(%error, "no thread for a connection");
+        }
+    }
+}
+
+/// A connection's life.
+fn attend(shared: &Shared, door: &Door, place: &Place, socket: &Arc<Socket>) {
+    let deadline = Deadline::after(shared.limits.handshake);
+    let agreed = match greet(socket, &*shared.exports, deadline) {
+        Ok(Some(agreed)) => agreed,
+        Ok(None) => return socket.finish(FAREWELL),
+        Err(Ungreeted::Left) => return,
+        Err(error) => return tracing::debug!(peer = socket.peer(), %error, "no handshake"),
+    };
+    let timeouts = socket.set_recv_timeout(None).and(socket.set_send_timeout(Some(shared.limits.send_stall)));
+    if let Err(error) = timeouts {
+        return tracing::warn!(%error, "cannot set the timeouts of a connection");
+    }
+    place.serves();
+    let client = Client { id: place.id, export: agreed.name, peer: socket.peer() };
+    tracing::info!(id = client.id, export = client.export, peer = client.peer, "client connected");
+    let mut farewell = Farewell { shared, client, ending: Ending::Broken };
+    if let Some(observer) = &shared.observer {
+        observer.connected(&farewell.client);
+    }
+    let share = shared.budget.share(shared.limits.connection_budget_bytes);
+    let connection = Connection::new(agreed.device, agreed.terms, Arc::clone(socket), share);
+    let leaving = Leaving(&connection);
+    let mut worker = Worker::new(Arc::clone(&connection), Arc::clone(&shared.pool));
+    let ending = worker.serve(socket, &door.stopping);
+    // Waits for flushes under way, then for everything else.
+    drop(worker);
+    drop(leaving);
+    farewell.ending = match ending {
+        _ if connection.outbox.failure() == Some(Unsent::Stalled) => Ending::Stalled,
+        Ending::Vanished if door.stopping.load(Ordering::Acquire) => Ending::Stopped,
+        Ending::Vanished if connection.is_broken() => Ending::Broken,
+        other => other,
+    };
+    drop(connection);
+    let patience = if farewell.ending == Ending::Violation { FAREWELL } else { Duration::ZERO };
+    drop(farewell);
+    socket.finish(patience);
+}
+
+/// Waits for all that is under way for a connection, also when its thread panics.
+struct Leaving<'a>(&'a Connection);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.pending.wait_for_none();
+        self.0.outbox.settle();
+    }
+}
+
+/// Tells the observer of a client's end, also when its thread panics.
+struct Farewell<'a> {
+    shared: &'a Shared,
+    client: Client,
+    ending: Ending,
+}
+
+impl Drop for Farewell<'_> {
+    fn drop(&mut self) {
+        let Client { id, export, .. } = &self.client;
+        tracing::info!(id, export, ending = ?self.ending, "client disconnected");
+        if let Some(observer) = &self.shared.observer {
+            observer.disconnected(&self.client, self.ending);
+        }
+    }
+}

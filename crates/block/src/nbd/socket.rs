@@ -1,0 +1,184 @@
+//! A connected stream socket, unix or TCP, as the rest of the server wants it.
+//!
+//! Invariant: the descriptor is blocking and open as long as anybody holds the `Socket`, so that a number is never
+//! used for somebody else's connection; ending a connection is `shutdown`, closing follows with the last holder.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{
+        AddressFamily, RecvFlags, SendFlags, Shutdown, recv, send, shutdown,
+        sockopt::{
+            Timeout, set_socket_keepalive, set_socket_send_buffer_size, set_socket_timeout, set_tcp_keepcnt,
+            set_tcp_keepidle, set_tcp_keepintvl, set_tcp_nodelay, socket_domain, socket_peercred,
+        },
+    },
+};
+
+/// What is asked of the kernel for replies on their way, so that the next request can be worked on meanwhile. The
+/// kernel gives what it likes.
+const SEND_BUFFER_BYTES: usize = 1 << 20;
+/// How much of what a client still sends is thrown away before its socket is closed.
+const LEFTOVER_BYTES_MAX: usize = 64 << 20;
+
+/// A TCP client that is silent for this long is asked whether it is still there, [`KEEPALIVE_PROBES`] times.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// See the module's comment.
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    unix: bool,
+}
+
+impl Socket {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        let unix = socket_domain(&fd)? == AddressFamily::UNIX;
+        if !unix {
+            set_tcp_nodelay(&fd, true)?;
+            set_socket_keepalive(&fd, true)?;
+            set_tcp_keepidle(&fd, KEEPALIVE_IDLE)?;
+            set_tcp_keepintvl(&fd, KEEPALIVE_INTERVAL)?;
+            set_tcp_keepcnt(&fd, KEEPALIVE_PROBES)?;
+        }
+        set_socket_send_buffer_size(&fd, SEND_BUFFER_BYTES)?;
+        Ok(Self { fd, unix })
+    }
+
+    /// Who is at the other end, for people.
+    pub(crate) fn peer(&self) -> String {
+        if self.unix {
+            return socket_peercred(&self.fd).map_or_else(
+                |_| "unix".to_owned(),
+                |peer| format!("unix process {} of user {}", peer.pid.as_raw_nonzero(), peer.uid.as_raw()),
+            );
+        }
+        let address = rustix::net::getpeername(&self.fd).ok().flatten();
+        address
+            .and_then(|address| std::net::SocketAddr::try_from(address).ok())
+            .map_or_else(|| "tcp".to_owned(), |address| format!("tcp {address}"))
+    }
+
+    fn receive(&self, buf: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {
+        loop {
+            match recv(&self.fd, &mut *buf, flags) {
+                Err(Errno::INTR) => {}
+                other => return other.map(|(len, _)| len),
+            }
+        }
+    }
+
+    /// Receives what there is, waiting for something. 0 is the end.
+    pub(crate) fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(self.receive(buf, RecvFlags::empty())?)
+    }
+
+    /// Receives until `buf` is full, or the end.
+    pub(crate) fn recv_full(&self, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(self.receive(buf, RecvFlags::WAITALL)?)
+    }
+
+    fn transmit(&self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno> {
+        loop {
+            match send(&self.fd, bytes, flags | SendFlags::NOSIGNAL) {
+                Err(Errno::INTR) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Sends what the kernel takes, waiting for it to take something. `WouldBlock` after the send timeout.
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(self.transmit(bytes, SendFlags::empty())?)
+    }
+
+    /// Sends what the kernel takes at once.
+    pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(self.transmit(bytes, SendFlags::DONTWAIT)?)
+    }
+
+    /// Waits until the kernel would take something; false when the time is over first.
+    pub(crate) fn wait_for_room(&self, patience: Duration) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
+        let timeout = Timespec::try_from(patience).ok();
+        poll(&mut fds, timeout.as_ref()).is_ok_and(|ready| ready > 0)
+    }
+
+    /// `None` waits for ever.
+    pub(crate) fn set_recv_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        Ok(set_socket_timeout(&self.fd, Timeout::Recv, timeout)?)
+    }
+
+    /// `None` waits for ever.
+    pub(crate) fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        Ok(set_socket_timeout(&self.fd, Timeout::Send, timeout)?)
+    }
+
+    /// Nothing more is received than what the kernel has already; wakes whoever is receiving.
+    pub(crate) fn stop_receiving(&self) {
+        let _gone_already = shutdown(&self.fd, Shutdown::Read);
+    }
+
+    /// The connection is over; wakes everybody.
+    pub(crate) fn cut(&self) {
+        let _gone_already = shutdown(&self.fd, Shutdown::Both);
+    }
+
+    /// Ends the stream after what was sent. What the client still has to say is thrown away for as long as it keeps
+    /// talking, but not longer than `patience`: closing over unread data can take the last replies away from it.
+    pub(crate) fn finish(&self, patience: Duration) {
+        let deadline = Deadline::after(patience);
+        if shutdown(&self.fd, Shutdown::Write).is_err() {
+            return;
+        }
+        let mut scrap = vec![0; 64 << 10];
+        let mut left = LEFTOVER_BYTES_MAX;
+        while left > 0 {
+            let flags = match deadline.left() {
+                Some(time) if self.set_recv_timeout(Some(time)).is_ok() => RecvFlags::empty(),
+                _ => RecvFlags::DONTWAIT,
+            };
+            match self.receive(&mut scrap, flags) {
+                Ok(0) | Err(_) => return,
+                Ok(len) => left = left.saturating_sub(len),
+            }
+        }
+    }
+}
+
+/// A moment by which something has to be over.
+#[derive(Clone, Copy)]
+pub(crate) struct Deadline(Instant);
+
+impl Deadline {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "real sockets keep real time: nothing that is simulated passes through this server"
+    )]
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    pub(crate) fn after(time: Duration) -> Self {
+        Self(Self::now() + time)
+    }
+
+    /// The time that is left, never zero; `None` when it is over.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        // Below a microsecond a socket timeout would be rounded to zero, which means for ever.
+        self.0.checked_duration_since(Self::now()).filter(|left| *left > Duration::from_micros(1))
+    }
+}
+
+/// Locks a mutex whose data is whole between any two statements, so that a panic elsewhere does not matter.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

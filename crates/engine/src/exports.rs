@@ -1,0 +1,174 @@
+//! Which devices NBD clients can have, by name: `NAME/DISK` (the present), `NAME/DISK@WHEN` (the past, read-only),
+//! `NAME/DISK#BRANCH` (a branch). With one disk, `/DISK` can be left out.
+
+use std::sync::Arc;
+
+use bygone_block::{
+    BlockDevice,
+    nbd::{Client, Ending, ExportInfo, Exports, Observer, OpenError},
+};
+use bygone_model::{Seq, when::WholeDay};
+
+use crate::{
+    error::{Error, Result, Usage},
+    history::LogHistory,
+    manager::Manager,
+};
+
+/// A device, and what it shows.
+pub(crate) struct Opened {
+    /// The device.
+    pub device: Arc<dyn BlockDevice>,
+    /// The moment, if it is a past one.
+    pub seq: Option<Seq>,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").field("seq", &self.seq).finish_non_exhaustive()
+    }
+}
+
+/// Which part of history is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Which {
+    Present,
+    Past(String),
+    Branch(String),
+}
+
+fn split(what: &str) -> (&str, Which) {
+    match what.find(['@', '#']) {
+        None => (what, Which::Present),
+        Some(i) if what.as_bytes()[i] == b'@' => (&what[..i], Which::Past(what[i + 1..].to_owned())),
+        Some(i) => (&what[..i], Which::Branch(what[i + 1..].to_owned())),
+    }
+}
+
+/// The target in the name of a device.
+#[must_use]
+pub(crate) fn target_of(what: &str) -> &str {
+    let (device, _) = split(what);
+    device.split('/').next().unwrap_or(device)
+}
+
+impl Manager {
+    /// Opens the device that `what` names.
+    ///
+    /// # Errors
+    /// When there is no such device or moment, or it cannot be opened.
+    pub(crate) fn open_device(&self, what: &str) -> Result<Opened> {
+        let (device, which) = split(what);
+        let (name, disk) = match device.split_once('/') {
+            Some((name, disk)) => (name, Some(disk)),
+            None => (device, None),
+        };
+        if name.is_empty() {
+            return Err(Usage::BadDevice(what.to_owned()).into());
+        }
+        let target = self.target(name)?;
+        let catalog = target.log.catalog();
+        match which {
+            Which::Present => {
+                let volume = target.volume(catalog.head, disk)?;
+                Ok(Opened { device: Arc::new(target.lease(volume)?), seq: None })
+            }
+            Which::Branch(branch) => {
+                let volume = target.volume(catalog.branch_named(&branch)?.id, disk)?;
+                Ok(Opened { device: Arc::new(target.lease(volume)?), seq: None })
+            }
+            Which::Past(when) => {
+                let found = LogHistory::new(&target.log, catalog.head).find(&when, WholeDay::Refuse)?;
+                let branch = match &found.branch {
+                    Some(name) => catalog.branch_named(name)?.id,
+                    None => catalog.head,
+                };
+                let volume = target.volume(branch, disk)?;
+                Ok(Opened { device: Arc::new(target.as_of(volume, found.seq)?), seq: Some(found.seq) })
+            }
+        }
+    }
+}
+
+/// The exports of a manager.
+pub(crate) struct ManagerExports(pub(crate) Arc<Manager>);
+
+impl Exports for ManagerExports {
+    fn list(&self) -> Vec<ExportInfo> {
+        let mut out = Vec::new();
+        for target in self.0.targets() {
+            let catalog = target.log.catalog();
+            for disk in &catalog.disks {
+                let name = format!("{}/{}", target.name, disk.name);
+                let description = format!("the present of {}", target.name);
+                out.push(ExportInfo { name: name.clone(), description });
+                for branch in catalog.branches.iter().filter(|b| b.dropped.is_none() && b.id != catalog.head)
+                {
+                    let description = format!("branch {} of {}", branch.name, target.name);
+                    out.push(ExportInfo { name: format!("{name}#{}", branch.name), description });
+                }
+            }
+        }
+        out
+    }
+
+    fn open(&self, name: &str) -> std::result::Result<Arc<dyn BlockDevice>, OpenError> {
+        if self.0.is_stopping() {
+            return Err(OpenError::Closing);
+        }
+        match self.0.open_device(name) {
+            Ok(opened) => Ok(opened.device),
+            Err(e @ (Error::NoTarget(_) | Error::Usage(_))) => {
+                Err(OpenError::Unknown { hint: format!("{e}; {}", e.hint()) })
+            }
+            Err(e) => Err(OpenError::Refused { why: format!("{e}; {}", e.hint()) }),
+        }
+    }
+}
+
+impl Observer for ManagerExports {
+    fn connected(&self, client: &Client) {
+        if let Ok(target) = self.0.target(target_of(&client.export)) {
+            target.note_client(&client.export, true);
+        }
+    }
+
+    fn disconnected(&self, client: &Client, _: Ending) {
+        if let Ok(target) = self.0.target(target_of(&client.export)) {
+            target.note_client(&client.export, false);
+        }
+    }
+}
+
+/// One device under every name, for `export`.
+pub(crate) struct OneExport {
+    pub(crate) name: String,
+    pub(crate) device: Arc<dyn BlockDevice>,
+}
+
+impl Exports for OneExport {
+    fn list(&self) -> Vec<ExportInfo> {
+        vec![ExportInfo { name: self.name.clone(), description: String::new() }]
+    }
+
+    fn open(&self, name: &str) -> std::result::Result<Arc<dyn BlockDevice>, OpenError> {
+        if name.is_empty() || name == self.name {
+            return Ok(self.device.clone());
+        }
+        Err(OpenError::Unknown { hint: format!("ask for {:?}, or for the default export", self.name) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_may_hold_what_names_may_not() {
+        assert_eq!(split("web1/vda@3 days ago 15:00"), ("web1/vda", Which::Past("3 days ago 15:00".into())));
+        assert_eq!(split("web1@point:a#b"), ("web1", Which::Past("point:a#b".into())));
+        assert_eq!(split("web1/vda#try-1"), ("web1/vda", Which::Branch("try-1".into())));
+        assert_eq!(split("web1"), ("web1", Which::Present));
+        assert_eq!(target_of("web1/vda@now"), "web1");
+    }
+}

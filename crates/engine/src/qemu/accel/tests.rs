@@ -1,0 +1,61 @@
+use std::path::PathBuf;
+
+use super::*;
+
+const QEMU: &str = "qemu-system-x86_64";
+
+#[test]
+fn the_boot_sector_is_what_its_source_says() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/qemu/accel/probe.S");
+    let dir = tempfile::tempdir().unwrap();
+    let [object, binary]: [PathBuf; 2] = ["probe.o", "probe.bin"].map(|name| dir.path().join(name));
+    let run = |program: &str, args: &[&str], from: &Path, to: &Path| {
+        Command::new(program).args(args).arg("-o").args([to, from]).status().map(|status| status.success())
+    };
+    let Ok(true) = run("as", &["--64"], &source, &object) else {
+        eprintln!("no assembler for x86-64 here: not compared");
+        return;
+    };
+    let args = ["-m", "elf_x86_64", "-Ttext=0x7c00", "--oformat", "binary"];
+    assert!(run("ld", &args, &object, &binary).unwrap());
+    assert_eq!(fs::read(binary).unwrap(), PROBE);
+}
+
+#[test]
+fn the_boot_sector_runs_through_on_a_processor_that_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let finding = run_probe(Path::new(QEMU), dir.path(), "tcg", Duration::from_secs(60));
+    assert_eq!(finding.expect("QEMU runs; scripts/setup installs it"), Finding::KvmWorks);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn a_guest_that_is_not_through_in_time_is_too_slow() {
+    let dir = tempfile::tempdir().unwrap();
+    let finding = run_probe(Path::new(QEMU), dir.path(), "tcg", Duration::from_millis(1));
+    assert_eq!(finding.expect("QEMU runs; scripts/setup installs it"), Finding::TooSlow);
+}
+
+#[test]
+fn an_accelerator_that_does_not_start_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let finding = run_probe(Path::new(QEMU), dir.path(), "xen", Duration::from_secs(60));
+    assert_eq!(finding.expect("QEMU runs; scripts/setup installs it"), Finding::Fails);
+}
+
+#[test]
+fn the_probe_ends_in_time_whatever_kvm_does_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let finding =
+        probe(Path::new(QEMU), dir.path(), PROBE_MAX).expect("QEMU runs; scripts/setup installs it");
+    eprintln!("here: {finding:?}: {}", finding.explain());
+    assert_eq!(finding.accel() == Accel::Kvm, finding == Finding::KvmWorks);
+}
+
+#[test]
+fn a_missing_qemu_is_said_with_a_hint() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = run_probe(Path::new("/nonexistent/qemu"), dir.path(), "tcg", PROBE_MAX).unwrap_err();
+    assert!(matches!(error, Error::NotInstalled { .. }), "{error}");
+    assert!(error.hint().contains("apt install"));
+}

@@ -1,0 +1,146 @@
+//! Where the files of one running machine are.
+//!
+//! Invariants: all are in one directory that belongs to this machine alone; every socket in it has a path short
+//! enough for a unix socket; none of the paths depends on whether the machine runs.
+
+use std::{
+    fs, io,
+    io::{Read, Seek, SeekFrom},
+    os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{Error, Result, SOCKET_PATH_BYTES_MAX};
+
+/// The run directory of one machine, with the names in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Places {
+    dir: PathBuf,
+}
+
+impl Places {
+    /// Uses `dir`, which need not exist yet.
+    ///
+    /// # Errors
+    /// [`Error::SocketPathTooLong`] and [`Error::NotUtf8`] when QEMU could not use it.
+    pub fn new(dir: impl Into<PathBuf>) -> Result<Places> {
+        let places = Places { dir: dir.into() };
+        check_socket(&places.console_socket())?;
+        Ok(places)
+    }
+
+    /// Makes the directory, readable by its owner only: who can open the sockets in it owns the machine.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn make(&self) -> Result<()> {
+        match fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::file(&self.dir)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// QEMU's monitor. It takes one connection, and that is the supervisor's.
+    #[must_use]
+    pub fn qmp_socket(&self) -> PathBuf {
+        self.dir.join("qmp.sock")
+    }
+
+    /// The machine's serial console. It takes one connection.
+    #[must_use]
+    pub fn console_socket(&self) -> PathBuf {
+        self.dir.join("console.sock")
+    }
+
+    /// Held by who is attached to the console.
+    #[must_use]
+    pub fn console_lock(&self) -> PathBuf {
+        self.dir.join("console.lock")
+    }
+
+    /// All that was ever printed on the console, up to a size (see [`super::console`]).
+    #[must_use]
+    pub fn console_log(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    /// What QEMU itself says: warnings, and why it did not start.
+    #[must_use]
+    pub fn qemu_log(&self) -> PathBuf {
+        self.dir.join("qemu.log")
+    }
+
+    /// QEMU's process number, written and locked by QEMU.
+    #[must_use]
+    pub fn pid_file(&self) -> PathBuf {
+        self.dir.join("qemu.pid")
+    }
+
+    /// Which process it is, for a manager that comes later; see [`super::Running`].
+    #[must_use]
+    pub fn state_file(&self) -> PathBuf {
+        self.dir.join("qemu.json")
+    }
+
+    /// The machine's own copy of the UEFI variables.
+    #[must_use]
+    pub fn uefi_vars(&self) -> PathBuf {
+        self.dir.join("uefi-vars.fd")
+    }
+
+    /// Puts what an earlier QEMU said aside (`qemu.log.1`), so that the log tells of one only.
+    pub(super) fn put_by_old_log(&self) -> Result<()> {
+        let log = self.qemu_log();
+        match fs::rename(&log, older(&log)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file(&log)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The end of what QEMU itself said, for a person to read: at most `bytes_max`, control characters replaced.
+    #[must_use]
+    pub fn last_words(&self, bytes_max: u64) -> String {
+        let bytes = tail(&self.qemu_log(), bytes_max).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let clean = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+        text.trim().chars().map(clean).collect()
+    }
+}
+
+/// Where a log goes when it makes room for a new one.
+pub(super) fn older(log: &Path) -> PathBuf {
+    let mut name = log.as_os_str().to_owned();
+    name.push(".1");
+    PathBuf::from(name)
+}
+
+/// The last `bytes_max` bytes of a file.
+pub(super) fn tail(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut file = fs::File::open(path)?;
+    let len_bytes = file.metadata()?.len();
+    file.seek(SeekFrom::Start(len_bytes.saturating_sub(bytes_max)))?;
+    let mut bytes = Vec::new();
+    file.take(bytes_max).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Can this be the path of a unix socket, and stand on QEMU's command line?
+pub(super) fn check_socket(path: &Path) -> Result<()> {
+    if path.as_os_str().as_bytes().len() > SOCKET_PATH_BYTES_MAX {
+        return Err(Error::SocketPathTooLong { path: path.to_owned() });
+    }
+    utf8(path).map(drop)
+}
+
+/// The path as text, which is all that QEMU's options take.
+pub(super) fn utf8(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| Error::NotUtf8 { path: path.to_owned() })
+}

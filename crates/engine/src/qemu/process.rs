@@ -1,0 +1,230 @@
+//! The process of a QEMU: started so that it outlives us, found again, waited for, ended.
+//!
+//! Invariants:
+//! - a process is meant by its pidfd, never by its number alone and never by its name: nothing here can signal a
+//!   process that only took over the number;
+//! - dropping a [`Process`] leaves the process running;
+//! - what is started is in a session of its own, with nothing of ours open but its log.
+
+use std::{
+    fmt, fs,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    deadline::Deadline,
+    error::{Error, Result},
+};
+
+/// Which process it is, for as long as the host runs and beyond: no two processes ever have the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in the kernel's ticks since the boot (field 22 of `/proc/PID/stat`).
+    pub start_ticks: u64,
+    /// In which boot of the host (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    /// By itself, with this status.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// Nobody can say any more: it was not our child.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exit status {code}"),
+            Exit::Signal(9) => f.write_str("killed"),
+            Exit::Signal(signal) => write!(f, "ended by signal {signal}"),
+            Exit::Unknown => f.write_str("exit status unknown"),
+        }
+    }
+}
+
+/// A running process, or one that has ended.
+#[derive(Debug)]
+pub struct Process {
+    identity: Identity,
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    /// Starts a program that outlives us: in a new session, its standard input empty, what it prints appended to
+    /// `log`, and none of our other descriptors open in it.
+    ///
+    /// # Errors
+    /// [`Error::NotInstalled`] when it cannot be started, [`Error::File`] for the log.
+    pub fn spawn(command: &mut Command, log: &Path) -> Result<Process> {
+        let output = fs::OpenOptions::new().create(true).append(true).open(log).map_err(Error::file(log))?;
+        let errors = output.try_clone().map_err(Error::file(log))?;
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        let child = bygone_sys::detach(command)
+            .spawn()
+            .map_err(|source| Error::NotInstalled { path: PathBuf::from(command.get_program()), source })?;
+        // `child` is ours and not waited for, so its number cannot be anybody else's yet, even if it has ended.
+        let pid = Pid::from_child(&child);
+        let pidfd =
+            pidfd_open(pid, PidfdFlags::empty()).map_err(Error::system("watching the new process"))?;
+        let start_ticks = read_stat(child.id()).map_or(0, |stat| stat.start_ticks);
+        Ok(Process { identity: Identity { pid: child.id(), start_ticks, boot_id: boot_id()? }, pidfd })
+    }
+
+    /// Finds a process that was started earlier, perhaps by a manager that has died. `None` when it has ended.
+    ///
+    /// # Errors
+    /// [`Error::System`], [`Error::File`].
+    pub fn find(identity: &Identity) -> Result<Option<Process>> {
+        if identity.boot_id != boot_id()? {
+            return Ok(None);
+        }
+        Ok(Process::with_pid(identity.pid)?.filter(|process| process.identity == *identity))
+    }
+
+    /// The process that has this number now. `None` when there is none.
+    pub(super) fn with_pid(pid: u32) -> Result<Option<Process>> {
+        let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let pidfd = match pidfd_open(number, PidfdFlags::empty()) {
+            // A thread's number is refused as invalid.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
+            other => other.map_err(Error::system("watching a process"))?,
+        };
+        // Read with the pidfd open: if the process were to end and its number were given away in between, then what
+        // is read is another's, and the pidfd tells of the end.
+        let stat = read_stat(pid);
+        let process = |stat: Stat| -> Result<Process> {
+            Ok(Process {
+                identity: Identity { pid, start_ticks: stat.start_ticks, boot_id: boot_id()? },
+                pidfd,
+            })
+        };
+        match stat {
+            Some(stat) if !stat.ended => {
+                let process = process(stat)?;
+                Ok(if process.has_ended(Deadline::after(std::time::Duration::ZERO))? {
+                    None
+                } else {
+                    Some(process)
+                })
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Which process it is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Waits for its end; `None` when it still runs at the deadline. Our own child is reaped by this; a second call
+    /// says [`Exit::Unknown`].
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn wait(&self, deadline: Deadline) -> Result<Option<Exit>> {
+        if !self.has_ended(deadline)? {
+            return Ok(None);
+        }
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
+            Ok(Some(status)) => Ok(Some(match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => Exit::Unknown,
+            })),
+            // Not our child, or reaped before.
+            Ok(None) | Err(rustix::io::Errno::CHILD) => Ok(Some(Exit::Unknown)),
+            Err(error) => Err(Error::system("waiting for a process")(error)),
+        }
+    }
+
+    fn has_ended(&self, deadline: Deadline) -> Result<bool> {
+        loop {
+            let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+            match poll(&mut fds, Some(&deadline.timeout())) {
+                Ok(count) => return Ok(count > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Error::system("waiting for a process")(error)),
+            }
+        }
+    }
+
+    /// Asks it to end (SIGTERM; QEMU takes that as a shutdown by the host). One that has ended is left alone.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn terminate(&self) -> Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    /// Ends it at once (SIGKILL). One that has ended is left alone.
+    ///
+    /// # Errors
+    /// [`Error::System`].
+    pub fn kill(&self) -> Result<()> {
+        self.signal(Signal::KILL)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        match pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(Error::system("ending a process")(error)),
+        }
+    }
+
+    /// Was it started with this argument?
+    pub(super) fn has_argument(&self, argument: &str) -> bool {
+        let line = fs::read(format!("/proc/{}/cmdline", self.identity.pid)).unwrap_or_default();
+        line.split(|&byte| byte == 0).any(|word| word == argument.as_bytes())
+    }
+}
+
+impl AsFd for Process {
+    /// The pidfd: readable when the process has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    start_ticks: u64,
+    ended: bool,
+}
+
+fn read_stat(pid: u32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The second field is the program's name in parentheses, and may hold spaces and parentheses itself.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    // The third field, then the 22nd.
+    let ended = matches!(fields.next()?, "Z" | "X" | "x");
+    Some(Stat { start_ticks: fields.nth(18)?.parse().ok()?, ended })
+}
+
+fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    Ok(fs::read_to_string(path).map_err(Error::file(path))?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! What a manager leaves behind about a machine it started, for the one that comes after it.
+//!
+//! Invariants: the file is there whole or not at all; a machine that runs is found even when the manager died before
+//! it could write the file, by the process number that QEMU itself writes down.
+
+use std::{
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    error::{Error, Result},
+    places::{Places, utf8},
+    process::{Identity, Process},
+    spec::OnReboot,
+};
+
+/// A machine that was started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Its process.
+    pub process: Identity,
+    /// What a reset by the guest does.
+    pub on_reboot: OnReboot,
+}
+
+impl Running {
+    /// Writes it down.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub(super) fn save(&self, places: &Places) -> Result<()> {
+        let path = places.state_file();
+        let write = |part: &Path| -> io::Result<()> {
+            let mut file = fs::File::create(part)?;
+            file.write_all(&serde_json::to_vec_pretty(self)?)?;
+            file.sync_all()?;
+            fs::rename(part, &path)
+        };
+        let part: PathBuf = path.with_extension("json.part");
+        write(&part).map_err(Error::file(&path))
+    }
+
+    /// The machine that runs in this place, with its process; `None` when none does.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::System`]; [`Error::BadState`] when the file makes no sense and the machine cannot be
+    /// found in another way.
+    pub fn find(places: &Places) -> Result<Option<(Running, Process)>> {
+        let state = read(places);
+        if let Ok(Some(running)) = &state
+            && let Some(process) = Process::find(&running.process)?
+        {
+            return Ok(Some((running.clone(), process)));
+        }
+        if let Some(process) = by_pid_file(places)? {
+            let running = Running { process: process.identity().clone(), on_reboot: OnReboot::Hold };
+            return Ok(Some((running, process)));
+        }
+        state.map(|_| None)
+    }
+
+    /// Removes what a machine that has ended left in its place, but for its logs and its variables.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn forget(places: &Places) -> Result<()> {
+        for path in [places.state_file(), places.pid_file(), places.qmp_socket(), places.console_socket()] {
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::file(&path)(e)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(places: &Places) -> Result<Option<Running>> {
+    let path = places.state_file();
+    match fs::read(&path) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map(Some).map_err(|source| Error::BadState { path, source })
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::file(&path)(e)),
+    }
+}
+
+/// The number may be stale; the process is the right one if it was started with this very file.
+fn by_pid_file(places: &Places) -> Result<Option<Process>> {
+    let path = places.pid_file();
+    let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+    let Ok(pid) = text.trim().parse() else { return Ok(None) };
+    let argument = utf8(&path)?;
+    Ok(Process::with_pid(pid)?.filter(|process| process.has_argument(argument)))
+}

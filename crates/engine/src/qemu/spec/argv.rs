@@ -1,0 +1,240 @@
+//! From a description to QEMU's command line.
+//!
+//! Devices and block nodes are given as JSON, where nothing needs escaping; what has no JSON form goes through
+//! [`Options`], which doubles commas.
+
+use serde_json::{Value, json};
+
+use super::{Disk, Display, Firmware, Machine, Net, OnReboot, RECONNECT_SECONDS_MAX};
+use crate::qemu::{
+    accel::Accel,
+    error::Result,
+    places::{Places, utf8},
+};
+
+/// `-sandbox`: QEMU may not start programs, gain rights or use what it has no need for.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny";
+
+impl Machine {
+    /// QEMU's arguments for this machine (without the program's own name).
+    ///
+    /// # Errors
+    /// As [`Machine::check`], and [`crate::qemu::Error::NotUtf8`].
+    pub fn argv(&self, places: &Places) -> Result<Vec<String>> {
+        self.check()?;
+        let mut args = Args::default();
+        args.word("-nodefaults").word("-no-user-config");
+        args.option("-name", Options::new("guest", &self.name).flag("debug-threads=on"));
+        if self.sandbox {
+            // A window needs to set the priority of its own threads.
+            let resources = if self.display == Display::Gtk { "allow" } else { "deny" };
+            args.pair("-sandbox", format!("{SANDBOX},resourcecontrol={resources}"));
+        }
+        self.board(&mut args)?;
+        self.boot(&mut args)?;
+        control(&mut args, places)?;
+        let reboot = if self.on_reboot == OnReboot::Hold { "shutdown" } else { "reset" };
+        args.pair("-action", format!("reboot={reboot},shutdown=pause,panic=pause"));
+
+        // The order of the devices is the order of their addresses; keep it, guests remember them.
+        args.device(json!({ "driver": "VGA", "id": "screen" }));
+        args.pair("-object", json!({ "qom-type": "rng-builtin", "id": "entropy" }).to_string());
+        args.device(json!({ "driver": "virtio-rng-pci", "id": "rng", "rng": "entropy" }));
+        args.device(json!({ "driver": "pvpanic-pci", "id": "panic" }));
+        self.storage(&mut args)?;
+        self.network(&mut args);
+        self.screen(&mut args);
+        args.0.extend(self.extra_args.iter().cloned());
+        Ok(args.0)
+    }
+
+    fn board(&self, args: &mut Args) -> Result<()> {
+        args.pair("-machine", "q35");
+        match self.accel {
+            // The processor of this computer, whatever that is: targets are not moved while they run.
+            Accel::Kvm => args.pair("-accel", "kvm").pair("-cpu", "host"),
+            Accel::Tcg => args.pair("-accel", "tcg,thread=multi").pair("-cpu", "max"),
+        };
+        args.pair("-m", format!("size={}M", self.memory_mib)).pair("-smp", self.cpus.to_string());
+        args.pair("-rtc", "base=utc");
+        if let Firmware::Uefi { code, vars } = &self.firmware {
+            for (unit, path, read_only) in [(0, code, "on"), (1, vars, "off")] {
+                let drive =
+                    Options::new("if", "pflash").with("format", "raw").with("unit", &unit.to_string());
+                args.option("-drive", drive.with("readonly", read_only).with("file", utf8(path)?));
+            }
+        }
+        Ok(())
+    }
+
+    fn boot(&self, args: &mut Args) -> Result<()> {
+        let Some(kernel) = &self.kernel else { return Ok(()) };
+        args.pair("-kernel", utf8(&kernel.image)?);
+        if let Some(initrd) = &kernel.initrd {
+            // This one argument is a list of files.
+            args.pair("-initrd", utf8(initrd)?.replace(',', ",,"));
+        }
+        args.pair("-append", &kernel.append);
+        Ok(())
+    }
+
+    fn storage(&self, args: &mut Args) -> Result<()> {
+        if !self.disks.is_empty() {
+            // Away from the main loop, which must stay free to answer while a disk is slow.
+            args.pair("-object", json!({ "qom-type": "iothread", "id": "disks" }).to_string());
+        }
+        for (at, disk) in self.disks.iter().enumerate() {
+            let node = Disk::node_name(&disk.id);
+            args.pair(
+                "-blockdev",
+                json!({
+                    "driver": "nbd",
+                    "node-name": node,
+                    "server": { "type": "unix", "path": utf8(&disk.socket)? },
+                    "export": disk.export,
+                    "reconnect-delay": RECONNECT_SECONDS_MAX,
+                    "read-only": disk.read_only,
+                    "discard": "unmap",
+                    // The store finds zeroes where it looks at the data anyway.
+                    "detect-zeroes": "off",
+                    // Nothing is cached on this side, and every flush goes through.
+                    "cache": { "direct": true, "no-flush": false },
+                })
+                .to_string(),
+            );
+            args.device(json!({
+                "driver": "virtio-blk-pci",
+                "id": format!("virtio-{}", disk.id),
+                "drive": node,
+                "iothread": "disks",
+                "serial": disk.id,
+                // 0 is that of a kernel started directly.
+                "bootindex": at + 1,
+                "logical_block_size": disk.block_bytes,
+                "physical_block_size": disk.block_bytes.max(4096),
+                "write-cache": "on",
+                "discard": true,
+                "write-zeroes": true,
+                // An error holds the machine still; the request is made again when it goes on.
+                "rerror": "stop",
+                "werror": "stop",
+            }));
+        }
+        Ok(())
+    }
+
+    fn network(&self, args: &mut Args) {
+        for (at, net) in self.nets.iter().enumerate() {
+            let id = format!("net{at}");
+            match net {
+                // These are QEMU's own options, as the user wrote them.
+                Net::User { options } => {
+                    let mut words = vec!["user".to_owned(), format!("id={id}")];
+                    words.extend(options.iter().cloned());
+                    args.pair("-netdev", words.join(","));
+                }
+                Net::Tap { interface } => {
+                    args.option(
+                        "-netdev",
+                        Options::plain("tap")
+                            .with("id", &id)
+                            .with("ifname", interface)
+                            .with("script", "no")
+                            .with("downscript", "no"),
+                    );
+                }
+            }
+            args.device(json!({
+                "driver": "virtio-net-pci",
+                "id": format!("card{at}"),
+                "netdev": id,
+                "mac": mac_address(&self.name, at),
+            }));
+        }
+    }
+
+    fn screen(&self, args: &mut Args) {
+        match &self.display {
+            Display::None => args.pair("-display", "none"),
+            Display::Gtk => args.pair("-display", "gtk,zoom-to-fit=on"),
+            // An address may carry QEMU's own options, such as `,password-secret=`.
+            Display::Vnc(address) => args.pair("-display", format!("vnc={address}")),
+        };
+        if self.display != Display::None {
+            args.device(json!({ "driver": "qemu-xhci", "id": "usb" }));
+            args.device(json!({ "driver": "usb-kbd", "id": "keyboard", "bus": "usb.0" }));
+            args.device(json!({ "driver": "usb-tablet", "id": "pointer", "bus": "usb.0" }));
+        }
+    }
+}
+
+/// The ways in: the serial console, the monitor, the process number.
+fn control(args: &mut Args, places: &Places) -> Result<()> {
+    let socket = |id: &str, path: &str| {
+        Options::plain("socket").with("id", id).with("path", path).flag("server=on").flag("wait=off")
+    };
+    let log = places.console_log();
+    let console = socket("console", utf8(&places.console_socket())?);
+    args.option("-chardev", console.with("logfile", utf8(&log)?).flag("logappend=on"));
+    args.pair("-serial", "chardev:console");
+    args.option("-chardev", socket("qmp", utf8(&places.qmp_socket())?));
+    args.pair("-mon", "chardev=qmp,mode=control");
+    args.pair("-pidfile", utf8(&places.pid_file())?);
+    Ok(())
+}
+
+/// A card's address: always the same for the same machine, in the range that is free for such use.
+fn mac_address(name: &str, at: usize) -> String {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in name.bytes().chain([0]).chain(at.to_le_bytes()) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    let [a, b, c, ..] = hash.to_le_bytes();
+    format!("52:54:00:{a:02x}:{b:02x}:{c:02x}")
+}
+
+#[derive(Default)]
+struct Args(Vec<String>);
+
+impl Args {
+    fn word(&mut self, word: impl Into<String>) -> &mut Args {
+        self.0.push(word.into());
+        self
+    }
+
+    fn pair(&mut self, name: &str, value: impl Into<String>) -> &mut Args {
+        self.word(name).word(value)
+    }
+
+    fn option(&mut self, name: &str, options: Options) -> &mut Args {
+        self.pair(name, options.0)
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "callers build the value in place")]
+    fn device(&mut self, device: Value) -> &mut Args {
+        self.pair("-device", device.to_string())
+    }
+}
+
+/// A list of QEMU's `key=value` options.
+struct Options(String);
+
+impl Options {
+    fn plain(word: &str) -> Options {
+        Options(word.to_owned())
+    }
+
+    fn new(key: &str, value: &str) -> Options {
+        Options(format!("{key}={}", value.replace(',', ",,")))
+    }
+
+    fn with(mut self, key: &str, value: &str) -> Options {
+        self.0 += &format!(",{key}={}", value.replace(',', ",,"));
+        self
+    }
+
+    fn flag(mut self, flag: &str) -> Options {
+        self.0 += &format!(",{flag}");
+        self
+    }
+}

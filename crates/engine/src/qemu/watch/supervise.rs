@@ -1,0 +1,248 @@
+//! The thread that watches one machine.
+//!
+//! Invariants: it waits only in one `poll`, on the process, the monitor and its owner's signals, so nothing that
+//! QEMU does or does not do can stop it; it ends with the machine, or when its owner goes, and then leaves the
+//! machine alone.
+
+use std::{
+    io::Read,
+    os::{fd::AsFd, unix::net::UnixStream},
+    sync::{
+        Arc,
+        mpsc::{SyncSender, TrySendError},
+    },
+    time::Duration,
+};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::{
+    Shared,
+    report::{Happening, Report, Story},
+};
+use crate::qemu::{
+    console,
+    deadline::Deadline,
+    error::Error,
+    places::Places,
+    process::{Exit, Process},
+    qmp::{self, Answer, Incoming, Notice, QueryStatus, RebootAction, SetAction},
+    spec::OnReboot,
+};
+
+/// How soon to try again to reach the monitor: at first, and at most.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// How often the sizes of the logs are looked at.
+const LOGS_EVERY: Duration = Duration::from_secs(10);
+/// When the connection ends, the process usually does as well; this long we wait for it before telling of the former.
+const EXIT_FOLLOWS_MAX: Duration = Duration::from_millis(500);
+/// How many bytes of QEMU's own words go into the last report.
+const LAST_WORDS_BYTES_MAX: u64 = 2000;
+
+pub(super) struct Supervisor {
+    pub(super) shared: Arc<Shared>,
+    pub(super) process: Arc<Process>,
+    pub(super) places: Places,
+    pub(super) on_reboot: OnReboot,
+    pub(super) signal: UnixStream,
+    pub(super) reports: SyncSender<Report>,
+    pub(super) story: Story,
+}
+
+/// The connection to the monitor, as far as this thread is concerned.
+struct Link {
+    incoming: Incoming,
+    qmp: qmp::Qmp,
+    ready: bool,
+    /// A question after the state, with the time of the event that made us ask.
+    status: Option<(Answer<QueryStatus>, Option<bygone_model::Micros>)>,
+}
+
+impl Supervisor {
+    pub(super) fn run(mut self) {
+        let mut link: Option<Link> = None;
+        let mut lost = false;
+        let mut retry = RETRY_MIN;
+        let mut retry_at = Deadline::after(Duration::ZERO);
+        let mut logs_at = Deadline::after(LOGS_EVERY);
+        loop {
+            if link.is_none() && retry_at.passed() {
+                link = self.connect();
+                retry = (retry * 2).min(RETRY_MAX);
+                retry_at = Deadline::after(retry);
+            }
+            let rearm_at =
+                self.shared.lock().rearm_at.filter(|_| link.as_ref().is_some_and(|open| open.ready));
+            let until =
+                [Some(logs_at), link.is_none().then_some(retry_at), rearm_at].into_iter().flatten().min();
+            let awake = self.poll(link.as_ref(), until.unwrap_or(logs_at));
+            if self.shared.lock().stopping {
+                return;
+            }
+            if awake.monitor
+                && let Some(open) = &mut link
+            {
+                match self.receive(open) {
+                    Ok(()) if open.ready => {
+                        retry = RETRY_MIN;
+                        if std::mem::take(&mut lost) {
+                            self.tell(None, Happening::ConnectionBack);
+                        }
+                    }
+                    Ok(()) => {}
+                    Err(error) => {
+                        let was_ready = open.ready;
+                        link = None;
+                        self.shared.set_qmp(None);
+                        if let Some(exit) = self.ended(Deadline::after(EXIT_FOLLOWS_MAX)) {
+                            return self.exited(exit);
+                        }
+                        if !matches!(error, Error::NotConnected) {
+                            tracing::warn!(dir = %self.places.dir().display(), %error, "the connection to QEMU broke");
+                            retry = RETRY_MAX;
+                        }
+                        retry_at = Deadline::after(retry);
+                        if was_ready && !std::mem::replace(&mut lost, true) {
+                            self.tell(None, Happening::ConnectionLost);
+                        }
+                    }
+                }
+            }
+            if awake.exited
+                && let Some(exit) = self.ended(Deadline::after(Duration::ZERO))
+            {
+                // The last words on the monitor come before the end.
+                while let Some(open) = &mut link {
+                    if self.receive(open).is_err() {
+                        link = None;
+                    }
+                }
+                return self.exited(exit);
+            }
+            if let Some(open) = &mut link {
+                self.rearm(open);
+            }
+            if logs_at.passed() {
+                console::bound_logs(&self.places);
+                logs_at = Deadline::after(LOGS_EVERY);
+            }
+        }
+    }
+
+    fn connect(&self) -> Option<Link> {
+        // Not there yet, or busy with a connection that is about to end: both are tried again.
+        let (qmp, incoming) = qmp::connect(&self.places.qmp_socket()).ok()?;
+        Some(Link { incoming, qmp, ready: false, status: None })
+    }
+
+    fn poll(&mut self, link: Option<&Link>, until: Deadline) -> Awake {
+        let mut fds =
+            vec![PollFd::new(&self.process, PollFlags::IN), PollFd::new(&self.signal, PollFlags::IN)];
+        fds.extend(link.map(|link| PollFd::from_borrowed_fd(link.incoming.as_fd(), PollFlags::IN)));
+        // A failure is a signal to this thread; the loop comes back here.
+        let _ = poll(&mut fds, Some(&until.timeout()));
+        let [exited, signal, monitor] =
+            [0, 1, 2].map(|at| fds.get(at).is_some_and(|fd| !fd.revents().is_empty()));
+        if signal {
+            let mut bytes = [0; 64];
+            // Only the waking up matters.
+            let _ = self.signal.read(&mut bytes);
+        }
+        Awake { exited, monitor }
+    }
+
+    fn receive(&mut self, link: &mut Link) -> Result<(), Error> {
+        let Link { incoming, qmp, ready, status } = link;
+        let result = incoming.receive(|notice| {
+            // An answer that is there was sent before this notice.
+            self.take_status(status);
+            match notice {
+                Notice::Ready(_) => {
+                    *ready = true;
+                    self.shared.set_qmp(Some(qmp.clone()));
+                    *status = qmp.start(&QueryStatus).ok().map(|answer| (answer, None));
+                    if self.on_reboot == OnReboot::Hold {
+                        // A supervisor before us may have died with this still to do.
+                        self.shared.lock().rearm_at = Some(Deadline::after(Duration::ZERO));
+                    }
+                }
+                Notice::Event(event) => {
+                    if self.story.is_unexplained_stop(&event) {
+                        *status = qmp.start(&QueryStatus).ok().map(|answer| (answer, Some(event.time)));
+                    } else {
+                        for what in self.story.event(&event) {
+                            self.tell(Some(event.time), what);
+                        }
+                    }
+                }
+            }
+        });
+        self.take_status(status);
+        result
+    }
+
+    fn take_status(&mut self, status: &mut Option<(Answer<QueryStatus>, Option<bygone_model::Micros>)>) {
+        let Some((answer, time)) = status else { return };
+        let Some(answered) = answer.take() else { return };
+        let time = *time;
+        *status = None;
+        match answered {
+            Ok(answered) => {
+                for what in self.story.status(&answered) {
+                    self.tell(time, what);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(dir = %self.places.dir().display(), %error, "QEMU does not say its state");
+            }
+        }
+    }
+
+    /// Makes resets hold the machine still again, some time after a restart; see [`super::Vm::restart`].
+    fn rearm(&mut self, link: &Link) {
+        let due = self.shared.lock().rearm_at.is_some_and(Deadline::passed);
+        if !due || !link.ready {
+            return;
+        }
+        let action = SetAction { reboot: Some(RebootAction::Shutdown), ..SetAction::default() };
+        let sent = link.qmp.start(&action).is_ok();
+        self.shared.lock().rearm_at = (!sent).then(|| Deadline::after(RETRY_MAX));
+    }
+
+    fn ended(&self, deadline: Deadline) -> Option<Exit> {
+        self.process.wait(deadline).unwrap_or_else(|error| {
+            tracing::warn!(dir = %self.places.dir().display(), %error, "QEMU's end cannot be told");
+            Some(Exit::Unknown)
+        })
+    }
+
+    fn exited(&mut self, exit: Exit) {
+        self.story.exited(exit);
+        self.shared.set_qmp(None);
+        let last_words = self.places.last_words(LAST_WORDS_BYTES_MAX);
+        self.tell(None, Happening::Exited { exit, last_words });
+    }
+
+    /// Hands a report over; waits while the receiver has too many, but not longer than our owner is there.
+    fn tell(&self, time: Option<bygone_model::Micros>, what: Happening) {
+        self.shared.set_phase(self.story.phase());
+        let mut report = Report { time, what };
+        loop {
+            match self.reports.try_send(report) {
+                // Nobody wants to hear of it; those who wait for a phase do all the same.
+                Ok(()) | Err(TrySendError::Disconnected(_)) => break,
+                Err(TrySendError::Full(back)) => report = back,
+            }
+            if self.shared.lock().stopping {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+struct Awake {
+    exited: bool,
+    monitor: bool,
+}

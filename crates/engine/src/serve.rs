@@ -1,0 +1,357 @@
+//! Being the manager, or asking the one that there is.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use bygone_block::nbd;
+
+use crate::{
+    api::{Answers, Request},
+    error::{Error, Result, Usage},
+    exports::ManagerExports,
+    machine::Machine,
+    manager::{Manager, stop_machine},
+    qemu::Places,
+    socket::{self, ApiServer},
+    store_dir::StorePaths,
+    target::lock,
+};
+
+const TICK: Duration = Duration::from_millis(50);
+/// A manager in the background ends when nothing has run for this long.
+const IDLE_MAX: Duration = Duration::from_secs(3);
+const START_MAX: Duration = Duration::from_secs(30);
+const NBD_STOP_MAX: Duration = Duration::from_secs(5);
+const CLOSE_MAX: Duration = Duration::from_secs(60);
+
+/// Set by a signal.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Makes [`serve`] return. Does nothing but set a flag, so a signal handler may call it.
+pub fn stop_serving() {
+    STOP.store(true, Ordering::Release);
+}
+
+/// How to serve.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServeOptions {
+    /// End when nothing runs any more.
+    pub until_idle: bool,
+    /// Offer the exports on this TCP address as well.
+    pub listen: Option<String>,
+}
+
+/// Where a manager can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServeInfo {
+    /// Its API.
+    pub api: PathBuf,
+    /// Its exports.
+    pub nbd: PathBuf,
+    /// Its exports on TCP.
+    pub listen: Option<String>,
+}
+
+/// Makes a store.
+///
+/// # Errors
+/// When there is one already, or the folder cannot be used.
+pub fn init(store: &Path) -> Result<()> {
+    StorePaths::new(store).make()
+}
+
+/// Does upkeep of all logs until it is dropped.
+struct Keeper {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    fn start(manager: Arc<Manager>) -> Result<Keeper> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = stop.clone();
+        let keep = move || {
+            while !stopping.load(Ordering::Acquire) {
+                for target in manager.targets() {
+                    loop {
+                        match target.log.maintain() {
+                            Ok(true) => {}
+                            Ok(false) => break,
+                            Err(e) => {
+                                tracing::warn!(target = target.name, error = %e, "upkeep has to wait");
+                                std::thread::sleep(TICK * 20);
+                                break;
+                            }
+                        }
+                    }
+                }
+                std::thread::sleep(TICK);
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("keeper".into())
+            .spawn(keep)
+            .map_err(|e| Error::file("starting a thread for", "upkeep", e))?;
+        Ok(Keeper { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Runs the manager until it is asked to stop ([`stop_serving`], [`Request::Shutdown`]) or is idle. Machines that an earlier
+/// manager left running are taken up again; those marked `autostart` are started. At the end machines are shut down, unless
+/// the request said to keep them.
+///
+/// # Errors
+/// When the store cannot be opened or the sockets not be made.
+pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeInfo)) -> Result<()> {
+    let paths = StorePaths::new(store);
+    let manager = Manager::open(&paths)?;
+    let run = paths.root().join("run");
+    fs::create_dir_all(&run).map_err(|e| Error::file("making", &run, e))?;
+    let exports = Arc::new(ManagerExports(manager.clone()));
+    let server = nbd::Server::observed(exports.clone(), nbd::Limits::default(), exports);
+    let listening = |path: &Path| {
+        let path = path.to_owned();
+        move |e: nbd::ListenError| Error::file("listening on", path, std::io::Error::other(e.to_string()))
+    };
+    // The disks first: a machine that stands still waits for nothing else.
+    let nbd_socket = paths.nbd_socket();
+    let unix = server.serve_unix(&nbd_socket).map_err(listening(&nbd_socket))?;
+    let keeper = Keeper::start(manager.clone())?;
+    take_up(&manager);
+    let tcp = match &options.listen {
+        Some(at) => {
+            let address =
+                std::net::ToSocketAddrs::to_socket_addrs(at.as_str()).ok().and_then(|mut all| all.next());
+            let address =
+                address.ok_or_else(|| Usage::BadSetting { key: "--listen".into(), value: at.clone() })?;
+            Some(server.serve_tcp(address).map_err(listening(Path::new(at)))?)
+        }
+        None => None,
+    };
+    let api = ApiServer::start(manager.clone())?;
+    ready(&ServeInfo {
+        api: paths.api_socket(),
+        nbd: nbd_socket,
+        listen: tcp.as_ref().map(|serving| serving.address().to_string()),
+    });
+    let mut busy_at = Instant::now();
+    while !STOP.load(Ordering::Acquire) && !manager.is_stopping() {
+        if manager.is_busy() || api.is_busy() {
+            busy_at = Instant::now();
+        }
+        if options.until_idle && busy_at.elapsed() > IDLE_MAX {
+            break;
+        }
+        std::thread::sleep(TICK);
+    }
+    let keep_targets = manager.keep_targets.load(Ordering::Acquire);
+    if !keep_targets {
+        stop_all(&manager);
+    }
+    manager.stop(keep_targets);
+    // From here on a new manager may be started: the socket is what commands look for.
+    drop(api);
+    let _ = fs::remove_file(paths.api_socket());
+    unix.stop(NBD_STOP_MAX);
+    if let Some(tcp) = &tcp {
+        tcp.stop(NBD_STOP_MAX);
+    }
+    close(&manager, keep_targets);
+    drop(keeper);
+    Ok(())
+}
+
+/// Takes up machines that run, starts those that are to, and goes on reading disks.
+fn take_up(manager: &Arc<Manager>) {
+    for target in manager.targets() {
+        let name = &target.name;
+        match Machine::adopt(&target) {
+            Ok(true) => {
+                tracing::info!(target = name, "took up the machine that was left running");
+                continue;
+            }
+            Ok(false) => {}
+            Err(e) => {
+                tracing::error!(target = name, error = %e, "the machine that was left running cannot be taken up")
+            }
+        }
+        if target.config().autostart {
+            let request = Request::Run { name: name.clone(), at: None, branch: None, display: None };
+            match manager.handle(&request, &mut Nobody) {
+                Ok(_) => tracing::info!(target = name, "started"),
+                Err(e) => tracing::error!(target = name, error = %e, "cannot be started"),
+            }
+        }
+        if let Err(e) = target.read_disks() {
+            tracing::warn!(target = name, error = %e, "its disk cannot be read now");
+        }
+    }
+}
+
+fn stop_all(manager: &Arc<Manager>) {
+    let stopping: Vec<JoinHandle<()>> = manager
+        .targets()
+        .into_iter()
+        .filter_map(|target| {
+            let machine = lock(&target.machine).clone()?;
+            let stop = move || {
+                let name = target.name.clone();
+                let said = stop_machine(&target, &machine, false, None, &mut |step| {
+                    tracing::info!(target = name, "{step}");
+                });
+                drop(machine);
+                if let Err(e) = said {
+                    tracing::error!(target = name, error = %e, "cannot be stopped");
+                    return;
+                }
+                let _ = target.wait_stopped(&mut || true);
+            };
+            std::thread::Builder::new().name("stop".into()).spawn(stop).ok()
+        })
+        .collect();
+    for thread in stopping {
+        let _ = thread.join();
+    }
+}
+
+/// Lets go of all targets; what is being read is given up and goes on the next time.
+fn close(manager: &Manager, keep_targets: bool) {
+    for target in manager.targets() {
+        target.begin_closing();
+    }
+    let end = Instant::now() + CLOSE_MAX;
+    while !keep_targets && manager.is_busy() && Instant::now() < end {
+        std::thread::sleep(TICK / 5);
+    }
+    for target in manager.targets() {
+        if let Err(e) = target.log.flush() {
+            tracing::error!(target = target.name, error = %e, "the log could not be flushed");
+        }
+    }
+}
+
+/// Answers that nobody hears.
+struct Nobody;
+
+impl Answers for Nobody {
+    fn progress(&mut self, _: crate::api::Progress) -> bool {
+        true
+    }
+    fn note(&mut self, _: String) {}
+    fn item(&mut self, _: serde_json::Value) -> bool {
+        true
+    }
+    fn wanted(&mut self) -> bool {
+        true
+    }
+}
+
+/// Asks the manager of `store`: the one that runs, or, if none does, one in this process for as long as it takes. To
+/// run a machine, a manager is started in the background.
+///
+/// # Errors
+/// What the manager says.
+pub fn ask(store: &Path, request: &Request, answers: &mut dyn Answers) -> Result<serde_json::Value> {
+    let paths = StorePaths::new(store);
+    paths.check()?;
+    if let Some(stream) = socket::connect(&paths.api_socket()) {
+        return socket::ask(&stream, request, answers);
+    }
+    if needs_manager(&paths, request) {
+        start_in_background(&paths)?;
+        let stream = socket::connect(&paths.api_socket()).ok_or(Error::ManagerGone)?;
+        return socket::ask(&stream, request, answers);
+    }
+    let manager = match Manager::open(&paths) {
+        // A manager came up meanwhile.
+        Err(e @ Error::StoreLocked { .. }) => {
+            let stream = socket::connect(&paths.api_socket()).ok_or(e)?;
+            return socket::ask(&stream, request, answers);
+        }
+        opened => opened?,
+    };
+    let keeper = Keeper::start(manager.clone())?;
+    let result = manager.handle(request, answers);
+    close(&manager, false);
+    drop(keeper);
+    result
+}
+
+/// What a command cannot do alone: machines need somebody who stays.
+fn needs_manager(paths: &StorePaths, request: &Request) -> bool {
+    match request {
+        Request::Run { .. } => true,
+        Request::Stop { name, .. } | Request::Wait { name } => {
+            let found =
+                || Some(crate::qemu::Running::find(&Places::new(paths.run_dir(name)).ok()?).ok()?.is_some());
+            found().unwrap_or(false)
+        }
+        _ => false,
+    }
+}
+
+fn start_in_background(paths: &StorePaths) -> Result<()> {
+    let program = std::env::current_exe().map_err(|e| Error::file("finding", "this program", e))?;
+    let log_path = paths.manager_log();
+    let io = |e| Error::file("writing", &log_path, e);
+    if let Some(folder) = log_path.parent() {
+        fs::create_dir_all(folder).map_err(io)?;
+    }
+    let log = fs::OpenOptions::new().create(true).append(true).open(&log_path).map_err(io)?;
+    let said_before = log.metadata().map_err(io)?.len();
+    let mut command = Command::new(&program);
+    command
+        .arg("--store")
+        .arg(paths.root())
+        .args(["serve", "--until-idle"])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().map_err(io)?)
+        .stderr(log);
+    let mut child =
+        bygone_sys::detach(&mut command).spawn().map_err(|e| Error::file("starting", &program, e))?;
+    let end = Instant::now() + START_MAX;
+    while socket::connect(&paths.api_socket()).is_none() {
+        let ended = child.try_wait().map_err(io)?.is_some();
+        if ended || Instant::now() > end {
+            let said = fs::read(&log_path).unwrap_or_default();
+            let said = said.get(said_before as usize..).unwrap_or_default();
+            return Err(Error::ManagerNotUp(String::from_utf8_lossy(said).trim().to_owned()));
+        }
+        std::thread::sleep(TICK / 5);
+    }
+    Ok(())
+}
+
+/// Attaches this terminal to the serial console of a target; Ctrl-] detaches and leaves it running.
+///
+/// # Errors
+/// When it does not run, or somebody else is attached.
+pub fn console(store: &Path, name: &str) -> Result<()> {
+    let paths = StorePaths::new(store);
+    paths.check()?;
+    paths.load_config(name)?;
+    let places = Places::new(paths.run_dir(name))?;
+    if crate::qemu::Running::find(&places)?.is_none() {
+        return Err(Error::TargetStopped(name.to_owned()));
+    }
+    crate::qemu::console::attach(&places, std::io::stdin(), std::io::stdout())?;
+    Ok(())
+}

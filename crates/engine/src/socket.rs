@@ -1,0 +1,223 @@
+//! The manager's API on a unix socket: one request a connection, lines of JSON (see [`crate::api`]).
+//!
+//! Only the user who owns the store can open the socket (mode 0600 in a folder of mode 0700).
+
+use std::{
+    fs, io,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::{
+    api::{Answers, Progress, REQUEST_BYTES_MAX, Reply, Request},
+    error::{Error, Result, Usage},
+    manager::Manager,
+};
+
+const CONNECTIONS_MAX: usize = 128;
+/// A client that connects has this long to say what it wants, and to take each line of the answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+const ACCEPT_EVERY: Duration = Duration::from_millis(100);
+/// Lines of answers longer than this are not believed.
+const REPLY_BYTES_MAX: u64 = 64 << 20;
+
+/// A listening API.
+pub(crate) struct ApiServer {
+    stop: Arc<AtomicBool>,
+    connections: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ApiServer {
+    pub(crate) fn start(manager: Arc<Manager>) -> Result<ApiServer> {
+        let path = manager.paths().api_socket();
+        let io = |e| Error::file("listening on", &path, e);
+        // Whoever has the store's lock may take the place of a socket that is left over.
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io(e)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(io)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(io)?;
+        listener.set_nonblocking(true).map_err(io)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (stopping, counted) = (stop.clone(), connections.clone());
+        let thread = std::thread::Builder::new()
+            .name("api".into())
+            .spawn(move || accept(&listener, &manager, &stopping, &counted))
+            .map_err(io)?;
+        Ok(ApiServer { stop, connections, thread: Some(thread) })
+    }
+
+    /// Somebody is being answered.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.connections.load(Ordering::Acquire) > 0
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn accept(
+    listener: &UnixListener,
+    manager: &Arc<Manager>,
+    stop: &AtomicBool,
+    connections: &Arc<AtomicUsize>,
+) {
+    while !stop.load(Ordering::Acquire) {
+        let wait = Timespec { tv_sec: 0, tv_nsec: ACCEPT_EVERY.subsec_nanos().into() };
+        let _ = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&wait));
+        let Ok((stream, _)) = listener.accept() else { continue };
+        if connections.load(Ordering::Acquire) >= CONNECTIONS_MAX {
+            continue;
+        }
+        connections.fetch_add(1, Ordering::AcqRel);
+        let (manager, counted) = (manager.clone(), connections.clone());
+        let answer = move || {
+            if let Err(e) = answer(&stream, &manager) {
+                tracing::debug!(error = %e, "an API connection ended");
+            }
+            counted.fetch_sub(1, Ordering::AcqRel);
+        };
+        if std::thread::Builder::new().name("api-client".into()).spawn(answer).is_err() {
+            connections.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = Vec::new();
+    BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_until(b'\n', &mut line)?;
+    let mut client = Client { stream, last_progress: None, broken: false };
+    let result = match serde_json::from_slice::<Request>(&line) {
+        Ok(request) => manager.handle(&request, &mut client),
+        Err(e) => Err(Usage::BadRequest(e.to_string()).into()),
+    };
+    match result {
+        Ok(value) => client.send(&Reply::Done(value)),
+        Err(e) => client.send(&Reply::Failed(e.failure())),
+    };
+    Ok(())
+}
+
+/// The other side of a connection.
+struct Client<'a> {
+    stream: &'a UnixStream,
+    last_progress: Option<Instant>,
+    broken: bool,
+}
+
+impl Client<'_> {
+    fn send(&mut self, reply: &Reply) -> bool {
+        if self.broken {
+            return false;
+        }
+        let sent = serde_json::to_vec(reply).map_err(io::Error::other).and_then(|mut line| {
+            line.push(b'\n');
+            self.stream.write_all(&line)
+        });
+        self.broken = sent.is_err();
+        !self.broken
+    }
+}
+
+impl Answers for Client<'_> {
+    fn progress(&mut self, progress: Progress) -> bool {
+        if self.last_progress.is_some_and(|last| last.elapsed() < PROGRESS_EVERY) {
+            return !self.broken;
+        }
+        self.last_progress = Some(Instant::now());
+        self.send(&Reply::Progress(progress)) && self.wanted()
+    }
+
+    fn note(&mut self, text: String) {
+        self.send(&Reply::Note(text));
+    }
+
+    fn item(&mut self, item: serde_json::Value) -> bool {
+        self.send(&Reply::Item(item))
+    }
+
+    fn wanted(&mut self) -> bool {
+        let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut fds = [PollFd::new(self.stream, gone)];
+        let asked = poll(&mut fds, Some(&now));
+        !self.broken && asked.is_ok() && !fds[0].revents().intersects(gone)
+    }
+}
+
+/// Connects to a running manager. `None`: there is none.
+pub(crate) fn connect(path: &Path) -> Option<UnixStream> {
+    UnixStream::connect(path).ok()
+}
+
+/// Asks a running manager.
+///
+/// # Errors
+/// What it says, or that it went away.
+pub(crate) fn ask(
+    stream: &UnixStream,
+    request: &Request,
+    answers: &mut dyn Answers,
+) -> Result<serde_json::Value> {
+    let gone = |_| Error::ManagerGone;
+    let mut line = serde_json::to_vec(request).map_err(|e| Usage::BadRequest(e.to_string()))?;
+    line.push(b'\n');
+    (&*stream).write_all(&line).map_err(gone)?;
+    // A short wait, so that a signal to this side is noticed while the other has nothing to say.
+    stream.set_read_timeout(Some(Duration::from_millis(200))).map_err(gone)?;
+    let mut reader = BufReader::new(stream);
+    let mut line = Vec::new();
+    loop {
+        match (&mut reader).take(REPLY_BYTES_MAX).read_until(b'\n', &mut line) {
+            Ok(_) if line.last() == Some(&b'\n') => {}
+            Ok(_) => return Err(Error::ManagerGone),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                if !answers.wanted() {
+                    return Err(Error::Abandoned);
+                }
+                continue;
+            }
+            Err(_) => return Err(Error::ManagerGone),
+        }
+        let reply: Reply = serde_json::from_slice(&line).map_err(|e| Usage::BadRequest(e.to_string()))?;
+        line.clear();
+        let wanted = match reply {
+            Reply::Progress(progress) => answers.progress(progress),
+            Reply::Note(text) => {
+                answers.note(text);
+                true
+            }
+            Reply::Item(item) => answers.item(item),
+            Reply::Done(value) => return Ok(value),
+            Reply::Failed(failure) => return Err(Error::Told(failure)),
+        };
+        if !wanted || !answers.wanted() {
+            return Err(Error::Abandoned);
+        }
+    }
+}

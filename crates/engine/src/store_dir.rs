@@ -1,0 +1,279 @@
+//! The folder of a store: its description, its lock, and where everything is in it.
+//!
+//! ```text
+//! STORE/bygone.json            what it is (written once)
+//! STORE/lock                   held by the one process that has the store open
+//! STORE/run/                   sockets and the state of what runs; nothing of value
+//! STORE/targets/NAME/config/   how the target is made up, each version a file
+//! STORE/targets/NAME/log, index  its history (see docs/format.md)
+//! STORE/removed/               the history of removed targets
+//! ```
+
+use std::{
+    fs,
+    io::{self, Read, Seek, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::TargetConfig,
+    error::{Error, Result},
+};
+
+const DESCRIPTION: &str = "bygone.json";
+const FORMAT: u64 = 1;
+/// Short commands hold the lock for a moment; so long is waited for them.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+
+#[derive(Serialize, Deserialize)]
+struct Description {
+    format: u64,
+    made_by: String,
+}
+
+/// Where everything is in a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StorePaths {
+    root: PathBuf,
+}
+
+impl StorePaths {
+    /// The store in `root`, whether there is one or not.
+    #[must_use]
+    pub(crate) fn new(root: &Path) -> StorePaths {
+        StorePaths { root: crate::config::absolute(root) }
+    }
+
+    /// The store's folder.
+    #[must_use]
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The manager's API socket.
+    #[must_use]
+    pub(crate) fn api_socket(&self) -> PathBuf {
+        self.root.join("run/api.sock")
+    }
+
+    /// The manager's NBD socket.
+    #[must_use]
+    pub(crate) fn nbd_socket(&self) -> PathBuf {
+        self.root.join("run/nbd.sock")
+    }
+
+    /// What a manager in the background says.
+    #[must_use]
+    pub(crate) fn manager_log(&self) -> PathBuf {
+        self.root.join("run/manager.log")
+    }
+
+    /// The state of a target that runs.
+    #[must_use]
+    pub(crate) fn run_dir(&self, target: &str) -> PathBuf {
+        self.root.join("run").join(target)
+    }
+
+    /// A target's history and configuration.
+    #[must_use]
+    pub(crate) fn target_dir(&self, target: &str) -> PathBuf {
+        self.root.join("targets").join(target)
+    }
+
+    /// The histories of removed targets.
+    #[must_use]
+    pub(crate) fn removed_dir(&self) -> PathBuf {
+        self.root.join("removed")
+    }
+
+    /// Makes a store.
+    ///
+    /// # Errors
+    /// When there is one, the folder holds other things, or cannot be written.
+    pub(crate) fn make(&self) -> Result<()> {
+        let description = self.root.join(DESCRIPTION);
+        if description.exists() {
+            return Err(Error::StoreExists(self.root.clone()));
+        }
+        let file = |doing| move |e| Error::file(doing, &self.root, e);
+        fs::create_dir_all(&self.root).map_err(file("making"))?;
+        if fs::read_dir(&self.root).map_err(file("reading"))?.next().is_some() {
+            return Err(Error::NotEmpty(self.root.clone()));
+        }
+        for folder in ["targets", "run"] {
+            fs::create_dir_all(self.root.join(folder)).map_err(file("making a folder in"))?;
+        }
+        restrict(&self.root).map_err(file("restricting"))?;
+        let made = Description { format: FORMAT, made_by: format!("bygone {}", env!("CARGO_PKG_VERSION")) };
+        write_new(&description, &made)?;
+        fs::File::open(&self.root).and_then(|dir| dir.sync_all()).map_err(file("syncing"))
+    }
+
+    /// Checks that there is a store that this program can use.
+    ///
+    /// # Errors
+    /// When there is none, or it is damaged or of a newer version.
+    pub(crate) fn check(&self) -> Result<()> {
+        let path = self.root.join(DESCRIPTION);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(Error::NoStore(self.root.clone()));
+            }
+            Err(e) => return Err(Error::file("reading", path, e)),
+        };
+        let description: Description =
+            serde_json::from_slice(&text).map_err(|_| Error::DamagedStore(path))?;
+        if description.format > FORMAT {
+            return Err(Error::NewerStore {
+                path: self.root.clone(),
+                found: description.format,
+                known: FORMAT,
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes the store for this process; waits a moment for short commands.
+    ///
+    /// # Errors
+    /// When another process keeps it.
+    pub(crate) fn lock(&self) -> Result<StoreLock> {
+        let path = self.root.join("lock");
+        let io = |e| Error::file("locking", &path, e);
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(io)?;
+        let mut waited = Duration::ZERO;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(fs::TryLockError::Error(e)) => return Err(io(e)),
+                Err(fs::TryLockError::WouldBlock) if waited >= LOCK_PATIENCE || self.api_socket_answers() => {
+                    let mut holder = String::new();
+                    let _ = (&file).take(32).read_to_string(&mut holder);
+                    return Err(Error::StoreLocked {
+                        path: self.root.clone(),
+                        holder: holder.trim().to_owned(),
+                    });
+                }
+                Err(fs::TryLockError::WouldBlock) => {
+                    std::thread::sleep(LOCK_RETRY);
+                    waited += LOCK_RETRY;
+                }
+            }
+        }
+        file.set_len(0).map_err(io)?;
+        file.rewind().map_err(io)?;
+        writeln!(file, "{}", std::process::id()).map_err(io)?;
+        Ok(StoreLock { _file: file })
+    }
+
+    fn api_socket_answers(&self) -> bool {
+        std::os::unix::net::UnixStream::connect(self.api_socket()).is_ok()
+    }
+
+    /// The targets' names, sorted.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub(crate) fn targets(&self) -> Result<Vec<String>> {
+        let folder = self.root.join("targets");
+        let io = |e| Error::file("reading", &folder, e);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            if let Ok(name) = entry.file_name().into_string()
+                && crate::config::check_name(&name).is_ok()
+                && entry.path().join("config").is_dir()
+            {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn config_files(&self, target: &str) -> Result<Vec<(u32, PathBuf)>> {
+        let folder = self.target_dir(target).join("config");
+        let entries = fs::read_dir(&folder).map_err(|_| Error::NoTarget(target.to_owned()))?;
+        let number = |path: &Path| path.file_stem()?.to_str()?.parse().ok();
+        let mut files: Vec<(u32, PathBuf)> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|e| e == "json"))
+            .filter_map(|path| Some((number(&path)?, path)))
+            .collect();
+        files.sort_unstable();
+        Ok(files)
+    }
+
+    /// How a target is made up now.
+    ///
+    /// # Errors
+    /// When there is no such target, or its description cannot be read.
+    pub(crate) fn load_config(&self, target: &str) -> Result<TargetConfig> {
+        let files = self.config_files(target)?;
+        // The newest that was written completely: a crash can leave one cut off.
+        for (_, path) in files.iter().rev() {
+            let text = fs::read(path).map_err(|e| Error::file("reading", path, e))?;
+            if let Ok(config) = serde_json::from_slice(&text) {
+                return Ok(config);
+            }
+        }
+        Err(Error::NoTarget(target.to_owned()))
+    }
+
+    /// Writes how a target is made up from now on.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn save_config(&self, config: &TargetConfig) -> Result<()> {
+        let folder = self.target_dir(&config.name).join("config");
+        fs::create_dir_all(&folder).map_err(|e| Error::file("making", &folder, e))?;
+        let number = self.config_files(&config.name)?.last().map_or(1, |(number, _)| number + 1);
+        write_new(&folder.join(format!("{number:06}.json")), config)?;
+        fs::File::open(&folder).and_then(|dir| dir.sync_all()).map_err(|e| Error::file("syncing", &folder, e))
+    }
+}
+
+/// The store belongs to this process as long as this lives.
+#[derive(Debug)]
+pub(crate) struct StoreLock {
+    _file: fs::File,
+}
+
+fn restrict(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}
+
+/// Writes a file that must not exist yet, durably.
+fn write_new<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let mut file = fs::File::create_new(path)?;
+        file.write_all(&serde_json::to_vec_pretty(value)?)?;
+        file.sync_all()
+    };
+    write().map_err(|e| Error::file("writing", path, e))
+}
+
+/// 16 random bytes from the system.
+///
+/// # Errors
+/// When the system has none.
+pub(crate) fn random_id() -> Result<[u8; 16]> {
+    let mut id = [0; 16];
+    let path = Path::new("/dev/urandom");
+    fs::File::open(path)
+        .and_then(|mut f| f.read_exact(&mut id))
+        .map_err(|e| Error::file("reading", path, e))?;
+    Ok(id)
+}

@@ -1,0 +1,142 @@
+//! Keeping QEMU's tools off a raw image, and ourselves off one that they use.
+//!
+//! QEMU marks what it does with an image by locking single bytes of it (`block/file-posix.c`, the same since
+//! QEMU 2.10): byte 100 + *n* says "I have permission *n*", byte 200 + *n* says "I do not stand anyone else having
+//! permission *n*". All are *read* locks of the open file description (`F_OFD_SETLK`), so several holders can mark
+//! the same byte; a conflict is found by asking (`F_OFD_GETLK`) whether a *write* lock on the opposite byte would
+//! be possible. The bytes need not exist in the file. First mark, then ask: of two that come at once at least one
+//! sees the other.
+//!
+//! Invariants: while an [`ImageLock`] lives, every byte of both ranges is marked; an [`ImageLock`] is only handed
+//! out when nobody else had marked a byte that contradicts it.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsRawFd, RawFd},
+};
+
+/// Where the marks "I have permission *n*" start.
+const HAS_BASE: i64 = 100;
+/// Where the marks "nobody else may have permission *n*" start.
+const DENIES_BASE: i64 = 200;
+/// Permissions: 0 consistent read, 1 write, 2 write the same again, 3 resize, 4 change the graph (QEMU before 7).
+const PERMISSIONS: i64 = 5;
+
+/// What another holder of an image does with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageUse {
+    /// It writes to the image or changes its size.
+    Writes,
+    /// It only reads.
+    Reads,
+    /// It wants nobody else to touch the image, without being seen to use it.
+    Reserves,
+}
+
+/// Why an image could not be locked.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageLockError {
+    /// QEMU, one of its tools, or another manager has it open.
+    #[error("the image is in use by another process, which {}", match .0 {
+        ImageUse::Writes => "writes to it",
+        ImageUse::Reads => "reads it",
+        ImageUse::Reserves => "reserves it for itself",
+    })]
+    InUse(ImageUse),
+    /// The file system does not lock ranges, or the file is not open for reading.
+    #[error("the image cannot be locked: {0}")]
+    Unlockable(#[source] io::Error),
+}
+
+impl ImageLockError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            ImageLockError::InUse(_) => {
+                "stop the virtual machine or tool that uses the image ('lslocks' and 'fuser -v IMAGE' show it), then try again"
+            }
+            ImageLockError::Unlockable(_) => {
+                "put the image on a file system with byte-range locks (a local one, or NFS version 4)"
+            }
+        }
+    }
+}
+
+/// The exclusive right to an image (a raw file or a block device), as QEMU and its tools understand it: as long as
+/// this lives they refuse to read or write the image, even when told to share by force (`-U`).
+///
+/// The lock belongs to the *inode* that was opened: two device nodes made by hand for one device are two images
+/// to it. It dies with the process, whichever way that ends.
+#[derive(Debug)]
+pub struct ImageLock {
+    /// The same open file description as the caller's file: the locks are its.
+    file: File,
+}
+
+impl ImageLock {
+    /// Locks the image that `file` is (opened at least for reading). Neither waits nor reads nor writes.
+    ///
+    /// The caller's `file` and the lock share one open file description, and so do files cloned from it: take one
+    /// lock per opened file. Closing `file` leaves the lock alone.
+    ///
+    /// # Errors
+    /// [`ImageLockError::InUse`] when anybody else has it open under these rules, be it only for reading. Then
+    /// nothing stays locked.
+    pub fn take_exclusive(file: &File) -> Result<ImageLock, ImageLockError> {
+        let lock = ImageLock { file: file.try_clone().map_err(ImageLockError::Unlockable)? };
+        for base in [HAS_BASE, DENIES_BASE] {
+            set_lock(lock.file.as_raw_fd(), libc::F_RDLCK, base, PERMISSIONS)
+                .map_err(ImageLockError::Unlockable)?;
+        }
+        for (first, count, use_) in [
+            (HAS_BASE + 1, PERMISSIONS - 1, ImageUse::Writes),
+            (HAS_BASE, 1, ImageUse::Reads),
+            (DENIES_BASE, PERMISSIONS, ImageUse::Reserves),
+        ] {
+            let marked = is_locked_by_other(lock.file.as_raw_fd(), first, count);
+            if marked.map_err(ImageLockError::Unlockable)? {
+                return Err(ImageLockError::InUse(use_));
+            }
+        }
+        Ok(lock)
+    }
+}
+
+impl Drop for ImageLock {
+    fn drop(&mut self) {
+        for base in [HAS_BASE, DENIES_BASE] {
+            // Unlocking fails only for a bad descriptor, and then there is nothing to unlock.
+            let _ = set_lock(self.file.as_raw_fd(), libc::F_UNLCK, base, PERMISSIONS);
+        }
+    }
+}
+
+fn range(kind: i32, first: i64, count: i64) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: first,
+        l_len: count,
+        // The kernel refuses anything else here for locks of open file descriptions.
+        l_pid: 0,
+    }
+}
+
+fn set_lock(fd: RawFd, kind: i32, first: i64, count: i64) -> io::Result<()> {
+    let range = range(kind, first, count);
+    #[expect(unsafe_code, reason = "fcntl with a struct argument; rustix does not lock by OFD")]
+    // SAFETY: F_OFD_SETLK reads one `flock` through the pointer, which is valid for the whole call.
+    let result = unsafe { libc::fcntl(fd, libc::F_OFD_SETLK, &raw const range) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Would a write lock be refused? Locks of the same open file description do not count.
+fn is_locked_by_other(fd: RawFd, first: i64, count: i64) -> io::Result<bool> {
+    let mut range = range(libc::F_WRLCK, first, count);
+    #[expect(unsafe_code, reason = "fcntl with a struct argument; rustix does not ask by OFD")]
+    // SAFETY: F_OFD_GETLK reads and writes one `flock` through the pointer, which is valid and ours alone.
+    let result = unsafe { libc::fcntl(fd, libc::F_OFD_GETLK, &raw mut range) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(i32::from(range.l_type) != libc::F_UNLCK) }
+}
