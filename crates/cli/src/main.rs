@@ -1,1 +1,43 @@
-fn main(){}
+//! `bygone`: what people and scripts type.
+//!
+//! Invariants:
+//! - This crate knows how to ask and how to show. What is asked for is the engine's business, and only `manager.rs`
+//!   and `commands/serve.rs` call it.
+//! - With `--json`, standard output holds JSON and nothing else. Progress, notes and errors for people go to standard
+//!   error; a failure is written to both.
+//! - Every failure ends in a hint.
+//! - What a guest or a disk says is never sent to a terminal as it is (`show::words`).
+#![forbid(unsafe_code)]
+
+mod answers;
+mod cli;
+mod commands;
+mod confirm;
+mod error;
+mod logging;
+mod manager;
+mod session;
+mod show;
+mod signals;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::{cli::Cli, session::Session};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refusal) => return error::refuse(&refusal),
+    };
+    logging::start(&cli.global, matches!(cli.command, cli::Command::Serve(_)));
+    let session = Session::new(cli.global);
+    match commands::run(&session, &cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error::report(&session, &error),
+    }
+}

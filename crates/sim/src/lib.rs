@@ -1,1 +1,17 @@
-//! placeholder
+//! A seeded world: a medium, a clock and a store in them, to which everything happens that can happen. One thread, no
+//! real time; the same seed gives the same run, to the last bit.
+//!
+//! [`run()`] plays one world and compares whatever the store says with an [`oracle`] that knows every record by the
+//! plainest means. The invariants I1, I2, I4 and I5 of `ARCHITECTURE.md` are checked with every step.
+#![forbid(unsafe_code)]
+
+mod clock;
+mod inspect;
+pub mod medium;
+pub mod oracle;
+pub mod profile;
+pub mod rng;
+mod world;
+
+pub use clock::SimClock;
+pub use world::{Failure, Outcome, Stats, run, run_twice};

@@ -106,3 +106,13 @@ fn an_empty_device_has_nothing_and_takes_nothing() {
     assert_eq!(bytes.used_bytes().unwrap(), 0);
     bytes.clear(0, u64::MAX, Clearing::Zero).unwrap();
 }
+
+#[test]
+fn a_read_only_device_is_not_asked_to_change_or_flush() {
+    let device = Arc::new(Memory::holding(vec![7; SIZE_BYTES as usize], 512).read_only());
+    let bytes = Bytes::new(Arc::clone(&device) as _);
+    assert!(matches!(bytes.write(1, &[1]), Err(IoError::ReadOnly)));
+    assert!(matches!(bytes.clear(0, 512, Clearing::Trim), Err(IoError::ReadOnly)));
+    bytes.flush().unwrap();
+    assert_eq!(device.flushes.load(std::sync::atomic::Ordering::SeqCst), 0);
+}

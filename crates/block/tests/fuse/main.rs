@@ -1,5 +1,7 @@
 //! Devices as files, with the real kernel: needs root and `/dev/fuse`, and says so where there is neither.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test itself may")]
+
 mod ext4;
 mod files;
 mod memory;

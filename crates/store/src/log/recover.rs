@@ -245,7 +245,10 @@ fn newest_checkpoint(
                 return Ok(Some(found));
             }
             Err(Error::Damaged { place, damage: what }) => {
-                damage.push((place, what));
+                // The newest may be one that a power cut did not let come to its end: that is no damage.
+                if names.last() != Some(&name) {
+                    damage.push((place, what));
+                }
                 remove(name)?;
             }
             Err(e) => return Err(e),
@@ -388,6 +391,8 @@ struct Recovered {
     events: Events,
     segments: Vec<SegmentStart>,
     unsealed: Vec<Unsealed>,
+    /// Segments that are not there, which is damage only if the log goes on behind them.
+    missing: Vec<u32>,
     damage: Vec<(Place, Damage)>,
 }
 
@@ -402,6 +407,7 @@ impl Recovered {
             events: Vec::new(),
             segments: Vec::new(),
             unsealed: Vec::new(),
+            missing: Vec::new(),
             damage: Vec::new(),
         }
     }
@@ -429,8 +435,8 @@ impl Recovered {
     /// Takes in what segment `number` has beyond what is known already.
     fn load(&mut self, dir: &dyn Dir, number: u32, survey: &Survey) -> Result<Loaded> {
         let Some(file) = open_segment(dir, number)? else {
-            self.damaged(number, 0, Damage::Missing);
-            return Ok(Loaded::Taken);
+            self.missing.push(number);
+            return Ok(Loaded::Nothing);
         };
         let scanned = scan::scan(&file, number, survey.context(number, self.head.next()))?;
         if scanned.index.times.is_empty() {
@@ -440,6 +446,9 @@ impl Recovered {
         let hole = first > self.head.next();
         if hole && survey.durable.max(scanned.durable) <= self.head {
             return Ok(Loaded::Stale);
+        }
+        for missing in std::mem::take(&mut self.missing) {
+            self.damaged(missing, 0, Damage::Missing);
         }
         for &(offset, damage) in &scanned.damage {
             self.damaged(number, offset, damage);

@@ -1,0 +1,162 @@
+//! What comes while a request is answered: progress, notes, items.
+
+use std::time::Duration;
+
+use bygone_engine::api::{Answers, Progress};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
+
+use crate::{
+    error::{Error, Result},
+    session::Session,
+    show::{Paint, Style, words},
+    signals::Interrupt,
+};
+
+/// Fits 80 columns with what is being done in up to 20 of them.
+const BAR: &str =
+    "{msg} {wide_bar} {percent}% {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta}";
+const SPINNER: &str = "{spinner} {msg} {binary_bytes} {binary_bytes_per_sec}";
+/// How often it is drawn at least, so that a person sees that it goes on.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Listens to the answers of one request.
+pub(crate) struct Listener<'a> {
+    interrupt: &'a Interrupt,
+    each: &'a mut dyn FnMut(Value) -> Result<()>,
+    /// Why no more items are wanted.
+    failed: Option<Error>,
+    bar: Bar,
+    notes: Option<Paint>,
+}
+
+impl<'a> Listener<'a> {
+    /// Gives items to `each` until that fails or somebody interrupts.
+    pub(crate) fn new(
+        session: &Session,
+        interrupt: &'a Interrupt,
+        each: &'a mut dyn FnMut(Value) -> Result<()>,
+    ) -> Listener<'a> {
+        Listener {
+            interrupt,
+            each,
+            failed: None,
+            bar: Bar { wanted: session.draws_progress(), bar: None, counted: false, doing: String::new() },
+            notes: (!session.quiet()).then(|| session.stderr()),
+        }
+    }
+
+    /// The end.
+    ///
+    /// # Errors
+    /// An item could not be taken.
+    pub(crate) fn close(mut self) -> Result<()> {
+        self.bar.clear();
+        self.failed.map_or(Ok(()), Err)
+    }
+}
+
+impl Answers for Listener<'_> {
+    fn progress(&mut self, progress: Progress) -> bool {
+        self.bar.draw(&progress);
+        self.wanted()
+    }
+
+    fn note(&mut self, text: String) {
+        let Some(paint) = self.notes else { return };
+        let text = format!("{} {}", paint.apply(Style::Dim, "note:"), words::lines(&text));
+        self.bar.beside(|| eprintln!("{text}"));
+    }
+
+    fn item(&mut self, item: Value) -> bool {
+        if self.failed.is_none() {
+            let each = &mut self.each;
+            self.failed = self.bar.beside(|| each(item).err());
+        }
+        self.wanted()
+    }
+
+    fn wanted(&mut self) -> bool {
+        self.failed.is_none() && !self.interrupt.happened()
+    }
+}
+
+/// A progress bar on standard error, drawn from the first progress on.
+struct Bar {
+    wanted: bool,
+    bar: Option<ProgressBar>,
+    /// The bar knows how far it has to go.
+    counted: bool,
+    doing: String,
+}
+
+impl Bar {
+    fn draw(&mut self, progress: &Progress) {
+        if !self.wanted {
+            return;
+        }
+        let counted = progress.total_bytes > 0;
+        if self.bar.is_none() || counted != self.counted || progress.doing != self.doing {
+            self.clear();
+            self.counted = counted;
+            self.doing.clone_from(&progress.doing);
+            self.bar = Some(new_bar(progress));
+        }
+        if let Some(bar) = &self.bar {
+            if counted {
+                bar.set_length(progress.total_bytes);
+            }
+            bar.set_position(progress.done_bytes);
+        }
+    }
+
+    /// Does something to the terminal that the bar must not be in the way of.
+    fn beside<T>(&self, act: impl FnOnce() -> T) -> T {
+        match &self.bar {
+            Some(bar) => bar.suspend(act),
+            None => act(),
+        }
+    }
+
+    fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn new_bar(progress: &Progress) -> ProgressBar {
+    let counted = progress.total_bytes > 0;
+    let bar =
+        ProgressBar::with_draw_target(counted.then_some(progress.total_bytes), ProgressDrawTarget::stderr());
+    let template = if counted { BAR } else { SPINNER };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style.progress_chars("=> "));
+    bar.set_message(words::line(&progress.doing));
+    bar.enable_steady_tick(TICK);
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_can_be_read() {
+        for template in [BAR, SPINNER] {
+            ProgressStyle::with_template(template).unwrap();
+        }
+    }
+
+    #[test]
+    fn nothing_more_is_wanted_once_an_item_could_not_be_taken() {
+        let session = Session::new(crate::cli::Global::default());
+        let interrupt = Interrupt::never();
+        let mut each = |_| Err(Error::Declined);
+        let mut listener = Listener::new(&session, &interrupt, &mut each);
+        assert!(listener.wanted());
+        assert!(!listener.item(Value::Null));
+        assert!(!listener.progress(Progress { doing: String::new(), done_bytes: 0, total_bytes: 0 }));
+        assert!(matches!(listener.close(), Err(Error::Declined)));
+    }
+}

@@ -1,0 +1,111 @@
+//! Lines of history: `branch list`, `promote`, `drop`.
+
+use bygone_engine::api::{BranchInfo, Request};
+use clap::{Args, Subcommand};
+
+use crate::{
+    confirm::confirm,
+    error::Result,
+    manager::{self, OnInterrupt},
+    session::{Session, read},
+    show,
+};
+
+/// `branch`.
+#[derive(Debug, Subcommand)]
+#[command(
+    long_about = "\
+List, promote or drop the lines of a target's history. A branch starts where a target was run from a past moment, or \
+where the past was restored in place. One of them is the present.",
+    after_long_help = "\
+Examples:
+  bygone run web --at 'last shutdown' --branch try-1
+  bygone branch list web
+  bygone branch promote web try-1
+  bygone branch drop web try-1"
+)]
+pub(crate) enum Branch {
+    #[command(about = "List the branches")]
+    List(List),
+    #[command(about = "Make a branch the present")]
+    Promote(Promote),
+    #[command(about = "Give a branch up")]
+    Drop(Drop),
+}
+
+/// `branch list`.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Of which target
+    name: String,
+}
+
+/// `branch promote`.
+#[derive(Debug, Args)]
+#[command(long_about = "Make a branch the present. What was the present stays in the history, as a branch.")]
+pub(crate) struct Promote {
+    /// Of which target
+    name: String,
+    /// Which branch; the only one there is unless given
+    #[arg(value_name = "B")]
+    branch: Option<String>,
+}
+
+/// `branch drop`.
+#[derive(Debug, Args)]
+#[command(long_about = "Give a branch up: what happened on it can then be freed.")]
+pub(crate) struct Drop {
+    /// Of which target
+    name: String,
+    /// Which branch
+    #[arg(value_name = "B")]
+    branch: String,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Branch {
+    pub(crate) fn request(&self) -> Request {
+        match self {
+            Branch::List(args) => Request::BranchList { name: args.name.clone() },
+            Branch::Promote(args) => {
+                Request::BranchPromote { name: args.name.clone(), branch: args.branch.clone() }
+            }
+            Branch::Drop(args) => {
+                Request::BranchDrop { name: args.name.clone(), branch: args.branch.clone() }
+            }
+        }
+    }
+}
+
+pub(crate) fn run(session: &Session, branch: &Branch) -> Result<()> {
+    let request = branch.request();
+    match branch {
+        Branch::List(_) => list(session, &request),
+        Branch::Promote(args) => {
+            let answer = manager::ask(session, &request)?;
+            session.tell(answer, |moment, look| show::branches::promoted(&args.name, moment, look))
+        }
+        Branch::Drop(args) => {
+            let question =
+                format!("Give up branch {} of {} and what happened on it?", args.branch, args.name);
+            confirm(session, args.yes, &question)?;
+            let answer = manager::ask(session, &request)?;
+            session
+                .tell(answer, |moment, look| show::branches::dropped(&args.name, &args.branch, moment, look))
+        }
+    }
+}
+
+fn list(session: &Session, request: &Request) -> Result<()> {
+    let mut branches: Vec<BranchInfo> = Vec::new();
+    manager::ask_for_items(session, request, OnInterrupt::Die, &mut |item| {
+        if session.json() {
+            return session.print_json(&item);
+        }
+        branches.push(read(item)?);
+        Ok(())
+    })?;
+    if session.json() { Ok(()) } else { session.print(&show::branches::table(&branches, session.look())) }
+}

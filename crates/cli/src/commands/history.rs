@@ -1,0 +1,175 @@
+//! What happened to a target: `timeline`, `points`, `point`.
+
+use bygone_engine::api::{MomentInfo, Request};
+use bygone_model::Kind;
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use serde_json::Value;
+
+use crate::{
+    error::Result,
+    manager::{self, OnInterrupt},
+    session::{Session, read},
+    show, values,
+};
+
+/// So many moments are laid out as one table; a longer history comes as several.
+const TABLE_ROWS_MAX: usize = 1000;
+
+/// The kinds of moments, as `--kind` takes them.
+const KINDS: [&str; 14] = [
+    "boot", "shutdown", "reset", "panic", "package", "write", "contact", "timer", "suspect", "point", "gap",
+    "base", "branch", "manager",
+];
+
+/// `timeline`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "\
+Show what happened to a target: events and points, the newest last.
+
+GRADE says how good a moment is to come back to:
+  stopped   it was shut down, with its file systems clean
+  clean     its file systems were marked clean
+  flushed   it had just flushed
+  crash     as after a power cut",
+    after_long_help = "\
+Examples:
+  bygone timeline web
+  bygone timeline web --since yesterday --kind boot,shutdown
+  bygone timeline web --since 'last boot' --until '15:00'
+  bygone timeline web --json | jq -r 'select(.kind == \"package\") | .label'"
+)]
+pub(crate) struct Timeline {
+    /// Of which target
+    name: String,
+    /// Not before this moment
+    #[arg(long, value_name = "WHEN")]
+    since: Option<String>,
+    /// Not after this moment
+    #[arg(long, value_name = "WHEN")]
+    until: Option<String>,
+    /// Only these kinds: K,K or given again
+    #[arg(
+        long = "kind",
+        value_name = "KIND",
+        value_delimiter = ',',
+        value_parser = PossibleValuesParser::new(KINDS).map(Kind::from)
+    )]
+    kinds: Vec<Kind>,
+    /// Only what happened on this branch
+    #[arg(long, value_name = "B")]
+    branch: Option<String>,
+}
+
+impl Timeline {
+    pub(crate) fn request(&self) -> Request {
+        Request::Timeline {
+            name: self.name.clone(),
+            since: self.since.clone(),
+            until: self.until.clone(),
+            kinds: self.kinds.clone(),
+        }
+    }
+}
+
+/// `points`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Show the moments worth choosing from: boots, shutdowns, changes of software, points; the newest \
+                  last.",
+    after_long_help = "\
+Examples:
+  bygone points web
+  bygone run web --at seq:812345        from one of them"
+)]
+pub(crate) struct Points {
+    /// Of which target
+    name: String,
+}
+
+/// `point`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Name a moment and keep it. `point:LABEL` then means this moment wherever one is asked for.",
+    after_long_help = "\
+Examples:
+  bygone point web --label 'before the migration'
+  bygone point web --at '10 minutes ago' --label good --hold 30d"
+)]
+pub(crate) struct Point {
+    /// Of which target
+    name: String,
+    /// Which moment; now unless given
+    #[arg(long, value_name = "WHEN")]
+    at: Option<String>,
+    /// What it is called
+    #[arg(long, value_name = "TEXT")]
+    label: String,
+    /// Keep it at least this long, such as 30d
+    #[arg(long, value_name = "TIME", value_parser = values::hold)]
+    hold: Option<String>,
+}
+
+impl Point {
+    pub(crate) fn request(&self) -> Request {
+        Request::Point {
+            name: self.name.clone(),
+            at: self.at.clone(),
+            label: self.label.clone(),
+            hold: self.hold.clone(),
+        }
+    }
+}
+
+pub(crate) fn timeline(session: &Session, args: &Timeline) -> Result<()> {
+    let branch = args.branch.as_deref();
+    moments(session, &args.request(), &|item| branch.is_none_or(|branch| item["branch"] == branch))
+}
+
+pub(crate) fn points(session: &Session, args: &Points) -> Result<()> {
+    moments(session, &Request::Points { name: args.name.clone() }, &|_| true)
+}
+
+pub(crate) fn point(session: &Session, args: &Point) -> Result<()> {
+    session.tell(manager::ask(session, &args.request())?, show::moments::named)
+}
+
+/// Shows moments as they come: one by one in JSON, in tables for people.
+fn moments(session: &Session, request: &Request, wanted: &dyn Fn(&Value) -> bool) -> Result<()> {
+    let mut rows: Vec<MomentInfo> = Vec::new();
+    let mut tables = 0;
+    manager::ask_for_items(session, request, OnInterrupt::Die, &mut |item| {
+        if !wanted(&item) {
+            return Ok(());
+        }
+        if session.json() {
+            return session.print_json(&item);
+        }
+        rows.push(read(item)?);
+        if rows.len() == TABLE_ROWS_MAX {
+            session.print(&show::moments::table(&rows, session.look()))?;
+            rows.clear();
+            tables += 1;
+        }
+        Ok(())
+    })?;
+    if session.json() || (rows.is_empty() && tables > 0) {
+        return Ok(());
+    }
+    session.print(&show::moments::table(&rows, session.look()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_that_can_be_asked_for_is_one() {
+        for kind in KINDS {
+            assert!(!matches!(Kind::from(kind.to_owned()), Kind::Other(_)), "{kind}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Machines: `run`, `console`, `stop`.
+
+use bygone_engine::{api::Request, config::Display};
+use clap::Args;
+
+use crate::{error::Result, manager, session::Session, show, values};
+
+/// `run`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "\
+Boot a target in QEMU, now or from a past moment. Nothing is copied first: it runs from the store at once.
+
+From a past moment it runs on a branch of its own; the present stays as it is, and `bygone branch promote` makes the \
+branch the present. What it writes there is kept as well.
+
+Without a running manager, one is started in the background for as long as it is needed.",
+    after_long_help = "\
+Examples:
+  bygone run web
+  bygone run web --console                          and attach to its serial console
+  bygone run web --at 'last shutdown'               as it was then, on a new branch
+  bygone run web --at 'before install nginx' --branch try-1
+  bygone run web --branch try-1                     go on with that branch
+  bygone run web --wait                             return when it has stopped"
+)]
+pub(crate) struct Run {
+    /// Which target
+    name: String,
+    /// From which moment; the present unless given
+    #[arg(long, value_name = "WHEN")]
+    at: Option<String>,
+    /// On which branch; with --at, what the new branch is called
+    #[arg(long, value_name = "B")]
+    branch: Option<String>,
+    /// What its user sees: none, gtk (a window) or vnc:ADDRESS
+    #[arg(long, value_name = "DISPLAY", value_parser = values::display)]
+    display: Option<Display>,
+    /// Attach to its serial console once it runs
+    #[arg(long)]
+    console: bool,
+    /// Wait until it has stopped, and say when that was
+    #[arg(long)]
+    wait: bool,
+}
+
+impl Run {
+    pub(crate) fn request(&self) -> Request {
+        Request::Run {
+            name: self.name.clone(),
+            at: self.at.clone(),
+            branch: self.branch.clone(),
+            display: self.display.clone(),
+        }
+    }
+}
+
+/// `console`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Attach this terminal to a target's serial console. Ctrl-] detaches; the target runs on.",
+    after_long_help = "\
+Examples:
+  bygone console web"
+)]
+pub(crate) struct Console {
+    /// Which target
+    name: String,
+}
+
+/// `stop`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "\
+Shut a target down: ask it to, and wait until it has. One that has not by the deadline is forced.",
+    after_long_help = "\
+Examples:
+  bygone stop web
+  bygone stop web --deadline 300
+  bygone stop web --force           at once, as if the power were cut"
+)]
+pub(crate) struct Stop {
+    /// Which target
+    name: String,
+    /// At once, as if the power were cut
+    #[arg(long, conflicts_with = "deadline")]
+    force: bool,
+    /// How long it may take before it is forced, in seconds [default: 90]
+    #[arg(long, value_name = "SECONDS")]
+    deadline: Option<u32>,
+}
+
+impl Stop {
+    pub(crate) fn request(&self) -> Request {
+        Request::Stop { name: self.name.clone(), force: self.force, deadline_s: self.deadline }
+    }
+}
+
+pub(crate) fn run(session: &Session, args: &Run) -> Result<()> {
+    session.tell(manager::ask(session, &args.request())?, |started, _| show::machine::started(started))?;
+    if args.console {
+        manager::console(session, &args.name)?;
+    }
+    if args.wait {
+        let answer = manager::ask(session, &Request::Wait { name: args.name.clone() })?;
+        session.tell(answer, |moment, look| show::machine::stopped(&args.name, moment, look))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn console(session: &Session, args: &Console) -> Result<()> {
+    manager::console(session, &args.name)
+}
+
+pub(crate) fn stop(session: &Session, args: &Stop) -> Result<()> {
+    let answer = manager::ask(session, &args.request())?;
+    session.tell(answer, |moment, look| show::machine::stopped(&args.name, moment, look))
+}

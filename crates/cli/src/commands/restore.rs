@@ -1,0 +1,77 @@
+//! `restore`: a past moment, put back or written elsewhere.
+
+use std::path::PathBuf;
+
+use bygone_engine::{
+    api::{Request, RestoreTo},
+    config::absolute,
+};
+use clap::{ArgGroup, Args};
+
+use crate::{confirm::confirm, error::Result, manager, session::Session, show};
+
+/// `restore`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "\
+Bring a moment back.
+
+In place, the target's disks become what they were then. What they are now is not lost: it stays in the history, \
+unless --discard-later gives it up. To a path, raw images are written and the target is left alone.",
+    after_long_help = "\
+Examples:
+  bygone restore web --at 'last shutdown' --in-place
+  bygone restore web --at 'before install nginx' --in-place --discard-later
+  bygone restore web --at '3 days ago 15:00' --to /mnt/web.img      one disk
+  bygone restore db --at yesterday --disk data --to /mnt/data.img
+  bygone restore db --at yesterday --to /mnt/db/                    a folder, for several disks",
+    group = ArgGroup::new("destination").required(true)
+)]
+pub(crate) struct Restore {
+    /// Of which target
+    name: String,
+    /// Which moment
+    #[arg(long, value_name = "WHEN")]
+    at: String,
+    /// Write to the target itself
+    #[arg(long, group = "destination")]
+    in_place: bool,
+    /// Write to a raw file or block device, or to a folder if there are several disks
+    #[arg(long, value_name = "PATH", group = "destination")]
+    to: Option<PathBuf>,
+    /// Only this disk; all of them unless given
+    #[arg(long, value_name = "ID")]
+    disk: Option<String>,
+    /// Give up the history after that moment
+    #[arg(long, conflicts_with = "to")]
+    discard_later: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Restore {
+    pub(crate) fn request(&self) -> Request {
+        Request::Restore {
+            name: self.name.clone(),
+            at: self.at.clone(),
+            disk: self.disk.clone(),
+            to: self.to.as_deref().map_or(RestoreTo::InPlace, |path| RestoreTo::Path(absolute(path))),
+            discard_later: self.discard_later,
+        }
+    }
+
+    /// What is asked before it is done, if anything is at stake.
+    fn question(&self) -> Option<String> {
+        let later =
+            if self.discard_later { "give up all later history" } else { "keep what is now as history" };
+        self.in_place.then(|| format!("Put {} back to {:?} and {later}?", self.name, self.at))
+    }
+}
+
+pub(crate) fn run(session: &Session, args: &Restore) -> Result<()> {
+    if let Some(question) = args.question() {
+        confirm(session, args.yes, &question)?;
+    }
+    session.tell(manager::ask_for_long(session, &args.request())?, show::restore::restored)
+}

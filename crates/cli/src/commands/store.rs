@@ -1,0 +1,145 @@
+//! The store as a whole: `init`, `status`, `verify`, `compact`, `bench`.
+
+use bygone_engine::api::{Request, Verified};
+use clap::Args;
+use serde_json::json;
+
+use crate::{
+    error::{Error, Result},
+    manager,
+    session::{Session, read},
+    show, values,
+};
+
+/// `init`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Make a store: the folder that keeps every version. It must not exist yet, or be empty.",
+    after_long_help = "\
+Examples:
+  bygone init
+  bygone init --store /mnt/big/bygone"
+)]
+pub(crate) struct Init {}
+
+/// `status`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Show what is protected, how far, how full the store is, and what is wrong.",
+    after_long_help = "\
+Marks:
+  ● running   ○ stopped   ? unknown
+
+Examples:
+  bygone status
+  bygone status --json"
+)]
+pub(crate) struct Status {}
+
+/// `verify`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Read history back and check it against its checksums. Exits with 3 if something is damaged.",
+    after_long_help = "\
+Examples:
+  bygone verify                             everything
+  bygone verify web                         one target
+  bygone verify --newest-first --for 10m    as much as ten minutes allow, from the newest on"
+)]
+pub(crate) struct Verify {
+    /// Only this target; everything unless given
+    name: Option<String>,
+    /// Everything, however long it takes (the default)
+    #[arg(long, conflicts_with_all = ["newest_first", "for_s"])]
+    all: bool,
+    /// The newest history first
+    #[arg(long)]
+    newest_first: bool,
+    /// Ends after this time, such as 10m
+    #[arg(long = "for", value_name = "TIME", value_parser = values::seconds)]
+    for_s: Option<u64>,
+}
+
+impl Verify {
+    pub(crate) fn request(&self) -> Request {
+        Request::Verify { name: self.name.clone(), newest_first: self.newest_first, for_s: self.for_s }
+    }
+}
+
+/// `compact`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Write checkpoints and free what is no longer needed. No moment is lost by this.",
+    after_long_help = "\
+Examples:
+  bygone compact --dry-run    what it would free
+  bygone compact"
+)]
+pub(crate) struct Compact {
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Compact {
+    pub(crate) fn request(&self) -> Request {
+        Request::Compact { dry_run: self.dry_run }
+    }
+}
+
+/// `bench`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Measure this machine: how fast the log takes writes, and how fast the present and the past are \
+                  read. It writes next to the store's data and takes away what it wrote.",
+    after_long_help = "\
+Examples:
+  bygone bench
+  bygone bench --json     one object a line: name, value, unit, note"
+)]
+pub(crate) struct Bench {}
+
+pub(crate) fn init(session: &Session) -> Result<()> {
+    manager::init(session)?;
+    session.tell(json!({"store": session.store()?}), show::store::made)
+}
+
+pub(crate) fn status(session: &Session) -> Result<()> {
+    session.show(manager::ask(session, &Request::Status)?, show::status::status)
+}
+
+pub(crate) fn verify(session: &Session, args: &Verify) -> Result<()> {
+    let answer = manager::ask_for_long(session, &args.request())?;
+    let damaged = read::<Verified>(answer.clone())?.damaged.len();
+    // What is damaged is shown even to those who want quiet.
+    let shown = if damaged > 0 {
+        session.show(answer, show::store::verified)
+    } else {
+        session.tell(answer, show::store::verified)
+    };
+    if damaged > 0 { Err(Error::Damaged(damaged)) } else { shown }
+}
+
+pub(crate) fn compact(session: &Session, args: &Compact) -> Result<()> {
+    let answer = manager::ask_for_long(session, &args.request())?;
+    if args.dry_run {
+        session.show(answer, show::store::would_compact)
+    } else {
+        session.tell(answer, show::store::compacted)
+    }
+}
+
+pub(crate) fn bench(session: &Session) -> Result<()> {
+    manager::bench(session, &mut |row| {
+        if session.json() {
+            session.print_json(&json!({
+                "name": row.name,
+                "value": row.value,
+                "unit": row.unit,
+                "note": row.note,
+            }))
+        } else {
+            session.print(&show::store::measured(&row.name, row.value, &row.unit, &row.note))
+        }
+    })
+}

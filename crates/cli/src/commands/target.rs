@@ -1,0 +1,224 @@
+//! What is protected: `target add`, `list`, `show`, `set`, `remove`.
+
+use std::path::PathBuf;
+
+use bygone_engine::{
+    api::{NewDisk, Request, TargetInfo},
+    config::{Firmware, TargetConfig, absolute},
+};
+use clap::{ArgAction, Args, Subcommand, ValueEnum};
+
+use crate::{
+    confirm::confirm,
+    error::Result,
+    manager::{self, OnInterrupt},
+    session::{Session, read},
+    show,
+    values::{self, DiskArg},
+};
+
+const ADD_LONG: &str = "\
+Protect a new target.
+
+SOURCE is where a disk comes from:
+  PATH            a raw file or block device; it stays where it is, and every write to it is kept
+  store:SIZE      a new, empty disk that lives in the store
+  import:PATH     a raw or qcow2 file that is read into the store once
+
+ID names the disk (vda, vdb, … unless given). A path that has a '=' needs a '/' before it: ./a=b.img";
+
+const ADD_EXAMPLES: &str = "\
+Examples:
+  bygone target add web --disk store:20G --memory 2G --cpus 4
+  bygone target add web --disk import:debian.qcow2 --firmware uefi --net user,hostfwd=tcp::2222-:22
+  bygone target add db --disk root=/dev/vg/db --disk data=/srv/data.img --autostart
+  bygone target add tiny --disk store:1G --kernel vmlinuz --append 'console=ttyS0 root=/dev/vda'
+  bygone target add odd --disk store:1G --qemu-arg -device --qemu-arg virtio-rng-pci";
+
+/// `target`.
+#[derive(Debug, Subcommand)]
+#[command(long_about = "Add, list, show, change or remove what is protected.")]
+pub(crate) enum Target {
+    #[command(about = "Protect a new target")]
+    Add(Add),
+    #[command(about = "List what is protected")]
+    List,
+    #[command(about = "Show how a target is made up")]
+    Show(Show),
+    #[command(about = "Change a target's settings")]
+    Set(Set),
+    #[command(about = "Stop protecting a target")]
+    Remove(Remove),
+}
+
+/// `target add`.
+#[derive(Debug, Args)]
+#[command(long_about = ADD_LONG, after_long_help = ADD_EXAMPLES)]
+pub(crate) struct Add {
+    /// What the target is called
+    name: String,
+    /// A disk: PATH, store:SIZE or import:PATH; may be given again
+    #[arg(long = "disk", required = true, value_name = "[ID=]SOURCE", value_parser = values::disk)]
+    disks: Vec<DiskArg>,
+    /// The block size that these disks show, in bytes
+    #[arg(long, value_name = "BYTES", default_value = "512", value_parser = values::block_bytes)]
+    block_size: u32,
+    /// Memory, such as 512M or 4G
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = values::memory_mib)]
+    memory: u32,
+    /// Virtual processors
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=255))]
+    cpus: u32,
+    /// A kernel to boot directly
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Its initial RAM disk
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// Its command line
+    #[arg(long, value_name = "TEXT", requires = "kernel", allow_hyphen_values = true)]
+    append: Option<String>,
+    /// What starts the boot loader
+    #[arg(long, value_name = "KIND", value_enum, default_value = "bios")]
+    firmware: FirmwareArg,
+    /// An argument for QEMU as it is; may be given again
+    #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true, action = ArgAction::Append)]
+    qemu_args: Vec<String>,
+    /// The network: user[,hostfwd=…], tap:INTERFACE or none
+    #[arg(long, value_name = "NET", default_value = "none", value_parser = values::net)]
+    net: String,
+    /// Start it with the manager
+    #[arg(long)]
+    autostart: bool,
+    /// Return when disks that stay where they are have been read once, so that history is complete
+    #[arg(long)]
+    wait: bool,
+}
+
+/// What starts the boot loader.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FirmwareArg {
+    Bios,
+    Uefi,
+}
+
+/// `target show`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Show how a target is, and how it is made up: the settings that `target set` changes."
+)]
+pub(crate) struct Show {
+    /// Which target
+    name: String,
+}
+
+/// `target set`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "\
+Change a target's settings. They hold from its next start on; how it was made up before stays known.
+
+Keys: memory, cpus, kernel, initrd, append, firmware, net, autostart, qemu-arg. KEY= clears a setting.",
+    after_long_help = "\
+Examples:
+  bygone target set web memory=4G cpus=4
+  bygone target set web net=user,hostfwd=tcp::2222-:22 autostart=true
+  bygone target set tiny 'append=console=ttyS0 root=/dev/vda1'"
+)]
+pub(crate) struct Set {
+    /// Which target
+    name: String,
+    /// What to change
+    #[arg(required = true, value_name = "KEY=VALUE", value_parser = values::setting)]
+    settings: Vec<(String, String)>,
+}
+
+/// `target remove`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Stop protecting a target. Its history is kept under another name, unless --delete-history is given. \
+                  Disks outside the store are left as they are.",
+    after_long_help = "\
+Examples:
+  bygone target remove web
+  bygone target remove web --delete-history --yes"
+)]
+pub(crate) struct Remove {
+    /// Which target
+    name: String,
+    /// Delete its history too
+    #[arg(long)]
+    delete_history: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Add {
+    pub(crate) fn request(&self) -> Request {
+        let mut config = TargetConfig::new(&self.name);
+        config.memory_mib = self.memory;
+        config.cpus = self.cpus;
+        config.kernel = self.kernel.as_deref().map(absolute);
+        config.initrd = self.initrd.as_deref().map(absolute);
+        config.append.clone_from(&self.append);
+        config.firmware = match self.firmware {
+            FirmwareArg::Bios => Firmware::Bios,
+            FirmwareArg::Uefi => Firmware::Uefi,
+        };
+        config.qemu_args.clone_from(&self.qemu_args);
+        config.net.clone_from(&self.net);
+        config.autostart = self.autostart;
+        let disk = |disk: &DiskArg| NewDisk {
+            id: disk.id.clone(),
+            source: disk.source.clone(),
+            block_bytes: self.block_size,
+        };
+        Request::TargetAdd { config, disks: self.disks.iter().map(disk).collect(), wait: self.wait }
+    }
+}
+
+impl Target {
+    pub(crate) fn request(&self) -> Request {
+        match self {
+            Target::Add(args) => args.request(),
+            Target::List => Request::TargetList,
+            Target::Show(args) => Request::TargetShow { name: args.name.clone() },
+            Target::Set(args) => {
+                Request::TargetSet { name: args.name.clone(), settings: args.settings.clone() }
+            }
+            Target::Remove(args) => {
+                Request::TargetRemove { name: args.name.clone(), delete_history: args.delete_history }
+            }
+        }
+    }
+}
+
+pub(crate) fn run(session: &Session, target: &Target) -> Result<()> {
+    let request = target.request();
+    match target {
+        Target::Add(_) => session.tell(manager::ask_for_long(session, &request)?, show::target::added),
+        Target::List => list(session, &request),
+        Target::Show(_) => session.show(manager::ask(session, &request)?, show::target::target),
+        Target::Set(_) => session.tell(manager::ask(session, &request)?, show::target::target),
+        Target::Remove(args) => {
+            if args.delete_history {
+                let question = format!("Delete {} and all of its history for good?", args.name);
+                confirm(session, args.yes, &question)?;
+            }
+            session.tell(manager::ask(session, &request)?, show::target::removed)
+        }
+    }
+}
+
+fn list(session: &Session, request: &Request) -> Result<()> {
+    let mut targets: Vec<TargetInfo> = Vec::new();
+    manager::ask_for_items(session, request, OnInterrupt::Die, &mut |item| {
+        if session.json() {
+            return session.print_json(&item);
+        }
+        targets.push(read(item)?);
+        Ok(())
+    })?;
+    if session.json() { Ok(()) } else { session.print(&show::target::list(&targets, session.look())) }
+}

@@ -1,0 +1,160 @@
+//! One run of the command line: which store, and how to talk to whoever asked.
+
+use std::{
+    env,
+    io::{self, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{
+    cli::Global,
+    error::{Error, Result},
+    show::{Look, Paint},
+};
+
+/// Where root's store is.
+const SYSTEM_STORE: &str = "/var/lib/bygone";
+/// Where everybody else's is, in their home.
+const HOME_STORE: &str = ".local/share/bygone";
+
+/// One run of the command line.
+pub(crate) struct Session {
+    global: Global,
+    look: Look,
+    stderr: Paint,
+    stderr_is_terminal: bool,
+}
+
+impl Session {
+    /// Looks at the terminals once.
+    pub(crate) fn new(global: Global) -> Session {
+        let stderr_is_terminal = io::stderr().is_terminal();
+        Session {
+            global,
+            look: Look::of_stdout(),
+            stderr: Paint::for_stream(stderr_is_terminal),
+            stderr_is_terminal,
+        }
+    }
+
+    /// The store, as an absolute path.
+    ///
+    /// # Errors
+    /// Nobody said where, and there is no home.
+    pub(crate) fn store(&self) -> Result<PathBuf> {
+        let root = rustix::process::geteuid().is_root();
+        let home = env::var_os("HOME").map(PathBuf::from);
+        store_path(self.global.store.as_deref(), root, home.as_deref())
+    }
+
+    /// Answers are JSON.
+    pub(crate) fn json(&self) -> bool {
+        self.global.json
+    }
+
+    /// Only results and errors are wanted.
+    pub(crate) fn quiet(&self) -> bool {
+        self.global.quiet
+    }
+
+    /// How things look on standard output.
+    pub(crate) fn look(&self) -> &Look {
+        &self.look
+    }
+
+    /// The colours of standard error.
+    pub(crate) fn stderr(&self) -> Paint {
+        self.stderr
+    }
+
+    /// Progress has somewhere to be drawn.
+    pub(crate) fn draws_progress(&self) -> bool {
+        self.stderr_is_terminal && !self.global.quiet
+    }
+
+    /// Writes a result.
+    ///
+    /// # Errors
+    /// Standard output does not take it.
+    pub(crate) fn print(&self, text: &str) -> Result<()> {
+        let mut out = io::stdout().lock();
+        let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+        write!(out, "{text}{end}").and_then(|()| out.flush()).map_err(Error::Output)
+    }
+
+    /// Writes a JSON document as one line.
+    ///
+    /// # Errors
+    /// Standard output does not take it.
+    pub(crate) fn print_json(&self, value: &Value) -> Result<()> {
+        self.print(&format!("{value}\n"))
+    }
+
+    /// Shows what was asked for: the JSON as it came, or in words.
+    ///
+    /// # Errors
+    /// The answer cannot be read, or standard output does not take it.
+    pub(crate) fn show<T: DeserializeOwned>(
+        &self,
+        answer: Value,
+        words: impl FnOnce(&T, &Look) -> String,
+    ) -> Result<()> {
+        if self.json() {
+            return self.print_json(&answer);
+        }
+        let answer: T = read(answer)?;
+        self.print(&words(&answer, &self.look))
+    }
+
+    /// Says that something was done; like [`show`](Session::show), but `-q` leaves the words out.
+    ///
+    /// # Errors
+    /// The answer cannot be read, or standard output does not take it.
+    pub(crate) fn tell<T: DeserializeOwned>(
+        &self,
+        answer: Value,
+        words: impl FnOnce(&T, &Look) -> String,
+    ) -> Result<()> {
+        if self.quiet() && !self.json() {
+            return Ok(());
+        }
+        self.show(answer, words)
+    }
+}
+
+/// Reads an answer.
+///
+/// # Errors
+/// It is of another shape.
+pub(crate) fn read<T: DeserializeOwned>(answer: Value) -> Result<T> {
+    serde_json::from_value(answer).map_err(Error::Answer)
+}
+
+/// Where the store is: as it was said, or where the user's is by custom.
+fn store_path(said: Option<&Path>, root: bool, home: Option<&Path>) -> Result<PathBuf> {
+    let path = match (said, root, home) {
+        (Some(said), _, _) => said.to_owned(),
+        (None, true, _) => PathBuf::from(SYSTEM_STORE),
+        (None, false, Some(home)) if home.is_absolute() => home.join(HOME_STORE),
+        (None, false, _) => return Err(Error::NoHome),
+    };
+    Ok(bygone_engine::config::absolute(&path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_where_the_contract_says() {
+        let home = Some(Path::new("/home/ann"));
+        assert_eq!(store_path(None, true, home).unwrap(), Path::new("/var/lib/bygone"));
+        assert_eq!(store_path(None, false, home).unwrap(), Path::new("/home/ann/.local/share/bygone"));
+        assert_eq!(store_path(Some(Path::new("/s")), true, None).unwrap(), Path::new("/s"));
+        assert!(store_path(Some(Path::new("s")), false, None).unwrap().is_absolute());
+        assert!(matches!(store_path(None, false, None), Err(Error::NoHome)));
+    }
+}

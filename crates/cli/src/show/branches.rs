@@ -1,0 +1,45 @@
+//! `branch list`, `promote`, `drop`.
+
+use bygone_engine::api::{BranchInfo, MomentInfo};
+
+use super::{Cell, Column, Look, Style, Table, words};
+
+/// Branches, one a row; a star marks the present.
+pub(crate) fn table(branches: &[BranchInfo], look: &Look) -> String {
+    let mut table = Table::new([
+        Column::left(""),
+        Column::left("BRANCH"),
+        Column::left("MADE"),
+        Column::left("STATE"),
+        Column::left("FROM"),
+    ]);
+    for branch in branches {
+        table.row([
+            Cell::new(if branch.present { "*" } else { " " }).styled(Style::Good),
+            Cell::new(&branch.name).styled(if branch.present { Style::Bold } else { Style::Plain }),
+            Cell::new(words::time(&branch.made, look)),
+            Cell::new(if branch.running { "running" } else { "" }).styled(Style::Good),
+            Cell::new(start(branch, look)),
+        ]);
+    }
+    table.render(look)
+}
+
+/// Where a branch starts: `main, yesterday 14:59 (seq:812345)`.
+fn start(branch: &BranchInfo, look: &Look) -> String {
+    let Some(parent) = &branch.parent else { return String::new() };
+    let time =
+        branch.from_time.as_ref().map(|time| format!(", {}", words::time(time, look))).unwrap_or_default();
+    let seq = branch.from_seq.map(|seq| format!(" (seq:{seq})")).unwrap_or_default();
+    format!("{parent}{time}{seq}")
+}
+
+/// `branch promote`.
+pub(crate) fn promoted(name: &str, moment: &MomentInfo, look: &Look) -> String {
+    format!("{} is the present of {name} now: {}\n", words::line(&moment.branch), words::moment(moment, look))
+}
+
+/// `branch drop`.
+pub(crate) fn dropped(name: &str, branch: &str, moment: &MomentInfo, look: &Look) -> String {
+    format!("Branch {branch} of {name} was given up {}\n", words::moment(moment, look))
+}

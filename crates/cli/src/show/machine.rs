@@ -1,0 +1,48 @@
+//! What runs and what is served: `run`, `stop`, `export`, `serve`.
+
+use std::path::Path;
+
+use bygone_engine::api::{Exported, MomentInfo, Started};
+
+use super::{Look, words};
+
+/// `run`.
+pub(crate) fn started(started: &Started) -> String {
+    let name = words::line(&started.name);
+    let from = started.from_seq.map(|seq| format!(" from seq:{seq}")).unwrap_or_default();
+    format!(
+        "{name} runs on branch {}{from} ({}, process {}). Its console: bygone console {name}\n",
+        words::line(&started.branch),
+        words::line(&started.accelerator),
+        started.pid,
+    )
+}
+
+/// `stop`, `run --wait`.
+pub(crate) fn stopped(name: &str, moment: &MomentInfo, look: &Look) -> String {
+    let label = words::label(moment);
+    let label = if label.is_empty() { String::new() } else { format!(": {label}") };
+    format!("{name} stopped {}, {}{label}\n", words::moment(moment, look), moment.grade)
+}
+
+/// `export`, once it is served.
+pub(crate) fn exported(exported: &Exported) -> String {
+    let access = if exported.read_only { "read-only" } else { "writable" };
+    let moment = exported.seq.map(|seq| format!(", seq:{seq}")).unwrap_or_default();
+    format!(
+        "{} is served at {} ({}, {access}{moment}) until Ctrl-C\n",
+        words::line(&exported.what),
+        words::line(&exported.at),
+        words::bytes(exported.size_bytes),
+    )
+}
+
+/// `serve`, once it is ready.
+pub(crate) fn serving(api: &Path, nbd: &Path, listen: Option<&str>) -> String {
+    let listen = listen.map(|address| format!(" and nbd://{}", words::line(address))).unwrap_or_default();
+    format!(
+        "The manager runs. API: {}  NBD: nbd+unix:///?socket={}{listen}\n",
+        words::line(&api.display().to_string()),
+        words::line(&nbd.display().to_string()),
+    )
+}

@@ -1,0 +1,45 @@
+//! From answers to what people read. Pure: the time, the width and the colours are parameters ([`Look`]).
+
+pub(crate) mod branches;
+pub(crate) mod machine;
+pub(crate) mod moments;
+mod paint;
+pub(crate) mod restore;
+pub(crate) mod status;
+pub(crate) mod store;
+mod table;
+pub(crate) mod target;
+#[cfg(test)]
+mod tests;
+pub(crate) mod words;
+
+use std::io::{self, IsTerminal as _};
+
+use jiff::Zoned;
+
+pub(crate) use paint::{Paint, Style};
+use table::{Cell, Column, Table};
+
+/// How things are to look.
+pub(crate) struct Look {
+    /// Now, in the reader's time zone.
+    pub(crate) now: Zoned,
+    /// Colours.
+    pub(crate) paint: Paint,
+    /// Columns of the terminal; `None` where there is none and lines may be as long as they like.
+    pub(crate) width: Option<usize>,
+}
+
+impl Look {
+    /// As standard output is.
+    pub(crate) fn of_stdout() -> Look {
+        let stdout = io::stdout();
+        let terminal = stdout.is_terminal();
+        let width = || rustix::termios::tcgetwinsize(&stdout).ok().map(|size| usize::from(size.ws_col));
+        Look {
+            now: Zoned::now(),
+            paint: Paint::for_stream(terminal),
+            width: if terminal { width().filter(|columns| *columns > 0) } else { None },
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! `target add`, `list`, `show`, `set`, `remove`.
+
+use std::path::Path;
+
+use bygone_engine::{
+    api::{Removed, TargetInfo},
+    config::{Firmware, TargetConfig},
+};
+use unicode_width::UnicodeWidthStr as _;
+
+use super::{Cell, Column, Look, Style, Table, status, words};
+
+/// A new target, and what to do next.
+pub(crate) fn added(info: &TargetInfo, look: &Look) -> String {
+    let name = words::line(&info.config.name);
+    format!("{}Start it with: bygone run {name}\n", target(info, look))
+}
+
+/// How a target is, and how it is made up.
+pub(crate) fn target(info: &TargetInfo, look: &Look) -> String {
+    let mut out = status::line(&info.status, info.status.name.width(), look);
+    out.push_str(&status::disks(&info.status.disks, look));
+    let mut table = Table::untitled([Column::left(""), Column::left("")], 4);
+    for (key, value) in settings(&info.config) {
+        table.row([Cell::new(key).styled(Style::Dim), Cell::new(value)]);
+    }
+    out.push('\n');
+    out.push_str(&table.render(look));
+    out
+}
+
+/// The settings by the keys that `target set` takes; those that are not set are left out.
+fn settings(config: &TargetConfig) -> Vec<(&'static str, String)> {
+    let file = |path: &Path| path.display().to_string();
+    let firmware = match config.firmware {
+        Firmware::Bios => "bios",
+        Firmware::Uefi => "uefi",
+    };
+    let mut all = vec![
+        ("memory", words::bytes(u64::from(config.memory_mib) << 20)),
+        ("cpus", config.cpus.to_string()),
+        ("firmware", firmware.to_owned()),
+        ("kernel", config.kernel.as_deref().map(file).unwrap_or_default()),
+        ("initrd", config.initrd.as_deref().map(file).unwrap_or_default()),
+        ("append", config.append.clone().unwrap_or_default()),
+        ("net", config.net.clone()),
+        ("qemu-arg", config.qemu_args.join(" ")),
+        ("autostart", config.autostart.to_string()),
+    ];
+    all.retain(|(_, value)| !value.is_empty());
+    all
+}
+
+/// Every target, one a row.
+pub(crate) fn list(targets: &[TargetInfo], look: &Look) -> String {
+    if targets.is_empty() {
+        return "Nothing is protected yet. Begin with: bygone target add NAME --disk store:20G\n".to_owned();
+    }
+    let mut table = Table::new([
+        Column::left("NAME"),
+        Column::left("STATE"),
+        Column::left("BRANCH"),
+        Column::right("DISKS"),
+        Column::right("SIZE"),
+        Column::left("NEWEST"),
+    ]);
+    for TargetInfo { status, .. } in targets {
+        let size_bytes = status.disks.iter().fold(0_u64, |sum, disk| sum.saturating_add(disk.size_bytes));
+        let style = match status.state.as_str() {
+            "running" => Style::Good,
+            "stopped" => Style::Dim,
+            _ => Style::Warn,
+        };
+        table.row([
+            Cell::new(&status.name).styled(Style::Bold),
+            Cell::new(&status.state).styled(style),
+            Cell::new(&status.branch),
+            Cell::new(status.disks.len().to_string()),
+            Cell::new(words::bytes(size_bytes)),
+            Cell::new(words::time(&status.head_time, look)),
+        ]);
+    }
+    table.render(look)
+}
+
+/// A target that is no longer protected.
+pub(crate) fn removed(removed: &Removed, _: &Look) -> String {
+    let name = words::line(&removed.name);
+    match &removed.kept_at {
+        None => format!("{name} and its history are gone.\n"),
+        Some(path) => {
+            let path = words::line(&path.display().to_string());
+            format!("{name} is no longer protected. Its history is kept at {path}\n")
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! What people see, as snapshots.
+
+use std::path::PathBuf;
+
+use bygone_engine::{
+    api::{
+        BranchInfo, Compacted, DamagedPlace, DiskStatus, Exported, MomentInfo, Removed, Restored,
+        RestoredDisk, Started, Status, StoreStatus, TargetInfo, TargetStatus, Verified,
+    },
+    config::TargetConfig,
+};
+use bygone_model::{Details, Grade, Kind, Truth};
+use insta::assert_snapshot;
+use jiff::{Timestamp, tz::TimeZone};
+
+use super::*;
+
+fn look(width: Option<usize>) -> Look {
+    let now: Timestamp = "2026-11-25T12:00:00+09:00".parse().unwrap();
+    Look { now: now.to_zoned(TimeZone::posix("JST-9").unwrap()), paint: Paint::NONE, width }
+}
+
+fn moment(seq: u64, time: &str, kind: Kind, grade: Grade, label: &str) -> MomentInfo {
+    MomentInfo {
+        seq,
+        time: time.to_owned(),
+        kind,
+        label: label.to_owned(),
+        grade,
+        truth: Truth::Observed,
+        branch: "main".to_owned(),
+        details: Details::new(),
+    }
+}
+
+fn history() -> Vec<MomentInfo> {
+    let mut moments = vec![
+        moment(1, "2026-11-16T00:10:00.000001Z", Kind::Boot, Grade::Crash, "first boot"),
+        moment(
+            812_345,
+            "2026-11-22T06:04:05.123456Z",
+            Kind::Package,
+            Grade::Flushed,
+            "before apt install nginx 1.22, libnginx-mod-http-geoip2 and 4 more",
+        ),
+        moment(912_345, "2026-11-24T05:59:00Z", Kind::Shutdown, Grade::Stopped, "shut down in order"),
+        moment(
+            1_000_001,
+            "2026-11-25T02:58:30Z",
+            Kind::Suspect,
+            Grade::Crash,
+            "talked to \u{1b}[31mevil.example",
+        ),
+        moment(1_000_002, "2026-11-25T02:59:59.5Z", Kind::Point, Grade::Clean, "移行の前"),
+    ];
+    moments[3].truth = Truth::Claimed;
+    moments
+}
+
+fn disk(id: &str, mode: &str) -> DiskStatus {
+    DiskStatus {
+        id: id.to_owned(),
+        size_bytes: 20 << 30,
+        mode: mode.to_owned(),
+        path: None,
+        complete: true,
+        read_bytes: 0,
+    }
+}
+
+fn target(name: &str, state: &str) -> TargetStatus {
+    TargetStatus {
+        name: name.to_owned(),
+        state: state.to_owned(),
+        head_seq: 1_000_002,
+        durable_seq: 1_000_002,
+        head_time: "2026-11-25T02:59:57Z".to_owned(),
+        branch: "main".to_owned(),
+        disks: vec![disk("vda", "store")],
+    }
+}
+
+fn store_status(state: &str) -> StoreStatus {
+    StoreStatus {
+        path: PathBuf::from("/var/lib/bygone"),
+        used_bytes: 12_345_678_901,
+        logical_bytes: 140 << 30,
+        free_bytes: 300 << 30,
+        state: state.to_owned(),
+    }
+}
+
+fn info() -> TargetInfo {
+    let mut config = TargetConfig::new("web");
+    config.append = Some("console=ttyS0".to_owned());
+    config.kernel = Some(PathBuf::from("/boot/vmlinuz"));
+    TargetInfo { config, status: target("web", "running") }
+}
+
+#[test]
+fn a_timeline_fits_eighty_columns() {
+    let text = moments::table(&history(), &look(Some(80)));
+    assert!(text.lines().all(|line| unicode_width::UnicodeWidthStr::width(line) <= 80));
+    assert_snapshot!(text, @r"
+    WHEN              MOMENT       KIND      GRADE    WHAT
+    2026-11-16 09:10  seq:1        boot      crash    first boot
+    3 days ago 15:04  seq:812345   package   flushed  before apt install nginx 1.22,
+                                                      libnginx-mod-http-geoip2 and 4
+                                                      more
+    yesterday 14:59   seq:912345   shutdown  stopped  shut down in order
+    1 minute ago      seq:1000001  suspect   crash    talked to �[31mevil.example
+                                                      (so it says)
+    now               seq:1000002  point     clean    移行の前
+    ");
+}
+
+#[test]
+fn a_timeline_is_not_wrapped_where_no_terminal_is() {
+    let mut moments = history();
+    moments[4].branch = "try-1".to_owned();
+    assert_snapshot!(moments::table(&moments, &look(None)), @r"
+    WHEN              MOMENT       KIND      GRADE    BRANCH  WHAT
+    2026-11-16 09:10  seq:1        boot      crash    main    first boot
+    3 days ago 15:04  seq:812345   package   flushed  main    before apt install nginx 1.22, libnginx-mod-http-geoip2 and 4 more
+    yesterday 14:59   seq:912345   shutdown  stopped  main    shut down in order
+    1 minute ago      seq:1000001  suspect   crash    main    talked to �[31mevil.example (so it says)
+    now               seq:1000002  point     clean    try-1   移行の前
+    ");
+    assert_snapshot!(moments::table(&[], &look(None)), @"There are no such moments.");
+}
+
+#[test]
+fn colours_change_nothing_but_colours() {
+    let painted = Look { paint: Paint::FULL, ..look(Some(80)) };
+    let text = moments::table(&history(), &painted);
+    let mut plain = String::new();
+    let mut rest = text.as_str();
+    while let Some((before, after)) = rest.split_once('\u{1b}') {
+        plain.push_str(before);
+        rest = after.split_once('m').map_or("", |(_, rest)| rest);
+    }
+    plain.push_str(rest);
+    assert_eq!(plain, moments::table(&history(), &look(Some(80))));
+    assert!(text.contains("\u{1b}[32mstopped\u{1b}[0m"));
+}
+
+#[test]
+fn a_status_is_readable_at_a_glance() {
+    let mut web = target("web", "running");
+    web.durable_seq -= 3;
+    let mut data = disk("data", "tap");
+    data.size_bytes = 100 << 30;
+    data.path = Some(PathBuf::from("/dev/vg/data"));
+    data.complete = false;
+    data.read_bytes = 45 << 30;
+    web.disks.push(data);
+    let mut fresh = target("mail-2", "unknown");
+    fresh.head_seq = 0;
+    fresh.durable_seq = 0;
+    let status = Status {
+        targets: vec![web, target("db", "stopped"), fresh],
+        store: store_status("full"),
+        problems: vec!["mail-2: its disk /dev/sdc is gone\nplug it in again".to_owned()],
+    };
+    assert_snapshot!(status::status(&status, &look(Some(80))), @r"
+    ● web     running  on main  3 seconds ago, seq:1000002, durable to seq:999999
+        vda    20 GiB  store  complete
+        data  100 GiB  tap    45% taken over  /dev/vg/data
+    ○ db      stopped  on main  3 seconds ago, seq:1000002
+        vda    20 GiB  store  complete
+    ? mail-2  unknown  on main  no history yet
+        vda    20 GiB  store  complete
+
+    store /var/lib/bygone  full
+        11 GiB used for 140 GiB of disks, 300 GiB free
+    hint: free space on its file system; nothing that is stored is lost
+    ! mail-2: its disk /dev/sdc is gone
+      plug it in again
+    ");
+}
+
+#[test]
+fn an_empty_store_says_how_to_begin() {
+    let status = Status { targets: vec![], store: store_status("ok"), problems: vec![] };
+    assert_snapshot!(status::status(&status, &look(None)), @r"
+    Nothing is protected yet. Begin with: bygone target add NAME --disk store:20G
+
+    store /var/lib/bygone  ok
+        11 GiB used for 140 GiB of disks, 300 GiB free
+    ");
+}
+
+#[test]
+fn a_target_is_shown_by_the_keys_that_change_it() {
+    assert_snapshot!(target::added(&info(), &look(None)), @r"
+    ● web  running  on main  3 seconds ago, seq:1000002
+        vda  20 GiB  store  complete
+
+        memory     1 GiB
+        cpus       2
+        firmware   bios
+        kernel     /boot/vmlinuz
+        append     console=ttyS0
+        net        none
+        autostart  false
+    Start it with: bygone run web
+    ");
+    assert_snapshot!(target::list(&[info()], &look(None)), @r"
+    NAME  STATE    BRANCH  DISKS    SIZE  NEWEST
+    web   running  main        1  20 GiB  3 seconds ago
+    ");
+    assert_snapshot!(target::list(&[], &look(None)), @"Nothing is protected yet. Begin with: bygone target add NAME --disk store:20G");
+}
+
+#[test]
+fn removing_says_where_history_went() {
+    let kept = Removed { name: "web".to_owned(), kept_at: Some(PathBuf::from("/s/removed/web.1")) };
+    let gone = Removed { name: "web".to_owned(), kept_at: None };
+    assert_snapshot!(target::removed(&kept, &look(None)), @"web is no longer protected. Its history is kept at /s/removed/web.1");
+    assert_snapshot!(target::removed(&gone, &look(None)), @"web and its history are gone.");
+}
+
+#[test]
+fn branches_are_listed_with_where_they_start() {
+    let main = BranchInfo {
+        name: "main".to_owned(),
+        present: true,
+        parent: None,
+        from_seq: None,
+        from_time: None,
+        made: "2026-11-16T00:10:00Z".to_owned(),
+        running: false,
+    };
+    let attempt = BranchInfo {
+        name: "try-1".to_owned(),
+        present: false,
+        parent: Some("main".to_owned()),
+        from_seq: Some(912_345),
+        from_time: Some("2026-11-24T05:59:00Z".to_owned()),
+        made: "2026-11-25T02:00:00Z".to_owned(),
+        running: true,
+    };
+    assert_snapshot!(branches::table(&[main, attempt], &look(Some(80))), @r"
+       BRANCH  MADE              STATE    FROM
+    *  main    2026-11-16 09:10
+       try-1   today 11:00       running  main, yesterday 14:59 (seq:912345)
+    ");
+}
+
+#[test]
+fn what_was_done_is_said_in_a_sentence() {
+    let stop = &history()[2];
+    let look = look(None);
+    let run = Started {
+        name: "web".to_owned(),
+        branch: "try-1".to_owned(),
+        from_seq: Some(912_345),
+        pid: 4711,
+        accelerator: "kvm".to_owned(),
+        console: PathBuf::from("/s/run/web.console"),
+    };
+    let export = Exported {
+        what: "web/vda@yesterday".to_owned(),
+        at: "nbd+unix:///?socket=/tmp/x.sock".to_owned(),
+        size_bytes: 20 << 30,
+        read_only: true,
+        seq: Some(912_345),
+    };
+    let serving = |listen| machine::serving("/s/run/api.sock".as_ref(), "/s/run/nbd.sock".as_ref(), listen);
+    let all = [
+        machine::started(&run),
+        machine::stopped("web", stop, &look),
+        machine::exported(&export),
+        serving(None),
+        serving(Some("127.0.0.1:10809")),
+        moments::named(&history()[4], &look),
+        branches::promoted("web", stop, &look),
+        branches::dropped("web", "try-1", stop, &look),
+        store::compacted(&Compacted { before_bytes: 12 << 30, after_bytes: 9 << 30 }, &look),
+        store::would_compact(&Compacted { before_bytes: 12 << 30, after_bytes: 9 << 30 }, &look),
+        store::measured("log, 4 KiB writes", 812.345, "MiB/s", "a flush every 32"),
+        store::measured("read then", 0.0712, "ms", ""),
+    ];
+    assert_snapshot!(all.concat(), @r"
+    web runs on branch try-1 from seq:912345 (kvm, process 4711). Its console: bygone console web
+    web stopped yesterday 14:59 (seq:912345), stopped: shut down in order
+    web/vda@yesterday is served at nbd+unix:///?socket=/tmp/x.sock (20 GiB, read-only, seq:912345) until Ctrl-C
+    The manager runs. API: /s/run/api.sock  NBD: nbd+unix:///?socket=/s/run/nbd.sock
+    The manager runs. API: /s/run/api.sock  NBD: nbd+unix:///?socket=/s/run/nbd.sock and nbd://127.0.0.1:10809
+    point:移行の前 is now (seq:1000002)
+    main is the present of web now: yesterday 14:59 (seq:912345)
+    Branch try-1 of web was given up yesterday 14:59 (seq:912345)
+    Freed 3 GiB: the store took 12 GiB and takes 9 GiB
+    Would free 3 GiB: the store took 12 GiB and would take 9 GiB
+    log, 4 KiB writes                       812 MiB/s    a flush every 32
+    read then                              0.07 ms
+    ");
+}
+
+#[test]
+fn a_restore_says_what_is_where() {
+    let disk = RestoredDisk {
+        id: "vda".to_owned(),
+        to: PathBuf::from("/mnt/web.img"),
+        size_bytes: 20 << 30,
+        written_bytes: 3 << 30,
+    };
+    let done =
+        Restored { moment: history()[2].clone(), disks: vec![disk], branch: Some("main-2".to_owned()) };
+    assert_snapshot!(restore::restored(&done, &look(Some(80))), @r"
+    Restored yesterday 14:59 (seq:912345), stopped: shut down in order
+        vda  20 GiB  3 GiB written  /mnt/web.img
+    The present is branch main-2 now.
+    ");
+}
+
+#[test]
+fn damage_is_told_place_by_place() {
+    let mut verified = Verified { checked_bytes: 12 << 30, damaged: vec![], complete: true };
+    assert_snapshot!(store::verified(&verified, &look(None)), @"All is whole: 12 GiB checked, nothing left out");
+    verified.complete = false;
+    verified.damaged.push(DamagedPlace {
+        place: "targets/web/log/000012.seg at 40960".to_owned(),
+        detail: "the checksum does not match".to_owned(),
+    });
+    assert_snapshot!(store::verified(&verified, &look(None)), @r"
+    1 damaged place: 12 GiB checked, the rest was not reached
+      targets/web/log/000012.seg at 40960: the checksum does not match
+    ");
+}

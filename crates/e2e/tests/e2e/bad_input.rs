@@ -1,0 +1,152 @@
+//! What is refused, and how.
+
+use std::{
+    fs,
+    os::unix::fs::{FileExt, PermissionsExt},
+};
+
+use crate::world::{World, make_disk};
+
+fn add(world: &World, name: &str, disk: &str) -> Vec<String> {
+    let _ = world;
+    ["target", "add", name, "--disk", disk].map(str::to_owned).to_vec()
+}
+
+fn refused(world: &World, args: &[String]) -> String {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    world.fails(1, &args)
+}
+
+#[test]
+fn disks_that_cannot_be_protected_are_refused_and_leave_nothing_behind() {
+    let world = World::new();
+    let disk = world.path("d.raw");
+    let name = disk.display().to_string();
+    assert!(refused(&world, &add(&world, "a", &name)).contains("d.raw"));
+    make_disk(&disk, 0);
+    refused(&world, &add(&world, "a", &name));
+    fs::OpenOptions::new().write(true).open(&disk).and_then(|f| f.set_len(1000)).expect("sized");
+    refused(&world, &add(&world, "a", &name));
+    fs::OpenOptions::new().write(true).open(&disk).and_then(|f| f.set_len(1 << 20)).expect("sized");
+    // In use: qemu-io holds it open.
+    let mut holder = std::process::Command::new("qemu-io")
+        .args(["-f", "raw", &name])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("qemu-io; run scripts/setup");
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    let said = refused(&world, &add(&world, "a", &name));
+    assert!(said.contains("in use"), "{said}");
+    holder.kill().expect("killed");
+    holder.wait().expect("ended");
+    assert!(world.json_lines(&["target", "list"]).is_empty());
+    let args = add(&world, "a", &name);
+    world.ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_store_that_cannot_be_used_is_refused_with_a_hint() {
+    let world = World::new();
+    world.fails(1, &["init"]);
+    let description = world.store().join("bygone.json");
+    let text = fs::read_to_string(&description).expect("read");
+    fs::write(&description, text.replace("\"format\": 1", "\"format\": 99")).expect("written");
+    assert!(world.fails(1, &["status"]).contains("newer version"));
+    fs::write(&description, "{").expect("written");
+    world.fails(1, &["status"]);
+    fs::write(&description, text).expect("written");
+    world.ok(&["status"]);
+    let nowhere = world.path("nowhere").display().to_string();
+    let done = std::process::Command::new(world.command(&[]).get_program())
+        .args(["--store", &nowhere, "status"])
+        .output()
+        .expect("runs");
+    assert_eq!(done.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&done.stderr).contains("bygone init"));
+}
+
+#[test]
+fn a_store_that_is_in_use_is_shared_through_its_manager() {
+    let mut world = World::new();
+    world.serve();
+    let status = world.json(&["status"]);
+    assert_eq!(status["store"]["state"], "ok");
+    let second = world.run(&["serve"]);
+    assert_eq!(second.status.code(), Some(1), "a second manager must be refused");
+}
+
+#[test]
+fn moments_that_there_are_not_are_refused_with_what_there_is() {
+    let world = World::new();
+    world.ok(&["target", "add", "a", "--disk", "store:64M"]);
+    world.ok(&["point", "a", "--label", "here"]);
+    let to = world.path("x.raw").display().to_string();
+    for (code, at) in
+        [(1, "3 years ago"), (1, "point:there"), (2, "the day after"), (1, "seq:99999999"), (1, "last boot")]
+    {
+        world.fails(code, &["restore", "a", "--at", at, "--to", &to]);
+    }
+    world.fails(1, &["timeline", "nobody"]);
+    assert!(!world.path("x.raw").exists());
+    world.restore("a", "point:here", &world.path("x.raw"));
+    // Never over what is there already.
+    world.fails(1, &["restore", "a", "--at", "now", "--to", &to]);
+}
+
+#[test]
+fn flipped_bits_are_found_named_and_never_served() {
+    let world = World::new();
+    let image = world.path("i.raw");
+    fs::write(&image, vec![0x5a; 4 << 20]).expect("written");
+    world.ok(&["target", "add", "a", "--disk", &format!("import:{}", image.display())]);
+    world.ok(&["verify"]);
+    let segment = world.store().join("targets/a/log/0000000001.seg");
+    let file = fs::OpenOptions::new().read(true).write(true).open(&segment).expect("a segment");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 1 << 20).expect("read");
+    file.write_all_at(&[byte[0] ^ 4], 1 << 20).expect("written");
+    let done = world.run(&["--json", "verify"]);
+    assert_eq!(done.status.code(), Some(3), "{}", String::from_utf8_lossy(&done.stderr));
+    let found: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert!(found["damaged"][0]["where"].as_str().is_some_and(|w| w.contains("0000000001.seg")), "{found}");
+    let said =
+        world.fails(1, &["restore", "a", "--at", "now", "--to", &world.path("y.raw").display().to_string()]);
+    assert!(said.contains("damage"), "{said}");
+    assert!(!world.path("y.raw").exists());
+}
+
+#[test]
+fn a_truncated_segment_is_reported_and_the_rest_still_works() {
+    let world = World::new();
+    let image = world.path("i.raw");
+    fs::write(&image, vec![0x5a; 4 << 20]).expect("written");
+    world.ok(&["target", "add", "a", "--disk", &format!("import:{}", image.display())]);
+    world.ok(&["point", "a", "--label", "x"]);
+    let segment = world.store().join("targets/a/log/0000000001.seg");
+    let file = fs::OpenOptions::new().write(true).open(&segment).expect("a segment");
+    let len = file.metadata().expect("length").len();
+    file.set_len(len / 2).expect("cut");
+    let done = world.run(&["--json", "verify"]);
+    assert_eq!(done.status.code(), Some(3), "{}", String::from_utf8_lossy(&done.stderr));
+    world.ok(&["status"]);
+}
+
+#[test]
+fn a_read_only_disk_is_refused() {
+    let world = World::new();
+    let disk = world.path("d.raw");
+    make_disk(&disk, 1 << 20);
+    fs::set_permissions(&disk, fs::Permissions::from_mode(0o444)).expect("restricted");
+    let args = add(&world, "a", &disk.display().to_string());
+    if rustix::process::geteuid().is_root() {
+        // Permissions do not stop root; a file that cannot be changed does.
+        let locked = std::process::Command::new("chattr").arg("+i").arg(&disk).status();
+        if locked.is_ok_and(|status| status.success()) {
+            refused(&world, &args);
+            let _ = std::process::Command::new("chattr").arg("-i").arg(&disk).status();
+        }
+        return;
+    }
+    refused(&world, &args);
+}

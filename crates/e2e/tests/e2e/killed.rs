@@ -1,0 +1,54 @@
+//! The manager dies under a running machine.
+
+use std::time::Duration;
+
+use crate::world::{World, make_disk, until};
+
+#[test]
+fn a_manager_killed_twenty_times_costs_no_write_and_no_guest_error() {
+    let mut world = World::new();
+    make_disk(&world.path("d.raw"), 128 << 20);
+    let disk = format!("vda={}", world.path("d.raw").display());
+    world.add_mini("m", "bygone.run=verified-io bygone.seconds=0", &[&disk]);
+    world.serve();
+    world.ok(&["run", "m"]);
+    world.wait_console("m", "ok ");
+    let mut slowest = Duration::ZERO;
+    for round in 0..20 {
+        let before = world.last_number("m", "ok ").unwrap_or(0);
+        slowest = slowest.max(world.kill_and_restart());
+        until(&format!("I/O after kill {round}\n{}", world.console("m")), || {
+            let console = world.console("m");
+            assert!(!console.contains("IOERROR") && !console.contains("MISMATCH"), "{console}");
+            world.last_number("m", "ok ").filter(|now| *now > before)
+        });
+    }
+    // The guest reads everything once more at the end, and compares.
+    let stop = world.json(&["stop", "m"]);
+    let console = world.console("m");
+    assert!(console.contains("finished ok"), "{console}");
+    assert_eq!(stop["kind"], "shutdown");
+    println!("slowest return of the manager: {slowest:?}");
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    world.ok(&["verify"]);
+}
+
+#[test]
+fn a_machine_that_ended_without_a_manager_is_told_in_the_timeline() {
+    let mut world = World::new();
+    make_disk(&world.path("d.raw"), 32 << 20);
+    let disk = format!("vda={}", world.path("d.raw").display());
+    world.add_mini("m", "bygone.run=idle", &[&disk]);
+    world.serve();
+    let started = world.json(&["run", "m"]);
+    world.wait_console("m", "bygone-guest: ready");
+    let pid =
+        started["pid"].as_i64().and_then(|pid| rustix::process::Pid::from_raw(pid as i32)).expect("a pid");
+    world.kill_and_restart();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    let stop = until("the stop", || {
+        let timeline = world.json_lines(&["timeline", "m", "--kind", "shutdown"]);
+        timeline.last().cloned()
+    });
+    assert_eq!(stop["grade"], "crash", "{stop}");
+}

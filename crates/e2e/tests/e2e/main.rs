@@ -1,0 +1,8 @@
+//! The real program, real guests in QEMU, real disks. `scripts/setup` installs what they need, `scripts/guest` builds the
+//! guests; without them these tests fail.
+
+mod bad_input;
+mod history;
+mod killed;
+mod machines;
+mod world;

@@ -1,0 +1,56 @@
+//! Reads the records of a log from its segment files, by means of its own: what is there, whatever the store says.
+
+use std::collections::BTreeMap;
+
+use bygone_store::format::{
+    record::{self, Header},
+    segment::{SEGMENT_HEADER_BYTES, SegmentHeader, TRAILER_BYTES, Trailer},
+};
+
+use crate::medium::Medium;
+
+/// A record's header and payload, by seq.
+pub(crate) type Records = BTreeMap<u64, (Header, Vec<u8>)>;
+
+/// All whole records. Where segments overlap, the later one counts.
+#[must_use]
+pub(crate) fn records(medium: &Medium) -> Records {
+    let mut out = Records::new();
+    for name in medium.names().iter().filter(|name| name.starts_with("log/")) {
+        let Some(bytes) = medium.bytes(name) else { continue };
+        let Ok((header, mut chain)) = SegmentHeader::decode(&bytes) else { continue };
+        let _ = out.split_off(&header.first_seq.0);
+        let (mut at, mut seq) = (SEGMENT_HEADER_BYTES, header.first_seq);
+        let end = records_end(&bytes);
+        while let Some((found, crc, payload)) = bytes.get(at..end).and_then(check)
+            && found.seq == seq
+            && found.previous == chain
+            && found.incarnation == header.incarnation
+        {
+            out.insert(seq.0, (found, payload));
+            (chain, seq) = (crc, seq.next());
+            at += found.record_bytes() as usize;
+        }
+    }
+    out
+}
+
+fn check(bytes: &[u8]) -> Option<(Header, u32, Vec<u8>)> {
+    let (header, _) = Header::decode(bytes)?;
+    let whole = bytes.get(..header.record_bytes() as usize)?;
+    record::check(whole).ok().map(|(header, crc, payload)| (header, crc, payload.to_vec()))
+}
+
+/// Where the records of a segment end: where its index begins, or at the file's end.
+fn records_end(bytes: &[u8]) -> usize {
+    trailer(bytes).map_or(bytes.len(), |trailer| trailer.index_offset() as usize)
+}
+
+/// Whether a segment is sealed.
+pub(crate) fn is_sealed(bytes: &[u8]) -> bool {
+    trailer(bytes).is_some()
+}
+
+fn trailer(bytes: &[u8]) -> Option<Trailer> {
+    Trailer::decode(bytes.get(bytes.len().checked_sub(TRAILER_BYTES)?..)?, bytes.len() as u64)
+}

@@ -1,0 +1,165 @@
+//! One file: what readers see, what the medium holds, and what lies between the two.
+
+use crate::rng::Rng;
+
+/// The unit in which the medium writes.
+pub(super) const SECTOR: usize = 512;
+
+/// Something that was done to a file and is not durable.
+#[derive(Clone, Debug)]
+enum Pending {
+    /// Whole sectors from this one on, as they were in memory after a write.
+    Sectors(usize, Vec<u8>),
+    /// The length.
+    Len(usize),
+}
+
+/// A file.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Node {
+    /// What readers see.
+    pub seen: Vec<u8>,
+    /// Whole sectors on the medium; those behind `durable_len` cannot be seen.
+    durable: Vec<u8>,
+    durable_len: usize,
+    pending: Vec<Pending>,
+    /// Bytes that are allocated to it.
+    pub allocated: u64,
+}
+
+impl Node {
+    pub(super) fn write(&mut self, offset: usize, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        let end = offset + data.len();
+        if end > self.seen.len() {
+            self.seen.resize(end, 0);
+            self.pending.push(Pending::Len(end));
+        }
+        self.seen[offset..end].copy_from_slice(data);
+        let first = offset / SECTOR;
+        let mut image = self.seen[first * SECTOR..end.next_multiple_of(SECTOR).min(self.seen.len())].to_vec();
+        image.resize(image.len().next_multiple_of(SECTOR), 0);
+        self.pending.push(Pending::Sectors(first, image));
+        self.allocated = self.allocated.max(end as u64);
+    }
+
+    pub(super) fn set_len(&mut self, len: usize) {
+        if len < self.seen.len() {
+            self.allocated = self.allocated.min(len as u64);
+        }
+        self.seen.resize(len, 0);
+        self.pending.push(Pending::Len(len));
+    }
+
+    fn harden(&mut self, pending: &Pending, mut keep: impl FnMut(usize) -> bool) {
+        match pending {
+            Pending::Sectors(first, image) => {
+                let end = first * SECTOR + image.len();
+                if self.durable.len() < end {
+                    self.durable.resize(end, 0);
+                }
+                for (i, sector) in image.chunks_exact(SECTOR).enumerate() {
+                    let at = (first + i) * SECTOR;
+                    if keep(i) {
+                        self.durable[at..at + SECTOR].copy_from_slice(sector);
+                    }
+                }
+            }
+            Pending::Len(len) => {
+                if *len < self.durable_len && self.durable.len() > *len {
+                    self.durable[*len..].fill(0);
+                }
+                self.durable_len = *len;
+            }
+        }
+    }
+
+    /// Everything becomes durable.
+    pub(super) fn sync(&mut self) {
+        for pending in std::mem::take(&mut self.pending) {
+            self.harden(&pending, |_| true);
+        }
+    }
+
+    /// A sync failed: some of what was not durable is on the medium, and the system takes all of it for done.
+    /// With `show`, readers go on seeing what is not on the medium; else they see what is.
+    pub(super) fn lose(&mut self, rng: &mut Rng, show: bool) {
+        self.settle(rng, 6);
+        if !show {
+            self.reread();
+        }
+    }
+
+    /// Decides which of what was not durable is on the medium.
+    fn settle(&mut self, rng: &mut Rng, mode: u64) {
+        let pending = std::mem::take(&mut self.pending);
+        let middle = rng.below(pending.len() as u64 + 1) as usize;
+        for (i, one) in pending.iter().enumerate() {
+            match mode {
+                0 => {}
+                1 => self.harden(one, |_| true),
+                // Whole writes, in any choice.
+                2 if rng.chance(500) => self.harden(one, |_| true),
+                // A prefix of the writes, the last one torn.
+                3 if i < middle => self.harden(one, |_| true),
+                3 if i == middle => {
+                    let sectors = if let Pending::Sectors(_, image) = one { image.len() / SECTOR } else { 1 };
+                    let torn = rng.below(sectors as u64 + 1) as usize;
+                    self.harden(one, |sector| sector < torn);
+                }
+                // What came last, but not what came first.
+                4 if i >= middle => self.harden(one, |_| true),
+                // Any sectors.
+                5 | 6 => {
+                    let kept = if rng.chance(300) { 950 } else { rng.pick(&[0, 100, 500, 900, 1000]) };
+                    if let Pending::Len(_) = one
+                        && !rng.chance(700)
+                    {
+                        continue;
+                    }
+                    self.harden(one, |_| rng.chance(kept));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn reread(&mut self) {
+        self.seen.clear();
+        let len = self.durable_len.min(self.durable.len());
+        self.seen.extend_from_slice(&self.durable[..len]);
+        self.seen.resize(self.durable_len, 0);
+    }
+
+    /// The power went.
+    pub(super) fn power_cut(&mut self, rng: &mut Rng, mode: Option<u64>) {
+        let mode = mode.unwrap_or_else(|| rng.below(6));
+        self.settle(rng, mode);
+        self.reread();
+        self.allocated = self.seen.len() as u64;
+    }
+
+    /// Flips a bit, on the medium and for readers.
+    pub(super) fn flip(&mut self, offset: usize, bit: u32) {
+        for bytes in [&mut self.seen, &mut self.durable] {
+            if let Some(byte) = bytes.get_mut(offset) {
+                *byte ^= 1 << bit;
+            }
+        }
+    }
+
+    /// Cuts the file's end off, on the medium and for readers.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.seen.truncate(len);
+        self.durable_len = self.durable_len.min(len);
+        if self.durable.len() > len {
+            self.durable[len..].fill(0);
+        }
+    }
+
+    pub(super) fn is_durable(&self) -> bool {
+        self.pending.is_empty()
+    }
+}

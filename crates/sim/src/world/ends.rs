@@ -1,0 +1,207 @@
+//! How lives end, and what the next one must find.
+
+use bygone_model::{Lba, Micros, Sectors, Seq};
+use bygone_store::{
+    Error, Log,
+    catalog::Change,
+    format::record::{Header, Op},
+};
+
+use super::{Done, Failure, World, check};
+use crate::{
+    inspect::{self, Records},
+    medium::Faults,
+    oracle::{Oracle, Rec},
+};
+
+impl World {
+    fn end_life(&mut self, power_cut: bool) {
+        self.log = None;
+        self.views.clear();
+        self.open.clear();
+        self.open_taps.clear();
+        self.episode = 0;
+        if power_cut {
+            self.say("power cut");
+            self.stats.power_cuts += 1;
+            self.medium.power_cut();
+        } else {
+            self.say("kill");
+            self.stats.kills += 1;
+            self.medium.kill();
+        }
+    }
+
+    /// Ends this life of the process and begins the next.
+    pub(super) fn reopen(&mut self, power_cut: bool) -> Done {
+        let mut lossy = power_cut || self.medium.sync_failed();
+        self.end_life(power_cut);
+        for attempt in 0.. {
+            let fine = self.hinder_open(attempt);
+            let opened = Log::open(self.medium.dir(), self.clock.clone(), self.options.clone());
+            lossy |= self.medium.sync_failed();
+            if self.medium.is_dead() {
+                let power_cut = self.rng.chance(500);
+                lossy |= power_cut;
+                self.end_life(power_cut);
+                continue;
+            }
+            match opened {
+                Ok(log) => {
+                    self.medium.die_in(None);
+                    self.medium.set_faults(Faults::default());
+                    self.medium.set_room(None);
+                    self.log = Some(log);
+                    break;
+                }
+                Err(error) => {
+                    let excused = matches!(error, Error::Full { .. } | Error::Io { .. } | Error::Poisoned);
+                    check!(excused && !fine, "opening: {error}");
+                    self.say(format!("opening: {error}"));
+                    self.end_life(false);
+                }
+            }
+        }
+        self.adopt(lossy)
+    }
+
+    /// Makes opening harder; says whether it must work.
+    fn hinder_open(&mut self, attempt: u32) -> bool {
+        const ATTEMPTS_MAX: u32 = 4;
+        if attempt >= ATTEMPTS_MAX {
+            return true;
+        }
+        let has = |step| self.profile.steps.iter().any(|s| s.0 == step);
+        match self.rng.below(12) {
+            0 if has(crate::profile::Step::Doom) => {
+                let operations = self.rng.below(20);
+                self.say(format!("dies in {operations}"));
+                self.medium.die_in(Some(operations));
+                true
+            }
+            1 if has(crate::profile::Step::Full) => {
+                let room = self.rng.below(200_000);
+                self.say(format!("room for {room}"));
+                self.medium.set_room(Some(room));
+                false
+            }
+            2 if has(crate::profile::Step::FailSync) => {
+                self.say("syncs may fail");
+                self.medium.set_faults(Faults { sync_fails: 200, ..Faults::default() });
+                false
+            }
+            3 if has(crate::profile::Step::FailReads) => {
+                self.say("reads may fail");
+                self.medium.set_faults(Faults { read_fails: 30, ..Faults::default() });
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Compares what was recovered with what was written, and takes it over.
+    fn adopt(&mut self, lossy: bool) -> Done {
+        let log = self.log()?;
+        let in_log = log.damage_at_open().iter().any(|(place, _)| place.file.starts_with("log/"));
+        let excused = self.lost_index && !in_log || log.damage_at_open().is_empty();
+        check!(excused, "damage out of nowhere: {:?}", log.damage_at_open());
+        self.lost_index = false;
+        let found = inspect::records(&self.medium);
+        let recovered = log.head_seq().0;
+        let wanted = if lossy { self.oracle.durable } else { self.oracle.head() };
+        self.say(format!("recovered {recovered}"));
+        check!(recovered >= wanted.0, "recovered {recovered} records of {wanted}");
+        check!(found.last_key_value().map(|r| *r.0) == Some(recovered), "the head is not the last record");
+
+        // A prefix of what was acknowledged …
+        let old_head = self.oracle.head().0;
+        let everything = self.rng.chance(150);
+        let from = if everything { 1 } else { self.oracle.durable.0.saturating_sub(20).max(1) };
+        let mut same = from;
+        while same <= recovered.min(old_head) && self.is_same(&found, same) {
+            same += 1;
+        }
+        check!(same > self.oracle.durable.0.min(old_head), "durable record {same} is another one or lost");
+        check!(lossy || same > old_head, "acknowledged record {same} is another one or lost");
+        // … and then perhaps of what was tried last.
+        let rest = self.unacknowledged(&found, same, recovered)?;
+        self.stats.lost_records += old_head.saturating_sub(same - 1);
+        self.oracle.truncate(Seq(same - 1));
+        for (time, rec) in rest {
+            self.oracle.push(time, rec);
+        }
+        check!(
+            log.found_last() == self.oracle.last_time(),
+            "last time {} instead of {}",
+            log.found_last(),
+            self.oracle.last_time()
+        );
+        self.fresh = true;
+        self.life = log.catalog().incarnation;
+        check!(self.life > self.oracle.incarnation(), "life {} comes again", self.life);
+        self.oracle.durable = self.oracle.head();
+        self.limbo.clear();
+        let head = self.oracle.head();
+        check!(self.taps.values().all(|moment| *moment <= head), "a device is ahead of the log");
+        if let Some(differs) = self.oracle.catalog_differs(&log.catalog(), self.fresh.then_some(self.life)) {
+            return Err(Failure(format!("the catalog's {differs} differ")));
+        }
+        Ok(())
+    }
+
+    fn is_same(&self, found: &Records, seq: u64) -> bool {
+        let (Some((time, rec)), Some(record)) = (self.oracle.record(seq), found.get(&seq)) else {
+            return false;
+        };
+        record.0.time == *time && is(&self.oracle, rec, record)
+    }
+
+    /// The records `from ..= to`, which were never acknowledged: what was tried and failed.
+    fn unacknowledged(&self, found: &Records, from: u64, to: u64) -> Done<Vec<(Micros, Rec)>> {
+        let nothing = Vec::new();
+        let attempts = self.limbo.iter().filter(|(start, _)| *start == from).map(|(_, recs)| recs);
+        for attempt in attempts.chain([&nothing]) {
+            let records = || (from..=to).map(|seq| found.get(&seq));
+            if (from..=to).count() <= attempt.len()
+                && records().zip(attempt).all(|(found, rec)| found.is_some_and(|f| is(&self.oracle, rec, f)))
+            {
+                let time = |record: Option<&(Header, Vec<u8>)>| record.map_or(Micros(0), |r| r.0.time);
+                return Ok(records().map(time).zip(attempt.iter().cloned()).collect());
+            }
+        }
+        let ops: Vec<_> = (from..=to).map(|seq| found.get(&seq).map(|r| r.0)).collect();
+        Err(Failure(format!("records {from}..={to} come from nowhere: {ops:?}; tried: {:?}", self.limbo)))
+    }
+}
+
+/// Whether a record of the log is what was asked for.
+fn is(oracle: &Oracle, rec: &Rec, (header, payload): &(Header, Vec<u8>)) -> bool {
+    match rec {
+        Rec::Mark => header.op == Op::Flush,
+        Rec::Change(change) => {
+            header.op == Op::Catalog && serde_json::from_slice::<Change>(payload).is_ok_and(|c| c == *change)
+        }
+        Rec::Event(branch, event) => {
+            header.op == Op::Event
+                && header.subject == *branch
+                && serde_json::from_slice::<bygone_model::Event>(payload).is_ok_and(|e| e == *event)
+        }
+        Rec::Block(block) => {
+            let place = header.op.is_block()
+                && header.subject == block.volume.0
+                && header.lba == Lba(block.lba)
+                && header.sectors == Sectors(block.sectors);
+            let content = match block.content {
+                None => header.op != Op::Write,
+                Some(content) => {
+                    let mut bytes = vec![0; payload.len()];
+                    header.op == Op::Write && payload.len() as u64 == block.sectors * 512 && {
+                        oracle.fill(content, 0, &mut bytes);
+                        bytes == *payload
+                    }
+                }
+            };
+            place && content
+        }
+    }
+}

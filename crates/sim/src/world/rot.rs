@@ -1,0 +1,236 @@
+//! Damage to what is stored: every read is right or says that it cannot be.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bygone_store::{Error, Log};
+
+use super::{Done, World, check};
+use crate::inspect;
+
+/// The files that were hurt although a checksum covers all of them, and what became of them.
+type Hurt = BTreeMap<String, Option<Vec<u8>>>;
+
+impl World {
+    /// Index files are lost. Everything is still there: they are made from the log again.
+    pub(super) fn lose_index(&mut self) -> Done {
+        if self.log()?.is_poisoned() {
+            return Ok(());
+        }
+        self.end_episode();
+        self.medium.die_in(None);
+        self.reopen(false)?;
+        self.log = None;
+        let names: Vec<String> =
+            self.medium.names().into_iter().filter(|n| n.starts_with("index/")).collect();
+        let mode = self.rng.below(4);
+        for (i, name) in names.iter().enumerate() {
+            let last = i + 1 == names.len();
+            let lost = match mode {
+                0 => true,
+                1 => last,
+                2 => i + 3 >= names.len(),
+                _ => self.rng.chance(300),
+            };
+            if lost {
+                self.say(format!("lose {name}"));
+                self.medium.erase(name);
+                self.lost_index = true;
+            }
+        }
+        self.reopen(false)?;
+        self.compare_all(3)
+    }
+
+    /// Bits rot, files lose their ends or are lost, while nobody looks.
+    pub(super) fn rot(&mut self) -> Done {
+        if self.log()?.is_poisoned() {
+            return Ok(());
+        }
+        self.end_episode();
+        self.medium.die_in(None);
+        self.reopen(false)?;
+        // Sometimes the newest segments are not sealed yet.
+        for _ in 0..self.rng.below(6) {
+            self.append()?;
+        }
+        let upkeep = self.rng.below(8) as usize;
+        self.maintain(upkeep)?;
+        self.flush()?;
+        self.log = None;
+        self.views.clear();
+        self.open.clear();
+        self.open_taps.clear();
+        self.medium.kill();
+        let snapshot = self.medium.snapshot();
+        let (oracle, limbo, taps) = (self.oracle.clone(), self.limbo.clone(), self.taps.clone());
+
+        let hurt = self.hurt();
+        self.damaged = true;
+        match Log::open(self.medium.dir(), self.clock.clone(), self.options.clone()) {
+            Ok(log) => {
+                self.log = Some(log);
+                self.look_at_damage(&hurt)?;
+            }
+            Err(error) => {
+                self.say(format!("opening: {error}"));
+                check!(matches!(error, Error::Damaged { .. }), "opening with damage: {error}");
+            }
+        }
+        self.damaged = false;
+        self.hurt_unsealed = false;
+
+        self.log = None;
+        self.views.clear();
+        self.open.clear();
+        self.open_taps.clear();
+        self.medium.restore(&snapshot);
+        (self.oracle, self.limbo, self.taps) = (oracle, limbo, taps);
+        self.reopen(false)
+    }
+
+    /// Does some damage; says to which files.
+    fn hurt(&mut self) -> Hurt {
+        let mut hurt = Hurt::new();
+        let all = self.medium.names();
+        let folder = self.rng.pick(&["log/", "index/", ""]);
+        let names: Vec<&String> = all.iter().filter(|n| n.starts_with(folder)).collect();
+        if names.is_empty() {
+            return hurt;
+        }
+        for _ in 0..self.rng.within(1, 3) {
+            let name = if self.rng.chance(300) {
+                names[names.len() - 1]
+            } else {
+                names[self.rng.below(names.len() as u64) as usize]
+            };
+            let Some(bytes) = self.medium.bytes(name).filter(|bytes| !bytes.is_empty()) else { continue };
+            match self.rng.below(20) {
+                0 => {
+                    let len = self.rng.below(bytes.len() as u64) as usize;
+                    self.say(format!("cut {name} to {len}"));
+                    self.medium.truncate(name, len);
+                }
+                1 => {
+                    self.say(format!("lose {name}"));
+                    self.medium.erase(name);
+                }
+                _ => {
+                    let offset = self.place_to_hurt(&bytes);
+                    if is_padding(&bytes, offset) {
+                        continue;
+                    }
+                    let bit = self.rng.below(8) as u32;
+                    self.say(format!("flip bit {bit} of byte {offset} of {} of {name}", bytes.len()));
+                    self.medium.flip(name, offset, bit);
+                }
+            }
+            self.stats.damages += 1;
+            let sealed = name.starts_with("index/") || inspect::is_sealed(&bytes);
+            if sealed {
+                hurt.insert(name.clone(), self.medium.bytes(name));
+            } else {
+                self.hurt_unsealed = true;
+            }
+        }
+        hurt
+    }
+
+    fn place_to_hurt(&mut self, bytes: &[u8]) -> usize {
+        let len = bytes.len() as u64;
+        (match self.rng.below(4) {
+            0 => self.rng.below(len),
+            // Where headers are.
+            1 => {
+                let starts: Vec<usize> =
+                    (0..bytes.len()).step_by(8).filter(|&i| bytes[i..].starts_with(b"ByRe")).collect();
+                if starts.is_empty() {
+                    self.rng.below(len.min(64))
+                } else {
+                    (self.rng.pick(&starts) as u64 + self.rng.below(64)).min(len - 1)
+                }
+            }
+            2 => len - 1 - self.rng.below(len.min(300)),
+            _ => self.rng.below(len),
+        }) as usize
+    }
+
+    fn look_at_damage(&mut self, hurt: &Hurt) -> Done {
+        let log = self.log()?;
+        let reported: BTreeSet<String> =
+            log.damage_at_open().iter().map(|(place, _)| place.file.clone()).collect();
+        let recovered = log.head_seq().0;
+        let old_head = self.oracle.head().0;
+        // What is lost with the end of the last segment cannot be told from what a power cut takes.
+        let lost = recovered != old_head || log.found_last() != self.oracle.last_time();
+        let in_log = reported.iter().any(|file| file.starts_with("log/"));
+        self.say(format!("recovered {recovered}, reported {reported:?}"));
+        check!(recovered <= old_head, "records come from nowhere: {recovered} of {old_head}");
+        if lost || in_log {
+            // Which moments are right cannot be said; but nothing may panic, and nothing else may happen.
+            check!(
+                self.hurt_unsealed || hurt.keys().any(|file| file.starts_with("log/")),
+                "records are lost, but only the index was hurt"
+            );
+            self.roam();
+            return Ok(());
+        }
+        self.fresh = true;
+        self.life = log.catalog().incarnation;
+        self.limbo.clear();
+        self.oracle.durable = self.oracle.head();
+        let report =
+            log.verify(true, &mut |_, _| true).map_err(|e| super::Failure(format!("verify: {e}")))?;
+        for (file, bytes) in hurt {
+            // A segment that was not sealed is sealed now, without what did not hold.
+            let found = report.damaged.iter().any(|damaged| damaged.place.file == *file);
+            // What of the index could not be used is gone, and perhaps made again.
+            let gone = file.starts_with("index/") && self.medium.bytes(file) != *bytes;
+            check!(
+                found || gone || reported.contains(file),
+                "verification did not find the damage in {file}; it found {:?}",
+                report.damaged
+            );
+        }
+        let only_index = hurt.keys().all(|file| file.starts_with("index/"));
+        for _ in 0..4 {
+            self.open_or_close()?;
+            self.read_past()?;
+            self.read_present()?;
+            self.times()?;
+            self.read_events()?;
+            self.append()?;
+            self.flush()?;
+            self.maintain(3)?;
+        }
+        self.compare_all(2)?;
+        self.note(&[u8::from(only_index)]);
+        Ok(())
+    }
+
+    /// Reads everything, whatever comes of it.
+    fn roam(&mut self) {
+        let Some(log) = self.log.clone() else { return };
+        let head = log.head_seq();
+        for volume in log.catalog().volumes {
+            let seq = bygone_model::Seq(self.rng.below(head.0 + 1));
+            let Ok(view) = log.view(volume.id, seq) else { continue };
+            let mut bytes = vec![0; 64 << 9];
+            let sectors = view.sectors().0;
+            for _ in 0..8 {
+                let lba = self.rng.below(sectors.saturating_sub(64) + 1);
+                let _ = view.read(bygone_model::Lba(lba), &mut bytes, bygone_store::Wait::Yes);
+            }
+            let _ = log.at_time(bygone_model::Micros(self.oracle.last_time().0));
+            let _ = log.time_of(seq);
+        }
+        let _ = log.events(bygone_model::Seq(0), head, &mut |_| true);
+        let _ = log.verify(false, &mut |_, _| true);
+        let _ = log.maintain();
+    }
+}
+
+/// Bytes that no checksum covers: zeroes that fill up to a multiple of 8.
+fn is_padding(bytes: &[u8], offset: usize) -> bool {
+    let end = (offset + 1).next_multiple_of(8).min(bytes.len());
+    bytes[offset..end].iter().all(|byte| *byte == 0)
+}
