@@ -270,7 +270,7 @@ impl TapDevice {
             complete: self.complete.load(Ordering::Acquire),
             identity: self.raw.identity()?,
         };
-        self.log().mark_tap(self.writer.volume, mark)?;
+        self.log().mark_tap(self.writer.volume, &mark)?;
         destaging.bytes = 0;
         destaging.marked = destaging.applied;
         Ok(())

@@ -60,9 +60,9 @@ impl Session {
         self.global.quiet
     }
 
-    /// How things look on standard output.
-    pub(crate) fn look(&self) -> &Look {
-        &self.look
+    /// How things look on standard output, now: what was waited for is no longer in the future.
+    pub(crate) fn look(&self) -> Look {
+        self.look.refreshed()
     }
 
     /// The colours of standard error.
@@ -106,7 +106,7 @@ impl Session {
             return self.print_json(&answer);
         }
         let answer: T = read(answer)?;
-        self.print(&words(&answer, &self.look))
+        self.print(&words(&answer, &self.look()))
     }
 
     /// Says that something was done; like [`show`](Session::show), but `-q` leaves the words out.

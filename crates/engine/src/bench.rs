@@ -83,7 +83,7 @@ fn measure(folder: &Path, report: &mut dyn FnMut(&BenchRow)) -> Result<()> {
     let log = Log::make(dir, Arc::new(SystemClock::new()), LogOptions::default(), random_id()?)?;
     let sectors = Sectors::of_bytes(DISK_BYTES);
     let disk = Disk { name: "bench".into(), sectors, block_bytes: 512, keeping: Keeping::Store };
-    let volume = log.add_disk(disk)?;
+    let volume = log.add_disk(&disk)?;
     let device = LogDevice::open(log.clone(), volume, WhenFull::Fail)?;
     let mut places = Places(1);
     let block = [0x5a; BLOCK_BYTES as usize];

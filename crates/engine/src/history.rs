@@ -80,25 +80,22 @@ impl<'a> LogHistory<'a> {
         found.map_err(|source| Error::Moment { text: text.to_owned(), source: Box::new(source) })
     }
 
-    /// Calls `each` with the events of this line after `from` and up to `to`, oldest first.
+    /// Calls `each` with the events of this line, in the order in which they were written; points are placed at the moment
+    /// that they name, and belong to the line if that does.
     ///
     /// # Errors
     /// When they cannot be read.
     pub(crate) fn each_event(
         &self,
-        from: Seq,
-        to: Seq,
         each: &mut dyn FnMut(Moment) -> ControlFlow<()>,
     ) -> bygone_store::Result<()> {
-        self.log.events(from, to, &mut |event| {
+        self.log.events(Seq::ZERO, self.log.head_seq(), &mut |event| {
             let branch = BranchId(event.branch);
-            if !self.lineage.has(branch, event.seq) {
-                return true;
-            }
             let name = self.catalog.branch(branch).map_or("?", |b| &b.name).to_owned();
             let moment =
                 Moment { seq: event.seq, time: event.time, branch: name, event: event.event.clone() };
-            each(moment).is_continue()
+            let moment = crate::timeline::as_pointed(moment);
+            !self.lineage.has(branch, moment.seq) || each(moment).is_continue()
         })
     }
 
@@ -111,9 +108,10 @@ impl<'a> LogHistory<'a> {
         before: Seq,
         matches: &dyn Fn(&Moment) -> bool,
     ) -> bygone_store::Result<Option<Moment>> {
-        let mut last = None;
-        self.each_event(Seq::ZERO, Seq(before.0.saturating_sub(1)), &mut |moment| {
-            if matches(&moment) {
+        let mut last: Option<Moment> = None;
+        self.each_event(&mut |moment| {
+            let later = last.as_ref().is_none_or(|last| last.seq <= moment.seq);
+            if moment.seq < before && later && matches(&moment) {
                 last = Some(moment);
             }
             ControlFlow::Continue(())
@@ -161,7 +159,7 @@ impl History for LogHistory<'_> {
 
     fn first_event(&self, what: &What) -> std::result::Result<Option<Moment>, HistoryError> {
         let mut first = None;
-        let found = self.each_event(Seq::ZERO, self.log.head_seq(), &mut |moment| {
+        let found = self.each_event(&mut |moment| {
             if what.matches(&moment.event) {
                 first = Some(moment);
                 return ControlFlow::Break(());
@@ -173,9 +171,9 @@ impl History for LogHistory<'_> {
 
     fn points(&self, label: &str, limit: usize) -> std::result::Result<Vec<Moment>, HistoryError> {
         let mut points = Vec::new();
-        let found = self.each_event(Seq::ZERO, self.log.head_seq(), &mut |moment| {
+        let found = self.each_event(&mut |moment| {
             if moment.event.kind == bygone_model::Kind::Point && moment.event.label == label {
-                points.push(crate::timeline::as_pointed(moment));
+                points.push(moment);
             }
             ControlFlow::Continue(())
         });
@@ -186,7 +184,7 @@ impl History for LogHistory<'_> {
 
     fn nearest(&self, seq: Seq, limit: usize) -> std::result::Result<Vec<Moment>, HistoryError> {
         let mut near: Vec<Moment> = Vec::new();
-        let found = self.each_event(Seq::ZERO, self.log.head_seq(), &mut |moment| {
+        let found = self.each_event(&mut |moment| {
             near.push(moment);
             near.sort_by_key(|m| m.seq.0.abs_diff(seq.0));
             near.truncate(limit);

@@ -24,6 +24,9 @@ use crate::{
     timeline,
 };
 
+/// How long QEMU may take to answer for the first time.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+const LAST_WORDS_BYTES_MAX: u64 = 4096;
 /// How long the clients of the disks may take to go after QEMU has ended.
 const CLIENTS_GONE_MAX: Duration = Duration::from_secs(5);
 
@@ -189,6 +192,17 @@ impl Machine {
             serde_json::to_vec(&kept).map_err(std::io::Error::other).and_then(|text| fs::write(&path, text));
         written.map_err(|e| Error::file("writing", path, e))?;
         Machine::watch(target, &mut slot, vm, reports, kept, leases)?;
+        // Its console and monitor are there once it answers; and what it does not like about its arguments is known.
+        let phase =
+            slot.as_ref().and_then(|machine| machine.vm.wait_for(ANSWER_MAX, |p| p != qemu::Phase::Starting));
+        if let Some(qemu::Phase::Ended(exit)) = phase {
+            let output = places.last_words(LAST_WORDS_BYTES_MAX);
+            return Err(if output.is_empty() {
+                qemu::Error::Ended { exit }.into()
+            } else {
+                Error::Program { program: "qemu-system-x86_64", output }
+            });
+        }
         Ok(started)
     }
 
@@ -425,8 +439,8 @@ fn boot_label(target: &Target, boot: &Boot) -> String {
     match boot.from {
         None => "started".to_owned(),
         Some(seq) => {
-            let when = target.log.time_of(seq).map(timeline::rfc3339).unwrap_or_default();
-            format!("started from the past: {when}")
+            let when = target.log.time_of(seq).map(timeline::local).unwrap_or_default();
+            format!("started from the past, {when}")
         }
     }
 }

@@ -242,7 +242,7 @@ pub(crate) fn new_branch(
             .unwrap_or_default(),
     };
     let id = target.log.add_branch(&name, parent, at)?;
-    let label = format!("branch {name} starts at {}", timeline::rfc3339(target.log.time_of(at)?));
+    let label = format!("branch {name} starts at {}", timeline::local(target.log.time_of(at)?));
     target
         .log
         .event(id, &Event::new(Kind::Branch, label).with("from_seq", at.0).with("made", name.clone()))?;
@@ -350,7 +350,7 @@ pub(crate) fn fill_disk(
     raw.file().sync().map_err(io)?;
     let complete = log.catalog().is_exact(volume, seq);
     let identity = raw.identity().map_err(io)?;
-    log.mark_tap(volume, TapMark { applied: seq, clean: false, complete, identity })?;
+    log.mark_tap(volume, &TapMark { applied: seq, clean: false, complete, identity })?;
     keep_going(size, size);
     Ok(())
 }

@@ -198,7 +198,7 @@ impl Target {
         paths.save_config(&config)?;
         let target = Target::open(paths, &name, cache)?;
         for disk in disks {
-            target.log.add_disk(disk.clone())?;
+            target.log.add_disk(disk)?;
         }
         Ok(target)
     }
@@ -211,7 +211,7 @@ impl Target {
         {
             if let Some(path) = &disk.path {
                 let size = open_disk(path)?.0;
-                self.log.add_disk(disk_of(disk, size, Keeping::Tap))?;
+                self.log.add_disk(&disk_of(disk, size, Keeping::Tap))?;
             }
         }
         Ok(())

@@ -26,6 +26,13 @@ pub(crate) fn rfc3339(time: Micros) -> String {
     jiff::Timestamp::from_microsecond(time.0).map_or_else(|_| time.to_string(), |t| format!("{t:.6}"))
 }
 
+/// A time in this computer's zone, for labels.
+#[must_use]
+pub(crate) fn local(time: Micros) -> String {
+    let at = jiff::Timestamp::from_microsecond(time.0).unwrap_or(jiff::Timestamp::MIN);
+    at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
 /// A moment as it is shown.
 #[must_use]
 pub(crate) fn info(moment: Moment) -> MomentInfo {
@@ -102,13 +109,13 @@ pub(crate) fn timeline(
 pub(crate) fn points(log: &Log) -> Result<Vec<MomentInfo>> {
     let history = LogHistory::new(log, log.catalog().head);
     let mut moments = Vec::new();
-    history.each_event(Seq::ZERO, log.head_seq(), &mut |moment| {
+    history.each_event(&mut |moment| {
         let worth = matches!(
             moment.event.kind,
             Kind::Point | Kind::Boot | Kind::Shutdown | Kind::Package | Kind::Suspect | Kind::Panic
         );
         if worth {
-            moments.push(as_pointed(moment));
+            moments.push(moment);
         }
         ControlFlow::Continue(())
     })?;

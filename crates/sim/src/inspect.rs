@@ -54,3 +54,14 @@ pub(crate) fn is_sealed(bytes: &[u8]) -> bool {
 fn trailer(bytes: &[u8]) -> Option<Trailer> {
     Trailer::decode(bytes.get(bytes.len().checked_sub(TRAILER_BYTES)?..)?, bytes.len() as u64)
 }
+
+/// The segments in words, for the trace of a failure.
+pub(crate) fn segments(medium: &Medium) -> String {
+    let mut out = String::new();
+    for name in medium.names().iter().filter(|name| name.starts_with("log/")) {
+        let bytes = medium.bytes(name).unwrap_or_default();
+        let first = SegmentHeader::decode(&bytes).ok().map(|(h, _)| (h.first_seq.0, h.incarnation));
+        out += &format!("{name} {} bytes, first {first:?}, sealed {}; ", bytes.len(), is_sealed(&bytes));
+    }
+    out
+}

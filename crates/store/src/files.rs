@@ -17,7 +17,14 @@ const OPEN_FILES_MAX: usize = 128;
 /// Keeps files open that are read again and again; closes those that were opened first.
 pub(crate) struct FileCache {
     dir: Arc<dyn Dir>,
-    open: Mutex<(FxHashMap<u32, Arc<dyn File>>, VecDeque<u32>)>,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    files: FxHashMap<u32, Arc<dyn File>>,
+    /// In the order in which they were opened.
+    order: VecDeque<u32>,
 }
 
 impl FileCache {
@@ -30,7 +37,7 @@ impl FileCache {
     /// # Errors
     /// Damage when it is missing; else what the medium says.
     pub(crate) fn get(&self, number: u32, name: impl FnOnce() -> Result<String>) -> Result<Arc<dyn File>> {
-        if let Some(file) = self.open.lock().unwrap_or_else(PoisonError::into_inner).0.get(&number) {
+        if let Some(file) = self.open.lock().unwrap_or_else(PoisonError::into_inner).files.get(&number) {
             return Ok(file.clone());
         }
         let name = name()?;
@@ -45,7 +52,7 @@ impl FileCache {
     /// Keeps a file that is open already.
     pub(crate) fn insert(&self, number: u32, file: Arc<dyn File>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let (files, order) = &mut *open;
+        let Open { files, order } = &mut *open;
         if files.insert(number, file).is_none() {
             order.push_back(number);
             if order.len() > OPEN_FILES_MAX

@@ -39,7 +39,7 @@ pub(crate) fn open_log(dir: &Path) -> Arc<Log> {
 
 pub(crate) fn add_disk(log: &Log, size_bytes: u64, keeping: Keeping) -> VolumeId {
     let disk = Disk { name: "vda".into(), sectors: Sectors::of_bytes(size_bytes), block_bytes: 512, keeping };
-    log.add_disk(disk).unwrap()
+    log.add_disk(&disk).unwrap()
 }
 
 /// One random change, applied to the device and to the copy.

@@ -22,7 +22,7 @@ fn make_log(folder: &Path) -> (Arc<Log>, VolumeId) {
         Log::make(Arc::new(RealDir::new(&store)), Arc::new(SystemClock::new()), options, [7; 16]).unwrap();
     let sectors = Sectors::of_bytes(SIZE_BYTES);
     let disk = Disk { name: "vda".into(), sectors, block_bytes: 512, keeping: Keeping::Store };
-    let volume = log.add_disk(disk).unwrap();
+    let volume = log.add_disk(&disk).unwrap();
     (log, volume)
 }
 

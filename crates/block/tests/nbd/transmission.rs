@@ -1,5 +1,5 @@
 use std::{
-    io,
+    io::{self, Write},
     sync::{Arc, Barrier, atomic::Ordering},
     thread,
 };
@@ -534,7 +534,7 @@ fn a_device_that_panics_ends_its_connection_and_no_other() {
     }
     Mem::hook(&device.on_flush, |()| panic!("this panic is meant"));
     let mut client = fixture.client();
-    client.send(&request(FLUSH, 0, 1, 0, 0).repeat(10_000));
+    let _closed_early = client.stream.write_all(&request(FLUSH, 0, 1, 0, 0).repeat(10_000));
     client.assert_closed();
     assert_eq!(other.read(512, 512), [0; 512]);
     eventually("all places are free", || fixture.server.connections().serving == 1);

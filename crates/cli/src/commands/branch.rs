@@ -107,5 +107,5 @@ fn list(session: &Session, request: &Request) -> Result<()> {
         branches.push(read(item)?);
         Ok(())
     })?;
-    if session.json() { Ok(()) } else { session.print(&show::branches::table(&branches, session.look())) }
+    if session.json() { Ok(()) } else { session.print(&show::branches::table(&branches, &session.look())) }
 }

@@ -150,7 +150,7 @@ fn moments(session: &Session, request: &Request, wanted: &dyn Fn(&Value) -> bool
         }
         rows.push(read(item)?);
         if rows.len() == TABLE_ROWS_MAX {
-            session.print(&show::moments::table(&rows, session.look()))?;
+            session.print(&show::moments::table(&rows, &session.look()))?;
             rows.clear();
             tables += 1;
         }
@@ -159,7 +159,7 @@ fn moments(session: &Session, request: &Request, wanted: &dyn Fn(&Value) -> bool
     if session.json() || (rows.is_empty() && tables > 0) {
         return Ok(());
     }
-    session.print(&show::moments::table(&rows, session.look()))
+    session.print(&show::moments::table(&rows, &session.look()))
 }
 
 #[cfg(test)]

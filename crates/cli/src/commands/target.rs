@@ -90,9 +90,9 @@ pub(crate) struct Add {
     /// Start it with the manager
     #[arg(long)]
     autostart: bool,
-    /// Return when disks that stay where they are have been read once, so that history is complete
+    /// Do not wait until disks that stay where they are have been read once; a manager goes on with it when it runs
     #[arg(long)]
-    wait: bool,
+    no_wait: bool,
 }
 
 /// What starts the boot loader.
@@ -174,7 +174,7 @@ impl Add {
             source: disk.source.clone(),
             block_bytes: self.block_size,
         };
-        Request::TargetAdd { config, disks: self.disks.iter().map(disk).collect(), wait: self.wait }
+        Request::TargetAdd { config, disks: self.disks.iter().map(disk).collect(), wait: !self.no_wait }
     }
 }
 
@@ -220,5 +220,5 @@ fn list(session: &Session, request: &Request) -> Result<()> {
         targets.push(read(item)?);
         Ok(())
     })?;
-    if session.json() { Ok(()) } else { session.print(&show::target::list(&targets, session.look())) }
+    if session.json() { Ok(()) } else { session.print(&show::target::list(&targets, &session.look())) }
 }

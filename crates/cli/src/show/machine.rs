@@ -20,9 +20,7 @@ pub(crate) fn started(started: &Started) -> String {
 
 /// `stop`, `run --wait`.
 pub(crate) fn stopped(name: &str, moment: &MomentInfo, look: &Look) -> String {
-    let label = words::label(moment);
-    let label = if label.is_empty() { String::new() } else { format!(": {label}") };
-    format!("{name} stopped {}, {}{label}\n", words::moment(moment, look), moment.grade)
+    format!("{name} stopped {}\n", words::moment_in_full(moment, look))
 }
 
 /// `export`, once it is served.

@@ -21,6 +21,7 @@ pub(crate) use paint::{Paint, Style};
 use table::{Cell, Column, Table};
 
 /// How things are to look.
+#[derive(Clone)]
 pub(crate) struct Look {
     /// Now, in the reader's time zone.
     pub(crate) now: Zoned,
@@ -41,5 +42,10 @@ impl Look {
             paint: Paint::for_stream(terminal),
             width: if terminal { width().filter(|columns| *columns > 0) } else { None },
         }
+    }
+
+    /// The same later.
+    pub(crate) fn refreshed(&self) -> Look {
+        Look { now: Zoned::now(), ..self.clone() }
     }
 }

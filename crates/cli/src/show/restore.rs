@@ -6,10 +6,7 @@ use super::{Cell, Column, Look, Table, words};
 
 /// What was brought back, and where it is.
 pub(crate) fn restored(restored: &Restored, look: &Look) -> String {
-    let label = words::label(&restored.moment);
-    let label = if label.is_empty() { String::new() } else { format!(": {label}") };
-    let mut out =
-        format!("Restored {}, {}{label}\n", words::moment(&restored.moment, look), restored.moment.grade);
+    let mut out = format!("Restored as of {}\n", words::moment_in_full(&restored.moment, look));
     let columns = [Column::left(""), Column::right(""), Column::left(""), Column::left("")];
     let mut table = Table::untitled(columns, 4);
     for disk in &restored.disks {

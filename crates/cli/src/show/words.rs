@@ -55,6 +55,13 @@ pub(crate) fn moment(moment: &MomentInfo, look: &Look) -> String {
     format!("{} (seq:{})", time(&moment.time, look), moment.seq)
 }
 
+/// `yesterday 14:59 (seq:812345, grade stopped): shut down in order`.
+pub(crate) fn moment_in_full(moment: &MomentInfo, look: &Look) -> String {
+    let label = label(moment);
+    let label = if label.is_empty() { label } else { format!(": {label}") };
+    format!("{} (seq:{}, grade {}){label}", time(&moment.time, look), moment.seq, moment.grade)
+}
+
 /// What happened, and whether only the target says so.
 pub(crate) fn label(moment: &MomentInfo) -> String {
     let label = line(&moment.label);

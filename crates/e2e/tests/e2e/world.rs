@@ -159,9 +159,8 @@ impl World {
     /// The number in the last line of the console that begins with `word`.
     pub(crate) fn last_number(&self, name: &str, word: &str) -> Option<u64> {
         let console = self.console(name);
-        let found =
-            console.lines().rev().find_map(|line| line.trim().strip_prefix(word)?.trim().parse().ok());
-        found
+        let mut lines = console.lines().rev();
+        lines.find_map(|line| line.trim().strip_prefix(word)?.trim().parse().ok())
     }
 
     pub(crate) fn wait_console(&self, name: &str, text: &str) {

@@ -322,6 +322,10 @@ impl World {
                 self.say(format!("verified {}", report.checked_bytes));
                 check!(report.complete, "verification was not complete");
                 let fine = report.damaged.is_empty() || self.damaged || self.medium.sync_failed();
+                if !fine {
+                    let segments = crate::inspect::segments(&self.medium);
+                    self.say(segments);
+                }
                 check!(fine, "verification found {:?}", report.damaged);
                 Ok(())
             }

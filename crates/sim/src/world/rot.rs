@@ -183,8 +183,9 @@ impl World {
         for (file, bytes) in hurt {
             // A segment that was not sealed is sealed now, without what did not hold.
             let found = report.damaged.iter().any(|damaged| damaged.place.file == *file);
-            // What of the index could not be used is gone, and perhaps made again.
-            let gone = file.starts_with("index/") && self.medium.bytes(file) != *bytes;
+            // What of the index could not be used is gone, and made again; a segment's index too.
+            let now = self.medium.bytes(file);
+            let gone = now != *bytes || now.is_none() && file.starts_with("index/");
             check!(
                 found || gone || reported.contains(file),
                 "verification did not find the damage in {file}; it found {:?}",

@@ -220,7 +220,7 @@ impl World {
         };
         self.say(format!("disk {} of {sectors}", disk.name));
         let plan = vec![Rec::Change(Change::Disk { disk: disk.clone(), volume: VolumeId(number as u32) })];
-        match self.act("add disk", plan, |log| log.add_disk(disk))? {
+        match self.act("add disk", plan, |log| log.add_disk(&disk))? {
             Act::Done(volume) => {
                 check!(volume.0 as usize == number, "disk became volume {volume}");
                 self.all_is_durable()

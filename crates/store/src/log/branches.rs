@@ -16,7 +16,7 @@ impl Log {
     ///
     /// # Errors
     /// When the name is taken or the log cannot be written.
-    pub fn add_disk(&self, disk: Disk) -> Result<VolumeId> {
+    pub fn add_disk(&self, disk: &Disk) -> Result<VolumeId> {
         let mut made = VolumeId(0);
         self.change(|catalog, _| {
             made = VolumeId(catalog.volumes.len() as u32);
@@ -85,7 +85,7 @@ impl Log {
     ///
     /// # Errors
     /// When the log cannot be written.
-    pub fn mark_tap(&self, volume: VolumeId, mark: TapMark) -> Result<Appended> {
+    pub fn mark_tap(&self, volume: VolumeId, mark: &TapMark) -> Result<Appended> {
         self.change(|catalog, _| {
             catalog.volume(volume)?;
             Ok(Change::Tap { volume, mark: mark.clone() })

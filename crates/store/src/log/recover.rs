@@ -87,6 +87,7 @@ impl Log {
         let survey = Survey::make(&*dir, (oldest, first, newest), state.head)?;
         state.unsealed = survey.unsealed_before(&*dir, first)?;
         let mut used = first.saturating_sub(1);
+        let newest = newest.max(first);
         for number in first..=newest {
             match state.load(&*dir, number, &survey)? {
                 Loaded::Taken => used = number,
@@ -102,6 +103,15 @@ impl Log {
             }
         }
         state.seal_all()?;
+        if state.reached < survey.durable {
+            // The log once reached further than its segments do.
+            let (place, what) = match state.missing.last() {
+                Some(missing) => (segment::file_name(*missing), Damage::Missing),
+                None => (segment::file_name(used), Damage::Truncated),
+            };
+            state.damage.push((Place { file: place, offset: 0 }, what));
+            used = used.max(first);
+        }
         drop(index);
         for number in (used + 1..=newest).rev() {
             // Prepared and never used, or cut off in its very first write, or the continuation of what a power cut took: as
@@ -218,35 +228,35 @@ fn newest_checkpoint(
         let file = name.file_name();
         dir.remove(&file).map_err(|e| Error::io("removing", &file, e))
     };
-    // Each builds upon the one before it, so behind a gap none is of use.
     let names = index.names();
-    let mut sound = 0;
-    for (i, name) in names.iter().enumerate() {
-        let after_previous =
-            i == 0 || (name.number == names[i - 1].number + 1 && name.end > names[i - 1].end);
-        if !after_previous || (i == 0 && name.number != 1) {
-            let place = Place { file: format!("{}/{:010}", checkpoint::folder(), i + 1), offset: 0 };
-            damage.push((place, Damage::Missing));
-            break;
+    // Of those with the last number some were never finished, and a power cut may have brought them back: no damage.
+    let last = names.last().map_or(0, |name| name.number);
+    let (older, mut newest): (Vec<Name>, Vec<Name>) = names.into_iter().partition(|name| name.number < last);
+    newest.sort_unstable_by_key(|name| name.end);
+    // Each builds upon the one before it, so behind a gap none is of use.
+    let follows = |i: usize| older[i].number == i as u32 + 1 && (i == 0 || older[i].end > older[i - 1].end);
+    let sound = (0..older.len()).position(|i| !follows(i)).unwrap_or(older.len());
+    if sound < older.len() || sound as u32 + 1 < last {
+        let place = Place { file: format!("{}/{:010}", checkpoint::folder(), sound + 1), offset: 0 };
+        damage.push((place, Damage::Missing));
+        for &name in newest.iter().rev().chain(older[sound..].iter().rev()) {
+            remove(name)?;
         }
-        sound += 1;
+        newest.clear();
     }
-    for &name in names[sound..].iter().rev() {
-        remove(name)?;
-    }
-    for &name in names[..sound].iter().rev() {
-        match index.open(name) {
-            Ok(found) => {
-                // It may have been written by a life that did not live to make it durable.
-                let file = name.file_name();
-                let synced =
-                    dir.open(&file).and_then(|f| f.sync()).and_then(|()| dir.sync(checkpoint::folder()));
-                synced.map_err(|e| Error::io("syncing", &file, e))?;
-                return Ok(Some(found));
+    let mut found = None;
+    for &name in newest.iter().rev().chain(older[..sound].iter().rev()) {
+        if found.is_some() {
+            if name.number < last {
+                break;
             }
+            remove(name)?;
+            continue;
+        }
+        match index.open(name) {
+            Ok(checkpoint) => found = Some(checkpoint),
             Err(Error::Damaged { place, damage: what }) => {
-                // The newest may be one that a power cut did not let come to its end: that is no damage.
-                if names.last() != Some(&name) {
+                if name.number < last {
                     damage.push((place, what));
                 }
                 remove(name)?;
@@ -254,7 +264,13 @@ fn newest_checkpoint(
             Err(e) => return Err(e),
         }
     }
-    Ok(None)
+    if let Some(found) = &found {
+        // It may have been written by a life that did not live to make it durable.
+        let file = found.name.file_name();
+        let synced = dir.open(&file).and_then(|f| f.sync()).and_then(|()| dir.sync(checkpoint::folder()));
+        synced.map_err(|e| Error::io("syncing", &file, e))?;
+    }
+    Ok(found)
 }
 
 /// What the segments say of each other, before any is taken in.
@@ -385,6 +401,8 @@ enum Loaded {
 struct Recovered {
     catalog: Catalog,
     head: Seq,
+    /// The last record that a segment has.
+    reached: Seq,
     last_time: Micros,
     recent: Vec<Arc<Vec<Entry>>>,
     entries: usize,
@@ -401,6 +419,7 @@ impl Recovered {
         Recovered {
             catalog,
             head: Seq::ZERO,
+            reached: Seq::ZERO,
             last_time,
             recent: Vec::new(),
             entries: 0,
@@ -447,6 +466,7 @@ impl Recovered {
         if hole && survey.durable.max(scanned.durable) <= self.head {
             return Ok(Loaded::Stale);
         }
+        self.reached = self.reached.max(scanned.last_seq());
         for missing in std::mem::take(&mut self.missing) {
             self.damaged(missing, 0, Damage::Missing);
         }

@@ -267,7 +267,6 @@ impl<'a> Window<'a> {
     }
 
     /// The record at `at`: its header, the header's crc and, if the payload does not hold, which granule.
-    #[expect(clippy::type_complexity, reason = "private, and said in one line")]
     fn record(&mut self, at: u64) -> Result<Option<(Header, u32, Option<usize>)>> {
         let Some((header, _)) = Header::decode(self.get(at, HEADER_BYTES)?) else { return Ok(None) };
         let bytes = self.get(at, record_bytes(header.payload_bytes as usize))?;
@@ -285,7 +284,7 @@ impl<'a> Window<'a> {
         while at < end {
             let bytes = self.get(at, WINDOW_BYTES)?;
             let step = record::ALIGN_BYTES as usize;
-            if let Some(i) = bytes.chunks_exact(step).position(|chunk| Header::looks_like_one(chunk)) {
+            if let Some(i) = bytes.chunks_exact(step).position(Header::looks_like_one) {
                 return Ok(Some(at + (i * step) as u64));
             }
             if bytes.len() < WINDOW_BYTES {

@@ -60,7 +60,7 @@ impl Log {
         };
         let mut numbers: Vec<u32> =
             segment_numbers(&*self.dir)?.into_iter().filter(|n| *n <= newest).collect();
-        for missing in numbers.windows(2).flat_map(|pair| pair[0] + 1..pair[1]) {
+        for missing in (1..=newest).filter(|number| numbers.binary_search(number).is_err()) {
             let place = Place { file: segment::file_name(missing), offset: 0 };
             report.damaged.push(Damaged { place, damage: Damage::Missing });
         }
