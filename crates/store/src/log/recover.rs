@@ -85,6 +85,7 @@ impl Log {
         let first = base.as_ref().and_then(|b| b.footer.segments.last()).map_or(oldest, |start| start.0);
         let mut base = base.map(Arc::new);
         let survey = Survey::make(&*dir, (oldest, first, newest), state.head)?;
+        survey.harden_newest_index(&*dir)?;
         state.unsealed = survey.unsealed_before(&*dir, first)?;
         let mut used = first.saturating_sub(1);
         let newest = newest.max(first);
@@ -277,18 +278,23 @@ fn newest_checkpoint(
 struct Survey {
     /// The segments that follow the newest checkpoint or wait for their index, with their first seqs.
     firsts: Vec<(u32, Seq)>,
+    /// The newest segment that has an index.
+    sealed: Option<u32>,
     /// Everything up to here was durable: a checkpoint or an index says so, which are made only then, or a later record.
     durable: Seq,
 }
 
 impl Survey {
     fn make(dir: &dyn Dir, (oldest, first, newest): (u32, u32, u32), covered: Seq) -> Result<Survey> {
-        let mut survey = Survey { firsts: Vec::new(), durable: covered };
+        let mut survey = Survey { firsts: Vec::new(), sealed: None, durable: covered };
         let mut from = first;
         while from > oldest
             && let Some(file) = open_segment(dir, from - 1)?
-            && scan::sealed_end(&*file, from - 1)?.is_none()
         {
+            if scan::sealed_end(&*file, from - 1)?.is_some() {
+                survey.sealed = Some(from - 1);
+                break;
+            }
             from -= 1;
         }
         let mut unsealed = 0;
@@ -298,6 +304,7 @@ impl Survey {
             survey.firsts.extend(header.map(|(header, _)| (number, header.first_seq)));
             if let Some(end) = scan::sealed_end(&*file, number)? {
                 survey.durable = survey.durable.max(end);
+                survey.sealed = Some(number);
                 continue;
             }
             // What the first one says of itself it says when it is loaded.
@@ -313,6 +320,17 @@ impl Survey {
     fn context(&self, number: u32, expected: Seq) -> scan::Context {
         let next = self.firsts.iter().find(|(n, _)| *n > number);
         scan::Context { expected, until: next.map_or(Seq::MAX, |(_, first)| *first), durable: self.durable }
+    }
+
+    /// Makes the newest index durable: the life that wrote it may not have lived to do so.
+    fn harden_newest_index(&self, dir: &dyn Dir) -> Result<()> {
+        let Some(number) = self.sealed else { return Ok(()) };
+        let Some(file) = open_segment(dir, number)? else { return Ok(()) };
+        if let Some((from, end)) = scan::index_place(&*file, number)? {
+            write_again(&*file, number, from, end)?;
+            sync(&*file, number)?;
+        }
+        Ok(())
     }
 
     /// Segments that the newest checkpoint covers, but that were not sealed.
@@ -359,33 +377,39 @@ impl Unsealed {
         Some(Unsealed { full, volatile_from })
     }
 
-    /// Makes its records durable. What a sync failed for in an earlier life may be in memory only, and no sync would write
-    /// it again; so it is written once more, the same bytes in the same place.
+    /// Makes its records durable, and lets nothing follow them.
     fn harden(&self) -> Result<()> {
-        const CHUNK_BYTES: u64 = 1 << 20;
-        let (full, mut at) = (&self.full, self.volatile_from);
-        let name = segment::file_name(full.number);
-        let mut chunk = Vec::new();
-        while at < full.records_end {
-            chunk.resize(CHUNK_BYTES.min(full.records_end - at) as usize, 0);
-            read_exact_at(&*full.file, &mut chunk, at).map_err(|e| Error::io("reading", &name, e))?;
-            match full
-                .file
-                .write_at(&mut [IoSlice::new(&chunk)], at)
-                .map_err(|e| Error::io("writing", &name, e))
-            {
-                // Only a medium that never overwrites needs room for this, and that does not show what it lost.
-                Ok(()) | Err(Error::Full { .. }) => {}
-                Err(e) => return Err(e),
-            }
-            at += chunk.len() as u64;
-        }
+        let full = &self.full;
+        write_again(&*full.file, full.number, self.volatile_from, full.records_end)?;
         match end_records(&*full.file, full.number, full.records_end) {
             Ok(()) | Err(Error::Full { .. }) => {}
             Err(e) => return Err(e),
         }
-        full.file.sync().map_err(|e| Error::io("syncing", &name, e))
+        sync(&*full.file, full.number)
     }
+}
+
+fn sync(file: &dyn File, number: u32) -> Result<()> {
+    file.sync().map_err(|e| Error::io("syncing", &segment::file_name(number), e))
+}
+
+/// What a sync failed for in an earlier life may be in memory only, and no sync would write it; so it is written once more,
+/// the same bytes in the same place.
+fn write_again(file: &dyn File, number: u32, from: u64, end: u64) -> Result<()> {
+    const CHUNK_BYTES: u64 = 1 << 20;
+    let name = segment::file_name(number);
+    let (mut at, mut chunk) = (from, Vec::new());
+    while at < end {
+        chunk.resize(CHUNK_BYTES.min(end - at) as usize, 0);
+        read_exact_at(file, &mut chunk, at).map_err(|e| Error::io("reading", &name, e))?;
+        match file.write_at(&mut [IoSlice::new(&chunk)], at).map_err(|e| Error::io("writing", &name, e)) {
+            // Only a medium that never overwrites needs room for this, and that does not show what it lost.
+            Ok(()) | Err(Error::Full { .. }) => {}
+            Err(e) => return Err(e),
+        }
+        at += chunk.len() as u64;
+    }
+    Ok(())
 }
 
 /// What a segment was good for.

@@ -102,6 +102,12 @@ pub(super) fn sealed_end(file: &dyn File, number: u32) -> Result<Option<Seq>> {
     Ok(trailer(file, &segment::file_name(number))?.map(|trailer| trailer.last_seq()))
 }
 
+/// From where to where the index of a sealed segment reaches, with its trailer.
+pub(super) fn index_place(file: &dyn File, number: u32) -> Result<Option<(u64, u64)>> {
+    let trailer = trailer(file, &segment::file_name(number))?;
+    Ok(trailer.map(|t| (t.index_offset(), t.index_offset() + t.index_bytes() + TRAILER_BYTES as u64)))
+}
+
 /// Reads a whole segment, whether it is sealed or not.
 ///
 /// # Errors
