@@ -166,6 +166,7 @@ struct World {
     digest: u64,
     stats: Stats,
     trace: VecDeque<String>,
+    trace_max: usize,
 }
 
 impl World {
@@ -203,6 +204,7 @@ impl World {
             digest: 0,
             stats: Stats::default(),
             trace: VecDeque::new(),
+            trace_max: if std::env::var_os("BYGONE_SIM_TRACE").is_some() { usize::MAX } else { 60 },
         };
         let mut id = [0; 16];
         id[..8].copy_from_slice(&world.rng.next().to_le_bytes());
@@ -275,8 +277,7 @@ impl World {
     }
 
     fn say(&mut self, what: impl Into<String>) {
-        const LINES_MAX: usize = 60;
-        if self.trace.len() == LINES_MAX {
+        if self.trace.len() == self.trace_max {
             self.trace.pop_front();
         }
         let what = what.into();

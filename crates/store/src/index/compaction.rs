@@ -139,7 +139,11 @@ fn write_all(
             Err(i) => tables.insert(i, entry),
         }
     }
-    let events = out.append_json(&contents.events)?;
+    let events = if contents.events.is_empty() {
+        Block { offset: 0, len_bytes: 0, crc: 0 }
+    } else {
+        out.append_json(&contents.events)?
+    };
     let footer = Footer {
         start: contents.start,
         end: contents.end,

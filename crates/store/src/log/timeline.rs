@@ -6,10 +6,10 @@ use bygone_model::{Micros, Seq};
 
 use super::{Log, recover::segment_numbers, scan};
 use crate::{
-    error::Result,
+    error::{Damage, Error, Result},
     format::{
         checkpoint::{SegmentStart, StoredEvent},
-        segment::Entry,
+        segment::{self, Entry},
     },
     index::checkpoint::Checkpoint,
 };
@@ -100,25 +100,29 @@ impl Log {
     pub fn time_of(&self, seq: Seq) -> Result<Micros> {
         let head = self.head_seq();
         if seq > head {
-            return Err(crate::Error::InTheFuture { asked: seq, head });
+            return Err(Error::InTheFuture { asked: seq, head });
         }
         let seq = Seq(seq.0.max(1));
         let found = self.last_in(seq, seq, Micros::MAX)?;
-        found.map(|(_, time)| time).ok_or(crate::Error::BeforeHistory { asked: seq, first: Seq(1) })
+        found.map(|(_, time)| time).ok_or(Error::BeforeHistory { asked: seq, first: Seq(1) })
     }
 
     /// The last record of `first ..= last` (within one era) that is not later than `time`.
     fn last_in(&self, first: Seq, last: Seq, time: Micros) -> Result<Option<(Seq, Micros)>> {
         let mut before: Option<(Seq, Micros)> = None;
         for span in self.spans(first, last, time)? {
-            for &(number, start, start_time) in span.segments.iter().rev() {
+            for (i, &(number, start, start_time)) in span.segments.iter().enumerate().rev() {
                 if start > last || (start >= first && start_time > time) {
                     continue;
                 }
                 let (start, times) = self.segment_times(number)?;
                 let at = |seq: Seq| times.get((seq.0.checked_sub(start.0)?) as usize).copied();
                 let from = first.max(start);
+                let end = span.segments.get(i + 1).map_or(span.end, |next| Seq(next.1.0.saturating_sub(1)));
                 let to = last.min(span.end).min(Seq((start.0 + times.len() as u64).saturating_sub(1)));
+                if to < last.min(end) {
+                    return Err(Error::damaged(&segment::file_name(number), 0, Damage::Truncated));
+                }
                 if from > to {
                     continue;
                 }
@@ -184,9 +188,15 @@ impl Log {
     }
 
     /// The index of a segment that takes no more records; of one that lost it, made anew from the records.
-    pub(super) fn segment_index(&self, number: u32) -> Result<crate::format::segment::SegmentIndex> {
+    pub(super) fn segment_index(&self, number: u32) -> Result<segment::SegmentIndex> {
         let file = self.segment_file(number)?;
-        Ok(scan::scan(&file, number, scan::Context::NONE)?.index)
+        let scanned = scan::scan(&file, number, scan::Context::NONE)?;
+        match scanned.damage.first() {
+            Some(&(offset, damage)) if !scanned.sealed => {
+                Err(Error::damaged(&segment::file_name(number), offset, damage))
+            }
+            _ => Ok(scanned.index),
+        }
     }
 
     /// Calls `each` with every version after `from`, up to and with `to`, in order of seq, from the segments themselves.
@@ -200,10 +210,20 @@ impl Log {
             numbers.extend(checkpoint.footer.segments.iter().map(|start| start.0));
         }
         numbers.dedup();
+        let mut reached = from;
         for number in numbers {
-            let mut entries = self.segment_index(number)?.entries;
+            let index = self.segment_index(number)?;
+            let end = Seq((index.first_seq.0 + index.times.len() as u64).saturating_sub(1));
+            if index.first_seq > reached.next() {
+                return Err(Error::damaged(&segment::file_name(number), 0, Damage::Inconsistent));
+            }
+            reached = reached.max(end);
+            let mut entries = index.entries;
             entries.sort_unstable_by_key(|e| e.seq);
             entries.iter().filter(|e| e.seq > from && e.seq <= to).for_each(&mut *each);
+        }
+        if reached < to {
+            return Err(Error::damaged("log", 0, Damage::Truncated));
         }
         Ok(())
     }
@@ -216,12 +236,12 @@ impl Log {
         let mut total = 0;
         for number in segment_numbers(&*self.dir)? {
             let len = self.segment_file(number)?.len_bytes();
-            total += len.map_err(|e| crate::Error::io("reading", "a segment", e))?;
+            total += len.map_err(|e| Error::io("reading", "a segment", e))?;
         }
         for name in self.index.names() {
             let name = name.file_name();
-            let file = self.dir.open(&name).map_err(|e| crate::Error::io("opening", &name, e))?;
-            total += file.len_bytes().map_err(|e| crate::Error::io("reading", &name, e))?;
+            let file = self.dir.open(&name).map_err(|e| Error::io("opening", &name, e))?;
+            total += file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
         }
         Ok(total)
     }
