@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -63,7 +63,13 @@ impl OsDisk {
     /// # Errors
     /// What the system says.
     pub fn open(path: &Path) -> io::Result<OsDisk> {
-        let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true);
+        if fs::metadata(path)?.file_type().is_block_device() {
+            // Refused while it is mounted or otherwise in use by the kernel.
+            options.custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed());
+        }
+        let file = options.open(path)?;
         let kind = file.metadata()?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device"));

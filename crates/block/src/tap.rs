@@ -281,11 +281,13 @@ impl TapDevice {
     /// # Errors
     /// When the log or the disk cannot be written. The log still has everything, and the next opening goes on.
     pub fn close(&self) -> Result<(), IoError> {
-        self.writer.close();
         self.closing.store(true, Ordering::Release);
+        self.writer.close();
         self.wake_destager();
+        // Whatever write was on its way when the door closed is through.
+        drop(self.gate.write().unwrap_or_else(PoisonError::into_inner));
         self.destage()?;
-        // A write that was on its way when the door closed.
+        // What another destaging had frozen before that.
         self.destage()?;
         let mut destaging = self.destaging();
         destaging.applied = destaging.applied.max(self.log().head_seq());
@@ -469,9 +471,12 @@ impl BlockDevice for TapDevice {
         if runs >= RUNS_WAKE {
             self.wake_destager();
         }
-        if runs >= RUNS_MAX && !self.closing.load(Ordering::Acquire) {
-            // The destager cannot keep up: whoever writes helps, and so waits. Its failure is its own to report.
-            let _ = self.destage();
+        if runs >= RUNS_MAX {
+            // The destager cannot keep up: whoever writes helps, and so waits; while the disk fails, for it to be mended.
+            while !self.closing.load(Ordering::Acquire) && self.destage().is_err() {
+                self.failed.store(true, Ordering::Relaxed);
+                std::thread::sleep(DESTAGE_EVERY);
+            }
         }
         result
     }

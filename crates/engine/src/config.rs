@@ -59,6 +59,8 @@ pub struct DiskConfig {
     pub path: Option<PathBuf>,
     /// 512 or 4096.
     pub block_bytes: u32,
+    /// Its size.
+    pub size_bytes: u64,
 }
 
 /// What starts the boot loader.

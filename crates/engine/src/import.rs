@@ -44,8 +44,13 @@ pub(crate) fn size_of(path: &Path) -> Result<u64> {
         return Ok(crate::target::open_disk(path)?.0);
     }
     let said = qemu_img(&["info".as_ref(), "--output=json".as_ref(), path.as_os_str()])?;
-    let size = serde_json::from_slice::<serde_json::Value>(&said).ok();
-    let size = size.as_ref().and_then(|said| said.get("virtual-size")).and_then(serde_json::Value::as_u64);
+    let said = serde_json::from_slice::<serde_json::Value>(&said).unwrap_or_default();
+    if said.get("backing-filename").is_some() {
+        // An image may name any file of this computer as its base.
+        let output = "the image is based on another one; flatten it first with `qemu-img convert`".to_owned();
+        return Err(Error::Program { program: "qemu-img", output });
+    }
+    let size = said.get("virtual-size").and_then(serde_json::Value::as_u64);
     size.ok_or_else(|| Error::Program { program: "qemu-img", output: "no virtual size".to_owned() })
 }
 

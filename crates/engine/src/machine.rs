@@ -6,7 +6,10 @@
 use std::{
     fs,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, mpsc::Receiver},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
     time::{Duration, Instant},
 };
 
@@ -26,6 +29,9 @@ use crate::{
 
 /// How long QEMU may take to answer for the first time.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// How long a machine holds still before a request that failed is made again.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+const FOREVER: Duration = Duration::from_secs(3600);
 const LAST_WORDS_BYTES_MAX: u64 = 4096;
 /// How long the clients of the disks may take to go after QEMU has ended.
 const CLIENTS_GONE_MAX: Duration = Duration::from_secs(5);
@@ -35,6 +41,17 @@ const CLIENTS_GONE_MAX: Duration = Duration::from_secs(5);
 struct Kept {
     branch: BranchId,
     started: Started,
+}
+
+impl Kept {
+    /// Writes it down, whole or not at all.
+    fn save(&self, target: &Target) -> Result<()> {
+        let path = kept_file(target);
+        let part = path.with_extension("part");
+        let text = serde_json::to_vec(self).map_err(std::io::Error::other);
+        let written = text.and_then(|text| fs::write(&part, text)).and_then(|()| fs::rename(&part, &path));
+        written.map_err(|e| Error::file("writing", path, e))
+    }
 }
 
 /// A running machine.
@@ -177,20 +194,28 @@ impl Machine {
         target.log.event(boot.branch, &event)?;
         target.log.flush()?;
         *lock(&target.last_stop) = None;
-        let (vm, reports) = Vm::start(&qemu_path, &machine, &places)?;
         let started = Started {
             name: target.name.clone(),
             branch: target.log.catalog().branch(boot.branch).map_or("main", |b| &b.name).to_owned(),
             from_seq: boot.from.map(|seq| seq.0),
-            pid: vm.identity().pid,
+            pid: 0,
             accelerator: boot.accel.to_string(),
             console: places.console_socket(),
         };
-        let kept = Kept { branch: boot.branch, started: started.clone() };
-        let path = kept_file(target);
-        let written =
-            serde_json::to_vec(&kept).map_err(std::io::Error::other).and_then(|text| fs::write(&path, text));
-        written.map_err(|e| Error::file("writing", path, e))?;
+        let mut kept = Kept { branch: boot.branch, started };
+        // Before QEMU starts: a manager that comes after this one must know on which branch it runs.
+        places.make()?;
+        kept.save(target)?;
+        let (vm, reports) = match Vm::start(&qemu_path, &machine, &places) {
+            Ok(started) => started,
+            Err(e) => {
+                let _ = fs::remove_file(kept_file(target));
+                return Err(e.into());
+            }
+        };
+        kept.started.pid = vm.identity().pid;
+        kept.save(target)?;
+        let started = kept.started.clone();
         Machine::watch(target, &mut slot, vm, reports, kept, leases)?;
         // Its console and monitor are there once it answers; and what it does not like about its arguments is known.
         let phase =
@@ -277,7 +302,23 @@ impl Machine {
 
     fn follow(&self, target: &Arc<Target>, reports: &Receiver<Report>) {
         let mut asked_by: Option<(By, String)> = None;
-        while let Ok(report) = reports.recv() {
+        let mut try_again: Option<Instant> = None;
+        loop {
+            let wait = try_again.map_or(FOREVER, |at| at.saturating_duration_since(Instant::now()));
+            let report = match reports.recv_timeout(wait) {
+                Ok(report) => report,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    // A request that failed is made again, until it does not: the guest never hears of it.
+                    if try_again.take().is_some()
+                        && let Err(e) = self.vm.resume()
+                    {
+                        tracing::warn!(target = target.name, error = %e, "the machine cannot go on yet");
+                        try_again = Some(Instant::now() + TRY_AGAIN);
+                    }
+                    continue;
+                }
+            };
             match report.what {
                 Happening::Started { .. } | Happening::Resumed | Happening::ConnectionBack => {}
                 Happening::ConnectionLost => {
@@ -317,6 +358,9 @@ impl Machine {
                         target,
                         Event::new(Kind::Manager, label).with("no_space", no_space).with("held", held),
                     );
+                    if held {
+                        try_again = Some(Instant::now() + TRY_AGAIN);
+                    }
                 }
                 Happening::Paused { state } => {
                     tracing::info!(target = target.name, ?state, "the machine holds still")
@@ -420,7 +464,7 @@ impl Machine {
             let block = u64::from(geometry.block_bytes);
             let mut read = |at: u64, len: usize| {
                 let start = at - at % block;
-                let end = (at + len as u64).next_multiple_of(block);
+                let end = at.checked_add(len as u64)?.checked_next_multiple_of(block)?;
                 if end > geometry.size_bytes {
                     return None;
                 }

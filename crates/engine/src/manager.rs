@@ -13,7 +13,7 @@ use std::{
 
 use bygone_block::nbd;
 use bygone_model::{Event, Kind, Seq, when::WholeDay};
-use bygone_store::{CACHE_BYTES, catalog::Keeping, index::cache::PageCache};
+use bygone_store::{CACHE_BYTES, index::cache::PageCache};
 use serde::Serialize;
 
 use crate::{
@@ -227,6 +227,8 @@ impl Manager {
             }
             used_bytes += target.log.used_bytes()?;
             logical_bytes += status.disks.iter().map(|d| d.size_bytes).sum::<u64>();
+            problems
+                .extend(target.troubles().into_iter().map(|trouble| format!("{}/{trouble}", target.name)));
             for (place, damage) in target.log.damage_at_open() {
                 problems.push(format!("{}: damage in {place}: {damage}; run `bygone verify`", target.name));
             }
@@ -283,7 +285,6 @@ impl Manager {
             fs::metadata(file).map_err(|e| Error::file("using", file, e))?;
         }
         let mut config = config.clone();
-        let mut made = Vec::new();
         let mut imports = Vec::new();
         for (i, disk) in disks.iter().enumerate() {
             let letter = char::from_u32('a' as u32 + i as u32 % 26).unwrap_or('a');
@@ -292,16 +293,16 @@ impl Manager {
             if config.disk(&id).is_some() {
                 return Err(bygone_store::Error::DiskExists(id).into());
             }
-            let (path, size, keeping) = match &disk.source {
+            let (path, size) = match &disk.source {
                 NewSource::Tap(path) => {
                     let path = config::absolute(path);
-                    (Some(path.clone()), target::open_disk(&path)?.0, Keeping::Tap)
+                    (Some(path.clone()), target::open_disk(&path)?.0)
                 }
-                NewSource::Store(bytes) => (None, *bytes, Keeping::Store),
+                NewSource::Store(bytes) => (None, *bytes),
                 NewSource::Import(path) => {
                     let size = crate::import::size_of(path)?;
                     imports.push((id.clone(), path.clone()));
-                    (None, size, Keeping::Store)
+                    (None, size)
                 }
             };
             let block = u64::from(disk.block_bytes);
@@ -311,15 +312,18 @@ impl Manager {
                     format!("it must be a multiple of its block size, {block} (512 or 4096), and not 0");
                 return Err(Error::DiskSize { path, found: size, wanted });
             }
-            let described = DiskConfig { id, path, block_bytes: disk.block_bytes };
-            made.push(target::disk_of(&described, size, keeping));
-            config.disks.push(described);
+            config.disks.push(DiskConfig { id, path, block_bytes: disk.block_bytes, size_bytes: size });
         }
         let name = config.name.clone();
-        let target = Target::make(&self.paths, config, &made, &self.cache)?;
+        let target = Target::make(&self.paths, &config, &self.cache)?;
         self.targets_mut().insert(name, target.clone());
         for (id, path) in imports {
-            crate::import::import(&target, &id, &path, answers)?;
+            if let Err(e) = crate::import::import(&target, &id, &path, answers) {
+                // Half an imported disk is worse than none.
+                self.targets_mut().remove(&target.name);
+                let _ = fs::remove_dir_all(self.paths.target_dir(&target.name));
+                return Err(e);
+            }
         }
         target.read_disks()?;
         while wait && target.is_busy() {
@@ -347,6 +351,7 @@ impl Manager {
         let patience = Instant::now() + Duration::from_secs(10);
         while found.is_busy() {
             if Instant::now() > patience {
+                found.go_on();
                 return Err(Error::TargetRunning(name.to_owned()));
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -418,6 +423,11 @@ impl Manager {
 
     fn export(&self, what: &str, to: &ExportTo, answers: &mut dyn Answers) -> Result<serde_json::Value> {
         let opened = self.open_device(what)?;
+        let of = self.target(crate::exports::target_of(what))?;
+        if opened.seq.is_none() && !of.is_running() && Machine::is_left_running(&of) {
+            // A machine that waits for its manager believes that nobody else writes to its disks.
+            return Err(Error::TargetRunning(of.name.clone()));
+        }
         let geometry = opened.device.geometry();
         let mut exported = Exported {
             what: what.to_owned(),

@@ -19,6 +19,7 @@ use crate::{
     api::{Answers, MomentInfo, Progress, RestoreTo, Restored, RestoredDisk},
     error::{Error, Result, Usage},
     history::LogHistory,
+    machine::Machine,
     target::Target,
     timeline,
 };
@@ -203,7 +204,7 @@ fn in_place(
     discard_later: bool,
     answers: &mut dyn Answers,
 ) -> Result<String> {
-    if target.is_running() {
+    if target.is_running() || Machine::is_left_running(target) {
         return Err(Error::TargetRunning(target.name.clone()));
     }
     let catalog = target.log.catalog();
@@ -263,7 +264,8 @@ pub(crate) fn promote(
     let catalog = target.log.catalog();
     let branch = catalog.branch_named(name)?.id;
     let running_on = crate::target::lock(&target.machine).as_ref().map(|m| m.branch);
-    if running_on.is_some_and(|on| on != branch) {
+    let unseen = running_on.is_none() && Machine::is_left_running(target);
+    if unseen || running_on.is_some_and(|on| on != branch) {
         return Err(Error::TargetRunning(target.name.clone()));
     }
     let before = catalog.branch(catalog.head).map_or("main", |b| &b.name).to_owned();

@@ -28,7 +28,7 @@ use bygone_sys::ImageLock;
 
 use crate::{
     api::{DiskStatus, MomentInfo, TargetStatus},
-    config::{DiskConfig, TargetConfig},
+    config::TargetConfig,
     error::{Error, Result},
     machine::Machine,
     store_dir::{StorePaths, random_id},
@@ -187,32 +187,28 @@ impl Target {
     /// When there is one of this name, or it cannot be written.
     pub(crate) fn make(
         paths: &StorePaths,
-        config: TargetConfig,
-        disks: &[Disk],
+        config: &TargetConfig,
         cache: &Arc<PageCache>,
     ) -> Result<Arc<Target>> {
-        let name = config.name.clone();
-        if paths.target_dir(&name).exists() {
-            return Err(Error::TargetExists(name));
+        if paths.target_dir(&config.name).exists() {
+            return Err(Error::TargetExists(config.name.clone()));
         }
-        paths.save_config(&config)?;
-        let target = Target::open(paths, &name, cache)?;
-        for disk in disks {
-            target.log.add_disk(disk)?;
-        }
-        Ok(target)
+        paths.save_config(config)?;
+        Target::open(paths, &config.name, cache)
     }
 
-    /// Disks that the configuration names and a crash kept from the log.
+    /// Adds the disks that the log does not know yet: all of a new target's, or what a crash kept from it.
     fn complete_disks(&self) -> Result<()> {
         let known = self.log.catalog().disks;
-        for disk in
-            self.config().disks.iter().filter(|d| !known.is_empty() && known.iter().all(|k| k.name != d.id))
-        {
-            if let Some(path) = &disk.path {
-                let size = open_disk(path)?.0;
-                self.log.add_disk(&disk_of(disk, size, Keeping::Tap))?;
-            }
+        for disk in self.config().disks.iter().filter(|d| known.iter().all(|k| k.name != d.id)) {
+            let keeping = if disk.path.is_some() { Keeping::Tap } else { Keeping::Store };
+            let sectors = bygone_model::Sectors::of_bytes(disk.size_bytes);
+            self.log.add_disk(&Disk {
+                name: disk.id.clone(),
+                sectors,
+                block_bytes: disk.block_bytes,
+                keeping,
+            })?;
         }
         Ok(())
     }
@@ -258,6 +254,31 @@ impl Target {
     /// Begins to let go of everything.
     pub(crate) fn begin_closing(&self) {
         self.closing.store(true, Ordering::Release);
+    }
+
+    /// Closing was given up.
+    pub(crate) fn go_on(&self) {
+        self.closing.store(false, Ordering::Release);
+    }
+
+    /// What is wrong with its disks, in words.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        const FAILED: &str =
+            "the disk outside the store takes no writes; check it (the store has everything)";
+        const PAUSED: &str =
+            "writes wait because the store is full; the target stands still until there is room";
+        let catalog = self.log.catalog();
+        let mut troubles = Vec::new();
+        for (volume, open) in lock(&self.live).iter() {
+            let name = catalog.disk_of(*volume).map_or("?", |disk| &disk.name);
+            let (failed, paused) = match &open.kind {
+                LiveKind::Tap { tap, .. } => (tap.has_failed(), tap.is_paused()),
+                LiveKind::Log(device) => (false, device.is_paused()),
+            };
+            troubles.extend(failed.then(|| format!("{name}: {FAILED}")));
+            troubles.extend(paused.then(|| format!("{name}: {PAUSED}")));
+        }
+        troubles
     }
 
     /// Opens the disk `volume`, or shares it with those who have it open.
@@ -543,13 +564,6 @@ enum Then {
     Nothing,
     Read(TapState),
     Fill,
-}
-
-/// The description of a disk for the log.
-#[must_use]
-pub(crate) fn disk_of(disk: &DiskConfig, size_bytes: u64, keeping: Keeping) -> Disk {
-    let sectors = bygone_model::Sectors::of_bytes(size_bytes);
-    Disk { name: disk.id.clone(), sectors, block_bytes: disk.block_bytes, keeping }
 }
 
 /// Opens and locks a disk outside the store; says its size.

@@ -110,7 +110,7 @@ pub enum Grade {
     Flushed,
     /// The file systems were marked clean.
     Clean,
-    /// The target was verified to be stopped, with its file systems clean.
+    /// The target was verified to be stopped, by signals that agree, and no file system that we can read is dirty.
     Stopped,
 }
 
