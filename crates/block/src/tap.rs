@@ -49,7 +49,7 @@ const REVIEW_BYTES: u64 = 1 << 30;
 const DESTAGE_SLACK_MICROS: i64 = 10_000_000;
 
 /// What the disk turned out to be when it was opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TapState {
     /// Never seen before: it has to be read.
     New,

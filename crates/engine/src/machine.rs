@@ -322,17 +322,17 @@ impl Machine {
             match report.what {
                 Happening::Started { .. } | Happening::Resumed | Happening::ConnectionBack => {}
                 Happening::ConnectionLost => {
-                    tracing::warn!(target = target.name, "the connection to QEMU broke")
+                    tracing::warn!(target = target.name, "the connection to QEMU broke");
                 }
                 Happening::PowerButton => {
                     self.note(
                         target,
-                        Event::new(Kind::Manager, "asked the target to shut down (power button)"),
+                        &Event::new(Kind::Manager, "asked the target to shut down (power button)"),
                     );
                 }
                 Happening::Reset { by, reason, held } => {
                     let label = format!("the target was reset by {}", who(by));
-                    self.note(target, Event::new(Kind::Reset, label).with("reason", reason.to_string()));
+                    self.note(target, &Event::new(Kind::Reset, label).with("reason", reason.to_string()));
                     if held && let Err(e) = self.vm.restart() {
                         tracing::error!(target = target.name, error = %e, "the machine cannot be restarted after its reset");
                     }
@@ -345,7 +345,7 @@ impl Machine {
                 }
                 Happening::Panicked { info, held } => {
                     let event = Event::new(Kind::Panic, "the target's operating system gave up (panic)");
-                    self.note(target, event.with("info", info));
+                    self.note(target, &event.with("info", info));
                     asked_by.get_or_insert((By::Guest, "guest-panic".to_owned()));
                     if held && let Err(e) = self.vm.end(|_| {}) {
                         tracing::error!(target = target.name, error = %e, "QEMU does not end");
@@ -356,25 +356,25 @@ impl Machine {
                     let label = format!("a {what} failed on disk {}", disk.as_deref().unwrap_or("?"));
                     self.note(
                         target,
-                        Event::new(Kind::Manager, label).with("no_space", no_space).with("held", held),
+                        &Event::new(Kind::Manager, label).with("no_space", no_space).with("held", held),
                     );
                     if held {
                         try_again = Some(Instant::now() + TRY_AGAIN);
                     }
                 }
                 Happening::Paused { state } => {
-                    tracing::info!(target = target.name, ?state, "the machine holds still")
+                    tracing::info!(target = target.name, ?state, "the machine holds still");
                 }
                 Happening::Exited { exit, last_words } => {
-                    self.finish(target, asked_by.take(), exit, &last_words);
+                    self.finish(target, asked_by.as_ref(), exit, &last_words);
                     return;
                 }
             }
         }
     }
 
-    fn note(&self, target: &Target, event: Event) {
-        let noted = target.log.event(self.branch, &event).and_then(|_| target.log.flush());
+    fn note(&self, target: &Target, event: &Event) {
+        let noted = target.log.event(self.branch, event).and_then(|_| target.log.flush());
         if let Err(e) = noted {
             tracing::error!(target = target.name, label = event.label, error = %e, "the event could not be written");
         }
@@ -384,13 +384,13 @@ impl Machine {
     fn finish(
         &self,
         target: &Arc<Target>,
-        asked_by: Option<(By, String)>,
+        asked_by: Option<&(By, String)>,
         exit: qemu::process::Exit,
         last_words: &str,
     ) {
         let asked = lock(&self.stop_asked).take();
         let mut signals = vec![format!("QEMU ended ({exit})")];
-        if let Some((_, reason)) = &asked_by {
+        if let Some((_, reason)) = asked_by {
             signals.insert(0, format!("the hypervisor said so ({reason})"));
         }
         let exports = exports_of(target, self.branch);
@@ -410,14 +410,14 @@ impl Machine {
             signals.push(format!("file systems are marked clean ({})", names.join(", ")));
         }
         let orderly = matches!(asked_by, Some((By::Guest | By::Unknown, _))) && asked != Some("force");
-        let panicked = asked_by.as_ref().is_some_and(|(_, reason)| reason == "guest-panic");
+        let panicked = asked_by.is_some_and(|(_, reason)| reason == "guest-panic");
         let verified = orderly && !panicked && clients_gone && all_clean;
         let grade = match (verified, all_clean && !states.is_empty()) {
             (true, _) => Grade::Stopped,
             (false, true) => Grade::Clean,
             (false, false) => Grade::Crash,
         };
-        let label = match (&asked_by, asked) {
+        let label = match (asked_by, asked) {
             (_, Some("force")) => "the power was cut, as asked".to_owned(),
             (_, Some("deadline")) => "the target did not shut down in time and was forced".to_owned(),
             _ if panicked => "ended after a panic".to_owned(),
@@ -429,8 +429,8 @@ impl Machine {
         };
         let mut event = Event::new(Kind::Shutdown, label)
             .graded(grade)
-            .with("reason", asked_by.as_ref().map_or("none", |(_, reason)| reason.as_str()))
-            .with("by", asked_by.as_ref().map_or("nobody", |(by, _)| who(*by)))
+            .with("reason", asked_by.map_or("none", |(_, reason)| reason.as_str()))
+            .with("by", asked_by.map_or("nobody", |(by, _)| who(*by)))
             .with("asked", asked.is_some())
             .with("verified", verified)
             .with("signals", signals);

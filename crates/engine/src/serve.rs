@@ -190,7 +190,7 @@ fn take_up(manager: &Arc<Manager>) {
             }
             Ok(false) => {}
             Err(e) => {
-                tracing::error!(target = name, error = %e, "the machine that was left running cannot be taken up")
+                tracing::error!(target = name, error = %e, "the machine that was left running cannot be taken up");
             }
         }
         if target.config().autostart {

@@ -459,7 +459,7 @@ impl Target {
             }
             Ok(_) => {}
             Err(e) => {
-                tracing::error!(target = self.name, disk, error = %e, "the disk cannot be read into the store")
+                tracing::error!(target = self.name, disk, error = %e, "the disk cannot be read into the store");
             }
         }
     }

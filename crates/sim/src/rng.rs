@@ -25,7 +25,7 @@ impl Rng {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         let s = &mut self.0;
         let out = s[1].wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let t = s[1] << 17;
@@ -40,7 +40,7 @@ impl Rng {
 
     /// A number below `end` (0 when `end` is 0).
     pub fn below(&mut self, end: u64) -> u64 {
-        if end == 0 { 0 } else { (u128::from(self.next()) * u128::from(end) >> 64) as u64 }
+        if end == 0 { 0 } else { ((u128::from(self.draw()) * u128::from(end)) >> 64) as u64 }
     }
 
     /// A number from `first` up to and with `last`.

@@ -159,10 +159,6 @@ impl Socket {
 pub(crate) struct Deadline(Instant);
 
 impl Deadline {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "real sockets keep real time: nothing that is simulated passes through this server"
-    )]
     fn now() -> Instant {
         Instant::now()
     }

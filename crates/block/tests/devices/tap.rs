@@ -137,7 +137,7 @@ fn a_disk_changed_behind_our_back_is_noticed_and_only_the_change_is_taken() {
     assert_eq!(found.changed_bytes, 4096);
     assert_eq!(found.changed_range, Some((5 << 20, (5 << 20) + 4096)));
     let view = log.view(volume, log.head_seq()).unwrap();
-    assert_reads(&AsOfDevice::new(log.clone(), view, 512), &copy, &mut rng);
+    assert_reads(&AsOfDevice::new(log, view, 512), &copy, &mut rng);
     tap.close().unwrap();
 }
 

@@ -13,7 +13,6 @@ pub struct Deadline(Instant);
 impl Deadline {
     /// `duration` from now on (a century at most).
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "waiting for other processes is measured in real time")]
     pub fn after(duration: Duration) -> Deadline {
         const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
         Deadline(Instant::now() + duration.min(CENTURY))
@@ -21,7 +20,6 @@ impl Deadline {
 
     /// What is left of it; nothing once it has passed.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "waiting for other processes is measured in real time")]
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }

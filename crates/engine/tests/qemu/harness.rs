@@ -134,8 +134,6 @@ pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(50));
     }
 }
-
-#[expect(clippy::disallowed_methods, reason = "a test waits in real time")]
 fn now() -> Instant {
     Instant::now()
 }

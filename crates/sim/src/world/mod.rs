@@ -182,7 +182,7 @@ impl World {
         };
         let start = Micros(1_700_000_000_000_000 + rng.below(1 << 40) as i64);
         let mut world = World {
-            medium: Medium::new(rng.next()),
+            medium: Medium::new(rng.draw()),
             clock: Arc::new(SimClock::new(start)),
             rng,
             options,
@@ -207,7 +207,7 @@ impl World {
             trace_max: if std::env::var_os("BYGONE_SIM_TRACE").is_some() { usize::MAX } else { 60 },
         };
         let mut id = [0; 16];
-        id[..8].copy_from_slice(&world.rng.next().to_le_bytes());
+        id[..8].copy_from_slice(&world.rng.draw().to_le_bytes());
         id[8..].copy_from_slice(&seed.to_le_bytes());
         let made = Log::make(world.medium.dir(), world.clock.clone(), world.options.clone(), id);
         let log = made.map_err(|e| Failure(format!("making a log: {e}")))?;

@@ -36,7 +36,7 @@ impl World {
         let last = end - sectors;
         let lba = match self.rng.below(10) {
             0..3 => self.rng.below(64),
-            3..5 => self.rng.below(8) * 8 + (volume as u64 % 3) * 512,
+            3..5 => self.rng.below(8) * 8 + (u64::from(volume) % 3) * 512,
             // Around the borders of stripes.
             5 if self.profile.wide => (self.rng.within(1, 8) << 21).saturating_sub(self.rng.below(24)),
             6 => last - self.rng.below(20).min(last),
@@ -324,15 +324,14 @@ impl World {
 
     pub(super) fn open_or_close(&mut self) -> Done {
         let volume = self.any_volume();
-        if self.open.contains(&volume) || self.open_taps.contains(&volume) {
-            if self.rng.chance(500) {
-                self.say(format!("close {volume}"));
-                self.log()?.close_volume(VolumeId(volume));
-                self.open.remove(&volume);
-                self.open_taps.remove(&volume);
-                return Ok(());
-            }
-            // Opening it again must do no harm.
+        // Opening it again must do no harm.
+        let is_open = self.open.contains(&volume) || self.open_taps.contains(&volume);
+        if is_open && self.rng.chance(500) {
+            self.say(format!("close {volume}"));
+            self.log()?.close_volume(VolumeId(volume));
+            self.open.remove(&volume);
+            self.open_taps.remove(&volume);
+            return Ok(());
         }
         if self.taps.contains_key(&volume) {
             return self.open_tap(volume);
