@@ -98,7 +98,7 @@ fn a_target_is_added_as_it_was_described() {
         "--net",
         "user,hostfwd=tcp::2222-:22",
         "--autostart",
-        "--wait",
+        "--no-wait",
     ];
     let mut config = TargetConfig::new("web");
     config.memory_mib = 2048;
@@ -114,13 +114,13 @@ fn a_target_is_added_as_it_was_described() {
         NewDisk { id: None, source: NewSource::Store(20 << 30), block_bytes: 4096 },
         NewDisk { id: some("data"), source: NewSource::Tap("/srv/data.img".into()), block_bytes: 4096 },
     ];
-    assert_eq!(request(&words), Request::TargetAdd { config, disks, wait: true });
+    assert_eq!(request(&words), Request::TargetAdd { config, disks, wait: false });
 }
 
 #[test]
 fn a_target_without_options_has_the_engines_defaults() {
     let disks = vec![NewDisk { id: None, source: NewSource::Tap("/d".into()), block_bytes: 512 }];
-    let expected = Request::TargetAdd { config: TargetConfig::new("web"), disks, wait: false };
+    let expected = Request::TargetAdd { config: TargetConfig::new("web"), disks, wait: true };
     assert_eq!(request(&["target", "add", "web", "--disk", "/d"]), expected);
 }
 

@@ -86,10 +86,14 @@ impl Node {
     /// A sync failed: some of what was not durable is on the medium, and the system takes all of it for done.
     /// With `show`, readers go on seeing what is not on the medium; else they see what is.
     pub(super) fn lose(&mut self, rng: &mut Rng, show: bool) {
+        let len = self.seen.len();
         self.settle(rng, 6);
         if !show {
             self.reread();
+            self.seen.resize(len, 0);
         }
+        // Lengths are not data: the system goes on knowing that they are not durable.
+        self.pending.push(Pending::Len(len));
     }
 
     /// Decides which of what was not durable is on the medium.

@@ -78,18 +78,40 @@ impl Log {
                 return Ok(report);
             }
         }
+        let mut spans = Vec::with_capacity(numbers.len());
         for number in numbers {
             let checked = self.verify_segment(number, Some(number) == active, head, &mut report);
-            report.note(checked)?;
+            match checked {
+                Ok(span) => spans.extend(span.map(|(first, last)| (number, first, last))),
+                Err(e) => report.note(Err(e))?,
+            }
             if !keep_going(report.checked_bytes, total) {
                 return Ok(report);
+            }
+        }
+        spans.sort_unstable();
+        for pair in spans.windows(2) {
+            if let [(number, _, last), (next, first, _)] = pair
+                && *next == number + 1
+                && *first > last.next()
+            {
+                // It was cut off, and what is left looks whole.
+                let place = Place { file: segment::file_name(*number), offset: 0 };
+                report.damaged.push(Damaged { place, damage: Damage::Truncated });
             }
         }
         report.complete = true;
         Ok(report)
     }
 
-    fn verify_segment(&self, number: u32, active: bool, head: Seq, report: &mut VerifyReport) -> Result<()> {
+    /// Checks a segment; says its first and last record.
+    fn verify_segment(
+        &self,
+        number: u32,
+        active: bool,
+        head: Seq,
+        report: &mut VerifyReport,
+    ) -> Result<Option<(Seq, Seq)>> {
         let file = self.segment_file(number)?;
         let name = segment::file_name(number);
         let header = scan::read_header(&*file, number)?;
@@ -114,7 +136,8 @@ impl Log {
                 damaged(Damage::Checksum)
             }
             None if !active && self.has_index_by_now(number) => damaged(Damage::Truncated),
-            _ => Ok(()),
+            _ if scanned.index.times.is_empty() => Ok(None),
+            _ => Ok(Some((scanned.index.first_seq, scanned.last_seq()))),
         }
     }
 
