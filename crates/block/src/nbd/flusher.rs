@@ -40,9 +40,6 @@ impl Flusher {
 
     /// Answers the request once everything that is acknowledged by now is durable.
     pub(crate) fn add(&mut self, cookie: Cookie) -> Result<(), Unsent> {
-        if std::env::var_os("INLINE").is_some() {
-            return flush(&self.connection, &[cookie]);
-        }
         if self.thread.is_none() {
             let (waiting, connection) = (Arc::clone(&self.waiting), Arc::clone(&self.connection));
             let thread =

@@ -235,8 +235,10 @@ impl Log {
     pub fn used_bytes(&self) -> Result<u64> {
         let mut total = 0;
         for number in segment_numbers(&*self.dir)? {
-            let len = self.segment_file(number)?.len_bytes();
-            total += len.map_err(|e| Error::io("reading", "a segment", e))?;
+            // Not by way of the files that stay open: one that is only prepared may yet be replaced.
+            let name = segment::file_name(number);
+            let len = self.dir.open(&name).and_then(|file| file.len_bytes());
+            total += len.map_err(|e| Error::io("reading", &name, e))?;
         }
         for name in self.index.names() {
             let name = name.file_name();

@@ -1,0 +1,62 @@
+//! Many short worlds. A failure prints how to play it again.
+
+use bygone_sim::{profile, run, run_twice};
+
+const STEPS: u64 = 120;
+/// Every so many worlds are played twice and must come to the same.
+const TWICE_EVERY: u64 = 5;
+
+fn play(name: &str, seeds: std::ops::Range<u64>) {
+    let profile = profile::named(name).unwrap();
+    for seed in seeds {
+        let result =
+            if seed % TWICE_EVERY == 0 { run_twice(seed, STEPS, profile) } else { run(seed, STEPS, profile) };
+        if let Err(failure) = result {
+            panic!("{failure}");
+        }
+    }
+}
+
+macro_rules! worlds {
+    ($($test:ident: $profile:literal $seeds:expr;)*) => {
+        $(#[test]
+        fn $test() {
+            play($profile, $seeds);
+        })*
+    };
+}
+
+worlds! {
+    calm_worlds_keep_everything_1: "calm" 0..150;
+    calm_worlds_keep_everything_2: "calm" 150..300;
+    what_was_flushed_survives_crashes_1: "crash" 0..150;
+    what_was_flushed_survives_crashes_2: "crash" 150..300;
+    what_was_flushed_survives_crashes_3: "crash" 300..450;
+    what_was_flushed_survives_crashes_4: "crash" 450..600;
+    a_full_medium_loses_nothing_1: "full" 0..150;
+    a_full_medium_loses_nothing_2: "full" 150..300;
+    a_full_medium_loses_nothing_3: "full" 300..450;
+    nothing_is_acknowledged_after_a_failed_sync_1: "sync" 0..150;
+    nothing_is_acknowledged_after_a_failed_sync_2: "sync" 150..300;
+    nothing_is_acknowledged_after_a_failed_sync_3: "sync" 300..450;
+    rot_is_reported_and_never_served_1: "rot" 0..80;
+    rot_is_reported_and_never_served_2: "rot" 80..160;
+    rot_is_reported_and_never_served_3: "rot" 160..240;
+    everything_at_once_1: "mixed" 0..150;
+    everything_at_once_2: "mixed" 150..300;
+    everything_at_once_3: "mixed" 300..450;
+    everything_at_once_on_wide_disks_1: "wide" 0..100;
+    everything_at_once_on_wide_disks_2: "wide" 100..200;
+}
+
+/// Plays what the environment names: `BYGONE_SIM_SEED`, `BYGONE_SIM_PROFILE`, `BYGONE_SIM_STEPS`.
+#[test]
+fn one_seed() {
+    let var = |name| std::env::var(name).ok();
+    let Some(seed) = var("BYGONE_SIM_SEED").and_then(|seed| seed.parse().ok()) else { return };
+    let profile = profile::named(&var("BYGONE_SIM_PROFILE").unwrap_or_else(|| "mixed".to_owned())).unwrap();
+    let steps = var("BYGONE_SIM_STEPS").and_then(|steps| steps.parse().ok()).unwrap_or(STEPS);
+    if let Err(failure) = run_twice(seed, steps, profile) {
+        panic!("{failure}");
+    }
+}
