@@ -40,9 +40,9 @@ worlds! {
     nothing_is_acknowledged_after_a_failed_sync_1: "sync" 0..150;
     nothing_is_acknowledged_after_a_failed_sync_2: "sync" 150..300;
     nothing_is_acknowledged_after_a_failed_sync_3: "sync" 300..450;
-    rot_is_reported_and_never_served_1: "rot" 0..80;
-    rot_is_reported_and_never_served_2: "rot" 80..160;
-    rot_is_reported_and_never_served_3: "rot" 160..240;
+    rot_is_reported_and_never_served_1: "rot" 0..60;
+    rot_is_reported_and_never_served_2: "rot" 60..120;
+    rot_is_reported_and_never_served_3: "rot" 120..180;
     everything_at_once_1: "mixed" 0..150;
     everything_at_once_2: "mixed" 150..300;
     everything_at_once_3: "mixed" 300..450;
