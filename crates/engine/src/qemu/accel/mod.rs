@@ -7,6 +7,8 @@
 //! Invariants: [`Accel::Kvm`] is only said after that guest ran to its end; a probe ends by its deadline and
 //! leaves neither a process nor a file behind. The answer holds until the host is started again; keep it.
 
+mod probe;
+
 use std::{fmt, fs, io::Write, path::Path, process::Command, time::Duration};
 
 use rustix::fs::{Access, access};
@@ -92,9 +94,6 @@ pub const PROBE_MAX: Duration = Duration::from_secs(5);
 /// What the guest makes QEMU end with when it is through.
 const THROUGH: i32 = 99;
 
-/// A boot sector; see `probe.S`.
-const PROBE: &[u8] = include_bytes!("probe.bin");
-
 /// A disk has to have a size that a BIOS takes seriously.
 const PROBE_DISK_BYTES: u64 = 1 << 20;
 
@@ -128,7 +127,7 @@ fn run_probe(qemu: &Path, scratch: &Path, accel: &str, within: Duration) -> Resu
 fn write_disk(disk: &Path) -> Result<()> {
     let write = || {
         let mut file = fs::File::create(disk)?;
-        file.write_all(PROBE)?;
+        file.write_all(&probe::PROBE)?;
         file.set_len(PROBE_DISK_BYTES)
     };
     write().map_err(Error::file(disk))

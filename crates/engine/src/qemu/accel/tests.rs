@@ -18,7 +18,7 @@ fn the_boot_sector_is_what_its_source_says() {
     };
     let args = ["-m", "elf_x86_64", "-Ttext=0x7c00", "--oformat", "binary"];
     assert!(run("ld", &args, &object, &binary).unwrap());
-    assert_eq!(fs::read(binary).unwrap(), PROBE);
+    assert_eq!(fs::read(binary).unwrap(), probe::PROBE);
 }
 
 #[test]
