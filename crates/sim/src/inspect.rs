@@ -22,7 +22,8 @@ pub(crate) fn records(medium: &Medium) -> Records {
         let _ = out.split_off(&header.first_seq.0);
         let (mut at, mut seq) = (SEGMENT_HEADER_BYTES, header.first_seq);
         let end = records_end(&bytes);
-        while let Some((found, crc, payload)) = bytes.get(at..end).and_then(check)
+        while let Some((found, crc, payload)) =
+            bytes.get(at..end).and_then(|bytes| check(&header.log_id, bytes))
             && found.seq == seq
             && found.previous == chain
             && found.incarnation == header.incarnation
@@ -35,10 +36,10 @@ pub(crate) fn records(medium: &Medium) -> Records {
     out
 }
 
-fn check(bytes: &[u8]) -> Option<(Header, u32, Vec<u8>)> {
+fn check(log_id: &[u8; 16], bytes: &[u8]) -> Option<(Header, u32, Vec<u8>)> {
     let (header, _) = Header::decode(bytes)?;
     let whole = bytes.get(..header.record_bytes() as usize)?;
-    record::check(whole).ok().map(|(header, crc, payload)| (header, crc, payload.to_vec()))
+    record::check(log_id, whole).ok().map(|(header, crc, payload)| (header, crc, payload.to_vec()))
 }
 
 /// Where the records of a segment end: where its index begins, or at the file's end.

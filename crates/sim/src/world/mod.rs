@@ -162,6 +162,8 @@ struct World {
     lost_index: bool,
     /// A segment was hurt that has no index.
     hurt_unsealed: bool,
+    /// Records that were hurt.
+    suspects: Vec<Seq>,
     next_content: u64,
     digest: u64,
     stats: Stats,
@@ -200,6 +202,7 @@ impl World {
             damaged: false,
             lost_index: false,
             hurt_unsealed: false,
+            suspects: Vec::new(),
             next_content: 1,
             digest: 0,
             stats: Stats::default(),

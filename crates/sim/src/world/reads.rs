@@ -1,7 +1,7 @@
 //! Steps that read, and compare what the store says with what the oracle knows.
 
 use bygone_model::{Lba, Micros, SECTOR_BYTES, Sectors, Seq, VolumeId};
-use bygone_store::{Error, HeadFragment, View, Wait};
+use bygone_store::{Error, HeadFragment, View, Wait, format::checkpoint::Name};
 
 use super::{Act, Done, Failure, World, check};
 
@@ -145,19 +145,28 @@ impl World {
         let head = self.oracle.head().0;
         let of = &self.oracle.volumes[volume as usize];
         let (made, fork) = (of.made.0, of.parent.map_or(of.made.0, |(_, fork)| fork.0));
+        let ends: Vec<u64> = self
+            .medium
+            .names()
+            .iter()
+            .filter_map(|name| Name::parse(name.strip_prefix("index/")?))
+            .map(|name| name.end.0)
+            .collect();
         let seq = match self.rng.below(10) {
             0 => head,
             1 => head + 1,
             2 => self.rng.within(fork.saturating_sub(2), fork + 2),
             3 => self.rng.within(made.saturating_sub(2), made + 2),
             4 => self.rng.below(4),
+            // Around the end of a checkpoint.
+            5 | 6 if !ends.is_empty() => (self.rng.pick(&ends) + 1).saturating_sub(self.rng.below(4)),
             5 => head - self.rng.below(20).min(head),
             _ => self.rng.below(head + 1),
         };
         Seq(if self.rng.chance(950) { seq.min(head) } else { seq })
     }
 
-    fn view(&mut self, volume: u32, seq: Seq) -> Done<Option<View>> {
+    pub(super) fn view(&mut self, volume: u32, seq: Seq) -> Done<Option<View>> {
         let head = self.oracle.head();
         let of = &self.oracle.volumes[volume as usize];
         let before = of.parent.is_none() && seq < of.made;
@@ -178,7 +187,7 @@ impl World {
         }
     }
 
-    fn compare_view(&mut self, view: &View, volume: u32, (lba, sectors): (u64, u64)) -> Done {
+    pub(super) fn compare_view(&mut self, view: &View, volume: u32, (lba, sectors): (u64, u64)) -> Done {
         let mut bytes = vec![0xa5; (sectors * SECTOR_BYTES) as usize];
         if self.rng.chance(150) {
             self.medium.forbid_reads(true);

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bygone_store::{Error, Log};
+use bygone_store::{Error, Log, format::record::Header};
 
 use super::{Done, World, check};
-use crate::inspect;
+use crate::{inspect, oracle::Rec};
 
 /// The files that were hurt although a checksum covers all of them, and what became of them.
 type Hurt = BTreeMap<String, Option<Vec<u8>>>;
@@ -80,6 +80,7 @@ impl World {
         }
         self.damaged = false;
         self.hurt_unsealed = false;
+        self.suspects.clear();
 
         self.log = None;
         self.views.clear();
@@ -139,21 +140,38 @@ impl World {
 
     fn place_to_hurt(&mut self, bytes: &[u8]) -> usize {
         let len = bytes.len() as u64;
-        (match self.rng.below(4) {
-            0 => self.rng.below(len),
-            // Where headers are.
-            1 => {
-                let starts: Vec<usize> =
-                    (0..bytes.len()).step_by(8).filter(|&i| bytes[i..].starts_with(b"ByRe")).collect();
-                if starts.is_empty() {
-                    self.rng.below(len.min(64))
-                } else {
-                    (self.rng.pick(&starts) as u64 + self.rng.below(64)).min(len - 1)
+        let starts: Vec<usize> =
+            (0..bytes.len()).step_by(8).filter(|&i| bytes[i..].starts_with(b"ByRe")).collect();
+        let place = match self.rng.below(4) {
+            // Where headers are: mostly what a lookup believes.
+            0 | 1 if !starts.is_empty() => {
+                let start = self.rng.pick(&starts);
+                if let Some((header, _)) = Header::decode(&bytes[start..]) {
+                    self.suspects.push(header.seq);
                 }
+                let field = self.rng.pick(&[24, 24, 32, 36, 37, 44, 0]);
+                let field = if field == 0 { self.rng.below(64) } else { field };
+                start as u64 + field
             }
             2 => len - 1 - self.rng.below(len.min(300)),
             _ => self.rng.below(len),
-        }) as usize
+        };
+        place.min(len - 1) as usize
+    }
+
+    /// Reads just what the hurt records wrote.
+    fn look_at_suspects(&mut self) -> Done {
+        for seq in std::mem::take(&mut self.suspects) {
+            let Some((_, Rec::Block(block))) = self.oracle.record(seq.0).cloned() else { continue };
+            let volume = block.volume.0;
+            let Some(view) = self.view(volume, seq)? else { continue };
+            for _ in 0..4 {
+                let skip = self.rng.below(block.sectors);
+                let sectors = self.rng.within(1, block.sectors - skip).min(4096);
+                self.compare_view(&view, volume, (block.lba + skip, sectors))?;
+            }
+        }
+        Ok(())
     }
 
     fn look_at_damage(&mut self, hurt: &Hurt) -> Done {
@@ -195,6 +213,7 @@ impl World {
             );
         }
         let only_index = hurt.keys().all(|file| file.starts_with("index/"));
+        self.look_at_suspects()?;
         for _ in 0..4 {
             self.open_or_close()?;
             self.read_past()?;

@@ -4,6 +4,7 @@ use bygone_model::{BranchId, Event, Kind, Lba, Micros, SECTOR_BYTES, Sectors, Se
 use bygone_store::{
     Below, BlockWrite, Content, Error,
     catalog::{Change, Disk, Keeping},
+    format::record::{HEADER_BYTES, Header, Op},
 };
 
 use super::{Act, Done, World, check};
@@ -61,9 +62,54 @@ impl World {
             if self.rng.chance(100) {
                 volume = self.any_volume();
             }
-            blocks.push(self.block(volume));
+            let block = self.block(volume);
+            if let Some(content) = block.content
+                && self.rng.chance(30)
+            {
+                self.forge(content, block.sectors, blocks.len() as u64);
+            }
+            blocks.push(block);
         }
-        self.append_blocks(&blocks)
+        let before = self.oracle.head();
+        self.append_blocks(&blocks)?;
+        let failed = self.oracle.head() == before && !self.medium.is_dead() && !self.damaged;
+        if failed && blocks.len() > 1 && self.rng.chance(300) {
+            // It failed, but may be there. What comes instead of the first of them must not bring back the others.
+            let mut again = blocks[0].clone();
+            self.next_content += 1;
+            again.content = again.content.map(|_| self.next_content);
+            self.append_blocks(&[again])?;
+            if self.rng.chance(500) && !self.medium.is_dead() {
+                let power_cut = self.rng.chance(300);
+                return self.reopen(power_cut);
+            }
+        }
+        Ok(())
+    }
+
+    /// A content that looks like records which come next in the log, as a hostile target may write it.
+    fn forge(&mut self, content: u64, sectors: u64, before: u64) {
+        let mut bytes = vec![0; (sectors * SECTOR_BYTES) as usize];
+        let head = self.oracle.head().0 + 1 + before;
+        for (i, place) in bytes.chunks_exact_mut(HEADER_BYTES).enumerate() {
+            let header = Header {
+                seq: Seq(head + 1 + i as u64 % 3),
+                time: self.oracle.last_time(),
+                lba: Lba(0),
+                sectors: Sectors(8),
+                payload_bytes: 0,
+                subject: 0,
+                op: Op::Zero,
+                flags: 0,
+                previous: content as u32,
+                incarnation: self.life,
+                durable: Seq(head),
+            };
+            let mut forged = [0; HEADER_BYTES];
+            header.encode(&[0; 16], &[], &mut forged, &mut Vec::new());
+            place.copy_from_slice(&forged);
+        }
+        self.oracle.forge(content, bytes);
     }
 
     pub(super) fn append_blocks(&mut self, blocks: &[Block]) -> Done {

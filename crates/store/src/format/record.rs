@@ -6,7 +6,8 @@
 //! 48 previous header's crc u32 | 52 incarnation u32 | 56 durable seq u64
 //! 64 payload, padded to 8 | a crc u32 for each 4 KiB granule of the payload, padded to 8
 //! ```
-//! The header's crc covers bytes 8..64 and the granule checksums, so a header that is right vouches for its payload.
+//! The header's crc covers the log's id, bytes 8..64 and the granule checksums, so a header that is right vouches for its
+//! payload. The id is random and the target does not know it, so nothing that a target writes is taken for a record.
 //! A header names the one before it (`previous`), so what an earlier life of the file left behind is never
 //! taken for the log's continuation.
 
@@ -117,7 +118,13 @@ const fn pad8(n: usize) -> usize {
 
 impl Header {
     /// Encodes the header and the tail for `payload`; returns the header's crc, which the next record names.
-    pub fn encode(&self, payload: &[u8], header: &mut [u8; HEADER_BYTES], tail: &mut Vec<u8>) -> u32 {
+    pub fn encode(
+        &self,
+        log_id: &[u8; 16],
+        payload: &[u8],
+        header: &mut [u8; HEADER_BYTES],
+        tail: &mut Vec<u8>,
+    ) -> u32 {
         let tail_start = tail.len();
         tail.resize(tail_start + pad8(payload.len()) - payload.len(), 0);
         let crcs_start = tail.len();
@@ -141,13 +148,13 @@ impl Header {
         field(&self.previous.to_le_bytes());
         field(&self.incarnation.to_le_bytes());
         field(&self.durable.0.to_le_bytes());
-        let crc = header_crc(&header[8..], &tail[crcs_start..]);
+        let crc = header_crc(log_id, &header[8..], &tail[crcs_start..]);
         header[..4].copy_from_slice(&MAGIC.to_le_bytes());
         header[4..8].copy_from_slice(&crc.to_le_bytes());
         crc
     }
 
-    /// Decodes a header from its 64 bytes; its crc stays to be checked with [`Header::vouches_for`], as that needs
+    /// Decodes a header from its 64 bytes; its crc stays to be checked with [`header_crc`], as that needs
     /// the tail. `None`: there is no header here.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<(Header, u32)> {
@@ -204,10 +211,11 @@ impl Header {
     }
 }
 
-/// The crc of a header: over its bytes 8..64 and the granule checksums behind the payload.
+/// The crc of a header: over the log's id, its bytes 8..64 and the granule checksums behind the payload.
 #[must_use]
-pub fn header_crc(header_from_8: &[u8], granule_crcs: &[u8]) -> u32 {
+pub fn header_crc(log_id: &[u8; 16], header_from_8: &[u8], granule_crcs: &[u8]) -> u32 {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    digest.update(log_id);
     digest.update(header_from_8);
     digest.update(granule_crcs);
     u32::try_from(digest.finalize()).unwrap_or(u32::MAX)
@@ -226,12 +234,12 @@ pub enum Flaw {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check(bytes: &[u8]) -> Result<(Header, u32, &[u8]), Flaw> {
+pub fn check<'a>(log_id: &[u8; 16], bytes: &'a [u8]) -> Result<(Header, u32, &'a [u8]), Flaw> {
     let (header, crc) = Header::decode(bytes).ok_or(Flaw::Header)?;
     let payload_bytes = header.payload_bytes as usize;
     let crcs =
         bytes.get(granule_crc_offset(payload_bytes, 0)..record_bytes(payload_bytes)).ok_or(Flaw::Header)?;
-    if header_crc(&bytes[8..HEADER_BYTES], crcs) != crc {
+    if header_crc(log_id, &bytes[8..HEADER_BYTES], crcs) != crc {
         return Err(Flaw::Header);
     }
     let payload = &bytes[HEADER_BYTES..HEADER_BYTES + payload_bytes];
@@ -246,6 +254,8 @@ pub fn check(bytes: &[u8]) -> Result<(Header, u32, &[u8]), Flaw> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ID: [u8; 16] = *b"the id of a log!";
 
     fn encoded(payload: &[u8]) -> (Header, Vec<u8>) {
         let header = Header {
@@ -262,7 +272,7 @@ mod tests {
             durable: Seq(6),
         };
         let (mut head, mut tail) = ([0; HEADER_BYTES], Vec::new());
-        header.encode(payload, &mut head, &mut tail);
+        header.encode(&ID, payload, &mut head, &mut tail);
         (header, [&head[..], payload, &tail].concat())
     }
 
@@ -272,9 +282,15 @@ mod tests {
             let payload: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
             let (header, bytes) = encoded(&payload);
             assert_eq!(bytes.len() as u64, header.record_bytes());
-            let (back, _, content) = check(&bytes).unwrap();
+            let (back, _, content) = check(&ID, &bytes).unwrap();
             assert_eq!((back, content), (header, &payload[..]));
         }
+    }
+
+    #[test]
+    fn a_record_of_another_log_is_none() {
+        let (_, bytes) = encoded(&[5; 512]);
+        assert_eq!(check(&[0; 16], &bytes), Err(Flaw::Header));
     }
 
     #[test]
@@ -283,7 +299,7 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(check(&flipped).is_err(), "bit {bit}");
+            assert!(check(&ID, &flipped).is_err(), "bit {bit}");
         }
     }
 }

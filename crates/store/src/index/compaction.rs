@@ -299,6 +299,9 @@ impl Writer {
         let end = trailer.offset + u64::from(trailer.len_bytes);
         let padding = self.written + self.buffer.len() as u64 - end;
         self.buffer.truncate(self.buffer.len() - padding as usize);
+        self.flush()?;
+        // The trailer says that all before it is durable, so it comes after.
+        self.file.sync().map_err(|e| Error::io("syncing", &self.name, e))?;
         self.buffer.extend_from_slice(&trailer.encode());
         self.flush()?;
         self.file.sync().map_err(|e| Error::io("syncing", &self.name, e))

@@ -266,7 +266,7 @@ impl Sequencer {
                 durable: self.durable,
             };
             let mut bytes = [0; HEADER_BYTES];
-            chain = header.encode(record.payload, &mut bytes, &mut tails);
+            chain = header.encode(&self.log_id, record.payload, &mut bytes, &mut tails);
             heads.push(bytes);
             tail_ends.push(tails.len());
         }

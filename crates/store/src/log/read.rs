@@ -291,7 +291,7 @@ impl Log {
         if payload_bytes <= GRANULE_BYTES && got >= record_bytes(payload_bytes) {
             let crcs = &small[granule_crc_offset(payload_bytes, 0)..record_bytes(payload_bytes)];
             let payload = &small[HEADER_BYTES..HEADER_BYTES + payload_bytes];
-            if header_crc(&small[8..HEADER_BYTES], crcs) != crc {
+            if header_crc(&self.id, &small[8..HEADER_BYTES], crcs) != crc {
                 return Err(damaged(0, Damage::Checksum));
             }
             if crc32c(payload).to_le_bytes() != crcs[..4] {
@@ -309,7 +309,7 @@ impl Log {
         if read(&mut crcs, start + granule_crc_offset(payload_bytes, 0) as u64).map_err(io)? != crcs.len() {
             return Err(damaged(0, Damage::Truncated));
         }
-        if header_crc(&small[8..HEADER_BYTES], &crcs) != crc {
+        if header_crc(&self.id, &small[8..HEADER_BYTES], &crcs) != crc {
             return Err(damaged(0, Damage::Checksum));
         }
         let crcs = &crcs[first * 4..end * 4];

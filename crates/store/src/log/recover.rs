@@ -59,14 +59,35 @@ impl Log {
     /// # Errors
     /// When there is none, it is of a newer version, or it cannot be read or written. Damage is no error; see
     /// [`Log::damage_at_open`].
+    #[expect(clippy::needless_pass_by_value, reason = "as `make`; a log keeps them")]
     pub fn open(dir: Arc<dyn Dir>, clock: Arc<dyn Clock>, options: LogOptions) -> Result<Arc<Log>> {
+        // Each time round there is one index file less, and what it held is made from the log again.
+        let mut damage = Vec::new();
+        loop {
+            match Log::open_once(&dir, &clock, &options, damage.clone()) {
+                Err(Error::Damaged { place, damage: what })
+                    if place.file.starts_with(checkpoint::folder()) && dir.remove(&place.file).is_ok() =>
+                {
+                    damage.push((place, what));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn open_once(
+        dir: &Arc<dyn Dir>,
+        clock: &Arc<dyn Clock>,
+        options: &LogOptions,
+        mut damage: Vec<(Place, Damage)>,
+    ) -> Result<Arc<Log>> {
+        let (dir, clock, options) = (dir.clone(), clock.clone(), options.clone());
         let numbers = segment_numbers(&*dir)?;
         let (Some(&oldest), Some(&newest)) = (numbers.first(), numbers.last()) else {
             return Err(Error::NoLog);
         };
         let id = find_id(&*dir, &numbers)?;
         let index = IndexFiles::new(dir.clone(), id, options.cache.clone())?;
-        let mut damage = Vec::new();
         let base = newest_checkpoint(&*dir, &index, &mut damage)?;
         let mut state = match &base {
             Some(base) => {
@@ -84,7 +105,7 @@ impl Log {
         state.damage = damage;
         let first = base.as_ref().and_then(|b| b.footer.segments.last()).map_or(oldest, |start| start.0);
         let mut base = base.map(Arc::new);
-        let survey = Survey::make(&*dir, (oldest, first, newest), state.head)?;
+        let survey = Survey::make(&*dir, id, (oldest, first, newest), state.head)?;
         survey.harden_newest_index(&*dir)?;
         state.unsealed = survey.unsealed_before(&*dir, first)?;
         let mut used = first.saturating_sub(1);
@@ -266,16 +287,30 @@ fn newest_checkpoint(
         }
     }
     if let Some(found) = &found {
-        // It may have been written by a life that did not live to make it durable.
+        // All but its trailer is durable; that may have been written by a life that did not live to make it so.
         let file = found.name.file_name();
-        let synced = dir.open(&file).and_then(|f| f.sync()).and_then(|()| dir.sync(checkpoint::folder()));
-        synced.map_err(|e| Error::io("syncing", &file, e))?;
+        harden_trailer(dir, &file).map_err(|e| Error::io("making durable", &file, e))?;
     }
     Ok(found)
 }
 
+fn harden_trailer(dir: &dyn Dir, name: &str) -> std::io::Result<()> {
+    let file = dir.open(name)?;
+    let at = file.len_bytes()?.saturating_sub(checkpoint::FRAME_BYTES as u64);
+    let mut trailer = [0; checkpoint::FRAME_BYTES];
+    read_exact_at(&*file, &mut trailer, at)?;
+    match file.write_at(&mut [IoSlice::new(&trailer)], at) {
+        // As in `write_again`.
+        Err(e) if e.kind() != std::io::ErrorKind::StorageFull => return Err(e),
+        _ => {}
+    }
+    file.sync()?;
+    dir.sync(checkpoint::folder())
+}
+
 /// What the segments say of each other, before any is taken in.
 struct Survey {
+    id: [u8; 16],
     /// The segments that follow the newest checkpoint or wait for their index, with their first seqs.
     firsts: Vec<(u32, Seq)>,
     /// The newest segment that has an index.
@@ -285,8 +320,13 @@ struct Survey {
 }
 
 impl Survey {
-    fn make(dir: &dyn Dir, (oldest, first, newest): (u32, u32, u32), covered: Seq) -> Result<Survey> {
-        let mut survey = Survey { firsts: Vec::new(), sealed: None, durable: covered };
+    fn make(
+        dir: &dyn Dir,
+        id: [u8; 16],
+        (oldest, first, newest): (u32, u32, u32),
+        covered: Seq,
+    ) -> Result<Survey> {
+        let mut survey = Survey { id, firsts: Vec::new(), sealed: None, durable: covered };
         let mut from = first;
         while from > oldest
             && let Some(file) = open_segment(dir, from - 1)?
@@ -309,7 +349,7 @@ impl Survey {
             }
             // What the first one says of itself it says when it is loaded.
             if unsealed > 0 && header.is_some() {
-                let scanned = scan::scan_records(&*file, number, header, scan::Context::NONE)?;
+                let scanned = scan::scan_records(&*file, number, header, scan::Context::of(id))?;
                 survey.durable = survey.durable.max(scanned.durable);
             }
             unsealed += 1;
@@ -319,7 +359,12 @@ impl Survey {
 
     fn context(&self, number: u32, expected: Seq) -> scan::Context {
         let next = self.firsts.iter().find(|(n, _)| *n > number);
-        scan::Context { expected, until: next.map_or(Seq::MAX, |(_, first)| *first), durable: self.durable }
+        scan::Context {
+            id: self.id,
+            expected,
+            until: next.map_or(Seq::MAX, |(_, first)| *first),
+            durable: self.durable,
+        }
     }
 
     /// Makes the newest index durable: the life that wrote it may not have lived to do so.
@@ -504,7 +549,7 @@ impl Recovered {
             // An earlier life of the log ended here, and what followed went elsewhere.
             return Ok(Loaded::Taken);
         }
-        self.take_marks(&*file, number, &scanned)?;
+        self.take_marks(&*file, survey.id, number, &scanned)?;
         let known = self.head;
         self.head = self.head.max(scanned.last_seq());
         self.last_time = scanned.index.times.last().copied().unwrap_or(self.last_time);
@@ -519,17 +564,18 @@ impl Recovered {
         Ok(Loaded::Taken)
     }
 
-    fn take_marks(&mut self, file: &dyn File, number: u32, scanned: &Scanned) -> Result<()> {
+    fn take_marks(&mut self, file: &dyn File, id: [u8; 16], number: u32, scanned: &Scanned) -> Result<()> {
         let known = self.head;
         for mark in scanned.index.marks.iter().filter(|mark| mark.seq > known && mark.op != Op::Flush) {
-            let (header, payload) = match scan::payload_at(file, number, u64::from(mark.offset), mark.seq) {
-                Ok(found) => found,
-                Err(Error::Damaged { place, damage }) => {
-                    self.damage.push((place, damage));
-                    continue;
-                }
-                Err(e) => return Err(e),
-            };
+            let (header, payload) =
+                match scan::payload_at(file, id, (number, u64::from(mark.offset)), mark.seq) {
+                    Ok(found) => found,
+                    Err(Error::Damaged { place, damage }) => {
+                        self.damage.push((place, damage));
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                };
             let understood = match mark.op {
                 Op::Event => serde_json::from_slice(&payload).map(|event| {
                     self.events.push(StoredEvent {

@@ -41,6 +41,8 @@ pub(super) struct Scanned {
 /// What the rest of the log says about a segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Context {
+    /// The log's id.
+    pub id: [u8; 16],
     /// The seq that its first record should have.
     pub expected: Seq,
     /// The next segment begins with this record; what this segment has from there on was never acknowledged.
@@ -51,7 +53,9 @@ pub(super) struct Context {
 
 impl Context {
     /// Nothing is known.
-    pub(super) const NONE: Context = Context { expected: Seq(1), until: Seq::MAX, durable: Seq::ZERO };
+    pub(super) fn of(id: [u8; 16]) -> Context {
+        Context { id, expected: Seq(1), until: Seq::MAX, durable: Seq::ZERO }
+    }
 }
 
 impl Scanned {
@@ -141,7 +145,7 @@ pub(super) fn scan_records(
         starts: Vec::new(),
         durable: Seq::ZERO,
     };
-    let mut window = Window::new(file, segment::file_name(number));
+    let mut window = Window::new(file, segment::file_name(number), context.id);
     // Without a header the first record is believed about what comes before it.
     let mut chain = header.map(|h| h.1);
     let mut incarnation = header.map(|h| h.0.incarnation);
@@ -248,13 +252,14 @@ fn resync(
 struct Window<'a> {
     file: &'a dyn File,
     name: String,
+    id: [u8; 16],
     start: u64,
     bytes: Vec<u8>,
 }
 
 impl<'a> Window<'a> {
-    fn new(file: &'a dyn File, name: String) -> Window<'a> {
-        Window { file, name, start: 0, bytes: Vec::new() }
+    fn new(file: &'a dyn File, name: String, id: [u8; 16]) -> Window<'a> {
+        Window { file, name, id, start: 0, bytes: Vec::new() }
     }
 
     /// The bytes from `at` on, as many of `len` as there are.
@@ -274,9 +279,10 @@ impl<'a> Window<'a> {
 
     /// The record at `at`: its header, the header's crc and, if the payload does not hold, which granule.
     fn record(&mut self, at: u64) -> Result<Option<(Header, u32, Option<usize>)>> {
+        let id = self.id;
         let Some((header, _)) = Header::decode(self.get(at, HEADER_BYTES)?) else { return Ok(None) };
         let bytes = self.get(at, record_bytes(header.payload_bytes as usize))?;
-        Ok(match record::check(bytes) {
+        Ok(match record::check(&id, bytes) {
             Ok((header, crc, _)) => Some((header, crc, None)),
             Err(record::Flaw::Payload(granule)) => {
                 Header::decode(bytes).map(|(header, crc)| (header, crc, Some(granule)))
@@ -303,14 +309,19 @@ impl<'a> Window<'a> {
 }
 
 /// Reads and checks the payload of the record at `offset`, which must be the record `seq`.
-pub(super) fn payload_at(file: &dyn File, number: u32, offset: u64, seq: Seq) -> Result<(Header, Vec<u8>)> {
+pub(super) fn payload_at(
+    file: &dyn File,
+    id: [u8; 16],
+    (number, offset): (u32, u64),
+    seq: Seq,
+) -> Result<(Header, Vec<u8>)> {
     let name = segment::file_name(number);
     let damaged = |damage| Error::damaged(&name, offset, damage);
-    let mut window = Window::new(file, name.clone());
+    let mut window = Window::new(file, name.clone(), id);
     let (header, _) =
         Header::decode(window.get(offset, HEADER_BYTES)?).ok_or_else(|| damaged(Damage::Magic))?;
     let bytes = window.get(offset, record_bytes(header.payload_bytes as usize))?;
-    match record::check(bytes) {
+    match record::check(&id, bytes) {
         Ok((header, _, payload)) if header.seq == seq => Ok((header, payload.to_vec())),
         Ok(_) => Err(damaged(Damage::Misplaced)),
         Err(_) => Err(damaged(Damage::Checksum)),

@@ -190,7 +190,7 @@ impl Log {
     /// The index of a segment that takes no more records; of one that lost it, made anew from the records.
     pub(super) fn segment_index(&self, number: u32) -> Result<segment::SegmentIndex> {
         let file = self.segment_file(number)?;
-        let scanned = scan::scan(&file, number, scan::Context::NONE)?;
+        let scanned = scan::scan(&file, number, scan::Context::of(self.id))?;
         match scanned.damage.first() {
             Some(&(offset, damage)) if !scanned.sealed => {
                 Err(Error::damaged(&segment::file_name(number), offset, damage))

@@ -118,7 +118,7 @@ impl Log {
         let index = if active { None } else { scan::sealed_index(&*file, number)? };
         let expected = index.as_ref().map_or(Seq(1), |index| index.first_seq);
         let durable = if active { self.durable_seq() } else { head };
-        let context = scan::Context { expected, durable, ..scan::Context::NONE };
+        let context = scan::Context { expected, durable, ..scan::Context::of(self.id) };
         let scanned = scan::scan_records(&*file, number, header, context)?;
         report.checked_bytes += file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
         for (offset, damage) in &scanned.damage {

@@ -1,0 +1,148 @@
+//! Damage and other versions: told, and never served (I5).
+
+use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
+use bygone_store::{Damage, Error, format::crc32c};
+
+use crate::world::{World, mark, write};
+
+const WRITES: u64 = 60;
+
+/// A log of several sealed segments and checkpoints, closed; its volume and last seq.
+fn some_history() -> (World, VolumeId, Seq) {
+    let (world, log, volume) = World::make(1024);
+    for i in 0..WRITES {
+        write(&log, volume, i % 12 * 20, 20, i + 1);
+        while log.maintain().unwrap() {}
+    }
+    log.event(BranchId(0), &Event::new(Kind::Point, "end")).unwrap();
+    let end = log.checkpoint().unwrap();
+    drop(log);
+    // What was not sealed yet is now.
+    drop(world.open());
+    (world, volume, end)
+}
+
+/// What the log says of every sector that was written, as of `end`.
+fn all_marks(world: &World, volume: VolumeId, end: Seq) -> Vec<bygone_store::Result<u64>> {
+    let log = world.open();
+    (0..240).map(|lba| mark(&log, volume, lba, end)).collect()
+}
+
+#[test]
+fn i5_flipped_bits_are_reported_and_never_served() {
+    let (world, volume, end) = some_history();
+    let sound: Vec<u64> = all_marks(&world, volume, end).into_iter().map(Result::unwrap).collect();
+    let mut reported = 0;
+    for path in world.files("log").into_iter().chain(world.files("index")) {
+        let bytes = std::fs::read(&path).unwrap();
+        for at in (3..bytes.len()).step_by(bytes.len() / 12 + 1) {
+            let mut rotten = bytes.clone();
+            rotten[at] ^= 0x10;
+            std::fs::write(&path, &rotten).unwrap();
+            for (lba, (got, sound)) in all_marks(&world, volume, end).into_iter().zip(&sound).enumerate() {
+                match got {
+                    Ok(mark) => {
+                        assert_eq!(mark, *sound, "sector {lba} after byte {at} of {}", path.display());
+                    }
+                    Err(Error::Damaged { .. }) => reported += 1,
+                    Err(e) => panic!("{e}"),
+                }
+            }
+            // Of the index all may have been made again.
+            let _ = std::fs::write(&path, &bytes);
+        }
+    }
+    assert!(reported > 100, "{reported}");
+}
+
+#[test]
+fn i5_verification_finds_a_flipped_bit_in_every_file() {
+    let (world, ..) = some_history();
+    let files: Vec<_> = world.files("log").into_iter().chain(world.files("index")).collect();
+    // The newest index file is made again without a word.
+    for path in &files[..files.len() - 1] {
+        let bytes = std::fs::read(path).unwrap();
+        let log = world.open();
+        assert!(log.verify(false, &mut |_, _| true).unwrap().damaged.is_empty());
+        let mut rotten = bytes.clone();
+        let middle = bytes.len() / 2;
+        rotten[middle] ^= 0x80;
+        std::fs::write(path, &rotten).unwrap();
+        let report = log.verify(true, &mut |_, _| true).unwrap();
+        assert!(
+            report.damaged.iter().any(|damaged| path.ends_with(&damaged.place.file)),
+            "{} is not in {report:?}",
+            path.display()
+        );
+        std::fs::write(path, &bytes).unwrap();
+    }
+}
+
+#[test]
+fn verification_misses_no_segment() {
+    let (world, ..) = some_history();
+    let segments = world.files("log");
+    std::fs::remove_file(&segments[0]).unwrap();
+    std::fs::remove_file(&segments[2]).unwrap();
+    let report = world.open().verify(false, &mut |_, _| true).unwrap();
+    assert_eq!(report.damaged.iter().filter(|d| d.damage == Damage::Missing).count(), 2);
+}
+
+#[test]
+fn cut_segments_are_told_from_whole_ones() {
+    let (world, volume, end) = some_history();
+    let sound: Vec<u64> = all_marks(&world, volume, end).into_iter().map(Result::unwrap).collect();
+    for path in world.files("log") {
+        let bytes = std::fs::read(&path).unwrap();
+        for len in [0, 100, 4096, bytes.len() / 2, bytes.len() - 1] {
+            let copy = World::copy_of(world.folder.path());
+            let at = copy.path("log").join(path.file_name().unwrap());
+            std::fs::write(&at, &bytes[..len]).unwrap();
+            for (got, sound) in all_marks(&copy, volume, end).into_iter().zip(&sound) {
+                match got {
+                    Ok(mark) => assert_eq!(mark, *sound),
+                    Err(Error::Damaged { .. }) => {}
+                    Err(e) => panic!("{e}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lost_index_is_made_again() {
+    let (world, volume, end) = some_history();
+    let sound: Vec<u64> = all_marks(&world, volume, end).into_iter().map(Result::unwrap).collect();
+    let names = world.files("index");
+    for lost in [&names[..], &names[..1], &names[1..2], &names[names.len() - 1..]] {
+        let copy = World::copy_of(world.folder.path());
+        for path in lost {
+            std::fs::remove_file(copy.path("index").join(path.file_name().unwrap())).unwrap();
+        }
+        let again: Vec<u64> = all_marks(&copy, volume, end).into_iter().map(Result::unwrap).collect();
+        assert_eq!(again, sound, "without {lost:?}");
+    }
+}
+
+/// Makes a header say another version, with a checksum that is right.
+fn set_version(path: &std::path::Path, header_bytes: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[8] = 99;
+    let crc = crc32c(&bytes[..header_bytes - 4]);
+    bytes[header_bytes - 4..header_bytes].copy_from_slice(&crc.to_le_bytes());
+    std::fs::write(path, &bytes).unwrap();
+}
+
+#[test]
+fn a_segment_of_a_newer_version_is_refused() {
+    let (world, ..) = some_history();
+    set_version(&world.files("log").pop().unwrap(), 4096);
+    assert!(matches!(world.try_open(), Err(Error::NewerVersion { found: 99, .. })));
+}
+
+#[test]
+fn a_checkpoint_of_a_newer_version_is_refused() {
+    let (world, ..) = some_history();
+    set_version(&world.files("index").pop().unwrap(), 64);
+    assert!(matches!(world.try_open(), Err(Error::NewerVersion { found: 99, .. })));
+}

@@ -1,0 +1,184 @@
+//! One test for each invariant of `ARCHITECTURE.md` that is the store's.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
+use bygone_model::{BranchId, Event, Kind, Lba, Sectors, Seq};
+use bygone_store::{Below, BlockWrite, Content, Error, Wait};
+
+use crate::world::{World, mark, sector, write};
+
+#[test]
+fn i1_acknowledged_write_survives_the_death_of_the_manager() {
+    let (world, log, volume) = World::make(1024);
+    let last = (0..100).fold(Seq(0), |_, i| write(&log, volume, i * 8, 8, i + 1));
+    // No flush, no farewell.
+    drop(log);
+    let log = world.open();
+    assert_eq!(log.head_seq(), last);
+    for i in 0..100 {
+        assert_eq!(mark(&log, volume, i * 8 + 3, last).unwrap(), i + 1);
+    }
+}
+
+#[test]
+fn i1_flush_says_up_to_where_the_log_is_durable() {
+    let (_world, log, volume) = World::make(1024);
+    let last = write(&log, volume, 0, 8, 1);
+    assert!(log.durable_seq() < last);
+    assert!(log.flush().unwrap() >= last);
+    assert!(log.durable_seq() >= last);
+}
+
+#[test]
+fn i2_a_log_cut_anywhere_is_a_prefix() {
+    let (world, log, volume) = World::make(1024);
+    let first = write(&log, volume, 0, 8, 1).0;
+    for i in 1..5 {
+        write(&log, volume, i * 8, 8, i + 1);
+    }
+    drop(log);
+    let newest = world.files("log").pop().unwrap();
+    let whole = std::fs::read(&newest).unwrap();
+    let mut heads = Vec::new();
+    for cut in (0..24 << 10).step_by(488) {
+        let copy = World::copy_of(world.folder.path());
+        let file = copy.path("log").join(newest.file_name().unwrap());
+        std::fs::write(&file, &whole[..cut.min(whole.len())]).unwrap();
+        let Ok(log) = copy.try_open() else {
+            assert!(cut < 4096, "only without its header is there no log");
+            continue;
+        };
+        let head = log.head_seq();
+        assert!(log.damage_at_open().is_empty(), "what was never flushed may be lost");
+        for i in 0..5 {
+            if head.0 >= first + i {
+                assert_eq!(mark(&log, volume, i * 8, head).unwrap(), i + 1);
+            } else if head.0 >= first {
+                assert_eq!(mark(&log, volume, i * 8, head).unwrap(), 0);
+            }
+        }
+        heads.push(head);
+    }
+    assert!(heads.is_sorted());
+    assert_eq!(heads.last(), Some(&Seq(first + 4)));
+}
+
+#[test]
+fn i2_one_order_for_writes_and_events() {
+    let (_world, log, volume) = World::make(1024);
+    let before = write(&log, volume, 0, 1, 1);
+    let event = log.event(BranchId(0), &Event::new(Kind::Package, "install nginx")).unwrap();
+    let after = write(&log, volume, 0, 1, 2);
+    assert!(before < event.first && event.last < after);
+    assert_eq!(mark(&log, volume, 0, event.last).unwrap(), 1);
+    assert_eq!(mark(&log, volume, 0, after).unwrap(), 2);
+}
+
+#[test]
+fn i3_sealed_segments_and_checkpoints_are_never_changed() {
+    let (world, log, volume) = World::make(1024);
+    let mut seen: BTreeMap<std::path::PathBuf, Vec<u8>> = BTreeMap::new();
+    let mut log = Some(log);
+    for round in 0..6 {
+        let open = log.take().unwrap_or_else(|| world.open());
+        for i in 0..40 {
+            write(&open, volume, i % 16 * 8, 8, round * 100 + i + 1);
+        }
+        open.append(&[BlockWrite { volume, lba: Lba(64), content: Content::Trim(Sectors(64)), base: false }])
+            .unwrap();
+        while open.maintain().unwrap() {}
+        for (path, bytes) in &seen {
+            assert_eq!(&std::fs::read(path).unwrap(), bytes, "{} changed", path.display());
+        }
+        // All but the newest segment is sealed by now.
+        let mut segments = world.files("log");
+        segments.pop();
+        for path in segments.into_iter().chain(world.files("index")) {
+            let bytes = std::fs::read(&path).unwrap();
+            // One that is only prepared holds nothing yet.
+            if !bytes.is_empty()
+                && bytes.ends_with(&[0; 8]).then(|| path.extension() == Some("seg".as_ref())) != Some(true)
+            {
+                seen.insert(path, bytes);
+            }
+        }
+        open.flush().unwrap();
+    }
+    assert!(seen.len() > 10);
+}
+
+#[test]
+fn i4_failed_flush_poisons_the_log() {
+    let (world, log, volume) = World::make(1024);
+    write(&log, volume, 0, 1, 1);
+    world.syncs_fail.store(true, Ordering::Relaxed);
+    assert!(matches!(log.flush(), Err(Error::Io { .. })));
+    // The medium says the next time that all is well; it is not to be believed.
+    world.syncs_fail.store(false, Ordering::Relaxed);
+    assert!(log.is_poisoned());
+    assert!(matches!(log.flush(), Err(Error::Poisoned)));
+    assert!(matches!(log.maintain(), Err(Error::Poisoned)));
+    assert!(matches!(log.event(BranchId(0), &Event::new(Kind::Boot, "")), Err(Error::Poisoned)));
+    let data = sector(2);
+    let refused =
+        log.append(&[BlockWrite { volume, lba: Lba(0), content: Content::Data(&data), base: false }]);
+    assert!(matches!(refused, Err(Error::Poisoned)));
+}
+
+#[test]
+fn i4_failed_sync_while_sealing_poisons_the_log() {
+    let (world, log, volume) = World::make(1024);
+    for i in 0..20 {
+        write(&log, volume, i * 8, 8, i + 1);
+    }
+    world.syncs_fail.store(true, Ordering::Relaxed);
+    while let Ok(more) = log.maintain() {
+        assert!(more, "there are segments to seal");
+    }
+    world.syncs_fail.store(false, Ordering::Relaxed);
+    assert!(matches!(log.flush(), Err(Error::Poisoned)));
+}
+
+#[test]
+fn i8_open_checkpoints_are_bounded_however_long_history_is() {
+    let (_world, log, volume) = World::make(1024);
+    for i in 0..3000 {
+        write(&log, volume, i % 128 * 8, 1, i + 1);
+        if i % 20 == 0 {
+            while log.maintain().unwrap() {}
+        }
+    }
+    let head = log.head_seq();
+    for seq in (10..head.0).step_by(17) {
+        mark(&log, volume, 8, Seq(seq)).unwrap();
+    }
+    assert!(log.open_checkpoints() <= 16, "{} checkpoints are open", log.open_checkpoints());
+}
+
+#[test]
+fn i8_head_map_is_emptied_by_checkpoints() {
+    let (_world, log, volume) = World::make(1 << 20);
+    log.open_volume(volume, Below::Index, Seq::ZERO).unwrap();
+    for i in 0..2000 {
+        write(&log, volume, i * 16, 1, i + 1);
+        while log.maintain().unwrap() {}
+        assert!(log.head_runs(volume) <= 40, "{} runs", log.head_runs(volume));
+    }
+    let found = log.resolve_head(volume, Lba(16), Sectors(1), Wait::Yes).unwrap();
+    let mut bytes = sector(0);
+    log.read_fragment(&found[0], &mut bytes, Wait::Yes).unwrap();
+    assert_eq!(bytes, sector(2));
+}
+
+#[test]
+fn what_was_frozen_keeps_its_moment() {
+    let (_world, log, volume) = World::make(1024);
+    log.open_volume(volume, Below::Device, Seq::ZERO).unwrap();
+    let first = write(&log, volume, 0, 1, 1);
+    let (_, at) = log.freeze_head(volume).unwrap();
+    assert_eq!(at, first);
+    write(&log, volume, 8, 1, 2);
+    // The device did not take it; it comes again, without what was written since.
+    let (map, at) = log.freeze_head(volume).unwrap();
+    assert_eq!((map.len(), at), (1, first));
+}

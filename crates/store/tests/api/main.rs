@@ -1,0 +1,7 @@
+//! The store by its public face, with real files. What needs power cuts and failing media is in `bygone-sim`.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod damage;
+mod fixture;
+mod invariants;
+mod world;
