@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::{limits::PIECE_BYTES, socket::Socket, wire::request::Request};
+use super::{eager::Eager, limits::PIECE_BYTES, socket::Socket, wire::request::Request};
 
 /// The longest message that is received as a whole; longer ones go through in pieces.
 pub(crate) const MESSAGE_BYTES_MAX: usize = PIECE_BYTES + Request::BYTES;
@@ -20,11 +20,13 @@ pub(crate) struct Intake {
     buffer: Box<[u8]>,
     begin: usize,
     end: usize,
+    eager: Eager,
 }
 
 impl Intake {
     pub(crate) fn new() -> Self {
-        Self { buffer: vec![0; MESSAGE_BYTES_MAX + SLACK_BYTES].into_boxed_slice(), begin: 0, end: 0 }
+        let buffer = vec![0; MESSAGE_BYTES_MAX + SLACK_BYTES].into_boxed_slice();
+        Self { buffer, begin: 0, end: 0, eager: Eager::default() }
     }
 
     /// What was received and not consumed.
@@ -49,7 +51,7 @@ impl Intake {
             let exact = room.len().min(missing);
             socket.recv_full(room.get_mut(..exact).unwrap_or_default())?
         } else {
-            socket.recv(room)?
+            self.eager.receive(room, |buf| socket.recv_now(buf), |buf| socket.recv(buf))?
         };
         self.end += received;
         Ok(received > 0)

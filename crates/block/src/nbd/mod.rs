@@ -27,6 +27,7 @@ mod budget;
 #[doc(hidden)]
 pub mod command;
 mod connection;
+mod eager;
 mod exports;
 mod flusher;
 #[doc(hidden)]

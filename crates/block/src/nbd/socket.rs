@@ -81,6 +81,11 @@ impl Socket {
         Ok(self.receive(buf, RecvFlags::empty())?)
     }
 
+    /// Receives what there is already; `WouldBlock` if there is nothing.
+    pub(crate) fn recv_now(&self, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(self.receive(buf, RecvFlags::DONTWAIT)?)
+    }
+
     /// Receives until `buf` is full, or the end.
     pub(crate) fn recv_full(&self, buf: &mut [u8]) -> io::Result<usize> {
         Ok(self.receive(buf, RecvFlags::WAITALL)?)
