@@ -1,19 +1,17 @@
 //! Writing checkpoints, and merging index entries while doing so.
 //!
-//! Only index entries are ever merged; data stay where they were first written. Each stripe that changed gets a
-//! delta of what is new. Deltas are merged with older ones that are not much larger, so their sizes fall
-//! geometrically and their number stays logarithmic; once they outweigh the image below them, a new image is
-//! written and the next checkpoint starts from it. So what a read costs depends on neither the length of the
-//! history nor the moment.
+//! Only index entries are ever merged; data stay where they were first written. What becomes of one stripe is said in
+//! [`row`].
 
-use std::sync::Arc;
+mod row;
+
+use std::{io::IoSlice, sync::Arc};
 
 use bygone_model::{Micros, Seq, VolumeId};
-use std::io::IoSlice;
 
 use super::{
     checkpoint::{Checkpoint, IndexFiles},
-    tree::{self, PageRef, PageSink},
+    tree::{PageRef, PageSink},
 };
 use crate::{
     catalog::Catalog,
@@ -22,7 +20,6 @@ use crate::{
     format::{
         checkpoint::{
             self, Block, Footer, Name, Row, SegmentStart, StoredEvent, TABLE_STRIPES, Table, Tables, Trailer,
-            TreeRef,
         },
         crc32c,
         page::{PageEntry, STRIPE_SECTORS},
@@ -30,8 +27,6 @@ use crate::{
     },
 };
 
-/// A new image is written once the deltas hold this many versions, and half as many as the image.
-const IMAGE_ENTRIES_MIN: u32 = 512;
 /// Pages are collected up to this size before they are written.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -43,8 +38,10 @@ pub struct Contents {
     pub end: Seq,
     /// The time of that record.
     pub end_time: Micros,
-    /// Every version of `start .. end`, in any order.
-    pub entries: Vec<Entry>,
+    /// Every version of `start .. end`.
+    pub versions: Versions,
+    /// Merge about this many versions at a time: what bounds memory.
+    pub at_once: usize,
     /// The events of that span, in order.
     pub events: Vec<StoredEvent>,
     /// The segments of that span, in order.
@@ -55,7 +52,46 @@ pub struct Contents {
 
 impl std::fmt::Debug for Contents {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Contents({}..{}, {} entries)", self.start, self.end, self.entries.len())
+        write!(f, "Contents({}..{}, {} versions)", self.start, self.end, self.versions.0.len())
+    }
+}
+
+/// A version in its stripe of its volume.
+type Version = (VolumeId, u32, PageEntry);
+
+/// Versions, cut at stripe borders.
+#[derive(Default)]
+pub struct Versions(Vec<Version>);
+
+impl Versions {
+    fn add(&mut self, entry: &Entry) {
+        let (mut lba, end) = (entry.lba.0, entry.end().0);
+        while lba < end {
+            let stripe = lba / STRIPE_SECTORS;
+            let base = stripe * STRIPE_SECTORS;
+            let part_end = end.min(base + STRIPE_SECTORS);
+            let version = PageEntry {
+                lba: (lba - base) as u32,
+                sectors: (part_end - lba) as u32,
+                seq: entry.seq.0,
+                place: (entry.at.segment, entry.at.offset),
+            };
+            self.0.push((entry.volume, stripe as u32, version));
+            lba = part_end;
+        }
+    }
+
+    fn sort(&mut self) {
+        self.0.sort_unstable_by_key(|&(volume, stripe, version)| (volume, stripe, version.seq));
+    }
+}
+
+impl<'a> FromIterator<&'a Entry> for Versions {
+    fn from_iter<I: IntoIterator<Item = &'a Entry>>(entries: I) -> Versions {
+        let entries = entries.into_iter();
+        let mut versions = Versions(Vec::with_capacity(entries.size_hint().0));
+        entries.for_each(|entry| versions.add(entry));
+        versions
     }
 }
 
@@ -69,15 +105,16 @@ pub fn write(
     log_id: &[u8; 16],
     index: &IndexFiles,
     previous: Option<&Checkpoint>,
-    contents: &Contents,
+    mut contents: Contents,
 ) -> Result<Checkpoint> {
+    contents.versions.sort();
     let name = Name { number: index.next_number(), end: contents.end, end_time: contents.end_time };
     let file_name = name.file_name();
     remove_leftover(dir, &file_name)?;
     let file = dir.create(&file_name).map_err(|e| Error::io("making", &file_name, e))?;
     let mut out =
         Writer { file, name: file_name.clone(), number: name.number, buffer: Vec::new(), written: 0 };
-    let result = write_all(&mut out, log_id, index, previous, contents).and_then(|footer| {
+    let result = write_all(&mut out, log_id, index, previous, &contents).and_then(|footer| {
         dir.sync(checkpoint::folder()).map_err(|e| Error::io("syncing", checkpoint::folder(), e))?;
         Ok(footer)
     });
@@ -110,12 +147,11 @@ fn write_all(
 ) -> Result<Footer> {
     out.append(&checkpoint::encode_header(out.number, log_id))?;
     let mut volumes: Vec<(u32, Tables)> = previous.map(|p| p.footer.volumes.clone()).unwrap_or_default();
-    let versions = by_stripe(&contents.entries);
-    let mut rest = versions.as_slice();
+    let mut rest = contents.versions.0.as_slice();
     while let Some(&(volume, stripe, _)) = rest.first() {
         // One table at a time: all changed stripes that it covers.
         let table_index = stripe / TABLE_STRIPES;
-        let same = |v: &(VolumeId, u32, PageEntry)| v.0 == volume && v.1 / TABLE_STRIPES == table_index;
+        let same = |v: &Version| v.0 == volume && v.1 / TABLE_STRIPES == table_index;
         let (changed, later) = rest.split_at(rest.iter().position(|v| !same(v)).unwrap_or(rest.len()));
         rest = later;
         let at = match volumes.binary_search_by_key(&volume.0, |v| v.0) {
@@ -161,34 +197,11 @@ fn write_all(
     Ok(footer)
 }
 
-/// Cuts versions at stripe borders and sorts them by volume, stripe, seq.
-fn by_stripe(entries: &[Entry]) -> Vec<(VolumeId, u32, PageEntry)> {
-    let mut out = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let (mut lba, end) = (entry.lba.0, entry.end().0);
-        while lba < end {
-            let stripe = lba / STRIPE_SECTORS;
-            let base = stripe * STRIPE_SECTORS;
-            let part_end = end.min(base + STRIPE_SECTORS);
-            let version = PageEntry {
-                lba: (lba - base) as u32,
-                sectors: (part_end - lba) as u32,
-                seq: entry.seq.0,
-                place: (entry.at.segment, entry.at.offset),
-            };
-            out.push((entry.volume, stripe as u32, version));
-            lba = part_end;
-        }
-    }
-    out.sort_unstable_by_key(|&(volume, stripe, version)| (volume, stripe, version.seq));
-    out
-}
-
 fn update_table(
     out: &mut Writer,
     index: &IndexFiles,
     old: &Table,
-    mut changed: &[(VolumeId, u32, PageEntry)],
+    mut changed: &[Version],
     contents: &Contents,
 ) -> Result<Table> {
     let mut rows = Vec::with_capacity(old.rows.len() + 1);
@@ -202,7 +215,7 @@ fn update_table(
         }
         let before = old_rows.next_if(|row| row.stripe == stripe).map(start_of_next);
         let row = before.unwrap_or(Row { stripe, ..Row::default() });
-        rows.push(update_row(out, index, row, now.iter().map(|v| v.2).collect(), contents)?);
+        rows.push(row::update(out, index, row, now, contents)?);
     }
     rows.extend(old_rows.cloned());
     Ok(Table { rows })
@@ -214,57 +227,6 @@ fn start_of_next(row: &Row) -> Row {
         Some(image) => Row { stripe: row.stripe, deltas: Vec::new(), before: Some(image), after: None },
         None => row.clone(),
     }
-}
-
-fn update_row(
-    out: &mut Writer,
-    index: &IndexFiles,
-    mut row: Row,
-    mut new: Vec<PageEntry>,
-    contents: &Contents,
-) -> Result<Row> {
-    let (mut low, mut merged) = (contents.start, 0);
-    while let Some(older) = row.deltas.get(merged)
-        && u64::from(older.entries) <= 2 * new.len() as u64
-    {
-        tree::versions(index, older.root, &mut |version| new.push(*version))?;
-        low = older.low;
-        merged += 1;
-        new = tree::joined(new);
-    }
-    let entries = new.len() as u32;
-    if let Some(root) = tree::build_delta(out, &new)? {
-        row.deltas.splice(..merged, [TreeRef { root, entries, low, high: contents.end }]);
-    }
-    let in_deltas: u64 = row.deltas.iter().map(|delta| u64::from(delta.entries)).sum();
-    let in_image = row.before.map_or(0, |image| image.entries);
-    if in_deltas >= u64::from((in_image / 2).max(IMAGE_ENTRIES_MIN)) {
-        row.after = Some(write_image(out, index, &row, &new, contents.end)?);
-    }
-    Ok(row)
-}
-
-/// Writes the state of a stripe after all its deltas. `newest` are the versions of the newest delta, which is not
-/// readable yet.
-fn write_image(
-    out: &mut Writer,
-    index: &IndexFiles,
-    row: &Row,
-    newest: &[PageEntry],
-    end: Seq,
-) -> Result<TreeRef> {
-    let mut versions = Vec::new();
-    for older in row.before.iter().chain(row.deltas.iter().skip(1).rev()) {
-        tree::versions(index, older.root, &mut |version| versions.push(*version))?;
-    }
-    let mut versions = tree::joined(versions);
-    versions.extend_from_slice(newest);
-    let runs = tree::current_runs(&versions);
-    let entries = runs.len() as u32;
-    // There is at least one version, so there is at least one run.
-    let root =
-        tree::build_image(out, &runs)?.unwrap_or(PageRef { file: out.number, offset8: 0, len_bytes: 0 });
-    Ok(TreeRef { root, entries, low: end, high: end })
 }
 
 /// Writes a checkpoint file from front to back.

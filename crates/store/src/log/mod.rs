@@ -63,6 +63,13 @@ pub struct LogOptions {
 /// The memory for index pages unless told otherwise.
 pub const CACHE_BYTES: u64 = 48 << 20;
 
+impl LogOptions {
+    /// How many versions are merged at a time while a checkpoint is written: fewer than there are in memory anyway.
+    fn at_once(&self) -> usize {
+        self.checkpoint_entries / 2
+    }
+}
+
 impl Default for LogOptions {
     fn default() -> LogOptions {
         LogOptions {

@@ -119,8 +119,8 @@ impl Log {
             if state.entries >= options.checkpoint_entries {
                 // Only when checkpoints were lost; keeps memory bounded all the same.
                 state.seal_all()?;
-                let contents = state.contents(base.as_deref());
-                base = Some(Arc::new(compaction::write(&*dir, &id, &index, base.as_deref(), &contents)?));
+                let contents = state.contents(base.as_deref(), &options);
+                base = Some(Arc::new(compaction::write(&*dir, &id, &index, base.as_deref(), contents)?));
                 state.forget_recent();
             }
         }
@@ -595,12 +595,13 @@ impl Recovered {
         Ok(())
     }
 
-    fn contents(&self, base: Option<&Checkpoint>) -> Contents {
+    fn contents(&self, base: Option<&Checkpoint>, options: &LogOptions) -> Contents {
         Contents {
             start: base.map_or(Seq::ZERO, |b| b.footer.end),
             end: self.head,
             end_time: self.last_time,
-            entries: self.recent.iter().flat_map(|chunk| chunk.iter().copied()).collect(),
+            versions: self.recent.iter().flat_map(|chunk| chunk.iter()).collect(),
+            at_once: options.at_once(),
             events: self.events.clone(),
             segments: self.segments.clone(),
             catalog: self.catalog.clone(),

@@ -144,7 +144,8 @@ impl Log {
                 start,
                 end: sequencer.head,
                 end_time: sequencer.last_time,
-                entries: sequencer.recent().filter(|e| e.seq > start).copied().collect(),
+                versions: sequencer.recent().filter(|e| e.seq > start).collect(),
+                at_once: self.options.at_once(),
                 events: sequencer.events.clone(),
                 segments: sequencer.segments.clone(),
                 catalog: sequencer.catalog.clone(),
@@ -153,9 +154,8 @@ impl Log {
         };
         // An index must never know more than the log.
         self.flush_to(contents.end)?;
-        let made = compaction::write(&*self.dir, &self.id, &self.index, previous.as_deref(), &contents)?;
         let end = contents.end;
-        drop(contents);
+        let made = compaction::write(&*self.dir, &self.id, &self.index, previous.as_deref(), contents)?;
 
         let mut sequencer = self.sequencer();
         let mut heads = self.heads_mut();

@@ -161,7 +161,7 @@ impl Log {
                 for row in &table.rows {
                     for tree in row.deltas.iter().chain(&row.before).chain(&row.after).filter(own) {
                         let fresh = FreshPages(self, std::cell::Cell::new(0));
-                        let result = tree::versions(&fresh, tree.root, &mut |_| {});
+                        let result = tree::versions(&fresh, tree.root, &(0..u32::MAX), &mut |_| {});
                         report.checked_bytes += fresh.1.get();
                         report.note(result)?;
                     }

@@ -1,10 +1,10 @@
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::BTreeSet};
 
 use bygone_model::{Lba, Sectors};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Error, error::Damage};
+use crate::{Error, error::Damage, format::page};
 
 #[derive(Default)]
 struct Memory(RefCell<Vec<u8>>);
@@ -32,6 +32,20 @@ impl PageSource for Memory {
     }
 }
 
+fn build_delta(memory: &mut Memory, versions: &[PageEntry]) -> PageRef {
+    built_of(memory, &slices(&BTreeSet::new()), versions)
+}
+
+/// A delta built slice by slice.
+fn built_of(memory: &mut Memory, slices: &[Range<u32>], versions: &[PageEntry]) -> PageRef {
+    let mut builder = DeltaBuilder::default();
+    for slice in slices {
+        let inside: Vec<_> = versions.iter().filter_map(|v| clipped(v, slice)).collect();
+        builder.slice(memory, slice, &inside).unwrap();
+    }
+    builder.finish(memory).unwrap().unwrap()
+}
+
 fn version(lba: u32, sectors: u32, seq: u64) -> PageEntry {
     PageEntry { lba, sectors, seq, place: (1, seq as u32 * 8) }
 }
@@ -57,29 +71,43 @@ fn check(memory: &Memory, root: PageRef, versions: &[PageEntry], first: u32, sec
     assert_eq!(at, u64::from(first) + u64::from(sectors));
 }
 
+fn slices(borders: &BTreeSet<u32>) -> Vec<Range<u32>> {
+    let firsts = std::iter::once(0).chain(borders.iter().copied());
+    firsts.zip(borders.iter().copied().chain([STRIPE_SECTORS as u32])).map(|(a, b)| a..b).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn a_delta_answers_for_every_moment(
         writes in prop::collection::vec((0..600_u32, prop_oneof![8 => 1..16_u32, 1 => 1..600_u32]), 1..1500),
         asks in prop::collection::vec((0..600_u32, 1..64_u32, 0..1600_u64), 30),
+        borders in prop::collection::btree_set(1..700_u32, 0..4),
     ) {
         let versions: Vec<_> = writes.iter().enumerate().map(|(i, &(lba, n))| version(lba, n, i as u64 + 1)).collect();
         let mut memory = Memory::default();
-        let root = build_delta(&mut memory, &versions).unwrap().unwrap();
+        let root = built_of(&mut memory, &slices(&borders), &versions);
         for (first, sectors, seq) in asks {
             check(&memory, root, &versions, first, sectors, seq);
         }
     }
 
     #[test]
-    fn joined_versions_are_the_original_ones(writes in prop::collection::vec((0..600_u32, 1..100_u32), 1..900)) {
+    fn joined_versions_are_the_original_ones(
+        writes in prop::collection::vec((0..600_u32, 1..100_u32), 1..900),
+        borders in prop::collection::btree_set(1..700_u32, 0..4),
+        within in (0..600_u32, 1..700_u32),
+    ) {
         let originals: Vec<_> = writes.iter().enumerate().map(|(i, &(lba, n))| version(lba, n, i as u64 + 1)).collect();
         let mut memory = Memory::default();
-        let root = build_delta(&mut memory, &originals).unwrap().unwrap();
-        let mut pieces = Vec::new();
-        versions(&memory, root, &mut |e| pieces.push(*e)).unwrap();
-        prop_assert_eq!(joined(pieces), originals);
+        let root = built_of(&mut memory, &slices(&borders), &originals);
+        let all = 0..STRIPE_SECTORS as u32;
+        for within in [all, within.0..within.0 + within.1] {
+            let mut pieces = Vec::new();
+            versions(&memory, root, &within, &mut |e| pieces.push(e)).unwrap();
+            let expected: Vec<_> = originals.iter().filter_map(|v| clipped(v, &within)).collect();
+            prop_assert_eq!(joined(pieces), expected);
+        }
     }
 }
 
@@ -87,7 +115,13 @@ proptest! {
 fn an_image_finds_every_run_and_no_gap() {
     let runs: Vec<_> = (0..5000_u32).map(|i| version(i * 16, 8, u64::from(i) % 77 + 1)).collect();
     let mut memory = Memory::default();
-    let root = build_image(&mut memory, &runs).unwrap().unwrap();
+    let mut builder = ImageBuilder::default();
+    for part in runs.chunks(777) {
+        builder.add(&mut memory, part).unwrap();
+    }
+    let (root, count) = builder.finish(&mut memory).unwrap();
+    assert_eq!(count, 5000);
+    let root = root.unwrap();
     for first in (0..80_000).step_by(997) {
         check(&memory, root, &runs, first, 50, 1000);
     }
@@ -102,7 +136,7 @@ fn hostile_interleaving_of_trims_and_writes_costs_pages_in_proportion() {
         versions.push(version(0, STRIPE_SECTORS as u32, seq + 1));
     }
     let mut memory = Memory::default();
-    let root = build_delta(&mut memory, &versions).unwrap().unwrap();
+    let root = build_delta(&mut memory, &versions);
     let bytes = memory.0.borrow().len();
     assert!(bytes < versions.len() * 24 * 4, "{bytes} bytes for {} versions", versions.len());
     check(&memory, root, &versions, 7919 * 5, 8, 11);
@@ -113,7 +147,7 @@ fn hostile_interleaving_of_trims_and_writes_costs_pages_in_proportion() {
 fn one_hot_block_rewritten_often_stays_cheap_to_read() {
     let versions: Vec<_> = (1..=50_000).map(|seq| version(64, 8, seq)).collect();
     let mut memory = Memory::default();
-    let root = build_delta(&mut memory, &versions).unwrap().unwrap();
+    let root = build_delta(&mut memory, &versions);
     let pages = std::cell::Cell::new(0);
     struct Counting<'a>(&'a Memory, &'a std::cell::Cell<u32>);
     impl PageSource for Counting<'_> {

@@ -1,0 +1,362 @@
+//! Fills logs with history and measures what reading, marking and keeping it costs. `scripts/bench-history` runs it.
+//!
+//! - `history fill FOLDER DISK_GIB RANGE_GIB EPOCHS`: makes the log if there is none; writes every 4 KiB block of the first
+//!   RANGE_GIB of its first disk once, then EPOCHS times a random one of them, each followed by a flush.
+//! - `history compare A B`: reads random blocks of two such logs, in turn, as of their ends, and of B at other moments;
+//!   then marks a point and makes a branch in B.
+//! - `history scatter FOLDER DISK_GIB WRITES`: single sectors at random places, and what that takes of memory and space.
+//!
+//! While filling, nothing is made durable: the medium would take hours, and what is measured afterwards does not depend
+//! on it. The figures come as lines of JSON.
+
+use std::{
+    error::Error,
+    io::{self, IoSlice},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bygone_model::{BranchId, Event, Kind, Lba, SECTOR_BYTES, Sectors, Seq, VolumeId};
+use bygone_store::{
+    Below, BlockWrite, Content, Log, LogOptions, View, Wait,
+    catalog::{Disk, Keeping},
+    env::{Clock, Dir, File, RealDir, SystemClock},
+};
+
+type Done<T = ()> = Result<T, Box<dyn Error>>;
+
+const BLOCK_BYTES: u64 = 4096;
+const BLOCK_SECTORS: u64 = BLOCK_BYTES / SECTOR_BYTES;
+const DISK: VolumeId = VolumeId(0);
+
+fn main() -> Done {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
+        ["fill", folder, disk_gib, range_gib, epochs] => {
+            fill(Path::new(folder), disk_gib.parse()?, range_gib.parse()?, epochs.parse()?)
+        }
+        ["compare", a, b] => compare(Path::new(a), Path::new(b)),
+        ["scatter", folder, disk_gib, writes] => {
+            scatter(Path::new(folder), disk_gib.parse()?, writes.parse()?)
+        }
+        _ => Err("usage: history fill FOLDER DISK_GIB RANGE_GIB EPOCHS | compare A B | scatter FOLDER DISK_GIB WRITES".into()),
+    }
+}
+
+fn report(name: &str, value: f64, unit: &str) {
+    println!("{}", serde_json::json!({ "name": name, "value": value, "unit": unit }));
+}
+
+/// Numbers that look random (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    }
+}
+
+fn open(folder: &Path, disk_gib: u64, durable: bool) -> Done<(Arc<Log>, Arc<AtomicBool>)> {
+    let durable = Arc::new(AtomicBool::new(durable));
+    let dir = Arc::new(Lazy { inner: RealDir::new(folder), durable: durable.clone() });
+    let clock = Arc::new(SystemClock::new());
+    if folder.join("log").exists() {
+        return Ok((Log::open(dir, clock, LogOptions::default())?, durable));
+    }
+    let log = Log::make(dir, clock, LogOptions::default(), *b"a log to measure")?;
+    let sectors = Sectors::of_bytes(disk_gib << 30);
+    log.add_disk(&Disk { name: "vda".into(), sectors, block_bytes: 512, keeping: Keeping::Store })?;
+    Ok((log, durable))
+}
+
+/// Does the upkeep that is due, as a manager's keeper would.
+fn keep(log: &Log) -> Done {
+    while log.maintain()? {}
+    Ok(())
+}
+
+fn fill(folder: &Path, disk_gib: u64, range_gib: u64, epochs: u64) -> Done {
+    let (log, durable) = open(folder, disk_gib, false)?;
+    log.open_volume(DISK, Below::Index, Seq::ZERO)?;
+    let blocks = (range_gib << 30) / BLOCK_BYTES;
+    let block = [0xb5_u8; BLOCK_BYTES as usize];
+    let write = |block_number: u64| BlockWrite {
+        volume: DISK,
+        lba: Lba(block_number * BLOCK_SECTORS),
+        content: Content::Data(&block),
+        base: false,
+    };
+    // An odd step through a power of two meets each block once, in an order far from that of the disk.
+    for i in 0..blocks {
+        log.append(&[write(i.wrapping_mul(0x9e37_79b9) % blocks)])?;
+        if i % 64 == 0 {
+            keep(&log)?;
+        }
+    }
+    let mut random = Random(1);
+    for i in 0..epochs {
+        log.append(&[write(random.below(blocks))])?;
+        log.flush()?;
+        if i % 64 == 0 {
+            keep(&log)?;
+        }
+    }
+    log.checkpoint()?;
+    durable.store(true, Ordering::Relaxed);
+    log.flush()?;
+    Ok(())
+}
+
+/// One read's cost in nanoseconds, over `count` of them.
+fn read_nanos(view: &View, blocks: u64, count: u64, random: &mut Random) -> Done<f64> {
+    let mut buf = [0; BLOCK_BYTES as usize];
+    let watch = Watch::start();
+    for _ in 0..count {
+        view.read(Lba(random.below(blocks) * BLOCK_SECTORS), &mut buf, Wait::Yes)?;
+        if buf[0] != 0xb5 {
+            return Err("a block that was written reads as something else".into());
+        }
+    }
+    Ok(watch.micros() * 1e3 / count as f64)
+}
+
+/// Measures how long something takes.
+struct Watch(SystemClock);
+
+impl Watch {
+    fn start() -> Watch {
+        Watch(SystemClock::new())
+    }
+
+    fn micros(&self) -> f64 {
+        self.0.monotonic().0 as f64
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn compare(a: &Path, b: &Path) -> Done {
+    const ROUNDS: usize = 31;
+    const COLD: u64 = 500;
+    let whole = |log: &Log| -> Done<u64> {
+        // Only the part that was written: the first version of it is as long as the log of A.
+        Ok((log.head_seq().0 / 2).next_power_of_two().min(1 << 18))
+    };
+    let views = || -> Done<_> {
+        let (log_a, log_b) = (open(a, 1, true)?.0, open(b, 1, true)?.0);
+        let blocks = whole(&log_a)?;
+        let (end_a, end_b) = (log_a.head_seq(), log_b.head_seq());
+        let early = Seq(end_a.0.min(end_b.0));
+        let middle = Seq(early.0.midpoint(end_b.0));
+        let views = [
+            ("1 epoch", log_a.view(DISK, end_a)?),
+            ("the oldest", log_b.view(DISK, early)?),
+            ("the middle", log_b.view(DISK, middle)?),
+            ("the newest", log_b.view(DISK, end_b)?),
+        ];
+        Ok((log_b, blocks, views))
+    };
+    let mut random = Random(7);
+    let cold = drop_caches().is_ok();
+    let mut cold_nanos = [const { Vec::new() }; 4];
+    for _ in 0..if cold { 5 } else { 0 } {
+        // Opened anew, so that nothing is in our own cache either. Opening reads footers only.
+        let (_log, blocks, views) = views()?;
+        for (i, (_, view)) in views.iter().enumerate() {
+            drop_caches()?;
+            cold_nanos[i].push(read_nanos(view, blocks, COLD, &mut random)?);
+        }
+    }
+    let (log_b, blocks, views) = views()?;
+    for (_, view) in &views {
+        // All of it, so that the state of the caches is the same for each.
+        let mut buf = [0; BLOCK_BYTES as usize];
+        for block in 0..blocks {
+            view.read(Lba(block * BLOCK_SECTORS), &mut buf, Wait::Yes)?;
+        }
+    }
+    let mut hot_nanos = [const { Vec::new() }; 4];
+    for _ in 0..ROUNDS {
+        for (i, (_, view)) in views.iter().enumerate() {
+            hot_nanos[i].push(read_nanos(view, blocks, 5000, &mut random)?);
+        }
+    }
+    for (state, nanos) in [("cached", hot_nanos), ("not cached", cold_nanos)] {
+        if nanos[0].is_empty() {
+            continue;
+        }
+        let [one, rest @ ..] = nanos.map(median);
+        report(&format!("read at 1 epoch, {state}"), one / 1000.0, "us");
+        for (nanos, (name, _)) in rest.iter().zip(&views[1..]) {
+            report(&format!("read at {name} of many epochs, {state}"), nanos / one, "x");
+        }
+    }
+    drop(views);
+    mark(&log_b)
+}
+
+/// Points and branches, durable, while there is the whole history.
+fn mark(log: &Log) -> Done {
+    const EACH: u64 = 101;
+    let head = log.head_seq().0;
+    let (mut points, mut branches) = (Vec::new(), Vec::new());
+    for i in 0..EACH {
+        let watch = Watch::start();
+        log.event(BranchId(0), &Event::new(Kind::Point, format!("point {i}")))?;
+        log.flush()?;
+        points.push(watch.micros() / 1e3);
+        let watch = Watch::start();
+        log.add_branch(&format!("b{head}-{i}"), BranchId(0), Seq(head - i * head / (2 * EACH)))?;
+        branches.push(watch.micros() / 1e3);
+    }
+    for (name, mut values) in [("a point", points), ("a branch", branches)] {
+        values.sort_unstable_by(f64::total_cmp);
+        report(&format!("{name}, median"), values[values.len() / 2], "ms");
+        report(&format!("{name}, the slowest of {EACH}"), values[values.len() - 1], "ms");
+    }
+    Ok(())
+}
+
+fn scatter(folder: &Path, disk_gib: u64, writes: u64) -> Done {
+    const GROUP: u64 = 64;
+    let (log, _) = open(folder, disk_gib, false)?;
+    log.open_volume(DISK, Below::Index, Seq::ZERO)?;
+    let sectors = (disk_gib << 30) / SECTOR_BYTES;
+    let sector = [0xb5_u8; SECTOR_BYTES as usize];
+    let mut random = Random(3);
+    let mut group = Vec::new();
+    let watch = Watch::start();
+    let steps = 10;
+    for step in 1..=steps {
+        for _ in 0..writes / GROUP / steps {
+            group.clear();
+            group.extend((0..GROUP).map(|_| BlockWrite {
+                volume: DISK,
+                lba: Lba(random.below(sectors)),
+                content: Content::Data(&sector),
+                base: false,
+            }));
+            log.append(&group)?;
+            keep(&log)?;
+        }
+        log.flush()?;
+        report(&format!("memory after {} writes", writes / steps * step), peak_mib(), "MiB");
+    }
+    log.checkpoint()?;
+    report("filling", watch.micros() / 1e6, "s");
+    let head = log.head_seq();
+    let size = |part: &str| -> Done<u64> {
+        let files = std::fs::read_dir(folder.join(part))?;
+        Ok(files.map(|file| Ok(file?.metadata()?.len())).sum::<io::Result<u64>>()?)
+    };
+    let (log_bytes, index_bytes) = (size("log")? as f64, size("index")? as f64);
+    report("log for each sector written", log_bytes / writes as f64, "bytes");
+    report("checkpoints for each sector written", index_bytes / writes as f64, "bytes");
+    drop(log);
+
+    let watch = Watch::start();
+    let (log, _) = open(folder, disk_gib, true)?;
+    log.open_volume(DISK, Below::Index, Seq::ZERO)?;
+    report("opening it again", watch.micros() / 1e6, "s");
+    let mut buf = [0; BLOCK_BYTES as usize];
+    for part in 1..=4 {
+        let watch = Watch::start();
+        let view = log.view(DISK, Seq(head.0 * part / 4))?;
+        view.read(Lba(0), &mut buf, Wait::Yes)?;
+        report(&format!("first read at {part}/4 of the history"), watch.micros() / 1e3, "ms");
+        for _ in 0..20_000 {
+            let lba = random.below(sectors - BLOCK_SECTORS);
+            view.read(Lba(lba), &mut buf, Wait::Yes)?;
+        }
+    }
+    report("memory at most", peak_mib(), "MiB");
+    Ok(())
+}
+
+/// The most memory that this process ever had.
+fn peak_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok())
+        .map_or(0.0, |kib| kib / 1024.0)
+}
+
+fn drop_caches() -> io::Result<()> {
+    rustix::fs::sync();
+    std::fs::write("/proc/sys/vm/drop_caches", "3")
+}
+
+/// A folder that makes things durable only when told to.
+struct Lazy {
+    inner: RealDir,
+    durable: Arc<AtomicBool>,
+}
+
+impl Lazy {
+    fn wrap(&self, inner: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(LazyFile { inner, durable: self.durable.clone() })
+    }
+}
+
+impl Dir for Lazy {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.inner.create(name).map(|file| self.wrap(file))
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.inner.open(name).map(|file| self.wrap(file))
+    }
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.inner.list(folder)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+    fn sync(&self, folder: &str) -> io::Result<()> {
+        if self.durable.load(Ordering::Relaxed) { self.inner.sync(folder) } else { Ok(()) }
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.inner.free_bytes()
+    }
+}
+
+struct LazyFile {
+    inner: Arc<dyn File>,
+    durable: Arc<AtomicBool>,
+}
+
+impl File for LazyFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_at(buf, offset)
+    }
+    fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_cached_at(buf, offset)
+    }
+    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.inner.write_at(parts, offset)
+    }
+    fn sync(&self) -> io::Result<()> {
+        if self.durable.load(Ordering::Relaxed) { self.inner.sync() } else { Ok(()) }
+    }
+    fn len_bytes(&self) -> io::Result<u64> {
+        self.inner.len_bytes()
+    }
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.inner.set_len(len_bytes)
+    }
+    fn reserve(&self, len_bytes: u64) -> io::Result<()> {
+        self.inner.reserve(len_bytes)
+    }
+    fn prefetch(&self, offset: u64, len_bytes: u64) {
+        self.inner.prefetch(offset, len_bytes);
+    }
+}

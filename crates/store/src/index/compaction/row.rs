@@ -1,0 +1,124 @@
+//! One stripe in a new checkpoint.
+//!
+//! What is new becomes a delta. It is merged with older deltas that are not much larger, so their sizes fall
+//! geometrically and their number stays logarithmic; once they outweigh the image below them, a new image is
+//! written and the next checkpoint starts from it. So what a read costs depends on neither the length of the
+//! history nor the moment.
+//!
+//! This goes slice by slice of the stripe, so that memory stays bounded however scattered the writes were (I8).
+
+use std::{ops::Range, sync::Arc};
+
+use super::{Contents, Version, Writer};
+use crate::{
+    error::{Error, Result},
+    format::{
+        checkpoint::{Row, TreeRef},
+        page::{Page, PageEntry, STRIPE_SECTORS},
+    },
+    index::{
+        checkpoint::IndexFiles,
+        tree::{self, DeltaBuilder, ImageBuilder, PageRef, PageSink, PageSource},
+    },
+};
+
+/// A new image is written once the deltas hold this many versions, and half as many as the image.
+const IMAGE_ENTRIES_MIN: u64 = 512;
+
+/// Writes the trees of a stripe for the checkpoint of `contents`, of which `new` (in order of seq) are in this stripe, on
+/// top of `row`, which is where the checkpoint before ended.
+pub(super) fn update(
+    out: &mut Writer,
+    index: &IndexFiles,
+    mut row: Row,
+    new: &[Version],
+    contents: &Contents,
+) -> Result<Row> {
+    let (mut low, mut entries, mut merged) = (contents.start, new.len() as u64, 0);
+    while let Some(older) = row.deltas.get(merged)
+        && u64::from(older.entries) <= 2 * entries
+    {
+        entries += u64::from(older.entries);
+        low = older.low;
+        merged += 1;
+    }
+    let older: Vec<TreeRef> = row.deltas.drain(..merged).collect();
+    let kept: u64 = row.deltas.iter().map(|delta| u64::from(delta.entries)).sum();
+    let in_image = row.before.map_or(0, |image| u64::from(image.entries));
+    let image_is_due = entries + kept >= (in_image / 2).max(IMAGE_ENTRIES_MIN);
+
+    // What is below the new delta, oldest first.
+    let below: Vec<TreeRef> = row.before.iter().chain(row.deltas.iter().rev()).copied().collect();
+    let source = Unkept(index);
+    let mut delta = DeltaBuilder::default();
+    let mut image = ImageBuilder::default();
+    let read = if image_is_due { entries + kept + in_image } else { entries };
+    for slice in slices(read, contents.at_once) {
+        let mut versions = versions_of(&source, &older, &slice)?;
+        versions.extend(new.iter().filter_map(|version| tree::clipped(&version.2, &slice)));
+        let newest = tree::joined(versions);
+        delta.slice(out, &slice, &newest)?;
+        if image_is_due {
+            let mut versions = tree::joined(versions_of(&source, &below, &slice)?);
+            versions.extend(newest);
+            image.add(out, &tree::current_runs(&versions))?;
+        }
+    }
+    if let Some(root) = delta.finish(out)? {
+        let entries = u32::try_from(entries).unwrap_or(u32::MAX);
+        row.deltas.insert(0, TreeRef { root, entries, low, high: contents.end });
+    }
+    if image_is_due {
+        let (root, entries) = image.finish(out)?;
+        // There is at least one version, so there is at least one run.
+        let root = root.unwrap_or(PageRef { file: out.file(), offset8: 0, len_bytes: 0 });
+        row.after = Some(TreeRef { root, entries, low: contents.end, high: contents.end });
+    }
+    Ok(row)
+}
+
+/// Cuts a stripe into slices of equal width, each with about `at_once` of its versions if they are spread evenly.
+fn slices(versions: u64, at_once: usize) -> impl Iterator<Item = Range<u32>> {
+    let count = versions.div_ceil(at_once.max(1) as u64).clamp(1, STRIPE_SECTORS);
+    let border = move |i: u64| (STRIPE_SECTORS * i / count) as u32;
+    (0..count).map(move |i| border(i)..border(i + 1))
+}
+
+/// What trees have of a slice, in any order and in pieces.
+fn versions_of(source: &dyn PageSource, trees: &[TreeRef], slice: &Range<u32>) -> Result<Vec<PageEntry>> {
+    let mut versions = Vec::new();
+    for of in trees {
+        tree::versions(source, of.root, slice, &mut |version| versions.push(version))?;
+    }
+    Ok(versions)
+}
+
+/// Pages that are read once: they must not drive those out of the cache that readers need.
+struct Unkept<'a>(&'a IndexFiles);
+
+impl PageSource for Unkept<'_> {
+    fn page(&self, at: PageRef) -> Result<Arc<Page>> {
+        self.0.cached_page(at).map_or_else(|| self.0.read_page(at), Ok)
+    }
+    fn contradiction(&self, at: PageRef) -> Error {
+        self.0.contradiction(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i8_slices_tile_the_stripe_and_are_narrow_enough() {
+        for (versions, at_once) in [(0, 7), (1, 7), (7, 7), (8, 7), (1 << 20, 1 << 17), (1 << 23, 1), (9, 0)]
+        {
+            let slices: Vec<_> = slices(versions, at_once).collect();
+            assert_eq!(slices.first().map(|slice| slice.start), Some(0));
+            assert_eq!(slices.last().map(|slice| slice.end), Some(STRIPE_SECTORS as u32));
+            assert!(slices.windows(2).all(|pair| pair[0].end == pair[1].start && !pair[0].is_empty()));
+            let widest = slices.iter().map(|slice| slice.len() as u64).max().unwrap_or(0);
+            assert!((widest - 1) * versions <= at_once.max(1) as u64 * STRIPE_SECTORS || widest == 1);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Building trees, from the bottom up.
+//!
+//! Deltas are built by a sweep through the versions in order of seq, as in a multi-version B-tree (Becker et al.,
+//! 1996): a slice of the stripe is tiled by live pages; a page that is full is closed, and the versions that are still
+//! current are copied into one or two fresh pages that are valid from then on; a write that covers several pages
+//! closes them and begins one. Every page so has all that a lookup in its range and time needs, and the number of
+//! pages stays in proportion to the number of versions, whatever a hostile target writes. The levels
+//! above are built from the pages below in the very same way, with the whole stripe as one slice.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use super::{PageRef, clipped, current_runs};
+use crate::{
+    error::Result,
+    format::page::{self, PAGE_ENTRIES_MAX, PageEntry, STRIPE_SECTORS},
+};
+
+/// Takes encoded pages.
+pub trait PageSink {
+    /// The number of the file that they go to.
+    fn file(&self) -> u32;
+
+    /// Appends `bytes` (a multiple of 8) and says where they are.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    fn append(&mut self, bytes: &[u8]) -> Result<PageRef>;
+}
+
+/// Builds a delta tree of one stripe.
+#[derive(Debug, Default)]
+pub struct DeltaBuilder {
+    /// What points to the pages written so far.
+    below: Vec<PageEntry>,
+}
+
+impl DeltaBuilder {
+    /// Adds the versions of a slice of the stripe: sorted by seq, inside the slice. Versions with one seq must not
+    /// overlap, nor must slices.
+    ///
+    /// # Errors
+    /// When a page cannot be written.
+    pub fn slice(
+        &mut self,
+        sink: &mut dyn PageSink,
+        slice: &Range<u32>,
+        versions: &[PageEntry],
+    ) -> Result<()> {
+        sweep(sink, 0, slice, versions, &mut self.below)
+    }
+
+    /// Writes the levels above. `None` when there was no version.
+    ///
+    /// # Errors
+    /// When a page cannot be written.
+    pub fn finish(self, sink: &mut dyn PageSink) -> Result<Option<PageRef>> {
+        let mut level = 0;
+        let mut below = self.below;
+        while below.len() > 1 {
+            level += 1;
+            below.sort_unstable_by_key(|page| (page.seq, page.lba));
+            let mut pages = Vec::new();
+            sweep(sink, level, &(0..STRIPE_SECTORS as u32), &below, &mut pages)?;
+            below = pages;
+        }
+        Ok(below.first().map(|root| root_of(sink, root)))
+    }
+}
+
+/// Builds an image of one stripe.
+#[derive(Debug, Default)]
+pub struct ImageBuilder {
+    /// Runs for the next page.
+    waiting: Vec<PageEntry>,
+    /// What points to the pages written so far.
+    below: Vec<PageEntry>,
+    runs: u32,
+}
+
+impl ImageBuilder {
+    /// Adds runs that do not overlap, behind those before, in order of lba.
+    ///
+    /// # Errors
+    /// When a page cannot be written.
+    pub fn add(&mut self, sink: &mut dyn PageSink, runs: &[PageEntry]) -> Result<()> {
+        for run in runs {
+            self.waiting.push(*run);
+            if self.waiting.len() == PAGE_ENTRIES_MAX {
+                self.below.push(write_run_page(sink, 0, &self.waiting)?);
+                self.waiting.clear();
+            }
+        }
+        self.runs += runs.len() as u32;
+        Ok(())
+    }
+
+    /// Writes what is left; returns the root (`None` when there was no run) and the number of runs.
+    ///
+    /// # Errors
+    /// When a page cannot be written.
+    pub fn finish(mut self, sink: &mut dyn PageSink) -> Result<(Option<PageRef>, u32)> {
+        if !self.waiting.is_empty() {
+            self.below.push(write_run_page(sink, 0, &self.waiting)?);
+        }
+        let mut level = 0;
+        while self.below.len() > 1 {
+            level += 1;
+            let pages = self.below.chunks(PAGE_ENTRIES_MAX).map(|chunk| write_run_page(sink, level, chunk));
+            self.below = pages.collect::<Result<_>>()?;
+        }
+        Ok((self.below.first().map(|root| root_of(sink, root)), self.runs))
+    }
+}
+
+fn write_run_page(sink: &mut dyn PageSink, level: u8, runs: &[PageEntry]) -> Result<PageEntry> {
+    let range = runs.first().map_or(0, |e| e.lba)..runs.last().map_or(0, PageEntry::end);
+    write_page(sink, level, runs, &range, 0)
+}
+
+fn root_of(sink: &dyn PageSink, entry: &PageEntry) -> PageRef {
+    PageRef { file: sink.file(), offset8: entry.place.0, len_bytes: entry.place.1 }
+}
+
+/// Writes one page; returns the entry with which the level above points to it.
+fn write_page(
+    sink: &mut dyn PageSink,
+    level: u8,
+    entries: &[PageEntry],
+    range: &Range<u32>,
+    since: u64,
+) -> Result<PageEntry> {
+    let mut bytes = Vec::with_capacity(page::PAGE_BYTES_MAX);
+    page::encode(level, entries, sink.file(), &mut bytes);
+    let at = sink.append(&bytes)?;
+    let place = (at.offset8, at.len_bytes);
+    Ok(PageEntry { lba: range.start, sectors: range.end - range.start, seq: since, place })
+}
+
+/// A page that still takes versions. Its first sector is its key in the map.
+struct LivePage {
+    end: u32,
+    since: u64,
+    entries: Vec<PageEntry>,
+}
+
+/// One level of a slice of a delta tree: tiles `versions` into pages and adds the entries that point to them to `done`.
+fn sweep(
+    sink: &mut dyn PageSink,
+    level: u8,
+    slice: &Range<u32>,
+    versions: &[PageEntry],
+    done: &mut Vec<PageEntry>,
+) -> Result<()> {
+    let mut live = BTreeMap::new();
+    live.insert(slice.start, LivePage { end: slice.end, since: 0, entries: Vec::new() });
+    for version in versions {
+        let (first, end) = (version.lba, version.end());
+        let start = live.range(..=first).next_back().map_or(slice.start, |(&k, _)| k);
+        let touched: Vec<Range<u32>> = live.range(start..end).map(|(&k, p)| k..p.end).collect();
+        let is_whole = |page: &Range<u32>| first <= page.start && page.end <= end;
+        let whole: Vec<&Range<u32>> = touched.iter().filter(|page| is_whole(page)).collect();
+        let merged = whole.len() > 1;
+        if let (true, Some(first_page), Some(last_page)) = (merged, whole.first(), whole.last()) {
+            for page in &whole {
+                if let Some(old) = live.remove(&page.start) {
+                    close(sink, level, page.start, &old, version.seq, done)?;
+                }
+            }
+            let tile = first_page.start..last_page.end;
+            let entries = clipped(version, &tile).into_iter().collect();
+            live.insert(tile.start, LivePage { end: tile.end, since: version.seq, entries });
+        }
+        for tile in touched.iter().filter(|tile| !(merged && is_whole(tile))) {
+            let Some(page) = live.get_mut(&tile.start) else { continue };
+            page.entries.extend(clipped(version, tile));
+            if page.entries.len() == PAGE_ENTRIES_MAX
+                && let Some(full) = live.remove(&tile.start)
+            {
+                close(sink, level, tile.start, &full, version.seq.saturating_add(1), done)?;
+                renew(&mut live, tile.start, &full, version.seq.saturating_add(1));
+            }
+        }
+    }
+    for (first, page) in &live {
+        close(sink, level, *first, page, u64::MAX, done)?;
+    }
+    Ok(())
+}
+
+/// Writes a page that is complete, unless it is empty or was never valid.
+fn close(
+    sink: &mut dyn PageSink,
+    level: u8,
+    first: u32,
+    page: &LivePage,
+    until: u64,
+    done: &mut Vec<PageEntry>,
+) -> Result<()> {
+    if !page.entries.is_empty() && page.since < until {
+        done.push(write_page(sink, level, &page.entries, &(first..page.end), page.since)?);
+    }
+    Ok(())
+}
+
+/// Begins one or two pages with what is still current in a page that is full.
+fn renew(live: &mut BTreeMap<u32, LivePage>, first: u32, full: &LivePage, since: u64) {
+    let mut current = current_runs(&full.entries);
+    // A page begins at most half full, so that the next split is paid for by as many new versions.
+    if current.len() <= PAGE_ENTRIES_MAX / 2 {
+        current.sort_unstable_by_key(|e| (e.seq, e.lba));
+        live.insert(first, LivePage { end: full.end, since, entries: current });
+        return;
+    }
+    let mut upper = current.split_off(current.len() / 2);
+    let middle = upper.first().map_or(full.end, |e| e.lba);
+    current.sort_unstable_by_key(|e| (e.seq, e.lba));
+    upper.sort_unstable_by_key(|e| (e.seq, e.lba));
+    live.insert(first, LivePage { end: middle, since, entries: current });
+    live.insert(middle, LivePage { end: full.end, since, entries: upper });
+}
