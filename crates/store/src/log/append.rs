@@ -7,7 +7,7 @@ use std::{
 
 use bygone_model::{BranchId, Lba, Micros, Sectors, Seq, VolumeId};
 
-use super::{Events, Log, LogOptions};
+use super::{Events, Log, LogOptions, upkeep::Spare};
 use crate::{
     catalog::{Catalog, Change},
     env::{Clock, Dir, File},
@@ -131,8 +131,8 @@ pub(super) struct Sequencer {
     pub newest: u32,
     /// The crc that the next record names as its `previous`.
     pub chain: u32,
-    /// An empty file for the next segment, its name durable, its space reserved.
-    pub prepared: Option<(u32, Arc<dyn File>)>,
+    /// The file of the next segment.
+    pub spare: Arc<Spare>,
     pub full: Vec<Full>,
     /// Files with records that may not be durable yet, apart from the active one.
     pub unsynced: Vec<Arc<dyn File>>,
@@ -335,12 +335,10 @@ impl Sequencer {
             active.torn = false;
         }
         let number = self.newest + 1;
-        let file = match self.prepared.take() {
-            Some((prepared, file)) if prepared == number => file,
-            _ => super::upkeep::prepare(dir, options, number)?,
-        };
-        let (active, chain) =
-            begin(number, file, self.head.next(), time, self.catalog.incarnation, self.log_id)?;
+        let (incarnation, first) = (self.catalog.incarnation, self.head.next());
+        let (active, chain) = self
+            .spare
+            .take(dir, options, |file| begin(number, file, first, time, incarnation, self.log_id))?;
         self.newest = number;
         self.chain = chain;
         let Some(full) = self.active.replace(active) else { return Ok(()) };

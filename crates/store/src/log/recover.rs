@@ -175,7 +175,7 @@ impl Log {
             opened: false,
             newest,
             chain: 0,
-            prepared: None,
+            spare: upkeep::Spare::after(newest),
             full: state.unsealed.into_iter().map(|unsealed| unsealed.full).collect(),
             unsynced: Vec::new(),
             recent: state.recent,

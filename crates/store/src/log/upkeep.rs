@@ -3,7 +3,7 @@
 
 use std::{
     io::IoSlice,
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bygone_model::Seq;
@@ -19,8 +19,58 @@ use crate::{
 /// One thread at a time does upkeep.
 pub(super) struct Upkeep;
 
+/// The file of the segment after the newest. It is made and taken with the lock held: upkeep and a writer who both made it
+/// would take it away from one another, and what was written into it would have no name any more.
+///
+/// Locked after the sequencer, never before it.
+pub(super) struct Spare(Mutex<Next>);
+
+struct Next {
+    number: u32,
+    /// Its empty file, if it was made ahead.
+    file: Option<Arc<dyn File>>,
+}
+
+impl Spare {
+    /// None was made yet; `newest` is the newest segment that there is.
+    pub(super) fn after(newest: u32) -> Arc<Spare> {
+        Arc::new(Spare(Mutex::new(Next { number: newest + 1, file: None })))
+    }
+
+    fn next(&self) -> MutexGuard<'_, Next> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes it ahead; says whether it was not there yet.
+    fn make(&self, dir: &dyn Dir, options: &LogOptions) -> Result<bool> {
+        let mut next = self.next();
+        if next.file.is_some() {
+            return Ok(false);
+        }
+        next.file = Some(prepare(dir, options, next.number)?);
+        Ok(true)
+    }
+
+    /// Gives it, made now if need be, to `begin`. Only when that goes well it is used up.
+    pub(super) fn take<T>(
+        &self,
+        dir: &dyn Dir,
+        options: &LogOptions,
+        begin: impl FnOnce(Arc<dyn File>) -> Result<T>,
+    ) -> Result<T> {
+        let mut next = self.next();
+        let file = match next.file.take() {
+            Some(file) => file,
+            None => prepare(dir, options, next.number)?,
+        };
+        let begun = begin(file)?;
+        next.number += 1;
+        Ok(begun)
+    }
+}
+
 /// Makes the empty file of a segment: its name is durable and its space reserved before it is used.
-pub(super) fn prepare(dir: &dyn Dir, options: &LogOptions, number: u32) -> Result<Arc<dyn File>> {
+fn prepare(dir: &dyn Dir, options: &LogOptions, number: u32) -> Result<Arc<dyn File>> {
     let name = segment::file_name(number);
     match dir.remove(&name) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("removing", &name, e)),
@@ -80,21 +130,16 @@ impl Log {
 
     fn prepare_next(&self) -> Result<bool> {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = {
+        let spare = {
             let sequencer = self.sequencer();
             // Not before it is likely to be needed: many logs are idle.
             let used = sequencer.active.as_ref().is_some_and(|a| a.offset * 4 >= self.options.segment_bytes);
-            if sequencer.prepared.is_some() || !used {
+            if !used {
                 return Ok(false);
             }
-            sequencer.newest + 1
+            sequencer.spare.clone()
         };
-        let file = prepare(&*self.dir, &self.options, number)?;
-        let mut sequencer = self.sequencer();
-        if sequencer.newest + 1 == number && sequencer.prepared.is_none() {
-            sequencer.prepared = Some((number, file));
-        }
-        Ok(true)
+        spare.make(&*self.dir, &self.options)
     }
 
     fn seal_next(&self) -> Result<bool> {

@@ -118,7 +118,9 @@ impl Log {
         let index = if active { None } else { scan::sealed_index(&*file, number)? };
         let expected = index.as_ref().map_or(Seq(1), |index| index.first_seq);
         let durable = if active { self.durable_seq() } else { head };
-        let context = scan::Context { expected, durable, ..scan::Context::of(self.id) };
+        // Behind its last record there may be whole ones of a write that failed: they are nobody's.
+        let until = self.end_of_full(number).unwrap_or(Seq::MAX);
+        let context = scan::Context { expected, until, durable, ..scan::Context::of(self.id) };
         let scanned = scan::scan_records(&*file, number, header, context)?;
         report.checked_bytes += file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
         for (offset, damage) in &scanned.damage {
@@ -139,6 +141,13 @@ impl Log {
             _ if scanned.index.times.is_empty() => Ok(None),
             _ => Ok(Some((scanned.index.first_seq, scanned.last_seq()))),
         }
+    }
+
+    /// The seq behind the last record of a segment that waits for its index.
+    fn end_of_full(&self, number: u32) -> Option<Seq> {
+        let sequencer = self.sequencer();
+        let full = sequencer.full.iter().find(|full| full.number == number)?;
+        Some(Seq(full.first_seq.0 + full.times.len() as u64))
     }
 
     /// A segment that takes no more records and does not wait for its index should have one.

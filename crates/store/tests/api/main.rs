@@ -4,4 +4,5 @@
 mod damage;
 mod fixture;
 mod invariants;
+mod races;
 mod world;
