@@ -26,6 +26,7 @@ mod values;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{cli::Cli, session::Session};
 
@@ -34,10 +35,18 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(refusal) => return error::refuse(&refusal),
     };
+    raise_open_files();
     logging::start(&cli.global, matches!(cli.command, cli::Command::Serve(_)));
     let session = Session::new(cli.global);
     match commands::run(&session, &cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error::report(&session, &error),
     }
+}
+
+/// Each log keeps hundreds of files open. The usual soft limit is low for the sake of programs that use `select`.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // If it cannot be raised, what does not fit under it will say so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }

@@ -1,35 +1,26 @@
 //! A bounded number of open files.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use quick_cache::sync::Cache;
 
 use crate::{
     env::{Dir, File},
     error::{Damage, Error, Result},
 };
 
-const OPEN_FILES_MAX: usize = 128;
+/// With segments of 64 MiB, the most recently read 32 GiB of a log stay open.
+const OPEN_FILES_MAX: usize = 512;
 
-/// Keeps files open that are read again and again; closes those that were opened first.
+/// Keeps files open that are read again and again.
 pub(crate) struct FileCache {
     dir: Arc<dyn Dir>,
-    open: Mutex<Open>,
-}
-
-#[derive(Default)]
-struct Open {
-    files: FxHashMap<u32, Arc<dyn File>>,
-    /// In the order in which they were opened.
-    order: VecDeque<u32>,
+    open: Cache<u32, Arc<dyn File>>,
 }
 
 impl FileCache {
     pub(crate) fn new(dir: Arc<dyn Dir>) -> FileCache {
-        FileCache { dir, open: Mutex::default() }
+        FileCache { dir, open: Cache::new(OPEN_FILES_MAX) }
     }
 
     /// The file `number`, opened by the name that `name` gives if need be.
@@ -37,29 +28,15 @@ impl FileCache {
     /// # Errors
     /// Damage when it is missing; else what the medium says.
     pub(crate) fn get(&self, number: u32, name: impl FnOnce() -> Result<String>) -> Result<Arc<dyn File>> {
-        if let Some(file) = self.open.lock().unwrap_or_else(PoisonError::into_inner).files.get(&number) {
-            return Ok(file.clone());
+        if let Some(file) = self.open.get(&number) {
+            return Ok(file);
         }
         let name = name()?;
         let file = self.dir.open(&name).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::damaged(&name, 0, Damage::Missing),
             _ => Error::io("opening", &name, e),
         })?;
-        self.insert(number, file.clone());
+        self.open.insert(number, file.clone());
         Ok(file)
-    }
-
-    /// Keeps a file that is open already.
-    pub(crate) fn insert(&self, number: u32, file: Arc<dyn File>) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let Open { files, order } = &mut *open;
-        if files.insert(number, file).is_none() {
-            order.push_back(number);
-            if order.len() > OPEN_FILES_MAX
-                && let Some(oldest) = order.pop_front()
-            {
-                files.remove(&oldest);
-            }
-        }
     }
 }
