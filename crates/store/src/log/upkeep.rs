@@ -8,9 +8,12 @@ use std::{
 
 use bygone_model::Seq;
 
-use super::{Below, EVENTS_MAX, Log, LogOptions, append::Full};
+use super::{
+    Below, EVENTS_MAX, Log,
+    append::Full,
+    room::{self, CHECKPOINT_ENTRY_BYTES},
+};
 use crate::{
-    env::{Dir, File},
     error::{Error, Result},
     format::segment::{self, SegmentIndex},
     index::compaction::{self, Contents},
@@ -18,25 +21,6 @@ use crate::{
 
 /// One thread at a time does upkeep.
 pub(super) struct Upkeep;
-
-/// Makes the empty file of a segment: its name is durable and its space reserved before it is used.
-pub(super) fn prepare(dir: &dyn Dir, options: &LogOptions, number: u32) -> Result<Arc<dyn File>> {
-    let name = segment::file_name(number);
-    match dir.remove(&name) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("removing", &name, e)),
-        _ => {}
-    }
-    let file = dir.create(&name).map_err(|e| Error::io("making", &name, e))?;
-    let ready = file
-        .reserve(options.segment_bytes)
-        .map_err(|e| Error::io("reserving space for", &name, e))
-        .and_then(|()| dir.sync("log").map_err(|e| Error::io("syncing", "log", e)));
-    if let Err(e) = ready {
-        let _ = dir.remove(&name);
-        return Err(e);
-    }
-    Ok(file)
-}
 
 /// Gives a segment its index and makes that durable. Whoever calls has made the records durable: where there is an index,
 /// recovery believes it without looking at them.
@@ -66,7 +50,31 @@ impl Log {
     /// When the medium refuses. Nothing is lost, and calling again later is right, unless the log is poisoned (I4).
     pub fn maintain(&self) -> Result<bool> {
         self.check_poison()?;
-        Ok(self.prepare_next()? || self.seal_next()? || self.checkpoint_if_due()?)
+        self.keep_reserve();
+        // What finds no room does not keep the rest from being done: sealing a segment gives room back.
+        let mut refused = None;
+        for piece in [Log::prepare_next, Log::seal_next, Log::checkpoint_if_due] {
+            match piece(self) {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(e) => refused = refused.or(Some(e)),
+            }
+        }
+        refused.map_or(Ok(false), Err)
+    }
+
+    /// The last time that room was wanted for more writes, there was none.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.sequencer().starved
+    }
+
+    fn keep_reserve(&self) {
+        let mut sequencer = self.sequencer();
+        // A log that is only read gets no files.
+        if !sequencer.reserve_kept && sequencer.active.is_some() {
+            sequencer.reserve_kept = room::keep_reserve(&*self.dir, &self.options);
+        }
     }
 
     /// Upkeep lags so far behind that whoever writes should help with [`Log::maintain`].
@@ -80,17 +88,22 @@ impl Log {
 
     fn prepare_next(&self) -> Result<bool> {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = {
-            let sequencer = self.sequencer();
+        let (number, entries) = {
+            let mut sequencer = self.sequencer();
+            sequencer.grow(&*self.dir, &self.options)?;
             // Not before it is likely to be needed: many logs are idle.
             let used = sequencer.active.as_ref().is_some_and(|a| a.offset * 4 >= self.options.segment_bytes);
             if sequencer.prepared.is_some() || !used {
                 return Ok(false);
             }
-            sequencer.newest + 1
+            (sequencer.newest + 1, sequencer.recent_entries)
         };
-        let file = prepare(&*self.dir, &self.options, number)?;
+        let made = room::prepare(&*self.dir, &self.options, number, entries);
         let mut sequencer = self.sequencer();
+        if sequencer.prepared.is_none() {
+            sequencer.starved = matches!(made, Err(Error::Full { .. }));
+        }
+        let file = made?;
         if sequencer.newest + 1 == number && sequencer.prepared.is_none() {
             sequencer.prepared = Some((number, file));
         }
@@ -119,6 +132,11 @@ impl Log {
                 || sequencer.events.len() >= EVENTS_MAX
         };
         if due {
+            let wanted = self.sequencer().recent_entries as u64 * CHECKPOINT_ENTRY_BYTES;
+            if self.dir.free_bytes().is_ok_and(|free| free < wanted) {
+                // It comes back every second while the medium is full; half a checkpoint each time helps nobody.
+                return Err(Error::Full { name: "a checkpoint".to_owned() });
+            }
             self.checkpoint()?;
         }
         Ok(due)

@@ -3,5 +3,6 @@
 
 mod damage;
 mod fixture;
+mod full;
 mod invariants;
 mod world;
