@@ -205,10 +205,15 @@ impl Machine {
         let mut kept = Kept { branch: boot.branch, started };
         // Before QEMU starts: a manager that comes after this one must know on which branch it runs.
         places.make()?;
-        kept.save(target)?;
-        if let Err(e) = target.log.event(boot.branch, &event).and_then(|_| target.log.flush()) {
+        let noted = kept.save(target).and_then(|()| {
+            target.log.event(boot.branch, &event)?;
+            Ok(target.log.flush()?)
+        });
+        if let Err(e) = noted {
             let _ = fs::remove_file(kept_file(target));
-            return Err(e.into());
+            // Only if there is nothing in it.
+            let _ = fs::remove_dir(places.dir());
+            return Err(e);
         }
         *lock(&target.last_stop) = None;
         let (vm, reports) = match Vm::start(&qemu_path, &machine, &places) {

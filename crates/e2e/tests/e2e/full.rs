@@ -1,6 +1,10 @@
 //! A full file system under the store, or under a disk outside of it (I6).
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use serde_json::Value;
 
@@ -48,7 +52,7 @@ fn flood(world: &World, disk: &str, mib: u64) -> std::process::Child {
     for one in &commands {
         command.args(["-c", one]);
     }
-    command.stdout(std::process::Stdio::null()).spawn().expect("qemu-io; run scripts/setup")
+    command.stdout(Stdio::null()).spawn().expect("qemu-io; run scripts/setup")
 }
 
 fn problems(of: &Value) -> String {
@@ -157,6 +161,7 @@ fn a_manager_killed_while_the_store_is_full_is_back_while_it_is_full_and_loses_n
 fn a_target_that_waits_for_room_can_be_stopped_and_run_again() {
     let mut world = World::on_small_fs(400 * MIB);
     world.add_mini("m", "bygone.run=verified-io bygone.seconds=0 bygone.mib=32", &["vda=store:64M"]);
+    world.add_mini("new", "bygone.run=idle", &["vda=store:1M"]);
     world.serve();
     world.fs().leave(90 * MIB);
     world.ok(&["run", "m"]);
@@ -167,10 +172,28 @@ fn a_target_that_waits_for_room_can_be_stopped_and_run_again() {
     let status = world.json(&["status"]);
     assert_eq!(status["targets"][0]["state"], "stopped", "{status}");
     until("nobody waits", || (!problems(&world.json(&["status"])).contains("writes wait")).then_some(()));
+    // Without room for the few files that a machine needs it is not run, and nothing is left of the attempt.
+    world.fs().brim();
+    let before = tree(&world.store().join("run"));
+    let said = world.fails(1, &["run", "new"]);
+    assert!(said.contains("free space"), "{said}");
+    assert_eq!(tree(&world.store().join("run")), before);
+    assert!(world.json_lines(&["timeline", "new", "--kind", "boot"]).is_empty());
+    // With a little it is, and waits again; told to shut down it cannot, and says why.
+    world.fs().make_room();
+    world.fs().leave(8 * MIB);
+    world.ok(&["run", "m"]);
+    world.wait_console("m", "bygone-guest: ready");
+    wait_paused(&world);
+    let stop = world.run(&["stop", "m", "--deadline", "4"]);
+    let said = String::from_utf8_lossy(&stop.stderr).into_owned();
+    assert!(stop.status.success() && said.contains("its writes wait for room"), "{said}");
     world.fs().make_room();
     world.ok(&["run", "m"]);
-    until("a second life", || (world.console("m").matches("bygone-guest: ready").count() > 0).then_some(()));
-    world.ok(&["stop", "m"]);
+    world.wait_console("m", "ok ");
+    let stop = world.json(&["stop", "m"]);
+    assert_eq!(stop["details"]["by"], "the target", "{stop}");
+    assert!(world.console("m").contains("finished ok"), "{}", world.console("m"));
     world.ok(&["verify"]);
 }
 
@@ -188,6 +211,23 @@ fn tree(at: &Path) -> Vec<String> {
     }
     out.sort();
     out
+}
+
+/// A moment is served as NBD without room for anything.
+fn export_works(world: &World, wanted: &[u8]) {
+    let socket = world.path("e.sock");
+    let at = format!("unix:{}", socket.display());
+    let mut export =
+        world.command(&["export", "m@point:full", "--nbd", &at]).stdout(Stdio::null()).spawn().expect("runs");
+    until("the export", || std::os::unix::net::UnixStream::connect(&socket).ok());
+    let copy = world.path("e.raw");
+    let uri = format!("nbd+unix:///?socket={}", socket.display());
+    let copied = Command::new("qemu-img").args(["convert", "-O", "raw", &uri]).arg(&copy).status();
+    assert!(copied.expect("qemu-img").success());
+    let pid = rustix::process::Pid::from_child(&export);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("told to end");
+    assert!(export.wait().expect("ended").success());
+    assert!(fs::read(copy).expect("read") == wanted);
 }
 
 #[test]
@@ -248,6 +288,10 @@ fn commands_on_a_full_store_say_so_and_leave_nothing_behind() {
         assert!(fs::read(world.path(name)).expect("read") == wanted, "{name}");
     }
     assert_eq!(world.json(&["status"])["store"]["state"], "full");
+    world.fs().brim();
+    export_works(&world, &wanted);
+    let stopped = world.fails(1, &["stop", "m"]);
+    assert!(stopped.contains("not running"), "{stopped}");
     world.fs().make_room();
     for args in [
         &["compact"][..],
