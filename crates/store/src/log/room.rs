@@ -93,15 +93,35 @@ fn check_room(dir: &dyn Dir, options: &LogOptions, name: &str, entries: usize) -
     }
 }
 
-/// Makes the empty file of a segment: its name is durable and its space reserved before it is used.
+/// Makes the empty file of a segment: its name is durable and its space reserved before it is used. Whoever calls holds the
+/// sequencer, as for everything here that makes or removes the file of a segment: else it could be one that is in use by now.
 pub(super) fn prepare(
     dir: &dyn Dir,
     options: &LogOptions,
     number: u32,
     entries: usize,
 ) -> Result<Arc<dyn File>> {
-    check_room(dir, options, &segment::file_name(number), entries)?;
-    make(dir, number, options.segment_bytes)
+    let file = create(dir, options, number, entries)?;
+    ready(dir, file, number, options.segment_bytes)
+}
+
+/// The quick part of [`prepare`]: the file, if there is room for it.
+pub(super) fn create(
+    dir: &dyn Dir,
+    options: &LogOptions,
+    number: u32,
+    entries: usize,
+) -> Result<Arc<dyn File>> {
+    let name = segment::file_name(number);
+    check_room(dir, options, &name, entries)?;
+    create_anew(dir, &name)
+}
+
+/// The slow part of [`prepare`], which needs no sequencer.
+pub(super) fn reserve(dir: &dyn Dir, file: &dyn File, number: u32, bytes: u64) -> Result<()> {
+    file.reserve(bytes)
+        .map_err(|e| Error::io("reserving space for", &segment::file_name(number), e))
+        .and_then(|()| dir.sync("log").map_err(|e| Error::io("syncing", "log", e)))
 }
 
 /// Reserves the space of a whole segment for one that was begun small.
@@ -126,29 +146,31 @@ pub(super) fn prepare_small(
     give_up_reserve(dir);
     let mut bytes = reserve_bytes(dir, options).max(SMALL_BYTES_MIN);
     loop {
-        match make(dir, number, bytes) {
+        let made = create_anew(dir, &segment::file_name(number));
+        match made.and_then(|file| ready(dir, file, number, bytes)) {
             Err(Error::Full { .. }) if bytes / 2 >= SMALL_BYTES_MIN => bytes /= 2,
             made => return made.map(|file| (file, bytes)),
         }
     }
 }
 
-fn make(dir: &dyn Dir, number: u32, bytes: u64) -> Result<Arc<dyn File>> {
-    let name = segment::file_name(number);
-    match dir.remove(&name) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("removing", &name, e)),
+/// A file that was begun for this and not used is of no use.
+fn create_anew(dir: &dyn Dir, name: &str) -> Result<Arc<dyn File>> {
+    match dir.remove(name) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("removing", name, e)),
         _ => {}
     }
-    let file = dir.create(&name).map_err(|e| Error::io("making", &name, e))?;
-    let ready = file
-        .reserve(bytes)
-        .map_err(|e| Error::io("reserving space for", &name, e))
-        .and_then(|()| dir.sync("log").map_err(|e| Error::io("syncing", "log", e)));
-    if let Err(e) = ready {
-        let _ = dir.remove(&name);
-        return Err(e);
+    dir.create(name).map_err(|e| Error::io("making", name, e))
+}
+
+fn ready(dir: &dyn Dir, file: Arc<dyn File>, number: u32, bytes: u64) -> Result<Arc<dyn File>> {
+    match reserve(dir, &*file, number, bytes) {
+        Ok(()) => Ok(file),
+        Err(e) => {
+            let _ = dir.remove(&segment::file_name(number));
+            Err(e)
+        }
     }
-    Ok(file)
 }
 
 /// Fills the reserve up as far as there is room; says whether it is whole. It need not outlive a power cut.

@@ -88,7 +88,7 @@ impl Log {
 
     fn prepare_next(&self) -> Result<bool> {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let (number, entries) = {
+        let (number, file) = {
             let mut sequencer = self.sequencer();
             sequencer.grow(&*self.dir, &self.options)?;
             // Not before it is likely to be needed: many logs are idle.
@@ -96,17 +96,23 @@ impl Log {
             if sequencer.prepared.is_some() || !used {
                 return Ok(false);
             }
-            (sequencer.newest + 1, sequencer.recent_entries)
-        };
-        let made = room::prepare(&*self.dir, &self.options, number, entries);
-        let mut sequencer = self.sequencer();
-        if sequencer.prepared.is_none() {
+            let number = sequencer.newest + 1;
+            let made = room::create(&*self.dir, &self.options, number, sequencer.recent_entries);
             sequencer.starved = matches!(made, Err(Error::Full { .. }));
+            (number, made?)
+        };
+        let reserved = room::reserve(&*self.dir, &*file, number, self.options.segment_bytes);
+        let mut sequencer = self.sequencer();
+        if sequencer.newest + 1 != number || sequencer.prepared.is_some() {
+            // A write could not wait for it, and made the file itself.
+            return Ok(true);
         }
-        let file = made?;
-        if sequencer.newest + 1 == number && sequencer.prepared.is_none() {
-            sequencer.prepared = Some((number, file));
+        sequencer.starved = matches!(reserved, Err(Error::Full { .. }));
+        if reserved.is_err() {
+            let _ = self.dir.remove(&segment::file_name(number));
         }
+        reserved?;
+        sequencer.prepared = Some((number, file));
         Ok(true)
     }
 
