@@ -335,9 +335,14 @@ impl Manager {
             }
         }
         target.read_disks()?;
+        let mut told = false;
         while wait && target.is_busy() {
             if !answers.wanted() {
                 break;
+            }
+            if !told && target.is_paused() {
+                told = true;
+                answers.note("the store is full; the disk is read on as soon as there is room".to_owned());
             }
             let status = target.status()?;
             let tapped = || status.disks.iter().filter(|d| d.mode == "tap");

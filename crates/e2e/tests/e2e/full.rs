@@ -230,6 +230,23 @@ fn export_works(world: &World, wanted: &[u8]) {
     assert!(fs::read(copy).expect("read") == wanted);
 }
 
+/// One disk of two would look like all that was asked for.
+fn two_disks_come_together_or_not_at_all(world: &World, image: &Path) {
+    let import = |id: &str| format!("{id}=import:{}", image.display());
+    world.ok(&["target", "add", "two", "--disk", &import("vda"), "--disk", &import("vdb")]);
+    world.ok(&["status"]);
+    world.fs().leave(12 * MIB);
+    let folder = world.fs().path().join("both");
+    let said = world.fails(1, &["restore", "two", "--at", "now", "--to", &folder.display().to_string()]);
+    assert!(said.contains("free space") && !folder.exists(), "{said}");
+    // What a restore that was killed left behind is in nobody's way.
+    let to = world.path("vdb.raw");
+    fs::write(world.path("vdb.raw.bygone-part"), "half").expect("written");
+    world.ok(&["restore", "two", "--at", "now", "--disk", "vdb", "--to", &to.display().to_string()]);
+    assert!(fs::read(to).expect("read") == fs::read(image).expect("read"));
+    assert!(!world.path("vdb.raw.bygone-part").exists());
+}
+
 #[test]
 fn commands_on_a_full_store_say_so_and_leave_nothing_behind() {
     let world = World::on_small_fs(200 * MIB);
@@ -249,6 +266,7 @@ fn commands_on_a_full_store_say_so_and_leave_nothing_behind() {
     out_of_room(&["target", "add", "n", "--disk", "store:1G"]);
     out_of_room(&["target", "add", "n", "--disk", &format!("import:{}", image.display())]);
     out_of_room(&["target", "set", "m", "memory=2G"]);
+    out_of_room(&["compact"]);
     assert_eq!(tree(&world.store()), before, "something was left behind");
     let inside = world.fs().path().join("r.raw");
     out_of_room(&["restore", "m", "--at", "point:before", "--to", &text(&inside)]);
@@ -300,6 +318,7 @@ fn commands_on_a_full_store_say_so_and_leave_nothing_behind() {
     ] {
         world.ok(args);
     }
+    two_disks_come_together_or_not_at_all(&world, &image);
     world.ok(&["verify"]);
     assert_eq!(world.json_lines(&["points", "m"]).iter().filter(|p| p["kind"] == "point").count(), 2);
 }
