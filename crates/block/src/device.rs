@@ -95,6 +95,10 @@ pub enum IoError {
     /// There is no room, and the device is not configured to wait for it.
     #[error("no space left")]
     Full,
+    /// There is no room now: the same writes are to be made again after a while, for as long as somebody waits for them.
+    /// Front ends do that, because only they know whether anybody does.
+    #[error("no room now")]
+    Paused,
     /// The device is going away; a client that re-connects finds it again.
     #[error("the device is closing")]
     Closing,

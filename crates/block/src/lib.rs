@@ -17,4 +17,4 @@ pub use fault::{FaultDevice, Faults};
 pub use fuse::{FileExport, FuseError, serve_file};
 pub use log_device::{AsOfDevice, LogDevice, WhenFull};
 pub use raw::{OsDisk, RawDisk};
-pub use tap::{Reread, TapDevice, TapState};
+pub use tap::{DiskTrouble, Reread, TapDevice, TapState};

@@ -1,11 +1,13 @@
 //! A disk that is kept by the store: the present of a volume (store-only, V4, and converter, V1), and a volume as of a
 //! moment.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
-use std::time::Duration;
 
 use bygone_model::{Lba, SECTOR_BYTES, Sectors, VolumeId};
 use bygone_store::{Below, BlockWrite, Content, Error as StoreError, HeadFragment, Log, View, Wait};
@@ -16,7 +18,10 @@ use crate::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing};
 pub(crate) const RESOLVE_BYTES: u64 = 64 << 20;
 /// The store counts the sectors of one record in 32 bits.
 const ZERO_SECTORS_MAX: u64 = 1 << 31;
-const FULL_RETRY: Duration = Duration::from_millis(500);
+/// Writes that found no room are made again after this time.
+pub(crate) const PAUSE: Duration = Duration::from_millis(500);
+/// Nobody has made them again for this long: nobody waits any more.
+const PAUSE_OVER: Duration = PAUSE.saturating_mul(4);
 
 impl From<StoreError> for IoError {
     fn from(e: StoreError) -> IoError {
@@ -31,7 +36,8 @@ impl From<StoreError> for IoError {
 /// What a write does when the store has no room (I6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
-    /// It waits until there is room; the target stands still.
+    /// It is refused as [`IoError::Paused`]: whoever serves the device makes it again until there is room; the target stands
+    /// still.
     Pause,
     /// It fails with "no space left".
     Fail,
@@ -58,23 +64,39 @@ pub(crate) fn check_request(geometry: &Geometry, offset: u64, len_bytes: u64) ->
     }
 }
 
-/// Appends writes of one volume to the log; waits for room if it is to.
+/// Appends writes of one volume to the log.
 pub(crate) struct LogWriter {
     pub(crate) log: Arc<Log>,
     pub(crate) volume: VolumeId,
     when_full: WhenFull,
     closing: AtomicBool,
-    paused: AtomicBool,
+    /// When a write last found no room, and none was made since.
+    paused: Mutex<Option<Instant>>,
 }
 
 impl LogWriter {
     pub(crate) fn new(log: Arc<Log>, volume: VolumeId, when_full: WhenFull) -> LogWriter {
-        LogWriter { log, volume, when_full, closing: false.into(), paused: false.into() }
+        LogWriter { log, volume, when_full, closing: false.into(), paused: Mutex::default() }
     }
 
     /// A write waits for room in the store.
     pub(crate) fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Relaxed)
+        self.paused().is_some_and(|since| since.elapsed() < PAUSE_OVER)
+    }
+
+    fn paused(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There is no room, for this reason; says what becomes of the write.
+    pub(crate) fn pause(&self, why: IoError) -> IoError {
+        match self.when_full {
+            WhenFull::Pause => {
+                *self.paused() = Some(Instant::now());
+                IoError::Paused
+            }
+            WhenFull::Fail => why,
+        }
     }
 
     pub(crate) fn close(&self) {
@@ -121,20 +143,19 @@ impl LogWriter {
     }
 
     pub(crate) fn append(&self, writes: &[BlockWrite<'_>]) -> Result<(), IoError> {
-        loop {
-            if self.closing.load(Ordering::Acquire) {
-                return Err(IoError::Closing);
-            }
-            match self.log.append(writes) {
-                Err(StoreError::Full { .. }) if self.when_full == WhenFull::Pause => {
-                    // All writes of the batch are tried again: those that were done are done once more.
-                    self.paused.store(true, Ordering::Relaxed);
-                    std::thread::sleep(FULL_RETRY);
+        if self.closing.load(Ordering::Acquire) {
+            return Err(IoError::Closing);
+        }
+        match self.log.append(writes) {
+            Err(e @ StoreError::Full { .. }) => Err(self.pause(e.into())),
+            Err(e) => Err(e.into()),
+            Ok(_) => {
+                // Most of the time there is nothing to forget.
+                let mut paused = self.paused();
+                if paused.is_some() {
+                    *paused = None;
                 }
-                result => {
-                    self.paused.store(false, Ordering::Relaxed);
-                    return result.map(drop).map_err(IoError::from);
-                }
+                Ok(())
             }
         }
     }
@@ -175,7 +196,7 @@ impl LogDevice {
         self.writer.is_paused()
     }
 
-    /// Makes writes that wait for room give up, and refuses new ones.
+    /// Refuses writes from now on.
     pub fn close(&self) {
         self.writer.close();
     }

@@ -10,12 +10,12 @@
 //! it is taken over for the first time, it is read and compared with what the store believes ([`TapDevice::reread`]).
 
 use std::{
-    io::IoSlice,
+    io::{ErrorKind, IoSlice},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bygone_model::{Details, Lba, SECTOR_BYTES, Sectors, Seq, VolumeId};
@@ -23,11 +23,12 @@ use bygone_store::{
     Below, BlockWrite, Content, Log, View, Wait,
     catalog::TapMark,
     env::{File, read_exact_at},
+    index::head::HeadMap,
 };
 
 use crate::{
     BlockDevice, Extent, Geometry, IoError, Reading, Writing,
-    log_device::{LogWriter, RESOLVE_BYTES, WhenFull, check_request, wait_of},
+    log_device::{LogWriter, PAUSE, RESOLVE_BYTES, WhenFull, check_request, wait_of},
     raw::RawDisk,
 };
 
@@ -73,16 +74,36 @@ pub struct TapDevice {
     wake: Mutex<bool>,
     waking: Condvar,
     closing: AtomicBool,
-    failed: AtomicBool,
+    /// What the disk said when it last refused something.
+    failure: Mutex<Option<Failure>>,
     /// The store has all of the disk.
     complete: AtomicBool,
     reread_bytes: AtomicU64,
+}
+
+/// The disk below refuses what is carried to it.
+#[derive(Clone, Debug)]
+struct Failure {
+    full: bool,
+    why: String,
+    at: Instant,
+}
+
+/// Why the disk below takes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiskTrouble {
+    /// There is no room on the file system that holds it.
+    Full,
+    /// Something else, in words.
+    Failed(String),
 }
 
 #[derive(Default)]
 struct Destaging {
     /// Bytes destaged since the last mark.
     bytes: u64,
+    /// The run that the disk refused; it is tried first the next time, so that trying costs little.
+    stuck_at: Lba,
     /// Everything up to here is on the disk (not necessarily durable).
     applied: Seq,
     /// The last mark.
@@ -141,12 +162,12 @@ impl TapDevice {
             writer: LogWriter::new(log, volume, when_full),
             raw,
             geometry,
-            destaging: Mutex::new(Destaging { bytes: 0, applied, marked: applied }),
+            destaging: Mutex::new(Destaging { bytes: 0, stuck_at: Lba(0), applied, marked: applied }),
             gate: RwLock::new(()),
             wake: Mutex::new(false),
             waking: Condvar::new(),
             closing: false.into(),
-            failed: false.into(),
+            failure: Mutex::default(),
             complete: (state == TapState::Known).into(),
             reread_bytes: 0.into(),
         };
@@ -171,10 +192,34 @@ impl TapDevice {
         self.writer.is_paused()
     }
 
-    /// The disk below failed to take a write; the log still has everything.
+    /// Why the disk below does not take what was written, if it does not; the log still has everything.
     #[must_use]
-    pub fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
+    pub fn trouble(&self) -> Option<DiskTrouble> {
+        let failure = self.failure().clone()?;
+        Some(if failure.full { DiskTrouble::Full } else { DiskTrouble::Failed(failure.why) })
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<Failure>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers how an attempt to bring the disk up to date went.
+    fn note(&self, result: &Result<(), IoError>) {
+        let mut failure = self.failure();
+        let Err(e) = result else {
+            if failure.take().is_some() {
+                tracing::info!(volume = %self.writer.volume, "the tapped disk is brought up to date again");
+            }
+            return;
+        };
+        if failure.is_none() {
+            tracing::error!(volume = %self.writer.volume, error = %e, "cannot bring the tapped disk up to date; the log has everything");
+        }
+        let full = match e {
+            IoError::Medium(e) => matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
+            _ => false,
+        };
+        *failure = Some(Failure { full, why: e.to_string(), at: Instant::now() });
     }
 
     /// The store has all of the disk.
@@ -203,13 +248,9 @@ impl TapDevice {
                 }
                 *wake = false;
             }
-            match self.destage() {
-                Ok(()) => self.failed.store(false, Ordering::Relaxed),
-                Err(e) => {
-                    if !self.failed.swap(true, Ordering::Relaxed) {
-                        tracing::error!(volume = %self.writer.volume, error = %e, "cannot bring the tapped disk up to date; the log has everything");
-                    }
-                }
+            // Whoever writes tells of a lack of room, not of its end.
+            if self.destage().is_err() && !self.closing.load(Ordering::Acquire) {
+                std::thread::sleep(PAUSE);
             }
         }
     }
@@ -224,17 +265,47 @@ impl TapDevice {
     /// # Errors
     /// When the log cannot be flushed or the disk written. Nothing is lost; calling again goes on.
     pub fn destage(&self) -> Result<(), IoError> {
-        let mut destaging = self.destaging();
+        let result = self.carry(&mut self.destaging());
+        self.note(&result);
+        result
+    }
+
+    fn carry(&self, destaging: &mut Destaging) -> Result<(), IoError> {
         if self.log().head_runs(self.writer.volume) == 0 {
             return Ok(());
         }
         let (frozen, upto) = self.log().freeze_head(self.writer.volume)?;
         // The disk must never be ahead of what the log is sure to keep.
         self.log().flush()?;
+        self.carry_runs(&frozen, destaging)?;
+        self.log().drop_frozen_head(self.writer.volume);
+        destaging.applied = destaging.applied.max(upto);
+        if destaging.bytes >= MARK_BYTES {
+            self.mark(destaging, false)?;
+        }
+        Ok(())
+    }
+
+    fn carry_runs(&self, frozen: &HeadMap, destaging: &mut Destaging) -> Result<(), IoError> {
         let mut pending = Pending::new(self.raw.file());
-        for (lba, sectors, seq, at) in frozen.iter() {
+        let result = self.carry_to(&mut pending, frozen, destaging);
+        destaging.stuck_at = if result.is_ok() { Lba(0) } else { Lba::of_bytes(pending.start) };
+        result
+    }
+
+    fn carry_to(
+        &self,
+        pending: &mut Pending<'_>,
+        frozen: &HeadMap,
+        destaging: &mut Destaging,
+    ) -> Result<(), IoError> {
+        let from = destaging.stuck_at.0;
+        let first = frozen.iter().filter(|run| run.0.0 + run.1.0 > from);
+        let rest = frozen.iter().filter(|run| run.0.0 + run.1.0 <= from);
+        for (lba, sectors, seq, at) in first.chain(rest) {
             if at.is_zero() {
                 pending.write()?;
+                pending.start = lba.bytes();
                 self.raw.punch(lba.bytes(), sectors.bytes())?;
                 continue;
             }
@@ -253,11 +324,6 @@ impl TapDevice {
             }
         }
         pending.write()?;
-        self.log().drop_frozen_head(self.writer.volume);
-        destaging.applied = destaging.applied.max(upto);
-        if destaging.bytes >= MARK_BYTES {
-            self.mark(&mut destaging, false)?;
-        }
         Ok(())
     }
 
@@ -316,7 +382,13 @@ impl TapDevice {
             }
             let Some(view) = &belief else { break };
             let end = (at + REREAD_BYTES - at % REREAD_BYTES).min(size);
-            self.compare(view, at, end - at, &mut found)?;
+            match self.compare(view, at, end - at, &mut found) {
+                Err(IoError::Paused) => {
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
+                result => result?,
+            }
             at = end;
             found.compared_bytes = at;
         }
@@ -344,7 +416,7 @@ impl TapDevice {
         self.read_now(at, &mut now, Wait::Yes)?;
         let mut before = vec![0; len as usize];
         view.read(lba, &mut before, Wait::Yes)?;
-        let mut writes = Vec::new();
+        let (mut writes, mut changed) = (Vec::new(), *found);
         let block = self.geometry.block_bytes.max(4096) as usize;
         let mut start = 0;
         while start < now.len() {
@@ -373,13 +445,30 @@ impl TapDevice {
                 content,
                 base: true,
             });
-            found.changed_bytes += data.len() as u64;
-            let first = found.changed_range.map_or(place, |(first, _)| first.min(place));
-            found.changed_range = Some((first, place + data.len() as u64));
+            changed.changed_bytes += data.len() as u64;
+            let first = changed.changed_range.map_or(place, |(first, _)| first.min(place));
+            changed.changed_range = Some((first, place + data.len() as u64));
             start = end;
         }
         drop(destaging);
-        if writes.is_empty() { Ok(()) } else { self.writer.append(&writes) }
+        if !writes.is_empty() {
+            self.writer.append(&writes)?;
+            *found = changed;
+        }
+        Ok(())
+    }
+
+    /// Bounds what the disk has not taken yet. While it takes nothing, writes wait for it to be mended.
+    fn make_way(&self) -> Result<(), IoError> {
+        if self.log().head_runs(self.writer.volume) < RUNS_MAX || self.closing.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let tried = self.failure().as_ref().is_some_and(|failure| failure.at.elapsed() < DESTAGE_EVERY);
+        if tried {
+            return Err(self.writer.pause(IoError::Full));
+        }
+        // It cannot keep up: whoever writes helps, and so waits.
+        self.destage().map_err(|e| self.writer.pause(e))
     }
 
     fn read_now(&self, offset: u64, buf: &mut [u8], wait: Wait) -> Result<(), IoError> {
@@ -463,20 +552,13 @@ impl BlockDevice for TapDevice {
     }
 
     fn write(&self, writings: &[Writing<'_>]) -> Result<(), IoError> {
+        self.make_way()?;
         let result = {
             let _shared = self.gate.read().unwrap_or_else(PoisonError::into_inner);
             self.writer.write(&self.geometry, writings)
         };
-        let runs = self.log().head_runs(self.writer.volume);
-        if runs >= RUNS_WAKE {
+        if self.log().head_runs(self.writer.volume) >= RUNS_WAKE {
             self.wake_destager();
-        }
-        if runs >= RUNS_MAX {
-            // The destager cannot keep up: whoever writes helps, and so waits; while the disk fails, for it to be mended.
-            while !self.closing.load(Ordering::Acquire) && self.destage().is_err() {
-                self.failed.store(true, Ordering::Relaxed);
-                std::thread::sleep(DESTAGE_EVERY);
-            }
         }
         result
     }

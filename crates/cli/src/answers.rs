@@ -1,6 +1,9 @@
 //! What comes while a request is answered: progress, notes, items.
 
-use std::time::Duration;
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use bygone_engine::api::{Answers, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -65,7 +68,8 @@ impl Answers for Listener<'_> {
     fn note(&mut self, text: String) {
         let Some(paint) = self.notes else { return };
         let text = format!("{} {}", paint.apply(Style::Dim, "note:"), words::lines(&text));
-        self.bar.beside(|| eprintln!("{text}"));
+        // Where nobody can be told, nothing is lost.
+        let _ = self.bar.beside(|| writeln!(io::stderr(), "{text}"));
     }
 
     fn item(&mut self, item: Value) -> bool {

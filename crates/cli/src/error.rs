@@ -1,7 +1,12 @@
 //! How failures end: in words with a hint on standard error, with `--json` as an object on standard output too, and
 //! in an exit code.
 
-use std::{env, fmt, io, path::PathBuf, process::ExitCode};
+use std::{
+    env, fmt,
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use bygone_engine::api::Failure;
 use serde_json::{Value, json};
@@ -92,7 +97,8 @@ pub(crate) fn report(session: &Session, error: &Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let failure = error.failure();
-    eprint!("{}", in_words(&failure, session.stderr()));
+    // A full disk behind it must not make a failure worse.
+    let _ = io::stderr().write_all(in_words(&failure, session.stderr()).as_bytes());
     // A check that did not hold has been answered with its own document.
     if session.json() && !matches!(error, Error::Damaged(_)) {
         // Standard error has it already, should this fail.
@@ -106,7 +112,8 @@ pub(crate) fn refuse(refusal: &clap::Error) -> ExitCode {
     // Nobody is there to be told that this cannot be told.
     let _ = refusal.print();
     if refusal.use_stderr() && env::args_os().any(|arg| arg == "--json") {
-        println!("{}", in_json(&usage_failure(&refusal.render().to_string())));
+        let text = format!("{}\n", in_json(&usage_failure(&refusal.render().to_string())));
+        let _ = io::stdout().write_all(text.as_bytes());
     }
     ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2))
 }

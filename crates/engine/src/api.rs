@@ -298,6 +298,9 @@ pub struct TargetStatus {
     pub branch: String,
     /// Its disks.
     pub disks: Vec<DiskStatus>,
+    /// What is wrong with its disks and what to do about it, in words; empty when all is well.
+    #[serde(default)]
+    pub problems: Vec<String>,
 }
 
 /// A disk's state.
@@ -328,7 +331,7 @@ pub struct StoreStatus {
     pub logical_bytes: u64,
     /// Bytes that can still be written.
     pub free_bytes: u64,
-    /// `ok`, `full` or `failed`.
+    /// `ok`, `full` (there is no room for more writes than those that found some already) or `failed`.
     pub state: String,
 }
 

@@ -196,9 +196,27 @@ impl Error {
         }
     }
 
+    /// A file system has no room for it.
+    fn no_room(&self) -> Option<&'static str> {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        let full = |source: &io::Error| matches!(source.kind(), StorageFull | QuotaExceeded);
+        match self {
+            Error::Disk { source, .. } => full(source),
+            Error::File { source, .. } => full(source),
+            Error::Qemu(qemu::Error::File { source, .. }) => full(source),
+            Error::Device(IoError::Medium(source)) => full(source),
+            Error::Device(IoError::Full | IoError::Paused) => true,
+            _ => false,
+        }
+        .then_some("free space on that file system, then try again; nothing that is stored is lost")
+    }
+
     /// What a person can do about it.
     #[must_use]
     pub fn hint(&self) -> String {
+        if let Some(hint) = self.no_room() {
+            return hint.to_owned();
+        }
         let fixed = match self {
             Error::Usage(usage) => match usage {
                 Usage::BadName(_) => {
@@ -245,7 +263,6 @@ impl Error {
                 "choose a later moment: `bygone timeline NAME` says when it was complete"
             }
             Error::Store(e) => e.hint(),
-            Error::Device(IoError::Full) => "free space on the file system; nothing that is stored is lost",
             Error::Device(_) => "see the manager's log",
             Error::Qemu(e) => e.hint(),
             Error::File { .. } => "check the path and its permissions",

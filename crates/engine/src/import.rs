@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use bygone_block::{BlockDevice, Change, OsDisk, RawDisk, Writing};
+use bygone_block::{BlockDevice, Change, IoError, OsDisk, RawDisk, Writing};
 use bygone_model::{Event, Kind};
 
 use crate::{
@@ -90,7 +90,11 @@ pub(crate) fn import(target: &Arc<Target>, id: &str, path: &Path, answers: &mut 
             }
             start += block.len() as u64;
         }
-        lease.write(&writings)?;
+        lease.write(&writings).map_err(|e| match e {
+            // Nobody's machine stands still for this, so nobody has to wait.
+            IoError::Paused => bygone_store::Error::Full { name: format!("disk {id}") }.into(),
+            e => Error::from(e),
+        })?;
         at += len;
         let doing = format!("importing {id}");
         if !answers.progress(Progress { doing, done_bytes: at, total_bytes: size }) {

@@ -50,7 +50,10 @@ impl Kept {
         let part = path.with_extension("part");
         let text = serde_json::to_vec(self).map_err(std::io::Error::other);
         let written = text.and_then(|text| fs::write(&part, text)).and_then(|()| fs::rename(&part, &path));
-        written.map_err(|e| Error::file("writing", path, e))
+        written.map_err(|e| {
+            let _ = fs::remove_file(&part);
+            Error::file("writing", path, e)
+        })
     }
 }
 
@@ -191,9 +194,6 @@ impl Machine {
         if let Some(from) = boot.from {
             event = event.with("from_seq", from.0);
         }
-        target.log.event(boot.branch, &event)?;
-        target.log.flush()?;
-        *lock(&target.last_stop) = None;
         let started = Started {
             name: target.name.clone(),
             branch: target.log.catalog().branch(boot.branch).map_or("main", |b| &b.name).to_owned(),
@@ -205,7 +205,17 @@ impl Machine {
         let mut kept = Kept { branch: boot.branch, started };
         // Before QEMU starts: a manager that comes after this one must know on which branch it runs.
         places.make()?;
-        kept.save(target)?;
+        let noted = kept.save(target).and_then(|()| {
+            target.log.event(boot.branch, &event)?;
+            Ok(target.log.flush()?)
+        });
+        if let Err(e) = noted {
+            let _ = fs::remove_file(kept_file(target));
+            // Only if there is nothing in it.
+            let _ = fs::remove_dir(places.dir());
+            return Err(e);
+        }
+        *lock(&target.last_stop) = None;
         let (vm, reports) = match Vm::start(&qemu_path, &machine, &places) {
             Ok(started) => started,
             Err(e) => {

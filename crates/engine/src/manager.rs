@@ -37,6 +37,8 @@ const STOP_PATIENCE_S: u32 = 90;
 /// How often somebody who waits is asked whether they still do.
 const WANTED_EVERY: Duration = Duration::from_millis(200);
 const NBD_STOP_MAX: Duration = Duration::from_secs(5);
+/// With less room than this, a store says so.
+const LOW_BYTES: u64 = 1 << 30;
 
 /// See the module's comment.
 pub(crate) struct Manager {
@@ -215,7 +217,7 @@ impl Manager {
         let mut targets = Vec::new();
         let mut problems = Vec::new();
         let (mut used_bytes, mut logical_bytes) = (0, 0);
-        let mut state = "ok";
+        let (mut state, mut full) = ("ok", false);
         for target in self.targets() {
             let mut status = target.status()?;
             if status.state == "stopped" && Machine::is_left_running(&target) {
@@ -227,8 +229,8 @@ impl Manager {
             }
             used_bytes += target.log.used_bytes()?;
             logical_bytes += status.disks.iter().map(|d| d.size_bytes).sum::<u64>();
-            problems
-                .extend(target.troubles().into_iter().map(|trouble| format!("{}/{trouble}", target.name)));
+            problems.extend(status.problems.iter().cloned());
+            full |= target.log.is_full();
             for (place, damage) in target.log.damage_at_open() {
                 problems.push(format!("{}: damage in {place}: {damage}; run `bygone verify`", target.name));
             }
@@ -254,11 +256,18 @@ impl Manager {
         let free_bytes =
             bygone_store::env::Dir::free_bytes(&bygone_store::env::RealDir::new(self.paths.root()))
                 .map_err(|e| Error::file("looking at", self.paths.root(), e))?;
-        if free_bytes < 256 << 20 && state == "ok" {
+        let options = bygone_store::LogOptions::default();
+        if state == "ok" && (full || free_bytes < options.room_bytes_min()) {
             state = "full";
             problems.push(
-                "the store's file system is full; writes of targets stand still until there is room".into(),
+                "the store is full: what targets write waits as soon as the room that is set aside for it is used up; free space on the store's file system"
+                    .into(),
             );
+        } else if state == "ok" && free_bytes < LOW_BYTES {
+            let free = target::people_bytes(free_bytes);
+            problems.push(format!(
+                "the store's file system has only {free} left; when it is full, targets stand still"
+            ));
         }
         let store = StoreStatus {
             path: self.paths.root().to_owned(),
@@ -326,9 +335,14 @@ impl Manager {
             }
         }
         target.read_disks()?;
+        let mut told = false;
         while wait && target.is_busy() {
             if !answers.wanted() {
                 break;
+            }
+            if !told && target.is_paused() {
+                told = true;
+                answers.note("the store is full; the disk is read on as soon as there is room".to_owned());
             }
             let status = target.status()?;
             let tapped = || status.disks.iter().filter(|d| d.mode == "tap");
@@ -543,6 +557,9 @@ pub(crate) fn stop_machine(
         return Ok(());
     }
     machine.ask_stop("shutdown");
+    if target.is_paused() {
+        say("its writes wait for room, and it cannot shut down before there is some (see `bygone status`); --force cuts its power".to_owned());
+    }
     let patience = Duration::from_secs(u64::from(deadline_s.unwrap_or(STOP_PATIENCE_S)));
     let stopped = machine.vm.stop(patience, false, |step| {
         say(match step {

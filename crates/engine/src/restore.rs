@@ -26,6 +26,8 @@ use crate::{
 
 /// Devices are copied in pieces of this size.
 const PIECE_BYTES: u64 = 4 << 20;
+/// What the name of a file ends in that is being restored and not whole yet.
+const PART: &str = ".bygone-part";
 
 /// Restores a moment of a target.
 ///
@@ -94,11 +96,35 @@ fn copy_out(
         return Err(bygone_store::Error::NoDisk(name.to_owned()).into());
     }
     let many = chosen.len() > 1;
+    let folder_is_new = many && !path.exists();
     if many {
         fs::create_dir_all(path).map_err(|e| Error::file("making", path, e))?;
     }
-    let mut done = Vec::new();
-    for (volume, name) in chosen {
+    let mut done: Vec<RestoredDisk> = Vec::new();
+    let result = copy_disks(target, seq, &chosen, path, &mut done, answers);
+    if let Err(e) = result {
+        // Some disks of a machine look like all of them.
+        for disk in done.iter().filter(|_| many) {
+            let _ = fs::remove_file(&disk.to);
+        }
+        if folder_is_new {
+            let _ = fs::remove_dir(path);
+        }
+        return Err(e);
+    }
+    Ok(done)
+}
+
+fn copy_disks(
+    target: &Arc<Target>,
+    seq: Seq,
+    chosen: &[(VolumeId, String)],
+    path: &Path,
+    done: &mut Vec<RestoredDisk>,
+    answers: &mut dyn Answers,
+) -> Result<()> {
+    let many = chosen.len() > 1;
+    for &(volume, ref name) in chosen {
         let device = target.as_of(volume, seq)?;
         let to = if many { path.join(format!("{name}.raw")) } else { path.to_owned() };
         let doing = format!("restoring {name}");
@@ -106,19 +132,19 @@ fn copy_out(
             answers.progress(Progress { doing: doing.clone(), done_bytes: done, total_bytes: total })
         })?;
         let size_bytes = device.geometry().size_bytes;
-        done.push(RestoredDisk { id: name, to, size_bytes, written_bytes: written });
+        done.push(RestoredDisk { id: name.clone(), to, size_bytes, written_bytes: written });
     }
-    Ok(done)
+    Ok(())
 }
 
-/// Writes a device to a raw file (made anew, sparse) or a block device; returns how many bytes were data.
+/// Writes a device to a raw file (made anew, sparse) or a block device; returns how many bytes were data. A file has its
+/// name only once it is whole, so that not even a kill leaves half of one that looks like all of it.
 fn copy_to_file(
     device: &dyn BlockDevice,
     to: &Path,
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<u64> {
     let size = device.geometry().size_bytes;
-    let file = |doing| move |e| Error::file(doing, to, e);
     let exists = fs::metadata(to).ok();
     let is_device = exists.as_ref().is_some_and(|meta| {
         use std::os::unix::fs::FileTypeExt;
@@ -127,43 +153,85 @@ fn copy_to_file(
     if exists.is_some_and(|meta| meta.is_dir()) {
         return Err(Error::file("writing", to, std::io::ErrorKind::IsADirectory.into()));
     }
-    if !is_device {
-        // Never over somebody's data: `--to` names a new file.
-        let made = fs::File::create_new(to).map_err(file("making"))?;
-        made.set_len(size).map_err(file("sizing"))?;
+    if is_device {
+        return copy_to(device, to, true, progress);
     }
-    let result = (|| {
-        let (found, raw, _lock) = crate::target::open_disk(to)?;
-        if found < size {
-            let wanted = format!("{size} are needed");
-            return Err(Error::DiskSize { path: to.to_owned(), found, wanted });
+    // Never over somebody's data: `--to` names a new file.
+    if fs::symlink_metadata(to).is_ok() {
+        return Err(Error::file("making", to, std::io::ErrorKind::AlreadyExists.into()));
+    }
+    let mut part = to.as_os_str().to_owned();
+    part.push(PART);
+    let part = PathBuf::from(part);
+    let failed = |doing| move |e| Error::file(doing, to, e);
+    make_part(&part, size).map_err(failed("making"))?;
+    let result = copy_to(device, &part, false, progress).and_then(|written| {
+        let (here, no_replace) = (rustix::fs::CWD, rustix::fs::RenameFlags::NOREPLACE);
+        match rustix::fs::renameat_with(here, &part, here, to, no_replace) {
+            // Not every file system can do this.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::rename(&part, to),
+            renamed => renamed.map_err(std::io::Error::from),
         }
-        let mut written = 0;
-        let mut extents = Vec::new();
-        let mut at = 0;
-        while at < size {
-            // In parts, so that the list of extents stays short.
-            let part = (1_u64 << 30).min(size - at);
-            extents.clear();
-            device.extents(at, part, &mut |extent| {
-                extents.push(extent);
-                true
-            })?;
-            for extent in &extents {
-                written +=
-                    copy_extent(device, &raw, at, extent, is_device, &mut |done| progress(done, size))?;
-                at += extent.len_bytes;
-            }
-        }
-        raw.file().sync().map_err(file("syncing"))?;
-        progress(size, size);
+        .map_err(failed("making"))?;
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("making"))?;
         Ok(written)
-    })();
-    if result.is_err() && !is_device {
+    });
+    if result.is_err() {
         // Half a restored disk is worse than none.
-        let _ = fs::remove_file(to);
+        let _ = fs::remove_file(&part);
     }
     result
+}
+
+/// Makes the file that is going to be a restored disk; what a killed restore left there is of no use to anybody.
+fn make_part(part: &Path, size: u64) -> std::io::Result<()> {
+    let file = match fs::File::create_new(part) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            let left = fs::File::options().read(true).write(true).open(part)?;
+            // Unless another restore is at it.
+            bygone_sys::ImageLock::take_exclusive(&left).map_err(|_| e)?;
+            fs::remove_file(part)?;
+            fs::File::create_new(part)?
+        }
+        made => made?,
+    };
+    file.set_len(size).inspect_err(|_| {
+        let _ = fs::remove_file(part);
+    })
+}
+
+fn copy_to(
+    device: &dyn BlockDevice,
+    to: &Path,
+    is_device: bool,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<u64> {
+    let size = device.geometry().size_bytes;
+    let (found, raw, _lock) = crate::target::open_disk(to)?;
+    if found < size {
+        let wanted = format!("{size} are needed");
+        return Err(Error::DiskSize { path: to.to_owned(), found, wanted });
+    }
+    let mut written = 0;
+    let mut extents = Vec::new();
+    let mut at = 0;
+    while at < size {
+        // In parts, so that the list of extents stays short.
+        let part = (1_u64 << 30).min(size - at);
+        extents.clear();
+        device.extents(at, part, &mut |extent| {
+            extents.push(extent);
+            true
+        })?;
+        for extent in &extents {
+            written += copy_extent(device, &raw, at, extent, is_device, &mut |done| progress(done, size))?;
+            at += extent.len_bytes;
+        }
+    }
+    raw.file().sync().map_err(|e| Error::file("syncing", to, e))?;
+    progress(size, size);
+    Ok(written)
 }
 
 fn copy_extent(

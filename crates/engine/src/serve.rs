@@ -1,6 +1,7 @@
 //! Being the manager, or asking the one that there is.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -80,14 +81,23 @@ impl Keeper {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
         let keep = move || {
+            // The same trouble every second is worth one line: the medium of the store may hold the log as well.
+            let mut troubled: HashMap<String, String> = HashMap::new();
             while !stopping.load(Ordering::Acquire) {
                 for target in manager.targets() {
                     loop {
                         match target.log.maintain() {
                             Ok(true) => {}
-                            Ok(false) => break,
+                            Ok(false) => {
+                                troubled.remove(&target.name);
+                                break;
+                            }
                             Err(e) => {
-                                tracing::warn!(target = target.name, error = %e, "upkeep has to wait");
+                                let why = e.to_string();
+                                if troubled.get(&target.name) != Some(&why) {
+                                    tracing::warn!(target = target.name, error = %e, "upkeep has to wait");
+                                    troubled.insert(target.name.clone(), why);
+                                }
                                 std::thread::sleep(TICK * 20);
                                 break;
                             }
@@ -200,6 +210,7 @@ fn take_up(manager: &Arc<Manager>) {
                 Err(e) => tracing::error!(target = name, error = %e, "cannot be started"),
             }
         }
+        target.catch_up();
         if let Err(e) = target.read_disks() {
             tracing::warn!(target = name, error = %e, "its disk cannot be read now");
         }

@@ -25,6 +25,7 @@ use crate::{
 
 const DESCRIPTION: &str = "bygone.json";
 const FORMAT: u64 = 1;
+const FOLDERS: [&str; 2] = ["targets", "run"];
 /// Short commands hold the lock for a moment; so long is waited for them.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(50);
@@ -100,16 +101,33 @@ impl StorePaths {
             return Err(Error::StoreExists(self.root.clone()));
         }
         let file = |doing| move |e| Error::file(doing, &self.root, e);
+        let root_is_new = !self.root.exists();
         fs::create_dir_all(&self.root).map_err(file("making"))?;
         if fs::read_dir(&self.root).map_err(file("reading"))?.next().is_some() {
             return Err(Error::NotEmpty(self.root.clone()));
         }
-        for folder in ["targets", "run"] {
+        let made = self.fill(&description);
+        if made.is_err() {
+            // Half a store is in the way of the next try.
+            for folder in FOLDERS {
+                let _ = fs::remove_dir(self.root.join(folder));
+            }
+            let _ = fs::remove_file(&description);
+            if root_is_new {
+                let _ = fs::remove_dir(&self.root);
+            }
+        }
+        made
+    }
+
+    fn fill(&self, description: &Path) -> Result<()> {
+        let file = |doing| move |e| Error::file(doing, &self.root, e);
+        for folder in FOLDERS {
             fs::create_dir_all(self.root.join(folder)).map_err(file("making a folder in"))?;
         }
         restrict(&self.root).map_err(file("restricting"))?;
         let made = Description { format: FORMAT, made_by: format!("bygone {}", env!("CARGO_PKG_VERSION")) };
-        write_new(&description, &made)?;
+        write_new(description, &made)?;
         fs::File::open(&self.root).and_then(|dir| dir.sync_all()).map_err(file("syncing"))
     }
 
@@ -171,9 +189,9 @@ impl StorePaths {
                 }
             }
         }
-        file.set_len(0).map_err(io)?;
-        file.rewind().map_err(io)?;
-        writeln!(file, "{}", std::process::id()).map_err(io)?;
+        // For people only. A full medium may not take it, and must not keep anybody from looking at what is stored; so it is
+        // written over what is there, and not having it is no failure.
+        let _ = file.rewind().and_then(|()| writeln!(file, "{:<10}", std::process::id()));
         Ok(StoreLock { _file: file })
     }
 
@@ -257,12 +275,17 @@ fn restrict(path: &Path) -> io::Result<()> {
 
 /// Writes a file that must not exist yet, durably.
 fn write_new<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let write = || -> io::Result<()> {
-        let mut file = fs::File::create_new(path)?;
+    let failed = |e| Error::file("writing", path, e);
+    let mut file = fs::File::create_new(path).map_err(failed)?;
+    let mut write = || -> io::Result<()> {
         file.write_all(&serde_json::to_vec_pretty(value)?)?;
         file.sync_all()
     };
-    write().map_err(|e| Error::file("writing", path, e))
+    write().map_err(|e| {
+        // A part of it is of no use, and would be in the way of the next try.
+        let _ = fs::remove_file(path);
+        failed(e)
+    })
 }
 
 /// 16 random bytes from the system.

@@ -14,13 +14,13 @@ use std::{
 };
 
 use bygone_block::{
-    AsOfDevice, BlockDevice, Extent, Geometry, IoError, LogDevice, OsDisk, Reading, TapDevice, TapState,
-    WhenFull, Writing,
+    AsOfDevice, BlockDevice, DiskTrouble, Extent, Geometry, IoError, LogDevice, OsDisk, Reading, TapDevice,
+    TapState, WhenFull, Writing,
 };
 use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
 use bygone_store::{
     Log, LogOptions,
-    catalog::{Disk, Keeping, Shows},
+    catalog::{Catalog, Disk, Keeping, Shows, Volume},
     env::{RealDir, SystemClock},
     index::cache::PageCache,
 };
@@ -73,6 +73,13 @@ enum LiveKind {
 }
 
 impl LiveKind {
+    fn is_paused(&self) -> bool {
+        match self {
+            LiveKind::Tap { tap, .. } => tap.is_paused(),
+            LiveKind::Log(device) => device.is_paused(),
+        }
+    }
+
     fn device(&self) -> Arc<dyn BlockDevice> {
         match self {
             LiveKind::Tap { tap, .. } => tap.clone(),
@@ -193,8 +200,12 @@ impl Target {
         if paths.target_dir(&config.name).exists() {
             return Err(Error::TargetExists(config.name.clone()));
         }
-        paths.save_config(config)?;
-        Target::open(paths, &config.name, cache)
+        let made = paths.save_config(config).and_then(|()| Target::open(paths, &config.name, cache));
+        if made.is_err() {
+            // Nothing is in it yet, and half a target would be in the way of the next try.
+            let _ = std::fs::remove_dir_all(paths.target_dir(&config.name));
+        }
+        made
     }
 
     /// Adds the disks that the log does not know yet: all of a new target's, or what a crash kept from it.
@@ -261,24 +272,51 @@ impl Target {
         self.closing.store(false, Ordering::Release);
     }
 
+    /// A write to one of its disks waits for room.
+    pub(crate) fn is_paused(&self) -> bool {
+        lock(&self.live).values().any(|open| open.kind.is_paused())
+    }
+
     /// What is wrong with its disks, in words.
-    pub(crate) fn troubles(&self) -> Vec<String> {
+    fn troubles(&self, catalog: &Catalog, live: &HashMap<VolumeId, Live>) -> Vec<String> {
+        const PAUSED: &str = "writes wait because the store is full, and the target stands still; free space on the store's file system, and it goes on by itself";
+        const WAITS: &str =
+            "writes wait for the disk outside the store, which takes none, and the target stands still";
+        const DISK_FULL: &str = "the file system of the disk outside the store is full; free space there, and the disk is brought up to date (the store has everything)";
         const FAILED: &str =
             "the disk outside the store takes no writes; check it (the store has everything)";
-        const PAUSED: &str =
-            "writes wait because the store is full; the target stands still until there is room";
-        let catalog = self.log.catalog();
+        const BEHIND: &str = "the disk outside the store is not up to date, so do not use it without Bygone; the next use of the disk, or the next start of the manager, brings it up to date (the store has everything)";
         let mut troubles = Vec::new();
-        for (volume, open) in lock(&self.live).iter() {
-            let name = catalog.disk_of(*volume).map_or("?", |disk| &disk.name);
-            let (failed, paused) = match &open.kind {
-                LiveKind::Tap { tap, .. } => (tap.has_failed(), tap.is_paused()),
-                LiveKind::Log(device) => (false, device.is_paused()),
+        for volume in catalog.volumes.iter() {
+            let Ok(Disk { name, .. }) = catalog.disk_of(volume.id) else { continue };
+            let mut say = |what: String| troubles.push(format!("{}/{name}: {what}", self.name));
+            let Some(open) = live.get(&volume.id) else {
+                if self.is_behind(catalog, volume) {
+                    say(BEHIND.to_owned());
+                }
+                continue;
             };
-            troubles.extend(failed.then(|| format!("{name}: {FAILED}")));
-            troubles.extend(paused.then(|| format!("{name}: {PAUSED}")));
+            let trouble = match &open.kind {
+                LiveKind::Tap { tap, .. } => tap.trouble(),
+                LiveKind::Log(_) => None,
+            };
+            if open.kind.is_paused() {
+                say(if trouble.is_none() || self.log.is_full() { PAUSED } else { WAITS }.to_owned());
+            }
+            match trouble {
+                Some(DiskTrouble::Full) => say(DISK_FULL.to_owned()),
+                Some(DiskTrouble::Failed(why)) => say(format!("{FAILED}: {why}")),
+                None => {}
+            }
         }
         troubles
+    }
+
+    /// A tapped disk that nobody uses lacks something that the store has.
+    fn is_behind(&self, catalog: &Catalog, volume: &Volume) -> bool {
+        volume.branch == catalog.head
+            && catalog.shows.get(&volume.disk).is_none_or(|shows| *shows == Shows::Volume(volume.id))
+            && catalog.taps.get(&volume.id.0).is_some_and(|mark| mark.complete && !mark.clean)
     }
 
     /// Opens the disk `volume`, or shares it with those who have it open.
@@ -478,6 +516,30 @@ impl Target {
         }
     }
 
+    /// Begins to bring tapped disks of the present up to date that an earlier life left behind, in a thread of its own.
+    pub(crate) fn catch_up(self: &Arc<Self>) {
+        let catalog = self.log.catalog();
+        let behind: Vec<VolumeId> =
+            catalog.volumes.iter().filter(|v| self.is_behind(&catalog, v)).map(|v| v.id).collect();
+        if behind.is_empty() {
+            return;
+        }
+        self.workers.fetch_add(1, Ordering::AcqRel);
+        let target = self.clone();
+        let work = move || {
+            for volume in behind {
+                // Whoever uses a disk last brings it up to date.
+                if let Err(e) = target.lease(volume) {
+                    tracing::warn!(target = target.name, error = %e, "its disk cannot be brought up to date now");
+                }
+            }
+            target.workers.fetch_sub(1, Ordering::AcqRel);
+        };
+        if std::thread::Builder::new().name("catch up".into()).spawn(work).is_err() {
+            self.workers.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
     /// Begins to read what was not read yet of the tapped disks of the present.
     ///
     /// # Errors
@@ -546,6 +608,7 @@ impl Target {
                 read_bytes: if complete { disk.sectors.bytes() } else { read_bytes },
             });
         }
+        let problems = self.troubles(&catalog, &live);
         drop(live);
         Ok(TargetStatus {
             name: self.name.clone(),
@@ -555,6 +618,7 @@ impl Target {
             head_time: rfc3339(self.log.time_of(head)?),
             branch: catalog.branch(catalog.head).map_or("main", |b| &b.name).to_owned(),
             disks,
+            problems,
         })
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing};
+use crate::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing, log_device::PAUSE};
 
 /// Runs looked at to say how much space the file takes.
 const RUNS_MAX: u64 = 16_384;
@@ -90,7 +90,7 @@ impl Bytes {
         }
         if self.is_whole(offset, offset + data.len() as u64) {
             let _shared = self.parts.read().unwrap_or_else(PoisonError::into_inner);
-            self.device.write(&[Writing { offset, change: Change::Data(data) }])?;
+            self.put(&[Writing { offset, change: Change::Data(data) }])?;
         } else {
             let _alone = self.parts.write().unwrap_or_else(PoisonError::into_inner);
             self.write_part(offset, data)?;
@@ -113,7 +113,7 @@ impl Bytes {
         }
         let skip = (offset - from) as usize;
         blocks[skip..skip + data.len()].copy_from_slice(data);
-        self.device.write(&[Writing { offset: from, change: Change::Data(&blocks) }])
+        self.put(&[Writing { offset: from, change: Change::Data(&blocks) }])
     }
 
     /// Makes the range read as zeroes, as far as the device reaches. Whole blocks are cleared, the parts of blocks at
@@ -153,7 +153,17 @@ impl Bytes {
             Clearing::Trim if self.geometry.can_trim => Change::Trim { len_bytes },
             Clearing::Trim | Clearing::Zero => Change::Zero { len_bytes },
         };
-        self.device.write(&[Writing { offset: start, change }])
+        self.put(&[Writing { offset: start, change }])
+    }
+
+    /// Whoever writes to a file waits where there is no room, as they would for a slow disk.
+    fn put(&self, writings: &[Writing<'_>]) -> Result<(), IoError> {
+        loop {
+            match self.device.write(writings) {
+                Err(IoError::Paused) => std::thread::sleep(PAUSE),
+                result => return result,
+            }
+        }
     }
 
     pub(super) fn flush(&self) -> Result<(), IoError> {

@@ -147,7 +147,7 @@ fn answer<T>(work: impl FnOnce() -> Result<T, IoError>) -> Result<T, Errno> {
     result.map_err(|error| match error {
         IoError::ReadOnly => Errno::EROFS,
         IoError::Invalid { .. } => Errno::EINVAL,
-        IoError::Full => Errno::ENOSPC,
+        IoError::Full | IoError::Paused => Errno::ENOSPC,
         IoError::Medium(ref source) if source.kind() == io::ErrorKind::StorageFull => Errno::ENOSPC,
         IoError::WouldBlock | IoError::Closing | IoError::Store(_) | IoError::Medium(_) => {
             tracing::warn!(%error, "a request to a file export failed");

@@ -51,7 +51,8 @@ impl Answer {
             IoError::ReadOnly => Self::Errno(Errno::Perm),
             IoError::Invalid { .. } => Self::Errno(Errno::Inval),
             IoError::Full => Self::Errno(Errno::Nospc),
-            IoError::Closing => Self::HangUp,
+            // Whoever waited for room does so no more: the client has gone, or is to come back to another manager.
+            IoError::Closing | IoError::Paused => Self::HangUp,
             IoError::WouldBlock | IoError::Store(_) => Self::Errno(Errno::Io),
             IoError::Medium(error) => match error.kind() {
                 StorageFull | QuotaExceeded | FileTooLarge => Self::Errno(Errno::Nospc),
@@ -84,6 +85,11 @@ impl Connection {
     pub(crate) fn break_off(&self) {
         self.broken.store(true, Ordering::Release);
         self.socket.stop_receiving();
+    }
+
+    /// Whether the client has gone, or nothing more is to be received from it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_broken() || self.socket.is_over()
     }
 
     /// Whether it is being ended from this side.

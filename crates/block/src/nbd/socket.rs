@@ -117,6 +117,12 @@ impl Socket {
         poll(&mut fds, timeout.as_ref()).is_ok_and(|ready| ready > 0)
     }
 
+    /// Nothing more comes from the other side than what the kernel has already: it has gone, or was shut out.
+    pub(crate) fn is_over(&self) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::RDHUP)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
     /// `None` waits for ever.
     pub(crate) fn set_recv_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         Ok(set_socket_timeout(&self.fd, Timeout::Recv, timeout)?)

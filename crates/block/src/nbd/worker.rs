@@ -28,7 +28,10 @@ use super::{
         request::{Cookie, Request},
     },
 };
-use crate::device::{Change, Writing};
+use crate::{
+    device::{Change, IoError, Writing},
+    log_device::PAUSE,
+};
 
 /// Replies are sent when there are as many bytes of them, even if more requests are there to be worked on: the client
 /// has something to do meanwhile.
@@ -206,15 +209,15 @@ impl Worker {
         if batch.answers.is_empty() {
             return Ok(());
         }
-        let device = Arc::clone(&self.connection.device);
-        let mut result = if batch.writings.is_empty() { Ok(()) } else { device.write(&batch.writings) };
+        let mut result = if batch.writings.is_empty() { Ok(()) } else { self.write(&batch.writings)? };
         let one_by_one = result.is_err() && batch.answers.len() > 1;
         for answer in &batch.answers {
             // Whose fault was it? Done again in the same order, the outcome is the same for those that are well.
             if one_by_one {
-                result = answer.writing.map_or(Ok(()), |index| {
-                    device.write(batch.writings.get(index..=index).unwrap_or_default())
-                });
+                result = match answer.writing {
+                    Some(index) => self.write(batch.writings.get(index..=index).unwrap_or_default())?,
+                    None => Ok(()),
+                };
             }
             match &result {
                 Ok(()) if answer.fua => self.flusher.add(answer.cookie)?,
@@ -227,6 +230,23 @@ impl Worker {
         }
         batch.clear();
         Ok(())
+    }
+
+    /// Makes writes; where there is no room for them, again and again until there is, for as long as the client is there. If it
+    /// has gone they must not be made any more: it may have repeated them elsewhere, and written other things since.
+    fn write(&mut self, writings: &[Writing<'_>]) -> Result<Result<(), IoError>, Ending> {
+        loop {
+            match self.connection.device.write(writings) {
+                Err(IoError::Paused) => {}
+                result => return Ok(result),
+            }
+            // What was done before is no secret meanwhile.
+            self.send()?;
+            if self.connection.is_over() {
+                return Err(Ending::Vanished);
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// A write whose data is larger than the receive buffer. After a failure the rest of the data is still received.
@@ -248,7 +268,7 @@ impl Worker {
             }
             let data = intake.filled().get(..piece).unwrap_or_default();
             if result.is_ok() {
-                result = self.connection.device.write(&[Writing { offset, change: Change::Data(data) }]);
+                result = self.write(&[Writing { offset, change: Change::Data(data) }])?;
             }
             intake.consume(piece);
             offset += piece as u64;
@@ -266,7 +286,7 @@ impl Worker {
         self.answer(|connection, out| connection.push_success(out, cookie))
     }
 
-    pub(super) fn fail(&mut self, cookie: Cookie, error: &crate::device::IoError) -> Result<(), Ending> {
+    pub(super) fn fail(&mut self, cookie: Cookie, error: &IoError) -> Result<(), Ending> {
         self.answer(|connection, out| connection.push_failure(out, cookie, error))
     }
 

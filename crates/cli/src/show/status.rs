@@ -23,11 +23,15 @@ pub(crate) fn status(status: &Status, look: &Look) -> String {
     }
     out.push('\n');
     out.push_str(&store(&status.store, look));
-    for problem in &status.problems {
-        let mark = look.paint.apply(Style::Bad, "!");
-        out.push_str(&format!("{mark} {}\n", words::lines(problem).replace('\n', "\n  ")));
-    }
+    out.push_str(&problems(&status.problems, look));
     out
+}
+
+/// What is wrong, one a line.
+pub(crate) fn problems(problems: &[String], look: &Look) -> String {
+    let mark = look.paint.apply(Style::Bad, "!");
+    let line = |problem: &String| format!("{mark} {}\n", words::lines(problem).replace('\n', "\n  "));
+    problems.iter().map(line).collect()
 }
 
 /// One target: its state, its branch, how far its history reaches.

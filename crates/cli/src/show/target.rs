@@ -20,6 +20,7 @@ pub(crate) fn added(info: &TargetInfo, look: &Look) -> String {
 pub(crate) fn target(info: &TargetInfo, look: &Look) -> String {
     let mut out = status::line(&info.status, info.status.name.width(), look);
     out.push_str(&status::disks(&info.status.disks, look));
+    out.push_str(&status::problems(&info.status.problems, look));
     let mut table = Table::untitled([Column::left(""), Column::left("")], 4);
     for (key, value) in settings(&info.config) {
         table.row([Cell::new(key).styled(Style::Dim), Cell::new(value)]);

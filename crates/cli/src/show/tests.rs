@@ -77,6 +77,7 @@ fn target(name: &str, state: &str) -> TargetStatus {
         head_time: "2026-11-25T02:59:57Z".to_owned(),
         branch: "main".to_owned(),
         disks: vec![disk("vda", "store")],
+        problems: Vec::new(),
     }
 }
 

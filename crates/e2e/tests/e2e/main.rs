@@ -3,7 +3,9 @@
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 
 mod bad_input;
+mod full;
 mod history;
 mod killed;
 mod machines;
+mod small_fs;
 mod world;

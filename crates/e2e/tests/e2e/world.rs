@@ -10,6 +10,8 @@ use std::{
 
 use serde_json::Value;
 
+use crate::small_fs::SmallFs;
+
 /// How long any single thing that a test waits for may take; guests are emulated, and the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -52,17 +54,45 @@ pub(crate) fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
 
 /// A store in a folder that goes away with it, and whatever runs in it.
 pub(crate) struct World {
+    /// A file system of its own. Unmounted after everything was ended, and before the folder goes.
+    pub(crate) small: Option<SmallFs>,
+    store: PathBuf,
     pub(crate) dir: tempfile::TempDir,
     manager: Option<Child>,
 }
 
 impl World {
     pub(crate) fn new() -> World {
-        // A short path: names of unix sockets have at most 107 bytes.
-        let dir = tempfile::Builder::new().prefix("bg-").tempdir().expect("a folder");
-        let world = World { dir, manager: None };
+        let world = World::without_store();
         world.ok(&["init"]);
         world
+    }
+
+    /// A store on a file system of its own that has so many bytes.
+    pub(crate) fn on_small_fs(bytes: u64) -> World {
+        let mut world = World::without_store();
+        world.store = world.mount(bytes).join("store");
+        world.ok(&["init"]);
+        world
+    }
+
+    fn without_store() -> World {
+        // A short path: names of unix sockets have at most 107 bytes.
+        let dir = tempfile::Builder::new().prefix("bg-").tempdir().expect("a folder");
+        let store = dir.path().join("store");
+        World { small: None, store, dir, manager: None }
+    }
+
+    /// Mounts a file system of its own; says where.
+    pub(crate) fn mount(&mut self, bytes: u64) -> PathBuf {
+        let at = self.path("fs");
+        self.small = Some(SmallFs::mount(&self.path("fs.img"), &at, bytes));
+        at
+    }
+
+    /// The file system of its own.
+    pub(crate) fn fs(&self) -> &SmallFs {
+        self.small.as_ref().expect("mounted")
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -70,7 +100,7 @@ impl World {
     }
 
     pub(crate) fn store(&self) -> PathBuf {
-        self.path("store")
+        self.store.clone()
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
@@ -128,11 +158,16 @@ impl World {
         });
     }
 
-    /// Kills the manager as nothing else can be killed; returns how long a new one takes to be back.
-    pub(crate) fn kill_and_restart(&mut self) -> Duration {
+    /// Kills the manager as nothing else can be killed.
+    pub(crate) fn kill(&mut self) {
         let mut old = self.manager.take().expect("a manager");
         old.kill().expect("killed");
         old.wait().expect("ended");
+    }
+
+    /// Kills the manager as nothing else can be killed; returns how long a new one takes to be back.
+    pub(crate) fn kill_and_restart(&mut self) -> Duration {
+        self.kill();
         let start = Instant::now();
         self.serve();
         start.elapsed()

@@ -55,9 +55,14 @@ fn copy_whole(from: &Path, to: &Path) -> io::Result<()> {
     part.push(".part");
     let part = PathBuf::from(part);
     // Not `fs::copy`: the copy is to be writable whatever the original is.
-    fs::write(&part, fs::read(from)?)?;
-    fs::File::open(&part)?.sync_all()?;
-    fs::rename(&part, to)
+    let copy = || {
+        fs::write(&part, fs::read(from)?)?;
+        fs::File::open(&part)?.sync_all()?;
+        fs::rename(&part, to)
+    };
+    copy().inspect_err(|_| {
+        let _ = fs::remove_file(&part);
+    })
 }
 
 #[cfg(test)]

@@ -41,7 +41,10 @@ impl Running {
             fs::rename(part, &path)
         };
         let part: PathBuf = path.with_extension("json.part");
-        write(&part).map_err(Error::file(&path))
+        write(&part).map_err(|e| {
+            let _ = fs::remove_file(&part);
+            Error::file(&path)(e)
+        })
     }
 
     /// The machine that runs in this place, with its process; `None` when none does.

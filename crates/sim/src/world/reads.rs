@@ -182,7 +182,10 @@ impl World {
             }
             Act::Refused(Error::BeforeHistory { .. }) if before => Ok(None),
             Act::Refused(Error::InTheFuture { .. }) if seq > head => Ok(None),
-            Act::Refused(error) => self.excuse("view", &error).map(|()| None),
+            Act::Refused(error) => {
+                check!(!matches!(error, Error::Full { .. }), "a view that needs room: {error}");
+                self.excuse("view", &error).map(|()| None)
+            }
             Act::Died => Ok(None),
         }
     }

@@ -390,7 +390,10 @@ impl World {
                 self.open.insert(volume);
                 Ok(())
             }
-            Act::Refused(error) => self.excuse("open volume", &error),
+            Act::Refused(error) => {
+                check!(!matches!(error, Error::Full { .. }), "opening a volume needs room: {error}");
+                self.excuse("open volume", &error)
+            }
             Act::Died => Ok(()),
         }
     }

@@ -7,7 +7,14 @@ use std::{
 
 use bygone_model::{BranchId, Lba, Micros, Sectors, Seq, VolumeId};
 
-use super::{Events, Log, LogOptions, upkeep::Spare};
+use super::{
+    Events, Log, LogOptions,
+    room::{
+        self,
+        Kind::{self, Blocks, Own},
+        Spare, kind_of,
+    },
+};
 use crate::{
     catalog::{Catalog, Change},
     env::{Clock, Dir, File},
@@ -86,7 +93,7 @@ impl NewRecord<'_> {
         NewRecord { op, flags: 0, subject, lba: Lba(0), sectors: Sectors(0), payload }
     }
 
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         record::record_bytes(self.payload.len()) as u64
     }
 }
@@ -100,6 +107,8 @@ pub(super) struct Active {
     pub offset: u64,
     /// The file is written (perhaps with zeroes) up to here.
     pub written_to: u64,
+    /// Records may reach up to here: that much space is reserved.
+    pub room_bytes: u64,
     /// A write failed, so behind `offset` there may be whole records that were never acknowledged.
     pub torn: bool,
     pub entries: Vec<Entry>,
@@ -127,6 +136,10 @@ pub(super) struct Sequencer {
     pub active: Option<Active>,
     /// This life of the log has said that it began.
     pub opened: bool,
+    /// The last time that a segment was wanted, there was no room for one.
+    pub starved: bool,
+    /// The reserve for the log's own records is known to be there.
+    pub reserve_kept: bool,
     /// The newest segment's number.
     pub newest: u32,
     /// The crc that the next record names as its `previous`.
@@ -175,9 +188,27 @@ impl Sequencer {
         records: &[NewRecord<'_>],
         seen: &mut dyn FnMut(&Entry),
     ) -> Result<Appended> {
+        match self.append_all(dir, clock, options, records, seen) {
+            // Where space cannot be reserved, or what was reserved is used up, there is still the reserve.
+            Err(Error::Full { .. }) if kind_of(records) == Own && room::give_up_reserve(dir) => {
+                self.reserve_kept = false;
+                self.append_all(dir, clock, options, records, seen)
+            }
+            result => result,
+        }
+    }
+
+    fn append_all(
+        &mut self,
+        dir: &dyn Dir,
+        clock: &dyn Clock,
+        options: &LogOptions,
+        records: &[NewRecord<'_>],
+        seen: &mut dyn FnMut(&Entry),
+    ) -> Result<Appended> {
         let (time, jumped_back) = self.next_time(clock);
         if self.active.is_none() {
-            self.roll(dir, options, time)?;
+            self.roll(dir, options, time, kind_of(records))?;
         }
         // First of all, so that no record of the era before is later than one of this era.
         if jumped_back {
@@ -214,23 +245,31 @@ impl Sequencer {
         seen: &mut dyn FnMut(&Entry),
     ) -> Result<Appended> {
         let first = self.head.next();
+        let kind = kind_of(records);
         let mut rest = records;
         while !rest.is_empty() {
-            let (offset, records) = self.active.as_ref().map_or((u64::MAX, 1), |a| (a.offset, a.times.len()));
-            let mut room = options.segment_bytes.saturating_sub(offset);
-            let records_left = options.segment_records_max.saturating_sub(records);
+            if kind == Blocks {
+                self.grow(dir, options)?;
+            }
+            let (mut room, records_left, records) = match &self.active {
+                Some(active) => room::left(active, options, kind),
+                None => (0, 0, 1),
+            };
             let mut count =
                 rest.iter().take(records_left).take_while(|record| fits_by(record, &mut room)).count();
+            if count == 0 && records == 0 {
+                count = 1;
+            }
+            if kind == Blocks && (1..rest.len()).contains(&count) {
+                // Either all of them find room or none, so that those that wait for room are not done again and again.
+                self.prepare_next(dir, options)?;
+            }
             if count == 0 {
-                if records == 0 {
-                    count = 1;
-                } else {
-                    self.roll(dir, options, time)?;
-                    continue;
-                }
+                self.roll(dir, options, time, kind)?;
+                continue;
             }
             let (group, later) = rest.split_at(count);
-            self.write_group(options, group, time, seen)?;
+            self.write_group(group, time, seen)?;
             rest = later;
         }
         Ok(Appended { first, last: self.head, time })
@@ -238,7 +277,6 @@ impl Sequencer {
 
     fn write_group(
         &mut self,
-        options: &LogOptions,
         group: &[NewRecord<'_>],
         time: Micros,
         seen: &mut dyn FnMut(&Entry),
@@ -285,7 +323,7 @@ impl Sequencer {
         let mut written_to = active.written_to.max(end);
         let small_flushes = self.flush_bytes < AHEAD_BYTES && self.unflushed_bytes < AHEAD_BYTES;
         if end > active.written_to && small_flushes {
-            let ahead = AHEAD_BYTES.min(options.segment_bytes.saturating_sub(end));
+            let ahead = AHEAD_BYTES.min(active.room_bytes.saturating_sub(end));
             parts.push(IoSlice::new(&ZEROES[..ahead as usize]));
             written_to = end + ahead;
         }
@@ -328,18 +366,30 @@ impl Sequencer {
     }
 
     /// Goes on in a new segment.
-    pub(super) fn roll(&mut self, dir: &dyn Dir, options: &LogOptions, time: Micros) -> Result<()> {
+    fn roll(&mut self, dir: &dyn Dir, options: &LogOptions, time: Micros, kind: Kind) -> Result<()> {
         if let Some(active) = self.active.as_mut().filter(|active| active.torn) {
             // Else they would be taken for the log's continuation when this segment is read record by record.
             end_records(&*active.file, active.number, active.offset)?;
             active.torn = false;
         }
-        let number = self.newest + 1;
+        let ready = self.prepare_next(dir, options);
         let (incarnation, first) = (self.catalog.incarnation, self.head.next());
-        let (active, chain) = self
-            .spare
-            .take(dir, options, |file| begin(number, file, first, time, incarnation, self.log_id))?;
-        self.newest = number;
+        let ((mut active, chain), room_bytes) = self.spare.clone().take(|number, spare| {
+            let (file, room_bytes) = match (spare, ready) {
+                (Some(file), _) => (file, options.segment_bytes),
+                (None, Err(Error::Full { .. })) if kind == Own => {
+                    self.reserve_kept = false;
+                    room::prepare_small(dir, options, number)?
+                }
+                (None, Err(e)) => return Err(e),
+                (None, Ok(())) => {
+                    (room::prepare(dir, options, number, self.recent_entries)?, options.segment_bytes)
+                }
+            };
+            Ok((begin(number, file, first, time, incarnation, self.log_id)?, room_bytes))
+        })?;
+        active.room_bytes = room_bytes;
+        self.newest = active.number;
         self.chain = chain;
         let Some(full) = self.active.replace(active) else { return Ok(()) };
         self.unsynced.push(full.file.clone());
@@ -354,6 +404,26 @@ impl Sequencer {
             marks: full.marks,
             times: full.times,
         });
+        Ok(())
+    }
+
+    /// Has the file of the next segment ready.
+    fn prepare_next(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<()> {
+        let made = self.spare.make(dir, options, self.recent_entries);
+        self.starved = matches!(made, Err(Error::Full { .. }));
+        made.map(drop)
+    }
+
+    /// Makes a small segment, which was begun when there was no room for more, a whole one.
+    pub(super) fn grow(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<()> {
+        let entries = self.recent_entries;
+        let Some(active) = self.active.as_mut().filter(|a| a.room_bytes < options.segment_bytes) else {
+            return Ok(());
+        };
+        let grown = room::reserve_whole(dir, options, &*active.file, active.number, entries);
+        self.starved = matches!(grown, Err(Error::Full { .. }));
+        grown?;
+        active.room_bytes = options.segment_bytes;
         Ok(())
     }
 
@@ -395,6 +465,7 @@ pub(super) fn begin(
         first_seq,
         offset,
         written_to: offset,
+        room_bytes: offset,
         torn: false,
         entries: Vec::new(),
         marks: Vec::new(),

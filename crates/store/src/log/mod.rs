@@ -13,6 +13,7 @@ mod branches;
 mod flush;
 mod read;
 mod recover;
+mod room;
 mod scan;
 mod timeline;
 mod upkeep;
@@ -35,7 +36,7 @@ use crate::{
     index::{
         cache::PageCache,
         checkpoint::{Checkpoint, IndexFiles},
-        head::Head,
+        head::{Head, HeadMap},
     },
 };
 
@@ -100,11 +101,13 @@ struct LiveVolume {
     parents: Arc<Vec<Ancestor>>,
 }
 
-/// A volume at a moment, with the checkpoint that knows it.
+/// A volume at a moment, with what knows it.
 #[derive(Clone)]
 struct Ancestor {
     volume: VolumeId,
     seq: Seq,
+    /// What came after the checkpoint; only when there was no room for a newer one.
+    recent: Option<Arc<HeadMap>>,
     checkpoint: Option<Arc<Checkpoint>>,
 }
 

@@ -22,7 +22,7 @@ use crate::{
     index::{
         Fragment, Lookup,
         checkpoint::{Checkpoint, IndexFiles},
-        head::Head,
+        head::{Head, HeadMap},
         tree::{PageRef, PageSource},
     },
 };
@@ -140,7 +140,12 @@ impl Log {
             if lookup.open.is_empty() {
                 break;
             }
-            if let Some(checkpoint) = &ancestor.checkpoint {
+            if let Some(recent) = &ancestor.recent {
+                recent.resolve(lookup);
+            }
+            if let Some(checkpoint) = &ancestor.checkpoint
+                && !lookup.open.is_empty()
+            {
                 self.resolve_in(checkpoint, ancestor.volume, ancestor.seq, lookup, wait)?;
             }
         }
@@ -186,10 +191,33 @@ impl Log {
                 return Err(Error::NoVolume(parent));
             }
             seq = seq.min(from);
-            out.push(Ancestor { volume: parent, seq, checkpoint: self.checkpoint_holding(seq)? });
+            out.push(self.layer(parent, seq)?);
             at = catalog.volume(parent)?;
         }
         Ok(out)
+    }
+
+    /// A volume as of `seq`, without those below it.
+    fn layer(&self, volume: VolumeId, seq: Seq) -> Result<Ancestor> {
+        match self.checkpoint_holding(seq) {
+            Ok(checkpoint) => return Ok(Ancestor { volume, seq, recent: None, checkpoint }),
+            Err(Error::Full { .. }) => {}
+            Err(e) => return Err(e),
+        }
+        // Reading never needs room: what no checkpoint has yet is in memory, and is looked up there.
+        let sequencer = self.sequencer();
+        let checkpoint = self.heads().base.clone();
+        let covered = checkpoint.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
+        if covered >= seq {
+            // There was room after all, a moment later.
+            drop(sequencer);
+            return Ok(Ancestor { volume, seq, recent: None, checkpoint: self.checkpoint_holding(seq)? });
+        }
+        let mut recent = HeadMap::default();
+        for entry in sequencer.recent().filter(|e| e.volume == volume && e.seq > covered && e.seq <= seq) {
+            recent.insert(entry);
+        }
+        Ok(Ancestor { volume, seq, recent: Some(Arc::new(recent)), checkpoint })
     }
 
     /// The checkpoint in whose span `seq` lies; writes one if there is none yet.
@@ -234,13 +262,10 @@ impl Log {
         if seq < first {
             return Err(Error::BeforeHistory { asked: seq, first });
         }
-        let mut layers = vec![Ancestor { volume, seq, checkpoint: self.checkpoint_holding(seq)? }];
-        for mut ancestor in self.ancestors(volume)? {
-            if ancestor.seq > seq {
-                ancestor.seq = seq;
-                ancestor.checkpoint = self.checkpoint_holding(seq)?;
-            }
-            layers.push(ancestor);
+        let mut layers = vec![self.layer(volume, seq)?];
+        for ancestor in self.ancestors(volume)? {
+            let earlier = ancestor.seq <= seq;
+            layers.push(if earlier { ancestor } else { self.layer(ancestor.volume, seq)? });
         }
         Ok(View { log: self.clone(), seq, sectors, layers })
     }

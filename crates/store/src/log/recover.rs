@@ -13,6 +13,7 @@ use bygone_model::{BranchId, Micros, Seq};
 use super::{
     Durability, Events, Heads, Log, LogOptions,
     append::{Full, Sequencer, end_records},
+    room,
     scan::{self, Scanned},
     upkeep::{self, Upkeep},
 };
@@ -68,6 +69,8 @@ impl Log {
                 Err(Error::Damaged { place, damage: what })
                     if place.file.starts_with(checkpoint::folder()) && dir.remove(&place.file).is_ok() =>
                 {
+                    dir.sync(checkpoint::folder())
+                        .map_err(|e| Error::io("syncing", checkpoint::folder(), e))?;
                     damage.push((place, what));
                 }
                 other => return other,
@@ -118,13 +121,20 @@ impl Log {
             }
             if state.entries >= options.checkpoint_entries {
                 // Only when checkpoints were lost; keeps memory bounded all the same.
-                state.seal_all()?;
+                state.seal_all(&*dir, &options)?;
                 let contents = state.contents(base.as_deref(), &options);
-                base = Some(Arc::new(compaction::write(&*dir, &id, &index, base.as_deref(), contents)?));
-                state.forget_recent();
+                match compaction::write(&*dir, &id, &index, base.as_deref(), contents) {
+                    Ok(made) => {
+                        base = Some(Arc::new(made));
+                        state.forget_recent();
+                    }
+                    // A store without room keeps in memory what it had there before; more was never let in.
+                    Err(Error::Full { .. }) => {}
+                    Err(e) => return Err(e),
+                }
             }
         }
-        state.seal_all()?;
+        state.seal_all(&*dir, &options)?;
         if state.reached < survey.durable {
             // The log once reached further than its segments do.
             let (place, what) = match state.missing.last() {
@@ -173,9 +183,11 @@ impl Log {
             catalog: state.catalog,
             active: None,
             opened: false,
+            starved: false,
+            reserve_kept: false,
             newest,
             chain: 0,
-            spare: upkeep::Spare::after(newest),
+            spare: room::Spare::after(newest),
             full: state.unsealed.into_iter().map(|unsealed| unsealed.full).collect(),
             unsynced: Vec::new(),
             recent: state.recent,
@@ -245,7 +257,9 @@ fn newest_checkpoint(
     index: &IndexFiles,
     damage: &mut Vec<(Place, Damage)>,
 ) -> Result<Option<Checkpoint>> {
-    let remove = |name: Name| {
+    let mut removed = false;
+    let mut remove = |name: Name| {
+        removed = true;
         index.forget(name);
         let file = name.file_name();
         dir.remove(&file).map_err(|e| Error::io("removing", &file, e))
@@ -285,6 +299,10 @@ fn newest_checkpoint(
             }
             Err(e) => return Err(e),
         }
+    }
+    if removed {
+        // Durably, before their numbers are used again: else a power cut could bring them back beside those that follow.
+        dir.sync(checkpoint::folder()).map_err(|e| Error::io("syncing", checkpoint::folder(), e))?;
     }
     if let Some(found) = &found {
         // All but its trailer is durable; that may have been written by a life that did not live to make it so.
@@ -506,7 +524,8 @@ impl Recovered {
 
     /// Makes everything durable and gives each segment its index, in order. Those that there is no room for wait for it; they
     /// can be read without.
-    fn seal_all(&mut self) -> Result<()> {
+    fn seal_all(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<()> {
+        let waiting = self.unsealed.len();
         for unsealed in &self.unsealed {
             unsealed.harden()?;
         }
@@ -516,6 +535,10 @@ impl Recovered {
                 Err(Error::Full { .. }) => break,
                 Err(e) => return Err(e),
             }
+        }
+        if self.unsealed.len() < waiting {
+            // What they had reserved and did not use is given back; the reserve has the first claim to it.
+            room::keep_reserve(dir, options);
         }
         Ok(())
     }

@@ -3,14 +3,17 @@
 
 use std::{
     io::IoSlice,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
 };
 
 use bygone_model::Seq;
 
-use super::{Below, EVENTS_MAX, Log, LogOptions, append::Full};
+use super::{
+    Below, EVENTS_MAX, Log,
+    append::Full,
+    room::{self, CHECKPOINT_ENTRY_BYTES},
+};
 use crate::{
-    env::{Dir, File},
     error::{Error, Result},
     format::segment::{self, SegmentIndex},
     index::compaction::{self, Contents},
@@ -18,75 +21,6 @@ use crate::{
 
 /// One thread at a time does upkeep.
 pub(super) struct Upkeep;
-
-/// The file of the segment after the newest. It is made and taken with the lock held: upkeep and a writer who both made it
-/// would take it away from one another, and what was written into it would have no name any more.
-///
-/// Locked after the sequencer, never before it.
-pub(super) struct Spare(Mutex<Next>);
-
-struct Next {
-    number: u32,
-    /// Its empty file, if it was made ahead.
-    file: Option<Arc<dyn File>>,
-}
-
-impl Spare {
-    /// None was made yet; `newest` is the newest segment that there is.
-    pub(super) fn after(newest: u32) -> Arc<Spare> {
-        Arc::new(Spare(Mutex::new(Next { number: newest + 1, file: None })))
-    }
-
-    fn next(&self) -> MutexGuard<'_, Next> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes it ahead; says whether it was not there yet.
-    fn make(&self, dir: &dyn Dir, options: &LogOptions) -> Result<bool> {
-        let mut next = self.next();
-        if next.file.is_some() {
-            return Ok(false);
-        }
-        next.file = Some(prepare(dir, options, next.number)?);
-        Ok(true)
-    }
-
-    /// Gives it, made now if need be, to `begin`. Only when that goes well it is used up.
-    pub(super) fn take<T>(
-        &self,
-        dir: &dyn Dir,
-        options: &LogOptions,
-        begin: impl FnOnce(Arc<dyn File>) -> Result<T>,
-    ) -> Result<T> {
-        let mut next = self.next();
-        let file = match next.file.take() {
-            Some(file) => file,
-            None => prepare(dir, options, next.number)?,
-        };
-        let begun = begin(file)?;
-        next.number += 1;
-        Ok(begun)
-    }
-}
-
-/// Makes the empty file of a segment: its name is durable and its space reserved before it is used.
-fn prepare(dir: &dyn Dir, options: &LogOptions, number: u32) -> Result<Arc<dyn File>> {
-    let name = segment::file_name(number);
-    match dir.remove(&name) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("removing", &name, e)),
-        _ => {}
-    }
-    let file = dir.create(&name).map_err(|e| Error::io("making", &name, e))?;
-    let ready = file
-        .reserve(options.segment_bytes)
-        .map_err(|e| Error::io("reserving space for", &name, e))
-        .and_then(|()| dir.sync("log").map_err(|e| Error::io("syncing", "log", e)));
-    if let Err(e) = ready {
-        let _ = dir.remove(&name);
-        return Err(e);
-    }
-    Ok(file)
-}
 
 /// Gives a segment its index and makes that durable. Whoever calls has made the records durable: where there is an index,
 /// recovery believes it without looking at them.
@@ -116,7 +50,31 @@ impl Log {
     /// When the medium refuses. Nothing is lost, and calling again later is right, unless the log is poisoned (I4).
     pub fn maintain(&self) -> Result<bool> {
         self.check_poison()?;
-        Ok(self.prepare_next()? || self.seal_next()? || self.checkpoint_if_due()?)
+        self.keep_reserve();
+        // What finds no room does not keep the rest from being done: sealing a segment gives room back.
+        let mut refused = None;
+        for piece in [Log::prepare_next, Log::seal_next, Log::checkpoint_if_due] {
+            match piece(self) {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(e) => refused = refused.or(Some(e)),
+            }
+        }
+        refused.map_or(Ok(false), Err)
+    }
+
+    /// The last time that room was wanted for more writes, there was none.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.sequencer().starved
+    }
+
+    fn keep_reserve(&self) {
+        let mut sequencer = self.sequencer();
+        // A log that is only read gets no files.
+        if !sequencer.reserve_kept && sequencer.active.is_some() {
+            sequencer.reserve_kept = room::keep_reserve(&*self.dir, &self.options);
+        }
     }
 
     /// Upkeep lags so far behind that whoever writes should help with [`Log::maintain`].
@@ -130,16 +88,19 @@ impl Log {
 
     fn prepare_next(&self) -> Result<bool> {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let spare = {
-            let sequencer = self.sequencer();
+        let (spare, entries) = {
+            let mut sequencer = self.sequencer();
+            sequencer.grow(&*self.dir, &self.options)?;
             // Not before it is likely to be needed: many logs are idle.
             let used = sequencer.active.as_ref().is_some_and(|a| a.offset * 4 >= self.options.segment_bytes);
             if !used {
                 return Ok(false);
             }
-            sequencer.spare.clone()
+            (sequencer.spare.clone(), sequencer.recent_entries)
         };
-        spare.make(&*self.dir, &self.options)
+        let made = spare.make(&*self.dir, &self.options, entries);
+        self.sequencer().starved = matches!(made, Err(Error::Full { .. }));
+        made
     }
 
     fn seal_next(&self) -> Result<bool> {
@@ -164,6 +125,11 @@ impl Log {
                 || sequencer.events.len() >= EVENTS_MAX
         };
         if due {
+            let wanted = self.sequencer().recent_entries as u64 * CHECKPOINT_ENTRY_BYTES;
+            if self.dir.free_bytes().is_ok_and(|free| free < wanted) {
+                // It comes back every second while the medium is full; half a checkpoint each time helps nobody.
+                return Err(Error::Full { name: "a checkpoint".to_owned() });
+            }
             self.checkpoint()?;
         }
         Ok(due)

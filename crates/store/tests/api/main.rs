@@ -3,6 +3,7 @@
 
 mod damage;
 mod fixture;
+mod full;
 mod invariants;
 mod races;
 mod world;

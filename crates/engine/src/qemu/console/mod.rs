@@ -204,7 +204,11 @@ fn bound_log(log: &Path, bytes_max: u64) -> io::Result<()> {
     if len_bytes <= bytes_max {
         return Ok(());
     }
-    fs::write(older(log), tail(log, bytes_max)?)?;
+    let old = older(log);
+    if fs::write(&old, tail(log, bytes_max)?).is_err() {
+        // Cutting it must not need room.
+        let _ = fs::remove_file(&old);
+    }
     fs::OpenOptions::new().write(true).open(log)?.set_len(0)
 }
 

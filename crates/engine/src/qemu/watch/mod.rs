@@ -139,7 +139,10 @@ impl Vm {
     /// Those of [`Running::find`].
     pub fn adopt(places: &Places) -> Result<Option<(Vm, Receiver<Report>)>> {
         let Some((running, process)) = Running::find(places)? else { return Ok(None) };
-        running.save(places)?;
+        if let Err(error) = running.save(places) {
+            // What was written down when it was started will do; a full disk must not keep it from being looked after.
+            tracing::warn!(%error, "the machine that is taken up cannot be written down anew");
+        }
         Vm::watch(process, places, running.on_reboot, true).map(Some)
     }
 

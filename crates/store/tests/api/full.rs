@@ -1,0 +1,338 @@
+//! A store on a medium that is full (I6).
+
+use std::{
+    collections::HashMap,
+    io::{self, IoSlice},
+    sync::{Arc, Mutex},
+};
+
+use bygone_model::{BranchId, Event, Kind, Lba, Sectors, Seq};
+use bygone_store::{
+    Below, BlockWrite, Content, Error, Log, LogOptions, Wait,
+    env::{Dir, File, RealDir},
+};
+
+use crate::world::{Ticks, World, mark, options, sector, write};
+
+const SEGMENT_BYTES: u64 = 4 << 20;
+
+/// What is left of a medium, and what each file has of it.
+#[derive(Default)]
+struct Room {
+    free: u64,
+    taken: HashMap<String, u64>,
+}
+
+impl Room {
+    fn take(&mut self, name: &str, upto: u64) -> io::Result<()> {
+        let has = self.taken.entry(name.to_owned()).or_default();
+        let more = upto.saturating_sub(*has);
+        if more > self.free {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        *has += more;
+        self.free -= more;
+        Ok(())
+    }
+
+    fn give_back(&mut self, name: &str, downto: u64) {
+        let has = self.taken.entry(name.to_owned()).or_default();
+        self.free += has.saturating_sub(downto);
+        *has = (*has).min(downto);
+    }
+}
+
+/// A folder on a medium with little room, which can be changed from outside.
+#[derive(Clone)]
+struct Small {
+    inner: Arc<RealDir>,
+    room: Arc<Mutex<Room>>,
+}
+
+struct SmallFile {
+    inner: Arc<dyn File>,
+    name: String,
+    room: Arc<Mutex<Room>>,
+}
+
+impl Small {
+    fn new(world: &World, free: u64) -> Small {
+        let room = Room { free, taken: HashMap::new() };
+        Small { inner: Arc::new(RealDir::new(world.folder.path())), room: Arc::new(Mutex::new(room)) }
+    }
+
+    fn set_free(&self, free: u64) {
+        self.room.lock().unwrap().free = free;
+    }
+
+    fn wrap(&self, name: &str, inner: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(SmallFile { inner, name: name.to_owned(), room: self.room.clone() })
+    }
+
+    fn options(&self) -> LogOptions {
+        LogOptions { checkpoint_entries: 40, ..options(SEGMENT_BYTES) }
+    }
+
+    fn make(&self) -> Arc<Log> {
+        let dir = Arc::new(self.clone());
+        Log::make(dir, Arc::new(Ticks::default()), self.options(), *b"sixteen bytes id").unwrap()
+    }
+
+    fn open(&self) -> Arc<Log> {
+        Log::open(Arc::new(self.clone()), Arc::new(Ticks::default()), self.options()).unwrap()
+    }
+}
+
+impl Dir for Small {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.inner.create(name).map(|file| self.wrap(name, file))
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.inner.open(name).map(|file| self.wrap(name, file))
+    }
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.inner.list(folder)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)?;
+        self.room.lock().unwrap().give_back(name, 0);
+        Ok(())
+    }
+    fn sync(&self, folder: &str) -> io::Result<()> {
+        self.inner.sync(folder)
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(self.room.lock().unwrap().free)
+    }
+}
+
+impl File for SmallFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_at(buf, offset)
+    }
+    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        self.room.lock().unwrap().take(&self.name, offset + len as u64)?;
+        self.inner.write_at(parts, offset)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.inner.sync()
+    }
+    fn len_bytes(&self) -> io::Result<u64> {
+        self.inner.len_bytes()
+    }
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.inner.set_len(len_bytes)?;
+        self.room.lock().unwrap().give_back(&self.name, len_bytes);
+        Ok(())
+    }
+    fn reserve(&self, len_bytes: u64) -> io::Result<()> {
+        self.room.lock().unwrap().take(&self.name, len_bytes)
+    }
+    fn prefetch(&self, _: u64, _: u64) {}
+}
+
+/// Writes until there is no room; says the last write that was taken, by sector.
+fn fill(log: &Log, volume: bygone_model::VolumeId, from: u64) -> u64 {
+    for i in from.. {
+        let data = sector(i + 1).repeat(8);
+        let one = BlockWrite { volume, lba: Lba(i * 8), content: Content::Data(&data), base: false };
+        match log.append(&[one]) {
+            Ok(_) => {}
+            Err(Error::Full { .. }) => return i,
+            Err(e) => unreachable!("{e}"),
+        }
+        let _ = log.maintain();
+    }
+    unreachable!()
+}
+
+/// A medium that was filled by a log; how many writes it took.
+fn full() -> (World, Small, Arc<Log>, bygone_model::VolumeId, u64) {
+    let world = World::empty();
+    let small = Small::new(&world, 20 << 20);
+    let log = small.make();
+    let volume = log.add_disk(&crate::world::disk(1 << 20)).unwrap();
+    log.open_volume(volume, Below::Index, Seq::ZERO).unwrap();
+    let written = fill(&log, volume, 0);
+    assert!(written > 100 && log.is_full());
+    (world, small, log, volume, written)
+}
+
+#[test]
+fn i6_events_flushes_and_branches_find_room_when_writes_do_not() {
+    let (_world, small, log, volume, written) = full();
+    // Somebody else takes the very last of it.
+    small.set_free(0);
+    assert_eq!(fill(&log, volume, written), written);
+    let kept = log.event(BranchId(0), &Event::new(Kind::Point, "full")).unwrap();
+    log.flush().unwrap();
+    let branch = log.add_branch("from-full", BranchId(0), kept.last).unwrap();
+    log.promote_branch("from-full").unwrap();
+    log.promote_branch("main").unwrap();
+    assert!(log.durable_seq() >= kept.last && branch != BranchId(0));
+    small.set_free(20 << 20);
+    assert!(fill(&log, volume, written) > written);
+}
+
+#[test]
+fn i6_a_full_log_can_be_opened_again_and_again_and_go_on() {
+    let (_world, small, log, volume, mut written) = full();
+    small.set_free(0);
+    drop(log);
+    for round in 0..8 {
+        let log = small.open();
+        assert!(log.damage_at_open().is_empty());
+        log.event(BranchId(0), &Event::new(Kind::Manager, format!("life {round}"))).unwrap();
+        log.flush().unwrap();
+        assert_eq!(fill(&log, volume, written), written, "there is no room");
+        // Whatever an orderly end freed is somebody else's at once.
+        small.set_free(0);
+    }
+    small.set_free(20 << 20);
+    let log = small.open();
+    log.open_volume(volume, Below::Index, Seq::ZERO).unwrap();
+    let before = written;
+    written = fill(&log, volume, written);
+    assert!(written > before);
+    small.set_free(20 << 20);
+    let head = log.head_seq();
+    for i in (0..written).step_by(97) {
+        assert_eq!(mark(&log, volume, i * 8 + 3, head).unwrap(), i + 1);
+    }
+    assert!(log.verify(false, &mut |_, _| true).unwrap().damaged.is_empty());
+}
+
+#[test]
+fn i6_every_moment_can_be_read_without_room_for_a_checkpoint() {
+    let (_world, small, log, volume, written) = full();
+    small.set_free(0);
+    let branch = log.add_branch("then", BranchId(0), log.head_seq()).unwrap();
+    let checkpoints = log.open_checkpoints();
+    let head = log.head_seq();
+    for i in (0..written).step_by(97) {
+        assert_eq!(mark(&log, volume, i * 8, head).unwrap(), i + 1);
+    }
+    // Before the last of them.
+    assert_eq!(mark(&log, volume, (written - 1) * 8, Seq(head.0 - 3)).unwrap(), 0);
+    let on_branch = log.catalog().volume_of(branch, "vda").unwrap().id;
+    log.open_volume(on_branch, Below::Index, Seq::ZERO).unwrap();
+    let found = log.resolve_head(on_branch, Lba((written - 1) * 8), Sectors(1), Wait::Yes).unwrap();
+    let mut bytes = sector(0);
+    log.read_fragment(&found[0], &mut bytes, Wait::Yes).unwrap();
+    assert_eq!(bytes, sector(written));
+    assert!(log.open_checkpoints() <= checkpoints + 2);
+}
+
+#[test]
+fn i6_a_batch_that_finds_no_room_is_not_begun() {
+    let (_world, small, log, volume, written) = full();
+    small.set_free(0);
+    let head = log.head_seq();
+    let data: Vec<Vec<u8>> = [1, 7900].iter().map(|sectors| sector(9).repeat(*sectors)).collect();
+    let batch: Vec<BlockWrite<'_>> = data
+        .iter()
+        .map(|data| BlockWrite { volume, lba: Lba(0), content: Content::Data(data), base: false })
+        .collect();
+    for _ in 0..100 {
+        assert!(matches!(log.append(&batch), Err(Error::Full { .. })));
+    }
+    assert_eq!(log.head_seq(), head);
+    assert_eq!(mark(&log, volume, 0, head).unwrap(), 1);
+    assert!(written > 0);
+}
+
+#[test]
+fn i6_asking_for_room_takes_none_from_others() {
+    let (_world, small, log, volume, written) = full();
+    for free in [0, 1000, SEGMENT_BYTES - 1, SEGMENT_BYTES + 1000] {
+        small.set_free(free);
+        let _ = log.maintain();
+        assert_eq!(
+            fill(&log, volume, written),
+            written,
+            "{free} bytes are no room for a segment and what it needs"
+        );
+        assert_eq!(small.free_bytes().unwrap(), free);
+    }
+    write_after_room(&small, &log, volume, written);
+}
+
+fn write_after_room(small: &Small, log: &Arc<Log>, volume: bygone_model::VolumeId, written: u64) {
+    small.set_free(8 << 20);
+    let seq = write(log, volume, written * 8, 8, 77);
+    assert!(!log.is_full());
+    assert_eq!(mark(log, volume, written * 8, seq).unwrap(), 77);
+}
+
+/// A folder in which somebody else does something just before a file is removed.
+struct Meddled {
+    inner: Small,
+    meddle: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Dir for Meddled {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.inner.create(name)
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        Dir::open(&self.inner, name)
+    }
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.inner.list(folder)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let meddle = self.meddle.lock().unwrap().take();
+        if let Some(meddle) = meddle {
+            meddle();
+        }
+        self.inner.remove(name)
+    }
+    fn sync(&self, folder: &str) -> io::Result<()> {
+        self.inner.sync(folder)
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.inner.free_bytes()
+    }
+}
+
+#[test]
+fn i1_a_segment_that_a_write_began_is_not_taken_away_by_upkeep() {
+    let world = World::empty();
+    let small = Small::new(&world, 1 << 30);
+    let dir = Arc::new(Meddled { inner: small.clone(), meddle: Mutex::default() });
+    let log =
+        Log::make(dir.clone(), Arc::new(Ticks::default()), small.options(), *b"sixteen bytes id").unwrap();
+    let volume = log.add_disk(&crate::world::disk(1 << 20)).unwrap();
+    // More than a quarter of a segment: upkeep prepares the next one.
+    let mark_of = |i: u64| i + 1;
+    for i in 0..400 {
+        write(&log, volume, i * 8, 8, mark_of(i));
+    }
+    let writer = Arc::downgrade(&log);
+    *dir.meddle.lock().unwrap() = Some(Box::new(move || {
+        let (done, finished) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let Some(log) = writer.upgrade() else { return };
+            for i in 400..1400 {
+                write(&log, volume, i * 8, 8, i + 1);
+            }
+            let _ = done.send(());
+        });
+        // It may have to wait for upkeep; what must not be is that upkeep does not know of it.
+        let _ = finished.recv_timeout(std::time::Duration::from_millis(500));
+    }));
+    while log.maintain().unwrap() {}
+    while log.head_seq().0 < 1400 {
+        std::thread::yield_now();
+    }
+    log.flush().unwrap();
+    let head = log.head_seq();
+    drop(log);
+    let log = small.open();
+    assert!(log.damage_at_open().is_empty(), "{:?}", log.damage_at_open());
+    assert_eq!(log.head_seq(), head);
+    for i in (0..1400).step_by(53) {
+        assert_eq!(mark(&log, volume, i * 8, head).unwrap(), mark_of(i));
+    }
+}
