@@ -23,6 +23,12 @@ pub trait RawDisk: Send + Sync {
     /// Its size in bytes.
     fn size_bytes(&self) -> u64;
 
+    /// Makes what was written durable, and what [`RawDisk::identity`] says of it.
+    ///
+    /// # Errors
+    /// What the medium says; then what was written since the last success may be gone for good.
+    fn sync(&self) -> io::Result<()>;
+
     /// Makes a range read as zeroes and, if the medium can, cost no space.
     ///
     /// # Errors
@@ -125,6 +131,11 @@ impl RawDisk for OsDisk {
 
     fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // Not only the data: without the time of change the disk would look as if it had been changed back.
+        self.file.file().sync_all()
     }
 
     fn punch(&self, offset: u64, len_bytes: u64) -> io::Result<()> {

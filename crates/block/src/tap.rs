@@ -263,7 +263,7 @@ impl TapDevice {
 
     /// Makes the disk durable and says so in the log.
     fn mark(&self, destaging: &mut Destaging, clean: bool) -> Result<(), IoError> {
-        self.raw.file().sync()?;
+        self.raw.sync()?;
         let mark = TapMark {
             applied: destaging.applied,
             clean,
