@@ -87,6 +87,8 @@ struct Destaging {
     applied: Seq,
     /// The last mark.
     marked: Seq,
+    /// A sync of the disk failed, so nothing since the last mark may be on it, whatever it shows.
+    lost: bool,
 }
 
 impl std::fmt::Debug for TapDevice {
@@ -141,7 +143,7 @@ impl TapDevice {
             writer: LogWriter::new(log, volume, when_full),
             raw,
             geometry,
-            destaging: Mutex::new(Destaging { bytes: 0, applied, marked: applied }),
+            destaging: Mutex::new(Destaging { bytes: 0, applied, marked: applied, lost: false }),
             gate: RwLock::new(()),
             wake: Mutex::new(false),
             waking: Condvar::new(),
@@ -225,6 +227,7 @@ impl TapDevice {
     /// When the log cannot be flushed or the disk written. Nothing is lost; calling again goes on.
     pub fn destage(&self) -> Result<(), IoError> {
         let mut destaging = self.destaging();
+        self.redo_what_was_lost(&mut destaging)?;
         if self.log().head_runs(self.writer.volume) == 0 {
             return Ok(());
         }
@@ -261,9 +264,26 @@ impl TapDevice {
         Ok(())
     }
 
+    /// After a sync of the disk that failed: all since the last mark is taken from the log again, for reads at once, and for
+    /// the disk with the next destaging.
+    fn redo_what_was_lost(&self, destaging: &mut Destaging) -> Result<(), IoError> {
+        if destaging.lost {
+            self.log().open_volume(self.writer.volume, Below::Device, destaging.marked)?;
+            destaging.applied = destaging.marked;
+            destaging.bytes = 0;
+            destaging.lost = false;
+        }
+        Ok(())
+    }
+
     /// Makes the disk durable and says so in the log.
     fn mark(&self, destaging: &mut Destaging, clean: bool) -> Result<(), IoError> {
-        self.raw.sync()?;
+        if let Err(e) = self.raw.sync() {
+            // The system says it once; the next sync may well succeed without what this one lost.
+            destaging.lost = true;
+            self.redo_what_was_lost(destaging)?;
+            return Err(e.into());
+        }
         let mark = TapMark {
             applied: destaging.applied,
             clean,
