@@ -334,6 +334,10 @@ impl Target {
             let then = if state == TapState::Known { Then::Nothing } else { Then::Read(state) };
             return Ok((LiveKind::Tap { tap, destager: Some(destager), _lock: image_lock }, then));
         }
+        if !catalog.is_exact(volume, self.log.head_seq()) {
+            // What was not read of its disk would read as zeroes.
+            return Err(Error::BaseIncomplete { disk: disk.name });
+        }
         let device = LogDevice::open(self.log.clone(), volume, WhenFull::Pause)?;
         Ok((LiveKind::Log(Arc::new(device)), if outside { Then::Fill } else { Then::Nothing }))
     }

@@ -6,13 +6,15 @@ use std::{
     },
 };
 
-use bygone_block::{BlockDevice, Extent, Geometry, IoError, Reading, Writing};
-use bygone_model::VolumeId;
+use bygone_block::{BlockDevice, Extent, Geometry, IoError, LogDevice, Reading, WhenFull, Writing};
+use bygone_model::{BranchId, Kind, Seq, VolumeId};
 use bygone_store::{CACHE_BYTES, index::cache::PageCache};
 
 use super::{Target, lock};
 use crate::{
+    Error,
     config::{DiskConfig, TargetConfig},
+    restore,
     store_dir::StorePaths,
 };
 
@@ -80,4 +82,118 @@ fn a_lease_lets_go_of_its_device_before_the_disk_may_be_opened_anew() {
     // A device that went later would take the head map of the one that was opened meanwhile.
     assert!(was_open.load(Ordering::Acquire));
     assert!(lock(&target.live).is_empty());
+}
+
+/// A target whose disk outside was read completely, and the moment after that.
+fn tapped(dir: &Path) -> (Arc<Target>, VolumeId, std::path::PathBuf, Seq) {
+    let disk = dir.join("disk.raw");
+    std::fs::write(&disk, vec![1; 1 << 20]).unwrap();
+    let target = target(&dir.join("store"), Some(&disk));
+    target.read_disks().unwrap();
+    while target.is_busy() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let volume = target.volume(target.present(), None).unwrap();
+    let seq = target.log.head_seq();
+    assert!(target.log.catalog().is_exact(volume, seq));
+    (target, volume, disk, seq)
+}
+
+fn write(device: &dyn BlockDevice, offset: u64, byte: u8) {
+    device.write(&[Writing { offset, change: bygone_block::Change::Data(&[byte; 4096]) }]).unwrap();
+}
+
+struct Nobody;
+
+impl crate::api::Answers for Nobody {
+    fn progress(&mut self, _: crate::api::Progress) -> bool {
+        true
+    }
+    fn note(&mut self, _: String) {}
+    fn item(&mut self, _: serde_json::Value) -> bool {
+        true
+    }
+    fn wanted(&mut self) -> bool {
+        true
+    }
+}
+
+fn restore_in_place(target: &Arc<Target>, seq: Seq, discard_later: bool) -> crate::Result<()> {
+    let to = crate::api::RestoreTo::InPlace;
+    restore::restore(target, &format!("seq:{}", seq.0), None, &to, discard_later, &mut Nobody).map(drop)
+}
+
+#[test]
+fn a_disk_that_was_never_read_is_not_filled_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk.raw");
+    std::fs::write(&disk, vec![1; 1 << 20]).unwrap();
+    let target = target(&dir.path().join("store"), Some(&disk));
+    let promoted = restore::promote(&target, "main", false, &mut Nobody);
+    assert!(matches!(promoted, Err(Error::BaseIncomplete { .. })), "{promoted:?}");
+    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 1));
+}
+
+#[test]
+fn what_was_not_read_of_a_changed_disk_is_not_filled_over_unless_it_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (target, volume, disk, seq) = tapped(dir.path());
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::fs::write(&disk, vec![2; 1 << 20]).unwrap();
+    // It is opened, found changed, and not read to the end.
+    target.begin_closing();
+    drop(target.lease(volume).unwrap());
+    while target.is_busy() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let restored = restore_in_place(&target, seq, false);
+    assert!(matches!(restored, Err(Error::BaseIncomplete { .. })), "{restored:?}");
+    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 2));
+    assert_eq!(target.log.catalog().head, BranchId(0));
+
+    restore_in_place(&target, seq, true).unwrap();
+    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 1));
+}
+
+#[test]
+fn a_disk_that_is_changed_after_it_was_filled_is_noticed_however_much_was_logged_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let (target, volume, disk, seq) = tapped(dir.path());
+    let lease = target.lease(volume).unwrap();
+    write(&lease, 0, 7);
+    drop(lease);
+    // As with a machine that runs on a branch which is promoted: the store serves it while the disk is filled.
+    let name = restore::new_branch(&target, BranchId(0), seq, None, "try").unwrap();
+    target.log.promote_branch(&name).unwrap();
+    let volume = target.volume(target.present(), None).unwrap();
+    let lease = Arc::new(LogDevice::open(target.log.clone(), volume, WhenFull::Fail).unwrap());
+    restore::fill_disk(&target, volume, &mut |_, _| true).unwrap();
+    let mut bytes = std::fs::read(&disk).unwrap();
+    assert!(bytes.iter().all(|b| *b == 1));
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    bytes[512 << 10] = 9;
+    std::fs::write(&disk, bytes).unwrap();
+    write(&*lease, 4096, 8);
+    lease.flush().unwrap();
+    let (paths, cache) = (target.paths.clone(), PageCache::new(CACHE_BYTES));
+    drop((lease, target));
+
+    let target = Target::open(&paths, "web", &cache).unwrap();
+    let lease = target.lease(volume).unwrap();
+    assert!(!target.log.catalog().is_exact(volume, target.log.head_seq()) || has_gap(&target));
+    drop(lease);
+    while target.is_busy() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert!(has_gap(&target));
+}
+
+fn has_gap(target: &Target) -> bool {
+    let mut found = false;
+    let mut look = |event: &bygone_store::Event| {
+        found |= event.event.kind == Kind::Gap;
+        !found
+    };
+    target.log.events(Seq::ZERO, target.log.head_seq(), &mut look).unwrap();
+    found
 }
