@@ -1,11 +1,14 @@
 //! A disk that is kept by the store: the present of a volume (store-only, V4, and converter, V1), and a volume as of a
 //! moment.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
-use std::time::Duration;
 
 use bygone_model::{Lba, SECTOR_BYTES, Sectors, VolumeId};
 use bygone_store::{Below, BlockWrite, Content, Error as StoreError, HeadFragment, Log, View, Wait};
@@ -64,21 +67,43 @@ pub(crate) struct LogWriter {
     pub(crate) volume: VolumeId,
     when_full: WhenFull,
     closing: AtomicBool,
-    paused: AtomicBool,
+    waiting: Mutex<Waiting>,
+    moved: Condvar,
+}
+
+/// Writes that wait for room, in the order in which they came. They are done in this order, and what comes later waits
+/// behind them: the client of the first one may be gone, and have repeated it over another connection. Were the repetition
+/// done first and then overwritten, the first one would bring back what it once replaced.
+#[derive(Default)]
+struct Waiting {
+    places: VecDeque<u64>,
+    last: u64,
 }
 
 impl LogWriter {
     pub(crate) fn new(log: Arc<Log>, volume: VolumeId, when_full: WhenFull) -> LogWriter {
-        LogWriter { log, volume, when_full, closing: false.into(), paused: false.into() }
+        LogWriter {
+            log,
+            volume,
+            when_full,
+            closing: false.into(),
+            waiting: Mutex::default(),
+            moved: Condvar::new(),
+        }
     }
 
     /// A write waits for room in the store.
     pub(crate) fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Relaxed)
+        !self.waiting().places.is_empty()
     }
 
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::Release);
+        self.moved.notify_all();
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn write(&self, geometry: &Geometry, writings: &[Writing<'_>]) -> Result<(), IoError> {
@@ -121,21 +146,42 @@ impl LogWriter {
     }
 
     pub(crate) fn append(&self, writes: &[BlockWrite<'_>]) -> Result<(), IoError> {
+        let mut place = None;
         loop {
             if self.closing.load(Ordering::Acquire) {
+                self.leave(place);
                 return Err(IoError::Closing);
             }
-            match self.log.append(writes) {
-                Err(StoreError::Full { .. }) if self.when_full == WhenFull::Pause => {
+            if self.is_first(place) {
+                match self.log.append(writes) {
                     // All writes of the batch are tried again: those that were done are done once more.
-                    self.paused.store(true, Ordering::Relaxed);
-                    std::thread::sleep(FULL_RETRY);
-                }
-                result => {
-                    self.paused.store(false, Ordering::Relaxed);
-                    return result.map(drop).map_err(IoError::from);
+                    Err(StoreError::Full { .. }) if self.when_full == WhenFull::Pause => {}
+                    result => {
+                        self.leave(place);
+                        return result.map(drop).map_err(IoError::from);
+                    }
                 }
             }
+            let mut waiting = self.waiting();
+            if place.is_none() {
+                waiting.last += 1;
+                place = Some(waiting.last);
+                let last = waiting.last;
+                waiting.places.push_back(last);
+            }
+            drop(self.moved.wait_timeout(waiting, FULL_RETRY));
+        }
+    }
+
+    fn is_first(&self, place: Option<u64>) -> bool {
+        let waiting = self.waiting();
+        waiting.places.front().is_none_or(|first| Some(*first) == place)
+    }
+
+    fn leave(&self, place: Option<u64>) {
+        if let Some(place) = place {
+            self.waiting().places.retain(|other| *other != place);
+            self.moved.notify_all();
         }
     }
 }

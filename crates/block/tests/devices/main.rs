@@ -1,6 +1,7 @@
 //! Devices over a real store and real files, against a plain copy in memory.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod full;
 mod tap;
 
 use std::{path::Path, sync::Arc};
