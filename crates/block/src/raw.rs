@@ -142,9 +142,13 @@ impl RawDisk for OsDisk {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match rustix::fs::fallocate(self.file.file(), flags, offset, len_bytes) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NODEV | rustix::io::Errno::NOSYS) => {
-                write_zeroes(&self.file, offset, len_bytes)
-            }
+            // `INVAL`: a block device whose own blocks are larger than the range is aligned to.
+            Err(
+                rustix::io::Errno::INVAL
+                | rustix::io::Errno::OPNOTSUPP
+                | rustix::io::Errno::NODEV
+                | rustix::io::Errno::NOSYS,
+            ) => write_zeroes(&self.file, offset, len_bytes),
             Err(e) => Err(e.into()),
         }
     }
