@@ -23,6 +23,12 @@ pub trait RawDisk: Send + Sync {
     /// Its size in bytes.
     fn size_bytes(&self) -> u64;
 
+    /// Makes what was written durable, and what [`RawDisk::identity`] says of it.
+    ///
+    /// # Errors
+    /// What the medium says; then what was written since the last success may be gone for good.
+    fn sync(&self) -> io::Result<()>;
+
     /// Makes a range read as zeroes and, if the medium can, cost no space.
     ///
     /// # Errors
@@ -127,13 +133,22 @@ impl RawDisk for OsDisk {
         self.size_bytes
     }
 
+    fn sync(&self) -> io::Result<()> {
+        // Not only the data: without the time of change the disk would look as if it had been changed back.
+        self.file.file().sync_all()
+    }
+
     fn punch(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match rustix::fs::fallocate(self.file.file(), flags, offset, len_bytes) {
             Ok(()) => Ok(()),
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NODEV | rustix::io::Errno::NOSYS) => {
-                write_zeroes(&self.file, offset, len_bytes)
-            }
+            // `INVAL`: a block device whose own blocks are larger than the range is aligned to.
+            Err(
+                rustix::io::Errno::INVAL
+                | rustix::io::Errno::OPNOTSUPP
+                | rustix::io::Errno::NODEV
+                | rustix::io::Errno::NOSYS,
+            ) => write_zeroes(&self.file, offset, len_bytes),
             Err(e) => Err(e.into()),
         }
     }

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bygone_model::{Details, Lba, SECTOR_BYTES, Sectors, Seq, VolumeId};
+use bygone_model::{Details, Lba, Micros, SECTOR_BYTES, Sectors, Seq, VolumeId};
 use bygone_store::{
     Below, BlockWrite, Content, Log, View, Wait,
     catalog::TapMark,
@@ -46,7 +46,7 @@ const WRITE_BYTES: usize = 1 << 20;
 const REREAD_BYTES: u64 = 1 << 20;
 /// After so much of re-reading, what the store believes is looked up anew.
 const REVIEW_BYTES: u64 = 1 << 30;
-/// An unclean disk may have been changed by the destager this long after the log's last record.
+/// An unclean disk may have been changed by the destager this long after the last write was logged.
 const DESTAGE_SLACK_MICROS: i64 = 10_000_000;
 
 /// What the disk turned out to be when it was opened.
@@ -108,6 +108,8 @@ struct Destaging {
     applied: Seq,
     /// The last mark.
     marked: Seq,
+    /// A sync of the disk failed, so nothing since the last mark may be on it, whatever it shows.
+    lost: bool,
 }
 
 impl std::fmt::Debug for TapDevice {
@@ -144,12 +146,6 @@ impl TapDevice {
             return Err(IoError::Invalid { offset: 0, len_bytes: raw.size_bytes() });
         }
         let mark = catalog.taps.get(&volume.0);
-        let state = match mark {
-            None => TapState::New,
-            Some(mark) if !is_what_was_left(mark, &raw.identity()?, &log) => TapState::Changed,
-            Some(mark) if !mark.complete => TapState::Unfinished,
-            Some(_) => TapState::Known,
-        };
         let applied = mark.map_or(log.head_seq(), |mark| mark.applied);
         log.open_volume(volume, Below::Device, applied)?;
         let geometry = Geometry {
@@ -162,15 +158,30 @@ impl TapDevice {
             writer: LogWriter::new(log, volume, when_full),
             raw,
             geometry,
-            destaging: Mutex::new(Destaging { bytes: 0, stuck_at: Lba(0), applied, marked: applied }),
+            destaging: Mutex::new(Destaging {
+                bytes: 0,
+                stuck_at: Lba(0),
+                applied,
+                marked: applied,
+                lost: false,
+            }),
             gate: RwLock::new(()),
             wake: Mutex::new(false),
             waking: Condvar::new(),
             closing: false.into(),
             failure: Mutex::default(),
-            complete: (state == TapState::Known).into(),
+            complete: false.into(),
             reread_bytes: 0.into(),
         };
+        let state = match mark {
+            None => TapState::New,
+            Some(mark) if !is_what_was_left(mark, &tap.raw.identity()?, tap.last_logged()?) => {
+                TapState::Changed
+            }
+            Some(mark) if !mark.complete => TapState::Unfinished,
+            Some(_) => TapState::Known,
+        };
+        tap.complete.store(state == TapState::Known, Ordering::Release);
         // From here on the disk is no longer what a clean mark says; and that it has to be read must not be forgotten.
         if mark.is_none_or(|mark| mark.clean || (mark.complete && state != TapState::Known)) {
             tap.mark(&mut tap.destaging(), false)?;
@@ -180,6 +191,13 @@ impl TapDevice {
 
     fn log(&self) -> &Arc<Log> {
         &self.writer.log
+    }
+
+    /// When the last of what the disk may not have yet was logged.
+    fn last_logged(&self) -> Result<Option<Micros>, IoError> {
+        let (waiting, _) = self.log().freeze_head(self.writer.volume)?;
+        let last = waiting.iter().map(|(_, _, seq, _)| seq).max();
+        Ok(last.map(|seq| self.log().time_of(seq)).transpose()?)
     }
 
     fn destaging(&self) -> MutexGuard<'_, Destaging> {
@@ -271,6 +289,7 @@ impl TapDevice {
     }
 
     fn carry(&self, destaging: &mut Destaging) -> Result<(), IoError> {
+        self.redo_what_was_lost(destaging)?;
         if self.log().head_runs(self.writer.volume) == 0 {
             return Ok(());
         }
@@ -327,9 +346,26 @@ impl TapDevice {
         Ok(())
     }
 
+    /// After a sync of the disk that failed: all since the last mark is taken from the log again, for reads at once, and for
+    /// the disk with the next destaging.
+    fn redo_what_was_lost(&self, destaging: &mut Destaging) -> Result<(), IoError> {
+        if destaging.lost {
+            self.log().open_volume(self.writer.volume, Below::Device, destaging.marked)?;
+            destaging.applied = destaging.marked;
+            destaging.bytes = 0;
+            destaging.lost = false;
+        }
+        Ok(())
+    }
+
     /// Makes the disk durable and says so in the log.
     fn mark(&self, destaging: &mut Destaging, clean: bool) -> Result<(), IoError> {
-        self.raw.file().sync()?;
+        if let Err(e) = self.raw.sync() {
+            // The system says it once; the next sync may well succeed without what this one lost.
+            destaging.lost = true;
+            self.redo_what_was_lost(destaging)?;
+            return Err(e.into());
+        }
         let mark = TapMark {
             applied: destaging.applied,
             clean,
@@ -493,8 +529,9 @@ impl TapDevice {
     }
 }
 
-/// Whether the disk is as it was left when the mark was written, apart from what was destaged since.
-fn is_what_was_left(mark: &TapMark, now: &Details, log: &Log) -> bool {
+/// Whether the disk is as it was left when the mark was written, apart from what was destaged since; `last` of that was logged
+/// at this time.
+fn is_what_was_left(mark: &TapMark, now: &Details, last: Option<Micros>) -> bool {
     const CHANGED: &str = "changed_micros";
     let same = |key: &str| mark.identity.get(key) == now.get(key);
     if !(same("size_bytes") && same("device") && same("inode")) {
@@ -505,7 +542,7 @@ fn is_what_was_left(mark: &TapMark, now: &Details, log: &Log) -> bool {
     }
     // After a crash, only what the destager can have done is no surprise. Of a block device nothing is known.
     let Some(changed) = now.get(CHANGED).and_then(serde_json::Value::as_i64) else { return true };
-    same(CHANGED) || changed <= log.found_last().0.saturating_add(DESTAGE_SLACK_MICROS)
+    same(CHANGED) || last.is_some_and(|last| changed <= last.0.saturating_add(DESTAGE_SLACK_MICROS))
 }
 
 /// Neighbouring pieces on their way to the disk.

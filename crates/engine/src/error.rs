@@ -260,7 +260,7 @@ impl Error {
                 "check that it is the right disk; grow it with `truncate -s` or `qemu-img resize`"
             }
             Error::BaseIncomplete { .. } => {
-                "choose a later moment: `bygone timeline NAME` says when it was complete"
+                "wait until the disk was read, or choose a moment at which it had been: see `bygone timeline NAME`"
             }
             Error::Store(e) => e.hint(),
             Error::Device(_) => "see the manager's log",

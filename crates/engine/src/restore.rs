@@ -9,10 +9,10 @@ use std::{
 };
 
 use bygone_block::{BlockDevice, Extent, OsDisk, RawDisk, Reading};
-use bygone_model::{Event, Kind, Lba, Seq, VolumeId};
+use bygone_model::{BranchId, Event, Kind, Lba, Seq, VolumeId};
 use bygone_store::{
     Wait,
-    catalog::{Keeping, Shows, TapMark},
+    catalog::{Catalog, Keeping, Shows, TapMark, Volume},
 };
 
 use crate::{
@@ -78,7 +78,7 @@ pub(crate) fn restore(
 
 fn copy_out(
     target: &Arc<Target>,
-    branch: bygone_model::BranchId,
+    branch: BranchId,
     seq: Seq,
     only: Option<&str>,
     path: &Path,
@@ -267,7 +267,7 @@ fn copy_extent(
 /// Makes the moment the present: a branch that starts there is promoted.
 fn in_place(
     target: &Arc<Target>,
-    branch: bygone_model::BranchId,
+    branch: BranchId,
     seq: Seq,
     discard_later: bool,
     answers: &mut dyn Answers,
@@ -292,7 +292,7 @@ fn in_place(
 /// When the name is taken or the moment does not exist.
 pub(crate) fn new_branch(
     target: &Target,
-    branch: bygone_model::BranchId,
+    branch: BranchId,
     seq: Seq,
     name: Option<&str>,
     prefix: &str,
@@ -336,6 +336,12 @@ pub(crate) fn promote(
     if unseen || running_on.is_some_and(|on| on != branch) {
         return Err(Error::TargetRunning(target.name.clone()));
     }
+    for volume in catalog.volumes_of(branch, Seq::MAX) {
+        let given_up = discard_later && shown_on(&catalog, volume.disk) == Some(catalog.head);
+        if is_stale(&catalog, volume)? && is_unread(&catalog, volume.disk) && !given_up {
+            return Err(Error::BaseIncomplete { disk: catalog.disk_of(volume.id)?.name.clone() });
+        }
+    }
     let before = catalog.branch(catalog.head).map_or("main", |b| &b.name).to_owned();
     if catalog.head != branch {
         target.log.promote_branch(name)?;
@@ -351,9 +357,7 @@ pub(crate) fn promote(
     let catalog = target.log.catalog();
     for volume in catalog.volumes_of(branch, Seq::MAX) {
         let disk = catalog.disk_of(volume.id)?;
-        let stale = disk.keeping == Keeping::Tap
-            && catalog.shows.get(&volume.disk) != Some(&Shows::Volume(volume.id));
-        if !stale {
+        if !is_stale(&catalog, volume)? {
             continue;
         }
         if running_on.is_some() {
@@ -372,6 +376,33 @@ pub(crate) fn promote(
     Ok(timeline::info(moment))
 }
 
+/// The disk outside the store has to be filled to show this volume.
+fn is_stale(catalog: &Catalog, volume: &Volume) -> Result<bool> {
+    let tapped = catalog.disk_of(volume.id)?.keeping == Keeping::Tap;
+    Ok(tapped && catalog.shows.get(&volume.disk) != Some(&Shows::Volume(volume.id)))
+}
+
+/// The branch that the disk outside the store shows.
+fn shown_on(catalog: &Catalog, disk: u32) -> Option<BranchId> {
+    match catalog.shows.get(&disk) {
+        Some(Shows::Volume(shown)) => catalog.volume(*shown).ok().map(|volume| volume.branch),
+        _ => None,
+    }
+}
+
+/// The disk outside the store has what nobody else has: it was never read completely. To fill it would lose that.
+fn is_unread(catalog: &Catalog, disk: u32) -> bool {
+    match catalog.shows.get(&disk) {
+        None => true,
+        Some(Shows::Filling(_)) => false,
+        Some(Shows::Volume(shown)) => {
+            let given_up =
+                shown_on(catalog, disk).and_then(|branch| catalog.branch(branch)?.dropped).is_some();
+            !given_up && !catalog.taps.get(&shown.0).is_some_and(|mark| mark.complete)
+        }
+    }
+}
+
 /// Makes the disk outside the store show `volume`, while the present is served from the store; the next opening of the
 /// disk is a tap again. Only what differs is written.
 ///
@@ -385,6 +416,10 @@ pub(crate) fn fill_disk(
     let log = &target.log;
     let disk = log.catalog().disk_of(volume)?.clone();
     let (raw, _lock) = target.take_disk(&disk)?;
+    let catalog = log.catalog();
+    if is_unread(&catalog, catalog.volume(volume)?.disk) {
+        return Err(Error::BaseIncomplete { disk: disk.name });
+    }
     log.begin_fill(volume)?;
     let seq = log.flush()?;
     let view = log.view(volume, seq)?;
@@ -417,10 +452,11 @@ pub(crate) fn fill_disk(
         }
         at += len;
     }
-    raw.file().sync().map_err(io)?;
+    raw.sync().map_err(io)?;
     let complete = log.catalog().is_exact(volume, seq);
     let identity = raw.identity().map_err(io)?;
-    log.mark_tap(volume, &TapMark { applied: seq, clean: false, complete, identity })?;
+    // Nobody writes to it until it is opened as a tap, so any change until then is one behind our back.
+    log.mark_tap(volume, &TapMark { applied: seq, clean: true, complete, identity })?;
     keep_going(size, size);
     Ok(())
 }

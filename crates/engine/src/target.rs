@@ -94,14 +94,21 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The right to use a disk, and the disk.
 pub(crate) struct Lease {
+    // It goes before the right does: as soon as that is given back the disk may be opened anew, and a device of before that
+    // went only then would take the new one's head map with it.
+    device: Arc<dyn BlockDevice>,
+    right: Right,
+}
+
+/// What is given back when it goes.
+struct Right {
     target: Arc<Target>,
     volume: VolumeId,
-    device: Arc<dyn BlockDevice>,
 }
 
 impl std::fmt::Debug for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Lease({}, volume {})", self.target.name, self.volume)
+        write!(f, "Lease({}, volume {})", self.right.target.name, self.right.volume)
     }
 }
 
@@ -109,15 +116,16 @@ impl Lease {
     /// The disk's name.
     #[must_use]
     pub(crate) fn disk_name(&self) -> String {
-        self.target
+        self.right
+            .target
             .log
             .catalog()
-            .disk_of(self.volume)
+            .disk_of(self.right.volume)
             .map_or_else(|_| "?".to_owned(), |disk| disk.name.clone())
     }
 }
 
-impl Drop for Lease {
+impl Drop for Right {
     fn drop(&mut self) {
         self.target.give_back(self.volume);
     }
@@ -338,7 +346,7 @@ impl Target {
             }
         };
         drop(live);
-        let lease = Lease { target: self.clone(), volume, device };
+        let lease = Lease { device, right: Right { target: self.clone(), volume } };
         match then {
             Then::Nothing => {}
             Then::Read(state) => self.read_in_background(volume, state)?,
@@ -363,6 +371,10 @@ impl Target {
                 .map_err(|e| Error::file("starting a thread for", &self.name, e))?;
             let then = if state == TapState::Known { Then::Nothing } else { Then::Read(state) };
             return Ok((LiveKind::Tap { tap, destager: Some(destager), _lock: image_lock }, then));
+        }
+        if !catalog.is_exact(volume, self.log.head_seq()) {
+            // What was not read of its disk would read as zeroes.
+            return Err(Error::BaseIncomplete { disk: disk.name });
         }
         let device = LogDevice::open(self.log.clone(), volume, WhenFull::Pause)?;
         Ok((LiveKind::Log(Arc::new(device)), if outside { Then::Fill } else { Then::Nothing }))
@@ -446,7 +458,7 @@ impl Target {
             }
             _ => return Ok(()),
         };
-        let lease = Lease { target: self.clone(), volume, device: tap.clone() };
+        let lease = Lease { device: tap.clone(), right: Right { target: self.clone(), volume } };
         let disk = self.log.catalog().disk_of(volume)?.name.clone();
         let (kind, begun) = match state {
             TapState::Changed => {
@@ -658,3 +670,6 @@ pub fn people_bytes(bytes: u64) -> String {
     }
     if unit == 0 { format!("{bytes} bytes") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //!
 //! [`run()`] plays one world and compares whatever the store says with an [`oracle`] that knows every record by the
 //! plainest means. The invariants I1, I2, I4 and I5 of `ARCHITECTURE.md` are checked with every step.
+//! [`run_tapped()`] plays a world of one tapped disk, whose log and disk are on two media.
 #![forbid(unsafe_code)]
 
 mod clock;
@@ -11,7 +12,9 @@ pub mod medium;
 pub mod oracle;
 pub mod profile;
 pub mod rng;
+mod tapped;
 mod world;
 
 pub use clock::SimClock;
+pub use tapped::run_tapped;
 pub use world::{Failure, Outcome, Stats, run, run_twice};

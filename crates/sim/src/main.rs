@@ -1,14 +1,15 @@
-//! Long runs: `cargo run -p bygone-sim --release -- --seeds 0..1000 --steps 500 [--profile NAME] [--keep-going]`.
+//! Long runs: `cargo run -p bygone-sim --release -- --seeds 0..1000 --steps 500 [--profile NAME] [--keep-going]`,
+//! or with `--tapped` worlds of a tapped disk.
 
 use std::process::ExitCode;
 
-use bygone_sim::{profile, run, run_twice};
+use bygone_sim::{profile, run, run_tapped, run_twice};
 
 fn main() -> ExitCode {
     let mut seeds = 0..100_u64;
     let mut steps = 300_u64;
     let mut profiles = profile::PROFILES.to_vec();
-    let (mut keep_going, mut twice) = (false, false);
+    let (mut keep_going, mut twice, mut tapped) = (false, false, false);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_default();
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
             "--profile" => profiles = profile::named(&value()).into_iter().collect(),
             "--keep-going" => keep_going = true,
             "--twice" => twice = true,
+            "--tapped" => tapped = true,
             other => {
                 eprintln!("unknown: {other}");
                 return ExitCode::from(2);
@@ -32,6 +34,18 @@ fn main() -> ExitCode {
     // The panics of a run are part of its failure.
     std::panic::set_hook(Box::new(|_| {}));
     let (mut worlds, mut failed, mut played, mut compared, mut cuts) = (0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
+    if tapped {
+        let worlds = seeds.end.saturating_sub(seeds.start);
+        for failure in seeds.filter_map(|seed| run_tapped(seed, steps).err()) {
+            failed += 1;
+            println!("{failure}\n");
+            if !keep_going {
+                return ExitCode::FAILURE;
+            }
+        }
+        println!("{worlds} worlds of a tapped disk, {failed} failed");
+        return if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     for seed in seeds {
         for &profile in &profiles {
             worlds += 1;

@@ -242,10 +242,11 @@ impl Worker {
             }
             // What was done before is no secret meanwhile.
             self.send()?;
+            std::thread::sleep(PAUSE);
+            // Not before the pause: the client may have come back over another connection during it.
             if self.connection.is_over() {
                 return Err(Ending::Vanished);
             }
-            std::thread::sleep(PAUSE);
         }
     }
 

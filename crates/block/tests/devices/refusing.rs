@@ -43,6 +43,9 @@ impl RawDisk for Refusing {
     fn size_bytes(&self) -> u64 {
         self.0.size_bytes()
     }
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
     fn punch(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
         self.0.punch(offset, len_bytes)
     }

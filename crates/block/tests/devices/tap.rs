@@ -156,3 +156,25 @@ fn a_trimmed_range_costs_the_disk_no_space() {
     tap.read(1 << 20, &mut buf, Reading::MayWait).unwrap();
     assert!(buf.iter().all(|b| *b == 0));
 }
+
+#[test]
+fn a_change_behind_our_back_after_a_kill_is_noticed_whatever_else_was_logged_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, volume, disk, mut copy) = world(dir.path());
+    let (tap, _) = open_tap(&log, volume, &disk);
+    reread(&tap);
+    tap.close().unwrap();
+    drop(tap);
+    // Dropped without a close: as after SIGKILL. Nothing of the log was on its way to the disk.
+    drop((open_tap(&log, volume, &disk), log));
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    copy[5 << 20] = 0xcd;
+    fs::write(&disk, &copy).unwrap();
+    let log = open_log(&dir.path().join("log"));
+    log.event(bygone_model::BranchId(0), &bygone_model::Event::new(bygone_model::Kind::Point, "later"))
+        .unwrap();
+    drop(log);
+    let log = open_log(&dir.path().join("log"));
+    let (_, state) = open_tap(&log, volume, &disk);
+    assert_eq!(state, TapState::Changed);
+}

@@ -43,7 +43,7 @@ macro_rules! check {
         }
     };
 }
-use check;
+pub(crate) use check;
 
 /// How much happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,199 @@
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bygone_block::{BlockDevice, Extent, Geometry, IoError, LogDevice, Reading, WhenFull, Writing};
+use bygone_model::{BranchId, Kind, Seq, VolumeId};
+use bygone_store::{CACHE_BYTES, index::cache::PageCache};
+
+use super::{Target, lock};
+use crate::{
+    Error,
+    config::{DiskConfig, TargetConfig},
+    restore,
+    store_dir::StorePaths,
+};
+
+/// A target with one disk of 1 MiB, tapped if there is a `path`.
+fn target(store: &Path, path: Option<&Path>) -> Arc<Target> {
+    let paths = StorePaths::new(store);
+    paths.make().unwrap();
+    let mut config = TargetConfig::new("web");
+    let path = path.map(Path::to_owned);
+    config.disks.push(DiskConfig { id: "vda".into(), path, block_bytes: 512, size_bytes: 1 << 20 });
+    Target::make(&paths, &config, &PageCache::new(CACHE_BYTES)).unwrap()
+}
+
+/// A device that says, when it goes, whether the target still counts it as open.
+struct Last {
+    below: Arc<dyn BlockDevice>,
+    target: Arc<Target>,
+    volume: VolumeId,
+    was_open: Arc<AtomicBool>,
+}
+
+impl BlockDevice for Last {
+    fn geometry(&self) -> Geometry {
+        self.below.geometry()
+    }
+    fn read(&self, offset: u64, buf: &mut [u8], reading: Reading) -> Result<(), IoError> {
+        self.below.read(offset, buf, reading)
+    }
+    fn write(&self, writings: &[Writing<'_>]) -> Result<(), IoError> {
+        self.below.write(writings)
+    }
+    fn flush(&self) -> Result<(), IoError> {
+        self.below.flush()
+    }
+    fn extents(
+        &self,
+        offset: u64,
+        len_bytes: u64,
+        each: &mut dyn FnMut(Extent) -> bool,
+    ) -> Result<(), IoError> {
+        self.below.extents(offset, len_bytes, each)
+    }
+    fn prefetch(&self, offset: u64, len_bytes: u64) {
+        self.below.prefetch(offset, len_bytes);
+    }
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let open = lock(&self.target.live).contains_key(&self.volume);
+        self.was_open.store(open, Ordering::Release);
+    }
+}
+
+#[test]
+fn a_lease_lets_go_of_its_device_before_the_disk_may_be_opened_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(&dir.path().join("store"), None);
+    let volume = target.volume(target.present(), None).unwrap();
+    let was_open = Arc::new(AtomicBool::new(false));
+    let mut lease = target.lease(volume).unwrap();
+    let below = lease.device.clone();
+    lease.device = Arc::new(Last { below, target: target.clone(), volume, was_open: was_open.clone() });
+    drop(lease);
+    // A device that went later would take the head map of the one that was opened meanwhile.
+    assert!(was_open.load(Ordering::Acquire));
+    assert!(lock(&target.live).is_empty());
+}
+
+/// A target whose disk outside was read completely, and the moment after that.
+fn tapped(dir: &Path) -> (Arc<Target>, VolumeId, std::path::PathBuf, Seq) {
+    let disk = dir.join("disk.raw");
+    std::fs::write(&disk, vec![1; 1 << 20]).unwrap();
+    let target = target(&dir.join("store"), Some(&disk));
+    target.read_disks().unwrap();
+    while target.is_busy() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let volume = target.volume(target.present(), None).unwrap();
+    let seq = target.log.head_seq();
+    assert!(target.log.catalog().is_exact(volume, seq));
+    (target, volume, disk, seq)
+}
+
+fn write(device: &dyn BlockDevice, offset: u64, byte: u8) {
+    device.write(&[Writing { offset, change: bygone_block::Change::Data(&[byte; 4096]) }]).unwrap();
+}
+
+struct Nobody;
+
+impl crate::api::Answers for Nobody {
+    fn progress(&mut self, _: crate::api::Progress) -> bool {
+        true
+    }
+    fn note(&mut self, _: String) {}
+    fn item(&mut self, _: serde_json::Value) -> bool {
+        true
+    }
+    fn wanted(&mut self) -> bool {
+        true
+    }
+}
+
+fn restore_in_place(target: &Arc<Target>, seq: Seq, discard_later: bool) -> crate::Result<()> {
+    let to = crate::api::RestoreTo::InPlace;
+    restore::restore(target, &format!("seq:{}", seq.0), None, &to, discard_later, &mut Nobody).map(drop)
+}
+
+#[test]
+fn a_disk_that_was_never_read_is_not_filled_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk.raw");
+    std::fs::write(&disk, vec![1; 1 << 20]).unwrap();
+    let target = target(&dir.path().join("store"), Some(&disk));
+    let promoted = restore::promote(&target, "main", false, &mut Nobody);
+    assert!(matches!(promoted, Err(Error::BaseIncomplete { .. })), "{promoted:?}");
+    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 1));
+}
+
+#[test]
+fn what_was_not_read_of_a_changed_disk_is_not_filled_over_unless_it_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (target, volume, disk, seq) = tapped(dir.path());
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::fs::write(&disk, vec![2; 1 << 20]).unwrap();
+    // It is opened, found changed, and not read to the end.
+    target.begin_closing();
+    drop(target.lease(volume).unwrap());
+    while target.is_busy() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let restored = restore_in_place(&target, seq, false);
+    assert!(matches!(restored, Err(Error::BaseIncomplete { .. })), "{restored:?}");
+    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 2));
+    assert_eq!(target.log.catalog().head, BranchId(0));
+
+    restore_in_place(&target, seq, true).unwrap();
+    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 1));
+}
+
+#[test]
+fn a_disk_that_is_changed_after_it_was_filled_is_noticed_however_much_was_logged_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let (target, volume, disk, seq) = tapped(dir.path());
+    let lease = target.lease(volume).unwrap();
+    write(&lease, 0, 7);
+    drop(lease);
+    // As with a machine that runs on a branch which is promoted: the store serves it while the disk is filled.
+    let name = restore::new_branch(&target, BranchId(0), seq, None, "try").unwrap();
+    target.log.promote_branch(&name).unwrap();
+    let volume = target.volume(target.present(), None).unwrap();
+    let lease = Arc::new(LogDevice::open(target.log.clone(), volume, WhenFull::Fail).unwrap());
+    restore::fill_disk(&target, volume, &mut |_, _| true).unwrap();
+    let mut bytes = std::fs::read(&disk).unwrap();
+    assert!(bytes.iter().all(|b| *b == 1));
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    bytes[512 << 10] = 9;
+    std::fs::write(&disk, bytes).unwrap();
+    write(&*lease, 4096, 8);
+    lease.flush().unwrap();
+    let (paths, cache) = (target.paths.clone(), PageCache::new(CACHE_BYTES));
+    drop((lease, target));
+
+    let target = Target::open(&paths, "web", &cache).unwrap();
+    let lease = target.lease(volume).unwrap();
+    assert!(!target.log.catalog().is_exact(volume, target.log.head_seq()) || has_gap(&target));
+    drop(lease);
+    while target.is_busy() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert!(has_gap(&target));
+}
+
+fn has_gap(target: &Target) -> bool {
+    let mut found = false;
+    let mut look = |event: &bygone_store::Event| {
+        found |= event.event.kind == Kind::Gap;
+        !found
+    };
+    target.log.events(Seq::ZERO, target.log.head_seq(), &mut look).unwrap();
+    found
+}

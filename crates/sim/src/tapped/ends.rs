@@ -1,0 +1,91 @@
+//! Ends of all kinds, and what there must be afterwards.
+
+use bygone_block::TapState;
+use bygone_model::{Lba, Sectors, Seq};
+use bygone_store::{Log, Wait};
+
+use super::{DISK, Done, World, disk::SimDisk};
+use crate::world::{Failure, check};
+
+impl World {
+    pub(super) fn sim_disk(&self) -> Done<SimDisk> {
+        let file = self.disk_medium.dir().open(DISK).map_err(|e| Failure(format!("no disk: {e}")))?;
+        Ok(SimDisk::new(file, self.clock.clone(), self.times.clone()))
+    }
+
+    pub(super) fn disk(&self) -> Vec<u8> {
+        self.disk_medium.bytes(DISK).unwrap_or_default()
+    }
+
+    pub(super) fn reopen(&mut self) -> Done {
+        self.tap = None;
+        self.reopen_with(None)
+    }
+
+    pub(super) fn reopen_expecting(&mut self, state: TapState) -> Done {
+        self.reopen_with(Some(state))
+    }
+
+    /// The process ends, or the power goes; then everything is opened again.
+    pub(super) fn reopen_with(&mut self, expected: Option<TapState>) -> Done {
+        let power_cut = self.rng.chance(600);
+        let log = self.log.take();
+        let acknowledged = log.map_or(Seq::ZERO, |log| log.head_seq());
+        let sure = if power_cut || self.log_medium.sync_failed() { self.durable } else { acknowledged };
+        self.end_faults();
+        for medium in [&self.log_medium, &self.disk_medium] {
+            medium.die_in(None);
+            if power_cut { medium.power_cut() } else { medium.kill() }
+        }
+        if power_cut && self.rng.chance(500) {
+            self.times.go_back();
+        }
+        let log = Log::open(self.log_medium.dir(), self.clock.clone(), self.options.clone());
+        let log = log.map_err(|e| Failure(format!("opening the log: {e}")))?;
+        let head = log.head_seq();
+        self.say(&format!("{}, recovered {head}", if power_cut { "power cut" } else { "kill" }));
+        check!(log.damage_at_open().is_empty(), "damage: {:?}", log.damage_at_open());
+        check!(head >= sure, "{head} recovered, {sure} was sure");
+        self.log = Some(log);
+        self.settle(head, sure)?;
+        self.durable = head;
+        self.moments.retain(|(seq, _)| *seq <= head);
+        let expected = expected.or_else(|| {
+            let catalog = self.log.as_ref()?.catalog();
+            let complete = catalog.taps.get(&self.volume.0)?.complete;
+            (!self.late).then_some(if complete { TapState::Known } else { TapState::Unfinished })
+        });
+        self.open(expected)
+    }
+
+    /// Finds out which writes the recovered log has.
+    pub(super) fn settle(&mut self, head: Seq, sure: Seq) -> Done {
+        self.writes.extend(self.limbo.take());
+        self.writes.retain(|write| write.after < head);
+        let Some(last) = self.writes.last() else { return Ok(()) };
+        if last.upto.is_some_and(|upto| upto <= sure) {
+            return Ok(());
+        }
+        // Another record may have got its seq: one that failed before it, and is there whole. And its own is the last of those
+        // that it came with. So the newest version in the log tells.
+        let (first, content) = (last.first, last.content.clone());
+        let there = last.after < head && self.newest_is(first, &content)?;
+        if !there {
+            self.writes.pop();
+        }
+        Ok(())
+    }
+
+    /// The log's newest version of these sectors is this content.
+    pub(super) fn newest_is(&self, first: usize, content: &[u8]) -> Done<bool> {
+        let log = self.log()?;
+        let view = log.view(self.volume, log.head_seq());
+        let view = view.map_err(|e| Failure(format!("a view of the present: {e}")))?;
+        let mut bytes = vec![0; content.len()];
+        let fragments = view.resolve(Lba(first as u64), Sectors::of_bytes(bytes.len() as u64), Wait::Yes);
+        let fragments = fragments.map_err(|e| Failure(format!("looking up the present: {e}")))?;
+        let read = view.read(Lba(first as u64), &mut bytes, Wait::Yes);
+        read.map_err(|e| Failure(format!("reading the present: {e}")))?;
+        Ok(fragments.iter().all(|f| f.found.is_some()) && bytes == content)
+    }
+}

@@ -1,0 +1,27 @@
+//! Worlds of a tapped disk. A failure prints its seed: `cargo run -p bygone-sim --release -- --tapped --seeds SEED --steps 200`.
+#![expect(clippy::panic, reason = "a test fails by panicking")]
+
+use bygone_sim::run_tapped;
+
+fn play(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        if let Err(failure) = run_tapped(seed, 200) {
+            panic!("{failure}");
+        }
+    }
+}
+
+#[test]
+fn a_tapped_disk_reads_as_its_log_says_and_is_completed_from_it_1() {
+    play(0..90);
+}
+
+#[test]
+fn a_tapped_disk_reads_as_its_log_says_and_is_completed_from_it_2() {
+    play(90..180);
+}
+
+#[test]
+fn a_tapped_disk_reads_as_its_log_says_and_is_completed_from_it_3() {
+    play(180..270);
+}
