@@ -32,6 +32,9 @@ use crate::{
     },
 };
 
+/// Of segments that are missing one after the other, this many are named.
+pub(super) const MISSING_MAX: usize = 1024;
+
 impl Log {
     /// Makes an empty log in `dir`; `id` is random.
     ///
@@ -105,12 +108,15 @@ impl Log {
         state.damage = damage;
         let first = base.as_ref().and_then(|b| b.footer.segments.last()).map_or(oldest, |start| start.0);
         let mut base = base.map(Arc::new);
-        let survey = Survey::make(&*dir, id, (oldest, first, newest), state.head)?;
+        let survey = Survey::make(&*dir, id, &numbers, first, state.head)?;
         survey.harden_newest_index(&*dir)?;
         state.unsealed = survey.unsealed_before(&*dir, first)?;
         let mut used = first.saturating_sub(1);
         let newest = newest.max(first);
-        for number in first..=newest {
+        let mut expected = first;
+        for &number in numbers.iter().filter(|number| **number >= first) {
+            state.missing.extend((expected..number).take(MISSING_MAX));
+            expected = number + 1;
             match state.load(&*dir, number, &survey)? {
                 Loaded::Taken => used = number,
                 Loaded::Nothing => {}
@@ -124,6 +130,9 @@ impl Log {
                 state.forget_recent();
             }
         }
+        if expected == first {
+            state.missing.push(first);
+        }
         state.seal_all()?;
         if state.reached < survey.durable {
             // The log once reached further than its segments do.
@@ -135,7 +144,7 @@ impl Log {
             used = used.max(first);
         }
         drop(index);
-        for number in (used + 1..=newest).rev() {
+        for &number in numbers.iter().rev().filter(|number| **number > used) {
             // Prepared and never used, or cut off in its very first write, or the continuation of what a power cut took: as
             // if it had never been.
             let name = segment::file_name(number);
@@ -320,15 +329,10 @@ struct Survey {
 }
 
 impl Survey {
-    fn make(
-        dir: &dyn Dir,
-        id: [u8; 16],
-        (oldest, first, newest): (u32, u32, u32),
-        covered: Seq,
-    ) -> Result<Survey> {
+    fn make(dir: &dyn Dir, id: [u8; 16], numbers: &[u32], first: u32, covered: Seq) -> Result<Survey> {
         let mut survey = Survey { id, firsts: Vec::new(), sealed: None, durable: covered };
         let mut from = first;
-        while from > oldest
+        while from > 1
             && let Some(file) = open_segment(dir, from - 1)?
         {
             if scan::sealed_end(&*file, from - 1)?.is_some() {
@@ -338,7 +342,7 @@ impl Survey {
             from -= 1;
         }
         let mut unsealed = 0;
-        for number in from..=newest {
+        for &number in numbers.iter().filter(|number| **number >= from) {
             let Some(file) = open_segment(dir, number)? else { continue };
             let header = scan::read_header(&*file, number)?;
             survey.firsts.extend(header.map(|(header, _)| (number, header.first_seq)));

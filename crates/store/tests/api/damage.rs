@@ -124,6 +124,27 @@ fn a_lost_index_is_made_again() {
     }
 }
 
+#[test]
+fn a_file_with_an_absurd_number_holds_nobody_up() {
+    let (world, volume, end) = some_history();
+    let sound: Vec<u64> = all_marks(&world, volume, end).into_iter().map(Result::unwrap).collect();
+    for name in ["log/4294967295.seg", "log/2000000000.seg", "log/+000000001.seg", "log/0000000000.seg"] {
+        let copy = World::copy_of(world.folder.path());
+        std::fs::write(copy.path(name), [7; 5000]).unwrap();
+        let again: Vec<u64> = all_marks(&copy, volume, end).into_iter().map(Result::unwrap).collect();
+        assert_eq!(again, sound, "with {name}");
+        let log = copy.open();
+        write(&log, volume, 0, 1, 77);
+        assert!(log.verify(false, &mut |_, _| true).unwrap().damaged.is_empty(), "with {name}");
+    }
+    let copy = World::copy_of(world.folder.path());
+    let index = world.files("index").pop().unwrap();
+    let name = index.file_name().unwrap().to_str().unwrap().replacen('0', "+", 1);
+    std::fs::write(copy.path("index").join(name), []).unwrap();
+    let again: Vec<u64> = all_marks(&copy, volume, end).into_iter().map(Result::unwrap).collect();
+    assert_eq!(again, sound);
+}
+
 /// Makes a header say another version, with a checksum that is right.
 fn set_version(path: &std::path::Path, header_bytes: usize) {
     let mut bytes = std::fs::read(path).unwrap();
