@@ -23,8 +23,10 @@ pub fn qmp(bytes: &[u8]) {
     let mut lines = lines.into_iter().map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
     for said in &said {
         let line = lines.next().unwrap();
-        let value: Value = serde_json::from_slice(line).unwrap();
-        compare(said, &value);
+        // What is not looked at may even be no text.
+        if let Ok(value) = serde_json::from_slice(line) {
+            compare(said, &value);
+        }
     }
     match lines.next() {
         // What is well-formed, and says each thing once, is understood.

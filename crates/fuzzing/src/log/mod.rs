@@ -31,7 +31,7 @@ fn options() -> LogOptions {
 pub fn log_open(bytes: &[u8]) {
     let mut input = Input(bytes);
     let base = Base::of(input.u8());
-    let moments: Vec<u64> = (0..3).map(|_| u64::from(input.u8())).collect();
+    let moments: Vec<u64> = (0..2).map(|_| u64::from(input.u8())).collect();
     let mut files = base.files.clone();
     let damage = edits::apply(&mut input, &mut files);
     let memory = Memory::of(&files);
@@ -83,8 +83,8 @@ fn look(log: &Arc<Log>, base: &Base, trust: Trust, moments: &[u64]) {
         for volume in 0..log.catalog().volumes.len().min(8) as u32 {
             let Ok(view) = log.view(VolumeId(volume), seq) else { continue };
             let expected = trust.upto.filter(|upto| seq <= *upto).map(|_| base.image(volume, seq));
-            for lba in (0..SECTORS.min(view.sectors().0)).step_by(4) {
-                let mut bytes = vec![0xa5; 4 * SECTOR_BYTES as usize];
+            for lba in (0..SECTORS.min(view.sectors().0)).step_by(8) {
+                let mut bytes = vec![0xa5; 8 * SECTOR_BYTES as usize];
                 if view.read(Lba(lba), &mut bytes, Wait::Yes).is_ok()
                     && let Some(expected) = &expected
                 {
@@ -159,6 +159,5 @@ fn go_on(log: &Arc<Log>, trust: Trust) -> Option<()> {
     if read.is_ok() && trust.upto.is_some() {
         assert_eq!(bytes, mark, "what was written last");
     }
-    let _ = log.verify(false, &mut |_, _| true);
     Some(())
 }

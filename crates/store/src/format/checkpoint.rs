@@ -94,7 +94,7 @@ pub fn check_header(bytes: &[u8], number: u32, log_id: &[u8; 16]) -> Result<(), 
     };
     match parse() {
         Some((version, _)) if version > VERSION => Err(version),
-        Some((_, true)) => Ok(()),
+        Some((1.., true)) => Ok(()),
         _ => Err(0),
     }
 }

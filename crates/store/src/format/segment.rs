@@ -108,7 +108,7 @@ impl SegmentHeader {
         };
         match parse() {
             Some((version, ..)) if version > VERSION => Err(HeaderFlaw::Newer(version)),
-            Some((_, 0, header)) if header.first_seq <= SEQ_MAX => Ok((header, crc)),
+            Some((1.., 0, header)) if header.first_seq <= SEQ_MAX => Ok((header, crc)),
             _ => Err(HeaderFlaw::Damaged),
         }
     }

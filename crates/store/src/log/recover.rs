@@ -110,7 +110,7 @@ impl Log {
         let mut base = base.map(Arc::new);
         let survey = Survey::make(&*dir, id, &numbers, first, state.head)?;
         survey.harden_newest_index(&*dir)?;
-        state.unsealed = survey.unsealed_before(&*dir, first)?;
+        survey.unsealed_before(&*dir, first, &mut state)?;
         let mut used = first.saturating_sub(1);
         let newest = newest.max(first);
         let mut expected = first;
@@ -383,15 +383,17 @@ impl Survey {
     }
 
     /// Segments that the newest checkpoint covers, but that were not sealed.
-    fn unsealed_before(&self, dir: &dyn Dir, first: u32) -> Result<Vec<Unsealed>> {
-        let mut out = Vec::new();
+    fn unsealed_before(&self, dir: &dyn Dir, first: u32, state: &mut Recovered) -> Result<()> {
         for &(number, seq) in self.firsts.iter().filter(|(number, _)| *number < first) {
             if let Some(file) = open_segment(dir, number)? {
                 let scanned = scan::scan(&file, number, self.context(number, seq))?;
-                out.extend(Unsealed::of(number, &file, scanned, self.durable));
+                for &(offset, damage) in scanned.damage.iter().filter(|_| !scanned.sealed) {
+                    state.damaged(number, offset, damage);
+                }
+                state.unsealed.extend(Unsealed::of(number, &file, scanned, self.durable));
             }
         }
-        Ok(out)
+        Ok(())
     }
 }
 
@@ -400,6 +402,8 @@ struct Unsealed {
     full: Full,
     /// From this byte on it may not be durable.
     volatile_from: u64,
+    /// No record of it is damaged.
+    whole: bool,
 }
 
 impl Unsealed {
@@ -407,7 +411,7 @@ impl Unsealed {
         if scanned.sealed || scanned.index.times.is_empty() {
             return None;
         }
-        let index = scanned.index;
+        let (index, whole) = (scanned.index, scanned.damage.is_empty());
         let safe = durable.max(scanned.durable).0.saturating_add(1).saturating_sub(index.first_seq.0);
         let volatile_from = if safe == 0 {
             0
@@ -423,7 +427,7 @@ impl Unsealed {
             marks: index.marks,
             times: index.times,
         };
-        Some(Unsealed { full, volatile_from })
+        Some(Unsealed { full, volatile_from, whole })
     }
 
     /// Makes its records durable, and lets nothing follow them.
@@ -514,6 +518,8 @@ impl Recovered {
         for unsealed in &self.unsealed {
             unsealed.harden()?;
         }
+        // An index would be believed, and it would not know what was lost. So whoever asks goes on meeting the damage.
+        self.unsealed.retain(|unsealed| unsealed.whole);
         while let Some(first) = self.unsealed.first() {
             match upkeep::seal(&first.full) {
                 Ok(()) => drop(self.unsealed.remove(0)),

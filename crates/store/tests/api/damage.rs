@@ -110,6 +110,36 @@ fn cut_segments_are_told_from_whole_ones() {
 }
 
 #[test]
+fn damage_in_a_segment_without_an_index_is_not_hidden_by_giving_it_one() {
+    let (world, log, volume) = World::make(1024);
+    for i in 0..12 {
+        write(&log, volume, i * 20, 20, i + 1);
+    }
+    let end = log.checkpoint().unwrap();
+    drop(log);
+    let segment = &world.files("log")[0];
+    let mut bytes = std::fs::read(segment).unwrap();
+    let starts: Vec<usize> = (4096..bytes.len() - 8).filter(|i| bytes[*i..].starts_with(b"ByRe")).collect();
+    let at = starts[starts.len() - 2];
+    let lost = Seq(u64::from_le_bytes(bytes[at + 8..at + 16].try_into().unwrap()));
+    bytes[at] ^= 1;
+    std::fs::write(segment, &bytes).unwrap();
+    for life in 0..2 {
+        let log = world.open();
+        // Later on nothing need be recovered of it.
+        assert!(life > 0 || log.damage_at_open().iter().any(|(place, _)| segment.ends_with(&place.file)));
+        assert!(matches!(log.time_of(lost), Err(Error::Damaged { .. })), "{:?}", log.time_of(lost));
+        assert!(!log.verify(false, &mut |_, _| true).unwrap().damaged.is_empty());
+        for lba in 0..240 {
+            match mark(&log, volume, lba, end) {
+                Ok(mark) => assert_eq!(mark, lba / 20 + 1),
+                Err(error) => assert!(matches!(error, Error::Damaged { .. }), "{error}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn a_lost_index_is_made_again() {
     let (world, volume, end) = some_history();
     let sound: Vec<u64> = all_marks(&world, volume, end).into_iter().map(Result::unwrap).collect();
