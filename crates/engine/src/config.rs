@@ -176,10 +176,8 @@ pub fn absolute(path: &Path) -> PathBuf {
 /// Reads `1G`, `512M`, `2048` (MiB).
 #[must_use]
 pub fn parse_mib(text: &str) -> Option<u32> {
-    let bytes = match text.bytes().last()? {
-        b'0'..=b'9' => text.parse::<u64>().ok()?.checked_mul(1 << 20)?,
-        _ => parse_bytes(text)?,
-    };
+    let bare = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let bytes = if bare { text.parse::<u64>().ok()?.checked_mul(1 << 20)? } else { parse_bytes(text)? };
     u32::try_from(bytes >> 20).ok().filter(|mib| *mib > 0)
 }
 
@@ -220,6 +218,7 @@ mod tests {
         assert_eq!(parse_bytes("99999999999P"), None);
         assert_eq!(parse_mib("1G"), Some(1024));
         assert_eq!(parse_mib("512"), Some(512));
+        assert_eq!(parse_mib("+5"), None);
     }
 
     #[test]

@@ -73,7 +73,7 @@ fn gpt(read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<Vec<u64>> 
     let table = read(entries_at.checked_mul(SECTOR)?, bytes)?;
     let used = |entry: &&[u8]| entry.iter().take(16).any(|b| *b != 0);
     let start = |entry: &[u8]| le64(entry, 32)?.checked_mul(SECTOR);
-    Some(table.chunks_exact(size).filter(used).filter_map(start).collect())
+    Some(table.chunks_exact(size).take(count as usize).filter(used).filter_map(start).collect())
 }
 
 fn ext(start: u64, read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<FsState> {
@@ -126,6 +126,24 @@ mod tests {
         disk[446 + 8..][..4].copy_from_slice(&8_u32.to_le_bytes());
         disk.extend(superblock(false));
         assert_eq!(find_on(&disk), [FsState { kind: "ext4", offset: 4096, clean: true }]);
+    }
+
+    #[test]
+    fn entries_behind_the_last_one_are_no_partitions() {
+        let mut disk = vec![0; 4096];
+        disk[510..512].copy_from_slice(&0xaa55_u16.to_le_bytes());
+        disk[446 + 4] = 0xee;
+        disk[512..520].copy_from_slice(b"EFI PART");
+        disk[512 + 72] = 2;
+        disk[512 + 80] = 1;
+        disk[512 + 84] = 128;
+        // The table has one entry, and its sector room for three more.
+        disk[1024 + 128] = 1;
+        disk[1024 + 128 + 32] = 8;
+        disk.extend(superblock(false));
+        assert_eq!(find_on(&disk), []);
+        disk[512 + 80] = 2;
+        assert_eq!(find_on(&disk).len(), 1);
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub mod config;
 mod error;
 mod exports;
 mod fs_state;
+#[doc(hidden)]
+pub mod fuzzing;
 mod history;
 mod import;
 mod machine;

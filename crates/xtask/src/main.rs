@@ -18,6 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bygone-engine", &["bygone-model", "bygone-store", "bygone-block", "bygone-sys"]),
     ("bygone", &["bygone-model", "bygone-engine"]),
     ("bygone-sim", &["bygone-model", "bygone-store", "bygone-block"]),
+    ("bygone-fuzzing", &["bygone-model", "bygone-store", "bygone-block", "bygone-engine"]),
     ("bygone-e2e", &[]),
     ("bygone-xtask", &[]),
 ];

@@ -1,20 +1,20 @@
 //! Entry points for fuzz targets: everything a client's bytes reach, without sockets.
 
 use super::{
-    command::{Terms, understand},
+    command::{Command, Refusal, Terms, understand},
     exports::Exports,
+    limits::PAYLOAD_BYTES_MAX,
     negotiation::{Negotiation, Next, OPTION_BYTES_MAX},
     wire::{option::OptionHeader, request::Request},
 };
-use crate::device::Geometry;
 
-/// Plays a client's side of a handshake, flags first, and gives back all that the server would send. True: it ended in
-/// transmission.
-pub fn handshake(bytes: &[u8], exports: &dyn Exports) -> (Vec<u8>, bool) {
+/// Plays a client's side of a handshake, flags first, and gives back all that the server would send, and what was agreed
+/// on if it ended in transmission.
+pub fn handshake(bytes: &[u8], exports: &dyn Exports) -> (Vec<u8>, Option<Terms>) {
     let mut sent = Vec::new();
-    let Some((flags, mut rest)) = bytes.split_first_chunk() else { return (sent, false) };
+    let Some((flags, mut rest)) = bytes.split_first_chunk() else { return (sent, None) };
     let Ok(mut negotiation) = Negotiation::begin(exports, u32::from_be_bytes(*flags)) else {
-        return (sent, false);
+        return (sent, None);
     };
     while let Some((header, after)) = rest.split_first_chunk() {
         let Ok(OptionHeader { kind, len_bytes }) = OptionHeader::parse(header) else { break };
@@ -28,26 +28,26 @@ pub fn handshake(bytes: &[u8], exports: &dyn Exports) -> (Vec<u8>, bool) {
         match next {
             Next::Option => {}
             Next::Close => break,
-            Next::Transmit(_) => return (sent, true),
+            Next::Transmit(agreed) => return (sent, Some(agreed.terms)),
         }
     }
-    (sent, false)
+    (sent, None)
 }
 
-/// Reads a client's side of transmission as far as it makes sense; says how many requests would be done and how many
-/// refused.
-pub fn transmission(bytes: &[u8], geometry: Geometry, structured: bool) -> (usize, usize) {
-    let terms = Terms { geometry, structured, status: structured };
-    let (mut done, mut refused) = (0, 0);
+/// Reads a client's side of transmission as far as it makes sense, and tells of each request what becomes of it.
+pub fn transmission(bytes: &[u8], terms: &Terms, each: &mut dyn FnMut(&Request, Result<Command, Refusal>)) {
     let mut rest = bytes;
     while let Some((header, after)) = rest.split_first_chunk() {
         let Ok(request) = Request::parse(header) else { break };
-        match understand(&request, &terms) {
-            Ok(_) => done += 1,
-            Err(_) => refused += 1,
+        if request.payload_bytes() > PAYLOAD_BYTES_MAX {
+            break;
         }
+        let understood = understand(&request, terms);
+        each(&request, understood);
         let Some(after) = after.get(request.payload_bytes() as usize..) else { break };
+        if understood == Ok(Command::Disconnect) {
+            break;
+        }
         rest = after;
     }
-    (done, refused)
 }

@@ -108,7 +108,8 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..400), geometry in geometries()) {
         fuzzing::handshake(&bytes, &Same(geometry));
-        fuzzing::transmission(&bytes, geometry, true);
+        let terms = Terms { geometry, structured: true, status: true };
+        fuzzing::transmission(&bytes, &terms, &mut |_, _| {});
     }
 }
 
@@ -117,9 +118,15 @@ fn the_fuzzing_entry_points_reach_their_ends() {
     let geometry = Geometry { size_bytes: 4096, block_bytes: 512, read_only: false, can_trim: true };
     let go = OptionHeader { kind: 7, len_bytes: 7 }.encode();
     let bytes = [&3_u32.to_be_bytes()[..], &go, &[0, 0, 0, 1, b'a', 0, 0]].concat();
-    assert!(fuzzing::handshake(&bytes, &Same(geometry)).1);
+    let terms = Terms { geometry, structured: false, status: false };
+    assert_eq!(fuzzing::handshake(&bytes, &Same(geometry)).1, Some(terms));
     let request =
         |offset, len_bytes| Request { flags: 0, kind: 1, cookie: Cookie(1), offset, len_bytes }.encode();
     let bytes = [&request(0, 512)[..], &[0; 512], &request(8192, 512), &[0; 512], &[0; 28]].concat();
-    assert_eq!(fuzzing::transmission(&bytes, geometry, false), (1, 1));
+    let (mut done, mut refused) = (0, 0);
+    fuzzing::transmission(&bytes, &terms, &mut |_, understood| match understood {
+        Ok(_) => done += 1,
+        Err(_) => refused += 1,
+    });
+    assert_eq!((done, refused), (1, 1));
 }

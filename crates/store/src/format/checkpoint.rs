@@ -13,7 +13,7 @@
 use bygone_model::{Micros, Seq};
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, PutBytes, VERSION, crc32c};
+use super::{Bytes, PutBytes, SEQ_MAX, VERSION, crc32c};
 use crate::{catalog::Catalog, index::tree::PageRef};
 
 /// Bytes of the header, and of the trailer.
@@ -60,11 +60,13 @@ impl Name {
         if parts.next().is_some() || number.len() != 10 || end.len() != 16 || time.len() != 16 {
             return None;
         }
-        Some(Name {
+        let parsed = Name {
             number: number.parse().ok()?,
             end: Seq(u64::from_str_radix(end, 16).ok()?),
             end_time: Micros(u64::from_str_radix(time, 16).ok()?.cast_signed()),
-        })
+        };
+        // A file is opened by the name that it should have, so it has to have that one.
+        (parsed.end <= SEQ_MAX && parsed.file_name().ends_with(name)).then_some(parsed)
     }
 }
 
@@ -92,7 +94,7 @@ pub fn check_header(bytes: &[u8], number: u32, log_id: &[u8; 16]) -> Result<(), 
     };
     match parse() {
         Some((version, _)) if version > VERSION => Err(version),
-        Some((_, true)) => Ok(()),
+        Some((1.., true)) => Ok(()),
         _ => Err(0),
     }
 }
@@ -314,7 +316,9 @@ mod tests {
         let name = Name { number: 12, end: Seq(345), end_time: Micros(-6) };
         let file = name.file_name();
         assert_eq!(Name::parse(file.strip_prefix("index/").unwrap()), Some(name));
-        assert_eq!(Name::parse("0000000012-1-2.idx"), None);
+        for other in ["0000000012-1-2.idx", "+000000012-0000000000000159-fffffffffffffffa.idx"] {
+            assert_eq!(Name::parse(other), None);
+        }
     }
 
     #[test]

@@ -10,10 +10,15 @@ pub mod page;
 pub mod record;
 pub mod segment;
 
+use bygone_model::Seq;
+
 pub(crate) use bytes::{Bytes, PutBytes};
 
 /// The version of all formats that this program writes, and the newest that it reads.
 pub const VERSION: u16 = 1;
+
+/// No log gets this far. A larger seq is not believed, so that whoever counts on from one that was read does not overflow.
+pub const SEQ_MAX: Seq = Seq(1 << 62);
 
 /// CRC-32C (Castagnoli), the checksum of everything in the store.
 #[must_use]

@@ -13,7 +13,7 @@
 
 use bygone_model::{Lba, Micros, Sectors, Seq};
 
-use super::{Bytes, PutBytes, crc32c};
+use super::{Bytes, PutBytes, SEQ_MAX, crc32c};
 
 /// Bytes of a record's header.
 pub const HEADER_BYTES: usize = 64;
@@ -176,6 +176,7 @@ impl Header {
         let range_ok = lba.0.checked_add(sectors.0).is_some_and(|end| end <= u64::MAX / 512);
         if !fits
             || !range_ok
+            || seq > SEQ_MAX
             || payload_bytes as usize > PAYLOAD_BYTES_MAX
             || encryption != 0
             || compression != 0

@@ -10,12 +10,15 @@
 
 use bygone_model::{Lba, Micros, Sectors, Seq, VolumeId};
 
-use super::{Bytes, PutBytes, VERSION, crc32c, record::Op};
+use super::{Bytes, PutBytes, SEQ_MAX, VERSION, crc32c, record::Op};
 
 /// Bytes of a segment's header; the first record starts here.
 pub const SEGMENT_HEADER_BYTES: usize = 4096;
 /// Bytes of the trailer at the end of a sealed segment.
 pub const TRAILER_BYTES: usize = 64;
+
+/// A larger number is not believed.
+const NUMBER_MAX: u32 = 1 << 31;
 
 const MAGIC: &[u8; 8] = b"BYGONEsg";
 const TRAILER_MAGIC: &[u8; 8] = b"BYGONEst";
@@ -28,10 +31,17 @@ pub fn file_name(number: u32) -> String {
     format!("log/{number:010}.seg")
 }
 
-/// The number in the name of a segment's file (without the folder).
+/// The number in the name of a segment's file (without the folder). `None` as well for one that no log gets to.
 #[must_use]
 pub fn number_of(name: &str) -> Option<u32> {
-    name.strip_suffix(".seg").filter(|digits| digits.len() == 10)?.parse().ok()
+    let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 10)?;
+    let number = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())??;
+    is_number(number).then_some(number)
+}
+
+/// A log can have a segment of this number, and some more after it.
+pub(crate) fn is_number(number: u32) -> bool {
+    (1..=NUMBER_MAX).contains(&number)
 }
 
 /// A segment's header.
@@ -98,7 +108,7 @@ impl SegmentHeader {
         };
         match parse() {
             Some((version, ..)) if version > VERSION => Err(HeaderFlaw::Newer(version)),
-            Some((_, 0, header)) => Ok((header, crc)),
+            Some((1.., 0, header)) if header.first_seq <= SEQ_MAX => Ok((header, crc)),
             _ => Err(HeaderFlaw::Damaged),
         }
     }
@@ -208,7 +218,7 @@ impl Trailer {
         };
         let end =
             trailer.records_end.checked_add(trailer.index_bytes())?.checked_add(TRAILER_BYTES as u64)?;
-        (end == file_bytes).then_some(trailer)
+        (end == file_bytes && trailer.last_seq() <= SEQ_MAX).then_some(trailer)
     }
 
     /// Where the index starts.
@@ -367,6 +377,22 @@ mod tests {
         let crc = crc32c(&bytes[..4092]);
         bytes[4092..].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderFlaw::Newer(9)));
+    }
+
+    #[test]
+    fn seqs_that_no_log_reaches_are_not_believed() {
+        for (first, good) in [(SEQ_MAX.0 - 1, true), (SEQ_MAX.0, false), (u64::MAX - 1, false)] {
+            let first_seq = Seq(first);
+            let times = vec![Micros(1), Micros(2)];
+            let index = SegmentIndex { records_end: 5000, first_seq, times, ..SegmentIndex::default() };
+            let bytes = index.encode();
+            let trailer = Trailer::decode(&bytes[bytes.len() - TRAILER_BYTES..], 5000 + bytes.len() as u64);
+            assert_eq!(trailer.is_some(), good, "{first}");
+        }
+        assert_eq!(number_of("0000000012.seg"), Some(12));
+        for name in ["+000000012.seg", "0000000000.seg", "4294967295.seg"] {
+            assert_eq!(number_of(name), None);
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::{
         },
         crc32c,
         page::{self, PAGE_BYTES_MAX, Page, STRIPE_SECTORS},
+        segment,
     },
 };
 
@@ -141,7 +142,12 @@ impl IndexFiles {
         let block =
             checkpoint::Block { offset: trailer.offset, len_bytes: trailer.len_bytes, crc: trailer.crc };
         let footer: Footer = self.read_json(&*file, &file_name, block)?;
-        if footer.end != name.end || footer.start > footer.end {
+        let numbers = footer.segments.iter().map(|start| start.0);
+        if footer.end != name.end
+            || footer.start > footer.end
+            || !numbers.clone().is_sorted_by(|a, b| a < b)
+            || !numbers.into_iter().all(segment::is_number)
+        {
             return Err(damaged(trailer.offset, Damage::Inconsistent));
         }
         Ok(Checkpoint { name, footer })

@@ -172,7 +172,7 @@ impl Sequencer {
         let wall = clock.wall();
         if wall >= self.last_time {
             (wall, false)
-        } else if self.last_time.0 - wall.0 <= STEP_BACK_MICROS_MAX {
+        } else if self.last_time.0.saturating_sub(wall.0) <= STEP_BACK_MICROS_MAX {
             (self.last_time, false)
         } else {
             (wall, true)

@@ -33,6 +33,9 @@ use crate::{
     },
 };
 
+/// Of segments that are missing one after the other, this many are named.
+pub(super) const MISSING_MAX: usize = 1024;
+
 impl Log {
     /// Makes an empty log in `dir`; `id` is random.
     ///
@@ -108,12 +111,15 @@ impl Log {
         state.damage = damage;
         let first = base.as_ref().and_then(|b| b.footer.segments.last()).map_or(oldest, |start| start.0);
         let mut base = base.map(Arc::new);
-        let survey = Survey::make(&*dir, id, (oldest, first, newest), state.head)?;
+        let survey = Survey::make(&*dir, id, &numbers, first, state.head)?;
         survey.harden_newest_index(&*dir)?;
-        state.unsealed = survey.unsealed_before(&*dir, first)?;
+        survey.unsealed_before(&*dir, first, &mut state)?;
         let mut used = first.saturating_sub(1);
         let newest = newest.max(first);
-        for number in first..=newest {
+        let mut expected = first;
+        for &number in numbers.iter().filter(|number| **number >= first) {
+            state.missing.extend((expected..number).take(MISSING_MAX));
+            expected = number + 1;
             match state.load(&*dir, number, &survey)? {
                 Loaded::Taken => used = number,
                 Loaded::Nothing => {}
@@ -134,6 +140,9 @@ impl Log {
                 }
             }
         }
+        if expected == first {
+            state.missing.push(first);
+        }
         state.seal_all(&*dir, &options)?;
         if state.reached < survey.durable {
             // The log once reached further than its segments do.
@@ -145,7 +154,7 @@ impl Log {
             used = used.max(first);
         }
         drop(index);
-        for number in (used + 1..=newest).rev() {
+        for &number in numbers.iter().rev().filter(|number| **number > used) {
             // Prepared and never used, or cut off in its very first write, or the continuation of what a power cut took: as
             // if it had never been.
             let name = segment::file_name(number);
@@ -338,15 +347,10 @@ struct Survey {
 }
 
 impl Survey {
-    fn make(
-        dir: &dyn Dir,
-        id: [u8; 16],
-        (oldest, first, newest): (u32, u32, u32),
-        covered: Seq,
-    ) -> Result<Survey> {
+    fn make(dir: &dyn Dir, id: [u8; 16], numbers: &[u32], first: u32, covered: Seq) -> Result<Survey> {
         let mut survey = Survey { id, firsts: Vec::new(), sealed: None, durable: covered };
         let mut from = first;
-        while from > oldest
+        while from > 1
             && let Some(file) = open_segment(dir, from - 1)?
         {
             if scan::sealed_end(&*file, from - 1)?.is_some() {
@@ -356,7 +360,7 @@ impl Survey {
             from -= 1;
         }
         let mut unsealed = 0;
-        for number in from..=newest {
+        for &number in numbers.iter().filter(|number| **number >= from) {
             let Some(file) = open_segment(dir, number)? else { continue };
             let header = scan::read_header(&*file, number)?;
             survey.firsts.extend(header.map(|(header, _)| (number, header.first_seq)));
@@ -397,15 +401,17 @@ impl Survey {
     }
 
     /// Segments that the newest checkpoint covers, but that were not sealed.
-    fn unsealed_before(&self, dir: &dyn Dir, first: u32) -> Result<Vec<Unsealed>> {
-        let mut out = Vec::new();
+    fn unsealed_before(&self, dir: &dyn Dir, first: u32, state: &mut Recovered) -> Result<()> {
         for &(number, seq) in self.firsts.iter().filter(|(number, _)| *number < first) {
             if let Some(file) = open_segment(dir, number)? {
                 let scanned = scan::scan(&file, number, self.context(number, seq))?;
-                out.extend(Unsealed::of(number, &file, scanned, self.durable));
+                for &(offset, damage) in scanned.damage.iter().filter(|_| !scanned.sealed) {
+                    state.damaged(number, offset, damage);
+                }
+                state.unsealed.extend(Unsealed::of(number, &file, scanned, self.durable));
             }
         }
-        Ok(out)
+        Ok(())
     }
 }
 
@@ -414,6 +420,8 @@ struct Unsealed {
     full: Full,
     /// From this byte on it may not be durable.
     volatile_from: u64,
+    /// No record of it is damaged.
+    whole: bool,
 }
 
 impl Unsealed {
@@ -421,7 +429,7 @@ impl Unsealed {
         if scanned.sealed || scanned.index.times.is_empty() {
             return None;
         }
-        let index = scanned.index;
+        let (index, whole) = (scanned.index, scanned.damage.is_empty());
         let safe = durable.max(scanned.durable).0.saturating_add(1).saturating_sub(index.first_seq.0);
         let volatile_from = if safe == 0 {
             0
@@ -437,7 +445,7 @@ impl Unsealed {
             marks: index.marks,
             times: index.times,
         };
-        Some(Unsealed { full, volatile_from })
+        Some(Unsealed { full, volatile_from, whole })
     }
 
     /// Makes its records durable, and lets nothing follow them.
@@ -529,6 +537,8 @@ impl Recovered {
         for unsealed in &self.unsealed {
             unsealed.harden()?;
         }
+        // An index would be believed, and it would not know what was lost. So whoever asks goes on meeting the damage.
+        self.unsealed.retain(|unsealed| unsealed.whole);
         while let Some(first) = self.unsealed.first() {
             match upkeep::seal(&first.full) {
                 Ok(()) => drop(self.unsealed.remove(0)),

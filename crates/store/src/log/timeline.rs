@@ -187,10 +187,16 @@ impl Log {
         Ok((index.first_seq, index.times))
     }
 
+    /// What a segment holds that takes no more records.
+    fn scan_segment(&self, number: u32) -> Result<scan::Scanned> {
+        let file = self.segment_file(number)?;
+        let durable = self.durable_seq();
+        scan::scan(&file, number, scan::Context { durable, ..scan::Context::of(self.id) })
+    }
+
     /// The index of a segment that takes no more records; of one that lost it, made anew from the records.
     pub(super) fn segment_index(&self, number: u32) -> Result<segment::SegmentIndex> {
-        let file = self.segment_file(number)?;
-        let scanned = scan::scan(&file, number, scan::Context::of(self.id))?;
+        let scanned = self.scan_segment(number)?;
         match scanned.damage.first() {
             Some(&(offset, damage)) if !scanned.sealed => {
                 Err(Error::damaged(&segment::file_name(number), offset, damage))
@@ -212,7 +218,10 @@ impl Log {
         numbers.dedup();
         let mut reached = from;
         for number in numbers {
-            let index = self.segment_index(number)?;
+            // Of one whose damage was told when the log was opened, the rest is better than nothing.
+            let file = segment::file_name(number);
+            let told = self.damage_at_open.iter().any(|(place, _)| place.file == file);
+            let index = if told { self.scan_segment(number)?.index } else { self.segment_index(number)? };
             let end = Seq((index.first_seq.0 + index.times.len() as u64).saturating_sub(1));
             if index.first_seq > reached.next() {
                 return Err(Error::damaged(&segment::file_name(number), 0, Damage::Inconsistent));

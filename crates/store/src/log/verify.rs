@@ -2,7 +2,11 @@
 
 use bygone_model::Seq;
 
-use super::{Log, recover::segment_numbers, scan};
+use super::{
+    Log,
+    recover::{MISSING_MAX, segment_numbers},
+    scan,
+};
 use crate::{
     error::{Damage, Error, Place, Result},
     format::segment,
@@ -60,9 +64,13 @@ impl Log {
         };
         let mut numbers: Vec<u32> =
             segment_numbers(&*self.dir)?.into_iter().filter(|n| *n <= newest).collect();
-        for missing in (1..=newest).filter(|number| numbers.binary_search(number).is_err()) {
-            let place = Place { file: segment::file_name(missing), offset: 0 };
-            report.damaged.push(Damaged { place, damage: Damage::Missing });
+        let mut expected = 1;
+        for there in numbers.iter().copied().chain([newest + 1]) {
+            for missing in (expected..there).take(MISSING_MAX) {
+                let place = Place { file: segment::file_name(missing), offset: 0 };
+                report.damaged.push(Damaged { place, damage: Damage::Missing });
+            }
+            expected = there + 1;
         }
         if newest_first {
             numbers.reverse();

@@ -110,6 +110,36 @@ fn cut_segments_are_told_from_whole_ones() {
 }
 
 #[test]
+fn damage_in_a_segment_without_an_index_is_not_hidden_by_giving_it_one() {
+    let (world, log, volume) = World::make(1024);
+    for i in 0..12 {
+        write(&log, volume, i * 20, 20, i + 1);
+    }
+    let end = log.checkpoint().unwrap();
+    drop(log);
+    let segment = &world.files("log")[0];
+    let mut bytes = std::fs::read(segment).unwrap();
+    let starts: Vec<usize> = (4096..bytes.len() - 8).filter(|i| bytes[*i..].starts_with(b"ByRe")).collect();
+    let at = starts[starts.len() - 2];
+    let lost = Seq(u64::from_le_bytes(bytes[at + 8..at + 16].try_into().unwrap()));
+    bytes[at] ^= 1;
+    std::fs::write(segment, &bytes).unwrap();
+    for life in 0..2 {
+        let log = world.open();
+        // Later on nothing need be recovered of it.
+        assert!(life > 0 || log.damage_at_open().iter().any(|(place, _)| segment.ends_with(&place.file)));
+        assert!(matches!(log.time_of(lost), Err(Error::Damaged { .. })), "{:?}", log.time_of(lost));
+        assert!(!log.verify(false, &mut |_, _| true).unwrap().damaged.is_empty());
+        for lba in 0..240 {
+            match mark(&log, volume, lba, end) {
+                Ok(mark) => assert_eq!(mark, lba / 20 + 1),
+                Err(error) => assert!(matches!(error, Error::Damaged { .. }), "{error}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn a_lost_index_is_made_again() {
     let (world, volume, end) = some_history();
     let sound: Vec<u64> = all_marks(&world, volume, end).into_iter().map(Result::unwrap).collect();
@@ -122,6 +152,27 @@ fn a_lost_index_is_made_again() {
         let again: Vec<u64> = all_marks(&copy, volume, end).into_iter().map(Result::unwrap).collect();
         assert_eq!(again, sound, "without {lost:?}");
     }
+}
+
+#[test]
+fn a_file_with_an_absurd_number_holds_nobody_up() {
+    let (world, volume, end) = some_history();
+    let sound: Vec<u64> = all_marks(&world, volume, end).into_iter().map(Result::unwrap).collect();
+    for name in ["log/4294967295.seg", "log/2000000000.seg", "log/+000000001.seg", "log/0000000000.seg"] {
+        let copy = World::copy_of(world.folder.path());
+        std::fs::write(copy.path(name), [7; 5000]).unwrap();
+        let again: Vec<u64> = all_marks(&copy, volume, end).into_iter().map(Result::unwrap).collect();
+        assert_eq!(again, sound, "with {name}");
+        let log = copy.open();
+        write(&log, volume, 0, 1, 77);
+        assert!(log.verify(false, &mut |_, _| true).unwrap().damaged.is_empty(), "with {name}");
+    }
+    let copy = World::copy_of(world.folder.path());
+    let index = world.files("index").pop().unwrap();
+    let name = index.file_name().unwrap().to_str().unwrap().replacen('0', "+", 1);
+    std::fs::write(copy.path("index").join(name), []).unwrap();
+    let again: Vec<u64> = all_marks(&copy, volume, end).into_iter().map(Result::unwrap).collect();
+    assert_eq!(again, sound);
 }
 
 /// Makes a header say another version, with a checksum that is right.

@@ -35,7 +35,7 @@ pub struct Version {
 
 /// QEMU's words for a refusal.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     #[serde(default)]
     pub class: String,
     #[serde(default)]
@@ -44,7 +44,7 @@ pub(super) struct Refusal {
 
 /// One line from QEMU.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Message {
+pub(crate) enum Message {
     Greeting(Version),
     /// The answer to the command with this number; `None` when it does not say which (a command it could not read).
     Answer(Option<u64>, Result<Value, Refusal>),
@@ -53,7 +53,7 @@ pub(super) enum Message {
 
 impl Message {
     /// Reads one line, without its end.
-    pub(super) fn parse(line: &[u8]) -> Result<Message, ProtocolError> {
+    pub(crate) fn parse(line: &[u8]) -> Result<Message, ProtocolError> {
         #[derive(Deserialize)]
         struct Timestamp {
             seconds: i64,
@@ -106,7 +106,7 @@ impl Message {
 
 /// Cuts a stream of bytes into lines.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     buffer: Vec<u8>,
     /// Up to here there is no end of line.
     searched: usize,
@@ -114,7 +114,7 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Takes what arrived and calls `each` with every line that is complete with it.
-    pub(super) fn feed<E: From<ProtocolError>>(
+    pub(crate) fn feed<E: From<ProtocolError>>(
         &mut self,
         bytes: &[u8],
         mut each: impl FnMut(&[u8]) -> Result<(), E>,

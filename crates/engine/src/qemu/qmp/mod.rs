@@ -38,8 +38,9 @@ pub use command::{
     QueryStatus, Quit, RebootAction, RunState, SetAction, ShutdownAction, Status, Stop, SystemPowerdown,
     SystemReset,
 };
+use message::Refusal;
 pub use message::{Event, LINE_BYTES_MAX, Version};
-use message::{Lines, Message, Refusal};
+pub(crate) use message::{Lines, Message};
 
 use super::{
     deadline::Deadline,

@@ -1,0 +1,46 @@
+//! Requests and replies on the manager's socket: what is understood is what was said, and comes back as it was.
+
+use bygone_engine::api::{Reply, Request};
+use serde_json::Value;
+
+use crate::formats::json::{comes_back, is_exact};
+
+/// See the module's comment. A line.
+pub fn api(bytes: &[u8]) {
+    let value = serde_json::from_slice::<Value>(bytes).ok();
+    if let Ok(request) = serde_json::from_slice::<Request>(bytes) {
+        let said = value.as_ref().unwrap();
+        let again = serde_json::to_value(&request).unwrap();
+        // A request is an object that names itself, or such a thing as a list.
+        if let Some(name) = said.get("request") {
+            assert_eq!(name, &again["request"]);
+        }
+        for (key, value) in again.as_object().unwrap() {
+            let left_out = value.is_null() || *value == Value::Bool(false) || key == "config";
+            if said.is_object() && !left_out {
+                assert!(says_at_least(said.get(key).unwrap(), value), "{key}: {value} of {said}");
+            }
+        }
+        comes_back(&request);
+    }
+    if let Ok(reply) = serde_json::from_slice::<Reply>(bytes)
+        && value.as_ref().is_some_and(is_exact)
+    {
+        comes_back(&reply);
+    }
+}
+
+/// All that stands in `less` stands in `more`, or is what is left out when it is not said.
+fn says_at_least(more: &Value, less: &Value) -> bool {
+    match (more, less) {
+        (Value::Object(more), Value::Object(less)) => less.iter().all(|(key, less)| {
+            more.get(key).map_or_else(|| less.is_null(), |more| says_at_least(more, less))
+        }),
+        (Value::Array(more), Value::Array(less)) => {
+            more.len() == less.len() && more.iter().zip(less).all(|(more, less)| says_at_least(more, less))
+        }
+        // A list stands for a structure where somebody likes it that way.
+        (Value::Array(_), Value::Object(_)) => true,
+        _ => more == less,
+    }
+}

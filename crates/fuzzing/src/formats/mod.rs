@@ -1,0 +1,209 @@
+//! Every decoder of the store's bytes: what it accepts holds what the format says, and comes back when it is encoded again.
+//! Lies about lengths cost nothing (the memory of the fuzzer, and of the test, is limited).
+
+pub(crate) mod json;
+pub(crate) mod repair;
+
+use bygone_model::Seq;
+use bygone_store::format::{
+    self,
+    checkpoint::{self, Name, Table, TreeRef},
+    page::{self, PAGE_ENTRIES_MAX, STRIPE_SECTORS},
+    record::{self, Flaw, Header},
+    segment::{self, HeaderFlaw, SegmentHeader, SegmentIndex},
+};
+
+use crate::input::Input;
+
+const ID: [u8; 16] = *b"the id of a log!";
+/// The file number that pages and tables should have.
+const FILE: u32 = 7;
+
+/// See the module's comment. Which decoder, whether to make checksums right, then what it gets.
+pub fn formats(bytes: &[u8]) {
+    let mut input = Input(bytes);
+    let (which, how) = (input.u8(), input.u8());
+    let mut bytes = input.0.to_vec();
+    let right = how & 1 == 0;
+    assert_eq!(format::crc32c(&bytes), repair::crc32c(&bytes));
+    match which % 10 {
+        0 => {
+            let _ = right.then(|| repair::record(&ID, &mut bytes));
+            record(&bytes);
+        }
+        1 => segment_header(&mut bytes, right),
+        2 => {
+            let _ = right.then(|| repair::segment_index(&mut bytes));
+            segment_index(&bytes, how);
+        }
+        3 => {
+            let _ = right.then(|| repair::leading(&mut bytes));
+            page(&bytes);
+        }
+        4 => {
+            let _ = right.then(|| repair::leading(&mut bytes));
+            table(&bytes);
+        }
+        5 => {
+            let _ = right.then(|| repair::frame(&mut bytes));
+            checkpoint_frame(&bytes);
+        }
+        6 => names(&bytes),
+        7 => json::changes(&bytes),
+        8 => json::event(&bytes),
+        _ => json::footer(&bytes),
+    }
+}
+
+fn record(bytes: &[u8]) {
+    let whole =
+        |payload: usize| 64 + payload.next_multiple_of(8) + (payload.div_ceil(4096) * 4).next_multiple_of(8);
+    if let Some((header, _)) = Header::decode(bytes) {
+        assert_eq!(header.record_bytes(), whole(header.payload_bytes as usize) as u64);
+        assert!(Header::looks_like_one(bytes));
+    }
+    match record::check(&ID, bytes) {
+        Ok((header, crc, payload)) => {
+            let end = whole(payload.len());
+            assert_eq!(payload, &bytes[64..64 + header.payload_bytes as usize]);
+            let (mut head, mut tail) = ([0; 64], Vec::new());
+            let again = header.encode(&ID, payload, &mut head, &mut tail);
+            assert_eq!(64 + payload.len() + tail.len(), end);
+            assert_eq!(head[8..], bytes[8..64], "a header has one form only");
+            // Padding may hold anything; it is written as zeroes. That behind the checksums is covered by the header's.
+            let crcs_end = 64 + payload.len().next_multiple_of(8) + payload.len().div_ceil(4096) * 4;
+            if bytes[crcs_end..end].iter().all(|byte| *byte == 0) {
+                assert_eq!((again, head[..8].to_vec()), (crc, bytes[..8].to_vec()));
+            }
+            let mut again = [&head[..], payload, &tail].concat();
+            assert_eq!(record::check(&ID, &again).unwrap().0, header);
+            assert_eq!(record::check(&[0; 16], &again), Err(Flaw::Header), "of another log");
+            repair::record(&ID, &mut again).unwrap();
+            assert_eq!(again[..64], head, "the checksums are not those of the format");
+            // "must hold", in the format's document.
+            let (lba, sectors) = (u128::from(header.lba.0), u128::from(header.sectors.0));
+            assert!((lba + sectors) * 512 <= u128::from(u64::MAX));
+            let block = [1, 2, 3].contains(&bytes[44]);
+            assert_eq!(header.op.is_block(), block);
+            assert!([1, 2, 3, 16, 32, 33].contains(&bytes[44]) && bytes[46..48] == [0, 0]);
+            assert!(bytes[44] != 1 || (sectors * 512 == payload.len() as u128 && sectors > 0));
+            assert!(![2, 3].contains(&bytes[44]) || (payload.is_empty() && sectors > 0));
+            assert!(bytes[44] != 16 || payload.is_empty());
+        }
+        Err(Flaw::Payload(index)) => assert!(index * 4096 < bytes.len()),
+        Err(Flaw::Header) => {}
+    }
+}
+
+fn segment_header(bytes: &mut Vec<u8>, right: bool) {
+    if right {
+        bytes.resize(4096, 0);
+        let _ = repair::frame(bytes);
+    }
+    match SegmentHeader::decode(bytes) {
+        Ok((header, crc)) => {
+            assert_eq!(crc, repair::crc32c(&bytes[..4092]));
+            assert_eq!(bytes[..12], *b"BYGONEsg\x01\0\0\0");
+            let again = header.encode();
+            assert_eq!(SegmentHeader::decode(&again).unwrap().0, header);
+            if bytes[52..4092].iter().all(|byte| *byte == 0) {
+                assert_eq!(again, bytes[..4096]);
+            }
+        }
+        Err(HeaderFlaw::Newer(version)) => assert!(version > 1),
+        Err(HeaderFlaw::Damaged) => {}
+    }
+}
+
+fn segment_index(bytes: &[u8], how: u8) {
+    let Some(at) = bytes.len().checked_sub(64) else { return };
+    let (index, trailer) = bytes.split_at(at);
+    // Where the records end is the trailer's own word; mostly it is taken at it.
+    let records_end = u64::from_le_bytes(trailer[8..16].try_into().unwrap());
+    let file_bytes =
+        if how & 2 == 0 { records_end.wrapping_add(bytes.len() as u64) } else { bytes.len() as u64 };
+    let Some(trailer) = segment::Trailer::decode(trailer, file_bytes) else { return };
+    assert!(trailer.index_offset().checked_add(trailer.index_bytes() + 64) == Some(file_bytes));
+    let Some(decoded) = SegmentIndex::decode(&trailer, FILE, index) else { return };
+    let (first, count) = (u128::from(decoded.first_seq.0), decoded.times.len() as u128);
+    let inside = |seq: Seq| (first..first + count).contains(&u128::from(seq.0));
+    assert!(first + count <= 1 << 64, "seqs do not reach beyond their type");
+    assert_eq!(trailer.first_seq(), decoded.first_seq);
+    assert_eq!(u128::from(trailer.last_seq().0), (first + count).saturating_sub(1));
+    for entry in &decoded.entries {
+        assert!(inside(entry.seq) && entry.at.segment == FILE);
+        assert!(u64::from(entry.at.offset) < decoded.records_end);
+        assert!(entry.end().0 >= entry.lba.0);
+    }
+    assert!(decoded.marks.iter().all(|mark| inside(mark.seq) && !mark.op.is_block()));
+    let again = decoded.encode();
+    let (index, trailer) = again.split_at(again.len() - 64);
+    let file_bytes = decoded.records_end + again.len() as u64;
+    let trailer = segment::Trailer::decode(trailer, file_bytes).unwrap();
+    assert_eq!(SegmentIndex::decode(&trailer, FILE, index).as_ref(), Some(&decoded));
+}
+
+fn page(bytes: &[u8]) {
+    let Some(page) = page::decode(bytes, FILE) else { return };
+    assert!(page.entries.len() <= PAGE_ENTRIES_MAX);
+    for entry in &page.entries {
+        assert!(u64::from(entry.lba) + u64::from(entry.sectors) <= STRIPE_SECTORS);
+        assert_eq!(entry.end(), entry.lba + entry.sectors);
+    }
+    let mut again = Vec::new();
+    page::encode(page.level, &page.entries, FILE, &mut again);
+    if [7, 10, 11].iter().all(|at| bytes[*at] == 0) {
+        assert_eq!(again, bytes);
+    }
+    assert_eq!(page::decode(&again, FILE), Some(page));
+}
+
+fn table(bytes: &[u8]) {
+    let Some(table) = Table::decode(bytes, FILE) else { return };
+    assert!(table.rows.len() <= checkpoint::TABLE_STRIPES as usize);
+    let trees = |row: &checkpoint::Row| row.deltas.len() + row.before.iter().chain(&row.after).count();
+    let sizes: usize = table.rows.iter().map(|row| 8 + trees(row) * 32).sum();
+    assert_eq!(16 + sizes, bytes.len());
+    for row in &table.rows {
+        let known =
+            |tree: &TreeRef| row.deltas.contains(tree) || [row.before, row.after].contains(&Some(*tree));
+        for seq in [Seq(0), Seq(1), Seq::MAX] {
+            let _ =
+                table.row(row.stripe).map(|row| row.deltas.iter().filter(|tree| tree.low < seq).all(known));
+        }
+    }
+    let again = table.encode(FILE);
+    assert_eq!(again.len(), bytes.len());
+    assert_eq!(Table::decode(&again, FILE), Some(table));
+}
+
+fn checkpoint_frame(bytes: &[u8]) {
+    if checkpoint::check_header(bytes, FILE, &ID).is_ok() {
+        let again = checkpoint::encode_header(FILE, &ID);
+        assert_eq!(again[..10], bytes[..10]);
+        assert_eq!(checkpoint::check_header(&again, FILE, &ID), Ok(()));
+    }
+    let Some(raw) = bytes.get(8..20) else { return };
+    let (offset, len) = raw.split_at(8);
+    let offset = u64::from_le_bytes(offset.try_into().unwrap());
+    let len = u32::from_le_bytes(len.try_into().unwrap());
+    let file_bytes = offset.wrapping_add(u64::from(len)).wrapping_add(64);
+    if let Some(trailer) = checkpoint::Trailer::decode(bytes, file_bytes) {
+        assert_eq!((trailer.offset, trailer.len_bytes), (offset, len));
+        assert!(offset < file_bytes);
+        let again = trailer.encode();
+        assert_eq!(checkpoint::Trailer::decode(&again, file_bytes), Some(trailer));
+        assert_eq!(again[..24], bytes[..24]);
+    }
+}
+
+/// A name that says something is the one name that says it.
+fn names(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Some(number) = segment::number_of(text) {
+        assert_eq!(segment::file_name(number), format!("log/{text}"));
+    }
+    if let Some(name) = Name::parse(text) {
+        assert_eq!(name.file_name(), format!("index/{text}"));
+    }
+}
