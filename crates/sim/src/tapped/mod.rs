@@ -55,8 +55,8 @@ struct World {
     /// What the disk held before the writes.
     before: Vec<u8>,
     writes: Vec<Write>,
-    /// The last write, if it failed.
-    limbo: Option<Write>,
+    /// The writes that failed since the last one that did not.
+    limbo: Vec<Write>,
     /// Everything up to here was acknowledged as durable.
     durable: Seq,
     /// Moments with what they show.
@@ -131,7 +131,7 @@ impl World {
             tap: None,
             before,
             writes: Vec::new(),
-            limbo: None,
+            limbo: Vec::new(),
             moments: Vec::new(),
             undestaged: 0,
             late: false,
@@ -295,13 +295,13 @@ impl World {
                 }
                 if seen != content {
                     // Until something else stands in its place, a whole record of it may be there.
-                    self.limbo = Some(Write { after, upto: None, first, content });
+                    self.limbo.push(Write { after, upto: None, first, content });
                     return Ok(());
                 }
             }
         }
         self.undestaged += 1;
-        self.limbo = None;
+        self.limbo.clear();
         self.writes.push(Write { after, upto: (!dead).then_some(upto), first, content });
         Ok(())
     }
