@@ -53,7 +53,11 @@ impl World {
         let expected = expected.or_else(|| {
             let catalog = self.log.as_ref()?.catalog();
             let complete = catalog.taps.get(&self.volume.0)?.complete;
-            (!self.late).then_some(if complete { TapState::Known } else { TapState::Unfinished })
+            (!self.late && !self.half_closed).then_some(if complete {
+                TapState::Known
+            } else {
+                TapState::Unfinished
+            })
         });
         self.open(expected)
     }

@@ -64,6 +64,8 @@ struct World {
     undestaged: u32,
     /// The last destaging was too late for the tap to know the disk by its time.
     late: bool,
+    /// A close failed; its mark may be there whole, and come to count after a crash although the tap was opened again.
+    half_closed: bool,
     /// Somebody else wrote to the disk, and the tap was not opened since.
     touched: bool,
     next_mark: u64,
@@ -135,6 +137,7 @@ impl World {
             moments: Vec::new(),
             undestaged: 0,
             late: false,
+            half_closed: false,
             touched: false,
             next_mark: 0,
             episode: 0,
@@ -394,11 +397,11 @@ impl World {
         let closed = tap.close();
         drop(tap);
         if let Err(e) = closed {
-            self.late = true;
+            self.half_closed = true;
             return self.excuse("close", &e);
         }
         self.say("closed");
-        (self.undestaged, self.late) = (0, false);
+        (self.undestaged, self.late, self.half_closed) = (0, false, false);
         self.durable = self.durable.max(self.log()?.durable_seq());
         same(&self.disk(), &self.now(), "on the disk after a clean close")?;
         let known = if complete { TapState::Known } else { TapState::Unfinished };
