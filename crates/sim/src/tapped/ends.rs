@@ -53,25 +53,26 @@ impl World {
         let expected = expected.or_else(|| {
             let catalog = self.log.as_ref()?.catalog();
             let complete = catalog.taps.get(&self.volume.0)?.complete;
-            (!self.late).then_some(if complete { TapState::Known } else { TapState::Unfinished })
+            (!self.late && !self.half_closed).then_some(if complete {
+                TapState::Known
+            } else {
+                TapState::Unfinished
+            })
         });
         self.open(expected)
     }
 
     /// Finds out which writes the recovered log has.
     pub(super) fn settle(&mut self, head: Seq, sure: Seq) -> Done {
-        self.writes.extend(self.limbo.take());
         self.writes.retain(|write| write.after < head);
-        let Some(last) = self.writes.last() else { return Ok(()) };
-        if last.upto.is_some_and(|upto| upto <= sure) {
-            return Ok(());
-        }
-        // Another record may have got its seq: one that failed before it, and is there whole. And its own is the last of those
-        // that it came with. So the newest version in the log tells.
-        let (first, content) = (last.first, last.content.clone());
-        let there = last.after < head && self.newest_is(first, &content)?;
-        if !there {
-            self.writes.pop();
+        // Another record may have got the seq of the last one: one that failed and is there whole. And its own is the last of
+        // those that it came with. So the newest version in the log tells.
+        let unsure = |upto: Seq| upto > sure && upto >= head;
+        let last = self.writes.pop_if(|last| last.upto.is_none_or(unsure));
+        for write in last.into_iter().chain(std::mem::take(&mut self.limbo)) {
+            if write.after < head && self.newest_is(write.first, &write.content)? {
+                self.writes.push(write);
+            }
         }
         Ok(())
     }

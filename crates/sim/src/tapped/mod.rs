@@ -55,8 +55,8 @@ struct World {
     /// What the disk held before the writes.
     before: Vec<u8>,
     writes: Vec<Write>,
-    /// The last write, if it failed.
-    limbo: Option<Write>,
+    /// The writes that failed since the last one that did not.
+    limbo: Vec<Write>,
     /// Everything up to here was acknowledged as durable.
     durable: Seq,
     /// Moments with what they show.
@@ -64,6 +64,8 @@ struct World {
     undestaged: u32,
     /// The last destaging was too late for the tap to know the disk by its time.
     late: bool,
+    /// A close failed; its mark may be there whole, and come to count after a crash although the tap was opened again.
+    half_closed: bool,
     /// Somebody else wrote to the disk, and the tap was not opened since.
     touched: bool,
     next_mark: u64,
@@ -131,10 +133,11 @@ impl World {
             tap: None,
             before,
             writes: Vec::new(),
-            limbo: None,
+            limbo: Vec::new(),
             moments: Vec::new(),
             undestaged: 0,
             late: false,
+            half_closed: false,
             touched: false,
             next_mark: 0,
             episode: 0,
@@ -295,13 +298,13 @@ impl World {
                 }
                 if seen != content {
                     // Until something else stands in its place, a whole record of it may be there.
-                    self.limbo = Some(Write { after, upto: None, first, content });
+                    self.limbo.push(Write { after, upto: None, first, content });
                     return Ok(());
                 }
             }
         }
         self.undestaged += 1;
-        self.limbo = None;
+        self.limbo.clear();
         self.writes.push(Write { after, upto: (!dead).then_some(upto), first, content });
         Ok(())
     }
@@ -394,11 +397,11 @@ impl World {
         let closed = tap.close();
         drop(tap);
         if let Err(e) = closed {
-            self.late = true;
+            self.half_closed = true;
             return self.excuse("close", &e);
         }
         self.say("closed");
-        (self.undestaged, self.late) = (0, false);
+        (self.undestaged, self.late, self.half_closed) = (0, false, false);
         self.durable = self.durable.max(self.log()?.durable_seq());
         same(&self.disk(), &self.now(), "on the disk after a clean close")?;
         let known = if complete { TapState::Known } else { TapState::Unfinished };
