@@ -89,6 +89,16 @@ impl OsDisk {
         })
     }
 
+    /// Makes later reads come from the medium. After a sync that failed, the system's memory may show what the medium never
+    /// got, and no later sync writes it.
+    ///
+    /// # Errors
+    /// When what was written before cannot be made durable.
+    pub fn forget_cached(&self) -> io::Result<()> {
+        self.file.file().sync_all()?;
+        Ok(rustix::fs::fadvise(self.file.file(), 0, None, rustix::fs::Advice::DontNeed)?)
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

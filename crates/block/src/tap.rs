@@ -40,6 +40,8 @@ const RUNS_MAX: usize = 1 << 17;
 const DESTAGE_EVERY: Duration = Duration::from_millis(1000);
 /// Bytes destaged after which the disk is synced and a mark written; bounds what is redone after a crash.
 const MARK_BYTES: u64 = 256 << 20;
+/// The same after so many records of the log, whichever disk they were of: all of them are looked through after a crash.
+const MARK_RECORDS: u64 = 1 << 18;
 /// Neighbouring runs are written to the disk together up to this size.
 const WRITE_BYTES: usize = 1 << 20;
 /// The disk is read again in pieces of this size.
@@ -290,16 +292,19 @@ impl TapDevice {
 
     fn carry(&self, destaging: &mut Destaging) -> Result<(), IoError> {
         self.redo_what_was_lost(destaging)?;
-        if self.log().head_runs(self.writer.volume) == 0 {
-            return Ok(());
+        // Before looking whether there is anything, so that nothing up to here can be missed.
+        let mut upto = self.log().head_seq();
+        if self.log().head_runs(self.writer.volume) > 0 {
+            let (frozen, frozen_at) = self.log().freeze_head(self.writer.volume)?;
+            // The disk must never be ahead of what the log is sure to keep.
+            self.log().flush()?;
+            self.carry_runs(&frozen, destaging)?;
+            self.log().drop_frozen_head(self.writer.volume);
+            upto = frozen_at;
         }
-        let (frozen, upto) = self.log().freeze_head(self.writer.volume)?;
-        // The disk must never be ahead of what the log is sure to keep.
-        self.log().flush()?;
-        self.carry_runs(&frozen, destaging)?;
-        self.log().drop_frozen_head(self.writer.volume);
         destaging.applied = destaging.applied.max(upto);
-        if destaging.bytes >= MARK_BYTES {
+        let records = destaging.applied.0 - destaging.marked.0;
+        if destaging.bytes >= MARK_BYTES || records >= MARK_RECORDS {
             self.mark(destaging, false)?;
         }
         Ok(())

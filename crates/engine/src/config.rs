@@ -47,6 +47,9 @@ pub struct TargetConfig {
     /// Comes up with the manager.
     #[serde(default)]
     pub autostart: bool,
+    /// Its disks are being imported. If that is cut off, the target is worth nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub importing: bool,
 }
 
 /// A disk of a target.
@@ -129,6 +132,7 @@ impl TargetConfig {
             qemu_args: Vec::new(),
             net: default_net(),
             autostart: false,
+            importing: false,
         }
     }
 

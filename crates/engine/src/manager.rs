@@ -62,6 +62,14 @@ fn value<T: Serialize>(answer: &T) -> Result<serde_json::Value> {
     serde_json::to_value(answer).map_err(|e| Usage::BadRequest(e.to_string()).into())
 }
 
+/// Removes a target whose disks were not imported completely: half a disk is worse than none.
+fn discard(paths: &StorePaths, target: &str) {
+    let dir = paths.target_dir(target);
+    if let Err(error) = fs::remove_dir_all(&dir) {
+        tracing::error!(dir = %dir.display(), %error, "cannot remove what is left of it");
+    }
+}
+
 impl Manager {
     /// Opens a store and all its targets. A target that cannot be opened does not keep the others from it.
     ///
@@ -81,6 +89,11 @@ impl Manager {
             _lock: store_lock,
         };
         for name in paths.targets()? {
+            if paths.load_config(&name).is_ok_and(|config| config.importing) {
+                tracing::warn!(target = name, "its import was cut off, so it is removed; add it again");
+                discard(paths, &name);
+                continue;
+            }
             match Target::open(paths, &name, &manager.cache) {
                 Ok(target) => {
                     manager.targets_mut().insert(name, target);
@@ -323,16 +336,21 @@ impl Manager {
             }
             config.disks.push(DiskConfig { id, path, block_bytes: disk.block_bytes, size_bytes: size });
         }
+        config.importing = !imports.is_empty();
         let name = config.name.clone();
         let target = Target::make(&self.paths, &config, &self.cache)?;
         self.targets_mut().insert(name, target.clone());
-        for (id, path) in imports {
-            if let Err(e) = crate::import::import(&target, &id, &path, answers) {
-                // Half an imported disk is worse than none.
-                self.targets_mut().remove(&target.name);
-                let _ = fs::remove_dir_all(self.paths.target_dir(&target.name));
-                return Err(e);
-            }
+        let imported = imports
+            .iter()
+            .try_for_each(|(id, path)| crate::import::import(&target, id, path, answers))
+            .and_then(|()| match config.importing {
+                true => target.set_config(TargetConfig { importing: false, ..target.config() }),
+                false => Ok(()),
+            });
+        if let Err(e) = imported {
+            self.targets_mut().remove(&target.name);
+            discard(&self.paths, &target.name);
+            return Err(e);
         }
         target.read_disks()?;
         let mut told = false;

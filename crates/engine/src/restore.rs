@@ -425,6 +425,7 @@ pub(crate) fn fill_disk(
     let view = log.view(volume, seq)?;
     let size = disk.sectors.bytes();
     let io = |e| Error::Disk { path: PathBuf::from(raw.path()), source: e };
+    raw.forget_cached().map_err(io)?;
     let (mut now, mut wanted) = (Vec::new(), Vec::new());
     let mut at = 0;
     while at < size {

@@ -1,6 +1,8 @@
 use std::{fs, path::Path, sync::Arc};
 
-use bygone_block::{AsOfDevice, BlockDevice, IoError, OsDisk, Reading, TapDevice, TapState, WhenFull};
+use bygone_block::{
+    AsOfDevice, BlockDevice, Change, IoError, OsDisk, Reading, TapDevice, TapState, WhenFull, Writing,
+};
 use bygone_model::VolumeId;
 use bygone_store::{Log, catalog::Keeping};
 
@@ -177,4 +179,39 @@ fn a_change_behind_our_back_after_a_kill_is_noticed_whatever_else_was_logged_sin
     let log = open_log(&dir.path().join("log"));
     let (_, state) = open_tap(&log, volume, &disk);
     assert_eq!(state, TapState::Changed);
+}
+
+#[test]
+fn i8_a_disk_that_is_written_little_is_marked_as_the_log_grows() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk.raw");
+    fs::write(&disk, vec![0_u8; SIZE as usize]).unwrap();
+    let clock = Arc::new(bygone_store::env::SystemClock::new());
+    let folder = Arc::new(bygone_store::env::RealDir::new(dir.path().join("log")));
+    let log = Log::make(folder, clock, bygone_store::LogOptions::default(), [7; 16]).unwrap();
+    let volume = add_disk(&log, SIZE, Keeping::Tap);
+    let (tap, _) = open_tap(&log, volume, &disk);
+    reread(&tap);
+    let applied = || log.catalog().taps[&volume.0].applied;
+    let same = vec![Writing { offset: 0, change: Change::Trim { len_bytes: 512 } }; 256];
+    for _ in 0..2 {
+        let before = applied();
+        for _ in 0..(1 << 18) / same.len() {
+            tap.write(&same).unwrap();
+            tap.destage().unwrap();
+        }
+        while log.maintain().unwrap() {}
+        assert!(applied().0 >= before.0 + (1 << 18), "after a crash all would be looked through again");
+    }
+    // The disk has it all, and the log goes on growing by what others write.
+    let before = applied();
+    for _ in 0..1 << 18 {
+        log.event(bygone_model::BranchId(0), &bygone_model::Event::new(bygone_model::Kind::Point, ""))
+            .unwrap();
+        if log.head_seq().0 % 4096 == 0 {
+            while log.maintain().unwrap() {}
+        }
+    }
+    tap.destage().unwrap();
+    assert!(applied().0 >= before.0 + (1 << 18));
 }

@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::{FileExt, PermissionsExt},
 };
 
-use crate::world::{World, make_disk};
+use crate::world::{World, make_disk, until};
 
 fn add(world: &World, name: &str, disk: &str) -> Vec<String> {
     let _ = world;
@@ -149,4 +149,24 @@ fn a_read_only_disk_is_refused() {
         return;
     }
     refused(&world, &args);
+}
+
+/// Half an imported disk looks like a whole one.
+#[test]
+fn an_import_that_was_killed_leaves_no_target() {
+    let world = World::new();
+    let image = world.path("i.raw");
+    fs::write(&image, vec![0x5a; 512 << 20]).expect("written");
+    let import = format!("vda=import:{}", image.display());
+    let add = ["target", "add", "m", "--disk", &import];
+    let mut adding = world.command(&add).spawn().expect("started");
+    let log = world.store().join("targets/m/log");
+    until("some of it is imported", || fs::read_dir(&log).ok()?.nth(1)?.ok());
+    adding.kill().expect("killed");
+    adding.wait().expect("ended");
+    assert!(log.exists(), "it was through before it was killed");
+    assert!(world.json_lines(&["target", "list"]).is_empty());
+    world.ok(&add);
+    world.restore("m", "now", &world.path("back.raw"));
+    assert!(fs::read(world.path("back.raw")).expect("read") == fs::read(&image).expect("read"));
 }

@@ -6,7 +6,7 @@
 //! segments, writing checkpoints) is done by [`Log::maintain`], which its owner calls from a thread of its own, or the
 //! simulator whenever it likes: the store starts no threads.
 //!
-//! Locks, always taken in this order: `upkeep`, `sequencer`, the next segment's (`upkeep::Spare`), `heads`, `durability`.
+//! Locks, always taken in this order: `upkeep`, `sequencer`, the next segment's (`room::Spare`), `heads`, `durability`.
 
 mod append;
 mod branches;
