@@ -1,9 +1,25 @@
 //! Long runs: `cargo run -p bygone-sim --release -- --seeds 0..1000 --steps 500 [--profile NAME] [--keep-going]`,
 //! or with `--tapped` worlds of a tapped disk.
 
-use std::process::ExitCode;
+use std::{ops::Range, process::ExitCode};
 
 use bygone_sim::{profile, run, run_tapped, run_twice};
+
+fn play_tapped(seeds: Range<u64>, steps: u64, keep_going: bool) -> ExitCode {
+    let (mut worlds, mut failed) = (0_u64, 0_u64);
+    for seed in seeds {
+        worlds += 1;
+        if let Err(failure) = run_tapped(seed, steps) {
+            failed += 1;
+            println!("{failure}\n");
+            if !keep_going {
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    println!("{worlds} worlds of a tapped disk, {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
 
 fn main() -> ExitCode {
     let mut seeds = 0..100_u64;
@@ -35,16 +51,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let (mut worlds, mut failed, mut played, mut compared, mut cuts) = (0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
     if tapped {
-        let worlds = seeds.end.saturating_sub(seeds.start);
-        for failure in seeds.filter_map(|seed| run_tapped(seed, steps).err()) {
-            failed += 1;
-            println!("{failure}\n");
-            if !keep_going {
-                return ExitCode::FAILURE;
-            }
-        }
-        println!("{worlds} worlds of a tapped disk, {failed} failed");
-        return if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        return play_tapped(seeds, steps, keep_going);
     }
     for seed in seeds {
         for &profile in &profiles {

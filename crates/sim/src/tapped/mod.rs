@@ -74,20 +74,19 @@ struct World {
     trace: Vec<String>,
 }
 
-/// Plays one world of a tapped disk.
+/// Plays one world of a tapped disk; returns all that happened in it, which the seed alone decides.
 ///
 /// # Errors
 /// When the tap or its log did what they must not do: with what happened before.
-pub fn run_tapped(seed: u64, steps: u64) -> Result<(), Failure> {
+pub fn run_tapped(seed: u64, steps: u64) -> Result<Vec<String>, Failure> {
     let mut world = World::make(seed)?;
-    let played = (0..steps).try_for_each(|_| world.step()).and_then(|()| world.end());
-    played.map_err(|Failure(what)| {
-        let from = world.trace.len().saturating_sub(60);
-        Failure(format!(
-            "{}\nseed {seed}, {steps} steps of a tapped disk: {what}",
-            world.trace[from..].join("\n")
-        ))
-    })
+    match (0..steps).try_for_each(|_| world.step()).and_then(|()| world.end()) {
+        Ok(()) => Ok(world.trace),
+        Err(Failure(what)) => {
+            let last = world.trace[world.trace.len().saturating_sub(60)..].join("\n");
+            Err(Failure(format!("{last}\nseed {seed}, {steps} steps of a tapped disk: {what}")))
+        }
+    }
 }
 
 impl World {
