@@ -44,8 +44,10 @@ macro_rules! targets {
         fn every_target_is_replayed_and_can_be_fuzzed() {
             let names = [$(stringify!($name)),*];
             assert!(TARGETS.iter().map(|target| target.0).eq(names));
+            let manifest = std::fs::read_to_string(fuzz().join("Cargo.toml")).unwrap();
             for name in names {
                 assert!(fuzz().join("fuzz_targets").join(format!("{name}.rs")).exists(), "{name}");
+                assert!(manifest.contains(&format!("name = \"{name}\"")), "{name} is not in fuzz/Cargo.toml");
             }
         }
     };
