@@ -470,16 +470,23 @@ impl Target {
         let event = Event::new(kind.clone(), begun).with("disk", disk.clone()).with("phase", "begin");
         self.log.event(self.present(), &event)?;
         self.log.flush()?;
-        self.workers.fetch_add(1, Ordering::AcqRel);
-        let target = self.clone();
-        let work = move || {
+        self.in_background("base", move |target| {
+            // The tap goes before the right to it does.
+            let (_lease, tap) = (lease, tap);
             target.read_disk(&tap, &disk, kind);
-            drop((tap, lease));
-            target.workers.fetch_sub(1, Ordering::AcqRel);
-        };
+        })
+    }
+
+    /// Does something in a thread that [`Target::is_busy`] knows of.
+    fn in_background(
+        self: &Arc<Self>,
+        name: &str,
+        work: impl FnOnce(&Arc<Target>) + Send + 'static,
+    ) -> Result<()> {
+        let worker = Worker::of(self);
         std::thread::Builder::new()
-            .name("base".into())
-            .spawn(work)
+            .name(name.into())
+            .spawn(move || work(&worker.0))
             .map(drop)
             .map_err(|e| Error::file("starting a thread for", &self.name, e))
     }
@@ -514,41 +521,42 @@ impl Target {
         }
     }
 
+    /// Makes the disk outside the store show the present, in a thread of its own.
     pub(crate) fn fill_in_background(self: &Arc<Self>, volume: VolumeId) {
-        self.workers.fetch_add(1, Ordering::AcqRel);
-        let target = self.clone();
-        let work = move || {
-            if let Err(e) = crate::restore::fill_disk(&target, volume, &mut |_, _| !target.is_closing()) {
-                tracing::warn!(target = target.name, error = %e, "the disk outside the store could not be filled; its present stays in the store");
+        fn warn(target: &Target, error: &Error) {
+            tracing::warn!(target = target.name, %error, "the disk outside the store could not be filled; its present stays in the store");
+        }
+        let begun = self.in_background("fill", move |target| {
+            if let Err(e) = crate::restore::fill_disk(target, volume, &mut |_, _| !target.is_closing()) {
+                warn(target, &e);
             }
-            target.workers.fetch_sub(1, Ordering::AcqRel);
-        };
-        if std::thread::Builder::new().name("fill".into()).spawn(work).is_err() {
-            self.workers.fetch_sub(1, Ordering::AcqRel);
+        });
+        if let Err(e) = begun {
+            warn(self, &e);
         }
     }
 
     /// Begins to bring tapped disks of the present up to date that an earlier life left behind, in a thread of its own.
     pub(crate) fn catch_up(self: &Arc<Self>) {
+        fn warn(target: &Target, error: &Error) {
+            tracing::warn!(target = target.name, %error, "its disk cannot be brought up to date now");
+        }
         let catalog = self.log.catalog();
         let behind: Vec<VolumeId> =
             catalog.volumes.iter().filter(|v| self.is_behind(&catalog, v)).map(|v| v.id).collect();
         if behind.is_empty() {
             return;
         }
-        self.workers.fetch_add(1, Ordering::AcqRel);
-        let target = self.clone();
-        let work = move || {
+        let begun = self.in_background("catch up", move |target| {
             for volume in behind {
                 // Whoever uses a disk last brings it up to date.
                 if let Err(e) = target.lease(volume) {
-                    tracing::warn!(target = target.name, error = %e, "its disk cannot be brought up to date now");
+                    warn(target, &e);
                 }
             }
-            target.workers.fetch_sub(1, Ordering::AcqRel);
-        };
-        if std::thread::Builder::new().name("catch up".into()).spawn(work).is_err() {
-            self.workers.fetch_sub(1, Ordering::AcqRel);
+        });
+        if let Err(e) = begun {
+            warn(self, &e);
         }
     }
 
@@ -632,6 +640,22 @@ impl Target {
             disks,
             problems,
         })
+    }
+}
+
+/// Counts a thread that reads or fills disks, for as long as it is there.
+struct Worker(Arc<Target>);
+
+impl Worker {
+    fn of(target: &Arc<Target>) -> Worker {
+        target.workers.fetch_add(1, Ordering::AcqRel);
+        Worker(target.clone())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.0.workers.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
