@@ -428,9 +428,7 @@ impl Manager {
                     None => catalog.head,
                 };
                 for volume in catalog.volumes_of(on, Seq::MAX) {
-                    if !catalog.is_exact(volume.id, found.seq) {
-                        return Err(Error::BaseIncomplete { disk: catalog.disk_of(volume.id)?.name.clone() });
-                    }
+                    target.check_exact(volume.id, found.seq)?;
                 }
                 let made = restore::new_branch(&target, on, found.seq, made, "run")?;
                 (target.log.catalog().branch_named(&made)?.id, Some(found.seq))

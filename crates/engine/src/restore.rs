@@ -277,9 +277,7 @@ fn in_place(
     }
     let catalog = target.log.catalog();
     for volume in catalog.volumes_of(branch, Seq::MAX) {
-        if !catalog.is_exact(volume.id, seq) {
-            return Err(Error::BaseIncomplete { disk: catalog.disk_of(volume.id)?.name.clone() });
-        }
+        target.check_exact(volume.id, seq)?;
     }
     let name = new_branch(target, branch, seq, None, "restored")?;
     promote(target, &name, discard_later, answers)?;

@@ -372,10 +372,7 @@ impl Target {
             let then = if state == TapState::Known { Then::Nothing } else { Then::Read(state) };
             return Ok((LiveKind::Tap { tap, destager: Some(destager), _lock: image_lock }, then));
         }
-        if !catalog.is_exact(volume, self.log.head_seq()) {
-            // What was not read of its disk would read as zeroes.
-            return Err(Error::BaseIncomplete { disk: disk.name });
-        }
+        self.check_exact(volume, self.log.head_seq())?;
         let device = LogDevice::open(self.log.clone(), volume, WhenFull::Pause)?;
         Ok((LiveKind::Log(Arc::new(device)), if outside { Then::Fill } else { Then::Nothing }))
     }
@@ -440,13 +437,22 @@ impl Target {
     /// # Errors
     /// When its content is not known exactly at that moment, or the store cannot be read.
     pub(crate) fn as_of(&self, volume: VolumeId, seq: Seq) -> Result<AsOfDevice> {
-        let catalog = self.log.catalog();
-        let disk = catalog.disk_of(volume)?;
-        if !catalog.is_exact(volume, seq) {
-            return Err(Error::BaseIncomplete { disk: disk.name.clone() });
-        }
+        self.check_exact(volume, seq)?;
+        let block_bytes = self.log.catalog().disk_of(volume)?.block_bytes;
         let view = self.log.view(volume, seq)?;
-        Ok(AsOfDevice::new(self.log.clone(), view, disk.block_bytes))
+        Ok(AsOfDevice::new(self.log.clone(), view, block_bytes))
+    }
+
+    /// All of a disk's content at that moment is known; what was not read of it would read as zeroes.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(crate) fn check_exact(&self, volume: VolumeId, seq: Seq) -> Result<()> {
+        let catalog = self.log.catalog();
+        if catalog.is_exact(volume, seq) {
+            return Ok(());
+        }
+        Err(Error::BaseIncomplete { disk: catalog.disk_of(volume)?.name.clone() })
     }
 
     /// Reads a tapped disk into the store, in a thread of its own.
