@@ -68,7 +68,7 @@ impl Answers for Listener<'_> {
     fn note(&mut self, text: String) {
         let Some(paint) = self.notes else { return };
         let text = format!("{} {}", paint.apply(Style::Dim, "note:"), words::lines(&text));
-        // Where nobody can be told, nothing is lost.
+        // `eprint!` panics when standard error cannot be written.
         let _ = self.bar.beside(|| writeln!(io::stderr(), "{text}"));
     }
 

@@ -97,7 +97,7 @@ pub(crate) fn report(session: &Session, error: &Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let failure = error.failure();
-    // A full disk behind it must not make a failure worse.
+    // `eprint!` panics when standard error cannot be written.
     let _ = io::stderr().write_all(in_words(&failure, session.stderr()).as_bytes());
     // A check that did not hold has been answered with its own document.
     if session.json() && !matches!(error, Error::Damaged(_)) {

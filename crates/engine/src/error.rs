@@ -196,8 +196,8 @@ impl Error {
         }
     }
 
-    /// A file system has no room for it.
-    fn no_room(&self) -> Option<&'static str> {
+    /// What to do if a file system has no room; `None` for other failures.
+    fn no_room_hint(&self) -> Option<&'static str> {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         let full = |source: &io::Error| matches!(source.kind(), StorageFull | QuotaExceeded);
         match self {
@@ -214,7 +214,7 @@ impl Error {
     /// What a person can do about it.
     #[must_use]
     pub fn hint(&self) -> String {
-        if let Some(hint) = self.no_room() {
+        if let Some(hint) = self.no_room_hint() {
             return hint.to_owned();
         }
         let fixed = match self {

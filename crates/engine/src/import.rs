@@ -91,7 +91,7 @@ pub(crate) fn import(target: &Arc<Target>, id: &str, path: &Path, answers: &mut 
             start += block.len() as u64;
         }
         lease.write(&writings).map_err(|e| match e {
-            // Nobody's machine stands still for this, so nobody has to wait.
+            // An import is a command: it fails at once instead of waiting.
             IoError::Paused => bygone_store::Error::Full { name: format!("disk {id}") }.into(),
             e => Error::from(e),
         })?;

@@ -166,6 +166,43 @@ fn lease_all(target: &Arc<Target>, branch: BranchId) -> Result<Vec<Lease>> {
     catalog.volumes_of(branch, Seq::MAX).map(|volume| target.lease(volume.id)).collect()
 }
 
+/// Writes down what is about to be booted: for a later manager, and into the log.
+fn note_boot(target: &Target, config: &TargetConfig, boot: &Boot, places: &Places) -> Result<Kept> {
+    let mut event = Event::new(Kind::Boot, boot_label(target, boot))
+        .with("accelerator", boot.accel.to_string())
+        .with("memory_mib", config.memory_mib)
+        .with("cpus", config.cpus);
+    if let Some(kernel) = &config.kernel {
+        event = event.with("kernel", kernel.display().to_string());
+    }
+    if let Some(append) = &config.append {
+        event = event.with("append", append.clone());
+    }
+    if let Some(from) = boot.from {
+        event = event.with("from_seq", from.0);
+    }
+    let started = Started {
+        name: target.name.clone(),
+        branch: target.log.catalog().branch(boot.branch).map_or("main", |b| &b.name).to_owned(),
+        from_seq: boot.from.map(|seq| seq.0),
+        pid: 0,
+        accelerator: boot.accel.to_string(),
+        console: places.console_socket(),
+    };
+    let kept = Kept { branch: boot.branch, started };
+    kept.save(target)?;
+    target.log.event(boot.branch, &event)?;
+    target.log.flush()?;
+    Ok(kept)
+}
+
+/// Removes what stands for a machine that did not come to be.
+fn forget_attempt(target: &Target, places: &Places) {
+    let _ = fs::remove_file(kept_file(target));
+    // Only if there is nothing in it.
+    let _ = fs::remove_dir(places.dir());
+}
+
 impl Machine {
     /// Boots a target.
     ///
@@ -181,48 +218,13 @@ impl Machine {
         let leases = lease_all(target, boot.branch)?;
         let machine = describe(target, &config, boot)?;
         let places = places(target)?;
-        let mut event = Event::new(Kind::Boot, boot_label(target, boot))
-            .with("accelerator", boot.accel.to_string())
-            .with("memory_mib", config.memory_mib)
-            .with("cpus", config.cpus);
-        if let Some(kernel) = &config.kernel {
-            event = event.with("kernel", kernel.display().to_string());
-        }
-        if let Some(append) = &config.append {
-            event = event.with("append", append.clone());
-        }
-        if let Some(from) = boot.from {
-            event = event.with("from_seq", from.0);
-        }
-        let started = Started {
-            name: target.name.clone(),
-            branch: target.log.catalog().branch(boot.branch).map_or("main", |b| &b.name).to_owned(),
-            from_seq: boot.from.map(|seq| seq.0),
-            pid: 0,
-            accelerator: boot.accel.to_string(),
-            console: places.console_socket(),
-        };
-        let mut kept = Kept { branch: boot.branch, started };
         // Before QEMU starts: a manager that comes after this one must know on which branch it runs.
         places.make()?;
-        let noted = kept.save(target).and_then(|()| {
-            target.log.event(boot.branch, &event)?;
-            Ok(target.log.flush()?)
-        });
-        if let Err(e) = noted {
-            let _ = fs::remove_file(kept_file(target));
-            // Only if there is nothing in it.
-            let _ = fs::remove_dir(places.dir());
-            return Err(e);
-        }
+        let forget = |_: &Error| forget_attempt(target, &places);
+        let mut kept = note_boot(target, &config, boot, &places).inspect_err(forget)?;
         *lock(&target.last_stop) = None;
-        let (vm, reports) = match Vm::start(&qemu_path, &machine, &places) {
-            Ok(started) => started,
-            Err(e) => {
-                let _ = fs::remove_file(kept_file(target));
-                return Err(e.into());
-            }
-        };
+        let started = Vm::start(&qemu_path, &machine, &places).map_err(Error::from);
+        let (vm, reports) = started.inspect_err(forget)?;
         kept.started.pid = vm.identity().pid;
         kept.save(target)?;
         let started = kept.started.clone();

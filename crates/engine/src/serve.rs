@@ -24,7 +24,7 @@ use crate::{
     qemu::Places,
     socket::{self, ApiServer},
     store_dir::StorePaths,
-    target::lock,
+    target::{Target, lock},
 };
 
 const TICK: Duration = Duration::from_millis(50);
@@ -81,28 +81,10 @@ impl Keeper {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
         let keep = move || {
-            // The same trouble every second is worth one line: the medium of the store may hold the log as well.
-            let mut troubled: HashMap<String, String> = HashMap::new();
+            let mut troubled = HashMap::new();
             while !stopping.load(Ordering::Acquire) {
                 for target in manager.targets() {
-                    loop {
-                        match target.log.maintain() {
-                            Ok(true) => {}
-                            Ok(false) => {
-                                troubled.remove(&target.name);
-                                break;
-                            }
-                            Err(e) => {
-                                let why = e.to_string();
-                                if troubled.get(&target.name) != Some(&why) {
-                                    tracing::warn!(target = target.name, error = %e, "upkeep has to wait");
-                                    troubled.insert(target.name.clone(), why);
-                                }
-                                std::thread::sleep(TICK * 20);
-                                break;
-                            }
-                        }
-                    }
+                    upkeep_of(&target, &mut troubled);
                 }
                 std::thread::sleep(TICK);
             }
@@ -112,6 +94,29 @@ impl Keeper {
             .spawn(keep)
             .map_err(|e| Error::file("starting a thread for", "upkeep", e))?;
         Ok(Keeper { stop, thread: Some(thread) })
+    }
+}
+
+/// Does all upkeep that a target's log needs now; `troubled` is what kept it from that the last time, by target.
+fn upkeep_of(target: &Target, troubled: &mut HashMap<String, String>) {
+    loop {
+        match target.log.maintain() {
+            Ok(true) => {}
+            Ok(false) => {
+                troubled.remove(&target.name);
+                return;
+            }
+            Err(e) => {
+                // One line for each new trouble, not one a second: the messages may go to the same full medium.
+                let why = e.to_string();
+                if troubled.get(&target.name) != Some(&why) {
+                    tracing::warn!(target = target.name, error = %e, "upkeep has to wait");
+                    troubled.insert(target.name.clone(), why);
+                }
+                std::thread::sleep(TICK * 20);
+                return;
+            }
+        }
     }
 }
 

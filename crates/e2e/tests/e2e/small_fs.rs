@@ -24,6 +24,7 @@ impl SmallFs {
             run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), at.as_os_str()])
         });
         if let Err(why) = mounted {
+            eprintln!("{why}; a tmpfs takes its place, so the test shows less than it could");
             let size = format!("size={bytes}");
             let options: [&std::ffi::OsStr; 6] = [
                 "-t".as_ref(),

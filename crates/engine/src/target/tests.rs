@@ -4,6 +4,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use bygone_block::{BlockDevice, Extent, Geometry, IoError, LogDevice, Reading, WhenFull, Writing};
@@ -84,19 +85,34 @@ fn a_lease_lets_go_of_its_device_before_the_disk_may_be_opened_anew() {
     assert!(lock(&target.live).is_empty());
 }
 
+/// Waits until nothing uses the target any more.
+fn wait_idle(target: &Target) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while target.is_busy() {
+        assert!(Instant::now() < end, "waited too long for the target to be idle");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// A target whose disk outside was read completely, and the moment after that.
 fn tapped(dir: &Path) -> (Arc<Target>, VolumeId, std::path::PathBuf, Seq) {
     let disk = dir.join("disk.raw");
     std::fs::write(&disk, vec![1; 1 << 20]).unwrap();
     let target = target(&dir.join("store"), Some(&disk));
     target.read_disks().unwrap();
-    while target.is_busy() {
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
+    wait_idle(&target);
     let volume = target.volume(target.present(), None).unwrap();
     let seq = target.log.head_seq();
     assert!(target.log.catalog().is_exact(volume, seq));
     (target, volume, disk, seq)
+}
+
+#[test]
+fn a_thread_that_panics_does_not_keep_its_target_busy() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(&dir.path().join("store"), None);
+    target.in_background("panics", |_| panic!("as it is meant to")).unwrap();
+    wait_idle(&target);
 }
 
 fn write(device: &dyn BlockDevice, offset: u64, byte: u8) {
@@ -138,14 +154,12 @@ fn a_disk_that_was_never_read_is_not_filled_over() {
 fn what_was_not_read_of_a_changed_disk_is_not_filled_over_unless_it_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
     let (target, volume, disk, seq) = tapped(dir.path());
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::thread::sleep(Duration::from_millis(20));
     std::fs::write(&disk, vec![2; 1 << 20]).unwrap();
     // It is opened, found changed, and not read to the end.
     target.begin_closing();
     drop(target.lease(volume).unwrap());
-    while target.is_busy() {
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
+    wait_idle(&target);
     let restored = restore_in_place(&target, seq, false);
     assert!(matches!(restored, Err(Error::BaseIncomplete { .. })), "{restored:?}");
     assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 2));
@@ -170,7 +184,7 @@ fn a_disk_that_is_changed_after_it_was_filled_is_noticed_however_much_was_logged
     restore::fill_disk(&target, volume, &mut |_, _| true).unwrap();
     let mut bytes = std::fs::read(&disk).unwrap();
     assert!(bytes.iter().all(|b| *b == 1));
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::thread::sleep(Duration::from_millis(20));
     bytes[512 << 10] = 9;
     std::fs::write(&disk, bytes).unwrap();
     write(&*lease, 4096, 8);
@@ -179,12 +193,8 @@ fn a_disk_that_is_changed_after_it_was_filled_is_noticed_however_much_was_logged
     drop((lease, target));
 
     let target = Target::open(&paths, "web", &cache).unwrap();
-    let lease = target.lease(volume).unwrap();
-    assert!(!target.log.catalog().is_exact(volume, target.log.head_seq()) || has_gap(&target));
-    drop(lease);
-    while target.is_busy() {
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
+    drop(target.lease(volume).unwrap());
+    wait_idle(&target);
     assert!(has_gap(&target));
 }
 

@@ -1,0 +1,86 @@
+//! Serving a disk, or a moment of one, for as long as somebody wants it.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bygone_block::nbd;
+
+use super::{Manager, WANTED_EVERY, value};
+use crate::{
+    api::{Answers, ExportTo, Exported},
+    config,
+    error::{Error, Result, Usage},
+    exports::OneExport,
+    machine::Machine,
+};
+
+const NBD_STOP_MAX: Duration = Duration::from_secs(5);
+
+impl Manager {
+    pub(super) fn export(
+        &self,
+        what: &str,
+        to: &ExportTo,
+        answers: &mut dyn Answers,
+    ) -> Result<serde_json::Value> {
+        let opened = self.open_device(what)?;
+        let of = self.target(crate::exports::target_of(what))?;
+        if opened.seq.is_none() && !of.is_running() && Machine::is_left_running(&of) {
+            // A machine that waits for its manager believes that nobody else writes to its disks.
+            return Err(Error::TargetRunning(of.name.clone()));
+        }
+        let geometry = opened.device.geometry();
+        let mut exported = Exported {
+            what: what.to_owned(),
+            at: String::new(),
+            size_bytes: geometry.size_bytes,
+            read_only: geometry.read_only,
+            seq: opened.seq.map(|seq| seq.0),
+        };
+        let exports = Arc::new(OneExport { name: what.to_owned(), device: opened.device.clone() });
+        let server = nbd::Server::new(exports, nbd::Limits::default());
+        let refused = |at: &str| {
+            let path = PathBuf::from(at);
+            move |e: nbd::ListenError| Error::file("listening on", path, std::io::Error::other(e.to_string()))
+        };
+        match to {
+            ExportTo::File(path) => {
+                let path = config::absolute(path);
+                let failed = |e: bygone_block::FuseError| {
+                    let text = e.to_string();
+                    Error::file("serving", path.clone(), std::io::Error::other(text))
+                };
+                let file = bygone_block::serve_file(opened.device, &path).map_err(failed)?;
+                exported.at = path.display().to_string();
+                answers.item(value(&exported)?);
+                self.until_unwanted(answers);
+                file.stop().map_err(failed)?;
+            }
+            ExportTo::NbdUnix(path) => {
+                let path = config::absolute(path);
+                let serving = server.serve_unix(&path).map_err(refused(&path.display().to_string()))?;
+                exported.at = format!("nbd+unix:///?socket={}", path.display());
+                answers.item(value(&exported)?);
+                self.until_unwanted(answers);
+                serving.stop(NBD_STOP_MAX);
+            }
+            ExportTo::NbdTcp(at) => {
+                let address = std::net::ToSocketAddrs::to_socket_addrs(at.as_str())
+                    .ok()
+                    .and_then(|mut addresses| addresses.next())
+                    .ok_or_else(|| Usage::BadSetting { key: "--nbd".into(), value: at.clone() })?;
+                let serving = server.serve_tcp(address).map_err(refused(at))?;
+                exported.at = format!("nbd://{}", serving.address());
+                answers.item(value(&exported)?);
+                self.until_unwanted(answers);
+                serving.stop(NBD_STOP_MAX);
+            }
+        }
+        value(&exported)
+    }
+
+    fn until_unwanted(&self, answers: &mut dyn Answers) {
+        while answers.wanted() && !self.is_stopping() {
+            std::thread::sleep(WANTED_EVERY / 4);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Adding targets and removing them.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use super::{Manager, WANTED_EVERY, status::info, value};
+use crate::{
+    api::{Answers, NewDisk, NewSource, Progress, Removed},
+    config::{self, DiskConfig, TargetConfig},
+    error::{Error, Result},
+    machine::Machine,
+    store_dir::StorePaths,
+    target::{self, Target},
+};
+
+/// Removes a target whose disks were not imported completely: half a disk is worse than none.
+pub(super) fn discard(paths: &StorePaths, target: &str) {
+    let dir = paths.target_dir(target);
+    if let Err(error) = fs::remove_dir_all(&dir) {
+        tracing::error!(dir = %dir.display(), %error, "cannot remove what is left of it");
+    }
+}
+
+impl Manager {
+    pub(super) fn add(
+        &self,
+        config: &TargetConfig,
+        disks: &[NewDisk],
+        wait: bool,
+        answers: &mut dyn Answers,
+    ) -> Result<serde_json::Value> {
+        config::check_name(&config.name)?;
+        if self.paths.target_dir(&config.name).exists() {
+            return Err(Error::TargetExists(config.name.clone()));
+        }
+        for file in config.kernel.iter().chain(&config.initrd) {
+            fs::metadata(file).map_err(|e| Error::file("using", file, e))?;
+        }
+        let mut config = config.clone();
+        let mut imports = Vec::new();
+        for (i, disk) in disks.iter().enumerate() {
+            let letter = char::from_u32('a' as u32 + i as u32 % 26).unwrap_or('a');
+            let id = disk.id.clone().unwrap_or_else(|| format!("vd{letter}"));
+            config::check_name(&id)?;
+            if config.disk(&id).is_some() {
+                return Err(bygone_store::Error::DiskExists(id).into());
+            }
+            let (path, size) = match &disk.source {
+                NewSource::Tap(path) => {
+                    let path = config::absolute(path);
+                    (Some(path.clone()), target::open_disk(&path)?.0)
+                }
+                NewSource::Store(bytes) => (None, *bytes),
+                NewSource::Import(path) => {
+                    let size = crate::import::size_of(path)?;
+                    imports.push((id.clone(), path.clone()));
+                    (None, size)
+                }
+            };
+            let block = u64::from(disk.block_bytes);
+            if !matches!(block, 512 | 4096) || size == 0 || size % block != 0 {
+                let path = path.unwrap_or_else(|| PathBuf::from(&id));
+                let wanted =
+                    format!("it must be a multiple of its block size, {block} (512 or 4096), and not 0");
+                return Err(Error::DiskSize { path, found: size, wanted });
+            }
+            config.disks.push(DiskConfig { id, path, block_bytes: disk.block_bytes, size_bytes: size });
+        }
+        config.importing = !imports.is_empty();
+        let name = config.name.clone();
+        let target = Target::make(&self.paths, &config, &self.cache)?;
+        self.targets_mut().insert(name, target.clone());
+        let imported = imports
+            .iter()
+            .try_for_each(|(id, path)| crate::import::import(&target, id, path, answers))
+            .and_then(|()| match config.importing {
+                true => target.set_config(TargetConfig { importing: false, ..target.config() }),
+                false => Ok(()),
+            });
+        if let Err(e) = imported {
+            self.targets_mut().remove(&target.name);
+            discard(&self.paths, &target.name);
+            return Err(e);
+        }
+        target.read_disks()?;
+        let mut told = false;
+        while wait && target.is_busy() {
+            if !answers.wanted() {
+                break;
+            }
+            if !told && target.is_paused() {
+                told = true;
+                answers.note("the store is full; the disk is read on as soon as there is room".to_owned());
+            }
+            let status = target.status()?;
+            let tapped = || status.disks.iter().filter(|d| d.mode == "tap");
+            answers.progress(Progress {
+                doing: "reading the disk".to_owned(),
+                done_bytes: tapped().map(|d| d.read_bytes).sum(),
+                total_bytes: tapped().map(|d| d.size_bytes).sum(),
+            });
+            std::thread::sleep(WANTED_EVERY / 4);
+        }
+        value(&info(&target)?)
+    }
+
+    pub(super) fn remove(&self, name: &str, delete_history: bool) -> Result<serde_json::Value> {
+        let found = self.target(name)?;
+        if found.is_running() || Machine::is_left_running(&found) {
+            return Err(Error::TargetRunning(name.to_owned()));
+        }
+        found.begin_closing();
+        let patience = Instant::now() + Duration::from_secs(10);
+        while found.is_busy() {
+            if Instant::now() > patience {
+                found.go_on();
+                return Err(Error::TargetRunning(name.to_owned()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.targets_mut().remove(name);
+        drop(found);
+        let dir = self.paths.target_dir(name);
+        let kept_at = if delete_history {
+            fs::remove_dir_all(&dir).map_err(|e| Error::file("deleting", &dir, e))?;
+            None
+        } else {
+            let folder = self.paths.removed_dir();
+            fs::create_dir_all(&folder).map_err(|e| Error::file("making", &folder, e))?;
+            let to = (1..).map(|n: u32| folder.join(format!("{name}-{n}"))).find(|path| !path.exists());
+            let to = to.unwrap_or_else(|| folder.join(name));
+            fs::rename(&dir, &to).map_err(|e| Error::file("moving", &dir, e))?;
+            Some(to)
+        };
+        value(&Removed { name: name.to_owned(), kept_at })
+    }
+}

@@ -1,0 +1,125 @@
+//! What a target's state is, and what is wrong with its disks.
+
+use std::collections::HashMap;
+
+use bygone_block::DiskTrouble;
+use bygone_model::{Seq, VolumeId};
+use bygone_store::catalog::{Catalog, Disk, Keeping, Shows, Volume};
+
+use super::{
+    Target,
+    lease::{Live, LiveKind},
+    lock,
+};
+use crate::{
+    api::{DiskStatus, TargetStatus},
+    error::Result,
+    timeline::rfc3339,
+};
+
+impl Target {
+    /// Its state.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) fn status(&self) -> Result<TargetStatus> {
+        let catalog = self.log.catalog();
+        let head = self.log.head_seq();
+        let config = self.config();
+        let live = lock(&self.live);
+        let mut disks = Vec::new();
+        for volume in catalog.volumes_of(catalog.head, Seq::MAX) {
+            let disk = catalog.disk_of(volume.id)?;
+            let tapped = disk.keeping == Keeping::Tap;
+            let read_bytes = match live.get(&volume.id).map(|open| &open.kind) {
+                Some(LiveKind::Tap { tap, .. }) if !tap.is_complete() => tap.reread_bytes(),
+                _ => 0,
+            };
+            let complete = !tapped || catalog.is_exact(volume.id, head);
+            let on_branch = volume.parent.is_some()
+                && !(tapped && catalog.shows.get(&volume.disk) == Some(&Shows::Volume(volume.id)));
+            let mode = if on_branch {
+                "branch"
+            } else if tapped {
+                "tap"
+            } else {
+                "store"
+            };
+            disks.push(DiskStatus {
+                id: disk.name.clone(),
+                size_bytes: disk.sectors.bytes(),
+                mode: mode.to_owned(),
+                path: config.disk(&disk.name).and_then(|d| d.path.clone()),
+                complete,
+                read_bytes: if complete { disk.sectors.bytes() } else { read_bytes },
+            });
+        }
+        let problems = self.troubles(&catalog, &live);
+        drop(live);
+        Ok(TargetStatus {
+            name: self.name.clone(),
+            state: if self.is_running() { "running" } else { "stopped" }.to_owned(),
+            head_seq: head.0,
+            durable_seq: self.log.durable_seq().0,
+            head_time: rfc3339(self.log.time_of(head)?),
+            branch: catalog.branch(catalog.head).map_or("main", |b| &b.name).to_owned(),
+            disks,
+            problems,
+        })
+    }
+
+    /// What is wrong with its disks, in words.
+    fn troubles(&self, catalog: &Catalog, live: &HashMap<VolumeId, Live>) -> Vec<String> {
+        const PAUSED: &str = "writes wait because the store is full, and the target stands still; free space on the store's file system, and it goes on by itself";
+        const WAITS: &str =
+            "writes wait for the disk outside the store, which takes none, and the target stands still";
+        const DISK_FULL: &str = "the file system of the disk outside the store is full; free space there, and the disk is brought up to date (the store has everything)";
+        const FAILED: &str =
+            "the disk outside the store takes no writes; check it (the store has everything)";
+        const BEHIND: &str = "the disk outside the store is not up to date, so do not use it without Bygone; the next use of the disk, or the next start of the manager, brings it up to date (the store has everything)";
+        let mut troubles = Vec::new();
+        for volume in catalog.volumes.iter() {
+            let Ok(Disk { name, .. }) = catalog.disk_of(volume.id) else { continue };
+            let mut say = |what: String| troubles.push(format!("{}/{name}: {what}", self.name));
+            let Some(open) = live.get(&volume.id) else {
+                if self.is_behind(catalog, volume) {
+                    say(BEHIND.to_owned());
+                }
+                continue;
+            };
+            let trouble = match &open.kind {
+                LiveKind::Tap { tap, .. } => tap.trouble(),
+                LiveKind::Log(_) => None,
+            };
+            if open.kind.is_paused() {
+                say(if trouble.is_none() || self.log.is_full() { PAUSED } else { WAITS }.to_owned());
+            }
+            match trouble {
+                Some(DiskTrouble::Full) => say(DISK_FULL.to_owned()),
+                Some(DiskTrouble::Failed(why)) => say(format!("{FAILED}: {why}")),
+                None => {}
+            }
+        }
+        troubles
+    }
+
+    /// A tapped disk that nobody uses lacks something that the store has.
+    pub(super) fn is_behind(&self, catalog: &Catalog, volume: &Volume) -> bool {
+        volume.branch == catalog.head
+            && catalog.shows.get(&volume.disk).is_none_or(|shows| *shows == Shows::Volume(volume.id))
+            && catalog.taps.get(&volume.id.0).is_some_and(|mark| mark.complete && !mark.clean)
+    }
+}
+
+/// Bytes for people.
+#[must_use]
+pub fn people_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} bytes") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
