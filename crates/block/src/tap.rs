@@ -78,6 +78,8 @@ pub struct TapDevice {
     closing: AtomicBool,
     /// What the disk said when it last refused something.
     failure: Mutex<Option<Failure>>,
+    /// The log could not be flushed or read the last time, which was said then.
+    log_failed: AtomicBool,
     /// The store has all of the disk.
     complete: AtomicBool,
     reread_bytes: AtomicU64,
@@ -172,6 +174,7 @@ impl TapDevice {
             waking: Condvar::new(),
             closing: false.into(),
             failure: Mutex::default(),
+            log_failed: false.into(),
             complete: false.into(),
             reread_bytes: 0.into(),
         };
@@ -226,20 +229,26 @@ impl TapDevice {
     /// Remembers how an attempt to bring the disk up to date went.
     fn note(&self, result: &Result<(), IoError>) {
         let mut failure = self.failure();
-        let Err(e) = result else {
-            if failure.take().is_some() {
-                tracing::info!(volume = %self.writer.volume, "the tapped disk is brought up to date again");
+        let first = match result {
+            Ok(()) => {
+                let log_failed = self.log_failed.swap(false, Ordering::AcqRel);
+                if failure.take().is_some() || log_failed {
+                    tracing::info!(volume = %self.writer.volume, "the tapped disk is brought up to date again");
+                }
+                return;
             }
-            return;
+            Err(IoError::Medium(e)) => {
+                let full = matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+                failure.replace(Failure { full, why: e.to_string(), at: Instant::now() }).is_none()
+            }
+            // It is the log that fails, and the log says so itself; the disk is not to be blamed for it.
+            Err(_) => !self.log_failed.swap(true, Ordering::AcqRel),
         };
-        if failure.is_none() {
+        if let Err(e) = result
+            && first
+        {
             tracing::error!(volume = %self.writer.volume, error = %e, "cannot bring the tapped disk up to date; the log has everything");
         }
-        let full = match e {
-            IoError::Medium(e) => matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
-            _ => false,
-        };
-        *failure = Some(Failure { full, why: e.to_string(), at: Instant::now() });
     }
 
     /// The store has all of the disk.
@@ -509,7 +518,11 @@ impl TapDevice {
             return Err(self.writer.pause(IoError::Full));
         }
         // It cannot keep up: whoever writes helps, and so waits.
-        self.destage().map_err(|e| self.writer.pause(e))
+        self.destage().map_err(|e| match e {
+            IoError::Medium(_) | IoError::Full => self.writer.pause(e),
+            // Waiting does not mend a log that failed.
+            e => e,
+        })
     }
 
     fn read_now(&self, offset: u64, buf: &mut [u8], wait: Wait) -> Result<(), IoError> {

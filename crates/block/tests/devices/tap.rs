@@ -208,7 +208,7 @@ fn i8_a_disk_that_is_written_little_is_marked_as_the_log_grows() {
     for _ in 0..1 << 18 {
         log.event(bygone_model::BranchId(0), &bygone_model::Event::new(bygone_model::Kind::Point, ""))
             .unwrap();
-        if log.head_seq().0 % 4096 == 0 {
+        if log.head_seq().0.is_multiple_of(4096) {
             while log.maintain().unwrap() {}
         }
     }
