@@ -20,7 +20,7 @@ use super::{
 use crate::{
     catalog::{Catalog, Change},
     env::{Clock, Dir, File, read_exact_at},
-    error::{Damage, Error, Place, Result},
+    error::{Damage, Error, Place, Result, is_full},
     files::FileCache,
     format::{
         checkpoint::{self, Name, SegmentStart, StoredEvent},
@@ -328,7 +328,7 @@ fn harden_trailer(dir: &dyn Dir, name: &str) -> std::io::Result<()> {
     read_exact_at(&*file, &mut trailer, at)?;
     match file.write_at(&mut [IoSlice::new(&trailer)], at) {
         // As in `write_again`.
-        Err(e) if e.kind() != std::io::ErrorKind::StorageFull => return Err(e),
+        Err(e) if !is_full(&e) => return Err(e),
         _ => {}
     }
     file.sync()?;
