@@ -10,7 +10,7 @@
 //! it is taken over for the first time, it is read and compared with what the store believes ([`TapDevice::reread`]).
 
 use std::{
-    io::{ErrorKind, IoSlice},
+    io::IoSlice,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -24,11 +24,13 @@ use bygone_store::{
     catalog::TapMark,
     env::{File, read_exact_at},
     index::head::HeadMap,
+    is_full,
 };
 
 use crate::{
     BlockDevice, Extent, Geometry, IoError, Reading, Writing,
-    log_device::{LogWriter, PAUSE, RESOLVE_BYTES, WhenFull, check_request, wait_of},
+    device::PAUSE,
+    log_device::{LogWriter, RESOLVE_BYTES, WhenFull, check_request, wait_of},
     raw::RawDisk,
 };
 
@@ -237,10 +239,9 @@ impl TapDevice {
                 }
                 return;
             }
-            Err(IoError::Medium(e)) => {
-                let full = matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
-                failure.replace(Failure { full, why: e.to_string(), at: Instant::now() }).is_none()
-            }
+            Err(IoError::Medium(e)) => failure
+                .replace(Failure { full: is_full(e), why: e.to_string(), at: Instant::now() })
+                .is_none(),
             // It is the log that fails, and the log says so itself; the disk is not to be blamed for it.
             Err(_) => !self.log_failed.swap(true, Ordering::AcqRel),
         };

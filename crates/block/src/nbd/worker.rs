@@ -28,10 +28,7 @@ use super::{
         request::{Cookie, Request},
     },
 };
-use crate::{
-    device::{Change, IoError, Writing},
-    log_device::PAUSE,
-};
+use crate::device::{Change, IoError, PAUSE, Writing};
 
 /// Replies are sent when there are as many bytes of them, even if more requests are there to be worked on: the client
 /// has something to do meanwhile.

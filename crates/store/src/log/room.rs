@@ -73,7 +73,8 @@ pub(super) fn left(active: &Active, options: &LogOptions, kind: Kind) -> (u64, u
 }
 
 impl LogOptions {
-    /// With less room than this on the medium, no more writes are taken than those that have room already.
+    /// With less room than this on the medium, no more writes are taken than those that have room already: 80 MiB, or up to
+    /// 112 MiB while many writes are in no checkpoint yet, which this does not count.
     #[must_use]
     pub fn room_bytes_min(&self) -> u64 {
         self.segment_bytes.saturating_add(self.segment_bytes / 4)
