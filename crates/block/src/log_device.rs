@@ -148,11 +148,7 @@ impl LogWriter {
             Err(e @ StoreError::Full { .. }) => Err(self.pause(e.into())),
             Err(e) => Err(e.into()),
             Ok(_) => {
-                // Most of the time there is nothing to forget.
-                let mut paused = self.paused();
-                if paused.is_some() {
-                    *paused = None;
-                }
+                *self.paused() = None;
                 Ok(())
             }
         }

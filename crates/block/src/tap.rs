@@ -182,7 +182,7 @@ impl TapDevice {
         };
         let state = match mark {
             None => TapState::New,
-            Some(mark) if !is_what_was_left(mark, &tap.raw.identity()?, tap.last_logged()?) => {
+            Some(mark) if !is_what_was_left(mark, &tap.raw.identity()?, tap.freeze_and_find_last()?) => {
                 TapState::Changed
             }
             Some(mark) if !mark.complete => TapState::Unfinished,
@@ -200,8 +200,8 @@ impl TapDevice {
         &self.writer.log
     }
 
-    /// When the last of what the disk may not have yet was logged.
-    fn last_logged(&self) -> Result<Option<Micros>, IoError> {
+    /// When the last of what the disk may not have yet was logged. Freezes the head map.
+    fn freeze_and_find_last(&self) -> Result<Option<Micros>, IoError> {
         let (waiting, _) = self.log().freeze_head(self.writer.volume)?;
         let last = waiting.iter().map(|(_, _, seq, _)| seq).max();
         Ok(last.map(|seq| self.log().time_of(seq)).transpose()?)
@@ -278,7 +278,7 @@ impl TapDevice {
                 }
                 *wake = false;
             }
-            // Whoever writes tells of a lack of room, not of its end.
+            // Writes wake this thread while the disk refuses them, so without a pause it would spin.
             if self.destage().is_err() && !self.closing.load(Ordering::Acquire) {
                 std::thread::sleep(PAUSE);
             }

@@ -237,7 +237,7 @@ impl Worker {
                 Err(IoError::Paused) => {}
                 result => return Ok(result),
             }
-            // What was done before is no secret meanwhile.
+            // Replies to what was done before must not wait with it.
             self.send()?;
             std::thread::sleep(PAUSE);
             // Not before the pause: the client may have come back over another connection during it.

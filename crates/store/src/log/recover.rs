@@ -134,7 +134,8 @@ impl Log {
                         base = Some(Arc::new(made));
                         state.forget_recent();
                     }
-                    // A store without room keeps in memory what it had there before; more was never let in.
+                    // What does not fit a checkpoint stays in memory. It was in memory before, and writes are refused before it grows
+                    // further.
                     Err(Error::Full { .. }) => {}
                     Err(e) => return Err(e),
                 }
@@ -537,7 +538,7 @@ impl Recovered {
         for unsealed in &self.unsealed {
             unsealed.harden()?;
         }
-        // An index would be believed, and it would not know what was lost. So whoever asks goes on meeting the damage.
+        // A damaged segment gets no index: it would be believed and hide the damage.
         self.unsealed.retain(|unsealed| unsealed.whole);
         while let Some(first) = self.unsealed.first() {
             match upkeep::seal(&first.full) {
