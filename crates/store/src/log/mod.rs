@@ -13,6 +13,7 @@ mod branches;
 mod flush;
 mod read;
 mod recover;
+mod roll;
 mod room;
 mod scan;
 mod timeline;

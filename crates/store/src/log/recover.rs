@@ -12,7 +12,8 @@ use bygone_model::{BranchId, Micros, Seq};
 
 use super::{
     Durability, Events, Heads, Log, LogOptions,
-    append::{Full, Sequencer, end_records},
+    append::{Full, Sequencer},
+    roll::end_records,
     room,
     scan::{self, Scanned},
     upkeep::{self, Upkeep},
