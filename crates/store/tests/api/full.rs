@@ -21,6 +21,8 @@ const SEGMENT_BYTES: u64 = 4 << 20;
 struct Room {
     free: u64,
     taken: HashMap<String, u64>,
+    /// It never overwrites, and what we may have of it is used up.
+    quota_reached: bool,
 }
 
 impl Room {
@@ -57,7 +59,7 @@ struct SmallFile {
 
 impl Small {
     fn new(world: &World, free: u64) -> Small {
-        let room = Room { free, taken: HashMap::new() };
+        let room = Room { free, ..Room::default() };
         Small { inner: Arc::new(RealDir::new(world.folder.path())), room: Arc::new(Mutex::new(room)) }
     }
 
@@ -112,7 +114,12 @@ impl File for SmallFile {
     }
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        self.room.lock().unwrap().take(&self.name, offset + len as u64)?;
+        let mut room = self.room.lock().unwrap();
+        if room.quota_reached {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        room.take(&self.name, offset + len as u64)?;
+        drop(room);
         self.inner.write_at(parts, offset)
     }
     fn sync(&self) -> io::Result<()> {
@@ -201,6 +208,19 @@ fn i6_a_full_log_can_be_opened_again_and_again_and_go_on() {
         assert_eq!(mark(&log, volume, i * 8 + 3, head).unwrap(), i + 1);
     }
     assert!(log.verify(false, &mut |_, _| true).unwrap().damaged.is_empty());
+}
+
+#[test]
+fn i6_a_log_whose_quota_is_reached_can_be_opened_where_nothing_is_overwritten() {
+    let (_world, small, log, volume, written) = full();
+    let head = log.flush().unwrap();
+    drop(log);
+    assert!(!small.list("index").unwrap().is_empty());
+    small.room.lock().unwrap().quota_reached = true;
+    let log = small.open();
+    assert!(log.damage_at_open().is_empty(), "{:?}", log.damage_at_open());
+    assert!(log.head_seq() >= head);
+    assert_eq!(mark(&log, volume, (written - 1) * 8, head).unwrap(), written);
 }
 
 #[test]
