@@ -3,7 +3,10 @@
 //! All calls come from many threads at once and return when they are done; a front end that must not wait
 //! for the medium uses [`Reading::CachedOnly`] first. Layers wrap a device and are devices themselves.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+/// What was refused as [`IoError::Paused`] is made again after this time.
+pub(crate) const PAUSE: Duration = Duration::from_millis(500);
 
 /// Shape of a device. It does not change while the device is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,14 +12,12 @@ use std::{
 use bygone_model::{Lba, SECTOR_BYTES, Sectors, VolumeId};
 use bygone_store::{Below, BlockWrite, Content, Error as StoreError, HeadFragment, Log, View, Wait};
 
-use crate::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing};
+use crate::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing, device::PAUSE};
 
 /// Ranges are resolved in pieces of this size, so that a question about a whole disk costs bounded memory.
 pub(crate) const RESOLVE_BYTES: u64 = 64 << 20;
 /// The store counts the sectors of one record in 32 bits.
 const ZERO_SECTORS_MAX: u64 = 1 << 31;
-/// Writes that found no room are made again after this time.
-pub(crate) const PAUSE: Duration = Duration::from_millis(500);
 /// Nobody has made them again for this long: nobody waits any more.
 const PAUSE_OVER: Duration = PAUSE.saturating_mul(4);
 
@@ -150,11 +148,7 @@ impl LogWriter {
             Err(e @ StoreError::Full { .. }) => Err(self.pause(e.into())),
             Err(e) => Err(e.into()),
             Ok(_) => {
-                // Most of the time there is nothing to forget.
-                let mut paused = self.paused();
-                if paused.is_some() {
-                    *paused = None;
-                }
+                *self.paused() = None;
                 Ok(())
             }
         }

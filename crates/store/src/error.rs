@@ -137,6 +137,12 @@ pub enum Error {
     },
 }
 
+/// A medium says that it has no room: none at all, or none for us.
+#[must_use]
+pub fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// The store's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -144,9 +150,7 @@ impl Error {
     pub(crate) fn io(doing: &'static str, name: &str, source: io::Error) -> Error {
         match source.kind() {
             io::ErrorKind::WouldBlock => Error::WouldBlock,
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Error::Full { name: name.to_owned() }
-            }
+            _ if is_full(&source) => Error::Full { name: name.to_owned() },
             _ => Error::Io { doing, name: name.to_owned(), source: Arc::new(source) },
         }
     }

@@ -13,7 +13,7 @@ pub mod format;
 pub mod index;
 mod log;
 
-pub use error::{Damage, Error, Place, Result};
+pub use error::{Damage, Error, Place, Result, is_full};
 pub use log::{
     Appended, Below, BlockWrite, CACHE_BYTES, Content, Damaged, Event, HeadFragment, Log, LogOptions,
     TimeHit, VerifyReport, View, Wait,

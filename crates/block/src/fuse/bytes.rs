@@ -3,9 +3,9 @@
 //! Invariants: a block of which only a part changes is read, changed and written while nobody else here writes;
 //! whole blocks are written side by side. No request reaches past the end of the device.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
-use crate::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing, log_device::PAUSE};
+use crate::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing, device::PAUSE};
 
 /// Runs looked at to say how much space the file takes.
 const RUNS_MAX: u64 = 16_384;
@@ -17,18 +17,50 @@ pub(super) enum Clearing {
     Trim,
 }
 
+/// Whether writes wait for room. They do, unless the export is ending.
+#[derive(Default)]
+pub(super) struct Waiting {
+    over: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Waiting {
+    /// From now on whatever finds no room fails, that which waits included.
+    pub(super) fn end(&self) {
+        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    /// Undoes [`Waiting::end`].
+    pub(super) fn go_on(&self) {
+        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    }
+
+    /// Waits a little; says whether to try again.
+    fn pause(&self) -> bool {
+        let over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        let paused = self.changed.wait_timeout_while(over, PAUSE, |over| !*over);
+        !*paused.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
 /// See the module's comment.
 pub(super) struct Bytes {
     device: Arc<dyn BlockDevice>,
     geometry: Geometry,
     /// Shared by writes of whole blocks, exclusive for a write of a part of one.
     parts: RwLock<()>,
+    waiting: Arc<Waiting>,
 }
 
 impl Bytes {
     pub(super) fn new(device: Arc<dyn BlockDevice>) -> Bytes {
         let geometry = device.geometry();
-        Bytes { device, geometry, parts: RwLock::new(()) }
+        Bytes { device, geometry, parts: RwLock::new(()), waiting: Arc::default() }
+    }
+
+    pub(super) fn waiting(&self) -> &Arc<Waiting> {
+        &self.waiting
     }
 
     pub(super) fn geometry(&self) -> Geometry {
@@ -156,11 +188,12 @@ impl Bytes {
         self.put(&[Writing { offset: start, change }])
     }
 
-    /// Whoever writes to a file waits where there is no room, as they would for a slow disk.
+    /// Whoever writes to a file waits where there is no room, as they would for a slow disk. The kernel lets nobody be killed
+    /// who waits so, and does not say who has gone; so the end of the export is what ends it.
     fn put(&self, writings: &[Writing<'_>]) -> Result<(), IoError> {
         loop {
             match self.device.write(writings) {
-                Err(IoError::Paused) => std::thread::sleep(PAUSE),
+                Err(IoError::Paused) if self.waiting.pause() => {}
                 result => return result,
             }
         }

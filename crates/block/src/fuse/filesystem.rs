@@ -17,6 +17,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bygone_store::is_full;
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, InitFlags,
     KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyLseek, ReplyOpen,
@@ -24,7 +25,7 @@ use fuser::{
 };
 use rustix::fs::{FallocateFlags, OFlags};
 
-use super::bytes::{Bytes, Clearing};
+use super::bytes::{Bytes, Clearing, Waiting};
 use crate::{BlockDevice, IoError};
 
 /// The largest read or write in one request. The kernel's own limit is this, unless somebody raised it.
@@ -75,6 +76,10 @@ impl DeviceFile {
             flags: 0,
         };
         DeviceFile { bytes, attr }
+    }
+
+    pub(super) fn waiting(&self) -> &Arc<Waiting> {
+        self.bytes.waiting()
     }
 
     fn is_read_only(&self) -> bool {
@@ -148,7 +153,7 @@ fn answer<T>(work: impl FnOnce() -> Result<T, IoError>) -> Result<T, Errno> {
         IoError::ReadOnly => Errno::EROFS,
         IoError::Invalid { .. } => Errno::EINVAL,
         IoError::Full | IoError::Paused => Errno::ENOSPC,
-        IoError::Medium(ref source) if source.kind() == io::ErrorKind::StorageFull => Errno::ENOSPC,
+        IoError::Medium(ref source) if is_full(source) => Errno::ENOSPC,
         IoError::WouldBlock | IoError::Closing | IoError::Store(_) | IoError::Medium(_) => {
             tracing::warn!(%error, "a request to a file export failed");
             Errno::EIO

@@ -30,7 +30,7 @@ use std::{
 use fuser::{Config, Session, SessionACL};
 
 pub use self::error::FuseError;
-use self::{filesystem::DeviceFile, mountpoint::Mountpoint};
+use self::{bytes::Waiting, filesystem::DeviceFile, mountpoint::Mountpoint};
 use crate::BlockDevice;
 
 /// Requests that can wait for the device at the same time.
@@ -53,6 +53,7 @@ pub fn serve_file(device: Arc<dyn BlockDevice>, path: &Path) -> Result<FileExpor
     let path = mountpoint.path().to_owned();
     let served = mountpoint.mount(read_only).and_then(|fd| {
         let file = DeviceFile::new(Arc::clone(&device), mountpoint.made_at());
+        let waiting = Arc::clone(file.waiting());
         let mut config = Config::default();
         config.n_threads = Some(THREADS);
         // Who may open the file is the kernel's to decide: mounted without allow_other, or with the file's mode.
@@ -64,7 +65,7 @@ pub fn serve_file(device: Arc<dyn BlockDevice>, path: &Path) -> Result<FileExpor
                 }
                 drop(alive);
             })?;
-            Ok(ended)
+            Ok((ended, waiting))
         });
         started.map_err(|source| {
             mountpoint.detach();
@@ -72,8 +73,8 @@ pub fn serve_file(device: Arc<dyn BlockDevice>, path: &Path) -> Result<FileExpor
         })
     });
     match served {
-        Ok(ended) => {
-            let live = Mutex::new(Some(Live { mountpoint, ended }));
+        Ok((ended, waiting)) => {
+            let live = Mutex::new(Some(Live { mountpoint, ended, waiting }));
             Ok(FileExport { path, device, read_only, live })
         }
         Err(error) => {
@@ -87,6 +88,7 @@ struct Live {
     mountpoint: Mountpoint,
     /// Nothing is ever sent: it disconnects when the session has ended.
     ended: Receiver<()>,
+    waiting: Arc<Waiting>,
 }
 
 /// A device that is served as a file. Dropping it unmounts the file, even while it is in use; [`FileExport::stop`]
@@ -119,7 +121,7 @@ impl FileExport {
     }
 
     /// Unmounts the file, makes what was written durable, and removes the file if we made it. Does nothing when that
-    /// was done already.
+    /// was done already. Writes that wait for room are told that there is none: as long as they wait, the file is open.
     ///
     /// # Errors
     /// [`FuseError::Busy`] while the file is open or a loop device has it; then it is served as before, and `stop`
@@ -132,7 +134,11 @@ impl FileExport {
         if live.ended.try_recv() == Err(TryRecvError::Disconnected) {
             live.mountpoint.clear_dead()?;
         } else {
-            live.mountpoint.unmount()?;
+            live.waiting.end();
+            if let Err(error) = live.mountpoint.unmount() {
+                live.waiting.go_on();
+                return Err(error);
+            }
             if live.ended.recv_timeout(END_WAIT) == Err(RecvTimeoutError::Timeout) {
                 tracing::warn!(path = %self.path.display(), "unmounted here, still in use in another mount namespace");
             }
@@ -160,7 +166,8 @@ impl Drop for FileExport {
         tracing::warn!(%error, "a file export was given up");
         let live = self.live().take();
         if let Some(live) = live {
-            // Who has the file open goes on with it, as long as this process lives.
+            // Who has the file open goes on with it, as long as this process lives, but waits for no room any more.
+            live.waiting.end();
             live.mountpoint.detach();
             live.mountpoint.remove_file();
             if let Err(error) = self.flush() {

@@ -116,3 +116,34 @@ fn a_read_only_device_is_not_asked_to_change_or_flush() {
     bytes.flush().unwrap();
     assert_eq!(device.flushes.load(std::sync::atomic::Ordering::SeqCst), 0);
 }
+
+#[test]
+fn a_write_waits_for_room_until_the_export_ends() {
+    use std::{sync::atomic::Ordering::SeqCst, thread};
+
+    let device = Arc::new(Memory::new(SIZE_BYTES, 512));
+    device.paused.store(true, SeqCst);
+    let bytes = Arc::new(Bytes::new(Arc::clone(&device) as _));
+    let writer = {
+        let bytes = Arc::clone(&bytes);
+        thread::spawn(move || bytes.write(0, &[1; 512]))
+    };
+    while device.refused.load(SeqCst) < 2 {
+        thread::yield_now();
+    }
+    bytes.waiting().end();
+    assert!(matches!(writer.join().unwrap(), Err(IoError::Paused)));
+    assert!(matches!(bytes.write(1, &[1]), Err(IoError::Paused)), "none begins to wait any more");
+
+    bytes.waiting().go_on();
+    let writer = {
+        let bytes = Arc::clone(&bytes);
+        thread::spawn(move || bytes.write(0, &[1; 512]))
+    };
+    let before = device.refused.load(SeqCst);
+    while device.refused.load(SeqCst) < before + 2 {
+        thread::yield_now();
+    }
+    device.paused.store(false, SeqCst);
+    assert!(matches!(writer.join().unwrap(), Ok(512)));
+}

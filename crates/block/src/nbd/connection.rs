@@ -8,6 +8,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use bygone_store::is_full;
+
 use super::{
     budget::Share,
     command::{Refusal, Terms},
@@ -46,7 +48,6 @@ pub(crate) enum Answer {
 
 impl Answer {
     pub(crate) fn of(error: &IoError) -> Self {
-        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         match error {
             IoError::ReadOnly => Self::Errno(Errno::Perm),
             IoError::Invalid { .. } => Self::Errno(Errno::Inval),
@@ -54,10 +55,12 @@ impl Answer {
             // Whoever waited for room does so no more: the client has gone, or is to come back to another manager.
             IoError::Closing | IoError::Paused => Self::HangUp,
             IoError::WouldBlock | IoError::Store(_) => Self::Errno(Errno::Io),
-            IoError::Medium(error) => match error.kind() {
-                StorageFull | QuotaExceeded | FileTooLarge => Self::Errno(Errno::Nospc),
-                _ => Self::Errno(Errno::Io),
-            },
+            IoError::Medium(error) if is_full(error) => Self::Errno(Errno::Nospc),
+            // The protocol has no number for a file that can grow no further.
+            IoError::Medium(error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
+                Self::Errno(Errno::Nospc)
+            }
+            IoError::Medium(_) => Self::Errno(Errno::Io),
         }
     }
 }

@@ -28,10 +28,7 @@ use super::{
         request::{Cookie, Request},
     },
 };
-use crate::{
-    device::{Change, IoError, Writing},
-    log_device::PAUSE,
-};
+use crate::device::{Change, IoError, PAUSE, Writing};
 
 /// Replies are sent when there are as many bytes of them, even if more requests are there to be worked on: the client
 /// has something to do meanwhile.
@@ -240,7 +237,7 @@ impl Worker {
                 Err(IoError::Paused) => {}
                 result => return Ok(result),
             }
-            // What was done before is no secret meanwhile.
+            // Replies to what was done before must not wait with it.
             self.send()?;
             std::thread::sleep(PAUSE);
             // Not before the pause: the client may have come back over another connection during it.

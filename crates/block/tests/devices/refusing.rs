@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -17,7 +17,7 @@ use bygone_model::{Details, VolumeId};
 use bygone_store::{
     Log, LogOptions,
     catalog::Keeping,
-    env::{File, RealDir, SystemClock},
+    env::{Dir, File, RealDir, SystemClock},
 };
 
 use super::add_disk;
@@ -88,13 +88,78 @@ impl File for Refusing {
     }
 }
 
+/// The log's folder, on a medium that can make nothing durable any more once it is told so.
+struct Failing(RealDir, Arc<AtomicBool>);
+
+struct FailingFile(Arc<dyn File>, Arc<AtomicBool>);
+
+impl Failing {
+    fn wrap(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(FailingFile(file, self.1.clone()))
+    }
+}
+
+impl Dir for Failing {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.0.create(name).map(|file| self.wrap(file))
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        Dir::open(&self.0, name).map(|file| self.wrap(file))
+    }
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.0.list(folder)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+    fn sync(&self, folder: &str) -> io::Result<()> {
+        self.0.sync(folder)
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.0.free_bytes()
+    }
+}
+
+impl File for FailingFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buf, offset)
+    }
+    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.0.write_at(parts, offset)
+    }
+    fn sync(&self) -> io::Result<()> {
+        if self.1.load(Ordering::SeqCst) {
+            return Err(io::Error::other("asked to fail"));
+        }
+        self.0.sync()
+    }
+    fn len_bytes(&self) -> io::Result<u64> {
+        self.0.len_bytes()
+    }
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.0.set_len(len_bytes)
+    }
+    fn reserve(&self, len_bytes: u64) -> io::Result<()> {
+        self.0.reserve(len_bytes)
+    }
+    fn prefetch(&self, offset: u64, len_bytes: u64) {
+        self.0.prefetch(offset, len_bytes);
+    }
+}
+
 fn world(dir: &Path, full_from: u64) -> (Arc<Log>, VolumeId, Arc<TapDevice>, Arc<Switch>) {
+    world_on(dir, Arc::new(RealDir::new(dir.join("log"))), full_from)
+}
+
+fn world_on(
+    dir: &Path,
+    log_dir: Arc<dyn Dir>,
+    full_from: u64,
+) -> (Arc<Log>, VolumeId, Arc<TapDevice>, Arc<Switch>) {
     let disk = dir.join("disk.raw");
     fs::File::create_new(&disk).and_then(|f| f.set_len(SIZE)).unwrap();
     let options = LogOptions { checkpoint_entries: 20_000, ..LogOptions::default() };
-    let log =
-        Log::make(Arc::new(RealDir::new(dir.join("log"))), Arc::new(SystemClock::new()), options, [7; 16]);
-    let log = log.unwrap();
+    let log = Log::make(log_dir, Arc::new(SystemClock::new()), options, [7; 16]).unwrap();
     let volume = add_disk(&log, SIZE, Keeping::Tap);
     let switch = Arc::new(Switch::default());
     switch.full_from.store(full_from, Ordering::SeqCst);
@@ -178,5 +243,26 @@ fn a_disk_that_refuses_a_place_is_asked_for_that_place_first() {
     for number in 0..16 {
         let at = number * BATCH * 1024;
         assert!(disk[at..at + 512].iter().all(|b| *b == mark(number)), "batch {number}");
+    }
+}
+
+#[test]
+fn i4_a_log_that_fails_is_not_taken_for_the_disk_and_no_write_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let fails = Arc::new(AtomicBool::new(false));
+    let log_dir = Failing(RealDir::new(dir.path().join("log")), fails.clone());
+    let (log, _, tap, _) = world_on(dir.path(), Arc::new(log_dir), u64::MAX);
+    // As many as a tap lets come together; the next one has to help carrying them to the disk.
+    for number in 0..RUNS_MAX / BATCH {
+        write_batch(&tap, number).unwrap();
+        while log.maintain().unwrap() {}
+    }
+    fails.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        let refused = write_batch(&tap, 0).unwrap_err();
+        assert!(matches!(refused, IoError::Store(_)), "{refused}");
+        assert!(log.is_poisoned());
+        assert_eq!(tap.trouble(), None);
+        assert!(!tap.is_paused());
     }
 }

@@ -20,6 +20,9 @@ pub(crate) struct Memory {
     pub(crate) reads_most: AtomicUsize,
     pub(crate) fails: AtomicBool,
     pub(crate) panics: AtomicBool,
+    /// There is no room for writes.
+    pub(crate) paused: AtomicBool,
+    pub(crate) refused: AtomicU64,
 }
 
 struct Content {
@@ -43,6 +46,8 @@ impl Memory {
             reads_most: AtomicUsize::default(),
             fails: AtomicBool::default(),
             panics: AtomicBool::default(),
+            paused: AtomicBool::default(),
+            refused: AtomicU64::default(),
         }
     }
 
@@ -99,6 +104,10 @@ impl BlockDevice for Memory {
     fn write(&self, writings: &[Writing<'_>]) -> Result<(), IoError> {
         if self.geometry.read_only {
             return Err(IoError::ReadOnly);
+        }
+        if self.paused.load(Ordering::Relaxed) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(IoError::Paused);
         }
         for writing in writings {
             let range = self.range(writing.offset, writing.change.len_bytes())?;

@@ -117,3 +117,27 @@ fn paths_that_cannot_be_served_are_refused_with_a_hint() {
         assert_eq!(fs::metadata(&disk).unwrap().len(), 0);
     });
 }
+
+#[test]
+fn stop_ends_writes_that_wait_for_room() {
+    with_folder(|folder| {
+        use std::{io::ErrorKind, os::unix::fs::FileExt, sync::atomic::Ordering::SeqCst};
+
+        let device = Arc::new(Memory::new(1 << 20, 4096));
+        device.paused.store(true, SeqCst);
+        let path = folder.join("disk.raw");
+        let export = serve(&device, &path);
+        // Twice as many as the server has threads, so that nothing else is answered any more.
+        let files: Vec<_> = (0..16).map(|_| File::options().write(true).open(&path).unwrap()).collect();
+        let writers: Vec<_> =
+            files.into_iter().map(|file| thread::spawn(move || file.write_all_at(&[1; 4096], 0))).collect();
+        while device.refused.load(SeqCst) < 8 {
+            thread::yield_now();
+        }
+        export.stop().unwrap();
+        for writer in writers {
+            assert_eq!(writer.join().unwrap().unwrap_err().kind(), ErrorKind::StorageFull);
+        }
+        assert!(!path.exists());
+    });
+}

@@ -11,8 +11,8 @@ use super::{
     Events, Log, LogOptions,
     room::{
         self,
-        Kind::{self, Blocks, Own},
-        Spare, kind_of,
+        Claim::{Blocks, Own},
+        Spare, claim_of,
     },
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     format::{
         checkpoint::{SegmentStart, StoredEvent},
         record::{self, FLAG_BASE, HEADER_BYTES, Header, Op},
-        segment::{self, Entry, Location, Mark, SEGMENT_HEADER_BYTES, SegmentHeader},
+        segment::{self, Entry, Location, Mark},
     },
 };
 
@@ -116,6 +116,13 @@ pub(super) struct Active {
     pub times: Vec<Micros>,
 }
 
+impl Active {
+    /// It has no records yet.
+    fn is_empty(&self) -> bool {
+        self.times.is_empty()
+    }
+}
+
 /// A segment that takes no more records and waits for its index.
 pub(super) struct Full {
     pub number: u32,
@@ -190,7 +197,7 @@ impl Sequencer {
     ) -> Result<Appended> {
         match self.append_all(dir, clock, options, records, seen) {
             // Where space cannot be reserved, or what was reserved is used up, there is still the reserve.
-            Err(Error::Full { .. }) if kind_of(records) == Own && room::give_up_reserve(dir) => {
+            Err(Error::Full { .. }) if claim_of(records) == Own && room::give_up_reserve(dir) => {
                 self.reserve_kept = false;
                 self.append_all(dir, clock, options, records, seen)
             }
@@ -208,7 +215,7 @@ impl Sequencer {
     ) -> Result<Appended> {
         let (time, jumped_back) = self.next_time(clock);
         if self.active.is_none() {
-            self.roll(dir, options, time, kind_of(records))?;
+            self.roll(dir, options, time, claim_of(records))?;
         }
         // First of all, so that no record of the era before is later than one of this era.
         if jumped_back {
@@ -245,27 +252,25 @@ impl Sequencer {
         seen: &mut dyn FnMut(&Entry),
     ) -> Result<Appended> {
         let first = self.head.next();
-        let kind = kind_of(records);
+        let claim = claim_of(records);
         let mut rest = records;
         while !rest.is_empty() {
-            if kind == Blocks {
+            if claim == Blocks {
                 self.grow(dir, options)?;
             }
-            let (mut room, records_left, records) = match &self.active {
-                Some(active) => room::left(active, options, kind),
-                None => (0, 0, 1),
-            };
+            let (mut bytes_left, records_left) =
+                self.active.as_ref().map_or((0, 0), |active| room::left(active, options, claim));
             let mut count =
-                rest.iter().take(records_left).take_while(|record| fits_by(record, &mut room)).count();
-            if count == 0 && records == 0 {
+                rest.iter().take(records_left).take_while(|record| fits_by(record, &mut bytes_left)).count();
+            if count == 0 && self.active.as_ref().is_some_and(Active::is_empty) {
                 count = 1;
             }
-            if kind == Blocks && (1..rest.len()).contains(&count) {
-                // Either all of them find room or none, so that those that wait for room are not done again and again.
+            if claim == Blocks && (1..rest.len()).contains(&count) {
+                // Secures the next segment first, so that a batch is written whole or not begun.
                 self.prepare_next(dir, options)?;
             }
             if count == 0 {
-                self.roll(dir, options, time, kind)?;
+                self.roll(dir, options, time, claim)?;
                 continue;
             }
             let (group, later) = rest.split_at(count);
@@ -339,7 +344,7 @@ impl Sequencer {
         active.written_to = written_to;
         self.chain = chain;
         self.last_time = time;
-        if active.times.is_empty() {
+        if active.is_empty() {
             self.segments.push((active.number, active.first_seq, time));
         }
         for record in group {
@@ -365,68 +370,6 @@ impl Sequencer {
         Ok(())
     }
 
-    /// Goes on in a new segment.
-    fn roll(&mut self, dir: &dyn Dir, options: &LogOptions, time: Micros, kind: Kind) -> Result<()> {
-        if let Some(active) = self.active.as_mut().filter(|active| active.torn) {
-            // Else they would be taken for the log's continuation when this segment is read record by record.
-            end_records(&*active.file, active.number, active.offset)?;
-            active.torn = false;
-        }
-        let ready = self.prepare_next(dir, options);
-        let (incarnation, first) = (self.catalog.incarnation, self.head.next());
-        let ((mut active, chain), room_bytes) = self.spare.clone().take(|number, spare| {
-            let (file, room_bytes) = match (spare, ready) {
-                (Some(file), _) => (file, options.segment_bytes),
-                (None, Err(Error::Full { .. })) if kind == Own => {
-                    self.reserve_kept = false;
-                    room::prepare_small(dir, options, number)?
-                }
-                (None, Err(e)) => return Err(e),
-                (None, Ok(())) => {
-                    (room::prepare(dir, options, number, self.recent_entries)?, options.segment_bytes)
-                }
-            };
-            Ok((begin(number, file, first, time, incarnation, self.log_id)?, room_bytes))
-        })?;
-        active.room_bytes = room_bytes;
-        self.newest = active.number;
-        self.chain = chain;
-        let Some(full) = self.active.replace(active) else { return Ok(()) };
-        self.unsynced.push(full.file.clone());
-        let entries = Arc::new(full.entries);
-        self.recent.push(entries.clone());
-        self.full.push(Full {
-            number: full.number,
-            file: full.file,
-            first_seq: full.first_seq,
-            records_end: full.offset,
-            entries,
-            marks: full.marks,
-            times: full.times,
-        });
-        Ok(())
-    }
-
-    /// Has the file of the next segment ready.
-    fn prepare_next(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<()> {
-        let made = self.spare.make(dir, options, self.recent_entries);
-        self.starved = matches!(made, Err(Error::Full { .. }));
-        made.map(drop)
-    }
-
-    /// Makes a small segment, which was begun when there was no room for more, a whole one.
-    pub(super) fn grow(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<()> {
-        let entries = self.recent_entries;
-        let Some(active) = self.active.as_mut().filter(|a| a.room_bytes < options.segment_bytes) else {
-            return Ok(());
-        };
-        let grown = room::reserve_whole(dir, options, &*active.file, active.number, entries);
-        self.starved = matches!(grown, Err(Error::Full { .. }));
-        grown?;
-        active.room_bytes = options.segment_bytes;
-        Ok(())
-    }
-
     /// Versions that are in memory only, oldest first; some of them may be in the newest checkpoint.
     pub(super) fn recent(&self) -> impl Iterator<Item = &Entry> {
         self.recent.iter().flat_map(|chunk| chunk.iter()).chain(self.active.iter().flat_map(|a| &a.entries))
@@ -442,42 +385,6 @@ fn fits_by(record: &NewRecord<'_>, room: &mut u64) -> bool {
         }
         None => false,
     }
-}
-
-/// Writes a segment's header into its empty file.
-pub(super) fn begin(
-    number: u32,
-    file: Arc<dyn File>,
-    first_seq: Seq,
-    created: Micros,
-    incarnation: u32,
-    log_id: [u8; 16],
-) -> Result<(Active, u32)> {
-    let header = SegmentHeader { number, log_id, first_seq, created, incarnation };
-    let bytes = header.encode();
-    let chain = SegmentHeader::decode(&bytes).map_or(0, |(_, crc)| crc);
-    file.write_at(&mut [IoSlice::new(&bytes)], 0)
-        .map_err(|e| Error::io("writing", &segment::file_name(number), e))?;
-    let offset = SEGMENT_HEADER_BYTES as u64;
-    let active = Active {
-        number,
-        file,
-        first_seq,
-        offset,
-        written_to: offset,
-        room_bytes: offset,
-        torn: false,
-        entries: Vec::new(),
-        marks: Vec::new(),
-        times: Vec::new(),
-    };
-    Ok((active, chain))
-}
-
-/// Makes sure that no record begins at `offset`.
-pub(super) fn end_records(file: &dyn File, number: u32, offset: u64) -> Result<()> {
-    file.write_at(&mut [IoSlice::new(&ZEROES[..HEADER_BYTES])], offset)
-        .map_err(|e| Error::io("writing", &segment::file_name(number), e))
 }
 
 pub(super) fn encode_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {

@@ -13,6 +13,7 @@ mod branches;
 mod flush;
 mod read;
 mod recover;
+mod roll;
 mod room;
 mod scan;
 mod timeline;
@@ -98,12 +99,12 @@ struct LiveVolume {
     frozen_at: Seq,
     below: Below,
     /// Where to look for what was never written to this volume: older volumes at the moment of the branching.
-    parents: Arc<Vec<Ancestor>>,
+    parents: Arc<Vec<Layer>>,
 }
 
 /// A volume at a moment, with what knows it.
 #[derive(Clone)]
-struct Ancestor {
+struct Layer {
     volume: VolumeId,
     seq: Seq,
     /// What came after the checkpoint; only when there was no room for a newer one.

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use bygone_model::{Lba, SECTOR_BYTES, Sectors, Seq, VolumeId};
 
-use super::{Ancestor, Below, LiveVolume, Log};
+use super::{Below, Layer, LiveVolume, Log};
 use crate::{
     env::File,
     error::{Damage, Error, Result},
@@ -114,7 +114,7 @@ impl Log {
         if let Some(base) = base {
             self.resolve_in(&base, volume, Seq::MAX, &mut lookup, wait)?;
         }
-        self.resolve_ancestors(&parents, &mut lookup, wait)?;
+        self.resolve_layers(&parents, &mut lookup, wait)?;
         Ok(lookup.finish())
     }
 
@@ -135,18 +135,18 @@ impl Log {
         }
     }
 
-    fn resolve_ancestors(&self, ancestors: &[Ancestor], lookup: &mut Lookup, wait: Wait) -> Result<()> {
-        for ancestor in ancestors {
+    fn resolve_layers(&self, layers: &[Layer], lookup: &mut Lookup, wait: Wait) -> Result<()> {
+        for layer in layers {
             if lookup.open.is_empty() {
                 break;
             }
-            if let Some(recent) = &ancestor.recent {
+            if let Some(recent) = &layer.recent {
                 recent.resolve(lookup);
             }
-            if let Some(checkpoint) = &ancestor.checkpoint
+            if let Some(checkpoint) = &layer.checkpoint
                 && !lookup.open.is_empty()
             {
-                self.resolve_in(checkpoint, ancestor.volume, ancestor.seq, lookup, wait)?;
+                self.resolve_in(checkpoint, layer.volume, layer.seq, lookup, wait)?;
             }
         }
         Ok(())
@@ -180,7 +180,7 @@ impl Log {
     }
 
     /// The volumes below a volume, nearest first, each at the moment at which the one above began.
-    fn ancestors(&self, volume: VolumeId) -> Result<Vec<Ancestor>> {
+    fn ancestors(&self, volume: VolumeId) -> Result<Vec<Layer>> {
         let catalog = self.catalog();
         let mut out = Vec::new();
         let mut at = catalog.volume(volume)?;
@@ -198,9 +198,9 @@ impl Log {
     }
 
     /// A volume as of `seq`, without those below it.
-    fn layer(&self, volume: VolumeId, seq: Seq) -> Result<Ancestor> {
+    fn layer(&self, volume: VolumeId, seq: Seq) -> Result<Layer> {
         match self.checkpoint_holding(seq) {
-            Ok(checkpoint) => return Ok(Ancestor { volume, seq, recent: None, checkpoint }),
+            Ok(checkpoint) => return Ok(Layer { volume, seq, recent: None, checkpoint }),
             Err(Error::Full { .. }) => {}
             Err(e) => return Err(e),
         }
@@ -211,13 +211,13 @@ impl Log {
         if covered >= seq {
             // There was room after all, a moment later.
             drop(sequencer);
-            return Ok(Ancestor { volume, seq, recent: None, checkpoint: self.checkpoint_holding(seq)? });
+            return Ok(Layer { volume, seq, recent: None, checkpoint: self.checkpoint_holding(seq)? });
         }
         let mut recent = HeadMap::default();
         for entry in sequencer.recent().filter(|e| e.volume == volume && e.seq > covered && e.seq <= seq) {
             recent.insert(entry);
         }
-        Ok(Ancestor { volume, seq, recent: Some(Arc::new(recent)), checkpoint })
+        Ok(Layer { volume, seq, recent: Some(Arc::new(recent)), checkpoint })
     }
 
     /// The checkpoint in whose span `seq` lies; writes one if there is none yet.
@@ -378,7 +378,7 @@ pub struct View {
     log: Arc<Log>,
     seq: Seq,
     sectors: Sectors,
-    layers: Vec<Ancestor>,
+    layers: Vec<Layer>,
 }
 
 impl std::fmt::Debug for View {
@@ -410,7 +410,7 @@ impl View {
             return Err(Error::OutOfRange { volume, lba, sectors });
         }
         let mut lookup = Lookup::new(lba, sectors);
-        self.log.resolve_ancestors(&self.layers, &mut lookup, wait)?;
+        self.log.resolve_layers(&self.layers, &mut lookup, wait)?;
         Ok(lookup.finish())
     }
 

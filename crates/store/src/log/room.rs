@@ -31,16 +31,16 @@ pub(super) const CHECKPOINT_ENTRY_BYTES: u64 = 64;
 
 /// Who wants room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum Claim {
     /// Changes of blocks; they wait when there is none.
     Blocks,
     /// What the log says about itself and the target; it is little, and must not wait.
     Own,
 }
 
-/// All records that are appended together are of one kind.
-pub(super) fn kind_of(records: &[NewRecord<'_>]) -> Kind {
-    if records.iter().any(|record| record.op.is_block()) { Kind::Blocks } else { Kind::Own }
+/// All records that are appended together have the same claim.
+pub(super) fn claim_of(records: &[NewRecord<'_>]) -> Claim {
+    if records.iter().any(|record| record.op.is_block()) { Claim::Blocks } else { Claim::Own }
 }
 
 /// The part of each segment that is kept for the log's own records and for its index.
@@ -52,28 +52,27 @@ fn whole_reserve_bytes(options: &LogOptions) -> u64 {
     tail_bytes(options).max(SMALL_BYTES_MIN).min(options.segment_bytes)
 }
 
-/// How large a reserve can be: as large as there is room for, for each life that a log has without room costs a little.
+/// The reserve that fits. Less than the whole still helps: each life of a log without room takes some 8 KiB of it.
 fn reserve_bytes(dir: &dyn Dir, options: &LogOptions) -> u64 {
     let wanted = whole_reserve_bytes(options);
     dir.free_bytes().map_or(wanted, |free| wanted.min(free - free % BLOCK_BYTES))
 }
 
-/// How many bytes and how many records still fit into a segment, and how many records it has.
-pub(super) fn left(active: &Active, options: &LogOptions, kind: Kind) -> (u64, usize, usize) {
-    let (kept_bytes, kept_records) = match kind {
-        Kind::Blocks => (tail_bytes(options), options.segment_records_max / 32),
-        Kind::Own => (0, 0),
+/// How many bytes and how many records still fit into a segment.
+pub(super) fn left(active: &Active, options: &LogOptions, claim: Claim) -> (u64, usize) {
+    let (kept_bytes, kept_records) = match claim {
+        Claim::Blocks => (tail_bytes(options), options.segment_records_max / 32),
+        Claim::Own => (0, 0),
     };
-    let records = active.times.len();
     (
         active.room_bytes.saturating_sub(kept_bytes).saturating_sub(active.offset),
-        options.segment_records_max.saturating_sub(kept_records).saturating_sub(records),
-        records,
+        options.segment_records_max.saturating_sub(kept_records).saturating_sub(active.times.len()),
     )
 }
 
 impl LogOptions {
-    /// With less room than this on the medium, no more writes are taken than those that have room already.
+    /// With less room than this on the medium, no more writes are taken than those that have room already: 80 MiB, or up to
+    /// 112 MiB while many writes are in no checkpoint yet, which this does not count.
     #[must_use]
     pub fn room_bytes_min(&self) -> u64 {
         self.segment_bytes.saturating_add(self.segment_bytes / 4)
@@ -116,34 +115,39 @@ impl Spare {
     }
 
     /// Makes it ahead; says whether it was not there yet.
-    pub(super) fn make(&self, dir: &dyn Dir, options: &LogOptions, entries: usize) -> Result<bool> {
+    pub(super) fn prepare(&self, dir: &dyn Dir, options: &LogOptions, entries: usize) -> Result<bool> {
         let mut next = self.next();
         if next.file.is_some() {
             return Ok(false);
         }
-        next.file = Some(prepare(dir, options, next.number, entries)?);
+        next.file = Some(make_whole(dir, options, next.number, entries)?);
         Ok(true)
     }
 
-    /// Gives it, if there is one, and its number to `begin`. Only when that goes well it is used up.
-    pub(super) fn take<T>(&self, begin: impl FnOnce(u32, Option<Arc<dyn File>>) -> Result<T>) -> Result<T> {
+    /// Gives its number and its file, which is made now if it was not made ahead, to `begin`. Its number is used up only when
+    /// that goes well; the file is dropped either way, and made anew.
+    pub(super) fn take<T>(
+        &self,
+        dir: &dyn Dir,
+        options: &LogOptions,
+        entries: usize,
+        begin: impl FnOnce(u32, Result<Arc<dyn File>>) -> Result<T>,
+    ) -> Result<T> {
         let mut next = self.next();
-        let spare = next.file.take();
-        let begun = begin(next.number, spare)?;
+        let made = match next.file.take() {
+            Some(file) => Ok(file),
+            None => make_whole(dir, options, next.number, entries),
+        };
+        let begun = begin(next.number, made)?;
         next.number += 1;
         Ok(begun)
     }
 }
 
 /// Makes the empty file of a segment: its name is durable and its space reserved before it is used.
-pub(super) fn prepare(
-    dir: &dyn Dir,
-    options: &LogOptions,
-    number: u32,
-    entries: usize,
-) -> Result<Arc<dyn File>> {
+fn make_whole(dir: &dyn Dir, options: &LogOptions, number: u32, entries: usize) -> Result<Arc<dyn File>> {
     check_room(dir, options, &segment::file_name(number), entries)?;
-    make(dir, number, options.segment_bytes)
+    make_file(dir, number, options.segment_bytes)
 }
 
 /// Reserves the space of a whole segment for one that was begun small.
@@ -160,23 +164,20 @@ pub(super) fn reserve_whole(
 }
 
 /// Makes the file of a segment that takes the log's own records only, of what the reserve had; says how large it is.
-pub(super) fn prepare_small(
-    dir: &dyn Dir,
-    options: &LogOptions,
-    number: u32,
-) -> Result<(Arc<dyn File>, u64)> {
+pub(super) fn make_small(dir: &dyn Dir, options: &LogOptions, number: u32) -> Result<(Arc<dyn File>, u64)> {
     give_up_reserve(dir);
     let mut bytes = reserve_bytes(dir, options).max(SMALL_BYTES_MIN);
     loop {
-        match make(dir, number, bytes) {
+        match make_file(dir, number, bytes) {
             Err(Error::Full { .. }) if bytes / 2 >= SMALL_BYTES_MIN => bytes /= 2,
             made => return made.map(|file| (file, bytes)),
         }
     }
 }
 
-/// A file of this name that was made before and not used is of no use.
-fn make(dir: &dyn Dir, number: u32, bytes: u64) -> Result<Arc<dyn File>> {
+/// Makes the file of a segment, reserves its space and makes its name durable. One left over from before holds nothing and goes
+/// first.
+fn make_file(dir: &dyn Dir, number: u32, bytes: u64) -> Result<Arc<dyn File>> {
     let name = segment::file_name(number);
     match dir.remove(&name) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("removing", &name, e)),

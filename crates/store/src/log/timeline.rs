@@ -218,7 +218,7 @@ impl Log {
         numbers.dedup();
         let mut reached = from;
         for number in numbers {
-            // Of one whose damage was told when the log was opened, the rest is better than nothing.
+            // Its damage was reported at opening; use what is left of it.
             let file = segment::file_name(number);
             let told = self.damage_at_open.iter().any(|(place, _)| place.file == file);
             let index = if told { self.scan_segment(number)?.index } else { self.segment_index(number)? };

@@ -98,8 +98,8 @@ impl Log {
             }
             (sequencer.spare.clone(), sequencer.recent_entries)
         };
-        let made = spare.make(&*self.dir, &self.options, entries);
-        self.sequencer().starved = matches!(made, Err(Error::Full { .. }));
+        let made = spare.prepare(&*self.dir, &self.options, entries);
+        self.sequencer().note_room(&made);
         made
     }
 

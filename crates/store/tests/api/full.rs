@@ -21,6 +21,8 @@ const SEGMENT_BYTES: u64 = 4 << 20;
 struct Room {
     free: u64,
     taken: HashMap<String, u64>,
+    /// It never overwrites, and what we may have of it is used up.
+    quota_reached: bool,
 }
 
 impl Room {
@@ -57,7 +59,7 @@ struct SmallFile {
 
 impl Small {
     fn new(world: &World, free: u64) -> Small {
-        let room = Room { free, taken: HashMap::new() };
+        let room = Room { free, ..Room::default() };
         Small { inner: Arc::new(RealDir::new(world.folder.path())), room: Arc::new(Mutex::new(room)) }
     }
 
@@ -112,7 +114,12 @@ impl File for SmallFile {
     }
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        self.room.lock().unwrap().take(&self.name, offset + len as u64)?;
+        let mut room = self.room.lock().unwrap();
+        if room.quota_reached {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        room.take(&self.name, offset + len as u64)?;
+        drop(room);
         self.inner.write_at(parts, offset)
     }
     fn sync(&self) -> io::Result<()> {
@@ -204,6 +211,19 @@ fn i6_a_full_log_can_be_opened_again_and_again_and_go_on() {
 }
 
 #[test]
+fn i6_a_log_whose_quota_is_reached_can_be_opened_where_nothing_is_overwritten() {
+    let (_world, small, log, volume, written) = full();
+    let head = log.flush().unwrap();
+    drop(log);
+    assert!(!small.list("index").unwrap().is_empty());
+    small.room.lock().unwrap().quota_reached = true;
+    let log = small.open();
+    assert!(log.damage_at_open().is_empty(), "{:?}", log.damage_at_open());
+    assert!(log.head_seq() >= head);
+    assert_eq!(mark(&log, volume, (written - 1) * 8, head).unwrap(), written);
+}
+
+#[test]
 fn i6_every_moment_can_be_read_without_room_for_a_checkpoint() {
     let (_world, small, log, volume, written) = full();
     small.set_free(0);
@@ -263,76 +283,4 @@ fn write_after_room(small: &Small, log: &Arc<Log>, volume: bygone_model::VolumeI
     let seq = write(log, volume, written * 8, 8, 77);
     assert!(!log.is_full());
     assert_eq!(mark(log, volume, written * 8, seq).unwrap(), 77);
-}
-
-/// A folder in which somebody else does something just before a file is removed.
-struct Meddled {
-    inner: Small,
-    meddle: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-}
-
-impl Dir for Meddled {
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.inner.create(name)
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Dir::open(&self.inner, name)
-    }
-    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        self.inner.list(folder)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        let meddle = self.meddle.lock().unwrap().take();
-        if let Some(meddle) = meddle {
-            meddle();
-        }
-        self.inner.remove(name)
-    }
-    fn sync(&self, folder: &str) -> io::Result<()> {
-        self.inner.sync(folder)
-    }
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.inner.free_bytes()
-    }
-}
-
-#[test]
-fn i1_a_segment_that_a_write_began_is_not_taken_away_by_upkeep() {
-    let world = World::empty();
-    let small = Small::new(&world, 1 << 30);
-    let dir = Arc::new(Meddled { inner: small.clone(), meddle: Mutex::default() });
-    let log =
-        Log::make(dir.clone(), Arc::new(Ticks::default()), small.options(), *b"sixteen bytes id").unwrap();
-    let volume = log.add_disk(&crate::world::disk(1 << 20)).unwrap();
-    // More than a quarter of a segment: upkeep prepares the next one.
-    let mark_of = |i: u64| i + 1;
-    for i in 0..400 {
-        write(&log, volume, i * 8, 8, mark_of(i));
-    }
-    let writer = Arc::downgrade(&log);
-    *dir.meddle.lock().unwrap() = Some(Box::new(move || {
-        let (done, finished) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let Some(log) = writer.upgrade() else { return };
-            for i in 400..1400 {
-                write(&log, volume, i * 8, 8, i + 1);
-            }
-            let _ = done.send(());
-        });
-        // It may have to wait for upkeep; what must not be is that upkeep does not know of it.
-        let _ = finished.recv_timeout(std::time::Duration::from_millis(500));
-    }));
-    while log.maintain().unwrap() {}
-    while log.head_seq().0 < 1400 {
-        std::thread::yield_now();
-    }
-    log.flush().unwrap();
-    let head = log.head_seq();
-    drop(log);
-    let log = small.open();
-    assert!(log.damage_at_open().is_empty(), "{:?}", log.damage_at_open());
-    assert_eq!(log.head_seq(), head);
-    for i in (0..1400).step_by(53) {
-        assert_eq!(mark(&log, volume, i * 8, head).unwrap(), mark_of(i));
-    }
 }

@@ -2,10 +2,7 @@
 
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, mpsc},
     thread,
     time::Duration,
 };
@@ -23,8 +20,8 @@ const SECOND: &str = "log/0000000002.seg";
 /// A folder that holds up whoever removes the file of the second segment in a thread of the name `keeper`.
 struct Held {
     inner: RealDir,
-    reached: Arc<AtomicBool>,
-    go_on: Arc<AtomicBool>,
+    reached: mpsc::Sender<()>,
+    go_on: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Dir for Held {
@@ -39,14 +36,11 @@ impl Dir for Held {
     }
     fn remove(&self, name: &str) -> io::Result<()> {
         if name == SECOND && thread::current().name() == Some("keeper") {
-            self.reached.store(true, Ordering::Release);
+            let _ = self.reached.send(());
+            let (go_on, changed) = &*self.go_on;
             // Not for ever: the other may rightly wait for this one.
-            for _ in 0..300 {
-                if self.go_on.load(Ordering::Acquire) {
-                    break;
-                }
-                thread::sleep(Duration::from_millis(1));
-            }
+            let limit = Duration::from_millis(300);
+            drop(changed.wait_timeout_while(go_on.lock().unwrap(), limit, |go_on| !*go_on).unwrap());
         }
         self.inner.remove(name)
     }
@@ -59,10 +53,11 @@ impl Dir for Held {
 }
 
 #[test]
-fn upkeep_that_prepares_a_segment_late_does_not_take_it_from_a_writer() {
+fn i1_a_segment_that_a_write_began_is_not_taken_away_by_upkeep() {
     let folder = tempfile::tempdir().unwrap();
-    let (reached, go_on) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let dir = Held { inner: RealDir::new(folder.path()), reached: reached.clone(), go_on: go_on.clone() };
+    let (reached, wait_for_it) = mpsc::channel();
+    let go_on = Arc::new((Mutex::new(false), Condvar::new()));
+    let dir = Held { inner: RealDir::new(folder.path()), reached, go_on: go_on.clone() };
     let options = options(24 << 10);
     let log =
         Log::make(Arc::new(dir), Arc::new(Ticks::default()), options.clone(), *b"sixteen bytes id").unwrap();
@@ -75,12 +70,11 @@ fn upkeep_that_prepares_a_segment_late_does_not_take_it_from_a_writer() {
     (0..8).for_each(|_| one_more());
     let keeper = log.clone();
     let keeper = thread::Builder::new().name("keeper".into()).spawn(move || keeper.maintain()).unwrap();
-    while !reached.load(Ordering::Acquire) {
-        thread::yield_now();
-    }
+    wait_for_it.recv().unwrap();
     // Into the second segment, which upkeep is about to make.
     (0..8).for_each(|_| one_more());
-    go_on.store(true, Ordering::Release);
+    *go_on.0.lock().unwrap() = true;
+    go_on.1.notify_all();
     keeper.join().unwrap().unwrap();
     let head = log.flush().unwrap();
     drop(log);

@@ -1,0 +1,125 @@
+//! Reading a disk that may not be what the store believes.
+
+use std::sync::{Arc, PoisonError, atomic::Ordering};
+
+use bygone_model::{Lba, Sectors};
+use bygone_store::{BlockWrite, Content, View, Wait};
+
+use super::TapDevice;
+use crate::{IoError, device::PAUSE};
+
+/// The disk is read again in pieces of this size.
+const REREAD_BYTES: u64 = 1 << 20;
+/// After so much of re-reading, what the store believes is looked up anew.
+const REVIEW_BYTES: u64 = 1 << 30;
+
+/// What re-reading a disk found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reread {
+    /// Bytes of the disk that were compared.
+    pub compared_bytes: u64,
+    /// Bytes that the store did not have.
+    pub changed_bytes: u64,
+    /// The first and the end of the changed sectors.
+    pub changed_range: Option<(u64, u64)>,
+}
+
+impl TapDevice {
+    /// Reads the whole disk and appends what the store does not have yet, while the target may run. Calls `keep_going`
+    /// with the bytes read so far; ends early when it says no.
+    ///
+    /// # Errors
+    /// When the disk cannot be read or the log not be written.
+    pub fn reread(self: &Arc<Self>, keep_going: &mut dyn FnMut(u64, u64) -> bool) -> Result<Reread, IoError> {
+        let size = self.geometry.size_bytes;
+        let mut found = Reread::default();
+        let mut at = 0;
+        let mut belief: Option<View> = None;
+        let mut believed_until = 0;
+        while at < size {
+            self.reread_bytes.store(at, Ordering::Relaxed);
+            if !keep_going(at, size) || self.closing.load(Ordering::Acquire) {
+                return Ok(found);
+            }
+            if belief.is_none() || at >= believed_until {
+                belief = Some(self.log().view(self.writer.volume, self.log().head_seq())?);
+                believed_until = at + REVIEW_BYTES;
+            }
+            let Some(view) = &belief else { break };
+            let end = (at + REREAD_BYTES - at % REREAD_BYTES).min(size);
+            match self.compare(view, at, end - at, &mut found) {
+                Err(IoError::Paused) => {
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
+                result => result?,
+            }
+            at = end;
+            found.compared_bytes = at;
+        }
+        self.reread_bytes.store(size, Ordering::Relaxed);
+        self.log().flush()?;
+        self.complete.store(true, Ordering::Release);
+        let mut destaging = self.destaging();
+        self.mark(&mut destaging, false)?;
+        Ok(found)
+    }
+
+    /// Compares one piece and appends what differs. Appending what the store has already (because it was written since
+    /// `view`) is no harm: it is what the disk holds now.
+    fn compare(&self, view: &View, at: u64, len: u64, found: &mut Reread) -> Result<(), IoError> {
+        let (lba, sectors) = (Lba::of_bytes(at), Sectors::of_bytes(len));
+        let destaging = self.destaging();
+        let fragments = view.resolve(lba, sectors, Wait::Yes)?;
+        let believed_zero = fragments.iter().all(|f| f.found.is_none_or(|(_, place)| place.is_zero()));
+        if believed_zero && self.raw.next_data(at)?.is_none_or(|data| data >= at + len) {
+            return Ok(());
+        }
+        // From here on no write may come between reading and appending.
+        let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let mut now = vec![0; len as usize];
+        self.read_now(at, &mut now, Wait::Yes)?;
+        let mut before = vec![0; len as usize];
+        view.read(lba, &mut before, Wait::Yes)?;
+        let (mut writes, mut changed) = (Vec::new(), *found);
+        let block = self.geometry.block_bytes.max(4096) as usize;
+        let mut start = 0;
+        while start < now.len() {
+            let differs = |i: usize| {
+                let end = (i + block).min(now.len());
+                now[i..end] != before[i..end]
+            };
+            if !differs(start) {
+                start += block;
+                continue;
+            }
+            let mut end = (start + block).min(now.len());
+            while end < now.len() && differs(end) {
+                end = (end + block).min(now.len());
+            }
+            let data = &now[start..end];
+            let place = at + start as u64;
+            let content = if data.iter().all(|b| *b == 0) {
+                Content::Zero(Sectors::of_bytes(data.len() as u64))
+            } else {
+                Content::Data(data)
+            };
+            writes.push(BlockWrite {
+                volume: self.writer.volume,
+                lba: Lba::of_bytes(place),
+                content,
+                base: true,
+            });
+            changed.changed_bytes += data.len() as u64;
+            let first = changed.changed_range.map_or(place, |(first, _)| first.min(place));
+            changed.changed_range = Some((first, place + data.len() as u64));
+            start = end;
+        }
+        drop(destaging);
+        if !writes.is_empty() {
+            self.writer.append(&writes)?;
+            *found = changed;
+        }
+        Ok(())
+    }
+}

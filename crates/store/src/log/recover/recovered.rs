@@ -1,0 +1,194 @@
+//! What is known of a log while its segments are read.
+
+use std::sync::Arc;
+
+use bygone_model::{Micros, Seq};
+
+use super::{
+    super::{
+        Events, LogOptions, room,
+        scan::{self, Scanned},
+        upkeep,
+    },
+    harden::Unsealed,
+    open_segment,
+    survey::Survey,
+};
+use crate::{
+    catalog::{Catalog, Change},
+    env::{Dir, File},
+    error::{Damage, Error, Place, Result},
+    format::{
+        checkpoint::{SegmentStart, StoredEvent},
+        record::Op,
+        segment::{self, Entry},
+    },
+    index::{checkpoint::Checkpoint, compaction::Contents},
+};
+
+/// What a segment was good for.
+pub(super) enum Loaded {
+    Taken,
+    /// It has no records.
+    Nothing,
+    /// A power cut took what was before it, so neither it nor what follows it belongs to the log.
+    Stale,
+}
+
+/// What is known of the log after the newest checkpoint, while it is being read.
+pub(super) struct Recovered {
+    pub(super) catalog: Catalog,
+    pub(super) head: Seq,
+    /// The last record that a segment has.
+    pub(super) reached: Seq,
+    pub(super) last_time: Micros,
+    pub(super) recent: Vec<Arc<Vec<Entry>>>,
+    pub(super) entries: usize,
+    pub(super) events: Events,
+    pub(super) segments: Vec<SegmentStart>,
+    pub(super) unsealed: Vec<Unsealed>,
+    /// Segments that are not there, which is damage only if the log goes on behind them.
+    pub(super) missing: Vec<u32>,
+    pub(super) damage: Vec<(Place, Damage)>,
+}
+
+impl Recovered {
+    pub(super) fn new(catalog: Catalog, last_time: Micros) -> Recovered {
+        Recovered {
+            catalog,
+            head: Seq::ZERO,
+            reached: Seq::ZERO,
+            last_time,
+            recent: Vec::new(),
+            entries: 0,
+            events: Vec::new(),
+            segments: Vec::new(),
+            unsealed: Vec::new(),
+            missing: Vec::new(),
+            damage: Vec::new(),
+        }
+    }
+
+    pub(super) fn damaged(&mut self, number: u32, offset: u64, damage: Damage) {
+        self.damage.push((Place { file: segment::file_name(number), offset }, damage));
+    }
+
+    /// Makes everything durable and gives each segment its index, in order. Those that there is no room for wait for it; they
+    /// can be read without.
+    pub(super) fn seal_all(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<()> {
+        let waiting = self.unsealed.len();
+        for unsealed in &self.unsealed {
+            unsealed.harden()?;
+        }
+        // A damaged segment gets no index: it would be believed and hide the damage.
+        self.unsealed.retain(|unsealed| unsealed.whole);
+        while let Some(first) = self.unsealed.first() {
+            match upkeep::seal(&first.full) {
+                Ok(()) => drop(self.unsealed.remove(0)),
+                Err(Error::Full { .. }) => break,
+                Err(e) => return Err(e),
+            }
+        }
+        if self.unsealed.len() < waiting {
+            // What they had reserved and did not use is given back; the reserve has the first claim to it.
+            room::keep_reserve(dir, options);
+        }
+        Ok(())
+    }
+
+    /// Takes in what segment `number` has beyond what is known already.
+    pub(super) fn load(&mut self, dir: &dyn Dir, number: u32, survey: &Survey) -> Result<Loaded> {
+        let Some(file) = open_segment(dir, number)? else {
+            self.missing.push(number);
+            return Ok(Loaded::Nothing);
+        };
+        let scanned = scan::scan(&file, number, survey.context(number, self.head.next()))?;
+        if scanned.index.times.is_empty() {
+            return Ok(Loaded::Nothing);
+        }
+        let first = scanned.index.first_seq;
+        let hole = first > self.head.next();
+        if hole && survey.durable.max(scanned.durable) <= self.head {
+            return Ok(Loaded::Stale);
+        }
+        self.reached = self.reached.max(scanned.last_seq());
+        for missing in std::mem::take(&mut self.missing) {
+            self.damaged(missing, 0, Damage::Missing);
+        }
+        for &(offset, damage) in &scanned.damage {
+            self.damaged(number, offset, damage);
+        }
+        if hole {
+            // Segments before this one are missing, or lost their ends.
+            self.damaged(number, 0, Damage::Inconsistent);
+        } else if scanned.last_seq() <= self.head && !self.segments.is_empty() {
+            // An earlier life of the log ended here, and what followed went elsewhere.
+            return Ok(Loaded::Taken);
+        }
+        self.take_marks(&*file, survey.id, number, &scanned)?;
+        let known = self.head;
+        self.head = self.head.max(scanned.last_seq());
+        self.last_time = scanned.index.times.last().copied().unwrap_or(self.last_time);
+        if let Some(time) = scan::first_time(&scanned.index) {
+            self.segments.push((number, first, time));
+        }
+        let mut fresh: Vec<Entry> = scanned.index.entries.iter().filter(|e| e.seq > known).copied().collect();
+        fresh.sort_unstable_by_key(|e| e.seq);
+        self.entries += fresh.len();
+        self.recent.push(Arc::new(fresh));
+        self.unsealed.extend(Unsealed::of(number, &file, scanned, survey.durable));
+        Ok(Loaded::Taken)
+    }
+
+    fn take_marks(&mut self, file: &dyn File, id: [u8; 16], number: u32, scanned: &Scanned) -> Result<()> {
+        let known = self.head;
+        for mark in scanned.index.marks.iter().filter(|mark| mark.seq > known && mark.op != Op::Flush) {
+            let (header, payload) =
+                match scan::payload_at(file, id, (number, u64::from(mark.offset)), mark.seq) {
+                    Ok(found) => found,
+                    Err(Error::Damaged { place, damage }) => {
+                        self.damage.push((place, damage));
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                };
+            let understood = match mark.op {
+                Op::Event => serde_json::from_slice(&payload).map(|event| {
+                    self.events.push(StoredEvent {
+                        seq: mark.seq,
+                        time: header.time,
+                        branch: header.subject,
+                        event,
+                    });
+                }),
+                _ => serde_json::from_slice::<Change>(&payload)
+                    .map(|change| self.catalog.apply(mark.seq, header.time, &change)),
+            };
+            if understood.is_err() {
+                self.damaged(number, u64::from(mark.offset), Damage::Inconsistent);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn contents(&self, base: Option<&Checkpoint>, options: &LogOptions) -> Contents {
+        Contents {
+            start: base.map_or(Seq::ZERO, |b| b.footer.end),
+            end: self.head,
+            end_time: self.last_time,
+            versions: self.recent.iter().flat_map(|chunk| chunk.iter()).collect(),
+            at_once: options.at_once(),
+            events: self.events.clone(),
+            segments: self.segments.clone(),
+            catalog: self.catalog.clone(),
+        }
+    }
+
+    pub(super) fn forget_recent(&mut self) {
+        self.recent.clear();
+        self.entries = 0;
+        self.events.clear();
+        let last = self.segments.pop();
+        self.segments = last.into_iter().collect();
+    }
+}

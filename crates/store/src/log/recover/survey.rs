@@ -1,0 +1,97 @@
+//! What the segments say of each other.
+
+use bygone_model::Seq;
+
+use super::{
+    super::scan,
+    harden::{Unsealed, sync, write_again},
+    open_segment,
+    recovered::Recovered,
+};
+use crate::{env::Dir, error::Result};
+
+/// What the segments say of each other, before any is taken in.
+pub(super) struct Survey {
+    pub(super) id: [u8; 16],
+    /// The segments that follow the newest checkpoint or wait for their index, with their first seqs.
+    firsts: Vec<(u32, Seq)>,
+    /// The newest segment that has an index.
+    sealed: Option<u32>,
+    /// Everything up to here was durable: a checkpoint or an index says so, which are made only then, or a later record.
+    pub(super) durable: Seq,
+}
+
+impl Survey {
+    pub(super) fn make(
+        dir: &dyn Dir,
+        id: [u8; 16],
+        numbers: &[u32],
+        first: u32,
+        covered: Seq,
+    ) -> Result<Survey> {
+        let mut survey = Survey { id, firsts: Vec::new(), sealed: None, durable: covered };
+        let mut from = first;
+        while from > 1
+            && let Some(file) = open_segment(dir, from - 1)?
+        {
+            if scan::sealed_end(&*file, from - 1)?.is_some() {
+                survey.sealed = Some(from - 1);
+                break;
+            }
+            from -= 1;
+        }
+        let mut unsealed = 0;
+        for &number in numbers.iter().filter(|number| **number >= from) {
+            let Some(file) = open_segment(dir, number)? else { continue };
+            let header = scan::read_header(&*file, number)?;
+            survey.firsts.extend(header.map(|(header, _)| (number, header.first_seq)));
+            if let Some(end) = scan::sealed_end(&*file, number)? {
+                survey.durable = survey.durable.max(end);
+                survey.sealed = Some(number);
+                continue;
+            }
+            // What the first one says of itself it says when it is loaded.
+            if unsealed > 0 && header.is_some() {
+                let scanned = scan::scan_records(&*file, number, header, scan::Context::of(id))?;
+                survey.durable = survey.durable.max(scanned.durable);
+            }
+            unsealed += 1;
+        }
+        Ok(survey)
+    }
+
+    pub(super) fn context(&self, number: u32, expected: Seq) -> scan::Context {
+        let next = self.firsts.iter().find(|(n, _)| *n > number);
+        scan::Context {
+            id: self.id,
+            expected,
+            until: next.map_or(Seq::MAX, |(_, first)| *first),
+            durable: self.durable,
+        }
+    }
+
+    /// Makes the newest index durable: the life that wrote it may not have lived to do so.
+    pub(super) fn harden_newest_index(&self, dir: &dyn Dir) -> Result<()> {
+        let Some(number) = self.sealed else { return Ok(()) };
+        let Some(file) = open_segment(dir, number)? else { return Ok(()) };
+        if let Some((from, end)) = scan::index_place(&*file, number)? {
+            write_again(&*file, number, from, end)?;
+            sync(&*file, number)?;
+        }
+        Ok(())
+    }
+
+    /// Segments that the newest checkpoint covers, but that were not sealed.
+    pub(super) fn unsealed_before(&self, dir: &dyn Dir, first: u32, state: &mut Recovered) -> Result<()> {
+        for &(number, seq) in self.firsts.iter().filter(|(number, _)| *number < first) {
+            if let Some(file) = open_segment(dir, number)? {
+                let scanned = scan::scan(&file, number, self.context(number, seq))?;
+                for &(offset, damage) in scanned.damage.iter().filter(|_| !scanned.sealed) {
+                    state.damaged(number, offset, damage);
+                }
+                state.unsealed.extend(Unsealed::of(number, &file, scanned, self.durable));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,132 @@
+//! Going on in a new segment.
+
+use std::{io::IoSlice, sync::Arc};
+
+use bygone_model::{Micros, Seq};
+
+use super::{
+    LogOptions,
+    append::{Active, Full, Sequencer},
+    room::{
+        self,
+        Claim::{self, Own},
+    },
+};
+use crate::{
+    env::{Dir, File},
+    error::{Error, Result},
+    format::{
+        record::HEADER_BYTES,
+        segment::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
+    },
+};
+
+impl Sequencer {
+    /// Goes on in a new segment.
+    pub(super) fn roll(
+        &mut self,
+        dir: &dyn Dir,
+        options: &LogOptions,
+        time: Micros,
+        claim: Claim,
+    ) -> Result<()> {
+        if let Some(active) = self.active.as_mut().filter(|active| active.torn) {
+            // Else they would be taken for the log's continuation when this segment is read record by record.
+            end_records(&*active.file, active.number, active.offset)?;
+            active.torn = false;
+        }
+        let (incarnation, first) = (self.catalog.incarnation, self.head.next());
+        let (active, chain) =
+            self.spare.clone().take(dir, options, self.recent_entries, |number, made| {
+                self.note_room(&made);
+                let (file, room_bytes) = match made {
+                    Ok(file) => (file, options.segment_bytes),
+                    Err(Error::Full { .. }) if claim == Own => {
+                        self.reserve_kept = false;
+                        room::make_small(dir, options, number)?
+                    }
+                    Err(e) => return Err(e),
+                };
+                begin(number, file, room_bytes, first, time, incarnation, self.log_id)
+            })?;
+        self.newest = active.number;
+        self.chain = chain;
+        let Some(full) = self.active.replace(active) else { return Ok(()) };
+        self.unsynced.push(full.file.clone());
+        let entries = Arc::new(full.entries);
+        self.recent.push(entries.clone());
+        self.full.push(Full {
+            number: full.number,
+            file: full.file,
+            first_seq: full.first_seq,
+            records_end: full.offset,
+            entries,
+            marks: full.marks,
+            times: full.times,
+        });
+        Ok(())
+    }
+
+    /// Has the file of the next segment ready.
+    pub(super) fn prepare_next(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<()> {
+        let made = self.spare.prepare(dir, options, self.recent_entries);
+        self.note_room(&made);
+        made.map(drop)
+    }
+
+    /// Remembers whether there was room for more, which was wanted.
+    pub(super) fn note_room<T>(&mut self, made: &Result<T>) {
+        self.starved = matches!(made, Err(Error::Full { .. }));
+    }
+
+    /// Makes a small segment, which was begun when there was no room for more, a whole one.
+    pub(super) fn grow(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<()> {
+        let entries = self.recent_entries;
+        let Some(active) = self.active.as_mut().filter(|a| a.room_bytes < options.segment_bytes) else {
+            return Ok(());
+        };
+        let grown = room::reserve_whole(dir, options, &*active.file, active.number, entries);
+        if grown.is_ok() {
+            active.room_bytes = options.segment_bytes;
+        }
+        self.note_room(&grown);
+        grown
+    }
+}
+
+/// Writes a segment's header into its empty file.
+fn begin(
+    number: u32,
+    file: Arc<dyn File>,
+    room_bytes: u64,
+    first_seq: Seq,
+    created: Micros,
+    incarnation: u32,
+    log_id: [u8; 16],
+) -> Result<(Active, u32)> {
+    let header = SegmentHeader { number, log_id, first_seq, created, incarnation };
+    let bytes = header.encode();
+    let chain = SegmentHeader::decode(&bytes).map_or(0, |(_, crc)| crc);
+    file.write_at(&mut [IoSlice::new(&bytes)], 0)
+        .map_err(|e| Error::io("writing", &segment::file_name(number), e))?;
+    let offset = SEGMENT_HEADER_BYTES as u64;
+    let active = Active {
+        number,
+        file,
+        first_seq,
+        offset,
+        written_to: offset,
+        room_bytes,
+        torn: false,
+        entries: Vec::new(),
+        marks: Vec::new(),
+        times: Vec::new(),
+    };
+    Ok((active, chain))
+}
+
+/// Makes sure that no record begins at `offset`.
+pub(super) fn end_records(file: &dyn File, number: u32, offset: u64) -> Result<()> {
+    file.write_at(&mut [IoSlice::new(&[0; HEADER_BYTES])], offset)
+        .map_err(|e| Error::io("writing", &segment::file_name(number), e))
+}
