@@ -198,8 +198,7 @@ impl Error {
 
     /// What to do if a file system has no room; `None` for other failures.
     fn no_room_hint(&self) -> Option<&'static str> {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
-        let full = |source: &io::Error| matches!(source.kind(), StorageFull | QuotaExceeded);
+        let full = bygone_store::is_full;
         match self {
             Error::Disk { source, .. } => full(source),
             Error::File { source, .. } => full(source),

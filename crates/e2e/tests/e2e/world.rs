@@ -1,6 +1,8 @@
 //! A store of its own, the program under test, and guests.
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -59,6 +61,8 @@ pub(crate) struct World {
     store: PathBuf,
     pub(crate) dir: tempfile::TempDir,
     manager: Option<Child>,
+    /// How much of each machine's console is from boots before the last one.
+    read: RefCell<HashMap<String, usize>>,
 }
 
 impl World {
@@ -80,7 +84,7 @@ impl World {
         // A short path: names of unix sockets have at most 107 bytes.
         let dir = tempfile::Builder::new().prefix("bg-").tempdir().expect("a folder");
         let store = dir.path().join("store");
-        World { small: None, store, dir, manager: None }
+        World { small: None, store, dir, manager: None, read: RefCell::default() }
     }
 
     /// Mounts a file system of its own; says where.
@@ -110,6 +114,10 @@ impl World {
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Output {
+        if let ["run", name, ..] | ["--json", "run", name, ..] = args {
+            let read = self.console(name).len();
+            self.read.borrow_mut().insert((*name).to_owned(), read);
+        }
         self.command(args).output().expect("the program runs")
     }
 
@@ -198,11 +206,13 @@ impl World {
         lines.find_map(|line| line.trim().strip_prefix(word)?.trim().parse().ok())
     }
 
+    /// Waits until this boot of the machine has said something.
     pub(crate) fn wait_console(&self, name: &str, text: &str) {
         until(&format!("{text:?} on the console of {name}:\n{}", self.console(name)), || {
             let console = self.console(name);
             assert!(!console.contains("IOERROR") && !console.contains("MISMATCH"), "{console}");
-            console.contains(text).then_some(())
+            let read = self.read.borrow().get(name).copied().unwrap_or(0);
+            console.get(read..)?.contains(text).then_some(())
         });
     }
 

@@ -35,6 +35,10 @@ pub(crate) fn promote(
     if unseen || running_on.is_some_and(|on| on != branch) {
         return Err(Error::TargetRunning(target.name.clone()));
     }
+    if catalog.head != branch && !discard_later {
+        look_at_disks(target, &catalog);
+    }
+    let catalog = target.log.catalog();
     for volume in catalog.volumes_of(branch, Seq::MAX) {
         let given_up = discard_later && shown_on(&catalog, volume.disk) == Some(catalog.head);
         if is_stale(&catalog, volume)? && is_unread(&catalog, volume.disk) && !given_up {
@@ -73,6 +77,19 @@ pub(crate) fn promote(
     }
     let moment = bygone_model::Moment { seq: done.last, time: done.time, branch: name.to_owned(), event };
     Ok(timeline::info(moment))
+}
+
+/// Opens the disks outside the store that are going to be filled: if one was changed behind our back since it was last open,
+/// it begins to be read again, and until that is done counts as unread.
+fn look_at_disks(target: &Arc<Target>, catalog: &Catalog) {
+    for volume in catalog.volumes_of(catalog.head, Seq::MAX) {
+        if catalog.shows.get(&volume.disk) == Some(&Shows::Volume(volume.id))
+            && let Err(error) = target.lease(volume.id)
+        {
+            // Then it cannot be filled either, and that will be said.
+            tracing::debug!(target = target.name, %error, "a disk cannot be looked at");
+        }
+    }
 }
 
 /// The disk outside the store has to be filled to show this volume.

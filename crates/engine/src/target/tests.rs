@@ -170,6 +170,33 @@ fn what_was_not_read_of_a_changed_disk_is_not_filled_over_unless_it_is_given_up(
 }
 
 #[test]
+fn a_change_behind_our_back_that_nobody_noticed_yet_is_not_filled_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (target, volume, disk, seq) = tapped(dir.path());
+    std::thread::sleep(Duration::from_millis(20));
+    std::fs::write(&disk, vec![2; 1 << 20]).unwrap();
+    let changed = target.log.head_seq();
+    let restored = restore_in_place(&target, seq, false);
+    assert!(matches!(restored, Err(Error::BaseIncomplete { .. })), "{restored:?}");
+    wait_idle(&target);
+    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 2));
+    // Once it was read there is a moment to come back to, and the past may take its place.
+    let read = target.log.head_seq();
+    assert!(read > changed);
+    restore_in_place(&target, seq, false).unwrap();
+    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 1));
+    assert!(target.log.catalog().is_exact(volume, read));
+    let mut was = vec![0; 1 << 20];
+    target
+        .log
+        .view(volume, read)
+        .unwrap()
+        .read(bygone_model::Lba(0), &mut was, bygone_store::Wait::Yes)
+        .unwrap();
+    assert!(was.iter().all(|b| *b == 2));
+}
+
+#[test]
 fn a_disk_that_is_changed_after_it_was_filled_is_noticed_however_much_was_logged_since() {
     let dir = tempfile::tempdir().unwrap();
     let (target, volume, disk, seq) = tapped(dir.path());
