@@ -57,9 +57,10 @@ impl SmallFs {
     /// Takes room away until only so much is left; what was taken before stays taken.
     pub(crate) fn leave(&self, free_bytes: u64) {
         let file = fs::File::options().create(true).append(true).open(self.ballast()).expect("ballast");
-        // What is asked for and what it costs differ by a little, so in steps that become small.
+        // What is asked for and what it costs differ by a little, so in steps that become as small as a block of a
+        // small ext4.
         let mut step = 64_u64 << 20;
-        while step >= 4096 {
+        while step >= 1024 {
             let len = file.metadata().expect("a length").len();
             let fits = self.free_bytes() >= free_bytes + step;
             if !fits || rustix::fs::fallocate(&file, FallocateFlags::empty(), len, step).is_err() {
