@@ -5,7 +5,7 @@
 mod real;
 
 use std::{
-    io::{self, IoSlice},
+    io::{self, IoSlice, IoSliceMut},
     sync::Arc,
 };
 
@@ -67,6 +67,24 @@ pub trait File: Send + Sync {
     /// `WouldBlock` when the medium would have to be waited for.
     fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.read_at(buf, offset)
+    }
+
+    /// Fills `parts`, one after the other, with what stands from `offset` on; says how many bytes that were, which may be fewer
+    /// than there are. With `cached` only as far as nothing has to be waited for.
+    ///
+    /// # Errors
+    /// As [`File::read_at`] and [`File::read_cached_at`].
+    fn read_parts_at(&self, parts: &mut [IoSliceMut<'_>], offset: u64, cached: bool) -> io::Result<usize> {
+        let mut done = 0;
+        for part in parts {
+            let at = offset + done as u64;
+            let got = if cached { self.read_cached_at(part, at)? } else { self.read_at(part, at)? };
+            done += got;
+            if got < part.len() {
+                break;
+            }
+        }
+        Ok(done)
     }
 
     /// Writes all of `parts`, one after the other, from `offset` on. Visible to reads at once, and it

@@ -157,6 +157,20 @@ impl File for RealFile {
         Ok(done)
     }
 
+    fn read_parts_at(&self, parts: &mut [IoSliceMut<'_>], offset: u64, cached: bool) -> io::Result<usize> {
+        let flags = if cached { ReadWriteFlags::NOWAIT } else { ReadWriteFlags::empty() };
+        loop {
+            match rustix::io::preadv2(self.0.as_fd(), parts, offset, flags) {
+                Err(Errno::INTR) => {}
+                // A file system that cannot tell is waited for.
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) if cached => {
+                    return self.read_parts_at(parts, offset, false);
+                }
+                done => return Ok(done?),
+            }
+        }
+    }
+
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut left = parts;
         let mut at = offset;

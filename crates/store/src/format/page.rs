@@ -55,6 +55,17 @@ pub struct Page {
     pub level: u8,
     /// Its entries: leaves and inner nodes of images sorted by lba, those of deltas by seq.
     pub entries: Vec<PageEntry>,
+    /// They are sorted by lba and do not overlap.
+    pub is_disjoint: bool,
+}
+
+impl Page {
+    /// A page of these entries.
+    #[must_use]
+    pub fn new(level: u8, entries: Vec<PageEntry>) -> Page {
+        let is_disjoint = entries.windows(2).all(|pair| pair[0].end() <= pair[1].lba);
+        Page { level, entries, is_disjoint }
+    }
 }
 
 /// Encodes a page that goes into checkpoint file `file`.
@@ -100,7 +111,7 @@ pub fn decode(bytes: &[u8], file: u32) -> Option<Page> {
         }
         entries.push(entry);
     }
-    Some(Page { level, entries })
+    Some(Page::new(level, entries))
 }
 
 #[cfg(test)]
@@ -115,7 +126,7 @@ mod tests {
         ];
         let mut bytes = Vec::new();
         encode(0, &entries, 5, &mut bytes);
-        assert_eq!(decode(&bytes, 5), Some(Page { level: 0, entries }));
+        assert_eq!(decode(&bytes, 5), Some(Page::new(0, entries)));
         assert_eq!(decode(&bytes, 6), None);
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();

@@ -62,13 +62,20 @@ pub fn lookup(
         let (a, b) = (first.max(base), end.min(base + STRIPE_SECTORS));
         (a < b).then(|| ((a - base) as u32, (b - base) as u32))
     };
+    // By far the most frequent case, and it needs no memory.
+    if let [only] = lookup.open.as_slice() {
+        return match in_stripe(only) {
+            Some(range) => descend(source, root, &*source.page(root)?, None, range, base, seq.0, lookup),
+            None => Ok(()),
+        };
+    }
     let ranges: Vec<(u32, u32)> = lookup.open.iter().filter_map(in_stripe).collect();
     if ranges.is_empty() {
         return Ok(());
     }
     let page = source.page(root)?;
-    for (first, end) in ranges {
-        descend(source, root, &page, None, (first, end), base, seq.0, lookup)?;
+    for range in ranges {
+        descend(source, root, &page, None, range, base, seq.0, lookup)?;
     }
     Ok(())
 }
@@ -97,6 +104,12 @@ fn descend(
         }
         return Ok(());
     }
+    if let Some((entry, a, b)) = newest_first(page, first, end, seq).next()
+        && (a, b) == (first, end)
+    {
+        let child = PageRef { file: at.file, offset8: entry.place.0, len_bytes: entry.place.1 };
+        return descend(source, child, &*source.page(child)?, Some(page.level), (a, b), base, seq, out);
+    }
     // Which child has which part: painted first, so that a child that was superseded is not even read.
     let mut children = Lookup { found: Vec::new(), open: vec![(u64::from(first), u64::from(end))] };
     for (entry, a, b) in newest_first(page, first, end, seq) {
@@ -116,9 +129,17 @@ fn descend(
 }
 
 /// The entries of a page that reach into `first .. end` and are not newer than `seq`, newest first, with the part
-/// that they share. Deltas are in order of seq, so the newest come last; in images no two entries overlap.
+/// that they share. Where entries overlap they are in order of seq, so the newest come last.
 fn newest_first(page: &Page, first: u32, end: u32, seq: u64) -> impl Iterator<Item = (&PageEntry, u32, u32)> {
-    page.entries.iter().rev().filter_map(move |entry| {
+    let entries = page.entries.as_slice();
+    let candidates = if page.is_disjoint {
+        let from = entries.partition_point(|e| e.end() <= first);
+        let count = entries[from..].partition_point(|e| e.lba < end);
+        &entries[from..from + count]
+    } else {
+        &entries[..entries.partition_point(|e| e.seq <= seq)]
+    };
+    candidates.iter().rev().filter_map(move |entry| {
         let (a, b) = (entry.lba.max(first), entry.end().min(end));
         (entry.seq <= seq && a < b).then_some((entry, a, b))
     })
