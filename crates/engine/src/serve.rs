@@ -265,7 +265,7 @@ fn close(manager: &Manager, keep_targets: bool) {
 }
 
 /// Answers that nobody hears.
-struct Nobody;
+pub(crate) struct Nobody;
 
 impl Answers for Nobody {
     fn progress(&mut self, _: crate::api::Progress) -> bool {

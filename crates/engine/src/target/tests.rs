@@ -16,6 +16,7 @@ use crate::{
     Error,
     config::{DiskConfig, TargetConfig},
     restore,
+    serve::Nobody,
     store_dir::StorePaths,
 };
 
@@ -117,21 +118,6 @@ fn a_thread_that_panics_does_not_keep_its_target_busy() {
 
 fn write(device: &dyn BlockDevice, offset: u64, byte: u8) {
     device.write(&[Writing { offset, change: bygone_block::Change::Data(&[byte; 4096]) }]).unwrap();
-}
-
-struct Nobody;
-
-impl crate::api::Answers for Nobody {
-    fn progress(&mut self, _: crate::api::Progress) -> bool {
-        true
-    }
-    fn note(&mut self, _: String) {}
-    fn item(&mut self, _: serde_json::Value) -> bool {
-        true
-    }
-    fn wanted(&mut self) -> bool {
-        true
-    }
 }
 
 fn restore_in_place(target: &Arc<Target>, seq: Seq, discard_later: bool) -> crate::Result<()> {
