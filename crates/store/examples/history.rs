@@ -11,7 +11,7 @@
 
 use std::{
     error::Error,
-    io::{self, IoSlice},
+    io::{self, IoSlice, IoSliceMut},
     path::Path,
     sync::{
         Arc,
@@ -340,6 +340,9 @@ impl File for LazyFile {
     }
     fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.inner.read_cached_at(buf, offset)
+    }
+    fn read_parts_at(&self, parts: &mut [IoSliceMut<'_>], offset: u64, cached: bool) -> io::Result<usize> {
+        self.inner.read_parts_at(parts, offset, cached)
     }
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.inner.write_at(parts, offset)

@@ -11,6 +11,8 @@
 //! ```
 //! The crc covers everything behind it; `file` is the number of the checkpoint file that the page is in.
 
+mod newest;
+
 use super::{Bytes, PutBytes, crc32c};
 
 /// Sectors of a stripe: 1 GiB of a volume.
@@ -49,7 +51,7 @@ impl PageEntry {
 }
 
 /// A decoded page.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Page {
     /// 0 for leaves.
     pub level: u8,
@@ -57,6 +59,7 @@ pub struct Page {
     pub entries: Vec<PageEntry>,
     /// They are sorted by lba and do not overlap.
     pub is_disjoint: bool,
+    by_lba: newest::Search,
 }
 
 impl Page {
@@ -64,7 +67,7 @@ impl Page {
     #[must_use]
     pub fn new(level: u8, entries: Vec<PageEntry>) -> Page {
         let is_disjoint = entries.windows(2).all(|pair| pair[0].end() <= pair[1].lba);
-        Page { level, entries, is_disjoint }
+        Page { level, entries, is_disjoint, by_lba: newest::Search::new() }
     }
 }
 
@@ -126,12 +129,13 @@ mod tests {
         ];
         let mut bytes = Vec::new();
         encode(0, &entries, 5, &mut bytes);
-        assert_eq!(decode(&bytes, 5), Some(Page::new(0, entries)));
-        assert_eq!(decode(&bytes, 6), None);
+        let page = decode(&bytes, 5).unwrap();
+        assert_eq!((page.level, page.entries), (0, entries));
+        assert!(decode(&bytes, 6).is_none());
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&flipped, 5), None, "bit {bit}");
+            assert!(decode(&flipped, 5).is_none(), "bit {bit}");
         }
     }
 }

@@ -16,7 +16,7 @@ struct PageBytes;
 
 impl Weighter<Key, Arc<Page>> for PageBytes {
     fn weight(&self, _: &Key, page: &Arc<Page>) -> u64 {
-        (page.entries.len() * size_of::<crate::format::page::PageEntry>() + 96) as u64
+        page.weight_bytes() as u64
     }
 }
 

@@ -95,7 +95,7 @@ fn descend(
         return Err(source.contradiction(at));
     }
     if page.level == 0 {
-        for (entry, a, b) in newest_first(page, first, end, seq) {
+        for (entry, a, b) in page.newest_first(first, end, seq) {
             let place = Location { segment: entry.place.0, offset: entry.place.1 };
             out.paint(base + u64::from(a), base + u64::from(b), Seq(entry.seq), place);
             if out.open.is_empty() {
@@ -104,7 +104,7 @@ fn descend(
         }
         return Ok(());
     }
-    if let Some((entry, a, b)) = newest_first(page, first, end, seq).next()
+    if let Some((entry, a, b)) = page.newest_first(first, end, seq).next()
         && (a, b) == (first, end)
     {
         let child = PageRef { file: at.file, offset8: entry.place.0, len_bytes: entry.place.1 };
@@ -112,7 +112,7 @@ fn descend(
     }
     // Which child has which part: painted first, so that a child that was superseded is not even read.
     let mut children = Lookup { found: Vec::new(), open: vec![(u64::from(first), u64::from(end))] };
-    for (entry, a, b) in newest_first(page, first, end, seq) {
+    for (entry, a, b) in page.newest_first(first, end, seq) {
         let place = Location { segment: entry.place.0, offset: entry.place.1 };
         children.paint(u64::from(a), u64::from(b), Seq(entry.seq), place);
         if children.open.is_empty() {
@@ -126,23 +126,6 @@ fn descend(
         descend(source, child, &*source.page(child)?, Some(page.level), range, base, seq, out)?;
     }
     Ok(())
-}
-
-/// The entries of a page that reach into `first .. end` and are not newer than `seq`, newest first, with the part
-/// that they share. Where entries overlap they are in order of seq, so the newest come last.
-fn newest_first(page: &Page, first: u32, end: u32, seq: u64) -> impl Iterator<Item = (&PageEntry, u32, u32)> {
-    let entries = page.entries.as_slice();
-    let candidates = if page.is_disjoint {
-        let from = entries.partition_point(|e| e.end() <= first);
-        let count = entries[from..].partition_point(|e| e.lba < end);
-        &entries[from..from + count]
-    } else {
-        &entries[..entries.partition_point(|e| e.seq <= seq)]
-    };
-    candidates.iter().rev().filter_map(move |entry| {
-        let (a, b) = (entry.lba.max(first), entry.end().min(end));
-        (entry.seq <= seq && a < b).then_some((entry, a, b))
-    })
 }
 
 /// Calls `each` with every version of the sectors `within` that is in the tree; the same version may come in several
