@@ -2,8 +2,8 @@
 //!
 //! - `history fill FOLDER DISK_GIB RANGE_GIB EPOCHS`: makes the log if there is none; writes every 4 KiB block of the first
 //!   RANGE_GIB of its first disk once, then EPOCHS times a random one of them, each followed by a flush.
-//! - `history compare A B`: reads random blocks of two such logs, in turn, as of their ends, and of B at other moments;
-//!   then marks a point and makes a branch in B.
+//! - `history compare A B RANGE_GIB`: reads random blocks of two such logs, in turn, as of their ends, and of B at other
+//!   moments; then marks points and makes branches in B.
 //! - `history scatter FOLDER DISK_GIB WRITES`: single sectors at random places, and what that takes of memory and space.
 //!
 //! While filling, nothing is made durable: the medium would take hours, and what is measured afterwards does not depend
@@ -24,6 +24,7 @@ use bygone_store::{
     Below, BlockWrite, Content, Log, LogOptions, View, Wait,
     catalog::{Disk, Keeping},
     env::{Clock, Dir, File, RealDir, SystemClock},
+    index::cache::PageCache,
 };
 
 type Done<T = ()> = Result<T, Box<dyn Error>>;
@@ -39,11 +40,11 @@ fn main() -> Done {
         ["fill", folder, disk_gib, range_gib, epochs] => {
             fill(Path::new(folder), disk_gib.parse()?, range_gib.parse()?, epochs.parse()?)
         }
-        ["compare", a, b] => compare(Path::new(a), Path::new(b)),
+        ["compare", a, b, range_gib] => compare(Path::new(a), Path::new(b), range_gib.parse()?),
         ["scatter", folder, disk_gib, writes] => {
             scatter(Path::new(folder), disk_gib.parse()?, writes.parse()?)
         }
-        _ => Err("usage: history fill FOLDER DISK_GIB RANGE_GIB EPOCHS | compare A B | scatter FOLDER DISK_GIB WRITES".into()),
+        _ => Err("usage: history fill FOLDER DISK_GIB RANGE_GIB EPOCHS | compare A B RANGE_GIB | scatter FOLDER DISK_GIB WRITES".into()),
     }
 }
 
@@ -64,13 +65,22 @@ impl Random {
 }
 
 fn open(folder: &Path, disk_gib: u64, durable: bool) -> Done<(Arc<Log>, Arc<AtomicBool>)> {
+    open_with(folder, disk_gib, durable, LogOptions::default())
+}
+
+fn open_with(
+    folder: &Path,
+    disk_gib: u64,
+    durable: bool,
+    options: LogOptions,
+) -> Done<(Arc<Log>, Arc<AtomicBool>)> {
     let durable = Arc::new(AtomicBool::new(durable));
     let dir = Arc::new(Lazy { inner: RealDir::new(folder), durable: durable.clone() });
     let clock = Arc::new(SystemClock::new());
     if folder.join("log").exists() {
-        return Ok((Log::open(dir, clock, LogOptions::default())?, durable));
+        return Ok((Log::open(dir, clock, options)?, durable));
     }
-    let log = Log::make(dir, clock, LogOptions::default(), *b"a log to measure")?;
+    let log = Log::make(dir, clock, options, *b"a log to measure")?;
     let sectors = Sectors::of_bytes(disk_gib << 30);
     log.add_disk(&Disk { name: "vda".into(), sectors, block_bytes: 512, keeping: Keeping::Store })?;
     Ok((log, durable))
@@ -145,39 +155,38 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn compare(a: &Path, b: &Path) -> Done {
+fn compare(a: &Path, b: &Path, range_gib: u64) -> Done {
     const ROUNDS: usize = 31;
     const COLD: u64 = 500;
-    let whole = |log: &Log| -> Done<u64> {
-        // Only the part that was written: the first version of it is as long as the log of A.
-        Ok((log.head_seq().0 / 2).next_power_of_two().min(1 << 18))
-    };
+    const COLD_ROUNDS: usize = 15;
+    let blocks = (range_gib << 30) / BLOCK_BYTES;
     let views = || -> Done<_> {
-        let (log_a, log_b) = (open(a, 1, true)?.0, open(b, 1, true)?.0);
-        let blocks = whole(&log_a)?;
+        // Large enough for all pages of all the moments, so that "cached" is the same state for each.
+        let cache = PageCache::new(1 << 30);
+        let options = || LogOptions { cache: cache.clone(), ..LogOptions::default() };
+        let (log_a, _) = open_with(a, range_gib, true, options())?;
+        let (log_b, _) = open_with(b, range_gib, true, options())?;
         let (end_a, end_b) = (log_a.head_seq(), log_b.head_seq());
-        let early = Seq(end_a.0.min(end_b.0));
-        let middle = Seq(early.0.midpoint(end_b.0));
-        let views = [
-            ("1 epoch", log_a.view(DISK, end_a)?),
-            ("the oldest", log_b.view(DISK, early)?),
-            ("the middle", log_b.view(DISK, middle)?),
-            ("the newest", log_b.view(DISK, end_b)?),
-        ];
-        Ok((log_b, blocks, views))
+        // The end of A has every block once, and so has B there.
+        let mut views = vec![("1 epoch".to_owned(), log_a.view(DISK, end_a)?)];
+        for eighth in 0..=8 {
+            let seq = Seq(end_a.0 + (end_b.0 - end_a.0) * eighth / 8);
+            views.push((format!("{eighth}/8 of many epochs"), log_b.view(DISK, seq)?));
+        }
+        Ok((log_b, views))
     };
     let mut random = Random(7);
     let cold = drop_caches().is_ok();
-    let mut cold_nanos = [const { Vec::new() }; 4];
-    for _ in 0..if cold { 5 } else { 0 } {
+    let mut cold_nanos = vec![Vec::new(); 10];
+    for _ in 0..if cold { COLD_ROUNDS } else { 0 } {
         // Opened anew, so that nothing is in our own cache either. Opening reads footers only.
-        let (_log, blocks, views) = views()?;
-        for (i, (_, view)) in views.iter().enumerate() {
+        let (_log, views) = views()?;
+        for (nanos, (_, view)) in cold_nanos.iter_mut().zip(&views) {
             drop_caches()?;
-            cold_nanos[i].push(read_nanos(view, blocks, COLD, &mut random)?);
+            nanos.push(read_nanos(view, blocks, COLD, &mut random)?);
         }
     }
-    let (log_b, blocks, views) = views()?;
+    let (log_b, views) = views()?;
     for (_, view) in &views {
         // All of it, so that the state of the caches is the same for each.
         let mut buf = [0; BLOCK_BYTES as usize];
@@ -185,20 +194,20 @@ fn compare(a: &Path, b: &Path) -> Done {
             view.read(Lba(block * BLOCK_SECTORS), &mut buf, Wait::Yes)?;
         }
     }
-    let mut hot_nanos = [const { Vec::new() }; 4];
+    let mut hot_nanos = vec![Vec::new(); views.len()];
     for _ in 0..ROUNDS {
-        for (i, (_, view)) in views.iter().enumerate() {
-            hot_nanos[i].push(read_nanos(view, blocks, 5000, &mut random)?);
+        for (nanos, (_, view)) in hot_nanos.iter_mut().zip(&views) {
+            nanos.push(read_nanos(view, blocks, 5000, &mut random)?);
         }
     }
     for (state, nanos) in [("cached", hot_nanos), ("not cached", cold_nanos)] {
         if nanos[0].is_empty() {
             continue;
         }
-        let [one, rest @ ..] = nanos.map(median);
-        report(&format!("read at 1 epoch, {state}"), one / 1000.0, "us");
-        for (nanos, (name, _)) in rest.iter().zip(&views[1..]) {
-            report(&format!("read at {name} of many epochs, {state}"), nanos / one, "x");
+        let medians: Vec<f64> = nanos.into_iter().map(median).collect();
+        report(&format!("read at 1 epoch, {state}"), medians[0] / 1000.0, "us");
+        for (nanos, (name, _)) in medians.iter().zip(&views).skip(1) {
+            report(&format!("read at {name}, {state}"), nanos / medians[0], "x");
         }
     }
     drop(views);

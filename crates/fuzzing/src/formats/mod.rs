@@ -155,7 +155,14 @@ fn page(bytes: &[u8]) {
     if [7, 10, 11].iter().all(|at| bytes[*at] == 0) {
         assert_eq!(again, bytes);
     }
-    assert_eq!(page::decode(&again, FILE), Some(page));
+    let decoded = page::decode(&again, FILE).unwrap();
+    assert_eq!((decoded.level, &decoded.entries), (page.level, &page.entries));
+    for seq in [0, 1, u64::MAX] {
+        for (entry, first, end) in page.newest_first(0, STRIPE_SECTORS as u32, seq) {
+            assert!(entry.lba <= first && first < end && end <= entry.end() && entry.seq <= seq);
+        }
+        page.newest_first(7, 8, seq).for_each(|(_, first, end)| assert_eq!((first, end), (7, 8)));
+    }
 }
 
 fn table(bytes: &[u8]) {

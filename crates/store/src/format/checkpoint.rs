@@ -209,7 +209,8 @@ pub struct TreeRef {
     pub entries: u32,
     /// It holds what came after this record …
     pub low: Seq,
-    /// … up to this one. An image has `low == high`: it is the state after that record.
+    /// … up to this one. A delta may hold what was visible at `low` as well. An image has `low == high`: it is the state
+    /// after that record.
     pub high: Seq,
 }
 
@@ -220,7 +221,7 @@ pub struct Row {
     pub stripe: u32,
     /// The changes since `before`, newest first.
     pub deltas: Vec<TreeRef>,
-    /// The state before the deltas.
+    /// The state before the deltas, unless they hold it themselves.
     pub before: Option<TreeRef>,
     /// The state after the deltas.
     pub after: Option<TreeRef>,

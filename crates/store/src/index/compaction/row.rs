@@ -1,9 +1,9 @@
 //! One stripe in a new checkpoint.
 //!
 //! What is new becomes a delta. It is merged with older deltas that are not much larger, so their sizes fall
-//! geometrically and their number stays logarithmic; once they outweigh the image below them, a new image is
-//! written and the next checkpoint starts from it. So what a read costs depends on neither the length of the
-//! history nor the moment.
+//! geometrically and their number stays logarithmic. Once they outweigh the image below them, a new image is
+//! written, from which the next checkpoint starts, and the delta also takes what was visible before it, so that it alone
+//! answers for every moment of its span. So what a read costs depends on neither the length of the history nor the moment.
 //!
 //! This goes slice by slice of the stripe, so that memory stays bounded however scattered the writes were (I8).
 
@@ -18,7 +18,7 @@ use crate::{
     },
     index::{
         checkpoint::IndexFiles,
-        tree::{self, DeltaBuilder, ImageBuilder, PageRef, PageSink, PageSource},
+        tree::{self, DeltaBuilder, ImageBuilder, PageRef, PageSource},
     },
 };
 
@@ -28,6 +28,24 @@ const IMAGE_ENTRIES_MIN: u64 = 512;
 /// Writes the trees of a stripe for the checkpoint of `contents`, of which `new` (in order of seq) are in this stripe, on
 /// top of `row`, which is where the checkpoint before ended.
 pub(super) fn update(
+    out: &mut Writer,
+    index: &IndexFiles,
+    row: Row,
+    new: &[Version],
+    contents: &Contents,
+) -> Result<Row> {
+    let (added, before) = (new.len() as u64, row.before.map_or(0, |image| u64::from(image.entries)));
+    let deltas: u64 = row.deltas.iter().map(|delta| u64::from(delta.entries)).sum();
+    if added + deltas >= (before / 2).max(IMAGE_ENTRIES_MIN) {
+        let all = added + deltas + before;
+        renew(out, index, row, new, slices(all, contents.at_once), contents)
+    } else {
+        merge(out, index, row, new, contents)
+    }
+}
+
+/// Puts a delta of `new` on top of the row, merged with those of its deltas that are not much larger.
+fn merge(
     out: &mut Writer,
     index: &IndexFiles,
     mut row: Row,
@@ -43,38 +61,54 @@ pub(super) fn update(
         merged += 1;
     }
     let older: Vec<TreeRef> = row.deltas.drain(..merged).collect();
-    let kept: u64 = row.deltas.iter().map(|delta| u64::from(delta.entries)).sum();
-    let in_image = row.before.map_or(0, |image| u64::from(image.entries));
-    let image_is_due = entries + kept >= (in_image / 2).max(IMAGE_ENTRIES_MIN);
-
-    // What is below the new delta, oldest first.
-    let below: Vec<TreeRef> = row.before.iter().chain(row.deltas.iter().rev()).copied().collect();
     let source = Unkept(index);
     let mut delta = DeltaBuilder::default();
-    let mut image = ImageBuilder::default();
-    let read = if image_is_due { entries + kept + in_image } else { entries };
-    for slice in slices(read, contents.at_once) {
+    for slice in slices(entries, contents.at_once) {
         let mut versions = versions_of(&source, &older, &slice)?;
-        versions.extend(new.iter().filter_map(|version| tree::clipped(&version.2, &slice)));
-        let newest = tree::joined(versions);
-        delta.slice(out, &slice, &newest)?;
-        if image_is_due {
-            let mut versions = tree::joined(versions_of(&source, &below, &slice)?);
-            versions.extend(newest);
-            image.add(out, &tree::current_runs(&versions))?;
-        }
+        versions.extend(inside(new, &slice));
+        delta.slice(out, &slice, &[], &tree::joined(versions))?;
     }
     if let Some(root) = delta.finish(out)? {
         let entries = u32::try_from(entries).unwrap_or(u32::MAX);
         row.deltas.insert(0, TreeRef { root, entries, low, high: contents.end });
     }
-    if image_is_due {
-        let (root, entries) = image.finish(out)?;
-        // There is at least one version, so there is at least one run.
-        let root = root.unwrap_or(PageRef { file: out.file(), offset8: 0, len_bytes: 0 });
-        row.after = Some(TreeRef { root, entries, low: contents.end, high: contents.end });
+    Ok(row)
+}
+
+/// Makes a row that needs nothing of the one before: `new` on top of what was visible before it, and an image of the end.
+fn renew(
+    out: &mut Writer,
+    index: &IndexFiles,
+    old: Row,
+    new: &[Version],
+    slices: impl Iterator<Item = Range<u32>>,
+    contents: &Contents,
+) -> Result<Row> {
+    let below: Vec<TreeRef> = old.before.into_iter().chain(old.deltas).collect();
+    let source = Unkept(index);
+    let (mut delta, mut image) = (DeltaBuilder::default(), ImageBuilder::default());
+    let mut entries = 0;
+    for slice in slices {
+        let mut visible = tree::current_runs(&tree::joined(versions_of(&source, &below, &slice)?));
+        let newest = tree::joined(inside(new, &slice).collect());
+        delta.slice(out, &slice, &visible, &newest)?;
+        entries += visible.len() + newest.len();
+        visible.extend(newest);
+        image.add(out, &tree::current_runs(&visible))?;
+    }
+    let mut row = Row { stripe: old.stripe, ..Row::default() };
+    if let (Some(delta), (Some(image), runs)) = (delta.finish(out)?, image.finish(out)?) {
+        let (low, high) = (contents.start, contents.end);
+        row.deltas =
+            vec![TreeRef { root: delta, entries: u32::try_from(entries).unwrap_or(u32::MAX), low, high }];
+        row.after = Some(TreeRef { root: image, entries: runs, low: high, high });
     }
     Ok(row)
+}
+
+/// The parts of versions that lie in a slice.
+fn inside(versions: &[Version], slice: &Range<u32>) -> impl Iterator<Item = PageEntry> {
+    versions.iter().filter_map(|version| tree::clipped(&version.2, slice))
 }
 
 /// Cuts a stripe into slices of equal width, each with about `at_once` of its versions if they are spread evenly.

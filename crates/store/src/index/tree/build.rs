@@ -15,6 +15,9 @@ use crate::{
     format::page::{self, PAGE_ENTRIES_MAX, PageEntry, STRIPE_SECTORS},
 };
 
+/// A page of a delta begins at most half full, so that the next split is paid for by as many new versions.
+const BEGIN_ENTRIES_MAX: usize = PAGE_ENTRIES_MAX / 2;
+
 /// Takes encoded pages.
 pub trait PageSink {
     /// The number of the file that they go to.
@@ -36,7 +39,8 @@ pub struct DeltaBuilder {
 
 impl DeltaBuilder {
     /// Adds the versions of a slice of the stripe: sorted by seq, inside the slice. Versions with one seq must not
-    /// overlap, nor must slices.
+    /// overlap, nor must slices. `before` is what was visible before the first of them, sorted by sector, as far as the
+    /// tree shall know it.
     ///
     /// # Errors
     /// When a page cannot be written.
@@ -44,9 +48,10 @@ impl DeltaBuilder {
         &mut self,
         sink: &mut dyn PageSink,
         slice: &Range<u32>,
+        before: &[PageEntry],
         versions: &[PageEntry],
     ) -> Result<()> {
-        sweep(sink, 0, slice, versions, &mut self.below)
+        sweep(sink, 0, slice, before, versions, &mut self.below)
     }
 
     /// Writes the levels above. `None` when there was no version.
@@ -59,8 +64,9 @@ impl DeltaBuilder {
         while below.len() > 1 {
             level += 1;
             below.sort_unstable_by_key(|page| (page.seq, page.lba));
+            let (first, later) = below.split_at(below.partition_point(|page| page.seq == 0));
             let mut pages = Vec::new();
-            sweep(sink, level, &(0..STRIPE_SECTORS as u32), &below, &mut pages)?;
+            sweep(sink, level, &(0..STRIPE_SECTORS as u32), first, later, &mut pages)?;
             below = pages;
         }
         Ok(below.first().map(|root| root_of(sink, root)))
@@ -143,16 +149,25 @@ struct LivePage {
     entries: Vec<PageEntry>,
 }
 
-/// One level of a slice of a delta tree: tiles `versions` into pages and adds the entries that point to them to `done`.
+/// One level of a slice of a delta tree: tiles `before` and `versions` into pages and adds the entries that point to
+/// them to `done`.
 fn sweep(
     sink: &mut dyn PageSink,
     level: u8,
     slice: &Range<u32>,
+    before: &[PageEntry],
     versions: &[PageEntry],
     done: &mut Vec<PageEntry>,
 ) -> Result<()> {
     let mut live = BTreeMap::new();
     live.insert(slice.start, LivePage { end: slice.end, since: 0, entries: Vec::new() });
+    let mut end = slice.end;
+    for entries in before.chunks(BEGIN_ENTRIES_MAX).rev() {
+        // The first one also has what is in front of it, and each what is between it and the next one.
+        let first = if entries.as_ptr() == before.as_ptr() { slice.start } else { entries[0].lba };
+        live.insert(first, LivePage { end, since: 0, entries: in_order(entries.to_vec()) });
+        end = first;
+    }
     for version in versions {
         let (first, end) = (version.lba, version.end());
         let start = live.range(..=first).next_back().map_or(slice.start, |(&k, _)| k);
@@ -205,16 +220,18 @@ fn close(
 /// Begins one or two pages with what is still current in a page that is full.
 fn renew(live: &mut BTreeMap<u32, LivePage>, first: u32, full: &LivePage, since: u64) {
     let mut current = current_runs(&full.entries);
-    // A page begins at most half full, so that the next split is paid for by as many new versions.
-    if current.len() <= PAGE_ENTRIES_MAX / 2 {
-        current.sort_unstable_by_key(|e| (e.seq, e.lba));
-        live.insert(first, LivePage { end: full.end, since, entries: current });
+    if current.len() <= BEGIN_ENTRIES_MAX {
+        live.insert(first, LivePage { end: full.end, since, entries: in_order(current) });
         return;
     }
-    let mut upper = current.split_off(current.len() / 2);
+    let upper = current.split_off(current.len() / 2);
     let middle = upper.first().map_or(full.end, |e| e.lba);
-    current.sort_unstable_by_key(|e| (e.seq, e.lba));
-    upper.sort_unstable_by_key(|e| (e.seq, e.lba));
-    live.insert(first, LivePage { end: middle, since, entries: current });
-    live.insert(middle, LivePage { end: full.end, since, entries: upper });
+    live.insert(first, LivePage { end: middle, since, entries: in_order(current) });
+    live.insert(middle, LivePage { end: full.end, since, entries: in_order(upper) });
+}
+
+/// The order in which a page of a delta holds its entries.
+fn in_order(mut entries: Vec<PageEntry>) -> Vec<PageEntry> {
+    entries.sort_unstable_by_key(|e| (e.seq, e.lba));
+    entries
 }

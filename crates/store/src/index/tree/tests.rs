@@ -41,7 +41,7 @@ fn built_of(memory: &mut Memory, slices: &[Range<u32>], versions: &[PageEntry]) 
     let mut builder = DeltaBuilder::default();
     for slice in slices {
         let inside: Vec<_> = versions.iter().filter_map(|v| clipped(v, slice)).collect();
-        builder.slice(memory, slice, &inside).unwrap();
+        builder.slice(memory, slice, &[], &inside).unwrap();
     }
     builder.finish(memory).unwrap().unwrap()
 }
@@ -89,6 +89,27 @@ proptest! {
         let root = built_of(&mut memory, &slices(&borders), &versions);
         for (first, sectors, seq) in asks {
             check(&memory, root, &versions, first, sectors, seq);
+        }
+    }
+
+    #[test]
+    fn a_delta_that_knows_what_was_before_answers_alone(
+        writes in prop::collection::vec((0..6000_u32, prop_oneof![8 => 1..16_u32, 1 => 1..600_u32]), 1..1500),
+        asks in prop::collection::vec((0..6000_u32, 1..64_u32, 0..1500_usize), 30),
+        borders in prop::collection::btree_set(1..7000_u32, 0..4),
+        low in 0..1500_usize,
+    ) {
+        let versions: Vec<_> = writes.iter().enumerate().map(|(i, &(lba, n))| version(lba, n, i as u64 + 1)).collect();
+        let (before, after) = versions.split_at(low.min(versions.len()));
+        let mut memory = Memory::default();
+        let mut builder = DeltaBuilder::default();
+        for slice in slices(&borders) {
+            let inside = |all: &[PageEntry]| all.iter().filter_map(|v| clipped(v, &slice)).collect::<Vec<_>>();
+            builder.slice(&mut memory, &slice, &current_runs(&inside(before)), &inside(after)).unwrap();
+        }
+        let root = builder.finish(&mut memory).unwrap().unwrap();
+        for (first, sectors, seq) in asks {
+            check(&memory, root, &versions, first, sectors, before.len().max(seq) as u64);
         }
     }
 
