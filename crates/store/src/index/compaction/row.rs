@@ -141,7 +141,20 @@ impl PageSource for Unkept<'_> {
 
 #[cfg(test)]
 mod tests {
+    use bygone_model::{Lba, Micros, Sectors, Seq, VolumeId};
+
     use super::*;
+    use crate::{
+        catalog::Catalog,
+        env::{Dir, RealDir},
+        format::segment::{Entry, Location},
+        index::{
+            Lookup,
+            cache::PageCache,
+            checkpoint::{Checkpoint, layers},
+            compaction,
+        },
+    };
 
     #[test]
     fn i8_slices_tile_the_stripe_and_are_narrow_enough() {
@@ -153,6 +166,72 @@ mod tests {
             assert!(slices.windows(2).all(|pair| pair[0].end == pair[1].start && !pair[0].is_empty()));
             let widest = slices.iter().map(|slice| slice.len() as u64).max().unwrap_or(0);
             assert!((widest - 1) * versions <= at_once.max(1) as u64 * STRIPE_SECTORS || widest == 1);
+        }
+    }
+
+    const BLOCKS: u64 = 2000;
+
+    /// Writes the checkpoint of a span in which the blocks `written` were written, one after the other.
+    fn checkpoint(
+        dir: &Arc<dyn Dir>,
+        index: &IndexFiles,
+        previous: Option<&Checkpoint>,
+        written: impl IntoIterator<Item = u64>,
+    ) -> Checkpoint {
+        let start = previous.map_or(0, |before| before.footer.end.0);
+        let entries: Vec<Entry> = written
+            .into_iter()
+            .zip(start + 1..)
+            .map(|(block, seq)| Entry {
+                volume: VolumeId(0),
+                lba: Lba(block * 8),
+                sectors: Sectors(8),
+                seq: Seq(seq),
+                at: Location { segment: 1, offset: seq as u32 * 8 },
+            })
+            .collect();
+        let end = Seq(start + entries.len() as u64);
+        let contents = Contents {
+            start: Seq(start),
+            end,
+            end_time: Micros(0),
+            versions: entries.iter().collect(),
+            at_once: 700,
+            events: Vec::new(),
+            segments: Vec::new(),
+            catalog: Catalog::default(),
+        };
+        compaction::write(&**dir, &ID, index, previous, contents).unwrap()
+    }
+
+    const ID: [u8; 16] = *b"a log for a test";
+
+    #[test]
+    fn a_moment_between_two_images_is_answered_by_one_tree() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir: Arc<dyn Dir> = Arc::new(RealDir::new(folder.path()));
+        let index = IndexFiles::new(dir.clone(), ID, PageCache::new(1 << 20)).unwrap();
+        let all = checkpoint(&dir, &index, None, 0..BLOCKS);
+        // A third of the blocks: too few for an image, so these stay a delta on the image.
+        let some = checkpoint(&dir, &index, Some(&all), (0..BLOCKS / 3).map(|i| i * 3));
+        let more = checkpoint(&dir, &index, Some(&some), (0..BLOCKS).map(|i| i * 7919 % BLOCKS));
+        let row = |of: &Checkpoint| index.table(of.tables(VolumeId(0))[0]).unwrap().row(0).unwrap().clone();
+        assert_eq!(layers(&row(&some), some.footer.end).count(), 2);
+
+        let (begin, end) = (some.footer.end.0, more.footer.end.0);
+        for seq in [begin + 1, begin.midpoint(end), end] {
+            assert_eq!(layers(&row(&more), Seq(seq)).count(), 1);
+            let mut lookup = Lookup::new(Lba(0), Sectors(BLOCKS * 8));
+            index.resolve(&more, VolumeId(0), Seq(seq), &mut lookup).unwrap();
+            let found = lookup.finish();
+            let mut expected: Vec<u64> = (1..=BLOCKS).collect();
+            (0..BLOCKS / 3).for_each(|i| expected[i as usize * 3] = BLOCKS + i + 1);
+            (begin + 1..=seq).for_each(|seq| expected[((seq - begin - 1) * 7919 % BLOCKS) as usize] = seq);
+            let since: Vec<u64> = found.iter().map(|part| part.found.map_or(0, |(seq, _)| seq.0)).collect();
+            assert_eq!(since, expected);
+            assert!(
+                found.iter().zip(0..).all(|(part, block)| part.lba.0 == block * 8 && part.sectors.0 == 8)
+            );
         }
     }
 }
