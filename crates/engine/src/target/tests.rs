@@ -20,13 +20,14 @@ use crate::{
     store_dir::StorePaths,
 };
 
-/// A target with one disk of 1 MiB, tapped if there is a `path`.
+/// A target with one disk of 1 MiB, tapped if there is a `path`, which then says how large it is.
 fn target(store: &Path, path: Option<&Path>) -> Arc<Target> {
     let paths = StorePaths::new(store);
     paths.make().unwrap();
     let mut config = TargetConfig::new("web");
+    let size_bytes = path.map_or(1 << 20, |path| std::fs::metadata(path).unwrap().len());
     let path = path.map(Path::to_owned);
-    config.disks.push(DiskConfig { id: "vda".into(), path, block_bytes: 512, size_bytes: 1 << 20 });
+    config.disks.push(DiskConfig { id: "vda".into(), path, block_bytes: 512, size_bytes });
     Target::make(&paths, &config, &PageCache::new(CACHE_BYTES)).unwrap()
 }
 
@@ -97,8 +98,12 @@ fn wait_idle(target: &Target) {
 
 /// A target whose disk outside was read completely, and the moment after that.
 fn tapped(dir: &Path) -> (Arc<Target>, VolumeId, std::path::PathBuf, Seq) {
+    tapped_of(dir, 1 << 20)
+}
+
+fn tapped_of(dir: &Path, size: usize) -> (Arc<Target>, VolumeId, std::path::PathBuf, Seq) {
     let disk = dir.join("disk.raw");
-    std::fs::write(&disk, vec![1; 1 << 20]).unwrap();
+    std::fs::write(&disk, vec![1; size]).unwrap();
     let target = target(&dir.join("store"), Some(&disk));
     target.read_disks().unwrap();
     wait_idle(&target);
@@ -180,6 +185,21 @@ fn a_change_behind_our_back_that_nobody_noticed_yet_is_not_filled_over() {
         .read(bygone_model::Lba(0), &mut was, bygone_store::Wait::Yes)
         .unwrap();
     assert!(was.iter().all(|b| *b == 2));
+}
+
+#[test]
+fn a_disk_that_is_still_being_read_again_can_be_given_up() {
+    const SIZE: usize = 64 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let (target, _, disk, seq) = tapped_of(dir.path(), SIZE);
+    std::thread::sleep(Duration::from_millis(20));
+    std::fs::write(&disk, vec![2; SIZE]).unwrap();
+    // This finds it changed and begins to read it again.
+    let restored = restore_in_place(&target, seq, false);
+    assert!(matches!(restored, Err(Error::BaseIncomplete { .. })), "{restored:?}");
+    assert!(target.is_busy());
+    restore_in_place(&target, seq, true).unwrap();
+    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 1));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Threads that read disks into the store, fill them from it, or bring them up to date.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
 
 use bygone_block::{TapDevice, TapState};
 use bygone_model::{Event, Kind, Seq, VolumeId};
@@ -55,7 +58,7 @@ impl Target {
         self.in_background("base", move |target| {
             // The tap goes before the right to it does.
             let (_lease, tap) = (lease, tap);
-            target.read_disk(&tap, &disk, kind);
+            target.read_disk(&tap, volume, &disk, kind);
         })
     }
 
@@ -73,8 +76,8 @@ impl Target {
             .map_err(|e| Error::file("starting a thread for", &self.name, e))
     }
 
-    fn read_disk(&self, tap: &Arc<TapDevice>, disk: &str, kind: Kind) {
-        match tap.reread(&mut |_, _| !self.is_closing()) {
+    fn read_disk(&self, tap: &Arc<TapDevice>, volume: VolumeId, disk: &str, kind: Kind) {
+        match tap.reread(&mut |_, _| !self.is_closing() && !self.is_given_up(volume)) {
             Ok(found) if tap.is_complete() => {
                 let label = match kind {
                     Kind::Gap => format!(
@@ -100,6 +103,27 @@ impl Target {
             Err(e) => {
                 tracing::error!(target = self.name, disk, error = %e, "the disk cannot be read into the store");
             }
+        }
+    }
+
+    /// Nobody can come back to what this volume holds.
+    fn is_given_up(&self, volume: VolumeId) -> bool {
+        let catalog = self.log.catalog();
+        let branch = catalog.volume(volume).ok().and_then(|volume| catalog.branch(volume.branch));
+        branch.is_some_and(|branch| branch.dropped.is_some())
+    }
+
+    /// Waits until no thread of ours reads the disk `disk` for a branch that was given up: it stops at its next piece.
+    pub(crate) fn wait_for_readers(&self, disk: u32) {
+        const LONGEST: Duration = Duration::from_secs(30);
+        let catalog = self.log.catalog();
+        let is_read = |volume: VolumeId| {
+            self.is_given_up(volume) && catalog.volume(volume).is_ok_and(|volume| volume.disk == disk)
+        };
+        let end = Instant::now() + LONGEST;
+        while self.is_busy() && lock(&self.live).keys().any(|&volume| is_read(volume)) && Instant::now() < end
+        {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
