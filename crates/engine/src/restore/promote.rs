@@ -67,7 +67,7 @@ pub(crate) fn promote(
             target.fill_in_background(volume.id);
             continue;
         }
-        target.wait_for_readers(volume.disk);
+        target.wait_until_let_go(volume.disk);
         let doing = format!("filling {}", disk.name);
         fill_disk(target, volume.id, &mut |done_bytes, total_bytes| {
             answers.progress(Progress { doing: doing.clone(), done_bytes, total_bytes });

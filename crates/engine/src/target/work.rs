@@ -113,16 +113,16 @@ impl Target {
         branch.is_some_and(|branch| branch.dropped.is_some())
     }
 
-    /// Waits until no thread of ours reads the disk `disk` for a branch that was given up: it stops at its next piece.
-    pub(crate) fn wait_for_readers(&self, disk: u32) {
+    /// Waits until nobody has the disk `disk` open for a branch that was given up. A thread of ours that reads it stops at its
+    /// next piece; if somebody else does not let go in time, who opens the disk next is told that it is in use.
+    pub(crate) fn wait_until_let_go(&self, disk: u32) {
         const LONGEST: Duration = Duration::from_secs(30);
         let catalog = self.log.catalog();
         let is_read = |volume: VolumeId| {
             self.is_given_up(volume) && catalog.volume(volume).is_ok_and(|volume| volume.disk == disk)
         };
         let end = Instant::now() + LONGEST;
-        while self.is_busy() && lock(&self.live).keys().any(|&volume| is_read(volume)) && Instant::now() < end
-        {
+        while lock(&self.live).keys().any(|&volume| is_read(volume)) && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

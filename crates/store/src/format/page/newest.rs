@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use super::{PAGE_ENTRIES_MAX, Page, PageEntry};
 
 // A position in a page fits the bytes that `ByLba` keeps.
-const _: () = assert!(PAGE_ENTRIES_MAX <= 1 << 8);
+const _: () = assert!(PAGE_ENTRIES_MAX < 1 << 8);
 
 /// With more candidates than this, going through the versions from the newest on finds the wanted one sooner.
 const CANDIDATES_MAX: usize = 16;

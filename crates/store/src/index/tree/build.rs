@@ -64,6 +64,7 @@ impl DeltaBuilder {
         while below.len() > 1 {
             level += 1;
             below.sort_unstable_by_key(|page| (page.seq, page.lba));
+            // Those that are valid from the start tile the slices, so they are disjoint and, here, in order of sector.
             let (first, later) = below.split_at(below.partition_point(|page| page.seq == 0));
             let mut pages = Vec::new();
             sweep(sink, level, &(0..STRIPE_SECTORS as u32), first, later, &mut pages)?;
@@ -162,9 +163,9 @@ fn sweep(
     let mut live = BTreeMap::new();
     live.insert(slice.start, LivePage { end: slice.end, since: 0, entries: Vec::new() });
     let mut end = slice.end;
-    for entries in before.chunks(BEGIN_ENTRIES_MAX).rev() {
+    for (i, entries) in before.chunks(BEGIN_ENTRIES_MAX).enumerate().rev() {
         // The first one also has what is in front of it, and each what is between it and the next one.
-        let first = if entries.as_ptr() == before.as_ptr() { slice.start } else { entries[0].lba };
+        let first = if i == 0 { slice.start } else { entries[0].lba };
         live.insert(first, LivePage { end, since: 0, entries: in_order(entries.to_vec()) });
         end = first;
     }
@@ -191,8 +192,9 @@ fn sweep(
             if page.entries.len() == PAGE_ENTRIES_MAX
                 && let Some(full) = live.remove(&tile.start)
             {
-                close(sink, level, tile.start, &full, version.seq.saturating_add(1), done)?;
-                renew(&mut live, tile.start, &full, version.seq.saturating_add(1));
+                // What comes next may have the same seq, so the fresh pages count from this one on, not the next.
+                close(sink, level, tile.start, &full, version.seq, done)?;
+                split(&mut live, tile.start, &full, version.seq);
             }
         }
     }
@@ -218,7 +220,7 @@ fn close(
 }
 
 /// Begins one or two pages with what is still current in a page that is full.
-fn renew(live: &mut BTreeMap<u32, LivePage>, first: u32, full: &LivePage, since: u64) {
+fn split(live: &mut BTreeMap<u32, LivePage>, first: u32, full: &LivePage, since: u64) {
     let mut current = current_runs(&full.entries);
     if current.len() <= BEGIN_ENTRIES_MAX {
         live.insert(first, LivePage { end: full.end, since, entries: in_order(current) });

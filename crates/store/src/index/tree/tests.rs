@@ -133,6 +133,37 @@ proptest! {
 }
 
 #[test]
+fn a_page_that_is_full_between_two_entries_of_one_seq_hides_neither() {
+    // A leaf that splits is two entries of one seq in the page above; sooner or later the first of them fills it.
+    let versions: Vec<_> = (1..=16_000).map(|seq| version((seq - 1) * 8, 8, u64::from(seq))).collect();
+    let mut memory = Memory::default();
+    let root = build_delta(&mut memory, &versions);
+    for v in &versions {
+        let mut found = Lookup::new(Lba(u64::from(v.lba)), Sectors(8));
+        lookup(&memory, root, 0, Seq(v.seq), &mut found).unwrap();
+        let found: Vec<_> = found.finish().iter().map(|f| f.found.map(|(seq, _)| seq.0)).collect();
+        assert_eq!(found, [Some(v.seq)]);
+    }
+}
+
+#[test]
+fn a_trim_over_many_pages_is_seen_at_its_own_seq() {
+    // Each slice has its own page for the trim, all of one seq, and they fill the pages above.
+    let slices = slices(&(1..400).map(|i| i * 1000).collect());
+    let mut versions: Vec<_> = (0..4000).map(|i| version(i * 100, 8, u64::from(i) + 1)).collect();
+    for seq in 4001..4005 {
+        versions.push(version(0, 400_000, seq));
+    }
+    let mut memory = Memory::default();
+    let root = built_of(&mut memory, &slices, &versions);
+    for seq in 3999..4006 {
+        for first in (0..400_000).step_by(1000) {
+            check(&memory, root, &versions, first, 16, seq);
+        }
+    }
+}
+
+#[test]
 fn an_image_finds_every_run_and_no_gap() {
     let runs: Vec<_> = (0..5000_u32).map(|i| version(i * 16, 8, u64::from(i) % 77 + 1)).collect();
     let mut memory = Memory::default();
