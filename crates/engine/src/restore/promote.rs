@@ -67,7 +67,6 @@ pub(crate) fn promote(
             target.fill_in_background(volume.id);
             continue;
         }
-        target.wait_until_let_go(volume.disk);
         let doing = format!("filling {}", disk.name);
         fill_disk(target, volume.id, &mut |done_bytes, total_bytes| {
             answers.progress(Progress { doing: doing.clone(), done_bytes, total_bytes });
@@ -132,9 +131,10 @@ pub(crate) fn fill_disk(
 ) -> Result<()> {
     let log = &target.log;
     let disk = log.catalog().disk_of(volume)?.clone();
+    let number = log.catalog().volume(volume)?.disk;
+    target.wait_until_let_go(number);
     let (raw, _lock) = target.take_disk(&disk)?;
-    let catalog = log.catalog();
-    if is_unread(&catalog, catalog.volume(volume)?.disk) {
+    if is_unread(&log.catalog(), number) {
         return Err(Error::BaseIncomplete { disk: disk.name });
     }
     log.begin_fill(volume)?;
