@@ -147,23 +147,6 @@ fn a_page_that_is_full_between_two_entries_of_one_seq_hides_neither() {
 }
 
 #[test]
-fn a_trim_over_many_pages_is_seen_at_its_own_seq() {
-    // Each slice has its own page for the trim, all of one seq, and they fill the pages above.
-    let slices = slices(&(1..400).map(|i| i * 1000).collect());
-    let mut versions: Vec<_> = (0..4000).map(|i| version(i * 100, 8, u64::from(i) + 1)).collect();
-    for seq in 4001..4005 {
-        versions.push(version(0, 400_000, seq));
-    }
-    let mut memory = Memory::default();
-    let root = built_of(&mut memory, &slices, &versions);
-    for seq in 3999..4006 {
-        for first in (0..400_000).step_by(1000) {
-            check(&memory, root, &versions, first, 16, seq);
-        }
-    }
-}
-
-#[test]
 fn an_image_finds_every_run_and_no_gap() {
     let runs: Vec<_> = (0..5000_u32).map(|i| version(i * 16, 8, u64::from(i) % 77 + 1)).collect();
     let mut memory = Memory::default();
