@@ -303,6 +303,13 @@ impl Catalog {
         self.volumes.get(id.0 as usize).ok_or(Error::NoVolume(id))
     }
 
+    /// The branch of this volume was given up: nobody can come back to what it holds.
+    #[must_use]
+    pub fn is_given_up(&self, volume: VolumeId) -> bool {
+        let branch = self.volume(volume).ok().and_then(|volume| self.branch(volume.branch));
+        branch.is_some_and(|branch| branch.dropped.is_some())
+    }
+
     /// The disk that a volume shows.
     ///
     /// # Errors

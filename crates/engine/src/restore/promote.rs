@@ -112,9 +112,7 @@ fn is_unread(catalog: &Catalog, disk: u32) -> bool {
         None => true,
         Some(Shows::Filling(_)) => false,
         Some(Shows::Volume(shown)) => {
-            let given_up =
-                shown_on(catalog, disk).and_then(|branch| catalog.branch(branch)?.dropped).is_some();
-            !given_up && !catalog.taps.get(&shown.0).is_some_and(|mark| mark.complete)
+            !catalog.is_given_up(*shown) && !catalog.taps.get(&shown.0).is_some_and(|mark| mark.complete)
         }
     }
 }

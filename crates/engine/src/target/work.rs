@@ -77,7 +77,7 @@ impl Target {
     }
 
     fn read_disk(&self, tap: &Arc<TapDevice>, volume: VolumeId, disk: &str, kind: Kind) {
-        match tap.reread(&mut |_, _| !self.is_closing() && !self.is_given_up(volume)) {
+        match tap.reread(&mut |_, _| !self.is_closing() && !self.log.catalog().is_given_up(volume)) {
             Ok(found) if tap.is_complete() => {
                 let label = match kind {
                     Kind::Gap => format!(
@@ -106,20 +106,13 @@ impl Target {
         }
     }
 
-    /// Nobody can come back to what this volume holds.
-    fn is_given_up(&self, volume: VolumeId) -> bool {
-        let catalog = self.log.catalog();
-        let branch = catalog.volume(volume).ok().and_then(|volume| catalog.branch(volume.branch));
-        branch.is_some_and(|branch| branch.dropped.is_some())
-    }
-
     /// Waits until nobody has the disk `disk` open for a branch that was given up. A thread of ours that reads it stops at its
     /// next piece; if somebody else does not let go in time, who opens the disk next is told that it is in use.
     pub(crate) fn wait_until_let_go(&self, disk: u32) {
         const LONGEST: Duration = Duration::from_secs(30);
         let catalog = self.log.catalog();
         let is_read = |volume: VolumeId| {
-            self.is_given_up(volume) && catalog.volume(volume).is_ok_and(|volume| volume.disk == disk)
+            catalog.is_given_up(volume) && catalog.volume(volume).is_ok_and(|volume| volume.disk == disk)
         };
         let end = Instant::now() + LONGEST;
         while lock(&self.live).keys().any(|&volume| is_read(volume)) && Instant::now() < end {
