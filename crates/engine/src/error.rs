@@ -4,8 +4,9 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use bygone_block::IoError;
 use bygone_model::when::{ParseError, ResolveError};
+use bygone_qemu as qemu;
 
-use crate::{api::Failure, qemu};
+use crate::api::Failure;
 
 /// What was asked for makes no sense as it was said.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -17,7 +17,6 @@ mod history;
 mod import;
 mod machine;
 mod manager;
-pub mod qemu;
 mod restore;
 mod serve;
 mod socket;

@@ -15,6 +15,7 @@ use std::{
 
 use bygone_block::{BlockDevice, Reading};
 use bygone_model::{BranchId, Event, Grade, Kind, Moment, Seq};
+use bygone_qemu::{self as qemu, By, Happening, OnReboot, Places, Report, Vm};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -22,7 +23,6 @@ use crate::{
     config::{self, TargetConfig},
     error::{Error, Result},
     fs_state,
-    qemu::{self, By, Happening, OnReboot, Places, Report, Vm},
     target::{Lease, Target, lock},
     timeline,
 };

@@ -15,13 +15,14 @@ use std::{
 };
 
 use bygone_model::{Event, Kind};
+use bygone_qemu as qemu;
 use bygone_store::{CACHE_BYTES, index::cache::PageCache};
 use serde::Serialize;
 
 use crate::{
     api::{Answers, BranchInfo, Compacted, DamagedPlace, Progress, Request, Verified},
     error::{Error, Result, Usage},
-    qemu, restore,
+    restore,
     store_dir::{StoreLock, StorePaths},
     target::{Target, lock},
     timeline,

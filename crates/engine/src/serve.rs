@@ -14,6 +14,7 @@ use std::{
 };
 
 use bygone_block::nbd;
+use bygone_qemu::Places;
 
 use crate::{
     api::{Answers, Request},
@@ -21,7 +22,6 @@ use crate::{
     exports::ManagerExports,
     machine::Machine,
     manager::{Manager, stop_machine},
-    qemu::Places,
     socket::{self, ApiServer},
     store_dir::StorePaths,
     target::{Target, lock},
@@ -317,7 +317,7 @@ fn needs_manager(paths: &StorePaths, request: &Request) -> bool {
         Request::Run { .. } => true,
         Request::Stop { name, .. } | Request::Wait { name } => {
             let found =
-                || Some(crate::qemu::Running::find(&Places::new(paths.run_dir(name)).ok()?).ok()?.is_some());
+                || Some(bygone_qemu::Running::find(&Places::new(paths.run_dir(name)).ok()?).ok()?.is_some());
             found().unwrap_or(false)
         }
         _ => false,
@@ -365,9 +365,9 @@ pub fn console(store: &Path, name: &str) -> Result<()> {
     paths.check()?;
     paths.load_config(name)?;
     let places = Places::new(paths.run_dir(name))?;
-    if crate::qemu::Running::find(&places)?.is_none() {
+    if bygone_qemu::Running::find(&places)?.is_none() {
         return Err(Error::TargetStopped(name.to_owned()));
     }
-    crate::qemu::console::attach(&places, std::io::stdin(), std::io::stdout())?;
+    bygone_qemu::console::attach(&places, std::io::stdin(), std::io::stdout())?;
     Ok(())
 }

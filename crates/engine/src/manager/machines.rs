@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bygone_model::{Event, Kind, Seq, when::WholeDay};
+use bygone_qemu as qemu;
 
 use super::{Manager, value};
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
     error::{Error, Result},
     history::LogHistory,
     machine::{Boot, Machine},
-    qemu, restore,
+    restore,
     target::{Target, lock},
 };
 

@@ -1,8 +1,8 @@
 //! What a QEMU says: lines are the same in whatever pieces they come, and each message is what its JSON says.
 
-use bygone_engine::{
+use bygone_qemu::{
     fuzzing::{Said, qmp as take},
-    qemu::qmp::LINE_BYTES_MAX,
+    qmp::LINE_BYTES_MAX,
 };
 use serde_json::Value;
 

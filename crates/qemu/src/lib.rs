@@ -16,12 +16,15 @@
 //! - whatever a guest or a QEMU taken over by one sends, it is an error or a report here, never a panic, and bounded.
 //!
 //! Must not know: the store, how disks are served, what a stop means to a target's history.
+#![forbid(unsafe_code)]
 
 pub mod accel;
 pub mod console;
 mod deadline;
 mod error;
 pub mod firmware;
+#[doc(hidden)]
+pub mod fuzzing;
 mod places;
 pub mod process;
 pub mod qmp;

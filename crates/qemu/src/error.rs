@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use super::process::Exit;
 
-/// What this module tree returns as `Err`.
+/// What this crate returns as `Err`.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why something with a QEMU did not work. See [`Error::hint`] for what to do about it.

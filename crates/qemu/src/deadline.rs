@@ -1,4 +1,4 @@
-//! The one place of this module tree that looks at a clock.
+//! The one place of this crate that looks at a clock.
 //!
 //! Invariant: nothing here waits for a guest, a socket or a process without a [`Deadline`] or a stop signal.
 

@@ -6,7 +6,7 @@ use bygone_model::Micros;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::qemu::error::ProtocolError;
+use crate::error::ProtocolError;
 
 /// The longest line we take from a peer. QEMU's own are far below (its answers to what we ask, a few KiB).
 pub const LINE_BYTES_MAX: usize = 1 << 20;

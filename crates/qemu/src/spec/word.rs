@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use super::{Display, Net};
-use crate::qemu::error::Error;
+use crate::error::Error;
 
 impl FromStr for Display {
     type Err = Error;

@@ -10,7 +10,7 @@ use bygone_model::Micros;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::qemu::{
+use crate::{
     process::Exit,
     qmp::{Event, RunState, Status},
     spec::Disk,

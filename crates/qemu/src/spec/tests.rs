@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::qemu::places::Places;
+use crate::places::Places;
 
 fn words(argv: &[String]) -> String {
     // One option a line.

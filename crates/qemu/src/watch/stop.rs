@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ANSWER_MAX, Held, Phase, Vm};
-use crate::qemu::{
+use crate::{
     deadline::Deadline,
     error::{Error, Result},
     process::Exit,

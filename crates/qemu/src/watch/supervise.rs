@@ -20,7 +20,7 @@ use super::{
     Shared,
     report::{Happening, Report, Story},
 };
-use crate::qemu::{
+use crate::{
     console,
     deadline::Deadline,
     error::Error,

@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bygone_engine::qemu::{Accel, Disk, Happening, Kernel, Machine, Places, Report, Running, Vm, find_qemu};
 use bygone_model::Micros;
+use bygone_qemu::{Accel, Disk, Happening, Kernel, Machine, Places, Report, Running, Vm, find_qemu};
 
 /// A guest boots in 4 s here; a busy machine is given its time.
 pub(crate) const BOOT_MAX: Duration = Duration::from_secs(120);

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::{Disk, Display, Firmware, Machine, Net, OnReboot, RECONNECT_SECONDS_MAX};
-use crate::qemu::{
+use crate::{
     accel::Accel,
     error::Result,
     places::{Places, utf8},
@@ -19,7 +19,7 @@ impl Machine {
     /// QEMU's arguments for this machine (without the program's own name).
     ///
     /// # Errors
-    /// As [`Machine::check`], and [`crate::qemu::Error::NotUtf8`].
+    /// As [`Machine::check`], and [`crate::Error::NotUtf8`].
     pub fn argv(&self, places: &Places) -> Result<Vec<String>> {
         self.check()?;
         let mut args = Args::default();

@@ -4,7 +4,7 @@ use bygone_model::Micros;
 use serde_json::{Map, Value, json};
 
 use super::report::*;
-use crate::qemu::{
+use crate::{
     process::Exit,
     qmp::{Event, RunState, Status},
 };

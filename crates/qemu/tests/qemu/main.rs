@@ -5,8 +5,8 @@ mod harness;
 
 use std::{fs, io::Write, os::unix::net::UnixStream, time::Duration};
 
-use bygone_engine::qemu::{
-    self, By, Happening, Held, Machine, OnReboot, Phase, Reason, Running, Step, Stopped, Vm,
+use bygone_qemu::{
+    By, Happening, Held, Machine, OnReboot, Phase, Reason, Running, Step, Stopped, Vm,
     console::Detached,
     find_qemu,
     process::{Exit, Process},
@@ -157,7 +157,7 @@ fn a_machine_outlives_its_supervisor_and_is_adopted() {
     reports.end();
 
     let again = Vm::start(&find_qemu().unwrap(), &lab.machine("idle"), &lab.places);
-    assert!(matches!(again, Err(qemu::Error::AlreadyRunning { pid }) if pid == first.pid));
+    assert!(matches!(again, Err(bygone_qemu::Error::AlreadyRunning { pid }) if pid == first.pid));
 
     // Adopted while it runs, even when the manager died before it could write its file.
     fs::remove_file(lab.places.state_file()).unwrap();
@@ -241,7 +241,7 @@ fn the_console_of_a_real_guest_can_be_used_and_left() {
         let (mut ours, input) = UnixStream::pair().unwrap();
         let (shown, output) = UnixStream::pair().unwrap();
         let places = lab.places.clone();
-        let attached = std::thread::spawn(move || qemu::console::attach(&places, input, output));
+        let attached = std::thread::spawn(move || bygone_qemu::console::attach(&places, input, output));
         ours.write_all(format!("echo heard-$((6 * 7))-{word}\n").as_bytes()).unwrap();
         harness::read_until(&shown, &format!("heard-42-{word}"));
         // Nobody reads any more; the next output shows it.
@@ -250,7 +250,7 @@ fn the_console_of_a_real_guest_can_be_used_and_left() {
         assert_eq!(attached.join().unwrap().unwrap(), Detached::OutputClosed);
     }
     assert!(
-        String::from_utf8_lossy(&qemu::console::history(&lab.places, 1 << 20).unwrap())
+        String::from_utf8_lossy(&bygone_qemu::console::history(&lab.places, 1 << 20).unwrap())
             .contains("heard-42-two")
     );
     vm.end(|_| {}).unwrap();
