@@ -13,7 +13,7 @@ use std::{
 
 use bygone_block::{
     BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing,
-    nbd::{ExportInfo, Exports, Limits, OpenError, Server},
+    nbd::{ExportInfo, Exports, Limits, OpenError, Scope, Server},
 };
 use rustix::{
     fs::{FallocateFlags, fallocate},
@@ -97,10 +97,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let size_bytes = file.metadata()?.len() & !511;
-    let server = Server::new(Arc::new(One(Arc::new(RawFile { file, size_bytes }))), Limits::default());
+    let server = Server::new(Limits::default());
+    let scope = Scope::new(Arc::new(One(Arc::new(RawFile { file, size_bytes }))));
     let serving = match address.parse() {
-        Ok(tcp) => server.serve_tcp(tcp)?,
-        Err(_) => server.serve_unix(Path::new(address))?,
+        Ok(tcp) => server.serve_tcp(tcp, scope)?,
+        Err(_) => server.serve_unix(Path::new(address), scope)?,
     };
     std::thread::sleep(Duration::from_secs(seconds.parse()?));
     serving.stop(Duration::from_secs(2));

@@ -10,6 +10,7 @@ mod fuse;
 mod log_device;
 pub mod nbd;
 mod raw;
+mod read_only;
 mod tap;
 
 pub use device::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing};

@@ -141,14 +141,15 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
     let run = paths.root().join("run");
     fs::create_dir_all(&run).map_err(|e| Error::file("making", &run, e))?;
     let exports = Arc::new(ManagerExports(manager.clone()));
-    let server = nbd::Server::observed(exports.clone(), nbd::Limits::default(), exports);
+    let server = nbd::Server::new(nbd::Limits::default());
+    let scope = nbd::Scope::new(exports.clone()).observed(exports);
     let listening = |path: &Path| {
         let path = path.to_owned();
         move |e: nbd::ListenError| Error::file("listening on", path, std::io::Error::other(e.to_string()))
     };
     // The disks first: a machine that stands still waits for nothing else.
     let nbd_socket = paths.nbd_socket();
-    let unix = server.serve_unix(&nbd_socket).map_err(listening(&nbd_socket))?;
+    let unix = server.serve_unix(&nbd_socket, scope.clone()).map_err(listening(&nbd_socket))?;
     let keeper = Keeper::start(manager.clone())?;
     take_up(&manager);
     let tcp = match &options.listen {
@@ -157,7 +158,7 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
                 std::net::ToSocketAddrs::to_socket_addrs(at.as_str()).ok().and_then(|mut all| all.next());
             let address =
                 address.ok_or_else(|| Usage::BadSetting { key: "--listen".into(), value: at.clone() })?;
-            Some(server.serve_tcp(address).map_err(listening(Path::new(at)))?)
+            Some(server.serve_tcp(address, scope).map_err(listening(Path::new(at)))?)
         }
         None => None,
     };

@@ -4,11 +4,15 @@
 //! that nobody listens on, or the very one that was made here.
 
 use std::{
+    ffi::OsStr,
     fmt, fs, io,
     net::SocketAddr,
     os::{
         fd::OwnedFd,
-        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        },
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -16,10 +20,12 @@ use std::{
 
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
-    io::Errno,
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    io::{Errno, FdFlags, fcntl_setfd},
     net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, getsockname,
-        listen, socket_with, sockopt::set_socket_reuseaddr,
+        listen, socket_with,
+        sockopt::{set_socket_reuseaddr, socket_acceptconn, socket_type},
     },
 };
 
@@ -47,6 +53,11 @@ pub enum ListenError {
         /// Where.
         path: PathBuf,
     },
+    /// What was handed over cannot take clients.
+    #[error(
+        "the descriptor that was handed over is no listening stream socket; whoever made it has to call listen on it"
+    )]
+    NotListening,
     /// The system refused.
     #[error("cannot listen on {address}")]
     System {
@@ -126,8 +137,44 @@ impl Listener {
         open().map_err(|source| ListenError::System { address: address.to_string(), source })
     }
 
+    /// A socket that listens already. It is not removed at the end, for it belongs to whoever made it.
+    pub(crate) fn inherited(fd: OwnedFd) -> Result<(Self, Entrance), ListenError> {
+        let take = || -> io::Result<Option<Address>> {
+            if socket_type(&fd)? != SocketType::STREAM || !socket_acceptconn(&fd)? {
+                return Ok(None);
+            }
+            let bound = getsockname(&fd)?;
+            let address = match bound.address_family() {
+                AddressFamily::UNIX => {
+                    let name = SocketAddrUnix::try_from(bound)?;
+                    let path = name.path_bytes().unwrap_or_default();
+                    Address::Unix(PathBuf::from(OsStr::from_bytes(path)))
+                }
+                _ => Address::Tcp(SocketAddr::try_from(bound)?),
+            };
+            fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+            // As for those made here, see `stream_socket`.
+            fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
+            Ok(Some(address))
+        };
+        let system = |source| ListenError::System { address: "an inherited socket".to_owned(), source };
+        let address = match take() {
+            Ok(Some(address)) => address,
+            Ok(None) => return Err(ListenError::NotListening),
+            Err(error) if error.raw_os_error() == Some(Errno::NOTSOCK.raw_os_error()) => {
+                return Err(ListenError::NotListening);
+            }
+            Err(error) => return Err(system(error)),
+        };
+        Self::enter(fd, address, None).map_err(system)
+    }
+
     fn listen(fd: OwnedFd, address: Address, file: Option<(u64, u64)>) -> io::Result<(Self, Entrance)> {
         listen(&fd, BACKLOG)?;
+        Self::enter(fd, address, file)
+    }
+
+    fn enter(fd: OwnedFd, address: Address, file: Option<(u64, u64)>) -> io::Result<(Self, Entrance)> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         Ok((Self { wake: Arc::clone(&wake), address, file }, Entrance { fd, wake }))
     }

@@ -43,6 +43,7 @@ mod pool;
 mod reads;
 mod registry;
 mod replies;
+mod scope;
 mod server;
 mod socket;
 #[cfg(test)]
@@ -55,4 +56,5 @@ pub use exports::{Client, Ending, ExportInfo, Exports, Observer, OpenError};
 pub use limits::{Limits, PAYLOAD_BYTES_MAX};
 pub use listener::{Address, ListenError};
 pub use registry::Connections;
+pub use scope::{Peers, Scope};
 pub use server::{Server, Serving, Stopped};

@@ -5,6 +5,7 @@
 
 use std::{
     net::SocketAddr,
+    os::fd::OwnedFd,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -17,13 +18,14 @@ use std::{
 use super::{
     budget::Budget,
     connection::Connection,
-    exports::{Client, Ending, Exports, Observer},
+    exports::{Client, Ending, Observer},
     greet::{Ungreeted, greet},
     limits::Limits,
     listener::{Accepted, Address, Entrance, ListenError, Listener},
     outbox::Unsent,
     pool::Pool,
     registry::{Connections, Place, Registry},
+    scope::Scope,
     socket::{Deadline, Socket, lock},
     worker::Worker,
 };
@@ -38,8 +40,6 @@ const LAST_GRACE: Duration = Duration::from_millis(500);
 const DROPPED: Duration = Duration::from_secs(2);
 
 struct Shared {
-    exports: Arc<dyn Exports>,
-    observer: Option<Arc<dyn Observer>>,
     limits: Limits,
     registry: Arc<Registry>,
     pool: Arc<Pool>,
@@ -54,20 +54,8 @@ pub struct Server(Arc<Shared>);
 impl Server {
     /// A server that listens nowhere yet.
     #[must_use]
-    pub fn new(exports: Arc<dyn Exports>, limits: Limits) -> Self {
-        Self::build(exports, limits, None)
-    }
-
-    /// The same, and `observer` hears of its clients.
-    #[must_use]
-    pub fn observed(exports: Arc<dyn Exports>, limits: Limits, observer: Arc<dyn Observer>) -> Self {
-        Self::build(exports, limits, Some(observer))
-    }
-
-    fn build(exports: Arc<dyn Exports>, limits: Limits, observer: Option<Arc<dyn Observer>>) -> Self {
+    pub fn new(limits: Limits) -> Self {
         Self(Arc::new(Shared {
-            exports,
-            observer,
             limits,
             registry: Arc::new(Registry::new(limits.connections_max)),
             pool: Pool::new(limits.readers_max),
@@ -76,22 +64,32 @@ impl Server {
         }))
     }
 
-    /// Listens on a unix socket of mode 0600. The socket of a server that is no more is replaced.
+    /// Listens on a unix socket of mode 0600 and offers `scope` there. The socket of a server that is no more is replaced.
     ///
     /// # Errors
     /// [`ListenError`].
-    pub fn serve_unix(&self, path: &Path) -> Result<Serving, ListenError> {
+    pub fn serve_unix(&self, path: &Path, scope: Scope) -> Result<Serving, ListenError> {
         let (listener, entrance) = Listener::unix(path)?;
-        self.serve(listener, entrance)
+        self.serve(listener, entrance, scope)
     }
 
     /// Listens on a TCP address; port 0 is any free port. There is no encryption and no authentication here.
     ///
     /// # Errors
     /// [`ListenError`].
-    pub fn serve_tcp(&self, address: SocketAddr) -> Result<Serving, ListenError> {
+    pub fn serve_tcp(&self, address: SocketAddr, scope: Scope) -> Result<Serving, ListenError> {
         let (listener, entrance) = Listener::tcp(address)?;
-        self.serve(listener, entrance)
+        self.serve(listener, entrance, scope)
+    }
+
+    /// Serves a socket, unix or TCP, that somebody else has made, listens on and hands over: a service manager, or a
+    /// parent that keeps it open so that clients find it while this process is replaced. Its name stays when this ends.
+    ///
+    /// # Errors
+    /// [`ListenError`], when it is no listening stream socket.
+    pub fn serve_inherited(&self, socket: OwnedFd, scope: Scope) -> Result<Serving, ListenError> {
+        let (listener, entrance) = Listener::inherited(socket)?;
+        self.serve(listener, entrance, scope)
     }
 
     /// How many connections there are, over all listeners.
@@ -100,9 +98,9 @@ impl Server {
         self.0.registry.connections()
     }
 
-    fn serve(&self, listener: Listener, entrance: Entrance) -> Result<Serving, ListenError> {
+    fn serve(&self, listener: Listener, entrance: Entrance, scope: Scope) -> Result<Serving, ListenError> {
         let id = self.0.listeners.fetch_add(1, Ordering::Relaxed);
-        let door = Arc::new(Door { listener, id, stopping: AtomicBool::new(false) });
+        let door = Arc::new(Door { listener, id, scope, stopping: AtomicBool::new(false) });
         let (shared, inside) = (Arc::clone(&self.0), Arc::clone(&door));
         let accepting = thread::Builder::new()
             .name("nbd-accept".to_owned())
@@ -173,6 +171,7 @@ impl Drop for Serving {
 struct Door {
     listener: Listener,
     id: u64,
+    scope: Scope,
     stopping: AtomicBool,
 }
 
@@ -200,6 +199,11 @@ impl Door {
     }
 
     fn let_in(self: &Arc<Self>, shared: &Arc<Shared>, socket: Arc<Socket>) {
+        if !self.scope.peers().admit(&socket) {
+            let address = &self.listener.address;
+            tracing::debug!(peer = socket.peer(), %address, "this client is not for this socket");
+            return;
+        }
         let place = match shared.registry.enter(Arc::clone(&socket), self.id) {
             Ok(place) => place,
             Err(turned_away) => {
@@ -224,7 +228,7 @@ impl Door {
 /// A connection's life.
 fn attend(shared: &Shared, door: &Door, place: &Place, socket: &Arc<Socket>) {
     let deadline = Deadline::after(shared.limits.handshake);
-    let agreed = match greet(socket, &*shared.exports, deadline) {
+    let agreed = match greet(socket, &door.scope, deadline) {
         Ok(Some(agreed)) => agreed,
         Ok(None) => return socket.finish(FAREWELL),
         Err(Ungreeted::Left) => return,
@@ -237,8 +241,8 @@ fn attend(shared: &Shared, door: &Door, place: &Place, socket: &Arc<Socket>) {
     place.serves();
     let client = Client { id: place.id, export: agreed.name, peer: socket.peer() };
     tracing::info!(id = client.id, export = client.export, peer = client.peer, "client connected");
-    let mut farewell = Farewell { shared, client, ending: Ending::Broken };
-    if let Some(observer) = &shared.observer {
+    let mut farewell = Farewell { observer: door.scope.observer(), client, ending: Ending::Broken };
+    if let Some(observer) = farewell.observer {
         observer.connected(&farewell.client);
     }
     let share = shared.budget.share(shared.limits.connection_budget_bytes);
@@ -273,7 +277,7 @@ impl Drop for Leaving<'_> {
 
 /// Tells the observer of a client's end, also when its thread panics.
 struct Farewell<'a> {
-    shared: &'a Shared,
+    observer: Option<&'a Arc<dyn Observer>>,
     client: Client,
     ending: Ending,
 }
@@ -282,7 +286,7 @@ impl Drop for Farewell<'_> {
     fn drop(&mut self) {
         let Client { id, export, .. } = &self.client;
         tracing::info!(id, export, ending = ?self.ending, "client disconnected");
-        if let Some(observer) = &self.shared.observer {
+        if let Some(observer) = self.observer {
             observer.disconnected(&self.client, self.ending);
         }
     }

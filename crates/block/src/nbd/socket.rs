@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -61,10 +62,19 @@ impl Socket {
                 |peer| format!("unix process {} of user {}", peer.pid.as_raw_nonzero(), peer.uid.as_raw()),
             );
         }
-        let address = rustix::net::getpeername(&self.fd).ok().flatten();
-        address
-            .and_then(|address| std::net::SocketAddr::try_from(address).ok())
-            .map_or_else(|| "tcp".to_owned(), |address| format!("tcp {address}"))
+        self.peer_address().map_or_else(|| "tcp".to_owned(), |address| format!("tcp {address}"))
+    }
+
+    /// The user at the other end of a unix socket.
+    pub(crate) fn peer_user(&self) -> Option<u32> {
+        let peer = self.unix.then(|| socket_peercred(&self.fd))?.ok()?;
+        Some(peer.uid.as_raw())
+    }
+
+    /// The address at the other end of a TCP connection.
+    pub(crate) fn peer_address(&self) -> Option<SocketAddr> {
+        let address = rustix::net::getpeername(&self.fd).ok().flatten()?;
+        SocketAddr::try_from(address).ok()
     }
 
     fn receive(&self, buf: &mut [u8], flags: RecvFlags) -> Result<usize, Errno> {

@@ -2,7 +2,6 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     os::unix::{fs::PermissionsExt, net::UnixListener},
-    path::PathBuf,
     sync::{Arc, Mutex, atomic::Ordering},
     thread,
     time::Duration,
@@ -11,10 +10,10 @@ use std::{
 use bygone_block::nbd::{Address, Client as Peer, Ending, Limits, ListenError, Observer, Server, Stopped};
 
 use crate::{
-    EXPORT, Fixture, Table,
+    EXPORT, Fixture,
     client::*,
     device::{Gate, Mem},
-    eventually,
+    eventually, only,
 };
 
 /// Writes down what an observer is told.
@@ -176,12 +175,12 @@ fn the_socket_is_private_and_goes_with_its_server() {
 #[test]
 fn a_stale_socket_is_replaced_and_nothing_else_is() {
     let folder = tempfile::tempdir().unwrap();
-    let server = Server::new(Arc::new(Table(vec![(EXPORT.to_owned(), Mem::new(512))])), Limits::default());
+    let (server, scope) = (Server::new(Limits::default()), only(&Mem::new(512)));
     let path = folder.path().join("nbd.sock");
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
-    let serving = server.serve_unix(&path).unwrap();
-    assert!(matches!(server.serve_unix(&path), Err(ListenError::InUse { .. })));
+    let serving = server.serve_unix(&path, scope.clone()).unwrap();
+    assert!(matches!(server.serve_unix(&path, scope.clone()), Err(ListenError::InUse { .. })));
     Client::connect(&path).go(EXPORT).unwrap();
     // Somebody else's socket in the same place is left alone.
     std::fs::remove_file(&path).unwrap();
@@ -191,12 +190,12 @@ fn a_stale_socket_is_replaced_and_nothing_else_is() {
     drop(other);
     let file = folder.path().join("file");
     std::fs::write(&file, "precious").unwrap();
-    assert!(matches!(server.serve_unix(&file), Err(ListenError::NotASocket { .. })));
+    assert!(matches!(server.serve_unix(&file, scope.clone()), Err(ListenError::NotASocket { .. })));
     assert_eq!(std::fs::read(&file).unwrap(), b"precious");
     let long = folder.path().join("x".repeat(120));
-    assert!(matches!(server.serve_unix(&long), Err(ListenError::PathTooLong { .. })));
-    let nowhere = PathBuf::from("/nonexistent/nbd.sock");
-    assert!(matches!(server.serve_unix(&nowhere), Err(ListenError::System { .. })));
+    assert!(matches!(server.serve_unix(&long, scope.clone()), Err(ListenError::PathTooLong { .. })));
+    let nowhere = folder.path().join("missing/nbd.sock");
+    assert!(matches!(server.serve_unix(&nowhere, scope), Err(ListenError::System { .. })));
 }
 
 #[test]
@@ -205,9 +204,7 @@ fn a_server_comes_back_on_the_same_path() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nbd.sock");
     for round in 0..5_u8 {
-        let server =
-            Server::new(Arc::new(Table(vec![(EXPORT.to_owned(), Arc::clone(&device))])), Limits::default());
-        let serving = server.serve_unix(&path).unwrap();
+        let serving = Server::new(Limits::default()).serve_unix(&path, only(&device)).unwrap();
         let mut client = Client::connect(&path);
         client.go(EXPORT).unwrap();
         assert_eq!(client.read(0, 512), [round; 512]);
@@ -220,10 +217,9 @@ fn a_server_comes_back_on_the_same_path() {
 #[test]
 fn tcp_is_served_as_well() {
     let device = Mem::new(1 << 20);
-    let server =
-        Server::new(Arc::new(Table(vec![(EXPORT.to_owned(), Arc::clone(&device))])), Limits::default());
+    let server = Server::new(Limits::default());
     for address in ["127.0.0.1:0", "[::1]:0"] {
-        let serving = match server.serve_tcp(address.parse().unwrap()) {
+        let serving = match server.serve_tcp(address.parse().unwrap(), only(&device)) {
             Ok(serving) => serving,
             Err(error) if address.starts_with('[') => {
                 eprintln!("no IPv6 here: {error}");

@@ -13,6 +13,7 @@ mod handshake;
 mod hostile;
 mod lifecycle;
 mod room;
+mod scope;
 mod tools;
 mod transmission;
 
@@ -20,7 +21,7 @@ use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use bygone_block::{
     BlockDevice,
-    nbd::{ExportInfo, Exports, Limits, Observer, OpenError, Server, Serving},
+    nbd::{ExportInfo, Exports, Limits, Observer, OpenError, Scope, Server, Serving},
 };
 use client::Client;
 use device::Mem;
@@ -47,6 +48,11 @@ impl Exports for Table {
     }
 }
 
+/// The one export of most tests.
+fn only(device: &Arc<Mem>) -> Scope {
+    Scope::new(Arc::new(Table(vec![(EXPORT.to_owned(), Arc::clone(device))])))
+}
+
 /// A server with one or more exports on a unix socket of its own.
 struct Fixture {
     server: Server,
@@ -67,12 +73,12 @@ impl Fixture {
 
     fn with(table: Vec<(String, Arc<Mem>)>, limits: Limits, observer: Option<Arc<dyn Observer>>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let exports = Arc::new(Table(table));
-        let server = match observer {
-            Some(observer) => Server::observed(exports, limits, observer),
-            None => Server::new(exports, limits),
-        };
-        let serving = server.serve_unix(&folder.path().join("nbd.sock")).unwrap();
+        let server = Server::new(limits);
+        let mut scope = Scope::new(Arc::new(Table(table)));
+        if let Some(observer) = observer {
+            scope = scope.observed(observer);
+        }
+        let serving = server.serve_unix(&folder.path().join("nbd.sock"), scope).unwrap();
         Self { server, serving, folder }
     }
 

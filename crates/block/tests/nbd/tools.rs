@@ -9,7 +9,7 @@ use std::{
 
 use bygone_block::{
     Geometry,
-    nbd::{Limits, Server},
+    nbd::{Limits, Scope, Server},
 };
 
 use crate::{EXPORT, Fixture, Table, device::Mem, eventually, pattern};
@@ -234,7 +234,7 @@ fn qemu_goes_on_after_the_server_was_away() {
     let path = folder.path().join("nbd.sock");
     let serve = || {
         let table = Table(vec![(EXPORT.to_owned(), Arc::clone(&device))]);
-        Server::new(Arc::new(table), Limits::default()).serve_unix(&path).unwrap()
+        Server::new(Limits::default()).serve_unix(&path, Scope::new(Arc::new(table))).unwrap()
     };
     let serving = serve();
     let options = format!(

@@ -37,7 +37,8 @@ impl Manager {
             seq: opened.seq.map(|seq| seq.0),
         };
         let exports = Arc::new(OneExport { name: what.to_owned(), device: opened.device.clone() });
-        let server = nbd::Server::new(exports, nbd::Limits::default());
+        let server = nbd::Server::new(nbd::Limits::default());
+        let scope = nbd::Scope::new(exports);
         let refused = |at: &str| {
             let path = PathBuf::from(at);
             move |e: nbd::ListenError| Error::file("listening on", path, std::io::Error::other(e.to_string()))
@@ -57,7 +58,8 @@ impl Manager {
             }
             ExportTo::NbdUnix(path) => {
                 let path = config::absolute(path);
-                let serving = server.serve_unix(&path).map_err(refused(&path.display().to_string()))?;
+                let serving =
+                    server.serve_unix(&path, scope).map_err(refused(&path.display().to_string()))?;
                 exported.at = format!("nbd+unix:///?socket={}", path.display());
                 answers.item(value(&exported)?);
                 self.until_unwanted(answers);
@@ -68,7 +70,7 @@ impl Manager {
                     .ok()
                     .and_then(|mut addresses| addresses.next())
                     .ok_or_else(|| Usage::BadSetting { key: "--nbd".into(), value: at.clone() })?;
-                let serving = server.serve_tcp(address).map_err(refused(at))?;
+                let serving = server.serve_tcp(address, scope).map_err(refused(at))?;
                 exported.at = format!("nbd://{}", serving.address());
                 answers.item(value(&exported)?);
                 self.until_unwanted(answers);

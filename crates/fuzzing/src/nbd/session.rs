@@ -12,7 +12,7 @@ use std::{
 
 use bygone_block::{
     BlockDevice, Geometry, LogDevice, Reading, WhenFull,
-    nbd::{Limits, Server, Serving, command::Command},
+    nbd::{Limits, Scope, Server, Serving, command::Command},
 };
 use bygone_model::Sectors;
 use bygone_store::{
@@ -54,7 +54,7 @@ fn stage() -> &'static Stage {
         let shop = Arc::new(Shop::empty());
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("nbd.sock");
-        let serving = Server::new(shop.clone(), Limits::default()).serve_unix(&path).unwrap();
+        let serving = Server::new(Limits::default()).serve_unix(&path, Scope::new(shop.clone())).unwrap();
         Stage { shop, path, turn: Mutex::new(()), _serving: serving, _folder: folder }
     })
 }
