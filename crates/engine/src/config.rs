@@ -47,9 +47,6 @@ pub struct TargetConfig {
     /// Comes up with the manager.
     #[serde(default)]
     pub autostart: bool,
-    /// Its disks are being imported. If that is cut off, the target is worth nothing.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub importing: bool,
 }
 
 /// A disk of a target.
@@ -132,7 +129,6 @@ impl TargetConfig {
             qemu_args: Vec::new(),
             net: default_net(),
             autostart: false,
-            importing: false,
         }
     }
 

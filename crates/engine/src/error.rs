@@ -97,6 +97,35 @@ pub enum Error {
     /// No such target.
     #[error("there is no target {0:?}")]
     NoTarget(String),
+    /// Something else is being done with it.
+    #[error("target {name:?} is being {doing}, since {since}")]
+    Busy {
+        /// Which.
+        name: String,
+        /// What, as in "is being …".
+        doing: &'static str,
+        /// Since when, in this computer's zone.
+        since: String,
+    },
+    /// It is there and cannot be used; what is stored of it is untouched.
+    #[error("target {name:?} cannot be used: {why}")]
+    Unavailable {
+        /// Which.
+        name: String,
+        /// Why not.
+        why: Arc<Error>,
+    },
+    /// A part of the store is not where it was made.
+    #[error("{} is missing", .0.display())]
+    Missing(PathBuf),
+    /// The newest configuration of a target is damaged.
+    #[error("the configuration {} of target {target:?} cannot be read", .path.display())]
+    DamagedConfig {
+        /// Of which target.
+        target: String,
+        /// Which file.
+        path: PathBuf,
+    },
     /// The name is taken.
     #[error("there is a target {0:?} already")]
     TargetExists(String),
@@ -187,6 +216,11 @@ impl Error {
         Error::File { doing, path: path.into(), source: Arc::new(source) }
     }
 
+    pub(crate) fn busy(name: &str, doing: crate::lifecycle::Doing) -> Error {
+        let since = crate::timeline::time_of_day(doing.since);
+        Error::Busy { name: name.to_owned(), doing: doing.change.participle(), since }
+    }
+
     /// The exit code, as the command line promises it.
     #[must_use]
     pub fn code(&self) -> u8 {
@@ -243,6 +277,14 @@ impl Error {
             }
             Error::StoreLocked { .. } => "wait until it is done, or end that process",
             Error::NoTarget(_) => "`bygone target list` shows what there is",
+            Error::Busy { .. } => "wait until that is done, then try again; `bygone status` shows it",
+            Error::Unavailable { why, .. } => return why.hint(),
+            Error::Missing(_) => {
+                "is its file system mounted? nothing is made anew in its place; it is used again as soon as it is back"
+            }
+            Error::DamagedConfig { .. } => {
+                "`bygone target repair NAME` brings the target back from its log or an older configuration"
+            }
             Error::TargetExists(_) => "choose another name, or remove the old one first",
             Error::TargetRunning(_) => "stop it first: bygone stop NAME",
             Error::TargetStopped(_) => "start it with: bygone run NAME",

@@ -62,7 +62,7 @@ pub(crate) fn import(target: &Arc<Target>, id: &str, path: &Path, answers: &mut 
     let volume = target.volume(target.present(), Some(id))?;
     let lease = target.lease(volume)?;
     let (raw_path, temporary) = if is_qcow2(path)? {
-        let raw = target.paths.target_dir(&target.name).join(format!("import-{id}.raw"));
+        let raw = target.dir().join(format!("import-{id}.raw"));
         let arguments =
             ["convert".as_ref(), "-O".as_ref(), "raw".as_ref(), path.as_os_str(), raw.as_os_str()];
         qemu_img(&arguments)?;

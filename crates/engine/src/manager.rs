@@ -2,13 +2,13 @@
 
 mod export;
 mod machines;
+mod registry;
 mod status;
 mod targets;
 
 use std::{
-    collections::BTreeMap,
     sync::{
-        Arc, Mutex, OnceLock, RwLock,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -29,7 +29,7 @@ use crate::{
 };
 
 pub(crate) use self::machines::stop_machine;
-use self::{status::info, targets::discard};
+use self::{registry::Registry, status::info};
 
 /// How often somebody who waits is asked whether they still do.
 const WANTED_EVERY: Duration = Duration::from_millis(200);
@@ -38,8 +38,7 @@ const WANTED_EVERY: Duration = Duration::from_millis(200);
 pub(crate) struct Manager {
     paths: StorePaths,
     cache: Arc<PageCache>,
-    targets: RwLock<BTreeMap<String, Arc<Target>>>,
-    broken: Mutex<BTreeMap<String, String>>,
+    registry: Registry,
     accel: OnceLock<qemu::Accel>,
     stopping: AtomicBool,
     pub(crate) keep_targets: AtomicBool,
@@ -64,52 +63,30 @@ impl Manager {
     pub(crate) fn open(paths: &StorePaths) -> Result<Arc<Manager>> {
         paths.check()?;
         let store_lock = paths.lock()?;
-        let manager = Manager {
+        let cache = PageCache::new(CACHE_BYTES);
+        Ok(Arc::new(Manager {
             paths: paths.clone(),
-            cache: PageCache::new(CACHE_BYTES),
-            targets: RwLock::default(),
-            broken: Mutex::default(),
+            registry: Registry::open(paths, cache.clone()),
+            cache,
             accel: OnceLock::new(),
             stopping: AtomicBool::new(false),
             keep_targets: AtomicBool::new(false),
             _lock: store_lock,
-        };
-        for name in paths.targets()? {
-            if paths.load_config(&name).is_ok_and(|config| config.importing) {
-                tracing::warn!(target = name, "its import was cut off, so it is removed; add it again");
-                discard(paths, &name);
-                continue;
-            }
-            match Target::open(paths, &name, &manager.cache) {
-                Ok(target) => {
-                    manager.targets_mut().insert(name, target);
-                }
-                Err(e) => {
-                    tracing::error!(target = name, error = %e, "the target cannot be opened");
-                    lock(&manager.broken).insert(name, format!("{e}; {}", e.hint()));
-                }
-            }
-        }
-        Ok(Arc::new(manager))
+        }))
     }
 
-    fn targets_mut(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, Arc<Target>>> {
-        self.targets.write().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// All targets.
+    /// All targets that can be used.
     #[must_use]
     pub(crate) fn targets(&self) -> Vec<Arc<Target>> {
-        self.targets.read().unwrap_or_else(std::sync::PoisonError::into_inner).values().cloned().collect()
+        self.registry.served()
     }
 
     /// The target of this name.
     ///
     /// # Errors
-    /// When there is none, or it cannot be opened.
+    /// When there is none, or it cannot be used.
     pub(crate) fn target(&self, name: &str) -> Result<Arc<Target>> {
-        let targets = self.targets.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        targets.get(name).cloned().ok_or_else(|| Error::NoTarget(name.to_owned()))
+        self.registry.find(name)
     }
 
     /// Where the store is.
@@ -155,11 +132,9 @@ impl Manager {
             Request::TargetShow { name } => value(&info(&*self.target(name)?)?),
             Request::TargetSet { name, settings } => {
                 let target = self.target(name)?;
-                let mut config = target.config();
-                for (key, text) in settings {
-                    config.set(key, text)?;
-                }
-                target.set_config(config)?;
+                target.change_config(|config| {
+                    settings.iter().try_for_each(|(key, text)| config.set(key, text))
+                })?;
                 value(&info(&target)?)
             }
             Request::TargetRemove { name, delete_history } => self.remove(name, *delete_history),
@@ -227,9 +202,11 @@ impl Manager {
                 detail: damaged.damage.to_string(),
             }));
         }
-        for (name, why) in lock(&self.broken).iter() {
-            verified.damaged.push(DamagedPlace { place: name.clone(), detail: why.clone() });
-        }
+        let unavailable = self.registry.unavailable();
+        let chosen = unavailable.iter().filter(|(target, _)| name.is_none_or(|name| name == target));
+        verified
+            .damaged
+            .extend(chosen.map(|(name, why)| DamagedPlace { place: name.clone(), detail: why.to_string() }));
         value(&verified)
     }
 
@@ -305,3 +282,6 @@ fn drop_branch(target: &Target, name: &str) -> Result<serde_json::Value> {
     let present = catalog.branch(catalog.head).map_or("main", |b| &b.name).to_owned();
     value(&timeline::info(bygone_model::Moment { seq: done.last, time: done.time, branch: present, event }))
 }
+
+#[cfg(test)]
+mod tests;

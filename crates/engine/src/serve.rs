@@ -23,7 +23,7 @@ use crate::{
     machine::Machine,
     manager::{Manager, stop_machine},
     socket::{self, ApiServer},
-    store_dir::StorePaths,
+    store_dir::{Configs, StorePaths},
     target::{Target, lock},
 };
 
@@ -364,7 +364,7 @@ fn start_in_background(paths: &StorePaths) -> Result<()> {
 pub fn console(store: &Path, name: &str) -> Result<()> {
     let paths = StorePaths::new(store);
     paths.check()?;
-    paths.load_config(name)?;
+    Configs::of(&paths.target_dir(name), name).load()?;
     let places = Places::new(paths.run_dir(name))?;
     if bygone_qemu::Running::find(&places)?.is_none() {
         return Err(Error::TargetStopped(name.to_owned()));

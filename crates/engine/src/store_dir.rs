@@ -6,8 +6,12 @@
 //! STORE/run/                   sockets and the state of what runs; nothing of value
 //! STORE/targets/NAME/config/   how the target is made up, each version a file
 //! STORE/targets/NAME/log, index  its history (see docs/format.md)
+//! STORE/targets/.adding-NAME/  a target that is being added; renamed once it is whole
 //! STORE/removed/               the history of removed targets
 //! ```
+//!
+//! Invariants: a folder `targets/NAME` is made in one step, by renaming a whole one, and nothing in it is ever made anew because it
+//! is missing. So what is missing later was taken away, perhaps by a file system that is not mounted, and is an error.
 
 use std::{
     fs,
@@ -26,9 +30,11 @@ use crate::{
 const DESCRIPTION: &str = "bygone.json";
 const FORMAT: u64 = 1;
 const FOLDERS: [&str; 2] = ["targets", "run"];
-/// Short commands hold the lock for a moment; so long is waited for them.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
-const LOCK_RETRY: Duration = Duration::from_millis(50);
+/// Never the beginning of a target's name.
+const ADDING: &str = ".adding-";
+/// Commands without a manager wait so long for one another.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 #[derive(Serialize, Deserialize)]
 struct Description {
@@ -83,6 +89,12 @@ impl StorePaths {
     #[must_use]
     pub(crate) fn target_dir(&self, target: &str) -> PathBuf {
         self.root.join("targets").join(target)
+    }
+
+    /// A target that is being added, until it is whole.
+    #[must_use]
+    pub(crate) fn adding_dir(&self, target: &str) -> PathBuf {
+        self.root.join("targets").join(format!("{ADDING}{target}"))
     }
 
     /// The histories of removed targets.
@@ -199,19 +211,22 @@ impl StorePaths {
         std::os::unix::net::UnixStream::connect(self.api_socket()).is_ok()
     }
 
-    /// The targets' names, sorted.
+    /// The targets' names, sorted: every folder whose name can be one, whatever is in it.
     ///
     /// # Errors
-    /// When the folder cannot be read.
+    /// When the folder is missing or cannot be read.
     pub(crate) fn targets(&self) -> Result<Vec<String>> {
         let folder = self.root.join("targets");
-        let io = |e| Error::file("reading", &folder, e);
+        let io = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound => Error::Missing(folder.clone()),
+            _ => Error::file("reading", &folder, e),
+        };
         let mut names = Vec::new();
         for entry in fs::read_dir(&folder).map_err(io)? {
             let entry = entry.map_err(io)?;
             if let Ok(name) = entry.file_name().into_string()
                 && crate::config::check_name(&name).is_ok()
-                && entry.path().join("config").is_dir()
+                && entry.path().is_dir()
             {
                 names.push(name);
             }
@@ -220,9 +235,74 @@ impl StorePaths {
         Ok(names)
     }
 
-    fn config_files(&self, target: &str) -> Result<Vec<(u32, PathBuf)>> {
-        let folder = self.target_dir(target).join("config");
-        let entries = fs::read_dir(&folder).map_err(|_| Error::NoTarget(target.to_owned()))?;
+    /// Makes the folder of a target that is being added.
+    ///
+    /// # Errors
+    /// When there is a target of this name, or the folder cannot be made.
+    pub(crate) fn begin_adding(&self, target: &str) -> Result<PathBuf> {
+        if self.target_dir(target).exists() {
+            return Err(Error::TargetExists(target.to_owned()));
+        }
+        let dir = self.adding_dir(target);
+        // What a killed manager left of an earlier try was never a target.
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::file("deleting", dir, e)),
+            _ => {}
+        }
+        let made = fs::create_dir(&dir);
+        made.map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Error::Missing(self.root.join("targets")),
+            _ => Error::file("making", &dir, e),
+        })?;
+        Ok(dir)
+    }
+
+    /// Gives the folder of a target that is whole its name, durably.
+    ///
+    /// # Errors
+    /// When the name is taken, or the folder cannot be renamed.
+    pub(crate) fn finish_adding(&self, target: &str) -> Result<()> {
+        let (from, to) = (self.adding_dir(target), self.target_dir(target));
+        sync_dir(&from)?;
+        rename_new(&from, &to)?;
+        sync_dir(&self.root.join("targets"))
+    }
+
+    /// Removes what was left of targets that were being added when their manager was killed.
+    pub(crate) fn forget_unfinished(&self) {
+        let Ok(entries) = fs::read_dir(self.root.join("targets")) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(target) = name.to_str().and_then(|name| name.strip_prefix(ADDING)) else { continue };
+            tracing::warn!(target, "adding it was cut off; add it again");
+            if let Err(error) = fs::remove_dir_all(entry.path()) {
+                tracing::error!(dir = %entry.path().display(), %error, "cannot remove what is left of it");
+            }
+        }
+    }
+}
+
+/// The configurations of a target, each a numbered file in this folder. The newest is the one that counts: an older one is used only
+/// where a person asks for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Configs {
+    folder: PathBuf,
+    target: String,
+}
+
+impl Configs {
+    /// Those in the folder `dir` of a target.
+    #[must_use]
+    pub(crate) fn of(dir: &Path, target: &str) -> Configs {
+        Configs { folder: dir.join("config"), target: target.to_owned() }
+    }
+
+    /// All of them, oldest first.
+    fn files(&self) -> Result<Vec<(u32, PathBuf)>> {
+        let entries = fs::read_dir(&self.folder).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => Error::Missing(self.folder.clone()),
+            _ => Error::file("reading", &self.folder, e),
+        })?;
         let number = |path: &Path| path.file_stem()?.to_str()?.parse().ok();
         let mut files: Vec<(u32, PathBuf)> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
@@ -233,32 +313,39 @@ impl StorePaths {
         Ok(files)
     }
 
-    /// How a target is made up now.
-    ///
-    /// # Errors
-    /// When there is no such target, or its description cannot be read.
-    pub(crate) fn load_config(&self, target: &str) -> Result<TargetConfig> {
-        let files = self.config_files(target)?;
-        // The newest that was written completely: a crash can leave one cut off.
-        for (_, path) in files.iter().rev() {
-            let text = fs::read(path).map_err(|e| Error::file("reading", path, e))?;
-            if let Ok(config) = serde_json::from_slice(&text) {
-                return Ok(config);
-            }
-        }
-        Err(Error::NoTarget(target.to_owned()))
+    fn read(&self, path: &Path) -> Result<TargetConfig> {
+        let text = fs::read(path).map_err(|e| Error::file("reading", path, e))?;
+        let damaged = || Error::DamagedConfig { target: self.target.clone(), path: path.to_owned() };
+        let config: TargetConfig = serde_json::from_slice(&text).map_err(|_| damaged())?;
+        if config.name == self.target { Ok(config) } else { Err(damaged()) }
     }
 
-    /// Writes how a target is made up from now on.
+    /// How the target is made up now.
+    ///
+    /// # Errors
+    /// When the folder or its files are missing, or the newest cannot be read.
+    pub(crate) fn load(&self) -> Result<TargetConfig> {
+        match self.files()?.last() {
+            Some((_, path)) => self.read(path),
+            None => Err(Error::Missing(self.folder.join("000001.json"))),
+        }
+    }
+
+    /// Writes how the target is made up from now on.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(crate) fn save_config(&self, config: &TargetConfig) -> Result<()> {
-        let folder = self.target_dir(&config.name).join("config");
-        fs::create_dir_all(&folder).map_err(|e| Error::file("making", &folder, e))?;
-        let number = self.config_files(&config.name)?.last().map_or(1, |(number, _)| number + 1);
-        write_new(&folder.join(format!("{number:06}.json")), config)?;
-        fs::File::open(&folder).and_then(|dir| dir.sync_all()).map_err(|e| Error::file("syncing", &folder, e))
+    pub(crate) fn save(&self, config: &TargetConfig) -> Result<()> {
+        // Only its own folder: that of the target must be there.
+        match fs::create_dir(&self.folder) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::file("making", &self.folder, e));
+            }
+            _ => {}
+        }
+        let number = self.files()?.last().map_or(1, |(number, _)| number + 1);
+        write_new(&self.folder.join(format!("{number:06}.json")), config)?;
+        sync_dir(&self.folder)
     }
 }
 
@@ -273,19 +360,38 @@ fn restrict(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
-/// Writes a file that must not exist yet, durably.
+fn sync_dir(folder: &Path) -> Result<()> {
+    fs::File::open(folder).and_then(|dir| dir.sync_all()).map_err(|e| Error::file("syncing", folder, e))
+}
+
+/// Renames a file or folder to a name that must be free.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> Result<()> {
+    let (here, no_replace) = (rustix::fs::CWD, rustix::fs::RenameFlags::NOREPLACE);
+    match rustix::fs::renameat_with(here, from, here, to, no_replace) {
+        // Not every file system can do this.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => match fs::symlink_metadata(to) {
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(_) => fs::rename(from, to),
+        },
+        renamed => renamed.map_err(io::Error::from),
+    }
+    .map_err(|e| Error::file("moving", from, e))
+}
+
+/// Writes a file that must not exist yet: it has its name only once it is whole, so a crash leaves no part of it.
 fn write_new<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let failed = |e| Error::file("writing", path, e);
-    let mut file = fs::File::create_new(path).map_err(failed)?;
-    let mut write = || -> io::Result<()> {
+    let part = path.with_extension("part");
+    let write = || -> io::Result<()> {
+        let mut file = fs::File::create(&part)?;
         file.write_all(&serde_json::to_vec_pretty(value)?)?;
         file.sync_all()
     };
-    write().map_err(|e| {
-        // A part of it is of no use, and would be in the way of the next try.
-        let _ = fs::remove_file(path);
-        failed(e)
-    })
+    let written = write().map_err(failed).and_then(|()| rename_new(&part, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    written
 }
 
 /// 16 random bytes from the system.

@@ -3,12 +3,14 @@
 //! A disk is open as long as somebody holds a [`Lease`] on it: a running machine, an NBD client, a thread that reads it.
 //! When the last one is given back the disk is closed; a tapped one is then whole without Bygone.
 
+mod folder;
 mod lease;
 mod status;
 mod work;
 
 use std::{
     collections::HashMap,
+    path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -20,7 +22,7 @@ use bygone_model::{BranchId, Seq, VolumeId};
 use bygone_store::{
     Log, LogOptions,
     catalog::{Disk, Keeping},
-    env::{RealDir, SystemClock},
+    env::SystemClock,
     index::cache::PageCache,
 };
 
@@ -29,12 +31,12 @@ use crate::{
     config::TargetConfig,
     error::{Error, Result},
     machine::Machine,
-    store_dir::{StorePaths, random_id},
+    store_dir::{Configs, StorePaths, random_id},
 };
 
-use self::lease::Live;
 pub(crate) use self::lease::{Lease, open_disk};
 pub use self::status::people_bytes;
+use self::{folder::Folder, lease::Live};
 
 /// A protected machine.
 pub(crate) struct Target {
@@ -44,6 +46,8 @@ pub(crate) struct Target {
     pub paths: StorePaths,
     /// Its history.
     pub log: Arc<Log>,
+    dir: PathBuf,
+    folder: Arc<Folder>,
     config: Mutex<TargetConfig>,
     live: Mutex<HashMap<VolumeId, Live>>,
     pub(crate) machine: Mutex<Option<Arc<Machine>>>,
@@ -74,17 +78,20 @@ impl Target {
     /// Opens a target that there is.
     ///
     /// # Errors
-    /// When there is none, or its log cannot be opened.
+    /// When a part of it is missing, its newest configuration cannot be read, or its log cannot be opened. Nothing is changed then.
     pub(crate) fn open(paths: &StorePaths, name: &str, cache: &Arc<PageCache>) -> Result<Arc<Target>> {
-        let config = paths.load_config(name)?;
-        let dir = Arc::new(RealDir::new(paths.target_dir(name)));
-        let log = match Log::open(dir.clone(), Arc::new(SystemClock::new()), Target::log_options(cache)) {
-            // A crash between the making of the target and that of its log.
-            Err(bygone_store::Error::NoLog) => {
-                Log::make(dir, Arc::new(SystemClock::new()), Target::log_options(cache), random_id()?)?
-            }
-            opened => opened?,
-        };
+        Target::open_in(paths, name, paths.target_dir(name), cache)
+    }
+
+    fn open_in(paths: &StorePaths, name: &str, dir: PathBuf, cache: &Arc<PageCache>) -> Result<Arc<Target>> {
+        let config = Configs::of(&dir, name).load()?;
+        let folder = Folder::new(&dir);
+        let opened = Log::open(folder.clone(), Arc::new(SystemClock::new()), Target::log_options(cache));
+        let log = opened.map_err(|e| match e {
+            // A log is made once, when its target is added: another one would hide the history that this one had.
+            bygone_store::Error::NoLog => Error::Missing(dir.join("log")),
+            e => e.into(),
+        })?;
         for (place, damage) in log.damage_at_open() {
             tracing::error!(target = name, %place, %damage, "damaged");
         }
@@ -92,6 +99,8 @@ impl Target {
             name: name.to_owned(),
             paths: paths.clone(),
             log,
+            dir,
+            folder,
             config: Mutex::new(config),
             live: Mutex::default(),
             machine: Mutex::default(),
@@ -101,44 +110,63 @@ impl Target {
             closing: AtomicBool::new(false),
             clients: Mutex::default(),
         };
-        target.complete_disks()?;
         Ok(Arc::new(target))
     }
 
-    /// Makes a new target; its disks were checked.
+    /// Makes a new target; its disks were checked. `fill` gives its disks in the store their first content. The target has its name
+    /// once all of that is done, so a crash leaves the whole of it or nothing.
     ///
     /// # Errors
-    /// When there is one of this name, or it cannot be written.
+    /// When there is one of this name, it cannot be written, or `fill` failed. Then nothing is left of it.
     pub(crate) fn make(
         paths: &StorePaths,
         config: &TargetConfig,
         cache: &Arc<PageCache>,
+        fill: impl FnOnce(&Arc<Target>) -> Result<()>,
     ) -> Result<Arc<Target>> {
-        if paths.target_dir(&config.name).exists() {
-            return Err(Error::TargetExists(config.name.clone()));
-        }
-        let made = paths.save_config(config).and_then(|()| Target::open(paths, &config.name, cache));
+        let name = &config.name;
+        let dir = paths.begin_adding(name)?;
+        let made = Target::make_in(paths, config, &dir, cache, fill).and_then(|()| paths.finish_adding(name));
         if made.is_err() {
-            // Nothing is in it yet, and half a target would be in the way of the next try.
-            let _ = std::fs::remove_dir_all(paths.target_dir(&config.name));
+            let _ = std::fs::remove_dir_all(&dir);
         }
-        made
+        made.and_then(|()| Target::open(paths, name, cache))
     }
 
-    /// Adds the disks that the log does not know yet: all of a new target's, or what a crash kept from it.
-    fn complete_disks(&self) -> Result<()> {
-        let known = self.log.catalog().disks;
-        for disk in self.config().disks.iter().filter(|d| known.iter().all(|k| k.name != d.id)) {
-            let keeping = if disk.path.is_some() { Keeping::Tap } else { Keeping::Store };
-            let sectors = bygone_model::Sectors::of_bytes(disk.size_bytes);
-            self.log.add_disk(&Disk {
+    fn make_in(
+        paths: &StorePaths,
+        config: &TargetConfig,
+        dir: &Path,
+        cache: &Arc<PageCache>,
+        fill: impl FnOnce(&Arc<Target>) -> Result<()>,
+    ) -> Result<()> {
+        Configs::of(dir, &config.name).save(config)?;
+        let (clock, options) = (Arc::new(SystemClock::new()), Target::log_options(cache));
+        let log = Log::make(Folder::new(dir), clock, options, random_id()?)?;
+        for disk in &config.disks {
+            log.add_disk(&Disk {
                 name: disk.id.clone(),
-                sectors,
+                sectors: bygone_model::Sectors::of_bytes(disk.size_bytes),
                 block_bytes: disk.block_bytes,
-                keeping,
+                keeping: if disk.path.is_some() { Keeping::Tap } else { Keeping::Store },
             })?;
         }
+        drop(log);
+        let target = Target::open_in(paths, &config.name, dir.to_owned(), cache)?;
+        fill(&target)?;
+        target.log.flush()?;
         Ok(())
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Lets go of its folder: nothing is written there any more.
+    pub(crate) fn leave_folder(&self) {
+        self.folder.leave();
     }
 
     /// How it is made up.
@@ -147,14 +175,22 @@ impl Target {
         lock(&self.config).clone()
     }
 
-    /// Changes how it is made up.
+    /// Changes how it is made up; one change after the other.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub(crate) fn set_config(&self, config: TargetConfig) -> Result<()> {
-        self.paths.save_config(&config)?;
-        *lock(&self.config) = config;
-        Ok(())
+    /// When `change` refuses, or it cannot be written. Then nothing has changed.
+    pub(crate) fn change_config(
+        &self,
+        change: impl FnOnce(&mut TargetConfig) -> Result<()>,
+    ) -> Result<TargetConfig> {
+        let mut config = lock(&self.config);
+        let mut new = config.clone();
+        change(&mut new)?;
+        if new != *config {
+            Configs::of(&self.dir, &self.name).save(&new)?;
+            *config = new;
+        }
+        Ok(config.clone())
     }
 
     /// The branch that is the present.

@@ -33,6 +33,13 @@ pub(crate) fn local(time: Micros) -> String {
     at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// A time of this day in this computer's zone, for messages about what goes on.
+#[must_use]
+pub(crate) fn time_of_day(time: Micros) -> String {
+    let at = jiff::Timestamp::from_microsecond(time.0).unwrap_or(jiff::Timestamp::MIN);
+    at.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S").to_string()
+}
+
 /// A moment as it is shown.
 #[must_use]
 pub(crate) fn info(moment: Moment) -> MomentInfo {

@@ -5,7 +5,7 @@ use crate::{
     api::{Status, StoreStatus, TargetInfo},
     error::{Error, Result},
     machine::Machine,
-    target::{self, Target, lock},
+    target::{self, Target},
 };
 
 /// With less room than this, a store says so.
@@ -49,8 +49,11 @@ impl Manager {
             }
             targets.push(status);
         }
-        for (name, why) in lock(&self.broken).iter() {
-            problems.push(format!("{name}: {why}"));
+        if let Some(why) = self.registry.folder_trouble() {
+            problems.push(format!("no target can be used: {why}; {}", why.hint()));
+        }
+        for (name, why) in self.registry.unavailable() {
+            problems.push(format!("{name}: cannot be used: {why}; {}", why.hint()));
         }
         let free_bytes =
             bygone_store::env::Dir::free_bytes(&bygone_store::env::RealDir::new(self.paths.root()))

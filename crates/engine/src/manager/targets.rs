@@ -3,8 +3,11 @@
 use std::{
     fs,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
+
+use bygone_model::Micros;
 
 use super::{Manager, WANTED_EVERY, status::info, value};
 use crate::{
@@ -12,16 +15,11 @@ use crate::{
     config::{self, DiskConfig, TargetConfig},
     error::{Error, Result},
     machine::Machine,
-    store_dir::StorePaths,
     target::{self, Target},
 };
 
-/// Removes a target whose disks were not imported completely: half a disk is worse than none.
-pub(super) fn discard(paths: &StorePaths, target: &str) {
-    let dir = paths.target_dir(target);
-    if let Err(error) = fs::remove_dir_all(&dir) {
-        tracing::error!(dir = %dir.display(), %error, "cannot remove what is left of it");
-    }
+fn now() -> Micros {
+    Micros(jiff::Timestamp::now().as_microsecond())
 }
 
 impl Manager {
@@ -33,9 +31,35 @@ impl Manager {
         answers: &mut dyn Answers,
     ) -> Result<serde_json::Value> {
         config::check_name(&config.name)?;
-        if self.paths.target_dir(&config.name).exists() {
-            return Err(Error::TargetExists(config.name.clone()));
+        let target = self.registry.add(&config.name, now(), || self.make(config, disks, answers))?;
+        target.read_disks()?;
+        let mut told = false;
+        while wait && target.is_busy() {
+            if !answers.wanted() {
+                break;
+            }
+            if !told && target.is_paused() {
+                told = true;
+                answers.note("the store is full; the disk is read on as soon as there is room".to_owned());
+            }
+            let status = target.status()?;
+            let tapped = || status.disks.iter().filter(|d| d.mode == "tap");
+            answers.progress(Progress {
+                doing: "reading the disk".to_owned(),
+                done_bytes: tapped().map(|d| d.read_bytes).sum(),
+                total_bytes: tapped().map(|d| d.size_bytes).sum(),
+            });
+            std::thread::sleep(WANTED_EVERY / 4);
         }
+        value(&info(&target)?)
+    }
+
+    fn make(
+        &self,
+        config: &TargetConfig,
+        disks: &[NewDisk],
+        answers: &mut dyn Answers,
+    ) -> Result<Arc<Target>> {
         for file in config.kernel.iter().chain(&config.initrd) {
             fs::metadata(file).map_err(|e| Error::file("using", file, e))?;
         }
@@ -69,42 +93,9 @@ impl Manager {
             }
             config.disks.push(DiskConfig { id, path, block_bytes: disk.block_bytes, size_bytes: size });
         }
-        config.importing = !imports.is_empty();
-        let name = config.name.clone();
-        let target = Target::make(&self.paths, &config, &self.cache)?;
-        self.targets_mut().insert(name, target.clone());
-        let imported = imports
-            .iter()
-            .try_for_each(|(id, path)| crate::import::import(&target, id, path, answers))
-            .and_then(|()| match config.importing {
-                true => target.set_config(TargetConfig { importing: false, ..target.config() }),
-                false => Ok(()),
-            });
-        if let Err(e) = imported {
-            self.targets_mut().remove(&target.name);
-            discard(&self.paths, &target.name);
-            return Err(e);
-        }
-        target.read_disks()?;
-        let mut told = false;
-        while wait && target.is_busy() {
-            if !answers.wanted() {
-                break;
-            }
-            if !told && target.is_paused() {
-                told = true;
-                answers.note("the store is full; the disk is read on as soon as there is room".to_owned());
-            }
-            let status = target.status()?;
-            let tapped = || status.disks.iter().filter(|d| d.mode == "tap");
-            answers.progress(Progress {
-                doing: "reading the disk".to_owned(),
-                done_bytes: tapped().map(|d| d.read_bytes).sum(),
-                total_bytes: tapped().map(|d| d.size_bytes).sum(),
-            });
-            std::thread::sleep(WANTED_EVERY / 4);
-        }
-        value(&info(&target)?)
+        Target::make(&self.paths, &config, &self.cache, |target| {
+            imports.iter().try_for_each(|(id, path)| crate::import::import(target, id, path, answers))
+        })
     }
 
     pub(super) fn remove(&self, name: &str, delete_history: bool) -> Result<serde_json::Value> {
@@ -121,7 +112,9 @@ impl Manager {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        self.targets_mut().remove(name);
+        // From here on whoever still holds it cannot bring its folder back.
+        found.leave_folder();
+        self.registry.forget(name);
         drop(found);
         let dir = self.paths.target_dir(name);
         let kept_at = if delete_history {

@@ -28,7 +28,7 @@ fn target(store: &Path, path: Option<&Path>) -> Arc<Target> {
     let size_bytes = path.map_or(1 << 20, |path| std::fs::metadata(path).unwrap().len());
     let path = path.map(Path::to_owned);
     config.disks.push(DiskConfig { id: "vda".into(), path, block_bytes: 512, size_bytes });
-    Target::make(&paths, &config, &PageCache::new(CACHE_BYTES)).unwrap()
+    Target::make(&paths, &config, &PageCache::new(CACHE_BYTES), |_| Ok(())).unwrap()
 }
 
 /// A device that says, when it goes, whether the target still counts it as open.

@@ -1,0 +1,206 @@
+use std::{path::Path, sync::Arc};
+
+use bygone_model::{BranchId, Event, Kind};
+
+use super::Manager;
+use crate::{
+    Error, Result,
+    api::{NewDisk, NewSource, Request, Status},
+    ask,
+    config::TargetConfig,
+    serve::Nobody,
+    store_dir::StorePaths,
+};
+
+/// A store in a temporary folder.
+struct World {
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        StorePaths::new(&dir.path().join("store")).make().unwrap();
+        World { dir }
+    }
+
+    fn paths(&self) -> StorePaths {
+        StorePaths::new(&self.dir.path().join("store"))
+    }
+
+    fn manager(&self) -> Arc<Manager> {
+        Manager::open(&self.paths()).unwrap()
+    }
+
+    /// A manager of a store with these targets, which have one disk of 1 MiB each.
+    fn with(names: &[&str]) -> (World, Arc<Manager>) {
+        let world = World::new();
+        let manager = world.manager();
+        for name in names {
+            add(&manager, name).unwrap();
+        }
+        (world, manager)
+    }
+
+    fn target_dir(&self, name: &str) -> std::path::PathBuf {
+        self.paths().target_dir(name)
+    }
+}
+
+fn add_request(name: &str) -> Request {
+    let disk = NewDisk { id: None, source: NewSource::Store(1 << 20), block_bytes: 512 };
+    Request::TargetAdd { config: TargetConfig::new(name), disks: vec![disk], wait: true }
+}
+
+fn add(manager: &Manager, name: &str) -> Result<()> {
+    manager.handle(&add_request(name), &mut Nobody).map(drop)
+}
+
+fn status(manager: &Manager) -> Status {
+    serde_json::from_value(manager.handle(&Request::Status, &mut Nobody).unwrap()).unwrap()
+}
+
+fn served(manager: &Manager) -> Vec<String> {
+    status(manager).targets.into_iter().map(|target| target.name).collect()
+}
+
+fn files_below(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_missing_log_is_an_error_of_that_target_alone_and_never_a_new_log() {
+    let (world, manager) = World::with(&["db", "web"]);
+    drop(manager);
+    let (log, away) = (world.target_dir("web").join("log"), world.dir.path().join("away"));
+    std::fs::rename(&log, &away).unwrap();
+
+    let manager = world.manager();
+    assert_eq!(served(&manager), ["db"]);
+    let said = status(&manager).problems.join("\n");
+    assert!(said.contains("web") && said.contains("log is missing"), "{said}");
+    assert!(matches!(manager.target("web"), Err(Error::Unavailable { .. })));
+    assert!(!log.exists());
+    assert!(matches!(add(&manager, "web"), Err(Error::TargetExists(_))));
+
+    // As when a file system is mounted late: nobody has to be restarted.
+    std::fs::rename(&away, &log).unwrap();
+    manager.target("web").unwrap();
+    assert_eq!(served(&manager), ["db", "web"]);
+}
+
+#[test]
+fn a_missing_folder_of_targets_keeps_nobody_from_the_status_and_is_not_made_anew() {
+    let (world, manager) = World::with(&["web"]);
+    drop(manager);
+    let (targets, away) = (world.paths().root().join("targets"), world.dir.path().join("away"));
+    std::fs::rename(&targets, &away).unwrap();
+    let manager = world.manager();
+    let said = status(&manager).problems.join("\n");
+    assert!(said.contains("targets is missing"), "{said}");
+    assert!(matches!(add(&manager, "db"), Err(Error::Missing(_))));
+    assert!(matches!(manager.target("web"), Err(Error::Unavailable { .. })));
+    assert!(!targets.exists());
+    std::fs::rename(&away, &targets).unwrap();
+    manager.target("web").unwrap();
+}
+
+#[test]
+fn an_unreadable_newest_configuration_is_no_reason_to_use_an_older_one() {
+    let (world, manager) = World::with(&["db", "web"]);
+    let settings = vec![("memory".to_owned(), "2G".to_owned())];
+    manager.handle(&Request::TargetSet { name: "web".into(), settings }, &mut Nobody).unwrap();
+    drop(manager);
+    std::fs::write(world.target_dir("web").join("config/000002.json"), "{").unwrap();
+    let before = files_below(&world.target_dir("web"));
+
+    let manager = world.manager();
+    assert_eq!(served(&manager), ["db"]);
+    let said = status(&manager).problems.join("\n");
+    assert!(said.contains("000002.json"), "{said}");
+    let refused = manager.target("web");
+    assert!(
+        matches!(&refused, Err(Error::Unavailable { why, .. }) if matches!(**why, Error::DamagedConfig { .. }))
+    );
+    assert_eq!(files_below(&world.target_dir("web")), before);
+}
+
+#[test]
+fn of_two_that_add_one_name_one_gets_it() {
+    let (_world, manager) = World::with(&[]);
+    let added: Vec<Result<()>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| add(&manager, "web"))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(added.iter().filter(|added| added.is_ok()).count(), 1, "{added:?}");
+    for refused in added.iter().filter_map(|added| added.as_ref().err()) {
+        assert!(matches!(refused, Error::TargetExists(_) | Error::Busy { .. }), "{refused:?}");
+    }
+    assert_eq!(served(&manager), ["web"]);
+}
+
+#[test]
+fn of_two_that_change_settings_neither_is_lost() {
+    let (_world, manager) = World::with(&["web"]);
+    std::thread::scope(|scope| {
+        for (key, text) in [("memory", "2G"), ("cpus", "7"), ("append", "quiet"), ("autostart", "true")] {
+            let settings = vec![(key.to_owned(), text.to_owned())];
+            let request = Request::TargetSet { name: "web".into(), settings };
+            let manager = &manager;
+            scope.spawn(move || manager.handle(&request, &mut Nobody).unwrap());
+        }
+    });
+    let config = manager.target("web").unwrap().config();
+    assert_eq!((config.memory_mib, config.cpus, config.autostart), (2048, 7, true));
+    assert_eq!(config.append.as_deref(), Some("quiet"));
+}
+
+#[test]
+fn a_removed_target_does_not_come_back_whoever_still_holds_it() {
+    let (world, manager) = World::with(&["web"]);
+    let held = manager.target("web").unwrap();
+    let event = Event::new(Kind::Manager, "here");
+    held.log.event(BranchId(0), &event).unwrap();
+    let request = Request::TargetRemove { name: "web".into(), delete_history: true };
+    manager.handle(&request, &mut Nobody).unwrap();
+    let _ = held.log.event(BranchId(0), &event);
+    held.log.checkpoint().unwrap_err();
+    while held.log.maintain().is_ok_and(|more| more) {}
+    assert!(!world.target_dir("web").exists());
+}
+
+#[test]
+fn six_commands_at_once_without_a_manager_wait_for_one_another() {
+    let (world, manager) = World::with(&["web"]);
+    drop(manager);
+    let root = world.paths().root().to_owned();
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| ask(&root, &Request::Status, &mut Nobody).unwrap());
+        }
+    });
+}
+
+#[test]
+fn what_a_kill_left_of_a_target_that_was_being_added_goes_and_nothing_else() {
+    let (world, manager) = World::with(&["web"]);
+    drop(manager);
+    let before = files_below(&world.target_dir("web"));
+    let left = world.paths().begin_adding("db").unwrap();
+    std::fs::write(left.join("import-vda.raw"), "half").unwrap();
+    let manager = world.manager();
+    assert_eq!(served(&manager), ["web"]);
+    assert!(!left.exists());
+    let after = files_below(&world.target_dir("web"));
+    assert!(before.iter().all(|file| after.contains(file)));
+    add(&manager, "db").unwrap();
+}
