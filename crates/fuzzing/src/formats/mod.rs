@@ -8,7 +8,7 @@ use bygone_model::Seq;
 use bygone_store::format::{
     self,
     checkpoint::{self, Name, Table, TreeRef},
-    page::{self, PAGE_ENTRIES_MAX, STRIPE_SECTORS},
+    page::{self, STRIPE_SECTORS},
     record::{self, Flaw, Header},
     segment::{self, HeaderFlaw, SegmentHeader, SegmentIndex},
 };
@@ -145,18 +145,21 @@ fn segment_index(bytes: &[u8], how: u8) {
 
 fn page(bytes: &[u8]) {
     let Some(page) = page::decode(bytes, FILE) else { return };
-    assert!(page.entries.len() <= PAGE_ENTRIES_MAX);
+    assert!(page.entries.len() <= page::entries_max(page.level));
+    assert_eq!(page.children.len(), if page.level == 0 { 0 } else { page.entries.len() });
+    assert!(page.children.iter().all(|child| child.file == FILE && child.offset.is_multiple_of(8)));
     for entry in &page.entries {
         assert!(u64::from(entry.lba) + u64::from(entry.sectors) <= STRIPE_SECTORS);
         assert_eq!(entry.end(), entry.lba + entry.sectors);
     }
     let mut again = Vec::new();
-    page::encode(page.level, &page.entries, FILE, &mut again);
+    page::encode(page.level, &page.entries, &page.children, FILE, &mut again);
     if [7, 10, 11].iter().all(|at| bytes[*at] == 0) {
         assert_eq!(again, bytes);
     }
     let decoded = page::decode(&again, FILE).unwrap();
     assert_eq!((decoded.level, &decoded.entries), (page.level, &page.entries));
+    assert_eq!(decoded.children, page.children);
     for seq in [0, 1, u64::MAX] {
         for (entry, first, end) in page.newest_first(0, STRIPE_SECTORS as u32, seq) {
             assert!(entry.lba <= first && first < end && end <= entry.end() && entry.seq <= seq);
@@ -169,9 +172,10 @@ fn table(bytes: &[u8]) {
     let Some(table) = Table::decode(bytes, FILE) else { return };
     assert!(table.rows.len() <= checkpoint::TABLE_STRIPES as usize);
     let trees = |row: &checkpoint::Row| row.deltas.len() + row.before.iter().chain(&row.after).count();
-    let sizes: usize = table.rows.iter().map(|row| 8 + trees(row) * 32).sum();
+    let sizes: usize = table.rows.iter().map(|row| 8 + trees(row) * 40).sum();
     assert_eq!(16 + sizes, bytes.len());
     for row in &table.rows {
+        assert!(row.deltas.is_sorted_by(|newer, older| newer.low >= older.high), "newest first");
         let known =
             |tree: &TreeRef| row.deltas.contains(tree) || [row.before, row.after].contains(&Some(*tree));
         for seq in [Seq(0), Seq(1), Seq::MAX] {

@@ -107,12 +107,12 @@ pub(crate) fn file(name: &str, bytes: &mut [u8], at: usize) -> bool {
 fn block(bytes: &mut [u8]) -> Option<()> {
     let count = usize::from(u16::from_le_bytes([*bytes.get(8)?, *bytes.get(9)?]));
     let len = if bytes[4] == b'P' {
-        16 + count * 24
+        16 + count * if bytes[6] == 0 { 24 } else { 32 }
     } else {
         let mut at = 16;
         for _ in 0..usize::from(bytes[6]) {
             let trees = usize::from(*bytes.get(at + 4)?) + (*bytes.get(at + 5)? & 3).count_ones() as usize;
-            at += 8 + trees * 32;
+            at += 8 + trees * 40;
         }
         at
     };

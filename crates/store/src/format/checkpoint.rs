@@ -1,13 +1,14 @@
 //! Checkpoint files: trees of pages, tables that lead to them, and a footer.
 //!
 //! ```text
-//! header   0 magic 8 | 8 version u16 | 10 zero u16 | 12 number u32 | 16 log id 16 | 32 zero … | 60 crc u32
+//! header   0 magic 8 | 8 version u16 | 10 encryption u8 | 11 compression u8 | 12 number u32 | 16 log id 16 | 32 term u32
+//!         36 zero … | 60 crc u32
 //! blocks   pages (see `page`), tables, the list of events; each a multiple of 8 bytes
 //! footer   JSON
 //! trailer  0 magic 8 | 8 footer offset u64 | 16 footer bytes u32 | 20 footer crc u32 | 24 zero … | 60 crc u32
 //! table    0 crc u32 | 4 magic u16 | 6 rows u16 | 8 file u32 | 12 zero u32 | rows
 //! row      stripe u32 | deltas u8 | images u8 (1: before, 2: after) | zero u16 | trees: deltas newest first, images
-//! tree     file u32 | offset8 u32 | bytes u32 | entries u32 | low u64 | high u64
+//! tree     file u32 | bytes u32 | offset u64 | crc u32 | entries u32 | low u64 | high u64
 //! ```
 
 use bygone_model::{Micros, Seq};
@@ -148,9 +149,11 @@ impl Trailer {
     }
 }
 
-/// Where the tables of a volume are: `(index, file, offset8, bytes)`, where table `index` covers the stripes from
-/// `index * TABLE_STRIPES` on. Tables without rows are left out.
-pub type Tables = Vec<(u32, u32, u32, u32)>;
+/// Where a table is: table `index` of a volume covers the stripes from `index * TABLE_STRIPES` on.
+pub type TableRef = (u32, PageRef);
+
+/// Where the tables of a volume are, in order. Tables without rows are left out.
+pub type Tables = Vec<TableRef>;
 
 /// A segment that has records of the checkpoint's span: number, first seq, time of the first record.
 pub type SegmentStart = (u32, Seq, Micros);
@@ -227,6 +230,14 @@ pub struct Row {
     pub after: Option<TreeRef>,
 }
 
+impl Row {
+    /// The deltas are newest first and do not overlap: a reader asks them in this order and believes the first that knows.
+    #[must_use]
+    pub fn is_in_order(&self) -> bool {
+        self.deltas.windows(2).all(|pair| pair[0].low >= pair[1].high)
+    }
+}
+
 /// Rows of up to [`TABLE_STRIPES`] stripes, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
@@ -251,14 +262,16 @@ impl Table {
         out.put_u32(file);
         out.put_u32(0);
         for row in &self.rows {
+            assert!(row.is_in_order(), "deltas stand newest first");
             out.put_u32(row.stripe);
             out.put_u8(row.deltas.len() as u8);
             out.put_u8(u8::from(row.before.is_some()) | u8::from(row.after.is_some()) << 1);
             out.put_u16(0);
             for tree in row.deltas.iter().chain(&row.before).chain(&row.after) {
                 out.put_u32(tree.root.file);
-                out.put_u32(tree.root.offset8);
                 out.put_u32(tree.root.len_bytes);
+                out.put_u64(tree.root.offset);
+                out.put_u32(tree.root.crc);
                 out.put_u32(tree.entries);
                 out.put_u64(tree.low.0);
                 out.put_u64(tree.high.0);
@@ -291,6 +304,9 @@ impl Table {
             for _ in 0..deltas {
                 row.deltas.push(decode_tree(&mut b)?);
             }
+            if !row.is_in_order() {
+                return None;
+            }
             if images & 1 != 0 {
                 row.before = Some(decode_tree(&mut b)?);
             }
@@ -304,8 +320,10 @@ impl Table {
 }
 
 fn decode_tree(b: &mut Bytes<'_>) -> Option<TreeRef> {
-    let root = PageRef { file: b.u32()?, offset8: b.u32()?, len_bytes: b.u32()? };
-    Some(TreeRef { root, entries: b.u32()?, low: Seq(b.u64()?), high: Seq(b.u64()?) })
+    let (file, len_bytes) = (b.u32()?, b.u32()?);
+    let root = PageRef { file, len_bytes, offset: b.u64()?, crc: b.u32()? };
+    let tree = TreeRef { root, entries: b.u32()?, low: Seq(b.u64()?), high: Seq(b.u64()?) };
+    (root.is_aligned() && tree.low <= tree.high).then_some(tree)
 }
 
 #[cfg(test)]
@@ -325,10 +343,10 @@ mod tests {
     #[test]
     fn a_table_comes_back_and_no_flipped_bit_passes() {
         let tree = |n: u32| TreeRef {
-            root: PageRef { file: n, offset8: 8 * n, len_bytes: 40 },
+            root: PageRef { file: n, offset: (64 * u64::from(n)) << 30, len_bytes: 40, crc: n ^ 99 },
             entries: n,
-            low: Seq(u64::from(n)),
-            high: Seq(u64::from(n) + 5),
+            low: Seq(100 - u64::from(n)),
+            high: Seq(101 - u64::from(n)),
         };
         let rows = vec![
             Row { stripe: 0, deltas: vec![tree(1), tree(2)], before: Some(tree(3)), after: None },

@@ -7,27 +7,43 @@
 //!
 //! ```text
 //! page   0 crc u32 | 4 magic u16 | 6 level u8 | 7 zero u8 | 8 entries u16 | 10 zero u16 | 12 file u32 | 16 entries
-//! entry  0 lba u32 (in the stripe) | 4 sectors u32 | 8 seq u64 | 16 place u32 + u32
+//! leaf   0 lba u32 (in the stripe) | 4 sectors u32 | 8 seq u64 | 16 segment u32 | 20 offset u32
+//! inner  0 lba u32 (in the stripe) | 4 sectors u32 | 8 seq u64 | 16 offset u64 | 24 bytes u32 | 28 crc u32
 //! ```
-//! The crc covers everything behind it; `file` is the number of the checkpoint file that the page is in.
+//! The crc covers everything behind it; `file` is the number of the checkpoint file that the page is in. A page's crc also
+//! stands in the entry that leads to it, so that a page of another place or time is not taken for the one that is meant.
 
 mod newest;
 
 use super::{Bytes, PutBytes, crc32c};
+use crate::index::tree::PageRef;
 
 /// Sectors of a stripe: 1 GiB of a volume.
 pub const STRIPE_SECTORS: u64 = (1 << 30) / 512;
-/// Entries of a full page; a page takes at most 4 KiB.
+/// Entries of a full leaf, which takes at most 4 KiB; an inner page has fewer ([`entries_max`]).
 pub const PAGE_ENTRIES_MAX: usize = 170;
 /// Trees higher than this are not believed.
 pub const LEVELS_MAX: u8 = 12;
 
 const PAGE_HEADER_BYTES: usize = 16;
-const PAGE_ENTRY_BYTES: usize = 24;
+const LEAF_ENTRY_BYTES: usize = 24;
+const INNER_ENTRY_BYTES: usize = 32;
 const MAGIC: u16 = u16::from_le_bytes(*b"Pg");
 
 /// The longest page in bytes.
-pub const PAGE_BYTES_MAX: usize = PAGE_HEADER_BYTES + PAGE_ENTRIES_MAX * PAGE_ENTRY_BYTES;
+pub const PAGE_BYTES_MAX: usize = PAGE_HEADER_BYTES + PAGE_ENTRIES_MAX * LEAF_ENTRY_BYTES;
+/// Pages, tables and lists begin at multiples of this.
+pub const BLOCK_ALIGN_BYTES: u64 = 8;
+
+/// Entries of a full page of this level.
+#[must_use]
+pub const fn entries_max(level: u8) -> usize {
+    (PAGE_BYTES_MAX - PAGE_HEADER_BYTES) / entry_bytes(level)
+}
+
+const fn entry_bytes(level: u8) -> usize {
+    if level == 0 { LEAF_ENTRY_BYTES } else { INNER_ENTRY_BYTES }
+}
 
 /// One run of sectors in a page. What `place` means depends on the page's level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +54,7 @@ pub struct PageEntry {
     pub sectors: u32,
     /// Since when.
     pub seq: u64,
-    /// Leaf: segment number, byte offset (see [`super::segment::Location`]). Inner node: byte offset, length of the child page.
+    /// Leaf: segment number, byte offset (see [`super::segment::Location`]). Inner node: which of the page's children, and 0.
     pub place: (u32, u32),
 }
 
@@ -57,22 +73,32 @@ pub struct Page {
     pub level: u8,
     /// Its entries: leaves and inner nodes of images sorted by lba, those of deltas by seq.
     pub entries: Vec<PageEntry>,
+    /// Where the children of an inner page are.
+    pub children: Vec<PageRef>,
     /// They are sorted by lba and do not overlap.
     pub is_disjoint: bool,
     by_lba: newest::Search,
 }
 
 impl Page {
-    /// A page of these entries.
+    /// A leaf of these entries, or an inner page with its children.
     #[must_use]
-    pub fn new(level: u8, entries: Vec<PageEntry>) -> Page {
+    pub fn new(level: u8, entries: Vec<PageEntry>, children: Vec<PageRef>) -> Page {
         let is_disjoint = entries.windows(2).all(|pair| pair[0].end() <= pair[1].lba);
-        Page { level, entries, is_disjoint, by_lba: newest::Search::new() }
+        Page { level, entries, children, is_disjoint, by_lba: newest::Search::new() }
+    }
+
+    /// The child that an entry of this inner page leads to.
+    #[must_use]
+    pub fn child(&self, place: (u32, u32)) -> Option<PageRef> {
+        self.children.get(place.0 as usize).copied()
     }
 }
 
-/// Encodes a page that goes into checkpoint file `file`.
-pub fn encode(level: u8, entries: &[PageEntry], file: u32, out: &mut Vec<u8>) {
+/// Encodes a page that goes into checkpoint file `file`. An inner page's entries say which of `children` they lead to; it
+/// must have that one.
+pub fn encode(level: u8, entries: &[PageEntry], children: &[PageRef], file: u32, out: &mut Vec<u8>) {
+    assert!(entries.len() <= entries_max(level), "{} entries in a page of level {level}", entries.len());
     let start = out.len();
     out.put_u32(0);
     out.put_u16(MAGIC);
@@ -85,11 +111,26 @@ pub fn encode(level: u8, entries: &[PageEntry], file: u32, out: &mut Vec<u8>) {
         out.put_u32(e.lba);
         out.put_u32(e.sectors);
         out.put_u64(e.seq);
-        out.put_u32(e.place.0);
-        out.put_u32(e.place.1);
+        if level == 0 {
+            out.put_u32(e.place.0);
+            out.put_u32(e.place.1);
+        } else {
+            let child = children[e.place.0 as usize];
+            assert!(child.file == file, "a tree has all its pages in one file");
+            out.put_u64(child.offset);
+            out.put_u32(child.len_bytes);
+            out.put_u32(child.crc);
+        }
     }
     let crc = crc32c(&out[start + 4..]);
     out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Where a page or a table whose bytes these are comes to stand.
+#[must_use]
+pub fn place_of(bytes: &[u8], file: u32, offset: u64) -> PageRef {
+    let crc = Bytes(bytes).u32().unwrap_or(0);
+    PageRef { file, offset, len_bytes: bytes.len() as u32, crc }
 }
 
 /// Decodes a page of checkpoint file `file`. `None`: damaged, or not this page.
@@ -101,20 +142,33 @@ pub fn decode(bytes: &[u8], file: u32) -> Option<Page> {
         return None;
     }
     let (level, _, count, _, in_file) = (b.u8()?, b.u8()?, b.u16()?, b.u16()?, b.u32()?);
-    let fits = usize::from(count) <= PAGE_ENTRIES_MAX && b.0.len() == usize::from(count) * PAGE_ENTRY_BYTES;
+    let count = usize::from(count);
+    let fits = count <= entries_max(level) && b.0.len() == count * entry_bytes(level);
     if in_file != file || level > LEVELS_MAX || !fits {
         return None;
     }
-    let mut entries = Vec::with_capacity(usize::from(count));
-    for _ in 0..count {
-        let entry =
-            PageEntry { lba: b.u32()?, sectors: b.u32()?, seq: b.u64()?, place: (b.u32()?, b.u32()?) };
-        if u64::from(entry.lba) + u64::from(entry.sectors) > STRIPE_SECTORS {
+    let mut entries = Vec::with_capacity(count);
+    let mut children = Vec::with_capacity(if level == 0 { 0 } else { count });
+    for i in 0..count {
+        let (lba, sectors, seq) = (b.u32()?, b.u32()?, b.u64()?);
+        if u64::from(lba) + u64::from(sectors) > STRIPE_SECTORS {
             return None;
         }
-        entries.push(entry);
+        let place = if level == 0 {
+            (b.u32()?, b.u32()?)
+        } else {
+            children.push(decode_ref(&mut b, file)?);
+            (i as u32, 0)
+        };
+        entries.push(PageEntry { lba, sectors, seq, place });
     }
-    Some(Page::new(level, entries))
+    Some(Page::new(level, entries, children))
+}
+
+/// Where a page of checkpoint file `file` is, and its crc.
+fn decode_ref(b: &mut Bytes<'_>, file: u32) -> Option<PageRef> {
+    let at = PageRef { file, offset: b.u64()?, len_bytes: b.u32()?, crc: b.u32()? };
+    at.is_aligned().then_some(at)
 }
 
 #[cfg(test)]
@@ -128,10 +182,29 @@ mod tests {
             PageEntry { lba: 8, sectors: 100, seq: 9, place: (2, 0) },
         ];
         let mut bytes = Vec::new();
-        encode(0, &entries, 5, &mut bytes);
+        encode(0, &entries, &[], 5, &mut bytes);
         let page = decode(&bytes, 5).unwrap();
         assert_eq!((page.level, page.entries), (0, entries));
         assert!(decode(&bytes, 6).is_none());
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&flipped, 5).is_none(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn an_inner_page_says_where_its_children_are_and_what_they_hold() {
+        let far = PageRef { file: 5, offset: 40 << 30, len_bytes: 4096, crc: 77 };
+        let near = PageRef { file: 5, offset: 64, len_bytes: 40, crc: 78 };
+        // Children come in any order, and one may be wanted twice.
+        let entries = [(0, 1), (8, 0), (16, 1)];
+        let entries = entries.map(|(lba, child)| PageEntry { lba, sectors: 8, seq: 3, place: (child, 0) });
+        let mut bytes = Vec::new();
+        encode(1, &entries, &[far, near], 5, &mut bytes);
+        let page = decode(&bytes, 5).unwrap();
+        let children: Vec<_> = page.entries.iter().map(|entry| page.child(entry.place)).collect();
+        assert_eq!(children, [Some(near), Some(far), Some(near)]);
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);

@@ -16,7 +16,8 @@ use crate::{
     format::{
         VERSION,
         checkpoint::{
-            self, FRAME_BYTES, Footer, Name, Row, StoredEvent, TABLE_STRIPES, Table, Tables, Trailer, TreeRef,
+            self, FRAME_BYTES, Footer, Name, Row, StoredEvent, TABLE_STRIPES, Table, TableRef, Tables,
+            Trailer, TreeRef,
         },
         crc32c,
         page::{self, PAGE_BYTES_MAX, Page, STRIPE_SECTORS},
@@ -39,7 +40,7 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// The tables of a volume.
     #[must_use]
-    pub fn tables(&self, volume: VolumeId) -> &[(u32, u32, u32, u32)] {
+    pub fn tables(&self, volume: VolumeId) -> &[TableRef] {
         let of = |tables: &(u32, Tables)| tables.0 == volume.0;
         self.footer.volumes.iter().find(|tables| of(tables)).map_or(&[], |(_, tables)| tables.as_slice())
     }
@@ -185,44 +186,46 @@ impl IndexFiles {
         self.read_json(&*file, &checkpoint.name.file_name(), checkpoint.footer.events)
     }
 
-    fn read_block(&self, number: u32, offset: u64, len_bytes: u32, max: usize) -> Result<Vec<u8>> {
-        let file = self.file(number)?;
-        if len_bytes as usize > max {
-            return Err(Error::damaged(&self.file_name(number)?, offset, Damage::Inconsistent));
+    /// The bytes of a page or a table, if they are the ones that are meant.
+    fn read_block(&self, at: PageRef, max: usize) -> Result<Vec<u8>> {
+        let file = self.file(at.file)?;
+        let name = || self.file_name(at.file);
+        if at.len_bytes as usize > max {
+            return Err(Error::damaged(&name()?, at.offset, Damage::Inconsistent));
         }
-        let mut bytes = vec![0; len_bytes as usize];
-        match read_exact_at(&*file, &mut bytes, offset) {
+        let mut bytes = vec![0; at.len_bytes as usize];
+        match read_exact_at(&*file, &mut bytes, at.offset) {
+            // What is whole in itself and yet not this one is an old page, or a page of another place.
+            Ok(()) if page::place_of(&bytes, at.file, at.offset) != at => {
+                Err(Error::damaged(&name()?, at.offset, Damage::Misplaced))
+            }
             Ok(()) => Ok(bytes),
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Err(Error::damaged(&self.file_name(number)?, offset, Damage::Truncated))
+                Err(Error::damaged(&name()?, at.offset, Damage::Truncated))
             }
-            Err(e) => Err(Error::io("reading", &self.file_name(number)?, e)),
+            Err(e) => Err(Error::io("reading", &name()?, e)),
         }
     }
 
-    /// The table at `(index, file, offset8, bytes)`.
+    /// The table at a place.
     ///
     /// # Errors
     /// When it cannot be read or is damaged.
-    pub fn table(&self, at: (u32, u32, u32, u32)) -> Result<Arc<Table>> {
-        let (_, file, offset8, len_bytes) = at;
-        let key = PageRef { file, offset8, len_bytes };
-        if let Some(table) = self.cache.table(self.cache_key, key) {
+    pub fn table(&self, at: PageRef) -> Result<Arc<Table>> {
+        if let Some(table) = self.cache.table(self.cache_key, at) {
             return Ok(table);
         }
         let table = self.read_table(at)?;
-        self.cache.insert_table(self.cache_key, key, table.clone());
+        self.cache.insert_table(self.cache_key, at, table.clone());
         Ok(table)
     }
 
     /// The same, from the medium.
-    pub(crate) fn read_table(&self, at: (u32, u32, u32, u32)) -> Result<Arc<Table>> {
-        let (_, file, offset8, len_bytes) = at;
-        let offset = u64::from(offset8) * 8;
-        let bytes = self.read_block(file, offset, len_bytes, TABLE_STRIPES as usize * 4096)?;
-        match Table::decode(&bytes, file) {
+    pub(crate) fn read_table(&self, at: PageRef) -> Result<Arc<Table>> {
+        let bytes = self.read_block(at, TABLE_STRIPES as usize * 4096)?;
+        match Table::decode(&bytes, at.file) {
             Some(table) => Ok(Arc::new(table)),
-            None => Err(Error::damaged(&self.file_name(file)?, offset, Damage::Checksum)),
+            None => Err(Error::damaged(&self.file_name(at.file)?, at.offset, Damage::Checksum)),
         }
     }
 
@@ -245,7 +248,7 @@ impl IndexFiles {
     pub(crate) fn resolve_with(
         &self,
         source: &dyn PageSource,
-        table: &dyn Fn((u32, u32, u32, u32)) -> Result<Arc<Table>>,
+        table: &dyn Fn(PageRef) -> Result<Arc<Table>>,
         checkpoint: &Checkpoint,
         volume: VolumeId,
         seq: Seq,
@@ -260,7 +263,7 @@ impl IndexFiles {
             let Ok(i) = tables.binary_search_by_key(&(stripe / TABLE_STRIPES), |table| table.0) else {
                 continue;
             };
-            let table = table(tables[i])?;
+            let table = table(tables[i].1)?;
             let Some(row) = table.row(stripe) else { continue };
             for tree in layers(row, seq) {
                 tree::lookup(source, tree.root, u64::from(stripe) * STRIPE_SECTORS, seq, lookup)?;
@@ -280,11 +283,8 @@ pub(crate) fn layers(row: &Row, seq: Seq) -> impl Iterator<Item = &TreeRef> {
 
 impl IndexFiles {
     /// A table, if it is in memory.
-    pub(crate) fn cached_table(
-        &self,
-        (_, file, offset8, len_bytes): (u32, u32, u32, u32),
-    ) -> Option<Arc<Table>> {
-        self.cache.table(self.cache_key, PageRef { file, offset8, len_bytes })
+    pub(crate) fn cached_table(&self, at: PageRef) -> Option<Arc<Table>> {
+        self.cache.table(self.cache_key, at)
     }
 
     /// A page, if it is in memory.
@@ -294,11 +294,10 @@ impl IndexFiles {
 
     /// A page from the medium.
     pub(crate) fn read_page(&self, at: PageRef) -> Result<Arc<Page>> {
-        let offset = u64::from(at.offset8) * 8;
-        let bytes = self.read_block(at.file, offset, at.len_bytes, PAGE_BYTES_MAX)?;
+        let bytes = self.read_block(at, PAGE_BYTES_MAX)?;
         match page::decode(&bytes, at.file) {
             Some(page) => Ok(Arc::new(page)),
-            None => Err(Error::damaged(&self.file_name(at.file)?, offset, Damage::Checksum)),
+            None => Err(Error::damaged(&self.file_name(at.file)?, at.offset, Damage::Checksum)),
         }
     }
 }
@@ -315,6 +314,6 @@ impl PageSource for IndexFiles {
 
     fn contradiction(&self, at: PageRef) -> Error {
         let name = self.file_name(at.file).unwrap_or_default();
-        Error::damaged(&name, u64::from(at.offset8) * 8, Damage::Inconsistent)
+        Error::damaged(&name, at.offset, Damage::Inconsistent)
     }
 }

@@ -22,7 +22,7 @@ use crate::{
             self, Block, Footer, Name, Row, SegmentStart, StoredEvent, TABLE_STRIPES, Table, Tables, Trailer,
         },
         crc32c,
-        page::{PageEntry, STRIPE_SECTORS},
+        page::{self, BLOCK_ALIGN_BYTES, PageEntry, STRIPE_SECTORS},
         segment::Entry,
     },
 };
@@ -164,12 +164,12 @@ fn write_all(
         let tables = &mut volumes[at].1;
         let slot = tables.binary_search_by_key(&table_index, |t| t.0);
         let old = match slot {
-            Ok(i) => index.table(tables[i])?,
+            Ok(i) => index.table(tables[i].1)?,
             Err(_) => Arc::new(Table::default()),
         };
         let table = update_table(out, index, &old, changed, contents)?;
         let place = out.append(&table.encode(out.number))?;
-        let entry = (table_index, place.file, place.offset8, place.len_bytes);
+        let entry = (table_index, place);
         match slot {
             Ok(i) => tables[i] = entry,
             Err(i) => tables.insert(i, entry),
@@ -280,8 +280,9 @@ impl PageSink for Writer {
             self.flush()?;
         }
         let offset = self.written + self.buffer.len() as u64;
+        assert!(offset.is_multiple_of(BLOCK_ALIGN_BYTES), "{offset} is no place for a page");
         self.buffer.extend_from_slice(bytes);
-        self.buffer.resize(self.buffer.len().next_multiple_of(8), 0);
-        Ok(PageRef { file: self.number, offset8: (offset / 8) as u32, len_bytes: bytes.len() as u32 })
+        self.buffer.resize(self.buffer.len().next_multiple_of(BLOCK_ALIGN_BYTES as usize), 0);
+        Ok(page::place_of(bytes, self.number, offset))
     }
 }

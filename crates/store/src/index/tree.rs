@@ -12,6 +12,7 @@ use std::{ops::Range, sync::Arc};
 
 use bygone_model::Seq;
 use rustc_hash::FxHashSet;
+use serde::{Deserialize, Serialize};
 
 pub use build::{DeltaBuilder, ImageBuilder, PageSink};
 
@@ -19,20 +20,44 @@ use super::{Lookup, head::HeadMap};
 use crate::{
     error::Result,
     format::{
-        page::{LEVELS_MAX, Page, PageEntry, STRIPE_SECTORS},
+        page::{BLOCK_ALIGN_BYTES, LEVELS_MAX, Page, PageEntry, STRIPE_SECTORS},
         segment::{Entry, Location},
     },
 };
 
-/// Where a page is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Where a page (or a table) is, and how what stands there is known to be the one that is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "(u32, u64, u32, u32)", into = "(u32, u64, u32, u32)")]
 pub struct PageRef {
     /// The number of the checkpoint file.
     pub file: u32,
-    /// The byte offset divided by 8.
-    pub offset8: u32,
     /// Length in bytes.
     pub len_bytes: u32,
+    /// The byte offset, a multiple of 8.
+    pub offset: u64,
+    /// Its crc: the number that it begins with.
+    pub crc: u32,
+}
+
+impl PageRef {
+    /// It begins where a page can begin.
+    #[must_use]
+    pub fn is_aligned(&self) -> bool {
+        self.offset.is_multiple_of(BLOCK_ALIGN_BYTES)
+    }
+}
+
+/// File, offset, bytes, crc.
+impl From<(u32, u64, u32, u32)> for PageRef {
+    fn from((file, offset, len_bytes, crc): (u32, u64, u32, u32)) -> PageRef {
+        PageRef { file, len_bytes, offset, crc }
+    }
+}
+
+impl From<PageRef> for (u32, u64, u32, u32) {
+    fn from(at: PageRef) -> (u32, u64, u32, u32) {
+        (at.file, at.offset, at.len_bytes, at.crc)
+    }
 }
 
 /// Brings pages from the medium, checked.
@@ -107,7 +132,7 @@ fn descend(
     if let Some((entry, a, b)) = page.newest_first(first, end, seq).next()
         && (a, b) == (first, end)
     {
-        let child = PageRef { file: at.file, offset8: entry.place.0, len_bytes: entry.place.1 };
+        let child = child_of(source, at, page, entry.place)?;
         return descend(source, child, &*source.page(child)?, Some(page.level), (a, b), base, seq, out);
     }
     // Which child has which part: painted first, so that a child that was superseded is not even read.
@@ -121,11 +146,15 @@ fn descend(
     }
     for part in children.found {
         let Some((_, place)) = part.found else { continue };
-        let child = PageRef { file: at.file, offset8: place.segment, len_bytes: place.offset };
+        let child = child_of(source, at, page, (place.segment, place.offset))?;
         let range = (part.lba.0 as u32, (part.lba.0 + part.sectors.0) as u32);
         descend(source, child, &*source.page(child)?, Some(page.level), range, base, seq, out)?;
     }
     Ok(())
+}
+
+fn child_of(source: &dyn PageSource, at: PageRef, page: &Page, place: (u32, u32)) -> Result<PageRef> {
+    page.child(place).ok_or_else(|| source.contradiction(at))
 }
 
 /// Calls `each` with every version of the sectors `within` that is in the tree; the same version may come in several
@@ -152,7 +181,7 @@ pub fn versions(
             continue;
         }
         for entry in inside {
-            let child = PageRef { file: at.file, offset8: entry.place.0, len_bytes: entry.place.1 };
+            let child = child_of(source, at, &page, entry.place)?;
             if seen.insert(child) {
                 waiting.push((child, page.level));
             }

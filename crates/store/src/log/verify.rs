@@ -172,8 +172,8 @@ impl Log {
         let checkpoint = self.index.open(name)?;
         self.index.events(&checkpoint)?;
         for (_, tables) in &checkpoint.footer.volumes {
-            for &table in tables.iter().filter(|table| table.1 == name.number) {
-                let table = self.index.read_table(table)?;
+            for (_, at) in tables.iter().filter(|table| table.1.file == name.number) {
+                let table = self.index.read_table(*at)?;
                 let own = |tree: &&crate::format::checkpoint::TreeRef| tree.root.file == name.number;
                 for row in &table.rows {
                     for tree in row.deltas.iter().chain(&row.before).chain(&row.after).filter(own) {

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use super::{PAGE_ENTRIES_MAX, Page, PageEntry};
+use crate::index::tree::PageRef;
 
 // A position in a page fits the bytes that `ByLba` keeps.
 const _: () = assert!(PAGE_ENTRIES_MAX < 1 << 8);
@@ -46,7 +47,10 @@ impl Page {
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         let search_bytes = if self.is_disjoint { 0 } else { size_of::<u32>() + size_of::<u8>() };
-        self.entries.len() * (size_of::<PageEntry>() + search_bytes) + size_of::<Page>() + 64
+        self.entries.len() * (size_of::<PageEntry>() + search_bytes)
+            + self.children.len() * size_of::<PageRef>()
+            + size_of::<Page>()
+            + 64
     }
 
     /// The entries that reach into the sectors `first .. end` of the stripe and are not newer than `seq`, with the part
@@ -102,7 +106,7 @@ mod tests {
                 .into_iter()
                 .map(|((lba, sectors), seq)| PageEntry { lba, sectors, seq, place: (0, 0) })
                 .collect();
-            let page = Page::new(0, entries.clone());
+            let page = Page::new(0, entries.clone(), Vec::new());
             let found: Vec<_> = page.newest_first(first, first + sectors, seq).collect();
             for &(entry, a, b) in &found {
                 prop_assert_eq!((a, b), (entry.lba.max(first), entry.end().min(first + sectors)));

@@ -147,7 +147,11 @@ mod tests {
     use crate::{
         catalog::Catalog,
         env::{Dir, RealDir},
-        format::segment::{Entry, Location},
+        error::{Damage, Place},
+        format::{
+            page,
+            segment::{Entry, Location},
+        },
         index::{
             Lookup,
             cache::PageCache,
@@ -215,7 +219,7 @@ mod tests {
         // A third of the blocks: too few for an image, so these stay a delta on the image.
         let some = checkpoint(&dir, &index, Some(&all), (0..BLOCKS / 3).map(|i| i * 3));
         let more = checkpoint(&dir, &index, Some(&some), (0..BLOCKS).map(|i| i * 7919 % BLOCKS));
-        let row = |of: &Checkpoint| index.table(of.tables(VolumeId(0))[0]).unwrap().row(0).unwrap().clone();
+        let row = |of: &Checkpoint| index.table(of.tables(VolumeId(0))[0].1).unwrap().row(0).unwrap().clone();
         assert_eq!(layers(&row(&some), some.footer.end).count(), 2);
 
         let (begin, end) = (some.footer.end.0, more.footer.end.0);
@@ -233,5 +237,32 @@ mod tests {
                 found.iter().zip(0..).all(|(part, block)| part.lba.0 == block * 8 && part.sectors.0 == 8)
             );
         }
+    }
+
+    #[test]
+    fn a_page_that_stands_in_the_place_of_another_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir: Arc<dyn Dir> = Arc::new(RealDir::new(folder.path()));
+        let index = || IndexFiles::new(dir.clone(), ID, PageCache::new(1 << 20)).unwrap();
+        let made = checkpoint(&dir, &index(), None, 0..BLOCKS);
+        let path = folder.path().join(made.name.file_name());
+        let mut bytes = std::fs::read(&path).unwrap();
+        let full = page::PAGE_BYTES_MAX;
+        let is_leaf = |at: &usize| {
+            let page = bytes.get(*at..at + full).and_then(|bytes| page::decode(bytes, made.name.number));
+            page.is_some_and(|page| page.level == 0)
+        };
+        let leaves: Vec<usize> = (0..bytes.len()).step_by(8).filter(is_leaf).collect();
+        // A write that went to the wrong place, or did not reach its place: all checksums hold.
+        let [.., other, wanted] = leaves[..] else { unreachable!() };
+        bytes.copy_within(other..other + full, wanted);
+        std::fs::write(&path, &bytes).unwrap();
+        let mut lookup = Lookup::new(Lba(0), Sectors(BLOCKS * 8));
+        let told = index().resolve(&made, VolumeId(0), made.footer.end, &mut lookup);
+        let place = Place { file: made.name.file_name(), offset: wanted as u64 };
+        assert!(
+            matches!(&told, Err(Error::Damaged { place: at, damage: Damage::Misplaced }) if *at == place),
+            "{told:?}"
+        );
     }
 }

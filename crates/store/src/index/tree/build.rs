@@ -12,11 +12,35 @@ use std::{collections::BTreeMap, ops::Range};
 use super::{PageRef, clipped, current_runs};
 use crate::{
     error::Result,
-    format::page::{self, PAGE_ENTRIES_MAX, PageEntry, STRIPE_SECTORS},
+    format::page::{self, PageEntry, STRIPE_SECTORS, entries_max},
 };
 
 /// A page of a delta begins at most half full, so that the next split is paid for by as many new versions.
-const BEGIN_ENTRIES_MAX: usize = PAGE_ENTRIES_MAX / 2;
+const fn begin_entries_max(level: u8) -> usize {
+    entries_max(level) / 2
+}
+
+/// The pages of one level that were written, and the entries that lead to them from the level above.
+#[derive(Debug, Default)]
+struct Below {
+    pages: Vec<PageRef>,
+    /// Their place is a position in `pages`.
+    entries: Vec<PageEntry>,
+}
+
+impl Below {
+    fn add(&mut self, page: PageRef, range: &Range<u32>, since: u64) {
+        let place = (self.pages.len() as u32, 0);
+        self.pages.push(page);
+        let sectors = range.end - range.start;
+        self.entries.push(PageEntry { lba: range.start, sectors, seq: since, place });
+    }
+
+    /// The only page, if there is one.
+    fn root(&self) -> Option<PageRef> {
+        self.pages.first().copied()
+    }
+}
 
 /// Takes encoded pages.
 pub trait PageSink {
@@ -33,8 +57,8 @@ pub trait PageSink {
 /// Builds a delta tree of one stripe.
 #[derive(Debug, Default)]
 pub struct DeltaBuilder {
-    /// What points to the pages written so far.
-    below: Vec<PageEntry>,
+    /// The leaves written so far.
+    below: Below,
 }
 
 impl DeltaBuilder {
@@ -51,7 +75,7 @@ impl DeltaBuilder {
         before: &[PageEntry],
         versions: &[PageEntry],
     ) -> Result<()> {
-        sweep(sink, 0, slice, before, versions, &mut self.below)
+        sweep(sink, 0, slice, (before, versions), &[], &mut self.below)
     }
 
     /// Writes the levels above. `None` when there was no version.
@@ -61,16 +85,16 @@ impl DeltaBuilder {
     pub fn finish(self, sink: &mut dyn PageSink) -> Result<Option<PageRef>> {
         let mut level = 0;
         let mut below = self.below;
-        while below.len() > 1 {
+        while below.pages.len() > 1 {
             level += 1;
-            below.sort_unstable_by_key(|page| (page.seq, page.lba));
+            below.entries.sort_unstable_by_key(|page| (page.seq, page.lba));
             // Those that are valid from the start tile the slices, so they are disjoint and, here, in order of sector.
-            let (first, later) = below.split_at(below.partition_point(|page| page.seq == 0));
-            let mut pages = Vec::new();
-            sweep(sink, level, &(0..STRIPE_SECTORS as u32), first, later, &mut pages)?;
-            below = pages;
+            let entries = below.entries.split_at(below.entries.partition_point(|page| page.seq == 0));
+            let mut above = Below::default();
+            sweep(sink, level, &(0..STRIPE_SECTORS as u32), entries, &below.pages, &mut above)?;
+            below = above;
         }
-        Ok(below.first().map(|root| root_of(sink, root)))
+        Ok(below.root())
     }
 }
 
@@ -79,8 +103,8 @@ impl DeltaBuilder {
 pub struct ImageBuilder {
     /// Runs for the next page.
     waiting: Vec<PageEntry>,
-    /// What points to the pages written so far.
-    below: Vec<PageEntry>,
+    /// The leaves written so far.
+    below: Below,
     runs: u32,
 }
 
@@ -92,8 +116,8 @@ impl ImageBuilder {
     pub fn add(&mut self, sink: &mut dyn PageSink, runs: &[PageEntry]) -> Result<()> {
         for run in runs {
             self.waiting.push(*run);
-            if self.waiting.len() == PAGE_ENTRIES_MAX {
-                self.below.push(write_run_page(sink, 0, &self.waiting)?);
+            if self.waiting.len() == entries_max(0) {
+                write_run_page(sink, 0, &self.waiting, &[], &mut self.below)?;
                 self.waiting.clear();
             }
         }
@@ -107,40 +131,43 @@ impl ImageBuilder {
     /// When a page cannot be written.
     pub fn finish(mut self, sink: &mut dyn PageSink) -> Result<(Option<PageRef>, u32)> {
         if !self.waiting.is_empty() {
-            self.below.push(write_run_page(sink, 0, &self.waiting)?);
+            write_run_page(sink, 0, &self.waiting, &[], &mut self.below)?;
         }
         let mut level = 0;
-        while self.below.len() > 1 {
+        while self.below.pages.len() > 1 {
             level += 1;
-            let pages = self.below.chunks(PAGE_ENTRIES_MAX).map(|chunk| write_run_page(sink, level, chunk));
-            self.below = pages.collect::<Result<_>>()?;
+            let mut above = Below::default();
+            for chunk in self.below.entries.chunks(entries_max(level)) {
+                write_run_page(sink, level, chunk, &self.below.pages, &mut above)?;
+            }
+            self.below = above;
         }
-        Ok((self.below.first().map(|root| root_of(sink, root)), self.runs))
+        Ok((self.below.root(), self.runs))
     }
 }
 
-fn write_run_page(sink: &mut dyn PageSink, level: u8, runs: &[PageEntry]) -> Result<PageEntry> {
+fn write_run_page(
+    sink: &mut dyn PageSink,
+    level: u8,
+    runs: &[PageEntry],
+    children: &[PageRef],
+    done: &mut Below,
+) -> Result<()> {
     let range = runs.first().map_or(0, |e| e.lba)..runs.last().map_or(0, PageEntry::end);
-    write_page(sink, level, runs, &range, 0)
+    done.add(write_page(sink, level, runs, children)?, &range, 0);
+    Ok(())
 }
 
-fn root_of(sink: &dyn PageSink, entry: &PageEntry) -> PageRef {
-    PageRef { file: sink.file(), offset8: entry.place.0, len_bytes: entry.place.1 }
-}
-
-/// Writes one page; returns the entry with which the level above points to it.
+/// Writes one page, whose entries lead to some of `children` if it is an inner one.
 fn write_page(
     sink: &mut dyn PageSink,
     level: u8,
     entries: &[PageEntry],
-    range: &Range<u32>,
-    since: u64,
-) -> Result<PageEntry> {
+    children: &[PageRef],
+) -> Result<PageRef> {
     let mut bytes = Vec::with_capacity(page::PAGE_BYTES_MAX);
-    page::encode(level, entries, sink.file(), &mut bytes);
-    let at = sink.append(&bytes)?;
-    let place = (at.offset8, at.len_bytes);
-    Ok(PageEntry { lba: range.start, sectors: range.end - range.start, seq: since, place })
+    page::encode(level, entries, children, sink.file(), &mut bytes);
+    sink.append(&bytes)
 }
 
 /// A page that still takes versions. Its first sector is its key in the map.
@@ -150,20 +177,20 @@ struct LivePage {
     entries: Vec<PageEntry>,
 }
 
-/// One level of a slice of a delta tree: tiles `before` and `versions` into pages and adds the entries that point to
-/// them to `done`.
+/// One level of a slice of a delta tree: tiles `before` and `versions` into pages, which it adds to `done`. Of an inner level
+/// these lead to `children`.
 fn sweep(
     sink: &mut dyn PageSink,
     level: u8,
     slice: &Range<u32>,
-    before: &[PageEntry],
-    versions: &[PageEntry],
-    done: &mut Vec<PageEntry>,
+    (before, versions): (&[PageEntry], &[PageEntry]),
+    children: &[PageRef],
+    done: &mut Below,
 ) -> Result<()> {
     let mut live = BTreeMap::new();
     live.insert(slice.start, LivePage { end: slice.end, since: 0, entries: Vec::new() });
     let mut end = slice.end;
-    for (i, entries) in before.chunks(BEGIN_ENTRIES_MAX).enumerate().rev() {
+    for (i, entries) in before.chunks(begin_entries_max(level)).enumerate().rev() {
         // The first one also has what is in front of it, and each what is between it and the next one.
         let first = if i == 0 { slice.start } else { entries[0].lba };
         live.insert(first, LivePage { end, since: 0, entries: in_order(entries.to_vec()) });
@@ -179,7 +206,7 @@ fn sweep(
         if let (true, Some(first_page), Some(last_page)) = (merged, whole.first(), whole.last()) {
             for page in &whole {
                 if let Some(old) = live.remove(&page.start) {
-                    close(sink, level, page.start, &old, version.seq, done)?;
+                    close(sink, level, (page.start, &old), version.seq, children, done)?;
                 }
             }
             let tile = first_page.start..last_page.end;
@@ -189,17 +216,17 @@ fn sweep(
         for tile in touched.iter().filter(|tile| !(merged && is_whole(tile))) {
             let Some(page) = live.get_mut(&tile.start) else { continue };
             page.entries.extend(clipped(version, tile));
-            if page.entries.len() == PAGE_ENTRIES_MAX
+            if page.entries.len() == entries_max(level)
                 && let Some(full) = live.remove(&tile.start)
             {
                 // What comes next may have the same seq, so the fresh pages count from this one on, not the next.
-                close(sink, level, tile.start, &full, version.seq, done)?;
-                split(&mut live, tile.start, &full, version.seq);
+                close(sink, level, (tile.start, &full), version.seq, children, done)?;
+                split(&mut live, level, tile.start, &full, version.seq);
             }
         }
     }
     for (first, page) in &live {
-        close(sink, level, *first, page, u64::MAX, done)?;
+        close(sink, level, (*first, page), u64::MAX, children, done)?;
     }
     Ok(())
 }
@@ -208,21 +235,22 @@ fn sweep(
 fn close(
     sink: &mut dyn PageSink,
     level: u8,
-    first: u32,
-    page: &LivePage,
+    (first, page): (u32, &LivePage),
     until: u64,
-    done: &mut Vec<PageEntry>,
+    children: &[PageRef],
+    done: &mut Below,
 ) -> Result<()> {
     if !page.entries.is_empty() && page.since < until {
-        done.push(write_page(sink, level, &page.entries, &(first..page.end), page.since)?);
+        let written = write_page(sink, level, &page.entries, children)?;
+        done.add(written, &(first..page.end), page.since);
     }
     Ok(())
 }
 
 /// Begins one or two pages with what is still current in a page that is full.
-fn split(live: &mut BTreeMap<u32, LivePage>, first: u32, full: &LivePage, since: u64) {
+fn split(live: &mut BTreeMap<u32, LivePage>, level: u8, first: u32, full: &LivePage, since: u64) {
     let mut current = current_runs(&full.entries);
-    if current.len() <= BEGIN_ENTRIES_MAX {
+    if current.len() <= begin_entries_max(level) {
         live.insert(first, LivePage { end: full.end, since, entries: in_order(current) });
         return;
     }

@@ -15,7 +15,7 @@ impl PageSink for Memory {
     }
     fn append(&mut self, bytes: &[u8]) -> Result<PageRef> {
         let mut all = self.0.borrow_mut();
-        let at = PageRef { file: 1, offset8: (all.len() / 8) as u32, len_bytes: bytes.len() as u32 };
+        let at = page::place_of(bytes, 1, all.len() as u64);
         all.extend_from_slice(bytes);
         Ok(at)
     }
@@ -23,12 +23,12 @@ impl PageSink for Memory {
 
 impl PageSource for Memory {
     fn page(&self, at: PageRef) -> Result<Arc<Page>> {
-        let start = at.offset8 as usize * 8;
+        let start = at.offset as usize;
         let bytes = &self.0.borrow()[start..start + at.len_bytes as usize];
         page::decode(bytes, 1).map(Arc::new).ok_or_else(|| self.contradiction(at))
     }
     fn contradiction(&self, at: PageRef) -> Error {
-        Error::damaged("memory", u64::from(at.offset8) * 8, Damage::Inconsistent)
+        Error::damaged("memory", at.offset, Damage::Inconsistent)
     }
 }
 
