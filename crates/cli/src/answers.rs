@@ -5,9 +5,8 @@ use std::{
     time::Duration,
 };
 
-use bygone_engine::api::{Answers, Progress};
+use bygone_api::{Answers, Items, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::Value;
 
 use crate::{
     error::{Error, Result},
@@ -24,22 +23,22 @@ const SPINNER: &str = "{spinner} {msg} {binary_bytes} {binary_bytes_per_sec}";
 const TICK: Duration = Duration::from_millis(200);
 
 /// Listens to the answers of one request.
-pub(crate) struct Listener<'a> {
+pub(crate) struct Listener<'a, I> {
     interrupt: &'a Interrupt,
-    each: &'a mut dyn FnMut(Value) -> Result<()>,
+    each: &'a mut dyn FnMut(I) -> Result<()>,
     /// Why no more items are wanted.
     failed: Option<Error>,
     bar: Bar,
     notes: Option<Paint>,
 }
 
-impl<'a> Listener<'a> {
+impl<'a, I> Listener<'a, I> {
     /// Gives items to `each` until that fails or somebody interrupts.
     pub(crate) fn new(
         session: &Session,
         interrupt: &'a Interrupt,
-        each: &'a mut dyn FnMut(Value) -> Result<()>,
-    ) -> Listener<'a> {
+        each: &'a mut dyn FnMut(I) -> Result<()>,
+    ) -> Listener<'a, I> {
         Listener {
             interrupt,
             each,
@@ -59,7 +58,7 @@ impl<'a> Listener<'a> {
     }
 }
 
-impl Answers for Listener<'_> {
+impl<I> Answers for Listener<'_, I> {
     fn progress(&mut self, progress: Progress) -> bool {
         self.bar.draw(&progress);
         self.wanted()
@@ -72,16 +71,18 @@ impl Answers for Listener<'_> {
         let _ = self.bar.beside(|| writeln!(io::stderr(), "{text}"));
     }
 
-    fn item(&mut self, item: Value) -> bool {
+    fn wanted(&mut self) -> bool {
+        self.failed.is_none() && !self.interrupt.happened()
+    }
+}
+
+impl<I> Items<I> for Listener<'_, I> {
+    fn item(&mut self, item: I) -> bool {
         if self.failed.is_none() {
             let each = &mut self.each;
             self.failed = self.bar.beside(|| each(item).err());
         }
         self.wanted()
-    }
-
-    fn wanted(&mut self) -> bool {
-        self.failed.is_none() && !self.interrupt.happened()
     }
 }
 
@@ -159,7 +160,7 @@ mod tests {
         let mut each = |_| Err(Error::Declined);
         let mut listener = Listener::new(&session, &interrupt, &mut each);
         assert!(listener.wanted());
-        assert!(!listener.item(Value::Null));
+        assert!(!listener.item(()));
         assert!(!listener.progress(Progress { doing: String::new(), done_bytes: 0, total_bytes: 0 }));
         assert!(matches!(listener.close(), Err(Error::Declined)));
     }

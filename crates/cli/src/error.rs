@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use bygone_engine::api::Failure;
+use bygone_api::Failure;
 use serde_json::{Value, json};
 
 use crate::{
@@ -25,8 +25,8 @@ pub(crate) enum Error {
     /// The manager could not do it.
     #[error(transparent)]
     Engine(#[from] bygone_engine::Error),
-    /// The manager's answer is of another shape.
-    #[error("the manager's answer cannot be understood: {0}")]
+    /// The answer cannot be said in JSON.
+    #[error("the answer cannot be said in JSON: {0}")]
     Answer(#[source] serde_json::Error),
     /// Nobody said where the store is.
     #[error("there is no home to look for the store in")]
@@ -73,7 +73,7 @@ impl Error {
         }
         let (code, hint) = match self {
             Error::Engine(_) | Error::Output(_) => (1, "check where the output goes"),
-            Error::Answer(_) => (1, "is the manager of another version? restart it"),
+            Error::Answer(_) => (1, "leave --json out"),
             Error::NoHome => (2, "say where it is with --store DIR or $BYGONE_STORE"),
             Error::Declined => (1, "answer `y`, or give --yes"),
             Error::Damaged(_) => {

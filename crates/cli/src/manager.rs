@@ -1,7 +1,7 @@
 //! The manager as the commands see it: the only place that calls the engine, `serve` apart.
 
-use bygone_engine::{BenchRow, api::Request};
-use serde_json::Value;
+use bygone_api::{Call, Nothing, call};
+use bygone_engine::BenchRow;
 
 use crate::{
     answers::Listener,
@@ -17,52 +17,68 @@ pub(crate) enum OnInterrupt {
     Die,
     /// In order; that it ended early is a failure.
     GiveUp,
-    /// In order; that is how it is meant to end.
-    Finish,
 }
 
 /// Asks for one answer.
 ///
 /// # Errors
 /// The manager's.
-pub(crate) fn ask(session: &Session, request: &Request) -> Result<Value> {
-    ask_for_items(session, request, OnInterrupt::Die, &mut |_| Ok(()))
+pub(crate) fn ask<C: Call<Item = Nothing>>(session: &Session, call: &C) -> Result<C::Answer> {
+    ask_for_items(session, call, OnInterrupt::Die, &mut |nothing| match nothing {})
 }
 
 /// Asks for one answer that may take long, so that it must be able to end in order.
 ///
 /// # Errors
 /// The manager's.
-pub(crate) fn ask_for_long(session: &Session, request: &Request) -> Result<Value> {
-    ask_for_items(session, request, OnInterrupt::GiveUp, &mut |_| Ok(()))
+pub(crate) fn ask_for_long<C: Call<Item = Nothing>>(session: &Session, call: &C) -> Result<C::Answer> {
+    ask_for_items(session, call, OnInterrupt::GiveUp, &mut |nothing| match nothing {})
 }
 
 /// Asks for many answers; `each` gets them as they come.
 ///
 /// # Errors
 /// The manager's, or the first one of `each`.
-pub(crate) fn ask_for_items(
+pub(crate) fn ask_for_items<C: Call>(
     session: &Session,
-    request: &Request,
+    call: &C,
     on_interrupt: OnInterrupt,
-    each: &mut dyn FnMut(Value) -> Result<()>,
-) -> Result<Value> {
-    let store = session.store()?;
+    each: &mut dyn FnMut(C::Item) -> Result<()>,
+) -> Result<C::Answer> {
     let interrupt = match on_interrupt {
         OnInterrupt::Die => Interrupt::never(),
-        OnInterrupt::GiveUp | OnInterrupt::Finish => Interrupt::catch()?,
+        OnInterrupt::GiveUp => Interrupt::catch()?,
     };
-    let mut listener = Listener::new(session, &interrupt, each);
-    let answer = bygone_engine::ask(&store, request, &mut listener);
-    listener.close()?;
-    match answer {
-        Err(bygone_engine::Error::Abandoned)
-            if on_interrupt == OnInterrupt::Finish && interrupt.happened() =>
-        {
-            Ok(Value::Null)
-        }
-        answer => answer.map_err(Error::Engine),
+    listen(session, call, &interrupt, each)
+}
+
+/// Serves a device until somebody interrupts, which is how it is meant to end; `ready` is told once it is served.
+///
+/// # Errors
+/// The manager's, or the one of `ready`.
+pub(crate) fn export(
+    session: &Session,
+    call: &call::Export,
+    ready: &mut dyn FnMut(bygone_api::Exported) -> Result<()>,
+) -> Result<()> {
+    let interrupt = Interrupt::catch()?;
+    match listen(session, call, &interrupt, ready) {
+        Err(Error::Engine(bygone_engine::Error::Abandoned)) if interrupt.happened() => Ok(()),
+        answer => answer.map(drop),
     }
+}
+
+fn listen<C: Call>(
+    session: &Session,
+    call: &C,
+    interrupt: &Interrupt,
+    each: &mut dyn FnMut(C::Item) -> Result<()>,
+) -> Result<C::Answer> {
+    let store = session.store()?;
+    let mut listener = Listener::new(session, interrupt, each);
+    let answer = bygone_engine::ask(&store, call, &mut listener);
+    listener.close()?;
+    answer.map_err(Error::Engine)
 }
 
 /// Makes a store.

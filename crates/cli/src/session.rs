@@ -6,8 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::Serialize;
 
 use crate::{
     cli::Global,
@@ -89,33 +88,33 @@ impl Session {
     ///
     /// # Errors
     /// Standard output does not take it.
-    pub(crate) fn print_json(&self, value: &Value) -> Result<()> {
-        self.print(&format!("{value}\n"))
+    pub(crate) fn print_json(&self, answer: &impl Serialize) -> Result<()> {
+        let answer = serde_json::to_value(answer).map_err(Error::Answer)?;
+        self.print(&format!("{answer}\n"))
     }
 
-    /// Shows what was asked for: the JSON as it came, or in words.
+    /// Shows what was asked for: as JSON, or in words.
     ///
     /// # Errors
-    /// The answer cannot be read, or standard output does not take it.
-    pub(crate) fn show<T: DeserializeOwned>(
+    /// Standard output does not take it.
+    pub(crate) fn show<T: Serialize>(
         &self,
-        answer: Value,
+        answer: &T,
         words: impl FnOnce(&T, &Look) -> String,
     ) -> Result<()> {
         if self.json() {
-            return self.print_json(&answer);
+            return self.print_json(answer);
         }
-        let answer: T = read(answer)?;
-        self.print(&words(&answer, &self.look()))
+        self.print(&words(answer, &self.look()))
     }
 
     /// Says that something was done; like [`show`](Session::show), but `-q` leaves the words out.
     ///
     /// # Errors
-    /// The answer cannot be read, or standard output does not take it.
-    pub(crate) fn tell<T: DeserializeOwned>(
+    /// Standard output does not take it.
+    pub(crate) fn tell<T: Serialize>(
         &self,
-        answer: Value,
+        answer: &T,
         words: impl FnOnce(&T, &Look) -> String,
     ) -> Result<()> {
         if self.quiet() && !self.json() {
@@ -123,14 +122,6 @@ impl Session {
         }
         self.show(answer, words)
     }
-}
-
-/// Reads an answer.
-///
-/// # Errors
-/// It is of another shape.
-pub(crate) fn read<T: DeserializeOwned>(answer: Value) -> Result<T> {
-    serde_json::from_value(answer).map_err(Error::Answer)
 }
 
 /// Where the store is: as it was said, or where the user's is by custom.
@@ -141,7 +132,7 @@ fn store_path(said: Option<&Path>, root: bool, home: Option<&Path>) -> Result<Pa
         (None, false, Some(home)) if home.is_absolute() => home.join(HOME_STORE),
         (None, false, _) => return Err(Error::NoHome),
     };
-    Ok(bygone_engine::config::absolute(&path))
+    Ok(bygone_api::config::absolute(&path))
 }
 
 #[cfg(test)]

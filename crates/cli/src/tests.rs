@@ -1,7 +1,8 @@
 //! From what is typed to what is asked.
 
-use bygone_engine::{
-    api::{ExportTo, NewDisk, NewSource, Request, RestoreTo},
+use bygone_api::{
+    Request,
+    call::{self, ExportTo, NewDisk, NewSource, RestoreTo},
     config::{Display, Firmware, TargetConfig},
 };
 use bygone_model::Kind;
@@ -15,18 +16,25 @@ fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
 
 /// The request that a command begins with.
 fn request(words: &[&str]) -> Request {
+    use crate::commands::{branch::Branch, target::Target};
     match parse(words).unwrap_or_else(|refusal| panic!("{words:?}: {refusal}")).command {
-        Command::Status(_) => Request::Status,
-        Command::Target(args) => args.request(),
-        Command::Run(args) => args.request(),
-        Command::Stop(args) => args.request(),
-        Command::Timeline(args) => args.request(),
-        Command::Point(args) => args.request(),
-        Command::Branch(args) => args.request(),
-        Command::Restore(args) => args.request(),
-        Command::Export(args) => args.request(),
-        Command::Verify(args) => args.request(),
-        Command::Compact(args) => args.request(),
+        Command::Status(_) => call::Status {}.into(),
+        Command::Target(Target::Add(args)) => args.call().into(),
+        Command::Target(Target::List) => call::TargetList {}.into(),
+        Command::Target(Target::Show(args)) => args.call().into(),
+        Command::Target(Target::Set(args)) => args.call().into(),
+        Command::Target(Target::Remove(args)) => args.call().into(),
+        Command::Run(args) => args.call().into(),
+        Command::Stop(args) => args.call().into(),
+        Command::Timeline(args) => args.call().into(),
+        Command::Point(args) => args.call().into(),
+        Command::Branch(Branch::List(args)) => args.call().into(),
+        Command::Branch(Branch::Promote(args)) => args.call().into(),
+        Command::Branch(Branch::Drop(args)) => args.call().into(),
+        Command::Restore(args) => args.call().into(),
+        Command::Export(args) => args.call().into(),
+        Command::Verify(args) => args.call().into(),
+        Command::Compact(args) => args.call().into(),
         other => panic!("{other:?} asks for nothing"),
     }
 }
@@ -114,28 +122,28 @@ fn a_target_is_added_as_it_was_described() {
         NewDisk { id: None, source: NewSource::Store(20 << 30), block_bytes: 4096 },
         NewDisk { id: some("data"), source: NewSource::Tap("/srv/data.img".into()), block_bytes: 4096 },
     ];
-    assert_eq!(request(&words), Request::TargetAdd { config, disks, wait: false });
+    assert_eq!(request(&words), Request::from(call::TargetAdd { config, disks, wait: false }));
 }
 
 #[test]
 fn a_target_without_options_has_the_engines_defaults() {
     let disks = vec![NewDisk { id: None, source: NewSource::Tap("/d".into()), block_bytes: 512 }];
-    let expected = Request::TargetAdd { config: TargetConfig::new("web"), disks, wait: true };
+    let expected = Request::from(call::TargetAdd { config: TargetConfig::new("web"), disks, wait: true });
     assert_eq!(request(&["target", "add", "web", "--disk", "/d"]), expected);
 }
 
 #[test]
 fn targets_are_listed_shown_changed_and_removed() {
-    assert_eq!(request(&["target", "list"]), Request::TargetList);
-    assert_eq!(request(&["target", "show", "web"]), Request::TargetShow { name: web() });
+    assert_eq!(request(&["target", "list"]), Request::from(call::TargetList {}));
+    assert_eq!(request(&["target", "show", "web"]), Request::from(call::TargetShow { name: web() }));
     let settings = vec![("memory".to_owned(), "4G".to_owned()), ("append".to_owned(), "a=b".to_owned())];
     assert_eq!(
         request(&["target", "set", "web", "memory=4G", "append=a=b"]),
-        Request::TargetSet { name: web(), settings }
+        Request::from(call::TargetSet { name: web(), settings })
     );
     assert_eq!(
         request(&["target", "remove", "web", "--delete-history", "--yes"]),
-        Request::TargetRemove { name: web(), delete_history: true }
+        Request::from(call::TargetRemove { name: web(), delete_history: true })
     );
 }
 
@@ -153,28 +161,32 @@ fn machines_are_run_and_stopped() {
             "vnc:[::1]:0",
             "--console"
         ]),
-        Request::Run {
+        Request::from(call::Run {
             name: web(),
             at: some("3 days ago"),
             branch: some("b"),
             display: Some(Display::Vnc("[::1]:0".to_owned())),
-        }
+        })
     );
-    assert_eq!(request(&["run", "web"]), Request::Run { name: web(), at: None, branch: None, display: None });
+    assert_eq!(
+        request(&["run", "web"]),
+        Request::from(call::Run { name: web(), at: None, branch: None, display: None })
+    );
     assert_eq!(
         request(&["stop", "web", "--deadline", "5"]),
-        Request::Stop { name: web(), force: false, deadline_s: Some(5) }
+        Request::from(call::Stop { name: web(), force: false, deadline_s: Some(5) })
     );
     assert_eq!(
         request(&["stop", "web", "--force"]),
-        Request::Stop { name: web(), force: true, deadline_s: None }
+        Request::from(call::Stop { name: web(), force: true, deadline_s: None })
     );
 }
 
 #[test]
 fn history_is_asked_for() {
     let kinds = vec![Kind::Boot, Kind::Shutdown, Kind::Point];
-    let timeline = Request::Timeline { name: web(), since: some("yesterday"), until: some("now"), kinds };
+    let timeline =
+        Request::from(call::Timeline { name: web(), since: some("yesterday"), until: some("now"), kinds });
     for words in [
         &[
             "timeline",
@@ -203,24 +215,23 @@ fn history_is_asked_for() {
     }
     assert_eq!(
         request(&["point", "web", "--label", "good one", "--hold", "30d"]),
-        Request::Point { name: web(), at: None, label: "good one".to_owned(), hold: some("30d") }
+        Request::from(call::Point { name: web(), at: None, label: "good one".to_owned(), hold: some("30d") })
     );
-    assert_eq!(request(&["branch", "list", "web"]), Request::BranchList { name: web() });
-    assert_eq!(request(&["branch", "promote", "web"]), Request::BranchPromote { name: web(), branch: None });
+    assert_eq!(request(&["branch", "list", "web"]), Request::from(call::BranchList { name: web() }));
+    assert_eq!(
+        request(&["branch", "promote", "web"]),
+        Request::from(call::BranchPromote { name: web(), branch: None })
+    );
     assert_eq!(
         request(&["branch", "drop", "web", "b", "-y"]),
-        Request::BranchDrop { name: web(), branch: "b".to_owned() }
+        Request::from(call::BranchDrop { name: web(), branch: "b".to_owned() })
     );
 }
 
 #[test]
 fn moments_are_restored_in_place_or_elsewhere() {
-    let restore = |disk, to, discard_later| Request::Restore {
-        name: web(),
-        at: "last shutdown".to_owned(),
-        disk,
-        to,
-        discard_later,
+    let restore = |disk, to, discard_later| {
+        Request::from(call::Restore { name: web(), at: "last shutdown".to_owned(), disk, to, discard_later })
     };
     assert_eq!(
         request(&["restore", "web", "--at", "last shutdown", "--in-place", "--discard-later"]),
@@ -234,7 +245,7 @@ fn moments_are_restored_in_place_or_elsewhere() {
 
 #[test]
 fn disks_are_exported() {
-    let export = |what: &str, to| Request::Export { what: what.to_owned(), to };
+    let export = |what: &str, to| Request::from(call::Export { what: what.to_owned(), to });
     assert_eq!(
         request(&["export", "web@3 days ago", "--nbd", "unix:/s"]),
         export("web@3 days ago", ExportTo::NbdUnix("/s".into()))
@@ -248,11 +259,11 @@ fn disks_are_exported() {
 
 #[test]
 fn the_store_is_verified_and_compacted() {
-    let verify = |name, newest_first, for_s| Request::Verify { name, newest_first, for_s };
+    let verify = |name, newest_first, for_s| Request::from(call::Verify { name, newest_first, for_s });
     assert_eq!(request(&["verify"]), verify(None, false, None));
     assert_eq!(request(&["verify", "--all", "web"]), verify(some("web"), false, None));
     assert_eq!(request(&["verify", "--newest-first", "--for", "10m"]), verify(None, true, Some(600)));
-    assert_eq!(request(&["compact", "--dry-run"]), Request::Compact { dry_run: true });
+    assert_eq!(request(&["compact", "--dry-run"]), Request::from(call::Compact { dry_run: true }));
 }
 
 #[test]

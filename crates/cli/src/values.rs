@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use bygone_engine::{
-    api::{ExportTo, NewSource},
+use bygone_api::{
+    call::{ExportTo, NewSource},
     config::{Display, absolute, check_name, parse_bytes, parse_mib},
 };
 use bygone_model::when::{ParseError, parse_duration};

@@ -6,25 +6,23 @@ use bygone_block::IoError;
 use bygone_model::when::{ParseError, ResolveError};
 use bygone_qemu as qemu;
 
-use crate::api::Failure;
+use crate::{
+    api::Failure,
+    config::{BadName, BadSetting},
+};
 
 /// What was asked for makes no sense as it was said.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Usage {
     /// A name that does not fit.
-    #[error("{0:?} cannot be a name")]
-    BadName(String),
-    /// A setting that does not exist.
-    #[error("there is no setting {0:?}")]
-    NoSetting(String),
-    /// A value that does not fit its setting.
-    #[error("{value:?} is no value for {key:?}")]
-    BadSetting {
-        /// Which setting.
-        key: String,
-        /// Which value.
-        value: String,
-    },
+    #[error(transparent)]
+    BadName(#[from] BadName),
+    /// A setting that cannot be made.
+    #[error(transparent)]
+    BadSetting(#[from] BadSetting),
+    /// An address that cannot be found.
+    #[error("{0:?} is no address")]
+    BadAddress(String),
     /// `NAME[/DISK][@WHEN]` that cannot be read.
     #[error("{0:?} names no device")]
     BadDevice(String),
@@ -211,6 +209,18 @@ pub enum Error {
 /// The manager's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
+impl From<BadName> for Error {
+    fn from(bad: BadName) -> Error {
+        Usage::from(bad).into()
+    }
+}
+
+impl From<BadSetting> for Error {
+    fn from(bad: BadSetting) -> Error {
+        Usage::from(bad).into()
+    }
+}
+
 impl Error {
     pub(crate) fn file(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Error {
         Error::File { doing, path: path.into(), source: Arc::new(source) }
@@ -256,10 +266,13 @@ impl Error {
                 Usage::BadName(_) => {
                     "names have letters, digits, '-', '_' and '.', and begin with a letter or digit"
                 }
-                Usage::NoSetting(_) => {
+                Usage::BadSetting(BadSetting::Unknown(_)) => {
                     "there are memory, cpus, kernel, initrd, append, firmware, net, autostart, qemu-arg"
                 }
-                Usage::BadSetting { .. } => "see `bygone target add --help` for what it can be",
+                Usage::BadSetting(BadSetting::Value { .. }) => {
+                    "see `bygone target add --help` for what it can be"
+                }
+                Usage::BadAddress(_) => "write HOST:PORT, such as 127.0.0.1:10809",
                 Usage::BadDevice(_) => "write NAME, NAME/DISK, NAME/DISK@WHEN or NAME/DISK#BRANCH",
                 Usage::WhichDisk(..) => "write NAME/DISK",
                 Usage::WhichBranch(_) => "`bygone branch list NAME` shows them",

@@ -5,9 +5,8 @@
 //! [`ask`].
 #![forbid(unsafe_code)]
 
-pub mod api;
 mod bench;
-pub mod config;
+mod calls;
 mod error;
 mod exports;
 mod fs_state;
@@ -24,6 +23,8 @@ mod socket;
 mod store_dir;
 mod target;
 mod timeline;
+
+use bygone_api::{self as api, config};
 
 pub use bench::{BenchRow, bench};
 pub use error::{Error, Result, Usage};

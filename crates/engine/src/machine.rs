@@ -146,7 +146,7 @@ fn describe(target: &Target, config: &TargetConfig, boot: &Boot) -> Result<qemu:
                 let mut parts = net.split(',');
                 if parts.next() != Some("user") {
                     let (key, value) = ("net".to_owned(), net.to_owned());
-                    return Err(crate::error::Usage::BadSetting { key, value }.into());
+                    return Err(config::BadSetting::Value { key, value }.into());
                 }
                 vec![qemu::Net::User { options: parts.map(str::to_owned).collect() }]
             }

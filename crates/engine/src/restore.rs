@@ -14,7 +14,7 @@ use bygone_block::{BlockDevice, Extent, OsDisk, RawDisk, Reading};
 use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
 
 use crate::{
-    api::{Answers, MomentInfo, Progress, RestoreTo, Restored, RestoredDisk},
+    api::{Answers, MomentInfo, Progress, Restored, RestoredDisk, call::RestoreTo},
     error::{Error, Result, Usage},
     history::LogHistory,
     machine::Machine,

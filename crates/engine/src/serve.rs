@@ -17,7 +17,8 @@ use bygone_block::nbd;
 use bygone_qemu::Places;
 
 use crate::{
-    api::{Answers, Request},
+    api::{Answers, Call, Items, Request, call},
+    calls::{Handle as _, In},
     error::{Error, Result, Usage},
     exports::ManagerExports,
     machine::Machine,
@@ -129,7 +130,7 @@ impl Drop for Keeper {
     }
 }
 
-/// Runs the manager until it is asked to stop ([`stop_serving`], [`Request::Shutdown`]) or is idle. Machines that an earlier
+/// Runs the manager until it is asked to stop ([`stop_serving`], [`call::Shutdown`]) or is idle. Machines that an earlier
 /// manager left running are taken up again; those marked `autostart` are started. At the end machines are shut down, unless
 /// the request said to keep them.
 ///
@@ -156,8 +157,7 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
         Some(at) => {
             let address =
                 std::net::ToSocketAddrs::to_socket_addrs(at.as_str()).ok().and_then(|mut all| all.next());
-            let address =
-                address.ok_or_else(|| Usage::BadSetting { key: "--listen".into(), value: at.clone() })?;
+            let address = address.ok_or_else(|| Usage::BadAddress(at.clone()))?;
             Some(server.serve_tcp(address, scope).map_err(listening(Path::new(at)))?)
         }
         None => None,
@@ -210,8 +210,8 @@ fn take_up(manager: &Arc<Manager>) {
             }
         }
         if target.config().autostart {
-            let request = Request::Run { name: name.clone(), at: None, branch: None, display: None };
-            match manager.handle(&request, &mut Nobody) {
+            let run = call::Run { name: name.clone(), at: None, branch: None, display: None };
+            match manager.handle(&run, &mut Nobody) {
                 Ok(_) => tracing::info!(target = name, "started"),
                 Err(e) => tracing::error!(target = name, error = %e, "cannot be started"),
             }
@@ -273,10 +273,13 @@ impl Answers for Nobody {
         true
     }
     fn note(&mut self, _: String) {}
-    fn item(&mut self, _: serde_json::Value) -> bool {
+    fn wanted(&mut self) -> bool {
         true
     }
-    fn wanted(&mut self) -> bool {
+}
+
+impl<I> Items<I> for Nobody {
+    fn item(&mut self, _: I) -> bool {
         true
     }
 }
@@ -286,27 +289,30 @@ impl Answers for Nobody {
 ///
 /// # Errors
 /// What the manager says.
-pub fn ask(store: &Path, request: &Request, answers: &mut dyn Answers) -> Result<serde_json::Value> {
+pub fn ask<C: Call>(store: &Path, call: &C, answers: &mut dyn Items<C::Item>) -> Result<C::Answer> {
     let paths = StorePaths::new(store);
     paths.check()?;
     if let Some(stream) = socket::connect(&paths.api_socket()) {
-        return socket::ask(&stream, request, answers);
+        return socket::ask(&stream, call, answers);
     }
-    if needs_manager(&paths, request) {
+    let request: Request = call.clone().into();
+    if needs_manager(&paths, &request) {
         start_in_background(&paths)?;
         let stream = socket::connect(&paths.api_socket()).ok_or(Error::ManagerGone)?;
-        return socket::ask(&stream, request, answers);
+        return socket::ask(&stream, call, answers);
     }
     let manager = match Manager::open(&paths) {
         // A manager came up meanwhile.
         Err(e @ Error::StoreLocked { .. }) => {
             let stream = socket::connect(&paths.api_socket()).ok_or(e)?;
-            return socket::ask(&stream, request, answers);
+            return socket::ask(&stream, call, answers);
         }
         opened => opened?,
     };
     let keeper = Keeper::start(manager.clone())?;
-    let result = manager.handle(request, answers);
+    let mut understood = In::<C>::new(answers);
+    let result = manager.answer(&request, &mut understood);
+    let result = understood.end(result);
     close(&manager, false);
     drop(keeper);
     result
@@ -315,8 +321,8 @@ pub fn ask(store: &Path, request: &Request, answers: &mut dyn Answers) -> Result
 /// What a command cannot do alone: machines need somebody who stays.
 fn needs_manager(paths: &StorePaths, request: &Request) -> bool {
     match request {
-        Request::Run { .. } => true,
-        Request::Stop { name, .. } | Request::Wait { name } => {
+        Request::Run(_) => true,
+        Request::Stop(call::Stop { name, .. }) | Request::Wait(call::Wait { name }) => {
             let found =
                 || Some(bygone_qemu::Running::find(&Places::new(paths.run_dir(name)).ok()?).ok()?.is_some());
             found().unwrap_or(false)

@@ -1,4 +1,4 @@
-//! The manager's API on a unix socket: one request a connection, lines of JSON (see [`crate::api`]).
+//! The manager's API on a unix socket: one request a connection, lines of JSON (see `bygone_api`).
 //!
 //! Only the user who owns the store can open the socket (mode 0600 in a folder of mode 0700).
 
@@ -19,9 +19,10 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::Value;
 
 use crate::{
-    api::{Answers, Progress, REQUEST_BYTES_MAX, Reply, Request},
+    api::{Answers, Call, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request},
     error::{Error, Result, Usage},
     manager::Manager,
 };
@@ -31,8 +32,6 @@ const CONNECTIONS_MAX: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(30);
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 const ACCEPT_EVERY: Duration = Duration::from_millis(100);
-/// Lines of answers longer than this are not believed.
-const REPLY_BYTES_MAX: u64 = 64 << 20;
 
 /// A listening API.
 pub(crate) struct ApiServer {
@@ -113,7 +112,7 @@ fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
     BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_until(b'\n', &mut line)?;
     let mut client = Client { stream, last_progress: None, broken: false };
     let result = match serde_json::from_slice::<Request>(&line) {
-        Ok(request) => manager.handle(&request, &mut client),
+        Ok(request) => manager.answer(&request, &mut client),
         Err(e) => Err(Usage::BadRequest(e.to_string()).into()),
     };
     match result {
@@ -131,7 +130,7 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    fn send(&mut self, reply: &Reply) -> bool {
+    fn send(&mut self, reply: &Reply<Value, Value>) -> bool {
         if self.broken {
             return false;
         }
@@ -157,16 +156,18 @@ impl Answers for Client<'_> {
         self.send(&Reply::Note(text));
     }
 
-    fn item(&mut self, item: serde_json::Value) -> bool {
-        self.send(&Reply::Item(item))
-    }
-
     fn wanted(&mut self) -> bool {
         let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut fds = [PollFd::new(self.stream, gone)];
         let asked = poll(&mut fds, Some(&now));
         !self.broken && asked.is_ok() && !fds[0].revents().intersects(gone)
+    }
+}
+
+impl Items<Value> for Client<'_> {
+    fn item(&mut self, item: Value) -> bool {
+        self.send(&Reply::Item(item))
     }
 }
 
@@ -179,13 +180,13 @@ pub(crate) fn connect(path: &Path) -> Option<UnixStream> {
 ///
 /// # Errors
 /// What it says, or that it went away.
-pub(crate) fn ask(
+pub(crate) fn ask<C: Call>(
     stream: &UnixStream,
-    request: &Request,
-    answers: &mut dyn Answers,
-) -> Result<serde_json::Value> {
+    call: &C,
+    answers: &mut dyn Items<C::Item>,
+) -> Result<C::Answer> {
     let gone = |_| Error::ManagerGone;
-    let mut line = serde_json::to_vec(request).map_err(|e| Usage::BadRequest(e.to_string()))?;
+    let mut line = serde_json::to_vec(&call.clone().into()).map_err(|e| Usage::BadRequest(e.to_string()))?;
     line.push(b'\n');
     (&*stream).write_all(&line).map_err(gone)?;
     // A short wait, so that a signal to this side is noticed while the other has nothing to say.
@@ -204,7 +205,8 @@ pub(crate) fn ask(
             }
             Err(_) => return Err(Error::ManagerGone),
         }
-        let reply: Reply = serde_json::from_slice(&line).map_err(|e| Usage::BadRequest(e.to_string()))?;
+        let reply: Reply<C::Item, C::Answer> =
+            serde_json::from_slice(&line).map_err(|e| Usage::BadRequest(e.to_string()))?;
         line.clear();
         let wanted = match reply {
             Reply::Progress(progress) => answers.progress(progress),
@@ -213,7 +215,7 @@ pub(crate) fn ask(
                 true
             }
             Reply::Item(item) => answers.item(item),
-            Reply::Done(value) => return Ok(value),
+            Reply::Done(answer) => return Ok(answer),
             Reply::Failed(failure) => return Err(Error::Told(failure)),
         };
         if !wanted || !answers.wanted() {

@@ -13,13 +13,20 @@ use std::{
 const LAYERS: &[(&str, &[&str])] = &[
     ("bygone-model", &[]),
     ("bygone-sys", &[]),
+    ("bygone-api", &["bygone-model"]),
     ("bygone-store", &["bygone-model"]),
     ("bygone-qemu", &["bygone-model", "bygone-sys"]),
     ("bygone-block", &["bygone-model", "bygone-store", "bygone-sys"]),
-    ("bygone-engine", &["bygone-model", "bygone-store", "bygone-qemu", "bygone-block", "bygone-sys"]),
-    ("bygone", &["bygone-model", "bygone-engine"]),
+    (
+        "bygone-engine",
+        &["bygone-model", "bygone-api", "bygone-store", "bygone-qemu", "bygone-block", "bygone-sys"],
+    ),
+    ("bygone", &["bygone-model", "bygone-api", "bygone-engine"]),
     ("bygone-sim", &["bygone-model", "bygone-store", "bygone-block"]),
-    ("bygone-fuzzing", &["bygone-model", "bygone-store", "bygone-qemu", "bygone-block", "bygone-engine"]),
+    (
+        "bygone-fuzzing",
+        &["bygone-model", "bygone-api", "bygone-store", "bygone-qemu", "bygone-block", "bygone-engine"],
+    ),
     ("bygone-e2e", &[]),
     ("bygone-xtask", &[]),
 ];
@@ -28,6 +35,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("bygone-model", &["rustix", "libc", "tokio"]),
     ("bygone-store", &["libc", "tokio"]),
+    ("bygone-api", &["rustix", "libc", "tokio", "clap", "jiff"]),
     ("bygone-engine", &["clap", "indicatif"]),
 ];
 

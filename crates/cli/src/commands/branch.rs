@@ -1,13 +1,13 @@
 //! Lines of history: `branch list`, `promote`, `drop`.
 
-use bygone_engine::api::{BranchInfo, Request};
+use bygone_api::{BranchInfo, call};
 use clap::{Args, Subcommand};
 
 use crate::{
     confirm::confirm,
     error::Result,
     manager::{self, OnInterrupt},
-    session::{Session, read},
+    session::Session,
     show,
 };
 
@@ -65,46 +65,49 @@ pub(crate) struct Drop {
     yes: bool,
 }
 
-impl Branch {
-    pub(crate) fn request(&self) -> Request {
-        match self {
-            Branch::List(args) => Request::BranchList { name: args.name.clone() },
-            Branch::Promote(args) => {
-                Request::BranchPromote { name: args.name.clone(), branch: args.branch.clone() }
-            }
-            Branch::Drop(args) => {
-                Request::BranchDrop { name: args.name.clone(), branch: args.branch.clone() }
-            }
-        }
+impl List {
+    pub(crate) fn call(&self) -> call::BranchList {
+        call::BranchList { name: self.name.clone() }
+    }
+}
+
+impl Promote {
+    pub(crate) fn call(&self) -> call::BranchPromote {
+        call::BranchPromote { name: self.name.clone(), branch: self.branch.clone() }
+    }
+}
+
+impl Drop {
+    pub(crate) fn call(&self) -> call::BranchDrop {
+        call::BranchDrop { name: self.name.clone(), branch: self.branch.clone() }
     }
 }
 
 pub(crate) fn run(session: &Session, branch: &Branch) -> Result<()> {
-    let request = branch.request();
     match branch {
-        Branch::List(_) => list(session, &request),
+        Branch::List(args) => list(session, &args.call()),
         Branch::Promote(args) => {
-            let answer = manager::ask(session, &request)?;
-            session.tell(answer, |moment, look| show::branches::promoted(&args.name, moment, look))
+            let answer = manager::ask(session, &args.call())?;
+            session.tell(&answer, |moment, look| show::branches::promoted(&args.name, moment, look))
         }
         Branch::Drop(args) => {
             let question =
                 format!("Give up branch {} of {} and what happened on it?", args.branch, args.name);
             confirm(session, args.yes, &question)?;
-            let answer = manager::ask(session, &request)?;
+            let answer = manager::ask(session, &args.call())?;
             session
-                .tell(answer, |moment, look| show::branches::dropped(&args.name, &args.branch, moment, look))
+                .tell(&answer, |moment, look| show::branches::dropped(&args.name, &args.branch, moment, look))
         }
     }
 }
 
-fn list(session: &Session, request: &Request) -> Result<()> {
+fn list(session: &Session, call: &call::BranchList) -> Result<()> {
     let mut branches: Vec<BranchInfo> = Vec::new();
-    manager::ask_for_items(session, request, OnInterrupt::Die, &mut |item| {
+    manager::ask_for_items(session, call, OnInterrupt::Die, &mut |item| {
         if session.json() {
             return session.print_json(&item);
         }
-        branches.push(read(item)?);
+        branches.push(item);
         Ok(())
     })?;
     if session.json() { Ok(()) } else { session.print(&show::branches::table(&branches, &session.look())) }

@@ -2,18 +2,13 @@
 
 use std::path::PathBuf;
 
-use bygone_engine::{
-    api::{ExportTo, Request},
+use bygone_api::{
+    call::{self, ExportTo},
     config::absolute,
 };
 use clap::{ArgGroup, Args};
 
-use crate::{
-    error::Result,
-    manager::{self, OnInterrupt},
-    session::Session,
-    show, values,
-};
+use crate::{error::Result, manager, session::Session, show, values};
 
 /// `export`.
 #[derive(Debug, Args)]
@@ -46,19 +41,18 @@ pub(crate) struct Export {
 }
 
 impl Export {
-    pub(crate) fn request(&self) -> Request {
+    pub(crate) fn call(&self) -> call::Export {
         let to = match (&self.nbd, &self.file) {
             (Some(nbd), _) => nbd.clone(),
             // The group requires one of them.
             (None, file) => ExportTo::File(absolute(&file.clone().unwrap_or_default())),
         };
-        Request::Export { what: self.what.clone(), to }
+        call::Export { what: self.what.clone(), to }
     }
 }
 
 pub(crate) fn run(session: &Session, args: &Export) -> Result<()> {
-    manager::ask_for_items(session, &args.request(), OnInterrupt::Finish, &mut |item| {
-        session.show(item, |exported, _| show::machine::exported(exported))
-    })?;
-    Ok(())
+    manager::export(session, &args.call(), &mut |exported| {
+        session.show(&exported, |exported, _| show::machine::exported(exported))
+    })
 }

@@ -1,17 +1,16 @@
 //! What happened to a target: `timeline`, `points`, `point`.
 
-use bygone_engine::api::{MomentInfo, Request};
+use bygone_api::{Call, MomentInfo, call};
 use bygone_model::Kind;
 use clap::{
     Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use serde_json::Value;
 
 use crate::{
     error::Result,
     manager::{self, OnInterrupt},
-    session::{Session, read},
+    session::Session,
     show, values,
 };
 
@@ -65,8 +64,8 @@ pub(crate) struct Timeline {
 }
 
 impl Timeline {
-    pub(crate) fn request(&self) -> Request {
-        Request::Timeline {
+    pub(crate) fn call(&self) -> call::Timeline {
+        call::Timeline {
             name: self.name.clone(),
             since: self.since.clone(),
             until: self.until.clone(),
@@ -114,8 +113,8 @@ pub(crate) struct Point {
 }
 
 impl Point {
-    pub(crate) fn request(&self) -> Request {
-        Request::Point {
+    pub(crate) fn call(&self) -> call::Point {
+        call::Point {
             name: self.name.clone(),
             at: self.at.clone(),
             label: self.label.clone(),
@@ -126,29 +125,33 @@ impl Point {
 
 pub(crate) fn timeline(session: &Session, args: &Timeline) -> Result<()> {
     let branch = args.branch.as_deref();
-    moments(session, &args.request(), &|item| branch.is_none_or(|branch| item["branch"] == branch))
+    moments(session, &args.call(), &|moment| branch.is_none_or(|branch| moment.branch == branch))
 }
 
 pub(crate) fn points(session: &Session, args: &Points) -> Result<()> {
-    moments(session, &Request::Points { name: args.name.clone() }, &|_| true)
+    moments(session, &call::Points { name: args.name.clone() }, &|_| true)
 }
 
 pub(crate) fn point(session: &Session, args: &Point) -> Result<()> {
-    session.tell(manager::ask(session, &args.request())?, show::moments::named)
+    session.tell(&manager::ask(session, &args.call())?, show::moments::named)
 }
 
 /// Shows moments as they come: one by one in JSON, in tables for people.
-fn moments(session: &Session, request: &Request, wanted: &dyn Fn(&Value) -> bool) -> Result<()> {
+fn moments<C: Call<Item = MomentInfo>>(
+    session: &Session,
+    call: &C,
+    wanted: &dyn Fn(&MomentInfo) -> bool,
+) -> Result<()> {
     let mut rows: Vec<MomentInfo> = Vec::new();
     let mut tables = 0;
-    manager::ask_for_items(session, request, OnInterrupt::Die, &mut |item| {
+    manager::ask_for_items(session, call, OnInterrupt::Die, &mut |item| {
         if !wanted(&item) {
             return Ok(());
         }
         if session.json() {
             return session.print_json(&item);
         }
-        rows.push(read(item)?);
+        rows.push(item);
         if rows.len() == TABLE_ROWS_MAX {
             session.print(&show::moments::table(&rows, &session.look()))?;
             rows.clear();

@@ -1,6 +1,6 @@
 //! Machines: `run`, `console`, `stop`.
 
-use bygone_engine::{api::Request, config::Display};
+use bygone_api::{call, config::Display};
 use clap::Args;
 
 use crate::{error::Result, manager, session::Session, show, values};
@@ -45,8 +45,8 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn request(&self) -> Request {
-        Request::Run {
+    pub(crate) fn call(&self) -> call::Run {
+        call::Run {
             name: self.name.clone(),
             at: self.at.clone(),
             branch: self.branch.clone(),
@@ -91,19 +91,19 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    pub(crate) fn request(&self) -> Request {
-        Request::Stop { name: self.name.clone(), force: self.force, deadline_s: self.deadline }
+    pub(crate) fn call(&self) -> call::Stop {
+        call::Stop { name: self.name.clone(), force: self.force, deadline_s: self.deadline }
     }
 }
 
 pub(crate) fn run(session: &Session, args: &Run) -> Result<()> {
-    session.tell(manager::ask(session, &args.request())?, |started, _| show::machine::started(started))?;
+    session.tell(&manager::ask(session, &args.call())?, |started, _| show::machine::started(started))?;
     if args.console {
         manager::console(session, &args.name)?;
     }
     if args.wait {
-        let answer = manager::ask(session, &Request::Wait { name: args.name.clone() })?;
-        session.tell(answer, |moment, look| show::machine::stopped(&args.name, moment, look))?;
+        let answer = manager::ask(session, &call::Wait { name: args.name.clone() })?;
+        session.tell(&answer, |moment, look| show::machine::stopped(&args.name, moment, look))?;
     }
     Ok(())
 }
@@ -113,6 +113,6 @@ pub(crate) fn console(session: &Session, args: &Console) -> Result<()> {
 }
 
 pub(crate) fn stop(session: &Session, args: &Stop) -> Result<()> {
-    let answer = manager::ask(session, &args.request())?;
-    session.tell(answer, |moment, look| show::machine::stopped(&args.name, moment, look))
+    let answer = manager::ask(session, &args.call())?;
+    session.tell(&answer, |moment, look| show::machine::stopped(&args.name, moment, look))
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use bygone_engine::{
-    api::{Request, RestoreTo},
+use bygone_api::{
+    call::{self, RestoreTo},
     config::absolute,
 };
 use clap::{ArgGroup, Args};
@@ -51,8 +51,8 @@ pub(crate) struct Restore {
 }
 
 impl Restore {
-    pub(crate) fn request(&self) -> Request {
-        Request::Restore {
+    pub(crate) fn call(&self) -> call::Restore {
+        call::Restore {
             name: self.name.clone(),
             at: self.at.clone(),
             disk: self.disk.clone(),
@@ -73,5 +73,5 @@ pub(crate) fn run(session: &Session, args: &Restore) -> Result<()> {
     if let Some(question) = args.question() {
         confirm(session, args.yes, &question)?;
     }
-    session.tell(manager::ask_for_long(session, &args.request())?, show::restore::restored)
+    session.tell(&manager::ask_for_long(session, &args.call())?, show::restore::restored)
 }

@@ -1,13 +1,13 @@
 //! The store as a whole: `init`, `status`, `verify`, `compact`, `bench`.
 
-use bygone_engine::api::{Request, Verified};
+use bygone_api::call;
 use clap::Args;
 use serde_json::json;
 
 use crate::{
     error::{Error, Result},
     manager,
-    session::{Session, read},
+    session::Session,
     show, values,
 };
 
@@ -61,8 +61,8 @@ pub(crate) struct Verify {
 }
 
 impl Verify {
-    pub(crate) fn request(&self) -> Request {
-        Request::Verify { name: self.name.clone(), newest_first: self.newest_first, for_s: self.for_s }
+    pub(crate) fn call(&self) -> call::Verify {
+        call::Verify { name: self.name.clone(), newest_first: self.newest_first, for_s: self.for_s }
     }
 }
 
@@ -82,8 +82,8 @@ pub(crate) struct Compact {
 }
 
 impl Compact {
-    pub(crate) fn request(&self) -> Request {
-        Request::Compact { dry_run: self.dry_run }
+    pub(crate) fn call(&self) -> call::Compact {
+        call::Compact { dry_run: self.dry_run }
     }
 }
 
@@ -101,31 +101,32 @@ pub(crate) struct Bench {}
 
 pub(crate) fn init(session: &Session) -> Result<()> {
     manager::init(session)?;
-    session.tell(json!({"store": session.store()?}), show::store::made)
+    let store = session.store()?;
+    session.tell(&json!({"store": store}), |_, _| show::store::made(&store))
 }
 
 pub(crate) fn status(session: &Session) -> Result<()> {
-    session.show(manager::ask(session, &Request::Status)?, show::status::status)
+    session.show(&manager::ask(session, &call::Status {})?, show::status::status)
 }
 
 pub(crate) fn verify(session: &Session, args: &Verify) -> Result<()> {
-    let answer = manager::ask_for_long(session, &args.request())?;
-    let damaged = read::<Verified>(answer.clone())?.damaged.len();
+    let answer = manager::ask_for_long(session, &args.call())?;
+    let damaged = answer.damaged.len();
     // What is damaged is shown even to those who want quiet.
     let shown = if damaged > 0 {
-        session.show(answer, show::store::verified)
+        session.show(&answer, show::store::verified)
     } else {
-        session.tell(answer, show::store::verified)
+        session.tell(&answer, show::store::verified)
     };
     if damaged > 0 { Err(Error::Damaged(damaged)) } else { shown }
 }
 
 pub(crate) fn compact(session: &Session, args: &Compact) -> Result<()> {
-    let answer = manager::ask_for_long(session, &args.request())?;
+    let answer = manager::ask_for_long(session, &args.call())?;
     if args.dry_run {
-        session.show(answer, show::store::would_compact)
+        session.show(&answer, show::store::would_compact)
     } else {
-        session.tell(answer, show::store::compacted)
+        session.tell(&answer, show::store::compacted)
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use bygone_engine::{
-    api::{NewDisk, Request, TargetInfo},
+use bygone_api::{
+    TargetInfo,
+    call::{self, NewDisk},
     config::{Firmware, TargetConfig, absolute},
 };
 use clap::{ArgAction, Args, Subcommand, ValueEnum};
@@ -12,7 +13,7 @@ use crate::{
     confirm::confirm,
     error::Result,
     manager::{self, OnInterrupt},
-    session::{Session, read},
+    session::Session,
     show,
     values::{self, DiskArg},
 };
@@ -155,7 +156,7 @@ pub(crate) struct Remove {
 }
 
 impl Add {
-    pub(crate) fn request(&self) -> Request {
+    pub(crate) fn call(&self) -> call::TargetAdd {
         let mut config = TargetConfig::new(&self.name);
         config.memory_mib = self.memory;
         config.cpus = self.cpus;
@@ -174,50 +175,53 @@ impl Add {
             source: disk.source.clone(),
             block_bytes: self.block_size,
         };
-        Request::TargetAdd { config, disks: self.disks.iter().map(disk).collect(), wait: !self.no_wait }
+        call::TargetAdd { config, disks: self.disks.iter().map(disk).collect(), wait: !self.no_wait }
     }
 }
 
-impl Target {
-    pub(crate) fn request(&self) -> Request {
-        match self {
-            Target::Add(args) => args.request(),
-            Target::List => Request::TargetList,
-            Target::Show(args) => Request::TargetShow { name: args.name.clone() },
-            Target::Set(args) => {
-                Request::TargetSet { name: args.name.clone(), settings: args.settings.clone() }
-            }
-            Target::Remove(args) => {
-                Request::TargetRemove { name: args.name.clone(), delete_history: args.delete_history }
-            }
-        }
+impl Show {
+    pub(crate) fn call(&self) -> call::TargetShow {
+        call::TargetShow { name: self.name.clone() }
+    }
+}
+
+impl Set {
+    pub(crate) fn call(&self) -> call::TargetSet {
+        call::TargetSet { name: self.name.clone(), settings: self.settings.clone() }
+    }
+}
+
+impl Remove {
+    pub(crate) fn call(&self) -> call::TargetRemove {
+        call::TargetRemove { name: self.name.clone(), delete_history: self.delete_history }
     }
 }
 
 pub(crate) fn run(session: &Session, target: &Target) -> Result<()> {
-    let request = target.request();
     match target {
-        Target::Add(_) => session.tell(manager::ask_for_long(session, &request)?, show::target::added),
-        Target::List => list(session, &request),
-        Target::Show(_) => session.show(manager::ask(session, &request)?, show::target::target),
-        Target::Set(_) => session.tell(manager::ask(session, &request)?, show::target::target),
+        Target::Add(args) => {
+            session.tell(&manager::ask_for_long(session, &args.call())?, show::target::added)
+        }
+        Target::List => list(session),
+        Target::Show(args) => session.show(&manager::ask(session, &args.call())?, show::target::target),
+        Target::Set(args) => session.tell(&manager::ask(session, &args.call())?, show::target::target),
         Target::Remove(args) => {
             if args.delete_history {
                 let question = format!("Delete {} and all of its history for good?", args.name);
                 confirm(session, args.yes, &question)?;
             }
-            session.tell(manager::ask(session, &request)?, show::target::removed)
+            session.tell(&manager::ask(session, &args.call())?, show::target::removed)
         }
     }
 }
 
-fn list(session: &Session, request: &Request) -> Result<()> {
+fn list(session: &Session) -> Result<()> {
     let mut targets: Vec<TargetInfo> = Vec::new();
-    manager::ask_for_items(session, request, OnInterrupt::Die, &mut |item| {
+    manager::ask_for_items(session, &call::TargetList {}, OnInterrupt::Die, &mut |item| {
         if session.json() {
             return session.print_json(&item);
         }
-        targets.push(read(item)?);
+        targets.push(item);
         Ok(())
     })?;
     if session.json() { Ok(()) } else { session.print(&show::target::list(&targets, &session.look())) }

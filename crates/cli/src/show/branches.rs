@@ -1,6 +1,6 @@
 //! `branch list`, `promote`, `drop`.
 
-use bygone_engine::api::{BranchInfo, MomentInfo};
+use bygone_api::{BranchInfo, MomentInfo};
 
 use super::{Cell, Column, Look, Style, Table, words};
 

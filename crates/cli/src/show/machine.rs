@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bygone_engine::api::{Exported, MomentInfo, Started};
+use bygone_api::{Exported, MomentInfo, Started};
 
 use super::{Look, words};
 

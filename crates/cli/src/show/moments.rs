@@ -1,6 +1,6 @@
 //! Moments: `timeline`, `points`, `point`.
 
-use bygone_engine::api::MomentInfo;
+use bygone_api::MomentInfo;
 use bygone_model::{Grade, Kind};
 
 use super::{Cell, Column, Look, Style, Table, words};

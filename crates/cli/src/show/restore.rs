@@ -1,6 +1,6 @@
 //! `restore`.
 
-use bygone_engine::api::Restored;
+use bygone_api::Restored;
 
 use super::{Cell, Column, Look, Table, words};
 

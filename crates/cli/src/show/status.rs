@@ -1,6 +1,6 @@
 //! `status`: readable at a glance.
 
-use bygone_engine::api::{DiskStatus, Status, StoreStatus, TargetStatus};
+use bygone_api::{DiskStatus, Status, StoreStatus, TargetStatus};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{Cell, Column, Look, Style, Table, words};

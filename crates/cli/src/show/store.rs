@@ -1,19 +1,14 @@
 //! `init`, `verify`, `compact`, `bench`.
 
-use bygone_engine::api::{Compacted, Verified};
-use serde::Deserialize;
+use std::path::Path;
+
+use bygone_api::{Compacted, Verified};
 
 use super::{Look, Style, words};
 
-/// `init`.
-#[derive(Deserialize)]
-pub(crate) struct Made {
-    store: String,
-}
-
 /// A new store, and what to do next.
-pub(crate) fn made(made: &Made, _: &Look) -> String {
-    let store = words::line(&made.store);
+pub(crate) fn made(store: &Path) -> String {
+    let store = words::line(&store.display().to_string());
     format!("A store is in {store}\nProtect something with: bygone target add NAME --disk store:20G\n")
 }
 

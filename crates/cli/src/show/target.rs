@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use bygone_engine::{
-    api::{Removed, TargetInfo},
+use bygone_api::{
+    Removed, TargetInfo,
     config::{Firmware, TargetConfig},
 };
 use unicode_width::UnicodeWidthStr as _;

@@ -2,12 +2,9 @@
 
 use std::path::PathBuf;
 
-use bygone_engine::{
-    api::{
-        BranchInfo, Compacted, DamagedPlace, DiskStatus, Exported, MomentInfo, Removed, Restored,
-        RestoredDisk, Started, Status, StoreStatus, TargetInfo, TargetStatus, Verified,
-    },
-    config::TargetConfig,
+use bygone_api::{
+    BranchInfo, Compacted, DamagedPlace, DiskStatus, Exported, MomentInfo, Removed, Restored, RestoredDisk,
+    Started, Status, StoreStatus, TargetInfo, TargetStatus, Verified, config::TargetConfig,
 };
 use bygone_model::{Details, Grade, Kind, Truth};
 use insta::assert_snapshot;

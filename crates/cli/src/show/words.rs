@@ -1,6 +1,6 @@
 //! Sizes, times and texts of others, in words.
 
-use bygone_engine::api::MomentInfo;
+use bygone_api::MomentInfo;
 use bygone_model::{Micros, Truth, when::describe};
 use jiff::Timestamp;
 

@@ -4,9 +4,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bygone_block::nbd;
 
-use super::{Manager, WANTED_EVERY, value};
+use super::{Manager, WANTED_EVERY};
 use crate::{
-    api::{Answers, ExportTo, Exported},
+    api::{Answers, Exported, Items, call, call::ExportTo},
+    calls::Handle,
     config,
     error::{Error, Result, Usage},
     exports::OneExport,
@@ -15,13 +16,9 @@ use crate::{
 
 const NBD_STOP_MAX: Duration = Duration::from_secs(5);
 
-impl Manager {
-    pub(super) fn export(
-        &self,
-        what: &str,
-        to: &ExportTo,
-        answers: &mut dyn Answers,
-    ) -> Result<serde_json::Value> {
+impl Handle<call::Export> for Manager {
+    fn handle(&self, call: &call::Export, answers: &mut dyn Items<Exported>) -> Result<Exported> {
+        let call::Export { what, to } = call;
         let opened = self.open_device(what)?;
         let of = self.target(crate::exports::target_of(what))?;
         if opened.seq.is_none() && !of.is_running() && Machine::is_left_running(&of) {
@@ -30,13 +27,13 @@ impl Manager {
         }
         let geometry = opened.device.geometry();
         let mut exported = Exported {
-            what: what.to_owned(),
+            what: what.clone(),
             at: String::new(),
             size_bytes: geometry.size_bytes,
             read_only: geometry.read_only,
             seq: opened.seq.map(|seq| seq.0),
         };
-        let exports = Arc::new(OneExport { name: what.to_owned(), device: opened.device.clone() });
+        let exports = Arc::new(OneExport { name: what.clone(), device: opened.device.clone() });
         let server = nbd::Server::new(nbd::Limits::default());
         let scope = nbd::Scope::new(exports);
         let refused = |at: &str| {
@@ -52,7 +49,7 @@ impl Manager {
                 };
                 let file = bygone_block::serve_file(opened.device, &path).map_err(failed)?;
                 exported.at = path.display().to_string();
-                answers.item(value(&exported)?);
+                answers.item(exported.clone());
                 self.until_unwanted(answers);
                 file.stop().map_err(failed)?;
             }
@@ -61,7 +58,7 @@ impl Manager {
                 let serving =
                     server.serve_unix(&path, scope).map_err(refused(&path.display().to_string()))?;
                 exported.at = format!("nbd+unix:///?socket={}", path.display());
-                answers.item(value(&exported)?);
+                answers.item(exported.clone());
                 self.until_unwanted(answers);
                 serving.stop(NBD_STOP_MAX);
             }
@@ -69,17 +66,19 @@ impl Manager {
                 let address = std::net::ToSocketAddrs::to_socket_addrs(at.as_str())
                     .ok()
                     .and_then(|mut addresses| addresses.next())
-                    .ok_or_else(|| Usage::BadSetting { key: "--nbd".into(), value: at.clone() })?;
+                    .ok_or_else(|| Usage::BadAddress(at.clone()))?;
                 let serving = server.serve_tcp(address, scope).map_err(refused(at))?;
                 exported.at = format!("nbd://{}", serving.address());
-                answers.item(value(&exported)?);
+                answers.item(exported.clone());
                 self.until_unwanted(answers);
                 serving.stop(NBD_STOP_MAX);
             }
         }
-        value(&exported)
+        Ok(exported)
     }
+}
 
+impl Manager {
     fn until_unwanted(&self, answers: &mut dyn Answers) {
         while answers.wanted() && !self.is_stopping() {
             std::thread::sleep(WANTED_EVERY / 4);

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use bygone_model::{Event, Kind, Seq, when::WholeDay};
 use bygone_qemu as qemu;
 
-use super::{Manager, value};
+use super::Manager;
 use crate::{
-    api::Answers,
-    config,
+    api::{Items, MomentInfo, Nothing, Started, call},
+    calls::Handle,
     error::{Error, Result},
     history::LogHistory,
     machine::{Boot, Machine},
@@ -30,21 +30,17 @@ impl Manager {
         tracing::info!(accelerator = %finding.accel(), "{}", finding.explain());
         Ok(*self.accel.get_or_init(|| finding.accel()))
     }
+}
 
-    pub(super) fn run(
-        &self,
-        name: &str,
-        at: Option<&str>,
-        branch: Option<&str>,
-        display: config::Display,
-    ) -> Result<serde_json::Value> {
-        let target = self.target(name)?;
+impl Handle<call::Run> for Manager {
+    fn handle(&self, call: &call::Run, _: &mut dyn Items<Nothing>) -> Result<Started> {
+        let target = self.target(&call.name)?;
         if target.is_running() {
-            return Err(Error::TargetRunning(name.to_owned()));
+            return Err(Error::TargetRunning(call.name.clone()));
         }
         let accel = self.accel()?;
         let catalog = target.log.catalog();
-        let (branch, from) = match (at, branch) {
+        let (branch, from) = match (&call.at, call.branch.as_deref()) {
             (None, None) => (catalog.head, None),
             (None, Some(branch)) => (catalog.branch_named(branch)?.id, None),
             (Some(when), made) => {
@@ -60,21 +56,24 @@ impl Manager {
                 (target.log.catalog().branch_named(&made)?.id, Some(found.seq))
             }
         };
-        value(&Machine::boot(&target, &Boot { branch, from, display, accel })?)
+        let display = call.display.clone().unwrap_or_default();
+        Machine::boot(&target, &Boot { branch, from, display, accel })
     }
+}
 
-    pub(super) fn stop_target(
-        &self,
-        name: &str,
-        force: bool,
-        deadline_s: Option<u32>,
-        answers: &mut dyn Answers,
-    ) -> Result<serde_json::Value> {
-        let target = self.target(name)?;
-        let machine = lock(&target.machine).clone().ok_or_else(|| Error::TargetStopped(name.to_owned()))?;
-        stop_machine(&target, &machine, force, deadline_s, &mut |text| answers.note(text))?;
+impl Handle<call::Wait> for Manager {
+    fn handle(&self, call: &call::Wait, answers: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
+        self.target(&call.name)?.wait_stopped(&mut || answers.wanted())
+    }
+}
+
+impl Handle<call::Stop> for Manager {
+    fn handle(&self, call: &call::Stop, answers: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
+        let target = self.target(&call.name)?;
+        let machine = lock(&target.machine).clone().ok_or_else(|| Error::TargetStopped(call.name.clone()))?;
+        stop_machine(&target, &machine, call.force, call.deadline_s, &mut |text| answers.note(text))?;
         drop(machine);
-        value(&target.wait_stopped(&mut || true)?)
+        target.wait_stopped(&mut || true)
     }
 }
 

@@ -9,9 +9,13 @@ use std::{
 
 use bygone_model::Micros;
 
-use super::{Manager, WANTED_EVERY, status::info, value};
+use super::{Manager, WANTED_EVERY, store::info};
 use crate::{
-    api::{Answers, NewDisk, NewSource, Progress, Removed},
+    api::{
+        Answers, Items, Nothing, Progress, Removed, TargetInfo,
+        call::{self, NewDisk, NewSource},
+    },
+    calls::Handle,
     config::{self, DiskConfig, TargetConfig},
     error::{Error, Result},
     machine::Machine,
@@ -22,19 +26,14 @@ fn now() -> Micros {
     Micros(jiff::Timestamp::now().as_microsecond())
 }
 
-impl Manager {
-    pub(super) fn add(
-        &self,
-        config: &TargetConfig,
-        disks: &[NewDisk],
-        wait: bool,
-        answers: &mut dyn Answers,
-    ) -> Result<serde_json::Value> {
+impl Handle<call::TargetAdd> for Manager {
+    fn handle(&self, call: &call::TargetAdd, answers: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
+        let call::TargetAdd { config, disks, wait } = call;
         config::check_name(&config.name)?;
         let target = self.registry.add(&config.name, now(), || self.make(config, disks, answers))?;
         target.read_disks()?;
         let mut told = false;
-        while wait && target.is_busy() {
+        while *wait && target.is_busy() {
             if !answers.wanted() {
                 break;
             }
@@ -51,9 +50,11 @@ impl Manager {
             });
             std::thread::sleep(WANTED_EVERY / 4);
         }
-        value(&info(&target)?)
+        info(&target)
     }
+}
 
+impl Manager {
     fn make(
         &self,
         config: &TargetConfig,
@@ -97,8 +98,38 @@ impl Manager {
             imports.iter().try_for_each(|(id, path)| crate::import::import(target, id, path, answers))
         })
     }
+}
 
-    pub(super) fn remove(&self, name: &str, delete_history: bool) -> Result<serde_json::Value> {
+impl Handle<call::TargetList> for Manager {
+    fn handle(&self, _: &call::TargetList, answers: &mut dyn Items<TargetInfo>) -> Result<()> {
+        for target in self.targets() {
+            if !answers.item(info(&target)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Handle<call::TargetShow> for Manager {
+    fn handle(&self, call: &call::TargetShow, _: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
+        info(&*self.target(&call.name)?)
+    }
+}
+
+impl Handle<call::TargetSet> for Manager {
+    fn handle(&self, call: &call::TargetSet, _: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
+        let target = self.target(&call.name)?;
+        target.change_config(|config| {
+            call.settings.iter().try_for_each(|(key, text)| Ok(config.set(key, text)?))
+        })?;
+        info(&target)
+    }
+}
+
+impl Handle<call::TargetRemove> for Manager {
+    fn handle(&self, call: &call::TargetRemove, _: &mut dyn Items<Nothing>) -> Result<Removed> {
+        let name = call.name.as_str();
         let found = self.target(name)?;
         if found.is_running() || Machine::is_left_running(&found) {
             return Err(Error::TargetRunning(name.to_owned()));
@@ -117,7 +148,7 @@ impl Manager {
         self.registry.forget(name);
         drop(found);
         let dir = self.paths.target_dir(name);
-        let kept_at = if delete_history {
+        let kept_at = if call.delete_history {
             fs::remove_dir_all(&dir).map_err(|e| Error::file("deleting", &dir, e))?;
             None
         } else {
@@ -128,6 +159,6 @@ impl Manager {
             fs::rename(&dir, &to).map_err(|e| Error::file("moving", &dir, e))?;
             Some(to)
         };
-        value(&Removed { name: name.to_owned(), kept_at })
+        Ok(Removed { name: name.to_owned(), kept_at })
     }
 }

@@ -5,8 +5,12 @@ use bygone_model::{BranchId, Event, Kind};
 use super::Manager;
 use crate::{
     Error, Result,
-    api::{NewDisk, NewSource, Request, Status},
+    api::{
+        Status,
+        call::{self, NewDisk, NewSource},
+    },
     ask,
+    calls::Handle as _,
     config::TargetConfig,
     serve::Nobody,
     store_dir::StorePaths,
@@ -47,9 +51,9 @@ impl World {
     }
 }
 
-fn add_request(name: &str) -> Request {
+fn add_request(name: &str) -> call::TargetAdd {
     let disk = NewDisk { id: None, source: NewSource::Store(1 << 20), block_bytes: 512 };
-    Request::TargetAdd { config: TargetConfig::new(name), disks: vec![disk], wait: true }
+    call::TargetAdd { config: TargetConfig::new(name), disks: vec![disk], wait: true }
 }
 
 fn add(manager: &Manager, name: &str) -> Result<()> {
@@ -57,7 +61,7 @@ fn add(manager: &Manager, name: &str) -> Result<()> {
 }
 
 fn status(manager: &Manager) -> Status {
-    serde_json::from_value(manager.handle(&Request::Status, &mut Nobody).unwrap()).unwrap()
+    manager.handle(&call::Status {}, &mut Nobody).unwrap()
 }
 
 fn served(manager: &Manager) -> Vec<String> {
@@ -118,7 +122,7 @@ fn a_missing_folder_of_targets_keeps_nobody_from_the_status_and_is_not_made_anew
 fn an_unreadable_newest_configuration_is_no_reason_to_use_an_older_one() {
     let (world, manager) = World::with(&["db", "web"]);
     let settings = vec![("memory".to_owned(), "2G".to_owned())];
-    manager.handle(&Request::TargetSet { name: "web".into(), settings }, &mut Nobody).unwrap();
+    manager.handle(&call::TargetSet { name: "web".into(), settings }, &mut Nobody).unwrap();
     drop(manager);
     std::fs::write(world.target_dir("web").join("config/000002.json"), "{").unwrap();
     let before = files_below(&world.target_dir("web"));
@@ -154,7 +158,7 @@ fn of_two_that_change_settings_neither_is_lost() {
     std::thread::scope(|scope| {
         for (key, text) in [("memory", "2G"), ("cpus", "7"), ("append", "quiet"), ("autostart", "true")] {
             let settings = vec![(key.to_owned(), text.to_owned())];
-            let request = Request::TargetSet { name: "web".into(), settings };
+            let request = call::TargetSet { name: "web".into(), settings };
             let manager = &manager;
             scope.spawn(move || manager.handle(&request, &mut Nobody).unwrap());
         }
@@ -170,7 +174,7 @@ fn a_removed_target_does_not_come_back_whoever_still_holds_it() {
     let held = manager.target("web").unwrap();
     let event = Event::new(Kind::Manager, "here");
     held.log.event(BranchId(0), &event).unwrap();
-    let request = Request::TargetRemove { name: "web".into(), delete_history: true };
+    let request = call::TargetRemove { name: "web".into(), delete_history: true };
     manager.handle(&request, &mut Nobody).unwrap();
     let _ = held.log.event(BranchId(0), &event);
     held.log.checkpoint().unwrap_err();
@@ -185,7 +189,7 @@ fn six_commands_at_once_without_a_manager_wait_for_one_another() {
     let root = world.paths().root().to_owned();
     std::thread::scope(|scope| {
         for _ in 0..6 {
-            scope.spawn(|| ask(&root, &Request::Status, &mut Nobody).unwrap());
+            scope.spawn(|| ask(&root, &call::Status {}, &mut Nobody).unwrap());
         }
     });
 }

@@ -126,7 +126,7 @@ fn write(device: &dyn BlockDevice, offset: u64, byte: u8) {
 }
 
 fn restore_in_place(target: &Arc<Target>, seq: Seq, discard_later: bool) -> crate::Result<()> {
-    let to = crate::api::RestoreTo::InPlace;
+    let to = crate::api::call::RestoreTo::InPlace;
     restore::restore(target, &format!("seq:{}", seq.0), None, &to, discard_later, &mut Nobody).map(drop)
 }
 

@@ -1,6 +1,6 @@
 //! Requests and replies on the manager's socket: what is understood is what was said, and comes back as it was.
 
-use bygone_engine::api::{Reply, Request};
+use bygone_api::{Call, Reply, Request, call};
 use serde_json::Value;
 
 use crate::formats::json::{comes_back, is_exact};
@@ -22,10 +22,32 @@ pub fn api(bytes: &[u8]) {
             }
         }
         comes_back(&request);
+        assert!(said.get("request").is_none_or(|name| name == request.name()));
     }
-    if let Ok(reply) = serde_json::from_slice::<Reply>(bytes)
-        && value.as_ref().is_some_and(is_exact)
-    {
+    if value.as_ref().is_some_and(is_exact) {
+        if let Ok(reply) = serde_json::from_slice::<Reply<Value, Value>>(bytes) {
+            comes_back(&reply);
+        }
+        reply::<call::Status>(bytes);
+        reply::<call::TargetList>(bytes);
+        reply::<call::TargetRemove>(bytes);
+        reply::<call::Run>(bytes);
+        reply::<call::Export>(bytes);
+        reply::<call::Timeline>(bytes);
+        reply::<call::BranchList>(bytes);
+        reply::<call::Restore>(bytes);
+        reply::<call::Verify>(bytes);
+        reply::<call::Compact>(bytes);
+    }
+}
+
+/// A line as the client of a call reads it.
+fn reply<C: Call>(bytes: &[u8])
+where
+    C::Item: PartialEq,
+    C::Answer: PartialEq,
+{
+    if let Ok(reply) = serde_json::from_slice::<Reply<C::Item, C::Answer>>(bytes) {
         comes_back(&reply);
     }
 }

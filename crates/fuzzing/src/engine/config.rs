@@ -1,6 +1,6 @@
 //! How targets are described: their files, what `target set` takes, sizes and names.
 
-use bygone_engine::config::{TargetConfig, check_name, parse_bytes, parse_mib};
+use bygone_api::config::{TargetConfig, check_name, parse_bytes, parse_mib};
 
 use crate::{formats::json::comes_back, input::Input};
 

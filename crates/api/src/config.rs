@@ -7,7 +7,21 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, Usage};
+/// A name that cannot be one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} cannot be a name")]
+pub struct BadName(pub String);
+
+/// A setting that cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadSetting {
+    /// There is none of this key.
+    #[error("there is no setting {0:?}")]
+    Unknown(String),
+    /// It cannot have this value.
+    #[error("{value:?} is no value for {key:?}")]
+    Value { key: String, value: String },
+}
 
 /// Targets' and disks' names: letters, digits, `-`, `_` and `.`, so that they fit file names and export names.
 pub const NAME_BYTES_MAX: usize = 64;
@@ -15,15 +29,12 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// How a target is made up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetConfig {
-    /// Its name.
     pub name: String,
-    /// Its disks.
     #[serde(default)]
     pub disks: Vec<DiskConfig>,
     /// Memory in MiB.
     #[serde(default = "default_memory")]
     pub memory_mib: u32,
-    /// Virtual processors.
     #[serde(default = "default_cpus")]
     pub cpus: u32,
     /// A kernel to boot directly.
@@ -59,7 +70,6 @@ pub struct DiskConfig {
     pub path: Option<PathBuf>,
     /// 512 or 4096.
     pub block_bytes: u32,
-    /// Its size.
     pub size_bytes: u64,
 }
 
@@ -103,13 +113,13 @@ fn default_net() -> String {
 ///
 /// # Errors
 /// When it would not fit a file name or an export name.
-pub fn check_name(name: &str) -> Result<()> {
+pub fn check_name(name: &str) -> Result<(), BadName> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let starts = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
     if starts && name.len() <= NAME_BYTES_MAX && name.chars().all(fits) {
         Ok(())
     } else {
-        Err(Error::Usage(Usage::BadName(name.to_owned())))
+        Err(BadName(name.to_owned()))
     }
 }
 
@@ -136,8 +146,8 @@ impl TargetConfig {
     ///
     /// # Errors
     /// When there is no such key or the value does not fit it.
-    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        let bad = || Error::Usage(Usage::BadSetting { key: key.to_owned(), value: value.to_owned() });
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), BadSetting> {
+        let bad = || BadSetting::Value { key: key.to_owned(), value: value.to_owned() };
         let path = |value: &str| if value.is_empty() { None } else { Some(absolute(Path::new(value))) };
         match key {
             "memory" => self.memory_mib = parse_mib(value).ok_or_else(bad)?,
@@ -155,7 +165,7 @@ impl TargetConfig {
             "net" => self.net = value.to_owned(),
             "autostart" => self.autostart = value.parse().map_err(|_| bad())?,
             "qemu-arg" => self.qemu_args = value.split_whitespace().map(str::to_owned).collect(),
-            _ => return Err(Error::Usage(Usage::NoSetting(key.to_owned()))),
+            _ => return Err(BadSetting::Unknown(key.to_owned())),
         }
         Ok(())
     }

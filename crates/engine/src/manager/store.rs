@@ -1,8 +1,13 @@
-//! What the state of the store and its targets is.
+//! The store as a whole: its state, checking it, upkeep, the end of the manager.
+
+use std::time::{Duration, Instant};
 
 use super::Manager;
 use crate::{
-    api::{Status, StoreStatus, TargetInfo},
+    api::{
+        Compacted, DamagedPlace, Items, Nothing, Progress, Status, StoreStatus, TargetInfo, Verified, call,
+    },
+    calls::Handle,
     error::{Error, Result},
     machine::Machine,
     target::{self, Target},
@@ -11,8 +16,8 @@ use crate::{
 /// With less room than this, a store says so.
 const LOW_BYTES: u64 = 1 << 30;
 
-impl Manager {
-    pub(super) fn status(&self) -> Result<Status> {
+impl Handle<call::Status> for Manager {
+    fn handle(&self, _: &call::Status, _: &mut dyn Items<Nothing>) -> Result<Status> {
         let mut targets = Vec::new();
         let mut problems = Vec::new();
         let (mut used_bytes, mut logical_bytes) = (0, 0);
@@ -84,4 +89,56 @@ impl Manager {
 
 pub(super) fn info(target: &Target) -> Result<TargetInfo> {
     Ok(TargetInfo { config: target.config(), status: target.status()? })
+}
+
+impl Handle<call::Verify> for Manager {
+    fn handle(&self, call: &call::Verify, answers: &mut dyn Items<Nothing>) -> Result<Verified> {
+        let targets = match &call.name {
+            Some(name) => vec![self.target(name)?],
+            None => self.targets(),
+        };
+        let end = call.for_s.map(|s| Instant::now() + Duration::from_secs(s));
+        let mut verified = Verified { complete: true, ..Verified::default() };
+        for target in targets {
+            let doing = format!("checking {}", target.name);
+            let report = target.log.verify(call.newest_first, &mut |done_bytes, total_bytes| {
+                let wanted = answers.progress(Progress { doing: doing.clone(), done_bytes, total_bytes });
+                wanted && end.is_none_or(|end| Instant::now() < end)
+            })?;
+            verified.checked_bytes += report.checked_bytes;
+            verified.complete &= report.complete;
+            verified.damaged.extend(report.damaged.into_iter().map(|damaged| DamagedPlace {
+                place: format!("{}: {}", target.name, damaged.place),
+                detail: damaged.damage.to_string(),
+            }));
+        }
+        let unavailable = self.registry.unavailable();
+        let chosen =
+            unavailable.iter().filter(|(target, _)| call.name.as_ref().is_none_or(|name| name == target));
+        verified
+            .damaged
+            .extend(chosen.map(|(name, why)| DamagedPlace { place: name.clone(), detail: why.to_string() }));
+        Ok(verified)
+    }
+}
+
+impl Handle<call::Compact> for Manager {
+    fn handle(&self, call: &call::Compact, _: &mut dyn Items<Nothing>) -> Result<Compacted> {
+        let used = || self.targets().iter().map(|t| t.log.used_bytes()).sum::<bygone_store::Result<u64>>();
+        let before_bytes = used()?;
+        if !call.dry_run {
+            for target in self.targets() {
+                while target.log.maintain()? {}
+                target.log.checkpoint()?;
+            }
+        }
+        Ok(Compacted { before_bytes, after_bytes: used()? })
+    }
+}
+
+impl Handle<call::Shutdown> for Manager {
+    fn handle(&self, call: &call::Shutdown, _: &mut dyn Items<Nothing>) -> Result<()> {
+        self.stop(call.keep_targets);
+        Ok(())
+    }
 }

@@ -1,0 +1,184 @@
+//! What calls are answered with.
+
+use std::path::PathBuf;
+
+use bygone_model::{Details, Grade, Kind, Truth};
+use serde::{Deserialize, Serialize};
+
+use crate::config::TargetConfig;
+
+/// A moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MomentInfo {
+    /// Its place in the log.
+    pub seq: u64,
+    /// When: RFC 3339 with microseconds, UTC.
+    pub time: String,
+    pub kind: Kind,
+    pub label: String,
+    /// How good it is to come back to.
+    pub grade: Grade,
+    pub truth: Truth,
+    pub branch: String,
+    /// Everything else.
+    pub details: Details,
+}
+
+/// `status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub targets: Vec<TargetStatus>,
+    pub store: StoreStatus,
+    /// What is wrong, in words; empty when all is well.
+    pub problems: Vec<String>,
+}
+
+/// A target's state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetStatus {
+    pub name: String,
+    /// `running`, `stopped` or `unknown`.
+    pub state: String,
+    /// The last record.
+    pub head_seq: u64,
+    /// The last record that is known to be durable.
+    pub durable_seq: u64,
+    /// When the last record was written; RFC 3339.
+    pub head_time: String,
+    pub branch: String,
+    pub disks: Vec<DiskStatus>,
+    /// What is wrong with its disks and what to do about it, in words; empty when all is well.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// A disk's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    pub id: String,
+    pub size_bytes: u64,
+    /// `tap`, `store` or `branch`.
+    pub mode: String,
+    /// The disk outside the store, if there is one.
+    pub path: Option<PathBuf>,
+    /// The store has all of it; until then history is not complete.
+    pub complete: bool,
+    /// How much of it was read so far while it is being taken over.
+    pub read_bytes: u64,
+}
+
+/// The store's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    pub path: PathBuf,
+    /// Bytes on the medium.
+    pub used_bytes: u64,
+    /// Bytes of all disks that are protected.
+    pub logical_bytes: u64,
+    /// Bytes that can still be written.
+    pub free_bytes: u64,
+    /// `ok`, `full` (there is no room for more writes than those that found some already) or `failed`.
+    pub state: String,
+}
+
+/// A target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetInfo {
+    pub config: TargetConfig,
+    pub status: TargetStatus,
+}
+
+/// `target remove`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    pub name: String,
+    /// Where its history is now, if it was kept.
+    pub kept_at: Option<PathBuf>,
+}
+
+/// `run`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    pub name: String,
+    pub branch: String,
+    /// From which moment, if not the present.
+    pub from_seq: Option<u64>,
+    pub pid: u32,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    pub console: PathBuf,
+}
+
+/// `export`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exported {
+    pub what: String,
+    /// Where: an NBD URI or a path.
+    pub at: String,
+    pub size_bytes: u64,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// The moment that is served, if it is a past one.
+    pub seq: Option<u64>,
+}
+
+/// A branch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchInfo {
+    pub name: String,
+    pub present: bool,
+    /// The branch that it starts on.
+    pub parent: Option<String>,
+    /// The moment it starts at.
+    pub from_seq: Option<u64>,
+    /// When that was; RFC 3339.
+    pub from_time: Option<String>,
+    /// When it was made; RFC 3339.
+    pub made: String,
+    pub running: bool,
+}
+
+/// `restore`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Restored {
+    pub moment: MomentInfo,
+    /// What was written: disk, where, bytes of data.
+    pub disks: Vec<RestoredDisk>,
+    /// The branch that is the present now, when it was restored in place.
+    pub branch: Option<String>,
+}
+
+/// A restored disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredDisk {
+    pub id: String,
+    /// Where it was written to.
+    pub to: PathBuf,
+    pub size_bytes: u64,
+    /// How much of it was data.
+    pub written_bytes: u64,
+}
+
+/// `verify`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    pub checked_bytes: u64,
+    pub damaged: Vec<DamagedPlace>,
+    pub complete: bool,
+}
+
+/// A damaged place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedPlace {
+    #[serde(rename = "where")]
+    pub place: String,
+    pub detail: String,
+}
+
+/// `compact`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compacted {
+    pub before_bytes: u64,
+    /// The bytes that it takes now (or would take).
+    pub after_bytes: u64,
+}

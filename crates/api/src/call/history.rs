@@ -1,0 +1,78 @@
+//! Moments and lines of history, and bringing them back.
+
+use std::path::PathBuf;
+
+use bygone_model::Kind;
+use serde::{Deserialize, Serialize};
+
+/// Lists events and points, newest last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeline {
+    pub name: String,
+    /// Not before this moment.
+    pub since: Option<String>,
+    /// Not after this moment.
+    pub until: Option<String>,
+    /// Only these kinds; all of them if there are none.
+    pub kinds: Vec<Kind>,
+}
+
+/// Names a moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Point {
+    pub name: String,
+    /// Now unless given.
+    pub at: Option<String>,
+    pub label: String,
+    /// How long it is kept for sure, such as `30d`.
+    pub hold: Option<String>,
+}
+
+/// Lists the moments worth choosing from, newest last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Points {
+    pub name: String,
+}
+
+/// Lists a target's branches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchList {
+    pub name: String,
+}
+
+/// Makes a branch the present.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchPromote {
+    pub name: String,
+    /// The only one there is unless given.
+    pub branch: Option<String>,
+}
+
+/// Gives a branch up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchDrop {
+    pub name: String,
+    pub branch: String,
+}
+
+/// Brings a moment back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    pub name: String,
+    pub at: String,
+    /// Only this disk; all of them unless given.
+    pub disk: Option<String>,
+    pub to: RestoreTo,
+    /// Give up what came after that moment.
+    pub discard_later: bool,
+}
+
+/// Where a moment is brought back to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestoreTo {
+    /// The target itself.
+    InPlace,
+    /// A raw file or block device; a folder if there are several disks.
+    Path(PathBuf),
+}

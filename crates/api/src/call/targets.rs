@@ -1,0 +1,66 @@
+//! What is protected.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::TargetConfig;
+
+/// Protects a new target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetAdd {
+    /// How it is made up; `disks` is left empty.
+    pub config: TargetConfig,
+    pub disks: Vec<NewDisk>,
+    /// Wait until its tapped disks were read.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+/// A disk of a new target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewDisk {
+    /// Given out (`vda`, `vdb`, …) unless named.
+    pub id: Option<String>,
+    pub source: NewSource,
+    /// 512 or 4096.
+    pub block_bytes: u32,
+}
+
+/// Where a disk comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NewSource {
+    /// A raw file or block device that is protected where it is.
+    Tap(PathBuf),
+    /// A new, empty disk in the store, of this many bytes.
+    Store(u64),
+    /// An image that is read into the store once.
+    Import(PathBuf),
+}
+
+/// Lists the targets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetList {}
+
+/// Shows a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetShow {
+    pub name: String,
+}
+
+/// Changes a target's settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetSet {
+    pub name: String,
+    /// Keys and values as [`TargetConfig::set`] takes them.
+    pub settings: Vec<(String, String)>,
+}
+
+/// Stops protecting a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetRemove {
+    pub name: String,
+    /// Without this, its history is kept under another name.
+    pub delete_history: bool,
+}

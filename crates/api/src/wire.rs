@@ -1,0 +1,63 @@
+//! The lines of an answer, and who listens to them.
+
+use serde::{Deserialize, Serialize};
+
+/// A request longer than this is refused.
+pub const REQUEST_BYTES_MAX: u64 = 1 << 20;
+/// A line of an answer longer than this is not believed.
+pub const REPLY_BYTES_MAX: u64 = 64 << 20;
+
+/// A line of the answer to a [`Call`](crate::Call) with items `I` and answer `A`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply<I, A> {
+    /// Long work goes on.
+    Progress(Progress),
+    /// For people to read meanwhile.
+    Note(String),
+    /// One of many.
+    Item(I),
+    /// The last line: it was done.
+    Done(A),
+    /// The last line: it could not be done.
+    Failed(Failure),
+}
+
+/// How far long work has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is being done, in words.
+    pub doing: String,
+    pub done_bytes: u64,
+    /// 0 when nobody knows.
+    pub total_bytes: u64,
+}
+
+/// Why something could not be done, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+    /// The exit code: 1 failed, 2 wrong usage, 3 a check did not hold.
+    pub code: u8,
+    /// Moments that may have been meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<String>,
+}
+
+/// Who is told how long work goes on.
+pub trait Answers {
+    /// Returns false when nobody waits for the work any more.
+    fn progress(&mut self, progress: Progress) -> bool;
+    /// Something for people to read meanwhile.
+    fn note(&mut self, text: String);
+    /// Somebody still waits.
+    fn wanted(&mut self) -> bool;
+}
+
+/// Who takes the items of an answer as they come.
+pub trait Items<I>: Answers {
+    /// Returns false when no more are wanted.
+    fn item(&mut self, item: I) -> bool;
+}

@@ -1,0 +1,193 @@
+//! From a request as it is sent to whoever handles it, and back.
+//!
+//! Handlers and clients see the types of their [`Call`] only. In between, items and answers are JSON, also where client and
+//! manager are one process: so a command means the same with a running manager and without one.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    api::{Answers, Call, Items, Progress, Request},
+    error::{Error, Result, Usage},
+    manager::Manager,
+};
+
+/// Does what a call asks for. The handlers are in `manager/`, by subject.
+pub(crate) trait Handle<C: Call> {
+    /// # Errors
+    /// When it cannot be done.
+    fn handle(&self, call: &C, answers: &mut dyn Items<C::Item>) -> Result<C::Answer>;
+}
+
+impl Manager {
+    /// Gives a request to its handler.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub(crate) fn answer(&self, request: &Request, answers: &mut dyn Items<Value>) -> Result<Value> {
+        match request {
+            Request::Status(call) => through(self, call, answers),
+            Request::TargetAdd(call) => through(self, call, answers),
+            Request::TargetList(call) => through(self, call, answers),
+            Request::TargetShow(call) => through(self, call, answers),
+            Request::TargetSet(call) => through(self, call, answers),
+            Request::TargetRemove(call) => through(self, call, answers),
+            Request::Run(call) => through(self, call, answers),
+            Request::Wait(call) => through(self, call, answers),
+            Request::Stop(call) => through(self, call, answers),
+            Request::Export(call) => through(self, call, answers),
+            Request::Timeline(call) => through(self, call, answers),
+            Request::Point(call) => through(self, call, answers),
+            Request::Points(call) => through(self, call, answers),
+            Request::BranchList(call) => through(self, call, answers),
+            Request::BranchPromote(call) => through(self, call, answers),
+            Request::BranchDrop(call) => through(self, call, answers),
+            Request::Restore(call) => through(self, call, answers),
+            Request::Verify(call) => through(self, call, answers),
+            Request::Compact(call) => through(self, call, answers),
+            Request::Shutdown(call) => through(self, call, answers),
+        }
+    }
+}
+
+fn through<C: Call>(manager: &Manager, call: &C, answers: &mut dyn Items<Value>) -> Result<Value>
+where
+    Manager: Handle<C>,
+{
+    let mut out = Out { answers, unsaid: None };
+    let answer = manager.handle(call, &mut out)?;
+    match out.unsaid {
+        Some(error) => Err(error),
+        None => value(&answer),
+    }
+}
+
+fn value<T: Serialize>(said: &T) -> Result<Value> {
+    // A path need not be text, and JSON is.
+    serde_json::to_value(said).map_err(|e| Usage::BadRequest(e.to_string()).into())
+}
+
+/// Items on their way out.
+struct Out<'a> {
+    answers: &'a mut dyn Items<Value>,
+    /// Why an item could not be said.
+    unsaid: Option<Error>,
+}
+
+impl Answers for Out<'_> {
+    fn progress(&mut self, progress: Progress) -> bool {
+        self.answers.progress(progress)
+    }
+
+    fn note(&mut self, text: String) {
+        self.answers.note(text);
+    }
+
+    fn wanted(&mut self) -> bool {
+        self.unsaid.is_none() && self.answers.wanted()
+    }
+}
+
+impl<I: Serialize> Items<I> for Out<'_> {
+    fn item(&mut self, item: I) -> bool {
+        match value(&item) {
+            Ok(item) => self.answers.item(item),
+            Err(error) => {
+                self.unsaid = Some(error);
+                false
+            }
+        }
+    }
+}
+
+/// Items on their way in, to whoever asked with the call `C`.
+pub(crate) struct In<'a, C: Call> {
+    answers: &'a mut dyn Items<C::Item>,
+    /// Why an item could not be understood.
+    misread: Option<Error>,
+}
+
+impl<'a, C: Call> In<'a, C> {
+    pub(crate) fn new(answers: &'a mut dyn Items<C::Item>) -> In<'a, C> {
+        In { answers, misread: None }
+    }
+
+    /// The end.
+    ///
+    /// # Errors
+    /// The failure, or what could not be understood.
+    pub(crate) fn end(self, answer: Result<Value>) -> Result<C::Answer> {
+        match self.misread {
+            Some(error) => Err(error),
+            None => serde_json::from_value(answer?).map_err(|e| misread(&e)),
+        }
+    }
+}
+
+fn misread(e: &serde_json::Error) -> Error {
+    Usage::BadRequest(e.to_string()).into()
+}
+
+impl<C: Call> Answers for In<'_, C> {
+    fn progress(&mut self, progress: Progress) -> bool {
+        self.answers.progress(progress)
+    }
+
+    fn note(&mut self, text: String) {
+        self.answers.note(text);
+    }
+
+    fn wanted(&mut self) -> bool {
+        self.misread.is_none() && self.answers.wanted()
+    }
+}
+
+impl<C: Call> Items<Value> for In<'_, C> {
+    fn item(&mut self, item: Value) -> bool {
+        match serde_json::from_value(item) {
+            Ok(item) => self.answers.item(item),
+            Err(e) => {
+                self.misread = Some(misread(&e));
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
+
+    use super::*;
+    use crate::{
+        api::{Exported, call},
+        serve::Nobody,
+    };
+
+    #[test]
+    fn a_path_that_is_no_text_is_refused_and_not_said_wrong() {
+        let mut nobody = Nobody;
+        let mut out = Out { answers: &mut nobody, unsaid: None };
+        let odd: &Path = OsStr::from_bytes(b"/srv/\xff.img").as_ref();
+        assert!(!out.item(odd));
+        assert!(!Answers::wanted(&mut out));
+        assert!(matches!(out.unsaid, Some(Error::Usage(Usage::BadRequest(_)))));
+    }
+
+    #[test]
+    fn an_item_of_another_shape_is_a_failure_whatever_the_answer_is() {
+        let mut nobody = Nobody;
+        let mut answers = In::<call::Export>::new(&mut nobody);
+        assert!(!answers.item(Value::from("served")));
+        assert!(!answers.wanted());
+        let exported = Exported {
+            what: "web".to_owned(),
+            at: "/x".to_owned(),
+            size_bytes: 512,
+            read_only: true,
+            seq: None,
+        };
+        let answer = value(&exported);
+        assert!(answers.end(answer).is_err());
+    }
+}

@@ -1,0 +1,47 @@
+//! Moments: listing them, naming one, bringing one back.
+
+use super::Manager;
+use crate::{
+    api::{Items, MomentInfo, Nothing, Restored, call},
+    calls::Handle,
+    error::Result,
+    restore, timeline,
+};
+
+impl Handle<call::Timeline> for Manager {
+    fn handle(&self, call: &call::Timeline, answers: &mut dyn Items<MomentInfo>) -> Result<()> {
+        let target = self.target(&call.name)?;
+        let (since, until) = (call.since.as_deref(), call.until.as_deref());
+        say(timeline::timeline(&target.log, since, until, &call.kinds)?, answers);
+        Ok(())
+    }
+}
+
+impl Handle<call::Points> for Manager {
+    fn handle(&self, call: &call::Points, answers: &mut dyn Items<MomentInfo>) -> Result<()> {
+        say(timeline::points(&self.target(&call.name)?.log)?, answers);
+        Ok(())
+    }
+}
+
+fn say(moments: Vec<MomentInfo>, answers: &mut dyn Items<MomentInfo>) {
+    for moment in moments {
+        if !answers.item(moment) {
+            break;
+        }
+    }
+}
+
+impl Handle<call::Point> for Manager {
+    fn handle(&self, call: &call::Point, _: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
+        let target = self.target(&call.name)?;
+        timeline::add_point(&target.log, call.at.as_deref(), &call.label, call.hold.as_deref())
+    }
+}
+
+impl Handle<call::Restore> for Manager {
+    fn handle(&self, call: &call::Restore, answers: &mut dyn Items<Nothing>) -> Result<Restored> {
+        let target = self.target(&call.name)?;
+        restore::restore(&target, &call.at, call.disk.as_deref(), &call.to, call.discard_later, answers)
+    }
+}
