@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bygone_model::{Details, Grade, Kind, Truth};
 use serde::{Deserialize, Serialize};
 
-use crate::config::TargetConfig;
+use crate::{Problem, config::TargetConfig};
 
 /// A moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,8 +29,8 @@ pub struct MomentInfo {
 pub struct Status {
     pub targets: Vec<TargetStatus>,
     pub store: StoreStatus,
-    /// What is wrong, in words; empty when all is well.
-    pub problems: Vec<String>,
+    /// Empty when all is well.
+    pub problems: Vec<Problem>,
 }
 
 /// A target's state.
@@ -47,9 +47,9 @@ pub struct TargetStatus {
     pub head_time: String,
     pub branch: String,
     pub disks: Vec<DiskStatus>,
-    /// What is wrong with its disks and what to do about it, in words; empty when all is well.
+    /// What is wrong with its disks; empty when all is well.
     #[serde(default)]
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
 }
 
 /// A disk's state.

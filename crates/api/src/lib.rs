@@ -13,8 +13,12 @@
 mod answer;
 pub mod call;
 pub mod config;
+mod failure;
+mod problem;
 mod wire;
 
 pub use answer::*;
 pub use call::{Call, Nothing, Request, Role};
-pub use wire::{Answers, Failure, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply};
+pub use failure::{Failure, IoProblem, MomentProblem, Remedy, ServeProblem};
+pub use problem::{Problem, Trouble};
+pub use wire::{Answers, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Failure;
+
 /// A request longer than this is refused.
 pub const REQUEST_BYTES_MAX: u64 = 1 << 20;
 /// A line of an answer longer than this is not believed.
@@ -31,19 +33,6 @@ pub struct Progress {
     pub done_bytes: u64,
     /// 0 when nobody knows.
     pub total_bytes: u64,
-}
-
-/// Why something could not be done, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    pub message: String,
-    /// What to do about it.
-    pub hint: String,
-    /// The exit code: 1 failed, 2 wrong usage, 3 a check did not hold.
-    pub code: u8,
-    /// Moments that may have been meant.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub candidates: Vec<String>,
 }
 
 /// Who is told how long work goes on.

@@ -3,15 +3,18 @@
 
 use std::{
     env, fmt,
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     path::PathBuf,
     process::ExitCode,
 };
 
-use bygone_api::Failure;
-use serde_json::{Value, json};
+use bygone_api::{Failure, Remedy};
+use clap::{CommandFactory as _, error::ErrorKind};
+use serde_json::{Map, Value, json};
 
 use crate::{
+    cli::Cli,
+    hints,
     session::Session,
     show::{Paint, Style, words},
 };
@@ -65,24 +68,45 @@ impl fmt::Display for Places {
     }
 }
 
+/// A failure as it is shown: what happened, and what to do about it.
+struct Refusal {
+    /// Kept stable for programs.
+    code: String,
+    message: String,
+    hint: String,
+    exit: u8,
+    /// Moments that may have been meant.
+    candidates: Vec<String>,
+    /// What else is known of it, for programs.
+    fields: Map<String, Value>,
+}
+
 impl Error {
-    /// What is said of it.
-    pub(crate) fn failure(&self) -> Failure {
+    fn refusal(&self) -> Refusal {
         if let Error::Engine(error) = self {
-            return error.failure();
+            return of_failure(&error.failure());
         }
-        let (code, hint) = match self {
-            Error::Engine(_) | Error::Output(_) => (1, "check where the output goes"),
-            Error::Answer(_) => (1, "leave --json out"),
-            Error::NoHome => (2, "say where it is with --store DIR or $BYGONE_STORE"),
-            Error::Declined => (1, "answer `y`, or give --yes"),
-            Error::Damaged(_) => {
-                (3, "what lies elsewhere is whole; restore from there, and check the medium and its log")
-            }
-            Error::Manual { .. } => (1, "check the folder and its permissions"),
-            Error::Signals(_) => (1, "try again; nothing was begun"),
+        let (exit, code, hint) = match self {
+            Error::Engine(_) | Error::Output(_) => (1, "output", "check where the output goes"),
+            Error::Answer(_) => (1, "not-json", "leave --json out"),
+            Error::NoHome => (2, "no-home", "say where it is with --store DIR or $BYGONE_STORE"),
+            Error::Declined => (1, "declined", "answer `y`, or give --yes"),
+            Error::Damaged(_) => (
+                3,
+                "damaged",
+                "what lies elsewhere is whole; restore from there, and check the medium and its log",
+            ),
+            Error::Manual { .. } => (1, "file", "check the folder and its permissions"),
+            Error::Signals(_) => (1, "system-refuses", "try again; nothing was begun"),
         };
-        Failure { message: self.to_string(), hint: hint.to_owned(), code, candidates: Vec::new() }
+        Refusal {
+            code: code.to_owned(),
+            message: self.to_string(),
+            hint: hint.to_owned(),
+            exit,
+            candidates: Vec::new(),
+            fields: Map::new(),
+        }
     }
 
     /// Whoever read the output went away: no failure, nobody wants more.
@@ -91,68 +115,111 @@ impl Error {
     }
 }
 
+fn of_failure(failure: &Failure) -> Refusal {
+    let candidates = match failure {
+        Failure::NoMoment { candidates, .. } => candidates.clone(),
+        _ => Vec::new(),
+    };
+    let fields = match serde_json::to_value(failure) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    };
+    Refusal {
+        code: failure.code(),
+        message: failure.to_string(),
+        hint: hints::of(failure),
+        exit: if failure.remedy() == Remedy::Rephrase { 2 } else { 1 },
+        candidates,
+        fields,
+    }
+}
+
 /// Says why a command ended early, and gives the exit code.
 pub(crate) fn report(session: &Session, error: &Error) -> ExitCode {
     if error.is_closed_output() {
         return ExitCode::SUCCESS;
     }
-    let failure = error.failure();
+    let refusal = error.refusal();
     // `eprint!` panics when standard error cannot be written.
-    let _ = io::stderr().write_all(in_words(&failure, session.stderr()).as_bytes());
+    let _ = io::stderr().write_all(in_words(&refusal, session.stderr()).as_bytes());
     // A check that did not hold has been answered with its own document.
     if session.json() && !matches!(error, Error::Damaged(_)) {
         // Standard error has it already, should this fail.
-        let _ = session.print_json(&in_json(&failure));
+        let _ = session.print_json(&in_json(&refusal));
     }
-    ExitCode::from(failure.code)
+    ExitCode::from(refusal.exit)
 }
 
 /// Says why a command line makes no sense (or what it asked to know of itself), and gives the exit code.
 pub(crate) fn refuse(refusal: &clap::Error) -> ExitCode {
-    // Nobody is there to be told that this cannot be told.
-    let _ = refusal.print();
-    if refusal.use_stderr() && env::args_os().any(|arg| arg == "--json") {
-        let text = format!("{}\n", in_json(&usage_failure(&refusal.render().to_string())));
-        let _ = io::stdout().write_all(text.as_bytes());
+    if !refusal.use_stderr() || refusal.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Nobody is there to be told that this cannot be told.
+        let _ = refusal.print();
+        return ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2));
     }
-    ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2))
+    let args: Vec<String> = env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let usage = of_usage(&refusal.render().to_string(), &args);
+    let paint = Paint::for_stream(io::stderr().is_terminal());
+    let _ = io::stderr().write_all(in_words(&usage, paint).as_bytes());
+    if args.iter().any(|arg| arg == "--json") {
+        let _ = io::stdout().write_all(format!("{}\n", in_json(&usage)).as_bytes());
+    }
+    ExitCode::from(usage.exit)
 }
 
-/// A refusal of the argument parser, taken apart.
-fn usage_failure(rendered: &str) -> Failure {
+/// A refusal of the argument parser: its first paragraph says what is wrong, a tip what may have been meant.
+fn of_usage(rendered: &str, args: &[String]) -> Refusal {
     let message = rendered.split("\n\n").next().unwrap_or(rendered).trim();
     let message = message.strip_prefix("error: ").unwrap_or(message);
     let tip = rendered.lines().find_map(|line| line.trim().strip_prefix("tip: "));
-    Failure {
-        message: words::line(message),
-        hint: tip.unwrap_or("see --help").to_owned(),
-        code: 2,
+    let help = format!("`{} --help` says what it takes", command_path(args));
+    Refusal {
+        code: "usage".to_owned(),
+        message: message.to_owned(),
+        hint: tip.map_or(help.clone(), |tip| format!("{tip}; {help}")),
+        exit: 2,
         candidates: Vec::new(),
+        fields: Map::new(),
     }
+}
+
+/// The command that was meant: `bygone target add`.
+fn command_path(args: &[String]) -> String {
+    let mut path = "bygone".to_owned();
+    let top = Cli::command();
+    let mut command = &top;
+    for arg in args.iter().skip(1) {
+        let Some(next) = command.find_subcommand(arg) else { continue };
+        path.push(' ');
+        path.push_str(next.get_name());
+        command = next;
+    }
+    path
 }
 
 /// `{"error": …}`.
-fn in_json(failure: &Failure) -> Value {
-    json!({"error": {
-        "message": failure.message,
-        "hint": failure.hint,
-        "code": failure.code,
-        "candidates": failure.candidates,
-    }})
+fn in_json(refusal: &Refusal) -> Value {
+    let mut error = refusal.fields.clone();
+    error.insert("code".to_owned(), json!(refusal.code));
+    error.insert("message".to_owned(), json!(refusal.message));
+    error.insert("hint".to_owned(), json!(refusal.hint));
+    error.insert("exit".to_owned(), json!(refusal.exit));
+    error.insert("candidates".to_owned(), json!(refusal.candidates));
+    json!({ "error": error })
 }
 
 /// The error, its hint, and what may have been meant.
-fn in_words(failure: &Failure, paint: Paint) -> String {
+fn in_words(refusal: &Refusal, paint: Paint) -> String {
     let mut text = format!(
         "{} {}\n",
         paint.apply(Style::Error, "error:"),
-        words::lines(&failure.message).replace('\n', "\n  ")
+        words::lines(&refusal.message).replace('\n', "\n  ")
     );
-    if !failure.hint.is_empty() {
-        let hint = words::lines(&failure.hint);
+    if !refusal.hint.is_empty() {
+        let hint = words::lines(&refusal.hint);
         text.push_str(&format!("{} {hint}\n", paint.apply(Style::Hint, "hint:")));
     }
-    for candidate in &failure.candidates {
+    for candidate in &refusal.candidates {
         text.push_str(&format!("  {}\n", words::line(candidate)));
     }
     text
@@ -164,11 +231,13 @@ mod tests {
 
     use super::*;
 
-    fn ambiguous() -> Failure {
-        Failure {
+    fn ambiguous() -> Refusal {
+        Refusal {
+            code: "no-moment".to_owned(),
             message: "\"1:30\": the clock showed this twice".to_owned(),
             hint: "say which".to_owned(),
-            code: 1,
+            exit: 1,
+            fields: Map::new(),
             candidates: vec!["2026-11-01T01:30:00-04:00".to_owned(), "2026-11-01T01:30:00-05:00".to_owned()],
         }
     }
@@ -181,12 +250,12 @@ mod tests {
           2026-11-01T01:30:00-04:00
           2026-11-01T01:30:00-05:00
         "#);
-        assert_snapshot!(in_json(&ambiguous()), @r#"{"error":{"candidates":["2026-11-01T01:30:00-04:00","2026-11-01T01:30:00-05:00"],"code":1,"hint":"say which","message":"\"1:30\": the clock showed this twice"}}"#);
+        assert_snapshot!(in_json(&ambiguous()), @r#"{"error":{"candidates":["2026-11-01T01:30:00-04:00","2026-11-01T01:30:00-05:00"],"code":"no-moment","exit":1,"hint":"say which","message":"\"1:30\": the clock showed this twice"}}"#);
     }
 
     #[test]
     fn what_a_guest_says_cannot_drive_the_terminal() {
-        let failure = Failure { message: "qemu: \u{1b}[2Jgone\nmore".to_owned(), ..ambiguous() };
+        let failure = Refusal { message: "qemu: \u{1b}[2Jgone\nmore".to_owned(), ..ambiguous() };
         assert!(!in_words(&failure, Paint::NONE).contains('\u{1b}'));
     }
 
@@ -199,17 +268,19 @@ mod tests {
             (Error::Output(io::ErrorKind::StorageFull.into()), 1),
             (Error::Signals(io::ErrorKind::Other.into()), 1),
         ] {
-            let failure = error.failure();
-            assert_eq!(failure.code, code, "{error}");
+            let failure = error.refusal();
+            assert_eq!(failure.exit, code, "{error}");
             assert!(!failure.hint.is_empty(), "{error}");
         }
         assert_eq!(Error::Damaged(2).to_string(), "2 places are damaged");
     }
 
     #[test]
-    fn wrong_usage_is_told_in_json_too() {
+    fn wrong_usage_is_told_with_the_help_of_the_command_that_was_meant() {
         let rendered = "error: unrecognized subcommand 'statsu'\n\n  tip: a similar subcommand exists: 'status'\n\n\
                         Usage: bygone [OPTIONS] <COMMAND>\n";
-        assert_snapshot!(in_json(&usage_failure(rendered)), @r#"{"error":{"candidates":[],"code":2,"hint":"a similar subcommand exists: 'status'","message":"unrecognized subcommand 'statsu'"}}"#);
+        let args = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert_snapshot!(in_json(&of_usage(rendered, &args("bygone --json statsu"))), @r#"{"error":{"candidates":[],"code":"usage","exit":2,"hint":"a similar subcommand exists: 'status'; `bygone --help` says what it takes","message":"unrecognized subcommand 'statsu'"}}"#);
+        assert_eq!(command_path(&args("bygone --store /s target add web --disk")), "bygone target add");
     }
 }

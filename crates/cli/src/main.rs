@@ -14,6 +14,7 @@ mod cli;
 mod commands;
 mod confirm;
 mod error;
+mod hints;
 mod logging;
 mod manager;
 mod session;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     cli::Global,
     error::{Error, Result},
-    show::{Look, Paint},
+    show::{self, Look, Paint},
 };
 
 /// Where root's store is.
@@ -89,7 +89,8 @@ impl Session {
     /// # Errors
     /// Standard output does not take it.
     pub(crate) fn print_json(&self, answer: &impl Serialize) -> Result<()> {
-        let answer = serde_json::to_value(answer).map_err(Error::Answer)?;
+        let mut answer = serde_json::to_value(answer).map_err(Error::Answer)?;
+        show::status::explain(&mut answer);
         self.print(&format!("{answer}\n"))
     }
 

@@ -1,4 +1,4 @@
-//! What can go wrong in the manager, grouped by what a person can do about it.
+//! What can go wrong in the manager. [`Error::failure`] says it to others.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -27,17 +27,28 @@ pub enum Usage {
     #[error("{0:?} names no device")]
     BadDevice(String),
     /// More than one is possible.
-    #[error("target {0:?} has several disks; say which: {1}")]
-    WhichDisk(String, String),
+    #[error("target {target:?} has several disks: {}", disks.join(", "))]
+    WhichDisk {
+        /// Of which target.
+        target: String,
+        /// Those that are possible.
+        disks: Vec<String>,
+    },
     /// More than one is possible.
-    #[error("say which branch: {0}")]
-    WhichBranch(String),
+    #[error("there are several branches: {}", .0.join(", "))]
+    WhichBranch(Vec<String>),
+    /// None is possible.
+    #[error("there is no branch but the present")]
+    NoOtherBranch,
+    /// Later history can only be given up where the target itself is restored.
+    #[error("later history is given up only when a target is restored in place")]
+    DiscardInPlaceOnly,
+    /// In place, a target is restored whole.
+    #[error("in place, all disks of a target are restored together")]
+    DisksTogether,
     /// A request that this version does not know.
     #[error("the request cannot be understood: {0}")]
     BadRequest(String),
-    /// Nothing to do.
-    #[error("{0}")]
-    Impossible(&'static str),
 }
 
 /// Why the manager could not do what was asked.
@@ -184,6 +195,17 @@ pub enum Error {
         /// What the system said.
         source: Arc<io::Error>,
     },
+    /// Nothing can listen there.
+    #[error(transparent)]
+    Listen(#[from] bygone_block::nbd::ListenError),
+    /// A device cannot be served as a file.
+    #[error("serving {}: {source}", .path.display())]
+    Fuse {
+        /// At which path.
+        path: PathBuf,
+        /// Why not.
+        source: bygone_block::FuseError,
+    },
     /// Some other program failed.
     #[error("{program} failed: {output}")]
     Program {
@@ -193,7 +215,7 @@ pub enum Error {
         output: String,
     },
     /// The manager was asked over its socket, and said this.
-    #[error("{}", .0.message)]
+    #[error(transparent)]
     Told(Failure),
     /// The manager went away while it was asked.
     #[error("the manager ended the connection")]
@@ -229,118 +251,5 @@ impl Error {
     pub(crate) fn busy(name: &str, doing: crate::lifecycle::Doing) -> Error {
         let since = crate::timeline::time_of_day(doing.since);
         Error::Busy { name: name.to_owned(), doing: doing.change.participle(), since }
-    }
-
-    /// The exit code, as the command line promises it.
-    #[must_use]
-    pub fn code(&self) -> u8 {
-        match self {
-            Error::Usage(_) | Error::When { .. } => 2,
-            Error::Told(failure) => failure.code,
-            _ => 1,
-        }
-    }
-
-    /// What to do if a file system has no room; `None` for other failures.
-    fn no_room_hint(&self) -> Option<&'static str> {
-        let full = bygone_store::is_full;
-        match self {
-            Error::Disk { source, .. } => full(source),
-            Error::File { source, .. } => full(source),
-            Error::Qemu(qemu::Error::File { source, .. }) => full(source),
-            Error::Device(IoError::Medium(source)) => full(source),
-            Error::Device(IoError::Full | IoError::Paused) => true,
-            _ => false,
-        }
-        .then_some("free space on that file system, then try again; nothing that is stored is lost")
-    }
-
-    /// What a person can do about it.
-    #[must_use]
-    pub fn hint(&self) -> String {
-        if let Some(hint) = self.no_room_hint() {
-            return hint.to_owned();
-        }
-        let fixed = match self {
-            Error::Usage(usage) => match usage {
-                Usage::BadName(_) => {
-                    "names have letters, digits, '-', '_' and '.', and begin with a letter or digit"
-                }
-                Usage::BadSetting(BadSetting::Unknown(_)) => {
-                    "there are memory, cpus, kernel, initrd, append, firmware, net, autostart, qemu-arg"
-                }
-                Usage::BadSetting(BadSetting::Value { .. }) => {
-                    "see `bygone target add --help` for what it can be"
-                }
-                Usage::BadAddress(_) => "write HOST:PORT, such as 127.0.0.1:10809",
-                Usage::BadDevice(_) => "write NAME, NAME/DISK, NAME/DISK@WHEN or NAME/DISK#BRANCH",
-                Usage::WhichDisk(..) => "write NAME/DISK",
-                Usage::WhichBranch(_) => "`bygone branch list NAME` shows them",
-                Usage::BadRequest(_) => "is the manager of another version? restart it",
-                Usage::Impossible(_) => "see --help",
-            },
-            Error::When { source, .. } => return source.hint().to_owned(),
-            Error::Moment { source, .. } => return source.hint().to_owned(),
-            Error::NoStore(_) => "`bygone init` makes one; --store or $BYGONE_STORE says where it is",
-            Error::StoreExists(_) => "use it as it is, or choose another folder",
-            Error::NotEmpty(_) => "choose an empty folder, or one that does not exist yet",
-            Error::NewerStore { .. } => "use a newer version of bygone",
-            Error::DamagedStore(_) => {
-                "restore the file bygone.json from a copy; the history itself is elsewhere and untouched"
-            }
-            Error::StoreLocked { .. } => "wait until it is done, or end that process",
-            Error::NoTarget(_) => "`bygone target list` shows what there is",
-            Error::Busy { .. } => "wait until that is done, then try again; `bygone status` shows it",
-            Error::Unavailable { why, .. } => return why.hint(),
-            Error::Missing(_) => {
-                "is its file system mounted? nothing is made anew in its place; it is used again as soon as it is back"
-            }
-            Error::DamagedConfig { .. } => {
-                "`bygone target repair NAME` brings the target back from its log or an older configuration"
-            }
-            Error::TargetExists(_) => "choose another name, or remove the old one first",
-            Error::TargetRunning(_) => "stop it first: bygone stop NAME",
-            Error::TargetStopped(_) => "start it with: bygone run NAME",
-            Error::Disk { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => {
-                    "check the path; a new disk inside the store is made with store:SIZE"
-                }
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                    "Bygone must be able to write to the disk; check its permissions and where it is mounted"
-                }
-                _ => "check the disk and the system's log",
-            },
-            Error::DiskLocked { source, .. } => return source.hint().to_owned(),
-            Error::DiskSize { .. } => {
-                "check that it is the right disk; grow it with `truncate -s` or `qemu-img resize`"
-            }
-            Error::BaseIncomplete { .. } => {
-                "wait until the disk was read, or choose a moment at which it had been: see `bygone timeline NAME`"
-            }
-            Error::Store(e) => e.hint(),
-            Error::Device(_) => "see the manager's log",
-            Error::Qemu(e) => e.hint(),
-            Error::File { .. } => "check the path and its permissions",
-            Error::Program { .. } => "see what it said; `bygone` needs it for this",
-            Error::Told(failure) => return failure.hint.clone(),
-            Error::ManagerGone => "see the manager's log, then try again",
-            Error::ManagerNotUp(_) => "start it with `bygone serve` to see what it says",
-            Error::Abandoned => "ask again",
-        };
-        fixed.to_owned()
-    }
-
-    /// The same for the other side of a socket.
-    #[must_use]
-    pub fn failure(&self) -> Failure {
-        let candidates = match self {
-            Error::Moment { source, .. } => {
-                let now = jiff::Zoned::now();
-                source.candidates().iter().map(|c| c.describe(&now)).collect()
-            }
-            Error::Told(failure) => failure.candidates.clone(),
-            _ => Vec::new(),
-        };
-        Failure { message: self.to_string(), hint: self.hint(), code: self.code(), candidates }
     }
 }

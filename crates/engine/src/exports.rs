@@ -119,9 +119,9 @@ impl Exports for ManagerExports {
         match self.0.open_device(name) {
             Ok(opened) => Ok(opened.device),
             Err(e @ (Error::NoTarget(_) | Error::Usage(_))) => {
-                Err(OpenError::Unknown { hint: format!("{e}; {}", e.hint()) })
+                Err(OpenError::Unknown { hint: e.to_string() })
             }
-            Err(e) => Err(OpenError::Refused { why: format!("{e}; {}", e.hint()) }),
+            Err(e) => Err(OpenError::Refused { why: e.to_string() }),
         }
     }
 }

@@ -9,6 +9,7 @@ mod bench;
 mod calls;
 mod error;
 mod exports;
+mod failure;
 mod fs_state;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -29,4 +30,3 @@ use bygone_api::{self as api, config};
 pub use bench::{BenchRow, bench};
 pub use error::{Error, Result, Usage};
 pub use serve::{ServeInfo, ServeOptions, ask, console, init, serve, stop_serving};
-pub use target::people_bytes;

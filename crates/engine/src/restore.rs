@@ -61,14 +61,14 @@ pub(crate) fn restore(
     match to {
         RestoreTo::Path(path) => {
             if discard_later {
-                return Err(Usage::Impossible("--discard-later goes with --in-place").into());
+                return Err(Usage::DiscardInPlaceOnly.into());
             }
             let disks = copy_out(target, branch, found.seq, only, path, answers)?;
             Ok(Restored { moment, disks, branch: None })
         }
         RestoreTo::InPlace => {
             if only.is_some() {
-                return Err(Usage::Impossible("--in-place restores all disks of a target together").into());
+                return Err(Usage::DisksTogether.into());
             }
             let name = in_place(target, branch, found.seq, discard_later, answers)?;
             Ok(Restored { moment, disks: Vec::new(), branch: Some(name) })

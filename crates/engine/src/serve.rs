@@ -144,13 +144,9 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
     let exports = Arc::new(ManagerExports(manager.clone()));
     let server = nbd::Server::new(nbd::Limits::default());
     let scope = nbd::Scope::new(exports.clone()).observed(exports);
-    let listening = |path: &Path| {
-        let path = path.to_owned();
-        move |e: nbd::ListenError| Error::file("listening on", path, std::io::Error::other(e.to_string()))
-    };
     // The disks first: a machine that stands still waits for nothing else.
     let nbd_socket = paths.nbd_socket();
-    let unix = server.serve_unix(&nbd_socket, scope.clone()).map_err(listening(&nbd_socket))?;
+    let unix = server.serve_unix(&nbd_socket, scope.clone())?;
     let keeper = Keeper::start(manager.clone())?;
     take_up(&manager);
     let tcp = match &options.listen {
@@ -158,7 +154,7 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
             let address =
                 std::net::ToSocketAddrs::to_socket_addrs(at.as_str()).ok().and_then(|mut all| all.next());
             let address = address.ok_or_else(|| Usage::BadAddress(at.clone()))?;
-            Some(server.serve_tcp(address, scope).map_err(listening(Path::new(at)))?)
+            Some(server.serve_tcp(address, scope)?)
         }
         None => None,
     };

@@ -35,7 +35,6 @@ use crate::{
 };
 
 pub(crate) use self::lease::{Lease, open_disk};
-pub use self::status::people_bytes;
 use self::{folder::Folder, lease::Live};
 
 /// A protected machine.
@@ -240,8 +239,8 @@ impl Target {
             (Some(name), _) => name,
             (None, [only]) => only.name.as_str(),
             (None, disks) => {
-                let names: Vec<&str> = disks.iter().map(|d| d.name.as_str()).collect();
-                return Err(crate::error::Usage::WhichDisk(self.name.clone(), names.join(", ")).into());
+                let disks = disks.iter().map(|d| d.name.clone()).collect();
+                return Err(crate::error::Usage::WhichDisk { target: self.name.clone(), disks }.into());
             }
         };
         Ok(catalog.volume_of(branch, name)?.id)

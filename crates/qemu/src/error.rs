@@ -7,7 +7,7 @@ use super::process::Exit;
 /// What this crate returns as `Err`.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why something with a QEMU did not work. See [`Error::hint`] for what to do about it.
+/// Why something with a QEMU did not work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     // ---- the description of the machine has to be changed
@@ -186,50 +186,6 @@ pub enum ProtocolError {
 }
 
 impl Error {
-    /// What to do about it, in one sentence.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Error::BadDiskId { .. } => {
-                "give the disk a name of at most 20 letters, digits, '-', '_' and '.', starting with a letter or digit"
-            }
-            Error::DuplicateDisk { .. } => "give every disk of a target a name of its own: --disk ID=SOURCE",
-            Error::BadBlockSize { .. } => "use a power of two from 512 to 32768 bytes",
-            Error::TooSmall => "give it more: --memory 1G --cpus 2",
-            Error::BadWord { .. } => "'bygone target add --help' lists what can be said there",
-            Error::NotUtf8 { .. } => "use a path of plain letters",
-            Error::SocketPathTooLong { .. } => {
-                "put the store, or the target's run directory, at a shorter path"
-            }
-            Error::NotInstalled { .. } => {
-                "install QEMU (Debian: apt install qemu-system-x86; in this source tree: scripts/setup)"
-            }
-            Error::NoFirmware { .. } => {
-                "install it (Debian and Ubuntu: apt install ovmf; Fedora: dnf install edk2-ovmf) or use --firmware bios"
-            }
-            Error::File { .. } => "check the path, its owner and the space left on its disk",
-            Error::BadState { .. } => {
-                "remove the file if the machine is not running; what runs can be found by its console socket with 'fuser'"
-            }
-            Error::System { .. } => {
-                "Linux 5.4 or newer is needed, and the right to watch the process (same user, or root)"
-            }
-            Error::ConsoleBusy => {
-                "detach there first (Ctrl-]), or read along: the console's log has everything"
-            }
-            Error::NotListening { .. } => "see with 'bygone status' whether the machine runs",
-            Error::NotConnected | Error::Unanswered { .. } | Error::TooManyCommands => {
-                "QEMU waits while its disks are not being served; make sure that 'bygone serve' runs, or use force"
-            }
-            Error::AlreadyRunning { .. } => {
-                "stop it first ('bygone stop'), or attach to it ('bygone console')"
-            }
-            Error::Ended { .. } => "the last lines of its qemu.log say why; 'bygone run' starts it again",
-            Error::Refused { .. } => "see with 'bygone status' in which state the machine is",
-            Error::Protocol(_) => "check that nothing but QEMU 6.2 or newer has this machine's qmp.sock open",
-        }
-    }
-
     pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();
         move |source| Error::File { path, source }

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn code_without_variables_is_passed_over_and_absence_has_a_hint() {
+    fn code_without_variables_is_passed_over_and_absence_is_said() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("usr/share/OVMF")).unwrap();
         fs::write(dir.path().join("usr/share/OVMF/OVMF_CODE.fd"), "code").unwrap();
@@ -96,7 +96,6 @@ mod tests {
             error.to_string(),
             "there is no UEFI firmware on this computer (looked for /usr/share/OVMF/OVMF_CODE_4M.fd and 8 other files)"
         );
-        assert!(error.hint().contains("apt install ovmf"));
         assert!(!dir.path().join("vars").exists());
     }
 }

@@ -158,35 +158,4 @@ impl Error {
     pub(crate) fn damaged(file: &str, offset: u64, damage: Damage) -> Error {
         Error::Damaged { place: Place { file: file.to_owned(), offset }, damage }
     }
-
-    /// What a person can do about it.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Error::Io { .. } => {
-                "check the medium that holds the store (see the system's log), then try again"
-            }
-            Error::WouldBlock => "ask again and wait",
-            Error::Full { .. } => {
-                "free space on the file system that holds the store; nothing that is stored is lost"
-            }
-            Error::Poisoned => {
-                "check the medium, then restart the manager: it reads back what is really there"
-            }
-            Error::Damaged { .. } => {
-                "run `bygone verify` to see all that is damaged; other moments may still be whole"
-            }
-            Error::NewerVersion { .. } => "use a newer version of bygone",
-            Error::NoLog => "`bygone target list` shows what is there",
-            Error::LogExists => "choose another name, or remove the old target first",
-            Error::OutOfRange { .. } => "the request does not fit the disk; this is a fault of the caller",
-            Error::NoVolume(_) | Error::NoDisk(_) => "`bygone target show NAME` lists the disks",
-            Error::NoBranch(_) => "`bygone branch list NAME` shows the branches",
-            Error::BranchExists(_) | Error::DiskExists(_) => "choose another name",
-            Error::BranchInUse(_) => "promote another branch first",
-            Error::InTheFuture { .. } | Error::BeforeHistory { .. } => {
-                "`bygone timeline NAME` shows what there is"
-            }
-        }
-    }
 }

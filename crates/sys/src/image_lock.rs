@@ -49,21 +49,6 @@ pub enum ImageLockError {
     Unlockable(#[source] io::Error),
 }
 
-impl ImageLockError {
-    /// What to do about it.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
-            ImageLockError::InUse(_) => {
-                "stop the virtual machine or tool that uses the image ('lslocks' and 'fuser -v IMAGE' show it), then try again"
-            }
-            ImageLockError::Unlockable(_) => {
-                "put the image on a file system with byte-range locks (a local one, or NFS version 4)"
-            }
-        }
-    }
-}
-
 /// The exclusive right to an image (a raw file or a block device), as QEMU and its tools understand it: as long as
 /// this lives they refuse to read or write the image, even when told to share by force (`-U`).
 ///

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use crate::IoError;
 
-/// Why something with a file export did not work. See [`FuseError::hint`] for what to do about it.
+/// Why something with a file export did not work.
 #[derive(Debug, thiserror::Error)]
 pub enum FuseError {
     // ---- another path
@@ -77,29 +77,4 @@ pub enum FuseError {
     /// What was written may not be durable.
     #[error("what was written may not be durable: {0}")]
     Flush(#[source] IoError),
-}
-
-impl FuseError {
-    /// What a person can do about it.
-    #[must_use]
-    pub fn hint(&self) -> &'static str {
-        match self {
-            FuseError::NotAFile { .. } => "name a file that does not exist yet, or an empty one",
-            FuseError::NotEmpty { .. } => {
-                "its content would be hidden: name a file that does not exist yet, or an empty one"
-            }
-            FuseError::AlreadyMounted { .. } => "stop the other export, or choose another path",
-            FuseError::File { .. } => "check the path and who may write there",
-            FuseError::NoFuse { .. } => "load the kernel's module with `modprobe fuse`, or export with --nbd",
-            FuseError::NoHelper { .. } => "install the package fuse3, run as root, or export with --nbd",
-            FuseError::HelperFailed { .. } => {
-                "the file and its folder must be yours; /etc/fuse.conf limits what users may mount"
-            }
-            FuseError::Busy { .. } => {
-                "close what uses it (`fuser -vm PATH`, `losetup -a`, then `umount` and `losetup -d`), then try again"
-            }
-            FuseError::Session { .. } => "try again; if that does not help, export with --nbd",
-            FuseError::Flush(_) => "check the medium (see the system's log), then write again what matters",
-        }
-    }
 }

@@ -1,7 +1,11 @@
 //! `status`: readable at a glance.
 
-use bygone_api::{DiskStatus, Status, StoreStatus, TargetStatus};
+use bygone_api::{DiskStatus, Problem, Status, StoreStatus, TargetStatus};
+use serde::Deserialize as _;
+use serde_json::Value;
 use unicode_width::UnicodeWidthStr as _;
+
+use crate::hints;
 
 use super::{Cell, Column, Look, Style, Table, words};
 
@@ -27,11 +31,38 @@ pub(crate) fn status(status: &Status, look: &Look) -> String {
     out
 }
 
-/// What is wrong, one a line.
-pub(crate) fn problems(problems: &[String], look: &Look) -> String {
+/// What is wrong, each with what to do about it.
+pub(crate) fn problems(problems: &[Problem], look: &Look) -> String {
     let mark = look.paint.apply(Style::Bad, "!");
-    let line = |problem: &String| format!("{mark} {}\n", words::lines(problem).replace('\n', "\n  "));
-    problems.iter().map(line).collect()
+    let hint = look.paint.apply(Style::Hint, "hint:");
+    let lines = |problem: &Problem| {
+        let said = words::lines(&problem.to_string()).replace('\n', "\n  ");
+        format!("{mark} {said}\n  {hint} {}\n", words::lines(&hints::of_trouble(&problem.trouble)))
+    };
+    problems.iter().map(lines).collect()
+}
+
+/// Gives each problem in a JSON answer its words, beside its code: programs decide by the one and show the other.
+pub(crate) fn explain(answer: &mut Value) {
+    match answer {
+        Value::Array(all) => all.iter_mut().for_each(explain),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    Value::Array(problems) if key == "problems" => problems.iter_mut().for_each(in_words),
+                    value => explain(value),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn in_words(said: &mut Value) {
+    if let (Ok(problem), Value::Object(fields)) = (Problem::deserialize(&*said), said) {
+        fields.insert("message".to_owned(), problem.to_string().into());
+        fields.insert("hint".to_owned(), hints::of_trouble(&problem.trouble).into());
+    }
 }
 
 /// One target: its state, its branch, how far its history reaches.
@@ -88,23 +119,15 @@ fn completeness(disk: &DiskStatus) -> (String, Style) {
     (format!("{}% taken over", percent.min(99)), Style::Warn)
 }
 
-/// The store: where it is, how full, and what to do when it is not well.
+/// The store: where it is, and how full. What to do when it is not well stands beside its problem.
 fn store(store: &StoreStatus, look: &Look) -> String {
     let path = words::line(&store.path.display().to_string());
-    let (style, hint) = match store.state.as_str() {
-        "ok" => (Style::Good, None),
-        "full" => (Style::Bad, Some("free space on its file system; nothing that is stored is lost")),
-        _ => (Style::Bad, Some("see the manager's log; `bygone verify` checks what is stored")),
-    };
+    let style = if store.state == "ok" { Style::Good } else { Style::Bad };
     let state = look.paint.apply(style, &words::line(&store.state));
-    let mut out = format!(
+    format!(
         "store {path}  {state}\n    {} used for {} of disks, {} free\n",
         words::bytes(store.used_bytes),
         words::bytes(store.logical_bytes),
         words::bytes(store.free_bytes),
-    );
-    if let Some(hint) = hint {
-        out.push_str(&format!("{} {hint}\n", look.paint.apply(Style::Hint, "hint:")));
-    }
-    out
+    )
 }

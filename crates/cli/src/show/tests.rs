@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use bygone_api::{
-    BranchInfo, Compacted, DamagedPlace, DiskStatus, Exported, MomentInfo, Removed, Restored, RestoredDisk,
-    Started, Status, StoreStatus, TargetInfo, TargetStatus, Verified, config::TargetConfig,
+    BranchInfo, Compacted, DamagedPlace, DiskStatus, Exported, MomentInfo, Problem, Removed, Restored,
+    RestoredDisk, Started, Status, StoreStatus, TargetInfo, TargetStatus, Trouble, Verified,
+    config::TargetConfig,
 };
 use bygone_model::{Details, Grade, Kind, Truth};
 use insta::assert_snapshot;
@@ -158,7 +159,11 @@ fn a_status_is_readable_at_a_glance() {
     let status = Status {
         targets: vec![web, target("db", "stopped"), fresh],
         store: store_status("full"),
-        problems: vec!["mail-2: its disk /dev/sdc is gone\nplug it in again".to_owned()],
+        problems: vec![Problem::of_disk(
+            "mail-2",
+            "vda",
+            Trouble::DiskFails { why: "the disk is gone\nplug it in again".to_owned() },
+        )],
     };
     assert_snapshot!(status::status(&status, &look(Some(80))), @r"
     ● web     running  on main  3 seconds ago, seq:1000002, durable to seq:999999
@@ -171,9 +176,9 @@ fn a_status_is_readable_at_a_glance() {
 
     store /var/lib/bygone  full
         11 GiB used for 140 GiB of disks, 300 GiB free
-    hint: free space on its file system; nothing that is stored is lost
-    ! mail-2: its disk /dev/sdc is gone
-      plug it in again
+    ! mail-2/vda: the disk outside the store takes no writes: the disk is gone
+      plug it in again; the store has everything
+      hint: check that disk and the system's log (`dmesg`)
     ");
 }
 

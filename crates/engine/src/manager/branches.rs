@@ -61,16 +61,16 @@ fn which_branch(target: &Target, named: Option<&str>) -> Result<String> {
         return Ok(name.to_owned());
     }
     let catalog = target.log.catalog();
-    let others: Vec<&str> = catalog
+    let others: Vec<String> = catalog
         .branches
         .iter()
         .filter(|b| b.dropped.is_none() && b.id != catalog.head)
-        .map(|b| b.name.as_str())
+        .map(|b| b.name.clone())
         .collect();
     match others.as_slice() {
-        [only] => Ok((*only).to_owned()),
-        [] => Err(Usage::Impossible("there is no branch but the present").into()),
-        many => Err(Usage::WhichBranch(many.join(", ")).into()),
+        [only] => Ok(only.clone()),
+        [] => Err(Usage::NoOtherBranch.into()),
+        many => Err(Usage::WhichBranch(many.to_vec()).into()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Serving a disk, or a moment of one, for as long as somebody wants it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bygone_block::nbd;
 
@@ -36,17 +36,10 @@ impl Handle<call::Export> for Manager {
         let exports = Arc::new(OneExport { name: what.clone(), device: opened.device.clone() });
         let server = nbd::Server::new(nbd::Limits::default());
         let scope = nbd::Scope::new(exports);
-        let refused = |at: &str| {
-            let path = PathBuf::from(at);
-            move |e: nbd::ListenError| Error::file("listening on", path, std::io::Error::other(e.to_string()))
-        };
         match to {
             ExportTo::File(path) => {
                 let path = config::absolute(path);
-                let failed = |e: bygone_block::FuseError| {
-                    let text = e.to_string();
-                    Error::file("serving", path.clone(), std::io::Error::other(text))
-                };
+                let failed = |source| Error::Fuse { path: path.clone(), source };
                 let file = bygone_block::serve_file(opened.device, &path).map_err(failed)?;
                 exported.at = path.display().to_string();
                 answers.item(exported.clone());
@@ -55,8 +48,7 @@ impl Handle<call::Export> for Manager {
             }
             ExportTo::NbdUnix(path) => {
                 let path = config::absolute(path);
-                let serving =
-                    server.serve_unix(&path, scope).map_err(refused(&path.display().to_string()))?;
+                let serving = server.serve_unix(&path, scope)?;
                 exported.at = format!("nbd+unix:///?socket={}", path.display());
                 answers.item(exported.clone());
                 self.until_unwanted(answers);
@@ -67,7 +59,7 @@ impl Handle<call::Export> for Manager {
                     .ok()
                     .and_then(|mut addresses| addresses.next())
                     .ok_or_else(|| Usage::BadAddress(at.clone()))?;
-                let serving = server.serve_tcp(address, scope).map_err(refused(at))?;
+                let serving = server.serve_tcp(address, scope)?;
                 exported.at = format!("nbd://{}", serving.address());
                 answers.item(exported.clone());
                 self.until_unwanted(answers);

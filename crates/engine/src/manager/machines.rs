@@ -92,7 +92,7 @@ pub(crate) fn stop_machine(
     }
     machine.ask_stop("shutdown");
     if target.is_paused() {
-        say("its writes wait for room, and it cannot shut down before there is some (see `bygone status`); --force cuts its power".to_owned());
+        say("its writes wait for room, and it cannot shut down before there is some".to_owned());
     }
     let patience = Duration::from_secs(u64::from(deadline_s.unwrap_or(STOP_PATIENCE_S)));
     let stopped = machine.vm.stop(patience, false, |step| {

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use super::Manager;
 use crate::{
     api::{
-        Compacted, DamagedPlace, Items, Nothing, Progress, Status, StoreStatus, TargetInfo, Verified, call,
+        Compacted, DamagedPlace, Items, Nothing, Problem, Progress, Status, StoreStatus, TargetInfo, Trouble,
+        Verified, call,
     },
     calls::Handle,
     error::{Error, Result},
     machine::Machine,
-    target::{self, Target},
+    target::Target,
 };
 
 /// With less room than this, a store says so.
@@ -26,39 +27,31 @@ impl Handle<call::Status> for Manager {
             let mut status = target.status()?;
             if status.state == "stopped" && Machine::is_left_running(&target) {
                 status.state = "unknown".to_owned();
-                problems.push(format!(
-                    "{}: the machine stands still because no manager serves its disks; `bygone serve` takes it up again",
-                    target.name
-                ));
+                problems.push(Problem::of_target(&target.name, Trouble::StandsStill));
             }
             used_bytes += target.log.used_bytes()?;
             logical_bytes += status.disks.iter().map(|d| d.size_bytes).sum::<u64>();
             problems.extend(status.problems.iter().cloned());
             full |= target.log.is_full();
             for (place, damage) in target.log.damage_at_open() {
-                problems.push(format!("{}: damage in {place}: {damage}; run `bygone verify`", target.name));
+                let (place, damage) = (place.to_string(), damage.to_string());
+                problems.push(Problem::of_target(&target.name, Trouble::Damaged { place, damage }));
             }
             if target.log.is_poisoned() {
                 state = "failed";
-                problems
-                    .push(format!("{}: the medium failed; check it and restart the manager", target.name));
+                problems.push(Problem::of_target(&target.name, Trouble::LogPoisoned));
             }
             for disk in status.disks.iter().filter(|d| !d.complete) {
-                let read = target::people_bytes(disk.read_bytes);
-                problems.push(format!(
-                    "{}/{}: not completely read yet ({read} of {}); history begins when it is",
-                    target.name,
-                    disk.id,
-                    target::people_bytes(disk.size_bytes)
-                ));
+                let trouble = Trouble::NotRead { read_bytes: disk.read_bytes, size_bytes: disk.size_bytes };
+                problems.push(Problem::of_disk(&target.name, &disk.id, trouble));
             }
             targets.push(status);
         }
         if let Some(why) = self.registry.folder_trouble() {
-            problems.push(format!("no target can be used: {why}; {}", why.hint()));
+            problems.push(Problem::of_store(Trouble::NoTargets { why: why.failure() }));
         }
         for (name, why) in self.registry.unavailable() {
-            problems.push(format!("{name}: cannot be used: {why}; {}", why.hint()));
+            problems.push(Problem::of_target(&name, Trouble::Unavailable { why: why.failure() }));
         }
         let free_bytes =
             bygone_store::env::Dir::free_bytes(&bygone_store::env::RealDir::new(self.paths.root()))
@@ -66,15 +59,9 @@ impl Handle<call::Status> for Manager {
         let options = bygone_store::LogOptions::default();
         if state == "ok" && (full || free_bytes < options.room_bytes_min()) {
             state = "full";
-            problems.push(
-                "the store is full: what targets write waits as soon as the room that is set aside for it is used up; free space on the store's file system"
-                    .into(),
-            );
+            problems.push(Problem::of_store(Trouble::StoreFull));
         } else if state == "ok" && free_bytes < LOW_BYTES {
-            let free = target::people_bytes(free_bytes);
-            problems.push(format!(
-                "the store's file system has only {free} left; when it is full, targets stand still"
-            ));
+            problems.push(Problem::of_store(Trouble::StoreLow { free_bytes }));
         }
         let store = StoreStatus {
             path: self.paths.root().to_owned(),

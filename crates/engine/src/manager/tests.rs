@@ -60,6 +60,10 @@ fn add(manager: &Manager, name: &str) -> Result<()> {
     manager.handle(&add_request(name), &mut Nobody).map(drop)
 }
 
+fn problems(manager: &Manager) -> String {
+    status(manager).problems.iter().map(|problem| format!("{problem}\n")).collect()
+}
+
 fn status(manager: &Manager) -> Status {
     manager.handle(&call::Status {}, &mut Nobody).unwrap()
 }
@@ -90,7 +94,7 @@ fn a_missing_log_is_an_error_of_that_target_alone_and_never_a_new_log() {
 
     let manager = world.manager();
     assert_eq!(served(&manager), ["db"]);
-    let said = status(&manager).problems.join("\n");
+    let said = problems(&manager);
     assert!(said.contains("web") && said.contains("log is missing"), "{said}");
     assert!(matches!(manager.target("web"), Err(Error::Unavailable { .. })));
     assert!(!log.exists());
@@ -109,7 +113,7 @@ fn a_missing_folder_of_targets_keeps_nobody_from_the_status_and_is_not_made_anew
     let (targets, away) = (world.paths().root().join("targets"), world.dir.path().join("away"));
     std::fs::rename(&targets, &away).unwrap();
     let manager = world.manager();
-    let said = status(&manager).problems.join("\n");
+    let said = problems(&manager);
     assert!(said.contains("targets is missing"), "{said}");
     assert!(matches!(add(&manager, "db"), Err(Error::Missing(_))));
     assert!(matches!(manager.target("web"), Err(Error::Unavailable { .. })));
@@ -129,7 +133,7 @@ fn an_unreadable_newest_configuration_is_no_reason_to_use_an_older_one() {
 
     let manager = world.manager();
     assert_eq!(served(&manager), ["db"]);
-    let said = status(&manager).problems.join("\n");
+    let said = problems(&manager);
     assert!(said.contains("000002.json"), "{said}");
     let refused = manager.target("web");
     assert!(

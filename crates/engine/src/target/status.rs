@@ -12,7 +12,7 @@ use super::{
     lock,
 };
 use crate::{
-    api::{DiskStatus, TargetStatus},
+    api::{DiskStatus, Problem, TargetStatus, Trouble},
     error::Result,
     timeline::rfc3339,
 };
@@ -68,22 +68,15 @@ impl Target {
         })
     }
 
-    /// What is wrong with its disks, in words.
-    fn troubles(&self, catalog: &Catalog, live: &HashMap<VolumeId, Live>) -> Vec<String> {
-        const PAUSED: &str = "writes wait because the store is full, and the target stands still; free space on the store's file system, and it goes on by itself";
-        const WAITS: &str =
-            "writes wait for the disk outside the store, which takes none, and the target stands still";
-        const DISK_FULL: &str = "the file system of the disk outside the store is full; free space there, and the disk is brought up to date (the store has everything)";
-        const FAILED: &str =
-            "the disk outside the store takes no writes; check it (the store has everything)";
-        const BEHIND: &str = "the disk outside the store is not up to date, so do not use it without Bygone; the next use of the disk, or the next start of the manager, brings it up to date (the store has everything)";
+    /// What is wrong with its disks.
+    fn troubles(&self, catalog: &Catalog, live: &HashMap<VolumeId, Live>) -> Vec<Problem> {
         let mut troubles = Vec::new();
         for volume in catalog.volumes.iter() {
             let Ok(Disk { name, .. }) = catalog.disk_of(volume.id) else { continue };
-            let mut say = |what: String| troubles.push(format!("{}/{name}: {what}", self.name));
+            let mut say = |trouble| troubles.push(Problem::of_disk(&self.name, name, trouble));
             let Some(open) = live.get(&volume.id) else {
                 if self.is_behind(catalog, volume) {
-                    say(BEHIND.to_owned());
+                    say(Trouble::DiskBehind);
                 }
                 continue;
             };
@@ -92,11 +85,12 @@ impl Target {
                 LiveKind::Log(_) => None,
             };
             if open.kind.is_paused() {
-                say(if trouble.is_none() || self.log.is_full() { PAUSED } else { WAITS }.to_owned());
+                let by_store = trouble.is_none() || self.log.is_full();
+                say(if by_store { Trouble::WritesWait } else { Trouble::WritesWaitForDisk });
             }
             match trouble {
-                Some(DiskTrouble::Full) => say(DISK_FULL.to_owned()),
-                Some(DiskTrouble::Failed(why)) => say(format!("{FAILED}: {why}")),
+                Some(DiskTrouble::Full) => say(Trouble::DiskFull),
+                Some(DiskTrouble::Failed(why)) => say(Trouble::DiskFails { why }),
                 None => {}
             }
         }
@@ -112,8 +106,7 @@ impl Target {
 }
 
 /// Bytes for people.
-#[must_use]
-pub fn people_bytes(bytes: u64) -> String {
+pub(super) fn people_bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes as f64;
     let mut unit = 0;

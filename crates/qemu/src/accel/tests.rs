@@ -53,9 +53,8 @@ fn the_probe_ends_in_time_whatever_kvm_does_here() {
 }
 
 #[test]
-fn a_missing_qemu_is_said_with_a_hint() {
+fn a_missing_qemu_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let error = run_probe(Path::new("/nonexistent/qemu"), dir.path(), "tcg", PROBE_MAX).unwrap_err();
     assert!(matches!(error, Error::NotInstalled { .. }), "{error}");
-    assert!(error.hint().contains("apt install"));
 }

@@ -116,15 +116,13 @@ fn the_command_line_of_an_unusual_machine() {
 }
 
 #[test]
-fn what_qemu_could_not_be_given_is_refused_with_a_hint() {
+fn what_qemu_could_not_be_given_is_refused() {
     let socket = Path::new("/s");
     let check = |change: &dyn Fn(&mut Machine)| {
         let mut machine = Machine::new("m", Accel::Tcg);
         machine.disks = vec![Disk::new("root", socket, "m/root")];
         change(&mut machine);
-        let error = machine.argv(&places()).unwrap_err();
-        assert!(!error.hint().is_empty());
-        error.to_string()
+        machine.argv(&places()).unwrap_err().to_string()
     };
     assert_eq!(check(&|m| m.cpus = 0), "a machine needs at least one processor and 1 MiB of memory");
     assert_eq!(check(&|m| m.disks.push(m.disks[0].clone())), "two disks are called 'root'");

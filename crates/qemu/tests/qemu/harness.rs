@@ -100,7 +100,7 @@ impl Lab {
     }
 
     pub(crate) fn start_machine(&self, machine: &Machine) -> (Vm, Reports) {
-        let qemu = find_qemu().unwrap_or_else(|e| panic!("{e}; {}", e.hint()));
+        let qemu = find_qemu().unwrap_or_else(|e| panic!("{e}"));
         let (vm, reports) = Vm::start(&qemu, machine, &self.places).unwrap();
         (vm, Reports::new(reports))
     }

@@ -1,0 +1,326 @@
+//! Why something could not be done.
+//!
+//! A failure is a code and what it is about; both are kept stable, for programs decide by them. What to *do* about one is said
+//! where people are, out of the code and the fields: no command and no option is named here. `Display` says what happened.
+//!
+//! Texts of others (`why`, `said`) come from the system, a program or a guest and are shown as such.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+/// See the module's comment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "code", rename_all = "kebab-case")]
+pub enum Failure {
+    // ---- to be said otherwise: Remedy::Rephrase
+    #[error("{name:?} cannot be a name")]
+    BadName { name: String },
+    #[error("there is no setting {key:?}")]
+    NoSetting { key: String },
+    #[error("{value:?} is no value for {key:?}")]
+    BadSetting { key: String, value: String },
+    #[error("{address:?} is no address")]
+    BadAddress { address: String },
+    #[error("{what:?} names no disk")]
+    BadDevice { what: String },
+    #[error("target {target:?} has several disks: {}", disks.join(", "))]
+    WhichDisk { target: String, disks: Vec<String> },
+    #[error("there are several branches: {}", branches.join(", "))]
+    WhichBranch { branches: Vec<String> },
+    /// The text is in no grammar of moments.
+    #[error("{text:?}: {why}")]
+    BadMoment { text: String, why: String },
+    #[error("the request cannot be understood: {why}")]
+    BadRequest { why: String },
+    /// Later history can only be given up where the target itself is restored.
+    #[error("later history is given up only when a target is restored in place")]
+    DiscardInPlaceOnly,
+    #[error("in place, all disks of a target are restored together")]
+    DisksTogether,
+    /// A disk or a machine that QEMU cannot be given.
+    #[error("{why}")]
+    BadMachine { why: String },
+    #[error("the path {path:?} is not valid UTF-8")]
+    PathNotText { path: String },
+    #[error("{path} is longer than the {bytes_max} bytes that the path of a socket can have")]
+    SocketPathTooLong { path: String, bytes_max: usize },
+
+    // ---- to be chosen otherwise: Remedy::Choose
+    #[error("there is no store in {path}")]
+    NoStore { path: String },
+    #[error("there is a store in {path} already")]
+    StoreExists { path: String },
+    #[error("{path} is not empty")]
+    NotEmpty { path: String },
+    #[error("there is no target {target:?}")]
+    NoTarget { target: String },
+    #[error("there is a target {target:?} already")]
+    TargetExists { target: String },
+    #[error("there is no disk {disk:?}")]
+    NoDisk { disk: String },
+    #[error("there is a disk {disk:?} already")]
+    DiskExists { disk: String },
+    #[error("disk {path} has {found_bytes} bytes; {wanted}")]
+    DiskSize { path: String, found_bytes: u64, wanted: String },
+    #[error("there is no branch {branch:?}")]
+    NoBranch { branch: String },
+    #[error("there is no branch but the present")]
+    NoOtherBranch,
+    #[error("there is a branch {branch:?} already")]
+    BranchExists { branch: String },
+    #[error("branch {branch:?} is the present of its target")]
+    BranchInUse { branch: String },
+    #[error("{text:?}: {why}")]
+    NoMoment {
+        text: String,
+        problem: MomentProblem,
+        why: String,
+        /// Moments that may have been meant, one line each.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        candidates: Vec<String>,
+    },
+    #[error("{why}")]
+    OutsideHistory { why: String },
+    /// Not all of a tapped disk had been read at that moment.
+    #[error("disk {disk:?} was not taken over completely at that moment")]
+    BaseIncomplete { disk: String },
+
+    // ---- to be waited for, or ended: Remedy::Wait
+    #[error("target {target:?} is being {doing}, since {since}")]
+    Busy { target: String, doing: String, since: String },
+    #[error("target {target:?} is running")]
+    TargetRunning { target: String },
+    #[error("target {target:?} is not running")]
+    TargetStopped { target: String },
+    #[error("the store in {path} is in use by process {holder}")]
+    StoreLocked { path: String, holder: String },
+    #[error("disk {path}: {why}")]
+    DiskInUse { path: String, why: String },
+    #[error("somebody else is attached to this console")]
+    ConsoleBusy,
+
+    // ---- to be put right on the computer or in the store: Remedy::Repair
+    #[error("{what} has format version {found}; this program knows versions up to {known}")]
+    NewerFormat { what: String, found: u64, known: u64 },
+    #[error("the store's description {path} cannot be read")]
+    DamagedStore { path: String },
+    #[error("the configuration {path} of target {target:?} cannot be read")]
+    DamagedConfig { target: String, path: String },
+    /// A part of the store is not where it was made.
+    #[error("{path} is missing")]
+    Missing { path: String },
+    /// It is there and cannot be used; what is stored of it is untouched.
+    #[error("target {target:?} cannot be used: {why}")]
+    Unavailable { target: String, why: Box<Failure> },
+    #[error("disk {path}: {why}")]
+    Disk { path: String, problem: IoProblem, why: String },
+    /// The disk's file system cannot keep others off it.
+    #[error("disk {path}: {why}")]
+    DiskUnlockable { path: String, why: String },
+    #[error("{doing} {path}: {why}")]
+    File { doing: String, path: String, problem: IoProblem, why: String },
+    #[error("{why}")]
+    NoRoom { why: String },
+    #[error("{why}")]
+    MediumFailed { why: String },
+    /// A flush of the log failed, so nothing after it is acknowledged.
+    #[error("{why}")]
+    LogPoisoned { why: String },
+    #[error("{why}")]
+    Damaged { why: String },
+    #[error("cannot serve {at}: {why}")]
+    CannotServe { at: String, problem: ServeProblem, why: String },
+    #[error("{program} failed: {said}")]
+    ProgramFailed { program: String, said: String },
+    #[error("{why}")]
+    QemuMissing { why: String },
+    #[error("{why}")]
+    FirmwareMissing { why: String },
+    /// What is noted of a machine that runs makes no sense.
+    #[error("{path} does not describe a running machine")]
+    BadMachineState { path: String },
+    #[error("{why}")]
+    SystemRefuses { why: String },
+
+    // ---- to be tried again: Remedy::Retry
+    #[error("{why}")]
+    QemuSilent { why: String },
+    #[error("{why}")]
+    QemuRefuses { why: String },
+    #[error("{why}")]
+    NotQemu { why: String },
+    #[error("{why}")]
+    MachineEnded { why: String },
+    #[error("the manager ended the connection")]
+    ManagerGone,
+    #[error("the manager did not start: {said}")]
+    ManagerNotUp { said: String },
+    /// Whoever asked did not wait for the answer.
+    #[error("given up")]
+    Abandoned,
+    /// A fault of ours: a caller below asked for what cannot be.
+    #[error("{why}")]
+    Internal { why: String },
+}
+
+/// What whoever asked can do about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Say it otherwise: as it was said it can never be done.
+    Rephrase,
+    /// Choose what is there, or what is free.
+    Choose,
+    /// Wait for something else, or end it first.
+    Wait,
+    /// Put something right on this computer, or in the store.
+    Repair,
+    /// Try again.
+    Retry,
+}
+
+/// Why there is no such moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MomentProblem {
+    /// Nothing was recorded yet.
+    NoHistory,
+    TooEarly,
+    InTheFuture,
+    NoSuchSeq,
+    NoSuchEvent,
+    NoSuchPoint,
+    NoSuchBranch,
+    /// The clock on the wall showed this time twice.
+    WallClockTwice,
+    /// A day has many moments.
+    WholeDay,
+    /// Several moments fit.
+    Ambiguous,
+    /// The history could not be read.
+    Unreadable,
+    Other,
+}
+
+/// Why a file or disk cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IoProblem {
+    NotFound,
+    NotAllowed,
+    ReadOnly,
+    Exists,
+    IsFolder,
+    NotAFolder,
+    Other,
+}
+
+impl IoProblem {
+    /// What the system's answer means.
+    #[must_use]
+    pub fn of(error: &io::Error) -> IoProblem {
+        match error.kind() {
+            io::ErrorKind::NotFound => IoProblem::NotFound,
+            io::ErrorKind::PermissionDenied => IoProblem::NotAllowed,
+            io::ErrorKind::ReadOnlyFilesystem => IoProblem::ReadOnly,
+            io::ErrorKind::AlreadyExists => IoProblem::Exists,
+            io::ErrorKind::IsADirectory => IoProblem::IsFolder,
+            io::ErrorKind::NotADirectory => IoProblem::NotAFolder,
+            _ => IoProblem::Other,
+        }
+    }
+}
+
+/// Why a device cannot be served somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServeProblem {
+    /// What is there would be hidden.
+    NotEmpty,
+    NotAFile,
+    InUse,
+    /// What is there is left alone.
+    NotASocket,
+    PathTooLong,
+    NoFuse,
+    NoFuseHelper,
+    Other,
+}
+
+impl Failure {
+    /// What whoever asked can do about it.
+    #[must_use]
+    pub fn remedy(&self) -> Remedy {
+        use Failure::*;
+        match self {
+            BadName { .. }
+            | NoSetting { .. }
+            | BadSetting { .. }
+            | BadAddress { .. }
+            | BadDevice { .. }
+            | WhichDisk { .. }
+            | WhichBranch { .. }
+            | BadMoment { .. }
+            | BadRequest { .. }
+            | DiscardInPlaceOnly
+            | DisksTogether
+            | BadMachine { .. }
+            | PathNotText { .. }
+            | SocketPathTooLong { .. } => Remedy::Rephrase,
+            NoStore { .. }
+            | StoreExists { .. }
+            | NotEmpty { .. }
+            | NoTarget { .. }
+            | TargetExists { .. }
+            | NoDisk { .. }
+            | DiskExists { .. }
+            | DiskSize { .. }
+            | NoBranch { .. }
+            | NoOtherBranch
+            | BranchExists { .. }
+            | BranchInUse { .. }
+            | NoMoment { .. }
+            | OutsideHistory { .. }
+            | BaseIncomplete { .. } => Remedy::Choose,
+            Busy { .. }
+            | TargetRunning { .. }
+            | TargetStopped { .. }
+            | StoreLocked { .. }
+            | DiskInUse { .. }
+            | ConsoleBusy => Remedy::Wait,
+            NewerFormat { .. }
+            | DamagedStore { .. }
+            | DamagedConfig { .. }
+            | Missing { .. }
+            | Unavailable { .. }
+            | Disk { .. }
+            | DiskUnlockable { .. }
+            | File { .. }
+            | NoRoom { .. }
+            | MediumFailed { .. }
+            | LogPoisoned { .. }
+            | Damaged { .. }
+            | CannotServe { .. }
+            | ProgramFailed { .. }
+            | QemuMissing { .. }
+            | FirmwareMissing { .. }
+            | BadMachineState { .. }
+            | SystemRefuses { .. } => Remedy::Repair,
+            QemuSilent { .. }
+            | QemuRefuses { .. }
+            | NotQemu { .. }
+            | MachineEnded { .. }
+            | ManagerGone
+            | ManagerNotUp { .. }
+            | Abandoned
+            | Internal { .. } => Remedy::Retry,
+        }
+    }
+
+    /// Its code, as it is sent.
+    #[must_use]
+    pub fn code(&self) -> String {
+        let said = serde_json::to_value(self).unwrap_or_default();
+        said["code"].as_str().unwrap_or("unknown").to_owned()
+    }
+}

@@ -1,0 +1,80 @@
+//! What is wrong although nothing failed just now, as `status` says it. Like a [`Failure`], it is a code and what it is about.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Failure;
+
+/// Something that is wrong, and with what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<String>,
+    #[serde(flatten)]
+    pub trouble: Trouble,
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "code", rename_all = "kebab-case")]
+pub enum Trouble {
+    #[error("the store is full: writes wait as soon as the room that is set aside for them is used up")]
+    StoreFull,
+    #[error("the store's file system is nearly full; once it is, targets stand still")]
+    StoreLow { free_bytes: u64 },
+    #[error("no target can be used: {why}")]
+    NoTargets { why: Failure },
+    #[error("cannot be used: {why}")]
+    Unavailable { why: Failure },
+    #[error("the machine stands still because no manager serves its disks")]
+    StandsStill,
+    #[error("damage in {place}: {damage}")]
+    Damaged { place: String, damage: String },
+    #[error("the medium failed, and nothing more is acknowledged")]
+    LogPoisoned,
+    /// A tapped disk that is still being taken over.
+    #[error("not completely read yet; history begins when it is")]
+    NotRead { read_bytes: u64, size_bytes: u64 },
+    #[error("writes wait because the store is full, and the target stands still")]
+    WritesWait,
+    #[error("writes wait for the disk outside the store, which takes none, and the target stands still")]
+    WritesWaitForDisk,
+    #[error("the file system of the disk outside the store is full; the store has everything")]
+    DiskFull,
+    #[error("the disk outside the store takes no writes: {why}; the store has everything")]
+    DiskFails { why: String },
+    #[error("the disk outside the store is not up to date; the store has everything")]
+    DiskBehind,
+}
+
+impl Problem {
+    /// One of the whole store.
+    #[must_use]
+    pub fn of_store(trouble: Trouble) -> Problem {
+        Problem { target: None, disk: None, trouble }
+    }
+
+    #[must_use]
+    pub fn of_target(target: &str, trouble: Trouble) -> Problem {
+        Problem { target: Some(target.to_owned()), disk: None, trouble }
+    }
+
+    #[must_use]
+    pub fn of_disk(target: &str, disk: &str, trouble: Trouble) -> Problem {
+        Problem { disk: Some(disk.to_owned()), ..Problem::of_target(target, trouble) }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.target, &self.disk) {
+            (None, _) => {}
+            (Some(target), None) => write!(f, "{target}: ")?,
+            (Some(target), Some(disk)) => write!(f, "{target}/{disk}: ")?,
+        }
+        self.trouble.fmt(f)
+    }
+}

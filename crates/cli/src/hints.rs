@@ -1,0 +1,226 @@
+//! What to do about a failure or a problem, in words: the next step, with the command to type where there is one. Below this
+//! crate nobody knows commands; a failure says by its code and fields what it is about.
+
+use bygone_api::{Failure, IoProblem, MomentProblem, ServeProblem, Trouble};
+use bygone_model::when::{When, parse_duration};
+
+/// Room is missing.
+const ROOM: &str = "free space on that file system, then try again; nothing that is stored is lost";
+/// A file cannot be used.
+const FILE: &str = "check the path and its permissions";
+
+/// What to do about a failure.
+pub(crate) fn of(failure: &Failure) -> String {
+    let fixed = match failure {
+        Failure::BadName { .. } => {
+            "a name has at most 64 letters, digits, '-', '_' and '.', and begins with a letter or digit"
+        }
+        Failure::NoSetting { .. } => "`bygone target set --help` lists the settings",
+        Failure::BadSetting { .. } => "`bygone target add --help` says what it can be",
+        Failure::BadAddress { .. } => "write HOST:PORT, such as 127.0.0.1:10809",
+        Failure::BadDevice { .. } => "write NAME, NAME/DISK, NAME/DISK@WHEN or NAME/DISK#BRANCH",
+        Failure::WhichDisk { target, disks } => {
+            let disk = disks.first().map_or("DISK", String::as_str);
+            return format!("say which one: {target}/{disk}");
+        }
+        Failure::WhichBranch { .. } => "say which one",
+        Failure::BadMoment { text, .. } => return of_moment_text(text),
+        Failure::BadRequest { .. } => "is the manager of another version? restart it",
+        Failure::DiscardInPlaceOnly => "leave --discard-later out, or restore with --in-place",
+        Failure::DisksTogether => "leave --disk out, or write the disk to a file with --to PATH",
+        Failure::BadMachine { .. } => {
+            "`bygone target show NAME` shows how it is made up, `bygone target set` changes it"
+        }
+        Failure::PathNotText { .. } => "rename it, or use a symbolic link with a plain name",
+        Failure::SocketPathTooLong { .. } => {
+            "use a shorter path; --store and $BYGONE_STORE say where the store is"
+        }
+
+        Failure::NoStore { .. } => "`bygone init` makes one; --store or $BYGONE_STORE says where it is",
+        Failure::StoreExists { .. } => "use it as it is, or choose another folder with --store",
+        Failure::NotEmpty { .. } => "choose an empty folder, or one that does not exist yet",
+        Failure::NoTarget { .. } => "`bygone target list` shows what there is",
+        Failure::TargetExists { target } => {
+            return format!("choose another name, or remove that one first: bygone target remove {target}");
+        }
+        Failure::NoDisk { .. } => "`bygone target show NAME` lists the disks",
+        Failure::DiskExists { .. } => "give each disk a name of its own: --disk ID=SOURCE",
+        Failure::DiskSize { .. } => {
+            "check that it is the right disk; `truncate -s` or `qemu-img resize` grows an image"
+        }
+        Failure::NoBranch { .. } => "`bygone branch list NAME` shows the branches",
+        Failure::NoOtherBranch => "a branch is made by running the past: bygone run NAME --at WHEN",
+        Failure::BranchExists { .. } => "choose another name, or run that branch without --at",
+        Failure::BranchInUse { .. } => {
+            "make another branch the present first: bygone branch promote NAME BRANCH"
+        }
+        Failure::NoMoment { problem, .. } => of_moment(*problem),
+        Failure::OutsideHistory { .. } => "`bygone timeline NAME` shows what there is",
+        Failure::BaseIncomplete { .. } => {
+            "choose a moment after the disk was read; `bygone status` shows how far it is, `bygone timeline NAME` when it was"
+        }
+
+        Failure::Busy { .. } => "wait until that is done, then try again; `bygone status` shows it",
+        Failure::TargetRunning { target } => return format!("stop it first: bygone stop {target}"),
+        Failure::TargetStopped { target } => return format!("start it with: bygone run {target}"),
+        Failure::StoreLocked { .. } => "wait until that process is done, or end it",
+        Failure::DiskInUse { .. } => {
+            "stop the machine or tool that uses it (`lslocks` and `fuser -v PATH` show it), then try again"
+        }
+        Failure::ConsoleBusy => {
+            "detach there first with Ctrl-], or read along: the console's log has everything"
+        }
+
+        Failure::NewerFormat { .. } => "use a newer version of bygone",
+        Failure::DamagedStore { .. } => {
+            "bring that file back from a copy of the store; the history itself lies elsewhere and is untouched"
+        }
+        Failure::DamagedConfig { target, .. } => {
+            return format!(
+                "bring it back from its log or an older configuration: bygone target repair {target}"
+            );
+        }
+        Failure::Missing { .. } => {
+            "is its file system mounted? nothing is made anew in its place; it is used again as soon as it is back"
+        }
+        Failure::Unavailable { why, .. } => return of(why),
+        Failure::Disk { problem, .. } => match problem {
+            IoProblem::NotFound => "check the path; `--disk store:SIZE` makes a new disk inside the store",
+            IoProblem::NotAllowed | IoProblem::ReadOnly => {
+                "Bygone must be able to write to it: check its permissions, and whether it is mounted read-only"
+            }
+            IoProblem::IsFolder => "name a raw file or a block device",
+            _ => "check the disk and the system's log (`dmesg`)",
+        },
+        Failure::DiskUnlockable { .. } => {
+            "put the image on a file system with byte-range locks: a local one, or NFS version 4"
+        }
+        Failure::File { problem, .. } => match problem {
+            IoProblem::NotAllowed => "run it as the user who owns the store, or change the permissions",
+            IoProblem::ReadOnly => "choose a place that can be written to",
+            IoProblem::Exists => "choose another path, or remove what is there",
+            IoProblem::IsFolder => "name a file",
+            _ => FILE,
+        },
+        Failure::NoRoom { .. } => ROOM,
+        Failure::MediumFailed { .. } => "check the medium and the system's log (`dmesg`), then try again",
+        Failure::LogPoisoned { .. } => {
+            "check the medium, then restart the manager: it reads back what is really there"
+        }
+        Failure::Damaged { .. } => "`bygone verify` shows all that is damaged; other moments may be whole",
+        Failure::CannotServe { problem, .. } => of_serving(*problem),
+        Failure::ProgramFailed { .. } => "see what it said",
+        Failure::QemuMissing { .. } => {
+            "install QEMU (Debian and Ubuntu: apt install qemu-system-x86 qemu-utils)"
+        }
+        Failure::FirmwareMissing { .. } => {
+            "install it (Debian and Ubuntu: apt install ovmf; Fedora: dnf install edk2-ovmf), or use bios: \
+             bygone target set NAME firmware=bios"
+        }
+        Failure::BadMachineState { .. } => "if the machine does not run, remove that file",
+        Failure::SystemRefuses { .. } => {
+            "Linux 5.4 or newer is needed, and the right to watch the process: same user, or root"
+        }
+
+        Failure::QemuSilent { .. } => {
+            "see with `bygone status` how the machine is; `bygone stop NAME --force` ends it"
+        }
+        Failure::QemuRefuses { .. } => "see with `bygone status` how the machine is",
+        Failure::NotQemu { .. } => "QEMU 6.2 or newer is needed; is something else connected to its monitor?",
+        Failure::MachineEnded { .. } => {
+            "the last lines of its qemu.log say why; start it again with `bygone run`"
+        }
+        Failure::ManagerGone => "see the manager's log (STORE/run/manager.log), then try again",
+        Failure::ManagerNotUp { .. } => "run `bygone serve` in a terminal to see what it says",
+        Failure::Abandoned => "ask again",
+        Failure::Internal { .. } => {
+            "this should not happen: please report it with the output of `bygone -vv`"
+        }
+    };
+    fixed.to_owned()
+}
+
+/// How moments are written, for a text that is none.
+fn of_moment_text(text: &str) -> String {
+    let general = "`bygone --help` says how moments are written";
+    let error = When::parse(text).err().or_else(|| parse_duration(text).err());
+    error.map_or(general, |error| error.hint()).to_owned()
+}
+
+fn of_moment(problem: MomentProblem) -> &'static str {
+    match problem {
+        MomentProblem::NoHistory => "nothing was recorded yet: run the target first",
+        MomentProblem::TooEarly => "choose a later moment; history begins at the one below",
+        MomentProblem::InTheFuture => "the latest moment is `now`",
+        MomentProblem::NoSuchSeq => "`bygone points NAME` lists the moments worth choosing from",
+        MomentProblem::NoSuchEvent => "`bygone timeline NAME` lists the events there are",
+        MomentProblem::NoSuchPoint => "`bygone points NAME` lists the labels; they are compared exactly",
+        MomentProblem::NoSuchBranch => "`bygone branch list NAME` lists the branches",
+        MomentProblem::WallClockTwice => {
+            "write the offset as well, such as `2026-11-01 01:30 -04:00`, or take one of these"
+        }
+        MomentProblem::WholeDay => "write a time as well, such as `yesterday 14:59`",
+        MomentProblem::Ambiguous => "take one of these",
+        MomentProblem::Unreadable => "`bygone verify` checks the store",
+        MomentProblem::Other => "`bygone --help` says how moments are written",
+    }
+}
+
+fn of_serving(problem: ServeProblem) -> &'static str {
+    match problem {
+        ServeProblem::NotEmpty | ServeProblem::NotAFile => {
+            "name a file that does not exist yet, or an empty one"
+        }
+        ServeProblem::InUse => {
+            "stop what is there (`fuser -vm PATH`, `losetup -a`, `ss -lp`), or choose another place"
+        }
+        ServeProblem::NotASocket => "choose another path",
+        ServeProblem::PathTooLong => "use a shorter path",
+        ServeProblem::NoFuse => "load the kernel's module with `modprobe fuse`, or use --nbd",
+        ServeProblem::NoFuseHelper => "install the package fuse3, run as root, or use --nbd",
+        ServeProblem::Other => "choose another place, or use --nbd unix:PATH",
+    }
+}
+
+/// What to do about a problem.
+pub(crate) fn of_trouble(trouble: &Trouble) -> String {
+    let fixed = match trouble {
+        Trouble::StoreFull | Trouble::StoreLow { .. } => {
+            "free space on the store's file system; nothing that is stored is lost"
+        }
+        Trouble::NoTargets { why } | Trouble::Unavailable { why } => return of(why),
+        Trouble::StandsStill => "`bygone serve` takes it up again",
+        Trouble::Damaged { .. } => "`bygone verify` shows all that is damaged",
+        Trouble::LogPoisoned => "check the medium, then restart the manager",
+        Trouble::NotRead { .. } => "wait, with a manager running (`bygone serve`)",
+        Trouble::WritesWait => "free space on the store's file system, and it goes on by itself",
+        Trouble::WritesWaitForDisk | Trouble::DiskFails { .. } => {
+            "check that disk and the system's log (`dmesg`)"
+        }
+        Trouble::DiskFull => "free space there, and the disk is brought up to date by itself",
+        Trouble::DiskBehind => {
+            "do not use it without Bygone; its next use, or the next start of the manager, brings it up to date"
+        }
+    };
+    fixed.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_names_the_target_that_it_is_about() {
+        let running = Failure::TargetRunning { target: "web".to_owned() };
+        assert_eq!(of(&running), "stop it first: bygone stop web");
+        let unavailable = Failure::Unavailable { target: "web".to_owned(), why: Box::new(running) };
+        assert_eq!(of(&unavailable), "stop it first: bygone stop web");
+    }
+
+    #[test]
+    fn a_text_that_is_no_moment_gets_the_rule_that_it_breaks() {
+        let bad = |text: &str| of(&Failure::BadMoment { text: text.to_owned(), why: String::new() });
+        assert!(bad("25:99").contains("15:04"), "{}", bad("25:99"));
+        assert!(bad("3 days").contains("ago"), "{}", bad("3 days"));
+    }
+}

@@ -1,0 +1,296 @@
+//! From what went wrong here to what is said of it.
+
+use std::{error::Error as _, io, path::Path};
+
+use bygone_block::{FuseError, IoError, nbd::ListenError};
+use bygone_model::when::{Ambiguity, ResolveError};
+use bygone_qemu as qemu;
+use bygone_store::Error as StoreError;
+use bygone_sys::ImageLockError;
+
+use crate::{
+    api::{Failure, IoProblem, MomentProblem, ServeProblem},
+    config::BadSetting,
+    error::{Error, Usage},
+};
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// The system's words, without its number.
+fn system(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(" (os error ").map_or(text.as_str(), |(text, _)| text).to_owned()
+}
+
+fn file(doing: &str, path: &Path, error: &io::Error) -> Failure {
+    if bygone_store::is_full(error) {
+        return Failure::NoRoom { why: format!("{doing} {}: {}", path.display(), system(error)) };
+    }
+    Failure::File {
+        doing: doing.to_owned(),
+        path: shown(path),
+        problem: IoProblem::of(error),
+        why: system(error),
+    }
+}
+
+fn disk(path: &Path, error: &io::Error) -> Failure {
+    if bygone_store::is_full(error) {
+        return Failure::NoRoom { why: format!("disk {}: {}", path.display(), system(error)) };
+    }
+    Failure::Disk { path: shown(path), problem: IoProblem::of(error), why: system(error) }
+}
+
+impl Error {
+    /// The same for the other side of a socket.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        match self {
+            Error::Usage(usage) => of_usage(usage),
+            Error::When { text, source } => {
+                Failure::BadMoment { text: text.clone(), why: source.to_string() }
+            }
+            Error::Moment { text, source } => of_moment(text, source),
+            Error::NoStore(path) => Failure::NoStore { path: shown(path) },
+            Error::StoreExists(path) => Failure::StoreExists { path: shown(path) },
+            Error::NotEmpty(path) => Failure::NotEmpty { path: shown(path) },
+            Error::NewerStore { path, found, known } => Failure::NewerFormat {
+                what: format!("the store in {}", path.display()),
+                found: *found,
+                known: *known,
+            },
+            Error::DamagedStore(path) => Failure::DamagedStore { path: shown(path) },
+            Error::StoreLocked { path, holder } => {
+                Failure::StoreLocked { path: shown(path), holder: holder.clone() }
+            }
+            Error::NoTarget(target) => Failure::NoTarget { target: target.clone() },
+            Error::Busy { name, doing, since } => {
+                Failure::Busy { target: name.clone(), doing: (*doing).to_owned(), since: since.clone() }
+            }
+            Error::Unavailable { name, why } => {
+                Failure::Unavailable { target: name.clone(), why: Box::new(why.failure()) }
+            }
+            Error::Missing(path) => Failure::Missing { path: shown(path) },
+            Error::DamagedConfig { target, path } => {
+                Failure::DamagedConfig { target: target.clone(), path: shown(path) }
+            }
+            Error::TargetExists(target) => Failure::TargetExists { target: target.clone() },
+            Error::TargetRunning(target) => Failure::TargetRunning { target: target.clone() },
+            Error::TargetStopped(target) => Failure::TargetStopped { target: target.clone() },
+            Error::Disk { path, source } => disk(path, source),
+            Error::DiskLocked { path, source } => {
+                let (path, why) = (shown(path), source.to_string());
+                match source {
+                    ImageLockError::InUse(_) => Failure::DiskInUse { path, why },
+                    ImageLockError::Unlockable(_) => Failure::DiskUnlockable { path, why },
+                }
+            }
+            Error::DiskSize { path, found, wanted } => {
+                Failure::DiskSize { path: shown(path), found_bytes: *found, wanted: wanted.clone() }
+            }
+            Error::BaseIncomplete { disk } => Failure::BaseIncomplete { disk: disk.clone() },
+            Error::Store(error) => of_store(error),
+            Error::Device(error) => of_device(error),
+            Error::Qemu(error) => of_qemu(error),
+            Error::File { doing, path, source } => file(doing, path, source),
+            Error::Listen(error) => of_listen(error),
+            Error::Fuse { path, source } => of_fuse(path, source),
+            Error::Program { program, output } => {
+                Failure::ProgramFailed { program: (*program).to_owned(), said: output.clone() }
+            }
+            Error::Told(failure) => failure.clone(),
+            Error::ManagerGone => Failure::ManagerGone,
+            Error::ManagerNotUp(said) => Failure::ManagerNotUp { said: said.clone() },
+            Error::Abandoned => Failure::Abandoned,
+        }
+    }
+}
+
+fn of_usage(usage: &Usage) -> Failure {
+    match usage.clone() {
+        Usage::BadName(bad) => Failure::BadName { name: bad.0 },
+        Usage::BadSetting(BadSetting::Unknown(key)) => Failure::NoSetting { key },
+        Usage::BadSetting(BadSetting::Value { key, value }) => Failure::BadSetting { key, value },
+        Usage::BadAddress(address) => Failure::BadAddress { address },
+        Usage::BadDevice(what) => Failure::BadDevice { what },
+        Usage::WhichDisk { target, disks } => Failure::WhichDisk { target, disks },
+        Usage::WhichBranch(branches) => Failure::WhichBranch { branches },
+        Usage::NoOtherBranch => Failure::NoOtherBranch,
+        Usage::DiscardInPlaceOnly => Failure::DiscardInPlaceOnly,
+        Usage::DisksTogether => Failure::DisksTogether,
+        Usage::BadRequest(why) => Failure::BadRequest { why },
+    }
+}
+
+fn of_moment(text: &str, error: &ResolveError) -> Failure {
+    let problem = match error {
+        ResolveError::Empty => MomentProblem::NoHistory,
+        ResolveError::BeforeHistory { .. } => MomentProblem::TooEarly,
+        ResolveError::Future { .. } => MomentProblem::InTheFuture,
+        ResolveError::NoSuchSeq { .. } => MomentProblem::NoSuchSeq,
+        ResolveError::NoSuchEvent { .. } => MomentProblem::NoSuchEvent,
+        ResolveError::UnknownPoint { .. } => MomentProblem::NoSuchPoint,
+        ResolveError::UnknownBranch { .. } => MomentProblem::NoSuchBranch,
+        ResolveError::Ambiguous { why: Ambiguity::WallClock, .. } => MomentProblem::WallClockTwice,
+        ResolveError::Ambiguous { why: Ambiguity::WholeDay, .. } => MomentProblem::WholeDay,
+        ResolveError::Ambiguous { .. } => MomentProblem::Ambiguous,
+        ResolveError::History(_) => MomentProblem::Unreadable,
+        _ => MomentProblem::Other,
+    };
+    let now = jiff::Zoned::now();
+    Failure::NoMoment {
+        text: text.to_owned(),
+        problem,
+        why: error.to_string(),
+        candidates: error.candidates().iter().map(|candidate| candidate.describe(&now)).collect(),
+    }
+}
+
+fn of_store(error: &StoreError) -> Failure {
+    let why = error.to_string();
+    match error {
+        StoreError::Io { .. } => Failure::MediumFailed { why },
+        StoreError::Full { .. } => Failure::NoRoom { why },
+        StoreError::Poisoned => Failure::LogPoisoned { why },
+        StoreError::Damaged { .. } => Failure::Damaged { why },
+        StoreError::NewerVersion { name, found, known } => {
+            Failure::NewerFormat { what: name.clone(), found: u64::from(*found), known: u64::from(*known) }
+        }
+        StoreError::NoBranch(branch) => Failure::NoBranch { branch: branch.clone() },
+        StoreError::BranchExists(branch) => Failure::BranchExists { branch: branch.clone() },
+        StoreError::BranchInUse(branch) => Failure::BranchInUse { branch: branch.clone() },
+        StoreError::NoDisk(disk) => Failure::NoDisk { disk: disk.clone() },
+        StoreError::DiskExists(disk) => Failure::DiskExists { disk: disk.clone() },
+        StoreError::InTheFuture { .. } | StoreError::BeforeHistory { .. } => Failure::OutsideHistory { why },
+        _ => Failure::Internal { why },
+    }
+}
+
+fn of_device(error: &IoError) -> Failure {
+    let why = error.to_string();
+    match error {
+        IoError::Full | IoError::Paused => Failure::NoRoom { why },
+        IoError::Medium(source) if bygone_store::is_full(source) => Failure::NoRoom { why },
+        IoError::Medium(source) => Failure::MediumFailed { why: system(source) },
+        IoError::Store(source) => {
+            source.downcast_ref::<StoreError>().map_or(Failure::MediumFailed { why }, of_store)
+        }
+        _ => Failure::Internal { why },
+    }
+}
+
+fn of_qemu(error: &qemu::Error) -> Failure {
+    let why = error.to_string();
+    match error {
+        qemu::Error::BadWord { word, what } => {
+            Failure::BadSetting { key: (*what).to_owned(), value: word.clone() }
+        }
+        qemu::Error::DuplicateDisk { id } => Failure::DiskExists { disk: id.clone() },
+        qemu::Error::BadDiskId { .. } | qemu::Error::BadBlockSize { .. } | qemu::Error::TooSmall => {
+            Failure::BadMachine { why }
+        }
+        qemu::Error::NotUtf8 { path } => Failure::PathNotText { path: shown(path) },
+        qemu::Error::SocketPathTooLong { path } => {
+            Failure::SocketPathTooLong { path: shown(path), bytes_max: qemu::SOCKET_PATH_BYTES_MAX }
+        }
+        qemu::Error::NotInstalled { .. } => Failure::QemuMissing { why },
+        qemu::Error::NoFirmware { .. } => Failure::FirmwareMissing { why },
+        qemu::Error::File { path, source } => file("using", path, source),
+        qemu::Error::BadState { path, .. } => Failure::BadMachineState { path: shown(path) },
+        qemu::Error::System { .. } => Failure::SystemRefuses { why },
+        qemu::Error::ConsoleBusy => Failure::ConsoleBusy,
+        qemu::Error::NotListening { .. }
+        | qemu::Error::NotConnected
+        | qemu::Error::Unanswered { .. }
+        | qemu::Error::TooManyCommands => Failure::QemuSilent { why },
+        qemu::Error::AlreadyRunning { .. } | qemu::Error::Refused { .. } => Failure::QemuRefuses { why },
+        qemu::Error::Ended { .. } => Failure::MachineEnded { why },
+        qemu::Error::Protocol(_) => Failure::NotQemu { why },
+    }
+}
+
+fn of_listen(error: &ListenError) -> Failure {
+    let (at, problem) = match error {
+        ListenError::PathTooLong { path } => {
+            return Failure::SocketPathTooLong { path: shown(path), bytes_max: qemu::SOCKET_PATH_BYTES_MAX };
+        }
+        ListenError::InUse { path } => (shown(path), ServeProblem::InUse),
+        ListenError::NotASocket { path } => (shown(path), ServeProblem::NotASocket),
+        ListenError::NotListening => (String::from("the socket"), ServeProblem::Other),
+        ListenError::System { address, source } if source.kind() == io::ErrorKind::AddrInUse => {
+            (address.clone(), ServeProblem::InUse)
+        }
+        ListenError::System { address, .. } => (address.clone(), ServeProblem::Other),
+    };
+    let why = error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(system);
+    let why = why.unwrap_or_else(|| match problem {
+        ServeProblem::InUse => "another server listens there".to_owned(),
+        ServeProblem::NotASocket => "something that is not a socket is there".to_owned(),
+        _ => error.to_string(),
+    });
+    Failure::CannotServe { at, problem, why }
+}
+
+fn of_fuse(path: &Path, error: &FuseError) -> Failure {
+    let (problem, why) = match error {
+        FuseError::NotAFile { .. } => (ServeProblem::NotAFile, "it is not a regular file".to_owned()),
+        FuseError::NotEmpty { .. } => {
+            (ServeProblem::NotEmpty, "there is a file with something in it, which would be hidden".to_owned())
+        }
+        FuseError::AlreadyMounted { .. } => {
+            (ServeProblem::InUse, "something is mounted there already".to_owned())
+        }
+        FuseError::Busy { .. } => (ServeProblem::InUse, "it is in use".to_owned()),
+        FuseError::File { path, source } => return file("using", path, source),
+        FuseError::NoFuse { .. } => (ServeProblem::NoFuse, error.to_string()),
+        FuseError::NoHelper { .. } => (ServeProblem::NoFuseHelper, error.to_string()),
+        FuseError::HelperFailed { said, .. } => (ServeProblem::Other, format!("fusermount3: {said}")),
+        FuseError::Session { source, .. } => (ServeProblem::Other, system(source)),
+        FuseError::Flush(error) => return of_device(error),
+    };
+    Failure::CannotServe { at: shown(path), problem, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Remedy;
+
+    #[test]
+    fn a_full_medium_is_told_as_such_wherever_it_shows() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        for error in [
+            Error::file("writing", "/s/x", full()),
+            Error::Disk { path: "/d".into(), source: full() },
+            Error::Device(IoError::Full),
+            Error::Device(IoError::Medium(full())),
+            Error::Store(StoreError::Full { name: "log/1".to_owned() }),
+            Error::Qemu(qemu::Error::File { path: "/s/run".into(), source: full() }),
+        ] {
+            assert_eq!(error.failure().code(), "no-room", "{error}");
+        }
+    }
+
+    #[test]
+    fn the_systems_words_come_without_its_number() {
+        let missing = io::Error::from_raw_os_error(2);
+        let failure = Error::file("reading", "/s/x", missing).failure();
+        assert_eq!(failure.to_string(), "reading /s/x: No such file or directory");
+        assert_eq!(failure.remedy(), Remedy::Repair);
+    }
+
+    #[test]
+    fn a_target_that_cannot_be_used_says_why_in_full() {
+        let why = std::sync::Arc::new(Error::Missing("/mnt/log".into()));
+        let failure = Error::Unavailable { name: "web".to_owned(), why }.failure();
+        assert_eq!(failure.to_string(), "target \"web\" cannot be used: /mnt/log is missing");
+        let said = serde_json::to_string(&failure).unwrap();
+        assert_eq!(
+            said,
+            r#"{"code":"unavailable","target":"web","why":{"code":"missing","path":"/mnt/log"}}"#
+        );
+        assert_eq!(serde_json::from_str::<Failure>(&said).unwrap(), failure);
+    }
+}
