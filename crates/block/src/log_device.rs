@@ -14,8 +14,9 @@ use bygone_store::{Below, BlockWrite, Content, Error as StoreError, HeadFragment
 
 use crate::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing, device::PAUSE};
 
-/// Ranges are resolved in pieces of this size, so that a question about a whole disk costs bounded memory.
-pub(crate) const RESOLVE_BYTES: u64 = 64 << 20;
+/// Ranges are resolved in pieces of this size, so that a question about a whole disk costs bounded memory, and whoever
+/// asked can end it within milliseconds, however fragmented the disk is.
+pub(crate) const RESOLVE_BYTES: u64 = 16 << 20;
 /// The store counts the sectors of one record in 32 bits.
 const ZERO_SECTORS_MAX: u64 = 1 << 31;
 /// Nobody has made them again for this long: nobody waits any more.
@@ -316,17 +317,18 @@ pub(crate) fn read_fragments(
     Ok(())
 }
 
-/// Turns fragments into extents, joining neighbours that are alike.
+/// Turns fragments into extents, joining neighbours that are alike within one piece: `each` hears of every piece, so that
+/// it can end a question that nobody waits for any more.
 fn fragment_extents(
     offset: u64,
     len_bytes: u64,
     each: &mut dyn FnMut(Extent) -> bool,
     resolve: &mut dyn FnMut(u64, u64) -> Result<Vec<HeadFragment>, IoError>,
 ) -> Result<(), IoError> {
-    let mut joined: Option<Extent> = None;
     let mut at = offset;
     while at < offset + len_bytes {
         let len = RESOLVE_BYTES.min(offset + len_bytes - at);
+        let mut joined: Option<Extent> = None;
         for fragment in resolve(at, len)? {
             let hole = fragment.found.is_none_or(|(_, place)| place.is_zero());
             let next = Extent { len_bytes: fragment.sectors.bytes(), zero: hole, hole };
@@ -341,10 +343,10 @@ fn fragment_extents(
                 }
             }
         }
+        if joined.is_some_and(|last| !each(last)) {
+            return Ok(());
+        }
         at += len;
-    }
-    if let Some(last) = joined {
-        each(last);
     }
     Ok(())
 }

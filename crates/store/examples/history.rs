@@ -5,6 +5,7 @@
 //! - `history compare A B RANGE_GIB`: reads random blocks of two such logs, in turn, as of their ends, and of B at other
 //!   moments; then marks points and makes branches in B.
 //! - `history scatter FOLDER DISK_GIB WRITES`: single sectors at random places, and what that takes of memory and space.
+//! - `history resolve FOLDER FRAGMENTS`: the processor's time to say where each of so many fragments of 1 GiB is.
 //!
 //! While filling, nothing is made durable: the medium would take hours, and what is measured afterwards does not depend
 //! on it. The figures come as lines of JSON.
@@ -44,7 +45,8 @@ fn main() -> Done {
         ["scatter", folder, disk_gib, writes] => {
             scatter(Path::new(folder), disk_gib.parse()?, writes.parse()?)
         }
-        _ => Err("usage: history fill FOLDER DISK_GIB RANGE_GIB EPOCHS | compare A B RANGE_GIB | scatter FOLDER DISK_GIB WRITES".into()),
+        ["resolve", folder, fragments] => resolve(Path::new(folder), fragments.parse()?),
+        _ => Err("usage: history fill FOLDER DISK_GIB RANGE_GIB EPOCHS | compare A B RANGE_GIB | scatter FOLDER DISK_GIB WRITES | resolve FOLDER FRAGMENTS".into()),
     }
 }
 
@@ -233,6 +235,45 @@ fn mark(log: &Log) -> Done {
         report(&format!("{name}, median"), values[values.len() / 2], "ms");
         report(&format!("{name}, the slowest of {EACH}"), values[values.len() - 1], "ms");
     }
+    Ok(())
+}
+
+/// Seconds of the processor that this thread had so far.
+fn cpu_seconds() -> Done<f64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanos: u64 = text.split_whitespace().next().unwrap_or_default().parse()?;
+    Ok(nanos as f64 / 1e9)
+}
+
+/// Every other sector of the first so many is written, in an order far from that of the disk; then all of them are looked
+/// up at once, in the present and at half time.
+fn resolve(folder: &Path, fragments: u64) -> Done {
+    const BATCH: u64 = 256;
+    let (log, _) = open(folder, fragments.div_ceil(1 << 20), false)?;
+    log.open_volume(DISK, Below::Index, Seq::ZERO)?;
+    for batch in 0..fragments / BATCH {
+        let place = |i: u64| Lba(i.wrapping_mul(0x9e37_79b9) % fragments * 2);
+        let write =
+            |i| BlockWrite { volume: DISK, lba: place(i), content: Content::Zero(Sectors(1)), base: false };
+        log.append(&(batch * BATCH..(batch + 1) * BATCH).map(write).collect::<Vec<_>>())?;
+        keep(&log)?;
+    }
+    let head = log.head_seq();
+    for (name, seq) in [("at the end", head), ("at half time", Seq(head.0 / 2))] {
+        let view = log.view(DISK, seq)?;
+        let before = cpu_seconds()?;
+        let found = view.resolve(Lba(0), Sectors(fragments * 2), Wait::Yes)?;
+        let seconds = cpu_seconds()? - before;
+        let count = found.iter().filter(|fragment| fragment.found.is_some()).count();
+        report(&format!("resolving {count} fragments {name}"), seconds, "s of CPU");
+    }
+    let before = cpu_seconds()?;
+    let found = log.resolve_head(DISK, Lba(0), Sectors(fragments * 2), Wait::Yes)?;
+    report(
+        &format!("resolving {} fragments of the present", found.len()),
+        cpu_seconds()? - before,
+        "s of CPU",
+    );
     Ok(())
 }
 

@@ -255,19 +255,32 @@ impl IndexFiles {
         lookup: &mut Lookup,
     ) -> Result<()> {
         let tables = checkpoint.tables(volume);
-        let (Some(&(first, _)), Some(&(_, end))) = (lookup.open.first(), lookup.open.last()) else {
-            return Ok(());
-        };
-        for stripe in first / STRIPE_SECTORS..=(end - 1) / STRIPE_SECTORS {
-            let Ok(stripe) = u32::try_from(stripe) else { break };
-            let Ok(i) = tables.binary_search_by_key(&(stripe / TABLE_STRIPES), |table| table.0) else {
-                continue;
-            };
-            let table = table(tables[i].1)?;
-            let Some(row) = table.row(stripe) else { continue };
-            for tree in layers(row, seq) {
-                tree::lookup(source, tree.root, u64::from(stripe) * STRIPE_SECTORS, seq, lookup)?;
+        let mut open = std::mem::take(&mut lookup.open).into_iter().peekable();
+        let mut here = Lookup::default();
+        while let Some(&(first, _)) = open.peek() {
+            let stripe = first / STRIPE_SECTORS;
+            let base = stripe * STRIPE_SECTORS;
+            here.open.clear();
+            // What reaches beyond the stripe is cut there, and the rest is for the next time round.
+            while let Some(range) = open.peek_mut().filter(|range| range.0 < base + STRIPE_SECTORS) {
+                let end = range.1.min(base + STRIPE_SECTORS);
+                here.open.push((range.0, end));
+                range.0 = end;
+                if range.0 == range.1 {
+                    open.next();
+                }
             }
+            let stripe = u32::try_from(stripe).unwrap_or(u32::MAX);
+            if let Ok(i) = tables.binary_search_by_key(&(stripe / TABLE_STRIPES), |table| table.0)
+                && let table = table(tables[i].1)?
+                && let Some(row) = table.row(stripe)
+            {
+                for tree in layers(row, seq) {
+                    tree::lookup(source, tree.root, base, seq, &mut here)?;
+                }
+            }
+            lookup.found.append(&mut here.found);
+            here.open.drain(..).for_each(|(first, end)| lookup.leave(first, end));
         }
         Ok(())
     }

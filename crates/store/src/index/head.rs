@@ -59,8 +59,7 @@ impl HeadMap {
         if self.runs.is_empty() {
             return;
         }
-        let mut open_parts = std::mem::take(&mut lookup.open);
-        for (first, end) in open_parts.drain(..) {
+        for (first, end) in std::mem::take(&mut lookup.open) {
             let from = self
                 .runs
                 .range(..=first)
@@ -71,17 +70,13 @@ impl HeadMap {
             for (&run_first, run) in self.runs.range(from..end) {
                 let (a, b) = (run_first.max(first), run.end.min(end));
                 if at < a {
-                    lookup.open.push((at, a));
+                    lookup.leave(at, a);
                 }
-                lookup.found.push(super::Fragment {
-                    lba: Lba(a),
-                    sectors: Sectors(b - a),
-                    found: Some((run.seq, run.at)),
-                });
+                lookup.find(a, b, run.seq, run.at);
                 at = b;
             }
             if at < end {
-                lookup.open.push((at, end));
+                lookup.leave(at, end);
             }
         }
     }

@@ -9,6 +9,7 @@ pub mod cache;
 pub mod checkpoint;
 pub mod compaction;
 pub mod head;
+mod steps;
 pub mod tree;
 
 use bygone_model::{Lba, Sectors, Seq};
@@ -27,6 +28,9 @@ pub struct Fragment {
 }
 
 /// A range being looked up through layers, newest first: what was found, and what is still open.
+///
+/// Each layer goes through the open ranges once, in order, and leaves those it does not know ([`Lookup::leave`]). So a
+/// lookup costs in proportion to the fragments that it finds, however many there are.
 #[derive(Debug, Default)]
 pub struct Lookup {
     /// What was found, in no order.
@@ -43,27 +47,22 @@ impl Lookup {
         Lookup { found: Vec::new(), open }
     }
 
-    /// Takes what is still open of `first .. end` as found at `at`.
-    pub fn paint(&mut self, first: u64, end: u64, seq: Seq, at: Location) {
-        let mut i = 0;
-        while let Some(&(open_first, open_end)) = self.open.get(i) {
-            let (a, b) = (open_first.max(first), open_end.min(end));
-            if a >= b {
-                i += 1;
-                continue;
-            }
-            self.found.push(Fragment { lba: Lba(a), sectors: Sectors(b - a), found: Some((seq, at)) });
-            match (open_first < a, b < open_end) {
-                (false, false) => {
-                    self.open.remove(i);
-                }
-                (true, false) => self.open[i].1 = a,
-                (false, true) => self.open[i].0 = b,
-                (true, true) => {
-                    self.open[i].1 = a;
-                    self.open.insert(i + 1, (b, open_end));
-                    i += 1;
-                }
+    /// `first .. end` was found at `at`.
+    pub fn find(&mut self, first: u64, end: u64, seq: Seq, at: Location) {
+        steps::count(1);
+        debug_assert!(first < end, "an empty fragment");
+        let found = Some((seq, at));
+        self.found.push(Fragment { lba: Lba(first), sectors: Sectors(end - first), found });
+    }
+
+    /// A layer does not know `first .. end`, which lies behind all that it left so far.
+    pub fn leave(&mut self, first: u64, end: u64) {
+        steps::count(1);
+        match self.open.last_mut() {
+            Some(last) if last.1 == first => last.1 = end,
+            last => {
+                assert!(last.is_none_or(|last| last.1 < first), "open ranges are left in order");
+                self.open.push((first, end));
             }
         }
     }
@@ -76,9 +75,8 @@ impl Lookup {
             sectors: Sectors(b - a),
             found: None,
         }));
-        if self.found.len() > 1 {
-            self.found.sort_unstable_by_key(|f| f.lba);
-        }
+        // Layers find in order of sector, so this mostly merges a few sorted runs.
+        self.found.sort_by_key(|fragment| fragment.lba);
         self.found
     }
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use build::{DeltaBuilder, ImageBuilder, PageSink};
 
-use super::{Lookup, head::HeadMap};
+use super::{Lookup, head::HeadMap, steps};
 use crate::{
     error::Result,
     format::{
@@ -72,7 +72,7 @@ pub trait PageSource {
     fn contradiction(&self, at: PageRef) -> crate::Error;
 }
 
-/// Finds the open parts of `lookup` that lie in the stripe that begins at sector `base`, as of `seq`.
+/// Finds the open parts of `lookup`, all of which lie in the stripe that begins at sector `base`, as of `seq`.
 ///
 /// # Errors
 /// When a page cannot be read or is damaged.
@@ -83,74 +83,103 @@ pub fn lookup(
     seq: Seq,
     lookup: &mut Lookup,
 ) -> Result<()> {
-    let in_stripe = |&(first, end): &(u64, u64)| {
-        let (a, b) = (first.max(base), end.min(base + STRIPE_SECTORS));
-        (a < b).then(|| ((a - base) as u32, (b - base) as u32))
-    };
-    // By far the most frequent case, and it needs no memory.
-    if let [only] = lookup.open.as_slice() {
-        return match in_stripe(only) {
-            Some(range) => descend(source, root, &*source.page(root)?, None, range, base, seq.0, lookup),
-            None => Ok(()),
-        };
-    }
-    let ranges: Vec<(u32, u32)> = lookup.open.iter().filter_map(in_stripe).collect();
-    if ranges.is_empty() {
-        return Ok(());
-    }
+    let open = std::mem::take(&mut lookup.open);
+    let (Some(first), Some(last)) = (open.first(), open.last()) else { return Ok(()) };
+    assert!(base <= first.0 && last.1 <= base + STRIPE_SECTORS, "a range outside the stripe");
+    let within = |&(first, end): &(u64, u64)| ((first - base) as u32, (end - base) as u32);
+    let mut descent = Descent { source, base, seq: seq.0, out: lookup };
     let page = source.page(root)?;
-    for range in ranges {
-        descend(source, root, &page, None, range, base, seq.0, lookup)?;
+    // By far the most frequent case, and it needs no memory.
+    if let [only] = open.as_slice() {
+        return descent.visit(root, &page, LEVELS_MAX + 1, &[within(only)]);
     }
-    Ok(())
+    let ranges: Vec<(u32, u32)> = open.iter().map(within).collect();
+    descent.visit(root, &page, LEVELS_MAX + 1, &ranges)
 }
 
-#[expect(clippy::too_many_arguments, reason = "a recursion's state; a struct would only rename it")]
-fn descend(
-    source: &dyn PageSource,
-    at: PageRef,
-    page: &Page,
-    parent_level: Option<u8>,
-    (first, end): (u32, u32),
+/// A part of a range, and the newest entry of a page that covers it, if one does.
+type Tile = (u32, u32, Option<PageEntry>);
+
+/// A lookup on its way down a tree.
+struct Descent<'a> {
+    source: &'a dyn PageSource,
     base: u64,
     seq: u64,
-    out: &mut Lookup,
-) -> Result<()> {
-    if parent_level.is_some_and(|parent| page.level >= parent) || page.level > LEVELS_MAX {
-        return Err(source.contradiction(at));
-    }
-    if page.level == 0 {
-        for (entry, a, b) in page.newest_first(first, end, seq) {
-            let place = Location { segment: entry.place.0, offset: entry.place.1 };
-            out.paint(base + u64::from(a), base + u64::from(b), Seq(entry.seq), place);
-            if out.open.is_empty() {
-                break;
-            }
+    out: &'a mut Lookup,
+}
+
+impl Descent<'_> {
+    /// Looks `ranges` (ascending) up in a page and what is below it. A page is visited once for all ranges that
+    /// follow one another in it.
+    fn visit(&mut self, at: PageRef, page: &Page, level_below: u8, ranges: &[(u32, u32)]) -> Result<()> {
+        if page.level >= level_below || page.level > LEVELS_MAX {
+            return Err(self.source.contradiction(at));
         }
-        return Ok(());
+        if let &[range] = ranges
+            && let Some((&entry, a, b)) = page.newest_first(range.0, range.1, self.seq).next()
+            && (a, b) == range
+        {
+            return self.follow(at, page, &entry, &[range]);
+        }
+        let mut tiles = Vec::new();
+        for &range in ranges {
+            tile(page, range, self.seq, &mut tiles);
+        }
+        let mut parts = Vec::new();
+        for same in tiles.chunk_by(|a, b| a.2 == b.2) {
+            let Some(entry) = same[0].2 else {
+                same.iter().for_each(|&(a, b, _)| self.leave(a, b));
+                continue;
+            };
+            parts.clear();
+            parts.extend(same.iter().map(|&(a, b, _)| (a, b)));
+            self.follow(at, page, &entry, &parts)?;
+        }
+        Ok(())
     }
-    if let Some((entry, a, b)) = page.newest_first(first, end, seq).next()
-        && (a, b) == (first, end)
-    {
-        let child = child_of(source, at, page, entry.place)?;
-        return descend(source, child, &*source.page(child)?, Some(page.level), (a, b), base, seq, out);
+
+    /// What `entry` of a page says of `ranges`, which it covers.
+    fn follow(&mut self, at: PageRef, page: &Page, entry: &PageEntry, ranges: &[(u32, u32)]) -> Result<()> {
+        if page.level == 0 {
+            let place = Location { segment: entry.place.0, offset: entry.place.1 };
+            for &(a, b) in ranges {
+                self.out.find(self.base + u64::from(a), self.base + u64::from(b), Seq(entry.seq), place);
+            }
+            return Ok(());
+        }
+        let child = child_of(self.source, at, page, entry.place)?;
+        let below = self.source.page(child)?;
+        self.visit(child, &below, page.level, ranges)
     }
-    // Which child has which part: painted first, so that a child that was superseded is not even read.
-    let mut children = Lookup { found: Vec::new(), open: vec![(u64::from(first), u64::from(end))] };
+
+    fn leave(&mut self, first: u32, end: u32) {
+        self.out.leave(self.base + u64::from(first), self.base + u64::from(end));
+    }
+}
+
+/// Cuts a range into tiles, in order. What this costs is bounded by the number of entries of one page.
+fn tile(page: &Page, (first, end): (u32, u32), seq: u64, tiles: &mut Vec<Tile>) {
+    let begun = tiles.len();
+    let mut open = vec![(first, end)];
     for (entry, a, b) in page.newest_first(first, end, seq) {
-        let place = Location { segment: entry.place.0, offset: entry.place.1 };
-        children.paint(u64::from(a), u64::from(b), Seq(entry.seq), place);
-        if children.open.is_empty() {
+        steps::count(1);
+        let from = open.partition_point(|gap| gap.1 <= a);
+        let count = open[from..].partition_point(|gap| gap.0 < b);
+        let touched = from..from + count;
+        steps::count(count);
+        let (Some(&left), Some(&right)) = (open[touched.clone()].first(), open[touched.clone()].last())
+        else {
+            continue;
+        };
+        tiles.extend(open[touched.clone()].iter().map(|gap| (gap.0.max(a), gap.1.min(b), Some(*entry))));
+        let rest = [(left.0, a), (b, right.1)];
+        open.splice(touched, rest.into_iter().filter(|gap| gap.0 < gap.1));
+        if open.is_empty() {
             break;
         }
     }
-    for part in children.found {
-        let Some((_, place)) = part.found else { continue };
-        let child = child_of(source, at, page, (place.segment, place.offset))?;
-        let range = (part.lba.0 as u32, (part.lba.0 + part.sectors.0) as u32);
-        descend(source, child, &*source.page(child)?, Some(page.level), range, base, seq, out)?;
-    }
-    Ok(())
+    tiles.extend(open.into_iter().map(|gap| (gap.0, gap.1, None)));
+    tiles[begun..].sort_unstable_by_key(|tile| tile.0);
 }
 
 fn child_of(source: &dyn PageSource, at: PageRef, page: &Page, place: (u32, u32)) -> Result<PageRef> {

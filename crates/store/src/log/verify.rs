@@ -80,7 +80,8 @@ impl Log {
             names.reverse();
         }
         for name in names {
-            let checked = self.verify_checkpoint(name, &mut report);
+            let checked =
+                self.verify_checkpoint(name, &mut report, &mut |checked| keep_going(checked, total));
             report.note(checked)?;
             if !keep_going(report.checked_bytes, total) {
                 return Ok(report);
@@ -168,6 +169,7 @@ impl Log {
         &self,
         name: crate::format::checkpoint::Name,
         report: &mut VerifyReport,
+        keep_going: &mut dyn FnMut(u64) -> bool,
     ) -> Result<()> {
         let checkpoint = self.index.open(name)?;
         self.index.events(&checkpoint)?;
@@ -181,6 +183,9 @@ impl Log {
                         let result = tree::versions(&fresh, tree.root, &(0..u32::MAX), &mut |_| {});
                         report.checked_bytes += fresh.1.get();
                         report.note(result)?;
+                        if !keep_going(report.checked_bytes) {
+                            return Ok(());
+                        }
                     }
                 }
             }

@@ -183,19 +183,58 @@ fn one_hot_block_rewritten_often_stays_cheap_to_read() {
     let versions: Vec<_> = (1..=50_000).map(|seq| version(64, 8, seq)).collect();
     let mut memory = Memory::default();
     let root = build_delta(&mut memory, &versions);
-    let pages = std::cell::Cell::new(0);
-    struct Counting<'a>(&'a Memory, &'a std::cell::Cell<u32>);
-    impl PageSource for Counting<'_> {
-        fn page(&self, at: PageRef) -> Result<Arc<Page>> {
-            self.1.set(self.1.get() + 1);
-            self.0.page(at)
-        }
-        fn contradiction(&self, at: PageRef) -> Error {
-            self.0.contradiction(at)
-        }
-    }
     let mut found = Lookup::new(Lba(64), Sectors(8));
-    lookup(&Counting(&memory, &pages), root, 0, Seq(33_333), &mut found).unwrap();
+    let source = Counting(&memory, std::cell::Cell::new(0));
+    lookup(&source, root, 0, Seq(33_333), &mut found).unwrap();
     assert_eq!(found.found[0].found.map(|(s, _)| s), Some(Seq(33_333)));
-    assert!(pages.get() <= 4, "{} pages read", pages.get());
+    assert!(source.1.get() <= 4, "{} pages read", source.1.get());
+}
+
+/// Pages of a tree, and how many were asked for.
+struct Counting<'a>(&'a Memory, std::cell::Cell<u64>);
+
+impl PageSource for Counting<'_> {
+    fn page(&self, at: PageRef) -> Result<Arc<Page>> {
+        self.1.set(self.1.get() + 1);
+        self.0.page(at)
+    }
+    fn contradiction(&self, at: PageRef) -> Error {
+        self.0.contradiction(at)
+    }
+}
+
+/// What one lookup costs over an image of `runs` runs with gaps between them, every other of which a delta above covers:
+/// steps and pages.
+fn cost_of_resolving(runs: u32) -> (u64, u64) {
+    let image: Vec<_> = (0..runs).map(|i| version(i * 4, 2, u64::from(i) + 1)).collect();
+    // In an order far from that of the disk.
+    let above: Vec<_> = (0..runs / 2)
+        .map(|i| version(i.wrapping_mul(40_503) % (runs / 2) * 8, 1, u64::from(runs + i) + 1))
+        .collect();
+    let mut memory = Memory::default();
+    let mut builder = ImageBuilder::default();
+    builder.add(&mut memory, &image).unwrap();
+    let below = builder.finish(&mut memory).unwrap().0.unwrap();
+    let delta = build_delta(&mut memory, &above);
+    let source = Counting(&memory, std::cell::Cell::new(0));
+    let before = steps::done();
+    let mut found = Lookup::new(Lba(0), Sectors(u64::from(runs) * 4));
+    for root in [delta, below] {
+        lookup(&source, root, 0, Seq(u64::from(runs) * 2), &mut found).unwrap();
+    }
+    let steps = steps::done() - before;
+    let found = found.finish();
+    assert!(found.windows(2).all(|pair| pair[0].lba.0 + pair[0].sectors.0 == pair[1].lba.0));
+    assert_eq!(found.iter().filter(|f| f.found.is_some()).count() as u32, runs + runs / 2);
+    (steps, source.1.get())
+}
+
+#[test]
+fn resolving_costs_in_proportion_to_the_fragments_found() {
+    let (few_steps, few_pages) = cost_of_resolving(1 << 12);
+    let (many_steps, many_pages) = cost_of_resolving(1 << 16);
+    assert!(few_steps > 1 << 12 && many_steps <= few_steps * 20, "{few_steps} steps, then {many_steps}");
+    assert!(many_pages <= few_pages * 20, "{few_pages} pages, then {many_pages}");
+    // Each page is looked up once, not once for each range.
+    assert!(many_pages < 1 << 13, "{many_pages} pages");
 }
