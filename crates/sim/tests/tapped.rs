@@ -13,6 +13,15 @@ fn play(seeds: std::ops::Range<u64>) {
 }
 
 #[test]
+fn worlds_of_a_tapped_disk_that_went_wrong_once_go_well() {
+    // A write that failed was taken for done because the disk held the same before, or was forgotten when the next one died; it
+    // had left a whole record, which counted after the crash.
+    for seed in [505_545, 511_138] {
+        run_tapped(seed, 300).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}
+
+#[test]
 fn a_tapped_disk_reads_as_its_log_says_and_is_completed_from_it_1() {
     play(0..90);
 }

@@ -289,28 +289,27 @@ impl World {
         let upto = log.head_seq();
         if let Err(e) = result {
             self.excuse("write", &e)?;
-            if !dead {
-                // Done or not done: its record is the last one, if it is there at all.
-                let mut seen = vec![0; content.len()];
-                if tap.read((first * SECTOR) as u64, &mut seen, Reading::MayWait).is_err() {
-                    return self.reopen_after(after, first, content);
-                }
-                if seen != content {
-                    // Until something else stands in its place, a whole record of it may be there.
-                    self.limbo.push(Write { after, upto: None, first, content });
-                    return Ok(());
-                }
+            if !dead && !self.is_appended(&log, after, first, sectors)? {
+                // Until something else stands in its place, a whole record of it may be there.
+                self.limbo.push(Write { after, upto: None, first, content });
+                return Ok(());
             }
         }
         self.undestaged += 1;
-        self.limbo.clear();
+        if !dead {
+            self.limbo.clear();
+        }
         self.writes.push(Write { after, upto: (!dead).then_some(upto), first, content });
         Ok(())
     }
 
-    fn reopen_after(&mut self, after: Seq, first: usize, content: Vec<u8>) -> Done {
-        self.writes.push(Write { after, upto: None, first, content });
-        self.reopen()
+    /// The log took a write of these sectors after the record `after`: their content alone would not tell, which may have been
+    /// the same before.
+    fn is_appended(&self, log: &Log, after: Seq, first: usize, sectors: usize) -> Done<bool> {
+        let range = (Lba(first as u64), Sectors(sectors as u64));
+        let found = log.resolve_head(self.volume, range.0, range.1, Wait::Yes);
+        let found = found.map_err(|e| Failure(format!("looking up the present: {e}")))?;
+        Ok(found.iter().all(|part| part.found.is_some_and(|(seq, _)| seq > after)))
     }
 
     fn flush(&mut self) -> Done {

@@ -18,7 +18,7 @@ use bygone_store::{Error, Log, LogOptions, View, catalog::Change, env::Clock, in
 use crate::{
     SimClock,
     medium::{Faults, Medium},
-    oracle::{Oracle, Rec},
+    oracle::{Oracle, Rec, STEP_BACK_MICROS_MAX},
     profile::{Profile, Step},
     rng::{Rng, mix},
 };
@@ -334,11 +334,13 @@ impl World {
         let done = (log.head_seq().0 - old.0) as usize;
         check!(done <= plan.len(), "{what}: {done} records instead of {needed}");
         let rest = plan.split_off(done);
+        let faulty = self.medium.counters().faults > faults;
         for rec in plan {
+            let time = self.time_given(&log, time, faulty)?;
             self.fresh &= !matches!(rec, Rec::Change(Change::Opened { .. }));
             self.oracle.push(time, rec);
         }
-        if result.is_err() || self.medium.counters().faults > faults {
+        if result.is_err() || faulty {
             self.limbo.push((old.0 + done as u64 + 1, rest));
         }
         match result {
@@ -351,6 +353,19 @@ impl World {
                 Ok(Act::Refused(error))
             }
         }
+    }
+
+    /// The time that the next record got, which should be `time`: where a write failed, what is written in its place has a
+    /// later time than each of the attempts, as long as that is not too far ahead of the clock.
+    fn time_given(&self, log: &Log, time: Micros, faulty: bool) -> Done<Micros> {
+        let seq = self.oracle.head().next();
+        if self.limbo.is_empty() && !faulty {
+            return Ok(time);
+        }
+        let given = log.time_of(seq).map_err(|e| Failure(format!("the time of {seq}: {e}")))?;
+        let latest = Micros(time.0 + STEP_BACK_MICROS_MAX);
+        check!((time..=latest).contains(&given), "time {given} instead of {time}");
+        Ok(given)
     }
 
     /// Whether the world is such that this error may be met.

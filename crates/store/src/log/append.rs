@@ -14,6 +14,7 @@ use super::{
         Claim::{Blocks, Own},
         Spare, claim_of,
     },
+    syncs::Syncs,
 };
 use crate::{
     catalog::{Catalog, Change},
@@ -109,8 +110,11 @@ pub(super) struct Active {
     pub written_to: u64,
     /// Records may reach up to here: that much space is reserved.
     pub room_bytes: u64,
-    /// A write failed, so behind `offset` there may be whole records that were never acknowledged.
-    pub torn: bool,
+    /// A write at `offset` failed, so whole records that were never acknowledged may stand there: the latest time that any
+    /// of them has.
+    pub torn: Option<Micros>,
+    /// A write failed since the file was made: the medium may hold other records than those written over them since.
+    pub was_torn: bool,
     pub entries: Vec<Entry>,
     pub marks: Vec<Mark>,
     pub times: Vec<Micros>,
@@ -154,8 +158,9 @@ pub(super) struct Sequencer {
     /// The file of the next segment.
     pub spare: Arc<Spare>,
     pub full: Vec<Full>,
-    /// Files with records that may not be durable yet, apart from the active one.
-    pub unsynced: Vec<Arc<dyn File>>,
+    pub syncs: Arc<Syncs>,
+    /// Segments with records that may not be durable yet, apart from the active one.
+    pub unsynced: Vec<(u32, Arc<dyn File>)>,
     /// What the next checkpoint will hold: versions in full segments, events, segments.
     pub recent: Vec<Arc<Vec<Entry>>>,
     pub recent_entries: usize,
@@ -186,6 +191,20 @@ impl Sequencer {
         }
     }
 
+    /// The time for what is written where a write failed, if that must not be `time`.
+    ///
+    /// No two records that were ever written at one place have the same time, so their headers differ, and what a failed
+    /// write left behind cannot continue what is written over its beginning. `None`: the times would have to run ahead of the
+    /// clock by too much, and the log goes on in another segment.
+    fn time_after_torn(&self, time: Micros) -> Option<Micros> {
+        match self.active.as_ref().and_then(|active| active.torn) {
+            Some(torn) if torn >= time => {
+                (torn.0 - time.0 < STEP_BACK_MICROS_MAX).then_some(Micros(torn.0 + 1))
+            }
+            _ => Some(time),
+        }
+    }
+
     /// Appends records; calls `seen` with each block version, in order.
     pub(super) fn append(
         &mut self,
@@ -213,9 +232,10 @@ impl Sequencer {
         records: &[NewRecord<'_>],
         seen: &mut dyn FnMut(&Entry),
     ) -> Result<Appended> {
-        let (time, jumped_back) = self.next_time(clock);
-        if self.active.is_none() {
-            self.roll(dir, options, time, claim_of(records))?;
+        let (mut time, jumped_back) = self.next_time(clock);
+        match self.time_after_torn(time) {
+            Some(later) if self.active.is_some() => time = later,
+            _ => self.roll(dir, options, time, claim_of(records))?,
         }
         // First of all, so that no record of the era before is later than one of this era.
         if jumped_back {
@@ -337,11 +357,13 @@ impl Sequencer {
         self.heads = heads;
         self.tails = tails;
         if let Err(e) = written {
-            active.torn = true;
+            active.torn = active.torn.max(Some(time));
+            active.was_torn = true;
             return Err(Error::io("writing", &segment::file_name(active.number), e));
         }
 
         active.written_to = written_to;
+        active.torn = None;
         self.chain = chain;
         self.last_time = time;
         if active.is_empty() {

@@ -7,7 +7,7 @@ use bygone_model::Seq;
 use super::{Log, append::NewRecord};
 use crate::{
     error::{Error, Result},
-    format::{record::Op, segment},
+    format::record::Op,
 };
 
 impl Log {
@@ -47,7 +47,7 @@ impl Log {
     }
 
     fn flush_now(&self) -> Result<Seq> {
-        let (files, head, number) = {
+        let (files, head) = {
             let mut sequencer = self.sequencer();
             if sequencer.wants_flush_mark {
                 let mark = NewRecord::plain(Op::Flush, 0, &[]);
@@ -62,14 +62,11 @@ impl Log {
             }
             sequencer.flush_bytes = std::mem::take(&mut sequencer.unflushed_bytes);
             let mut files = std::mem::take(&mut sequencer.unsynced);
-            files.extend(sequencer.active.as_ref().map(|active| active.file.clone()));
-            (files, sequencer.head, sequencer.newest)
+            files.extend(sequencer.active.as_ref().map(|active| (active.number, active.file.clone())));
+            (files, sequencer.head)
         };
-        for file in files {
-            if let Err(e) = file.sync() {
-                self.poison();
-                return Err(Error::io("syncing", &segment::file_name(number), e));
-            }
+        for (number, file) in files {
+            self.syncs.sync(&*file, number)?;
         }
         self.sequencer().durable = head;
         Ok(head)

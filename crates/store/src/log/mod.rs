@@ -6,7 +6,7 @@
 //! segments, writing checkpoints) is done by [`Log::maintain`], which its owner calls from a thread of its own, or the
 //! simulator whenever it likes: the store starts no threads.
 //!
-//! Locks, always taken in this order: `upkeep`, `sequencer`, the next segment's (`room::Spare`), `heads`, `durability`.
+//! Locks, always taken in this order: `upkeep`, `sequencer`, the next segment's (`room::Spare`), `heads`, `durability`, and last that of [`syncs::Syncs`].
 
 mod append;
 mod branches;
@@ -16,13 +16,14 @@ mod recover;
 mod roll;
 mod room;
 mod scan;
+mod syncs;
 mod timeline;
 mod upkeep;
 mod verify;
 
 use std::sync::{
     Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 use bygone_model::{Micros, Seq, VolumeId};
@@ -31,7 +32,7 @@ use rustc_hash::FxHashMap;
 use crate::{
     catalog::Catalog,
     env::{Clock, Dir},
-    error::{Error, Place, Result},
+    error::{Place, Result},
     files::FileCache,
     format::checkpoint::StoredEvent,
     index::{
@@ -136,7 +137,7 @@ pub struct Log {
     durability: Mutex<Durability>,
     durability_changed: Condvar,
     head: AtomicU64,
-    poisoned: AtomicBool,
+    syncs: Arc<syncs::Syncs>,
     segments: FileCache,
     index: IndexFiles,
     opened: Mutex<Vec<Arc<Checkpoint>>>,
@@ -203,15 +204,11 @@ impl Log {
     /// A flush failed: nothing is acknowledged any more (I4).
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
-        self.poisoned.load(Ordering::Acquire)
+        self.syncs.is_poisoned()
     }
 
     fn check_poison(&self) -> Result<()> {
-        if self.is_poisoned() { Err(Error::Poisoned) } else { Ok(()) }
-    }
-
-    fn poison(&self) {
-        self.poisoned.store(true, Ordering::Release);
+        self.syncs.check()
     }
 
     /// The wall clock of the log's environment.

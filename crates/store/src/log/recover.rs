@@ -17,7 +17,9 @@ use self::{
     recovered::{Loaded, Recovered},
     survey::Survey,
 };
-use super::{Durability, Heads, Log, LogOptions, append::Sequencer, room, scan, upkeep::Upkeep};
+use super::{
+    Durability, Heads, Log, LogOptions, append::Sequencer, room, scan, syncs::Syncs, upkeep::Upkeep,
+};
 use crate::{
     catalog::{Catalog, Change},
     env::{Clock, Dir, File},
@@ -184,6 +186,7 @@ impl Log {
         state.catalog.incarnation += 1;
         let durable = state.head;
         let found_last = state.last_time;
+        let syncs = Arc::new(Syncs::default());
         let sequencer = Sequencer {
             log_id: id,
             head: state.head,
@@ -197,6 +200,7 @@ impl Log {
             chain: 0,
             spare: room::Spare::after(newest),
             full: state.unsealed.into_iter().map(|unsealed| unsealed.full).collect(),
+            syncs: syncs.clone(),
             unsynced: Vec::new(),
             recent: state.recent,
             recent_entries: state.entries,
@@ -221,7 +225,7 @@ impl Log {
             heads: RwLock::new(Heads { base, ..Heads::default() }),
             durability: Mutex::new(Durability { durable, flushing: false }),
             durability_changed: Condvar::new(),
-            poisoned: false.into(),
+            syncs,
             index,
             opened: Mutex::default(),
             upkeep: Mutex::new(Upkeep),

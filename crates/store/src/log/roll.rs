@@ -30,10 +30,16 @@ impl Sequencer {
         time: Micros,
         claim: Claim,
     ) -> Result<()> {
-        if let Some(active) = self.active.as_mut().filter(|active| active.torn) {
-            // Else they would be taken for the log's continuation when this segment is read record by record.
-            end_records(&*active.file, active.number, active.offset)?;
-            active.torn = false;
+        if let Some(active) = self.active.as_mut().filter(|active| active.was_torn) {
+            if active.torn.is_some() {
+                // Else they would be taken for the log's continuation when this segment is read record by record.
+                end_records(&*active.file, active.number, active.offset)?;
+                active.torn = None;
+            }
+            // A power cut may bring back what a failed write left, and the next segment would continue that: a segment's first
+            // record does not name the one before it.
+            self.syncs.sync(&*active.file, active.number)?;
+            active.was_torn = false;
         }
         let (incarnation, first) = (self.catalog.incarnation, self.head.next());
         let (active, chain) =
@@ -52,7 +58,7 @@ impl Sequencer {
         self.newest = active.number;
         self.chain = chain;
         let Some(full) = self.active.replace(active) else { return Ok(()) };
-        self.unsynced.push(full.file.clone());
+        self.unsynced.push((full.number, full.file.clone()));
         let entries = Arc::new(full.entries);
         self.recent.push(entries.clone());
         self.full.push(Full {
@@ -117,7 +123,8 @@ fn begin(
         offset,
         written_to: offset,
         room_bytes,
-        torn: false,
+        torn: None,
+        was_torn: false,
         entries: Vec::new(),
         marks: Vec::new(),
         times: Vec::new(),

@@ -14,6 +14,7 @@ use super::{
     room::{self, CHECKPOINT_ENTRY_BYTES},
 };
 use crate::{
+    env::File,
     error::{Error, Result},
     format::segment::{self, SegmentIndex},
     index::compaction::{self, Contents},
@@ -24,7 +25,7 @@ pub(super) struct Upkeep;
 
 /// Gives a segment its index and makes that durable. Whoever calls has made the records durable: where there is an index,
 /// recovery believes it without looking at them.
-pub(super) fn seal(full: &Full) -> Result<()> {
+pub(super) fn seal(full: &Full, sync: impl FnOnce(&dyn File) -> Result<()>) -> Result<()> {
     let name = segment::file_name(full.number);
     let mut entries = full.entries.as_ref().clone();
     entries.sort_unstable_by_key(|e| (e.volume, e.lba, e.seq));
@@ -39,8 +40,8 @@ pub(super) fn seal(full: &Full) -> Result<()> {
     full.file
         .write_at(&mut [IoSlice::new(&bytes)], full.records_end)
         .and_then(|()| full.file.set_len(full.records_end + bytes.len() as u64))
-        .and_then(|()| full.file.sync())
-        .map_err(|e| Error::io("sealing", &name, e))
+        .map_err(|e| Error::io("sealing", &name, e))?;
+    sync(&*full.file)
 }
 
 impl Log {
@@ -106,12 +107,8 @@ impl Log {
     fn seal_next(&self) -> Result<bool> {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(full) = self.sequencer().full.first().map(Full::share) else { return Ok(false) };
-        // The medium says only once that it lost what was written, and a flush to come counts on having been told.
-        if let Err(e) = full.file.sync() {
-            self.poison();
-            return Err(Error::io("syncing", &segment::file_name(full.number), e));
-        }
-        seal(&full)?;
+        self.syncs.sync(&*full.file, full.number)?;
+        seal(&full, |file| self.syncs.sync(file, full.number))?;
         let mut sequencer = self.sequencer();
         sequencer.full.retain(|f| f.number != full.number);
         Ok(true)

@@ -109,6 +109,13 @@ impl Log {
                 report.damaged.push(Damaged { place, damage: Damage::Truncated });
             }
         }
+        if let Some(&(number, _, last)) = spans.last()
+            && number == newest
+            && last < head
+        {
+            let place = Place { file: segment::file_name(number), offset: 0 };
+            report.damaged.push(Damaged { place, damage: Damage::Truncated });
+        }
         report.complete = true;
         Ok(report)
     }
@@ -136,6 +143,7 @@ impl Log {
             let place = Place { file: name.clone(), offset: *offset };
             report.damaged.push(Damaged { place, damage: *damage });
         }
+        let first = scanned.index.first_seq;
         let damaged = |damage| Err(Error::damaged(&name, scanned.index.records_end, damage));
         match index {
             // The index says how far the records reach; the scan ends at the first that does not hold.
@@ -146,9 +154,12 @@ impl Log {
             None if active && scanned.last_seq() < head && !scanned.index.times.is_empty() => {
                 damaged(Damage::Checksum)
             }
+            // One without records may have none because a write failed in it and the log went on elsewhere; the next one tells.
+            _ if scanned.index.times.is_empty() => {
+                Ok(header.map(|_| (first, Seq(first.0.saturating_sub(1)))))
+            }
             None if !active && self.has_index_by_now(number) => damaged(Damage::Truncated),
-            _ if scanned.index.times.is_empty() => Ok(None),
-            _ => Ok(Some((scanned.index.first_seq, scanned.last_seq()))),
+            _ => Ok(Some((first, scanned.last_seq()))),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
         scan::{self, Scanned},
         upkeep,
     },
-    harden::Unsealed,
+    harden::{Unsealed, sync},
     open_segment,
     survey::Survey,
 };
@@ -83,7 +83,7 @@ impl Recovered {
         // A damaged segment gets no index: it would be believed and hide the damage.
         self.unsealed.retain(|unsealed| unsealed.whole);
         while let Some(first) = self.unsealed.first() {
-            match upkeep::seal(&first.full) {
+            match upkeep::seal(&first.full, |file| sync(file, first.full.number)) {
                 Ok(()) => drop(self.unsealed.remove(0)),
                 Err(Error::Full { .. }) => break,
                 Err(e) => return Err(e),
