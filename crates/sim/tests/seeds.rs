@@ -1,9 +1,8 @@
 //! Many short worlds. A failure prints how to play it again.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
 use bygone_sim::{profile, run, run_tapped, run_twice};
+use bygone_store::env::{Clock, SystemClock};
 
 const STEPS: u64 = 120;
 /// Every so many worlds are played twice and must come to the same.
@@ -73,15 +72,15 @@ fn worlds_that_went_wrong_once_go_well() {
 #[test]
 fn fresh_worlds_go_well_for_two_minutes() {
     let seconds = std::env::var("BYGONE_SIM_FRESH_SECONDS").ok().and_then(|text| text.parse().ok());
-    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(120));
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let clock = SystemClock::new();
+    let end = clock.monotonic().0 + seconds.unwrap_or(120) * 1_000_000;
     // Far from the seeds that are always played.
-    let first = 1_000_000 + since.as_secs() * 1_000;
+    let first = clock.wall().0 as u64;
     println!("fresh seeds from {first} on");
     let mut worlds = 0;
     for seed in first.. {
         for &profile in profile::PROFILES {
-            if Instant::now() >= end {
+            if clock.monotonic().0 >= end {
                 println!("{worlds} fresh worlds");
                 return;
             }
