@@ -3,6 +3,8 @@
 //! Every event stands in the log behind the last write that came before it: QEMU holds the machine still at a stop, a
 //! reset or a panic until the event is written.
 
+mod resets;
+
 use std::{
     fs,
     path::PathBuf,
@@ -14,9 +16,12 @@ use std::{
 };
 
 use bygone_block::{BlockDevice, Reading};
-use bygone_model::{BranchId, Event, Grade, Kind, Moment, Seq};
-use bygone_qemu::{self as qemu, By, Happening, OnReboot, Places, Report, Vm};
+use bygone_model::{BranchId, Event, Grade, Kind, Micros, Moment, Seq};
+use bygone_qemu::{self as qemu, By, Happening, Places, Report, Vm};
 use serde::{Deserialize, Serialize};
+
+use bygone_store::Appended;
+use resets::Resets;
 
 use crate::{
     api::Started,
@@ -75,6 +80,13 @@ impl std::fmt::Debug for Machine {
     }
 }
 
+/// What a machine that holds still needs to go on.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Reset,
+    Resume,
+}
+
 /// What to boot.
 #[derive(Clone, Debug)]
 pub(crate) struct Boot {
@@ -122,7 +134,6 @@ fn describe(target: &Target, config: &TargetConfig, boot: &Boot) -> Result<qemu:
     let mut machine = qemu::Machine::new(&config.name, boot.accel);
     machine.memory_mib = config.memory_mib;
     machine.cpus = config.cpus;
-    machine.on_reboot = OnReboot::Hold;
     machine.extra_args = config.qemu_args.clone();
     machine.display = match &boot.display {
         config::Display::None => qemu::Display::None,
@@ -191,9 +202,19 @@ fn note_boot(target: &Target, config: &TargetConfig, boot: &Boot, places: &Place
     };
     let kept = Kept { branch: boot.branch, started };
     kept.save(target)?;
-    target.log.event(boot.branch, &event)?;
+    let booted = target.log.event(boot.branch, &event)?;
     target.log.flush()?;
+    mark_console(places, &kept.started, booted.last, booted.time);
     Ok(kept)
+}
+
+/// Marks a boot in the log of the console, so that what each of them printed can be told apart.
+fn mark_console(places: &Places, started: &Started, seq: Seq, time: Micros) {
+    let (name, branch) = (&started.name, &started.branch);
+    let text = format!("{name} boots, {}, branch {branch}, seq:{seq}", timeline::rfc3339(time));
+    if let Err(e) = qemu::console::mark(places, &text) {
+        tracing::warn!(target = name, error = %e, "the boot cannot be marked in the console's log");
+    }
 }
 
 /// Removes what stands for a machine that did not come to be.
@@ -314,25 +335,33 @@ impl Machine {
 
     fn follow(&self, target: &Arc<Target>, reports: &Receiver<Report>) {
         let mut asked_by: Option<(By, String)> = None;
-        let mut try_again: Option<Instant> = None;
+        let mut resets = Resets::new();
+        // A step that failed is made again, until it does not: the guest never hears of it.
+        let mut again: Option<(Instant, Step)> = None;
+        // The next start is to be in the log.
+        let mut boots = true;
+        // A manager before us may have been at work on the first reset that we hear of.
+        let mut maybe_noted = false;
         loop {
-            let wait = try_again.map_or(FOREVER, |at| at.saturating_duration_since(Instant::now()));
+            let at = again.iter().map(|(at, _)| *at).chain(resets.due()).min();
+            let wait = at.map_or(FOREVER, |at| at.saturating_duration_since(Instant::now()));
             let report = match reports.recv_timeout(wait) {
                 Ok(report) => report,
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
-                    // A request that failed is made again, until it does not: the guest never hears of it.
-                    if try_again.take().is_some()
-                        && let Err(e) = self.vm.resume()
-                    {
-                        tracing::warn!(target = target.name, error = %e, "the machine cannot go on yet");
-                        try_again = Some(Instant::now() + TRY_AGAIN);
+                    let now = Instant::now();
+                    if resets.due().is_some_and(|due| due <= now) {
+                        self.note_resets(target, resets.rest(now));
+                    }
+                    if let Some((_, step)) = again.take_if(|(at, _)| *at <= now) {
+                        again = self.make(target, step);
                     }
                     continue;
                 }
             };
             match report.what {
-                Happening::Started { .. } | Happening::Resumed | Happening::ConnectionBack => {}
+                Happening::Started { adopted } => maybe_noted = adopted,
+                Happening::Resumed | Happening::ConnectionBack => {}
                 Happening::ConnectionLost => {
                     tracing::warn!(target = target.name, "the connection to QEMU broke");
                 }
@@ -342,12 +371,21 @@ impl Machine {
                         &Event::new(Kind::Manager, "asked the target to shut down (power button)"),
                     );
                 }
+                Happening::Reset { by: By::Firmware, held, .. } => {
+                    boots = false;
+                    again = held.then(|| self.make(target, Step::Reset)).flatten();
+                }
                 Happening::Reset { by, reason, held } => {
-                    let label = format!("the target was reset by {}", who(by));
-                    self.note(target, &Event::new(Kind::Reset, label).with("reason", reason.to_string()));
-                    if held && let Err(e) = self.vm.restart() {
-                        tracing::error!(target = target.name, error = %e, "the machine cannot be restarted after its reset");
+                    let time = report.time.unwrap_or_else(|| Micros(jiff::Timestamp::now().as_microsecond()));
+                    boots = (std::mem::take(&mut maybe_noted) && self.is_noted(target, time))
+                        || self.note_reset(target, &mut resets, by, &reason, time);
+                    again = held.then(|| self.make(target, Step::Reset)).flatten();
+                }
+                Happening::StartsOver => {
+                    if std::mem::replace(&mut boots, true) {
+                        self.note_boot_again(target);
                     }
+                    again = self.make(target, Step::Resume);
                 }
                 Happening::ShutdownRequested { by, reason, held } => {
                     asked_by.get_or_insert((by, reason.to_string()));
@@ -371,13 +409,14 @@ impl Machine {
                         &Event::new(Kind::Manager, label).with("no_space", no_space).with("held", held),
                     );
                     if held {
-                        try_again = Some(Instant::now() + TRY_AGAIN);
+                        again = Some((Instant::now() + TRY_AGAIN, Step::Resume));
                     }
                 }
                 Happening::Paused { state } => {
                     tracing::info!(target = target.name, ?state, "the machine holds still");
                 }
                 Happening::Exited { exit, last_words } => {
+                    self.note_resets(target, resets.rest(Instant::now()));
                     self.finish(target, asked_by.as_ref(), exit, &last_words);
                     return;
                 }
@@ -385,11 +424,25 @@ impl Machine {
         }
     }
 
-    fn note(&self, target: &Target, event: &Event) {
-        let noted = target.log.event(self.branch, event).and_then(|_| target.log.flush());
-        if let Err(e) = noted {
-            tracing::error!(target = target.name, label = event.label, error = %e, "the event could not be written");
-        }
+    /// Makes a step; what is to be tried again, and when.
+    fn make(&self, target: &Target, step: Step) -> Option<(Instant, Step)> {
+        let made = match step {
+            Step::Reset => self.vm.reset(),
+            Step::Resume => self.vm.resume(),
+        };
+        let error = made.err()?;
+        tracing::warn!(target = target.name, %error, "the machine cannot go on yet");
+        Some((Instant::now() + TRY_AGAIN, step))
+    }
+
+    /// Writes an event, durably; where it is now.
+    fn note(&self, target: &Target, event: &Event) -> Option<Appended> {
+        let noted = target.log.event(self.branch, event).and_then(|done| target.log.flush().map(|_| done));
+        noted
+            .inspect_err(|error| {
+                tracing::error!(target = target.name, label = event.label, %error, "the event could not be written");
+            })
+            .ok()
     }
 
     /// QEMU has ended: says in the log how, lets go of the disks, and wakes up who waits.
@@ -433,8 +486,10 @@ impl Machine {
             (_, Some("force")) => "the power was cut, as asked".to_owned(),
             (_, Some("deadline")) => "the target did not shut down in time and was forced".to_owned(),
             _ if panicked => "ended after a panic".to_owned(),
-            (Some((By::Guest | By::Unknown, _)), Some(_)) => "the target shut down, as asked".to_owned(),
-            (Some((By::Guest, _)), None) => "the target shut itself down".to_owned(),
+            (Some((By::Guest | By::Firmware | By::Unknown, _)), Some(_)) => {
+                "the target shut down, as asked".to_owned()
+            }
+            (Some((By::Guest | By::Firmware, _)), None) => "the target shut itself down".to_owned(),
             (Some((By::Unknown, _)), None) => "the target had shut down".to_owned(),
             (Some((By::Host, reason)), _) => format!("the machine was ended from outside ({reason})"),
             (None, _) => format!("the machine ended unexpectedly ({exit})"),
@@ -504,6 +559,7 @@ fn boot_label(target: &Target, boot: &Boot) -> String {
 fn who(by: By) -> &'static str {
     match by {
         By::Guest => "the target",
+        By::Firmware => "its firmware",
         By::Host => "the host",
         By::Unknown => "unknown",
     }

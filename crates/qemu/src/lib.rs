@@ -37,5 +37,5 @@ pub use deadline::Deadline;
 pub use error::{Error, ProtocolError, Result, SOCKET_PATH_BYTES_MAX};
 pub use places::Places;
 pub use running::Running;
-pub use spec::{Disk, Display, Firmware, Kernel, Machine, Net, OnReboot};
+pub use spec::{Disk, Display, Firmware, Kernel, Machine, Net};
 pub use watch::{By, Happening, Held, Phase, Reason, Report, Step, Stopped, Vm, find_qemu};

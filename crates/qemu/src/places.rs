@@ -78,6 +78,12 @@ impl Places {
         self.dir.join("qemu.log")
     }
 
+    /// All that QEMU said on its monitor, whether anybody listened or not; see [`super::watch`].
+    #[must_use]
+    pub fn qmp_log(&self) -> PathBuf {
+        self.dir.join("qmp.log")
+    }
+
     /// QEMU's process number, written and locked by QEMU.
     #[must_use]
     pub fn pid_file(&self) -> PathBuf {

@@ -15,7 +15,6 @@ use super::{
     error::{Error, Result},
     places::{Places, utf8},
     process::{Identity, Process},
-    spec::OnReboot,
 };
 
 /// A machine that was started.
@@ -23,8 +22,6 @@ use super::{
 pub struct Running {
     /// Its process.
     pub process: Identity,
-    /// What a reset by the guest does.
-    pub on_reboot: OnReboot,
 }
 
 impl Running {
@@ -60,7 +57,7 @@ impl Running {
             return Ok(Some((running.clone(), process)));
         }
         if let Some(process) = by_pid_file(places)? {
-            let running = Running { process: process.identity().clone(), on_reboot: OnReboot::Hold };
+            let running = Running { process: process.identity().clone() };
             return Ok(Some((running, process)));
         }
         state.map(|_| None)
@@ -71,7 +68,14 @@ impl Running {
     /// # Errors
     /// [`Error::File`].
     pub fn forget(places: &Places) -> Result<()> {
-        for path in [places.state_file(), places.pid_file(), places.qmp_socket(), places.console_socket()] {
+        let files = [
+            places.state_file(),
+            places.pid_file(),
+            places.qmp_socket(),
+            places.qmp_log(),
+            places.console_socket(),
+        ];
+        for path in files {
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::file(&path)(e)),
                 _ => {}

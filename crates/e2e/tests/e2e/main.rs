@@ -7,5 +7,6 @@ mod full;
 mod history;
 mod killed;
 mod machines;
+mod resets;
 mod small_fs;
 mod world;

@@ -10,7 +10,8 @@
 //! real serial line.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     os::fd::{AsFd, BorrowedFd},
     path::Path,
 };
@@ -31,6 +32,8 @@ pub const DETACH: u8 = 0x1d;
 
 /// How large a log may grow before it is put by and a new one is begun. So twice as much is kept.
 pub const LOG_BYTES_MAX: u64 = 16 << 20;
+/// The same for the monitor's, of which only the end is ever read.
+const QMP_LOG_BYTES_MAX: u64 = 1 << 20;
 
 /// How an attachment ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,10 +188,28 @@ pub fn history(places: &Places, bytes_max: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Writes a line of our own into the console's log, behind what was printed so far. `text` is one line.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn mark(places: &Places, text: &str) -> Result<()> {
+    let log = places.console_log();
+    let open = fs::OpenOptions::new().create(true).append(true).open(&log);
+    // One write, as QEMU has the file open too; and the guest may have left a line unfinished.
+    let written =
+        open.and_then(|mut file| file.write_all(format!("\r\n=== bygone: {text} ===\r\n").as_bytes()));
+    written.map_err(Error::file(log))
+}
+
 /// Puts logs that have grown too large by, for the thread that watches the machine.
 pub(super) fn bound_logs(places: &Places) {
-    for log in [places.console_log(), places.qemu_log()] {
-        if let Err(error) = bound_log(&log, LOG_BYTES_MAX) {
+    let logs = [
+        (places.console_log(), LOG_BYTES_MAX),
+        (places.qemu_log(), LOG_BYTES_MAX),
+        (places.qmp_log(), QMP_LOG_BYTES_MAX),
+    ];
+    for (log, bytes_max) in logs {
+        if let Err(error) = bound_log(&log, bytes_max) {
             tracing::warn!(log = %log.display(), %error, "a log grows without bounds");
         }
     }

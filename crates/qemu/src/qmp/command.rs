@@ -48,18 +48,11 @@ plain! {
     QueryChardev = "query-chardev" -> Vec<Chardev>;
 }
 
-/// Says what happens when the guest stops by itself; what is `None` stays as it is.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+/// Says what happens on a reset, by the guest or by [`SystemReset`].
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct SetAction {
-    /// On a reset, by the guest or by [`SystemReset`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reboot: Option<RebootAction>,
-    /// On a shutdown.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shutdown: Option<ShutdownAction>,
-    /// On a panic.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub panic: Option<PanicAction>,
+    /// That.
+    pub reboot: RebootAction,
 }
 
 impl Command for SetAction {
@@ -71,34 +64,30 @@ impl Command for SetAction {
     }
 }
 
+/// Takes what a ring buffer holds out of it, as base64: as text it would end at the first zero byte.
+#[derive(Clone, Copy, Debug)]
+pub struct RingbufRead {
+    /// The name of its character device.
+    pub device: &'static str,
+    /// How much of it, in bytes, oldest first.
+    pub size: u32,
+}
+
+impl Command for RingbufRead {
+    const NAME: &'static str = "ringbuf-read";
+    type Answer = String;
+
+    fn arguments(&self) -> Value {
+        json!({ "device": self.device, "size": self.size, "format": "base64" })
+    }
+}
+
 /// What a reset does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RebootAction {
     /// The machine starts over at once.
     Reset,
-    /// It counts as a shutdown.
-    Shutdown,
-}
-
-/// What a shutdown does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ShutdownAction {
-    /// QEMU ends.
-    Poweroff,
-    /// The machine holds still.
-    Pause,
-}
-
-/// What a panic of the guest does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PanicAction {
-    /// Nothing.
-    None,
-    /// The machine holds still.
-    Pause,
     /// It counts as a shutdown.
     Shutdown,
 }

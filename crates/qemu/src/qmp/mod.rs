@@ -34,9 +34,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_json::{Value, json};
 
 pub use command::{
-    Chardev, Command, Cont, Drive, Image, Inserted, Nothing, PanicAction, QueryBlock, QueryChardev,
-    QueryStatus, Quit, RebootAction, RunState, SetAction, ShutdownAction, Status, Stop, SystemPowerdown,
-    SystemReset,
+    Chardev, Command, Cont, Drive, Image, Inserted, Nothing, QueryBlock, QueryChardev, QueryStatus, Quit,
+    RebootAction, RingbufRead, RunState, SetAction, Status, Stop, SystemPowerdown, SystemReset,
 };
 use message::Refusal;
 pub use message::{Event, LINE_BYTES_MAX, Version};

@@ -88,7 +88,7 @@ fn answers_reach_their_senders_and_events_come_in_order() {
     assert!(matches!(qmp.start(&QueryStatus), Err(Error::NotConnected)), "not before the greeting");
     ready(&mut incoming);
     let status = qmp.start(&QueryStatus).unwrap();
-    let action = SetAction { reboot: Some(RebootAction::Reset), ..SetAction::default() };
+    let action = SetAction { reboot: RebootAction::Reset };
     let action = qmp.start(&action).unwrap();
     assert!(status.take().is_none());
     let notices = receive(&mut incoming, |notices| notices.len() == 2).unwrap();

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Disk, Display, Firmware, Machine, Net, OnReboot, RECONNECT_SECONDS_MAX};
+use super::{Disk, Display, FIRMWARE_LOG, FIRMWARE_LOG_BYTES, Firmware, Machine, Net, RECONNECT_SECONDS_MAX};
 use crate::{
     accel::Accel,
     error::Result,
@@ -33,8 +33,7 @@ impl Machine {
         self.board(&mut args)?;
         self.boot(&mut args)?;
         control(&mut args, places)?;
-        let reboot = if self.on_reboot == OnReboot::Hold { "shutdown" } else { "reset" };
-        args.pair("-action", format!("reboot={reboot},shutdown=pause,panic=pause"));
+        args.pair("-action", "reboot=shutdown,shutdown=pause,panic=pause");
 
         // The order of the devices is the order of their addresses; keep it, guests remember them.
         args.device(json!({ "driver": "VGA", "id": "screen" }));
@@ -177,8 +176,16 @@ fn control(args: &mut Args, places: &Places) -> Result<()> {
     let console = socket("console", utf8(&places.console_socket())?);
     args.option("-chardev", console.with("logfile", utf8(&log)?).flag("logappend=on"));
     args.pair("-serial", "chardev:console");
-    args.option("-chardev", socket("qmp", utf8(&places.qmp_socket())?));
+    // Its log has the events that nobody was there to hear.
+    let monitor = socket("qmp", utf8(&places.qmp_socket())?);
+    args.option("-chardev", monitor.with("logfile", utf8(&places.qmp_log())?).flag("logappend=on"));
     args.pair("-mon", "chardev=qmp,mode=control");
+    // The port to which SeaBIOS says what it does; see `watch::firmware`.
+    args.option(
+        "-chardev",
+        Options::plain("ringbuf").with("id", FIRMWARE_LOG).with("size", &FIRMWARE_LOG_BYTES.to_string()),
+    );
+    args.device(json!({ "driver": "isa-debugcon", "iobase": 0x402, "chardev": FIRMWARE_LOG }));
     args.pair("-pidfile", utf8(&places.pid_file())?);
     Ok(())
 }

@@ -3,8 +3,8 @@
 //! Invariants:
 //! - the same description gives the same command line, so the guest sees the same hardware at every boot,
 //!   whatever its display, its accelerator or the moment it is run from;
-//! - the machine holds still at every stop ([`OnReboot::Hold`] for resets too), so that its disks are at rest until
-//!   the engine has taken what it wants;
+//! - the machine holds still at every stop and every reset, so that its disks are at rest until the engine has taken
+//!   what it wants;
 //! - no I/O error reaches the guest: QEMU waits for a disk that is not served for [`RECONNECT_SECONDS_MAX`], and
 //!   holds the machine still where a request fails all the same;
 //! - nothing that a name or path contains can become another option; what is meant as QEMU's own options (of the
@@ -14,8 +14,6 @@ mod argv;
 mod word;
 
 use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
 
 use super::{
     accel::Accel,
@@ -46,8 +44,6 @@ pub struct Machine {
     pub nets: Vec<Net>,
     /// Where its screen is shown.
     pub display: Display,
-    /// What a reset by the guest does.
-    pub on_reboot: OnReboot,
     /// How its processors are run.
     pub accel: Accel,
     /// Confine QEMU with seccomp (`-sandbox`). Off only for a QEMU built without.
@@ -124,16 +120,10 @@ pub enum Display {
     Vnc(String),
 }
 
-/// What a reset by the guest does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnReboot {
-    /// The machine holds still, as at a shutdown, until somebody restarts it.
-    #[default]
-    Hold,
-    /// It starts over by itself.
-    Restart,
-}
+/// The character device that takes what the firmware says while it starts, and how much of it is kept, in bytes. A
+/// whole start is some 4 KiB, and its first line must still be there at the end of it.
+pub(crate) const FIRMWARE_LOG: &str = "firmware";
+pub(crate) const FIRMWARE_LOG_BYTES: u32 = 64 << 10;
 
 impl Machine {
     /// A machine with 1 GiB, two processors, and nothing else.
@@ -148,7 +138,6 @@ impl Machine {
             disks: Vec::new(),
             nets: Vec::new(),
             display: Display::None,
-            on_reboot: OnReboot::Hold,
             accel,
             sandbox: true,
             extra_args: Vec::new(),

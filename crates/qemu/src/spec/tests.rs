@@ -45,8 +45,10 @@ fn the_command_line_of_a_usual_machine() {
 -rtc base=utc
 -chardev socket,id=console,path=/run/bygone/web/console.sock,server=on,wait=off,logfile=/run/bygone/web/console.log,logappend=on
 -serial chardev:console
--chardev socket,id=qmp,path=/run/bygone/web/qmp.sock,server=on,wait=off
+-chardev socket,id=qmp,path=/run/bygone/web/qmp.sock,server=on,wait=off,logfile=/run/bygone/web/qmp.log,logappend=on
 -mon chardev=qmp,mode=control
+-chardev ringbuf,id=firmware,size=65536
+-device {"chardev":"firmware","driver":"isa-debugcon","iobase":1026}
 -pidfile /run/bygone/web/qemu.pid
 -action reboot=shutdown,shutdown=pause,panic=pause
 -device {"driver":"VGA","id":"screen"}
@@ -77,7 +79,6 @@ fn the_command_line_of_an_unusual_machine() {
     machine.kernel = Some(kernel);
     machine.nets = vec![Net::parse("tap:tap0").unwrap().unwrap()];
     machine.display = "vnc:127.0.0.1:1".parse().unwrap();
-    machine.on_reboot = OnReboot::Restart;
     machine.sandbox = false;
     let places = Places::new("/run/b,c").unwrap();
     assert_eq!(
@@ -98,10 +99,12 @@ fn the_command_line_of_an_unusual_machine() {
 -append console=ttyS0 a=b,c -- -x
 -chardev socket,id=console,path=/run/b,,c/console.sock,server=on,wait=off,logfile=/run/b,,c/console.log,logappend=on
 -serial chardev:console
--chardev socket,id=qmp,path=/run/b,,c/qmp.sock,server=on,wait=off
+-chardev socket,id=qmp,path=/run/b,,c/qmp.sock,server=on,wait=off,logfile=/run/b,,c/qmp.log,logappend=on
 -mon chardev=qmp,mode=control
+-chardev ringbuf,id=firmware,size=65536
+-device {"chardev":"firmware","driver":"isa-debugcon","iobase":1026}
 -pidfile /run/b,c/qemu.pid
--action reboot=reset,shutdown=pause,panic=pause
+-action reboot=shutdown,shutdown=pause,panic=pause
 -device {"driver":"VGA","id":"screen"}
 -object {"id":"entropy","qom-type":"rng-builtin"}
 -device {"driver":"virtio-rng-pci","id":"rng","rng":"entropy"}

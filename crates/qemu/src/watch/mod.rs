@@ -6,11 +6,13 @@
 //!
 //! Invariants:
 //! - dropping the [`Vm`] leaves the machine running, ready to be adopted, in this process or another;
-//! - a machine that stops holds still and stays until [`Vm::end`]: its disks are at rest, and whoever takes data
+//! - a machine that stops or resets holds still and stays until [`Vm::end`] or [`Vm::reset`]: its disks are at rest, and whoever takes data
 //!   from them decides how long;
 //! - every wait has a deadline, and none is for something only the waiting thread could bring about;
 //! - what cannot be asked of QEMU can be forced: [`Vm::end`] needs neither its monitor nor its disks.
 
+mod firmware;
+mod missed;
 mod report;
 mod stop;
 mod supervise;
@@ -29,8 +31,8 @@ use std::{
     time::Duration,
 };
 
+use report::Story;
 pub use report::{By, Happening, Held, Phase, Reason, Report};
-use report::{ONE_RESET_MAX, Story};
 pub use stop::{Step, Stopped};
 use supervise::Supervisor;
 
@@ -41,7 +43,7 @@ use super::{
     process::{Identity, Process},
     qmp::{self, Command, Cont, Qmp, RebootAction, SetAction, SystemPowerdown, SystemReset},
     running::Running,
-    spec::{Machine, OnReboot},
+    spec::Machine,
 };
 
 /// How many reports wait for their receiver before the watching thread does.
@@ -56,7 +58,6 @@ pub struct Vm {
     shared: Arc<Shared>,
     process: Arc<Process>,
     places: Places,
-    on_reboot: OnReboot,
     signal: UnixStream,
     thread: Option<JoinHandle<()>>,
 }
@@ -72,8 +73,6 @@ struct Now {
     phase: Phase,
     /// There while commands can be sent.
     qmp: Option<Qmp>,
-    /// When resets are to hold the machine still again.
-    rearm_at: Option<Deadline>,
     stopping: bool,
 }
 
@@ -123,14 +122,14 @@ impl Vm {
         Running::forget(places)?;
         places.put_by_old_log()?;
         let process = Process::spawn(ProcessCommand::new(qemu).args(argv), &places.qemu_log())?;
-        let running = Running { process: process.identity().clone(), on_reboot: machine.on_reboot };
+        let running = Running { process: process.identity().clone() };
         if let Err(error) = running.save(places) {
             // A machine that no later manager would find must not run.
             process.kill()?;
             process.wait(Deadline::after(ANSWER_MAX))?;
             return Err(error);
         }
-        Vm::watch(process, places, machine.on_reboot, false)
+        Vm::watch(process, places, false)
     }
 
     /// Takes over the machine that runs in this place. `None` when none does.
@@ -143,36 +142,31 @@ impl Vm {
             // What was written down when it was started will do; a full disk must not keep it from being looked after.
             tracing::warn!(%error, "the machine that is taken up cannot be written down anew");
         }
-        Vm::watch(process, places, running.on_reboot, true).map(Some)
+        Vm::watch(process, places, true).map(Some)
     }
 
-    fn watch(
-        process: Process,
-        places: &Places,
-        on_reboot: OnReboot,
-        adopted: bool,
-    ) -> Result<(Vm, Receiver<Report>)> {
+    fn watch(process: Process, places: &Places, adopted: bool) -> Result<(Vm, Receiver<Report>)> {
         let system = |what| move |source: io::Error| Error::System { what, source };
         let (signal, signalled) = UnixStream::pair().map_err(system("making a pair of sockets"))?;
         for end in [&signal, &signalled] {
             end.set_nonblocking(true).map_err(system("making a pair of sockets"))?;
         }
         let (reports, receiver) = sync_channel(REPORTS_MAX);
-        let now = Now { phase: Phase::Starting, qmp: None, rearm_at: None, stopping: false };
+        let now = Now { phase: Phase::Starting, qmp: None, stopping: false };
         let shared = Arc::new(Shared { now: Mutex::new(now), changed: Condvar::new() });
         let process = Arc::new(process);
         let supervisor = Supervisor {
             shared: Arc::clone(&shared),
             process: Arc::clone(&process),
             places: places.clone(),
-            on_reboot,
             signal: signalled,
             reports,
             story: Story::new(adopted),
+            question: None,
         };
         let thread = std::thread::Builder::new().name("qemu".to_owned()).spawn(move || supervisor.run());
         let thread = Some(thread.map_err(system("starting a thread"))?);
-        Ok((Vm { shared, process, places: places.clone(), on_reboot, signal, thread }, receiver))
+        Ok((Vm { shared, process, places: places.clone(), signal, thread }, receiver))
     }
 
     /// Its process.
@@ -233,34 +227,27 @@ impl Vm {
         Ok(())
     }
 
-    /// Lets a machine that was paused, or held at a disk's error or a panic, go on where it was.
+    /// Lets a machine that was paused or reset, or held at a disk's error or a panic, go on where it is.
     ///
     /// # Errors
-    /// Those of [`Vm::execute`]; [`Error::Refused`] after a shutdown or a reset, which need [`Vm::restart`].
+    /// Those of [`Vm::execute`]; [`Error::Refused`] after a shutdown or a reset, which need [`Vm::reset`] first.
     pub fn resume(&self) -> Result<()> {
         self.execute(&Cont, ANSWER_MAX).map(drop)
     }
 
-    /// Resets the machine and lets it run, whether it holds still or not. Everything it had not written is lost to
-    /// it, as with the button on a real one.
+    /// Resets a machine that holds still, which is told by [`Happening::StartsOver`]; [`Vm::resume`] lets it run then.
+    /// Everything it had not written is lost to it, as with the button on a real one.
     ///
     /// # Errors
-    /// Those of [`Vm::execute`].
-    pub fn restart(&self) -> Result<()> {
-        // With `reboot=shutdown` QEMU takes our own reset for a shutdown too. And the BIOS makes a second reset of
-        // each, which is not to be held; so resets hold again only some time after it.
-        let action = SetAction { reboot: Some(RebootAction::Reset), ..SetAction::default() };
-        if self.on_reboot == OnReboot::Hold {
-            self.shared.lock().rearm_at = None;
-            self.execute(&action, ANSWER_MAX)?;
-        }
-        let restarted = self.execute(&SystemReset, ANSWER_MAX).and_then(|_| self.execute(&Cont, ANSWER_MAX));
-        if self.on_reboot == OnReboot::Hold {
-            let pause = Duration::from_micros(ONE_RESET_MAX.unsigned_abs());
-            self.shared.lock().rearm_at = Some(Deadline::after(pause));
-            self.wake();
-        }
-        restarted.map(drop)
+    /// Those of [`Vm::execute`]. It can be tried again after each.
+    pub fn reset(&self) -> Result<()> {
+        // With `reboot=shutdown` QEMU takes our own reset for a shutdown too. It decides when it is asked, so the next
+        // reset holds the machine still again. If this is cut short, the next connection does that.
+        let on_reset = |reboot| self.execute(&SetAction { reboot }, ANSWER_MAX);
+        on_reset(RebootAction::Reset)?;
+        let reset = self.execute(&SystemReset, ANSWER_MAX);
+        on_reset(RebootAction::Shutdown)?;
+        reset.map(drop)
     }
 
     fn wake(&self) {

@@ -33,15 +33,18 @@ pub enum Happening {
         /// It was running before this supervisor came.
         adopted: bool,
     },
-    /// The machine was reset. One reset is told once, although a BIOS makes two of it.
+    /// The machine was reset by somebody else than [`super::Vm::reset`].
     Reset {
         /// Who wanted it.
         by: By,
         /// Why, as QEMU says.
         reason: Reason,
-        /// It holds still now, until [`super::Vm::restart`]; otherwise it starts over already.
+        /// It holds still now, until [`super::Vm::reset`]; otherwise it starts over already.
         held: bool,
     },
+    /// It has been reset by [`super::Vm::reset`] and stands at the first instruction of its firmware, until
+    /// [`super::Vm::resume`].
+    StartsOver,
     /// The power button was pressed; what the guest does about that is told next, if anything.
     PowerButton,
     /// The machine was switched off.
@@ -50,7 +53,7 @@ pub enum Happening {
         by: By,
         /// Why, as QEMU says.
         reason: Reason,
-        /// It holds still now, until [`super::Vm::end`] or [`super::Vm::restart`]; otherwise QEMU ends already.
+        /// It holds still now, until [`super::Vm::end`] or [`super::Vm::reset`]; otherwise QEMU ends already.
         held: bool,
     },
     /// The guest's operating system gave up.
@@ -97,6 +100,8 @@ pub enum Happening {
 pub enum By {
     /// The machine itself.
     Guest,
+    /// Its firmware, before the guest had any say: it starts over twice at a reset. A part of the reset before.
+    Firmware,
     /// Somebody outside: we, a signal, the window's close button.
     Host,
     /// Nobody listened when it happened.
@@ -159,6 +164,8 @@ pub enum Held {
     Shutdown,
     /// It was reset.
     Reset,
+    /// It was reset, and has not begun to run since.
+    StartsOver,
     /// It panicked.
     Panicked,
     /// A disk failed.
@@ -167,29 +174,18 @@ pub enum Held {
     Paused,
 }
 
-/// How soon after a reset another one is still part of it, in microseconds. A BIOS makes two of each: it finds that
-/// it has run before and resets once more, 60 to 100 ms later.
-pub(super) const ONE_RESET_MAX: i64 = 2_000_000;
-
 /// What has been told so far.
 #[derive(Debug)]
 pub(super) struct Story {
     adopted: bool,
     started: bool,
     phase: Phase,
-    last_reset: Option<Micros>,
     last_resume: Micros,
 }
 
 impl Story {
     pub(super) fn new(adopted: bool) -> Story {
-        Story {
-            adopted,
-            started: false,
-            phase: Phase::Starting,
-            last_reset: None,
-            last_resume: Micros(i64::MIN),
-        }
+        Story { adopted, started: false, phase: Phase::Starting, last_resume: Micros(i64::MIN) }
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -236,11 +232,12 @@ impl Story {
                 }
                 Some(Happening::ShutdownRequested { by, reason, held })
             }
-            "RESET" => {
-                let again = self.last_reset.is_some_and(|last| event.time.0 - last.0 < ONE_RESET_MAX);
-                self.last_reset = Some(event.time);
-                (!again).then(|| Happening::Reset { by, reason: reason(), held: false })
+            // Only ours holds still already; any other does so first, or somebody has told QEMU otherwise.
+            "RESET" if self.is_held() => {
+                self.phase = Phase::Held(Held::StartsOver);
+                Some(Happening::StartsOver)
             }
+            "RESET" => Some(Happening::Reset { by, reason: reason(), held: false }),
             "POWERDOWN" => Some(Happening::PowerButton),
             "GUEST_PANICKED" | "GUEST_CRASHLOADED" => {
                 let held = word("action") == "pause";
@@ -279,7 +276,11 @@ impl Story {
 
     /// Did this event stop the machine for a reason that was not told?
     pub(super) fn is_unexplained_stop(&self, event: &Event) -> bool {
-        event.name == "STOP" && !matches!(self.phase, Phase::Held(_))
+        event.name == "STOP" && !self.is_held()
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        matches!(self.phase, Phase::Held(_))
     }
 
     /// What QEMU's state tells beyond what its events have told.
@@ -301,15 +302,19 @@ impl Story {
                     held: true,
                 },
             ),
+            // Of a machine that we have just started it says that it was to wait.
+            RunState::Prelaunch if self.adopted || self.phase != Phase::Running => {
+                (Held::StartsOver, Happening::StartsOver)
+            }
             RunState::GuestPanicked => (Held::Panicked, Happening::Panicked { info: Map::new(), held: true }),
             RunState::IoError => {
                 (Held::IoError, Happening::IoError { disk: None, write: false, no_space: false, held: true })
             }
             state => (Held::Paused, Happening::Paused { state: state.clone() }),
         };
-        // A machine that was reset and holds still is in QEMU's state `shutdown`, and after another one in `prelaunch`.
+        // A machine that was reset and holds still is in QEMU's state `shutdown`.
         let known = match self.phase {
-            Phase::Held(Held::Reset) => held == Held::Shutdown || status.state == RunState::Prelaunch,
+            Phase::Held(Held::Reset) => held == Held::Shutdown,
             phase => phase == Phase::Held(held),
         };
         if !known {

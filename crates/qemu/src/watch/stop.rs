@@ -23,7 +23,7 @@ pub enum Step {
     Resumed,
     /// The power button was pressed, for the first time or again.
     PowerButtonPressed,
-    /// The machine has shut down (or was reset, or panicked) and holds still.
+    /// The machine has shut down (or panicked) and holds still.
     HoldsStill,
     /// It did not, in all the time it was given.
     OutOfPatience,
@@ -36,8 +36,8 @@ pub enum Step {
 /// How [`Vm::stop`] came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
-    /// It holds still, and its disks can be read in peace: it has shut down or was reset, or it panicked, and then
-    /// no button helps; [`Vm::phase`] says which. Then [`Vm::end`] it.
+    /// It holds still, and its disks can be read in peace: it has shut down, or it panicked, and then no button helps;
+    /// [`Vm::phase`] says which. Then [`Vm::end`] it.
     Holding,
     /// QEMU has ended.
     Ended(Exit),
@@ -47,13 +47,14 @@ pub enum Stopped {
 
 impl Vm {
     /// Presses the power button, again and again, until the machine has shut down or `patience` is over; then, with
-    /// `force`, ends it all the same. A machine that has shut down holds still and is left so.
+    /// `force`, ends it all the same. A machine that has shut down holds still and is left so; one that was reset is
+    /// about to start over, and hears the button then.
     ///
     /// # Errors
     /// Those of [`Vm::end`]. That QEMU does not answer is no error here: it is given its time.
     pub fn stop(&self, patience: Duration, force: bool, mut step: impl FnMut(Step)) -> Result<Stopped> {
         let deadline = Deadline::after(patience);
-        let at_rest = |phase| matches!(phase, Phase::Held(Held::Shutdown | Held::Reset | Held::Panicked));
+        let at_rest = |phase| matches!(phase, Phase::Held(Held::Shutdown | Held::Panicked));
         loop {
             match self.phase() {
                 Phase::Ended(exit) => return Ok(Stopped::Ended(exit)),

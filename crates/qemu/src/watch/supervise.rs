@@ -17,8 +17,8 @@ use std::{
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{
-    Shared,
-    report::{Happening, Report, Story},
+    Shared, firmware, missed,
+    report::{By, Happening, Reason, Report, Story},
 };
 use crate::{
     console,
@@ -26,8 +26,11 @@ use crate::{
     error::Error,
     places::Places,
     process::{Exit, Process},
-    qmp::{self, Answer, Incoming, Notice, QueryStatus, RebootAction, SetAction},
-    spec::OnReboot,
+    qmp::{
+        self, Answer, Event, Incoming, Notice, Qmp, QueryStatus, RebootAction, RingbufRead, RunState,
+        SetAction,
+    },
+    spec::{FIRMWARE_LOG, FIRMWARE_LOG_BYTES},
 };
 
 /// How soon to try again to reach the monitor: at first, and at most.
@@ -44,16 +47,23 @@ pub(super) struct Supervisor {
     pub(super) shared: Arc<Shared>,
     pub(super) process: Arc<Process>,
     pub(super) places: Places,
-    pub(super) on_reboot: OnReboot,
     pub(super) signal: UnixStream,
     pub(super) reports: SyncSender<Report>,
     pub(super) story: Story,
+    pub(super) question: Option<Question>,
+}
+
+/// Whose reset it was is asked of QEMU, and what there is to tell waits for the answer.
+#[derive(Debug)]
+pub(super) struct Question {
+    said: Answer<RingbufRead>,
+    waiting: Vec<Report>,
 }
 
 /// The connection to the monitor, as far as this thread is concerned.
 struct Link {
     incoming: Incoming,
-    qmp: qmp::Qmp,
+    qmp: Qmp,
     ready: bool,
     /// A question after the state, with the time of the event that made us ask.
     status: Option<(Answer<QueryStatus>, Option<bygone_model::Micros>)>,
@@ -72,11 +82,8 @@ impl Supervisor {
                 retry = (retry * 2).min(RETRY_MAX);
                 retry_at = Deadline::after(retry);
             }
-            let rearm_at =
-                self.shared.lock().rearm_at.filter(|_| link.as_ref().is_some_and(|open| open.ready));
-            let until =
-                [Some(logs_at), link.is_none().then_some(retry_at), rearm_at].into_iter().flatten().min();
-            let awake = self.poll(link.as_ref(), until.unwrap_or(logs_at));
+            let until = if link.is_none() { logs_at.min(retry_at) } else { logs_at };
+            let awake = self.poll(link.as_ref(), until);
             if self.shared.lock().stopping {
                 return;
             }
@@ -95,6 +102,7 @@ impl Supervisor {
                         let was_ready = open.ready;
                         link = None;
                         self.shared.set_qmp(None);
+                        self.answer_question(false);
                         if let Some(exit) = self.ended(Deadline::after(EXIT_FOLLOWS_MAX)) {
                             return self.exited(exit);
                         }
@@ -118,10 +126,8 @@ impl Supervisor {
                         link = None;
                     }
                 }
+                self.answer_question(false);
                 return self.exited(exit);
-            }
-            if let Some(open) = &mut link {
-                self.rearm(open);
             }
             if logs_at.passed() {
                 console::bound_logs(&self.places);
@@ -156,39 +162,89 @@ impl Supervisor {
         let Link { incoming, qmp, ready, status } = link;
         let result = incoming.receive(|notice| {
             // An answer that is there was sent before this notice.
-            self.take_status(status);
+            self.take_status(qmp, status);
+            self.take_question();
             match notice {
                 Notice::Ready(_) => {
                     *ready = true;
                     self.shared.set_qmp(Some(qmp.clone()));
                     *status = qmp.start(&QueryStatus).ok().map(|answer| (answer, None));
-                    if self.on_reboot == OnReboot::Hold {
-                        // A supervisor before us may have died with this still to do.
-                        self.shared.lock().rearm_at = Some(Deadline::after(Duration::ZERO));
-                    }
+                    // A supervisor before us may have died with this still to do. Why it does not work, the broken
+                    // connection tells.
+                    let _ = qmp.start(&SetAction { reboot: RebootAction::Shutdown });
                 }
                 Notice::Event(event) => {
                     if self.story.is_unexplained_stop(&event) {
                         *status = qmp.start(&QueryStatus).ok().map(|answer| (answer, Some(event.time)));
                     } else {
-                        for what in self.story.event(&event) {
-                            self.tell(Some(event.time), what);
-                        }
+                        self.take_event(qmp, &event);
                     }
                 }
             }
         });
-        self.take_status(status);
+        self.take_status(qmp, status);
+        self.take_question();
         result
     }
 
-    fn take_status(&mut self, status: &mut Option<(Answer<QueryStatus>, Option<bygone_model::Micros>)>) {
+    fn take_event(&mut self, qmp: &Qmp, event: &Event) {
+        let told = self.story.event(event);
+        let by_guest = |what: &Happening| {
+            matches!(what, Happening::Reset { reason: Reason::GuestReset, held: true, .. })
+        };
+        if self.question.is_none() && told.iter().any(by_guest) {
+            // Not asked in time or not at all: then it was the guest's.
+            let read = RingbufRead { device: FIRMWARE_LOG, size: FIRMWARE_LOG_BYTES };
+            let asked = qmp.start(&read).ok();
+            self.question = asked.map(|said| Question { said, waiting: Vec::new() });
+        }
+        for what in told {
+            self.tell(Some(event.time), what);
+        }
+    }
+
+    fn take_question(&mut self) {
+        let Some(question) = &mut self.question else { return };
+        let Some(said) = question.said.take() else { return };
+        match said {
+            Ok(said) => self.answer_question(firmware::reset_itself(&said)),
+            Err(error) => {
+                tracing::warn!(dir = %self.places.dir().display(), %error, "QEMU does not say what its firmware did");
+                self.answer_question(false);
+            }
+        }
+    }
+
+    /// Tells what waited for the answer.
+    fn answer_question(&mut self, by_firmware: bool) {
+        let waiting = self.question.take().map(|question| question.waiting);
+        for mut report in waiting.into_iter().flatten() {
+            if let Happening::Reset { by, reason: Reason::GuestReset, .. } = &mut report.what
+                && by_firmware
+            {
+                *by = By::Firmware;
+            }
+            self.send(report);
+        }
+    }
+
+    fn take_status(
+        &mut self,
+        qmp: &Qmp,
+        status: &mut Option<(Answer<QueryStatus>, Option<bygone_model::Micros>)>,
+    ) {
         let Some((answer, time)) = status else { return };
         let Some(answered) = answer.take() else { return };
         let time = *time;
         *status = None;
         match answered {
             Ok(answered) => {
+                if answered.state == RunState::Shutdown
+                    && !self.story.is_held()
+                    && let Some(event) = missed::stop(&self.places)
+                {
+                    self.take_event(qmp, &event);
+                }
                 for what in self.story.status(&answered) {
                     self.tell(time, what);
                 }
@@ -197,17 +253,6 @@ impl Supervisor {
                 tracing::warn!(dir = %self.places.dir().display(), %error, "QEMU does not say its state");
             }
         }
-    }
-
-    /// Makes resets hold the machine still again, some time after a restart; see [`super::Vm::restart`].
-    fn rearm(&mut self, link: &Link) {
-        let due = self.shared.lock().rearm_at.is_some_and(Deadline::passed);
-        if !due || !link.ready {
-            return;
-        }
-        let action = SetAction { reboot: Some(RebootAction::Shutdown), ..SetAction::default() };
-        let sent = link.qmp.start(&action).is_ok();
-        self.shared.lock().rearm_at = (!sent).then(|| Deadline::after(RETRY_MAX));
     }
 
     fn ended(&self, deadline: Deadline) -> Option<Exit> {
@@ -224,10 +269,18 @@ impl Supervisor {
         self.tell(None, Happening::Exited { exit, last_words });
     }
 
+    /// Tells of something, now or in its turn.
+    fn tell(&mut self, time: Option<bygone_model::Micros>, what: Happening) {
+        let report = Report { time, what };
+        match &mut self.question {
+            Some(question) => question.waiting.push(report),
+            None => self.send(report),
+        }
+    }
+
     /// Hands a report over; waits while the receiver has too many, but not longer than our owner is there.
-    fn tell(&self, time: Option<bygone_model::Micros>, what: Happening) {
+    fn send(&self, mut report: Report) {
         self.shared.set_phase(self.story.phase());
-        let mut report = Report { time, what };
         loop {
             match self.reports.try_send(report) {
                 // Nobody wants to hear of it; those who wait for a phase do all the same.

@@ -2,7 +2,7 @@
 
 use std::{
     io::Read,
-    os::unix::net::UnixStream,
+    os::unix::{fs::FileExt, net::UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError},
@@ -40,6 +40,15 @@ impl Lab {
         let mut lab = Lab { dir, places, guest, server: None };
         lab.serve_disk();
         lab
+    }
+
+    /// Boots from this instead of a kernel, if the machine is given none.
+    pub(crate) fn write_boot_sector(&self, code: &[u8]) {
+        let mut sector = [0; 512];
+        sector[..code.len()].copy_from_slice(code);
+        sector[510..].copy_from_slice(&[0x55, 0xaa]);
+        let disk = std::fs::OpenOptions::new().write(true).open(self.dir.path().join("disk")).unwrap();
+        disk.write_all_at(&sector, 0).unwrap();
     }
 
     fn socket(&self) -> PathBuf {

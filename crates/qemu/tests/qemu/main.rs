@@ -2,11 +2,12 @@
 #![expect(clippy::panic, clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod harness;
+mod resets;
 
 use std::{fs, io::Write, os::unix::net::UnixStream, time::Duration};
 
 use bygone_qemu::{
-    By, Happening, Held, Machine, OnReboot, Phase, Reason, Running, Step, Stopped, Vm,
+    By, Happening, Held, Machine, Phase, Reason, Running, Step, Stopped, Vm,
     console::Detached,
     find_qemu,
     process::{Exit, Process},
@@ -16,10 +17,6 @@ use harness::{BOOT_MAX, Lab, SOON};
 
 fn shutdown(by: By, reason: Reason, held: bool) -> Happening {
     Happening::ShutdownRequested { by, reason, held }
-}
-
-fn reset(by: By, reason: Reason, held: bool) -> Happening {
-    Happening::Reset { by, reason, held }
 }
 
 #[test]
@@ -81,37 +78,6 @@ fn the_power_button_shuts_a_guest_down_and_its_hardware_is_as_described() {
 }
 
 #[test]
-fn a_reset_is_told_once_holds_still_and_starts_over_when_told_to() {
-    let lab = Lab::new();
-    let (vm, mut reports) = lab.start("reboot");
-    assert_eq!(reports.next(BOOT_MAX), Happening::Started { adopted: false });
-    for boot in 1..=2 {
-        assert_eq!(reports.next(BOOT_MAX), reset(By::Guest, Reason::GuestReset, true), "boot {boot}");
-        assert_eq!(vm.phase(), Phase::Held(Held::Reset));
-        assert!(vm.resume().is_err(), "only a reset gets it out of here");
-        vm.restart().unwrap();
-        assert_eq!(reports.next(SOON), reset(By::Host, Reason::HostQmpSystemReset, false));
-        assert_eq!(reports.next(SOON), Happening::Resumed);
-    }
-    vm.end(|_| {}).unwrap();
-    assert!(lab.console().matches("bygone-guest: reboot").count() >= 2);
-}
-
-#[test]
-fn a_machine_may_also_start_over_by_itself() {
-    let lab = Lab::new();
-    let mut machine = lab.machine("reboot");
-    machine.on_reboot = OnReboot::Restart;
-    let (vm, mut reports) = lab.start_machine(&machine);
-    assert_eq!(reports.next(BOOT_MAX), Happening::Started { adopted: false });
-    for _ in 0..2 {
-        assert_eq!(reports.next(BOOT_MAX), reset(By::Guest, Reason::GuestReset, false));
-        assert_eq!(vm.phase(), Phase::Running);
-    }
-    vm.end(|_| {}).unwrap();
-}
-
-#[test]
 fn a_panic_is_seen_and_holds_still() {
     let lab = Lab::new();
     let (vm, mut reports) = lab.start("panic");
@@ -119,8 +85,10 @@ fn a_panic_is_seen_and_holds_still() {
     assert_eq!(reports.next(BOOT_MAX), Happening::Panicked { info: serde_json::Map::new(), held: true });
     assert_eq!(vm.phase(), Phase::Held(Held::Panicked));
     reports.silence(Duration::from_millis(300));
-    vm.restart().unwrap();
-    assert_eq!(reports.next(SOON), reset(By::Host, Reason::HostQmpSystemReset, false));
+    vm.reset().unwrap();
+    assert_eq!(reports.next(SOON), Happening::StartsOver);
+    vm.resume().unwrap();
+    assert_eq!(reports.next(SOON), Happening::Resumed);
     vm.end(|_| {}).unwrap();
 }
 
@@ -175,8 +143,8 @@ fn a_machine_outlives_its_supervisor_and_is_adopted() {
     let (vm, reports) = Vm::adopt(&lab.places).unwrap().expect("it holds still");
     let mut reports = harness::Reports::new(reports);
     assert_eq!(reports.next(SOON), Happening::Started { adopted: true });
-    assert_eq!(reports.next(SOON), shutdown(By::Unknown, Reason::SeenAfterTheFact, true));
-    assert_eq!(reports.last_time, None);
+    assert_eq!(reports.next(SOON), shutdown(By::Guest, Reason::GuestShutdown, true));
+    assert!(reports.last_time.is_some(), "QEMU wrote down when");
     assert_eq!(vm.phase(), Phase::Held(Held::Shutdown));
     vm.end(|_| {}).unwrap();
     drop(vm);
