@@ -37,8 +37,24 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TargetStatus {
     pub name: String,
-    /// `running`, `stopped` or `unknown`.
+    /// `running`, `stopped` or `unknown` (its machine runs, and no manager looks after it).
     pub state: String,
+    /// In more words: `stopped`, `starting`, `running`, `stopping`, `left-running`, or the change that is under way, such as
+    /// `restoring`.
+    #[serde(default)]
+    pub life: String,
+    /// Since when that change is under way; RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub life_since: Option<String>,
+    /// Its machine, if one runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineStatus>,
+    /// Bytes that its history takes in the store.
+    #[serde(default)]
+    pub used_bytes: u64,
+    /// Bytes written to its disks since the manager began.
+    #[serde(default)]
+    pub written_bytes: u64,
     /// The last record.
     pub head_seq: u64,
     /// The last record that is known to be durable.
@@ -50,6 +66,22 @@ pub struct TargetStatus {
     /// What is wrong with its disks; empty when all is well.
     #[serde(default)]
     pub problems: Vec<Problem>,
+}
+
+/// A machine that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineStatus {
+    /// The branch that it runs on; unknown of some that were left running.
+    pub branch: Option<String>,
+    /// Its process.
+    pub pid: u32,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    /// The socket of its serial console.
+    pub console: PathBuf,
+    pub display: crate::config::Display,
+    /// Ports of this computer that are forwarded to it, as `net` says them.
+    pub forwards: Vec<String>,
 }
 
 /// A disk's state.
@@ -86,6 +118,14 @@ pub struct StoreStatus {
 pub struct TargetInfo {
     pub config: TargetConfig,
     pub status: TargetStatus,
+}
+
+/// `target repair`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repaired {
+    pub name: String,
+    /// What its configuration was made of, in words.
+    pub from: String,
 }
 
 /// `target remove`.

@@ -86,7 +86,33 @@ pub enum Failure {
     #[error("disk {disk:?} was not taken over completely at that moment")]
     BaseIncomplete { disk: String },
 
+    #[error("target {target:?} did not have its disks yet at that moment")]
+    BeforeDisks { target: String },
+    #[error("no history of a removed target {target:?} is kept")]
+    NotRemoved { target: String },
+    #[error("nothing is wrong with the configuration of target {target:?}")]
+    NothingToRepair { target: String },
+    #[error("nothing of target {target:?} was restored, promoted or dropped that could be taken back")]
+    NothingToUndo { target: String },
+
     // ---- to be waited for, or ended: Remedy::Wait
+    #[error("target {target:?} is being stopped")]
+    TargetStopping { target: String },
+    /// Its machine runs, and no manager looks after it; `why` it could not be taken over so far.
+    #[error("the machine of target {target:?} (process {pid}) was left running, and no manager looks after it yet{}",
+        why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+    LeftRunning { target: String, pid: u32, why: Option<String> },
+    /// Nothing is left that says on which branch a machine runs.
+    #[error(
+        "the machine of target {target:?} (process {pid}) runs, and nothing is left that says on which branch"
+    )]
+    UnknownBranch { target: String, pid: u32 },
+    #[error("a disk or a past moment of target {target:?} is being served")]
+    Served { target: String },
+    #[error("branch {branch:?} is in use")]
+    BranchUsed { branch: String },
+    #[error("another branch of target {target:?} became the present meanwhile")]
+    Moved { target: String },
     #[error("target {target:?} is being {doing}, since {since}")]
     Busy { target: String, doing: String, since: String },
     #[error("target {target:?} is running")]
@@ -142,6 +168,14 @@ pub enum Failure {
     BadMachineState { path: String },
     #[error("{why}")]
     SystemRefuses { why: String },
+
+    #[error("disk {disk:?} outside the store could not be brought up to date, so it was left as it is")]
+    DiskBehind { disk: String },
+    #[error("nothing is left that says where disk {disk:?} is outside the store")]
+    UnknownDiskPath { disk: String },
+    /// A part was done, and stays done.
+    #[error("{done}; but then: {why}")]
+    Partly { done: String, why: Box<Failure> },
 
     // ---- to be tried again: Remedy::Retry
     #[error("{why}")]
@@ -281,8 +315,17 @@ impl Failure {
             | BranchInUse { .. }
             | NoMoment { .. }
             | OutsideHistory { .. }
+            | BeforeDisks { .. }
+            | NotRemoved { .. }
+            | NothingToRepair { .. }
+            | NothingToUndo { .. }
             | BaseIncomplete { .. } => Remedy::Choose,
             Busy { .. }
+            | TargetStopping { .. }
+            | LeftRunning { .. }
+            | UnknownBranch { .. }
+            | Served { .. }
+            | BranchUsed { .. }
             | TargetRunning { .. }
             | TargetStopped { .. }
             | StoreLocked { .. }
@@ -305,8 +348,12 @@ impl Failure {
             | QemuMissing { .. }
             | FirmwareMissing { .. }
             | BadMachineState { .. }
+            | DiskBehind { .. }
+            | UnknownDiskPath { .. }
+            | Partly { .. }
             | SystemRefuses { .. } => Remedy::Repair,
             QemuSilent { .. }
+            | Moved { .. }
             | QemuRefuses { .. }
             | NotQemu { .. }
             | MachineEnded { .. }

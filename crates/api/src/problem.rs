@@ -29,8 +29,9 @@ pub enum Trouble {
     NoTargets { why: Failure },
     #[error("cannot be used: {why}")]
     Unavailable { why: Failure },
-    #[error("the machine stands still because no manager serves its disks")]
-    StandsStill,
+    /// A machine that an earlier manager left running and that no manager looks after; `why` it could not be taken over so far.
+    #[error("its machine (process {pid}) runs, and no manager looks after it yet{}", why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+    LeftRunning { pid: u32, why: Option<String> },
     #[error("damage in {place}: {damage}")]
     Damaged { place: String, damage: String },
     #[error("the medium failed, and nothing more is acknowledged")]

@@ -75,7 +75,14 @@ impl OsDisk {
             // Refused while it is mounted or otherwise in use by the kernel.
             options.custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed());
         }
-        let file = options.open(path)?;
+        OsDisk::of_file(path, options.open(path)?)
+    }
+
+    /// The disk that `file` has open for reading and writing, at `path`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn of_file(path: &Path, file: fs::File) -> io::Result<OsDisk> {
         let kind = file.metadata()?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a block device"));

@@ -114,6 +114,8 @@ pub(crate) enum Command {
 
     #[command(about = "Bring a moment back, in place or to somewhere else")]
     Restore(restore::Restore),
+    #[command(about = "Take back the last restore, promotion, drop or undo")]
+    Undo(branch::Undo),
     #[command(about = "Serve one disk, present or past, until interrupted")]
     Export(export::Export),
 

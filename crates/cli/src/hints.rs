@@ -62,6 +62,36 @@ pub(crate) fn of(failure: &Failure) -> String {
 
         Failure::Busy { .. } => "wait until that is done, then try again; `bygone status` shows it",
         Failure::TargetRunning { target } => return format!("stop it first: bygone stop {target}"),
+        Failure::TargetStopping { target } => {
+            return format!("wait until it has stopped, or cut its power: bygone stop {target} --force");
+        }
+        Failure::LeftRunning { target, .. } => {
+            return format!("`bygone run {target}` takes it over, `bygone stop {target}` ends it");
+        }
+        Failure::UnknownBranch { pid, .. } => {
+            return format!("end process {pid}, then start the target again");
+        }
+        Failure::Served { .. } | Failure::BranchUsed { .. } => {
+            "end the exports, NBD clients and machines that use it, then try again"
+        }
+        Failure::Moved { .. } => "try again",
+        Failure::Partly { .. } => {
+            "what was done stays: the next use of the disk goes on with the rest, and `bygone undo NAME` takes it back"
+        }
+        Failure::DiskBehind { .. } => "`bygone status` says what is wrong with the disk",
+        Failure::NotRemoved { .. } => "the folder `removed` of the store has what is kept",
+        Failure::UnknownDiskPath { .. } => {
+            "write a new file into the target's folder `config`, as docs/format.md describes it"
+        }
+        Failure::BeforeDisks { target } => {
+            return format!("choose a later moment: bygone timeline {target}");
+        }
+        Failure::NothingToRepair { target } => {
+            return format!("change it as you like: bygone target set {target} KEY=VALUE");
+        }
+        Failure::NothingToUndo { target } => {
+            return format!("choose a moment to restore instead: bygone timeline {target}");
+        }
         Failure::TargetStopped { target } => return format!("start it with: bygone run {target}"),
         Failure::StoreLocked { .. } => "wait until that process is done, or end it",
         Failure::DiskInUse { .. } => {
@@ -189,7 +219,8 @@ pub(crate) fn of_trouble(trouble: &Trouble) -> String {
             "free space on the store's file system; nothing that is stored is lost"
         }
         Trouble::NoTargets { why } | Trouble::Unavailable { why } => return of(why),
-        Trouble::StandsStill => "`bygone serve` takes it up again",
+        Trouble::LeftRunning { why: None, .. } => "`bygone serve` takes it over",
+        Trouble::LeftRunning { .. } => "put that right; a manager tries again and again to take it over",
         Trouble::Damaged { .. } => "`bygone verify` shows all that is damaged",
         Trouble::LogPoisoned => "check the medium, then restart the manager",
         Trouble::NotRead { .. } => "wait, with a manager running (`bygone serve`)",

@@ -141,6 +141,74 @@ pub enum Error {
     /// It runs.
     #[error("target {0:?} is running")]
     TargetRunning(String),
+    /// It was asked to stop, and has not yet.
+    #[error("target {0:?} is being stopped")]
+    TargetStopping(String),
+    /// Its machine runs, and no manager looks after it.
+    #[error("the machine of target {name:?} (process {pid}) was left running by an earlier manager, and is not looked after yet{}",
+        .why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+    LeftRunning {
+        /// Which.
+        name: String,
+        /// Its process.
+        pid: u32,
+        /// Why it could not be taken over so far.
+        why: Option<String>,
+    },
+    /// Nothing says any more on which branch its machine runs.
+    #[error(
+        "the machine of target {name:?} (process {pid}) runs, and nothing is left that says on which branch"
+    )]
+    UnknownBranch {
+        /// Which.
+        name: String,
+        /// Its process.
+        pid: u32,
+    },
+    /// Somebody has a disk or a moment of it open.
+    #[error("a disk or a past moment of target {0:?} is being served")]
+    Served(String),
+    /// Another branch became the present meanwhile.
+    #[error("another branch of target {0:?} became the present meanwhile")]
+    Moved(String),
+    /// A machine or a client uses it.
+    #[error("branch {0:?} is in use")]
+    BranchUsed(String),
+    /// Its configuration is not damaged.
+    #[error("nothing is wrong with the configuration of target {0:?}")]
+    NothingToRepair(String),
+    /// None of its branches was changed.
+    #[error("nothing of target {0:?} was restored, promoted or dropped that could be taken back")]
+    NothingToUndo(String),
+    /// No removed target of this name is kept.
+    #[error("no history of a removed target {0:?} is kept")]
+    NotRemoved(String),
+    /// Nothing is left that says where a tapped disk is.
+    #[error("nothing is left that says where disk {disk:?} is outside the store")]
+    UnknownDiskPath {
+        /// Which.
+        disk: String,
+    },
+    /// The target had not all of its disks yet.
+    #[error("target {name:?} did not have its disks yet at that moment")]
+    BeforeDisks {
+        /// Which.
+        name: String,
+    },
+    /// A part was done, and stays done.
+    #[error("{done}; but then: {why}")]
+    Partly {
+        /// What was done.
+        done: String,
+        /// What failed.
+        why: Box<Error>,
+    },
+    /// The disk outside the store could not be brought up to date, so it was left as it is.
+    #[error("disk {disk:?} outside the store could not be brought up to date")]
+    DiskBehind {
+        /// Which.
+        disk: String,
+    },
     /// It does not run.
     #[error("target {0:?} is not running")]
     TargetStopped(String),

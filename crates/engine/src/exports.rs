@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bygone_block::{
     BlockDevice,
-    nbd::{Client, Ending, ExportInfo, Exports, Observer, OpenError},
+    nbd::{ExportInfo, Exports, OpenError},
 };
 use bygone_model::{Seq, when::WholeDay};
 
@@ -45,13 +45,6 @@ fn split(what: &str) -> (&str, Which) {
     }
 }
 
-/// The target in the name of a device.
-#[must_use]
-pub(crate) fn target_of(what: &str) -> &str {
-    let (device, _) = split(what);
-    device.split('/').next().unwrap_or(device)
-}
-
 impl Manager {
     /// Opens the device that `what` names.
     ///
@@ -71,11 +64,11 @@ impl Manager {
         match which {
             Which::Present => {
                 let volume = target.volume(catalog.head, disk)?;
-                Ok(Opened { device: Arc::new(target.lease(volume)?), seq: None })
+                Ok(Opened { device: Arc::new(target.serve(volume, true)?), seq: None })
             }
             Which::Branch(branch) => {
                 let volume = target.volume(catalog.branch_named(&branch)?.id, disk)?;
-                Ok(Opened { device: Arc::new(target.lease(volume)?), seq: None })
+                Ok(Opened { device: Arc::new(target.serve(volume, false)?), seq: None })
             }
             Which::Past(when) => {
                 let found = LogHistory::new(&target.log, catalog.head).find(&when, WholeDay::Refuse)?;
@@ -126,20 +119,6 @@ impl Exports for ManagerExports {
     }
 }
 
-impl Observer for ManagerExports {
-    fn connected(&self, client: &Client) {
-        if let Ok(target) = self.0.target(target_of(&client.export)) {
-            target.note_client(&client.export, true);
-        }
-    }
-
-    fn disconnected(&self, client: &Client, _: Ending) {
-        if let Ok(target) = self.0.target(target_of(&client.export)) {
-            target.note_client(&client.export, false);
-        }
-    }
-}
-
 /// One device under every name, for `export`.
 pub(crate) struct OneExport {
     pub(crate) name: String,
@@ -169,6 +148,5 @@ mod tests {
         assert_eq!(split("web1@point:a#b"), ("web1", Which::Past("point:a#b".into())));
         assert_eq!(split("web1/vda#try-1"), ("web1/vda", Which::Branch("try-1".into())));
         assert_eq!(split("web1"), ("web1", Which::Present));
-        assert_eq!(target_of("web1/vda@now"), "web1");
     }
 }

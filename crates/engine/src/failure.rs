@@ -78,6 +78,23 @@ impl Error {
             }
             Error::TargetExists(target) => Failure::TargetExists { target: target.clone() },
             Error::TargetRunning(target) => Failure::TargetRunning { target: target.clone() },
+            Error::TargetStopping(target) => Failure::TargetStopping { target: target.clone() },
+            Error::LeftRunning { name, pid, why } => {
+                Failure::LeftRunning { target: name.clone(), pid: *pid, why: why.clone() }
+            }
+            Error::UnknownBranch { name, pid } => Failure::UnknownBranch { target: name.clone(), pid: *pid },
+            Error::Served(target) => Failure::Served { target: target.clone() },
+            Error::BranchUsed(branch) => Failure::BranchUsed { branch: branch.clone() },
+            Error::Moved(target) => Failure::Moved { target: target.clone() },
+            Error::Partly { done, why } => {
+                Failure::Partly { done: done.clone(), why: Box::new(why.failure()) }
+            }
+            Error::DiskBehind { disk } => Failure::DiskBehind { disk: disk.clone() },
+            Error::NotRemoved(target) => Failure::NotRemoved { target: target.clone() },
+            Error::UnknownDiskPath { disk } => Failure::UnknownDiskPath { disk: disk.clone() },
+            Error::BeforeDisks { name } => Failure::BeforeDisks { target: name.clone() },
+            Error::NothingToRepair(target) => Failure::NothingToRepair { target: target.clone() },
+            Error::NothingToUndo(target) => Failure::NothingToUndo { target: target.clone() },
             Error::TargetStopped(target) => Failure::TargetStopped { target: target.clone() },
             Error::Disk { path, source } => disk(path, source),
             Error::DiskLocked { path, source } => {

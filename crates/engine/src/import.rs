@@ -12,7 +12,7 @@ use bygone_model::{Event, Kind};
 use crate::{
     api::{Answers, Progress},
     error::{Error, Result},
-    target::Target,
+    target::{Target, Use},
 };
 
 const PIECE_BYTES: u64 = 1 << 20;
@@ -60,7 +60,7 @@ pub(crate) fn size_of(path: &Path) -> Result<u64> {
 /// When it cannot be read or the store not be written.
 pub(crate) fn import(target: &Arc<Target>, id: &str, path: &Path, answers: &mut dyn Answers) -> Result<()> {
     let volume = target.volume(target.present(), Some(id))?;
-    let lease = target.lease(volume)?;
+    let lease = target.lease(volume, Use::Upkeep)?;
     let (raw_path, temporary) = if is_qcow2(path)? {
         let raw = target.dir().join(format!("import-{id}.raw"));
         let arguments =

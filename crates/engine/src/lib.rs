@@ -19,6 +19,7 @@ mod lifecycle;
 mod machine;
 mod manager;
 mod restore;
+mod runner;
 mod serve;
 mod socket;
 mod store_dir;

@@ -5,24 +5,23 @@ mod export;
 mod history;
 mod machines;
 mod registry;
+pub(crate) mod removed;
 mod store;
 mod targets;
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use bygone_qemu as qemu;
-use bygone_store::{CACHE_BYTES, index::cache::PageCache};
-
 use crate::{
     error::Result,
+    runner::{self, Launcher},
     store_dir::{StoreLock, StorePaths},
-    target::Target,
+    target::{Shared, Target},
 };
 
 pub(crate) use self::machines::stop_machine;
@@ -33,10 +32,8 @@ const WANTED_EVERY: Duration = Duration::from_millis(200);
 
 /// See the module's comment.
 pub(crate) struct Manager {
-    paths: StorePaths,
-    cache: Arc<PageCache>,
+    shared: Arc<Shared>,
     registry: Registry,
-    accel: OnceLock<qemu::Accel>,
     stopping: AtomicBool,
     pub(crate) keep_targets: AtomicBool,
     _lock: StoreLock,
@@ -44,7 +41,7 @@ pub(crate) struct Manager {
 
 impl std::fmt::Debug for Manager {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Manager").field("paths", &self.paths).finish_non_exhaustive()
+        f.debug_struct("Manager").field("paths", &self.shared.paths).finish_non_exhaustive()
     }
 }
 
@@ -54,14 +51,20 @@ impl Manager {
     /// # Errors
     /// When there is no store that this program can use, or another process has it.
     pub(crate) fn open(paths: &StorePaths) -> Result<Arc<Manager>> {
+        Manager::open_with(paths, Arc::new(runner::Qemu::default()))
+    }
+
+    /// The same, with machines from `launcher`.
+    ///
+    /// # Errors
+    /// As [`Manager::open`].
+    pub(crate) fn open_with(paths: &StorePaths, launcher: Arc<dyn Launcher>) -> Result<Arc<Manager>> {
         paths.check()?;
         let store_lock = paths.lock()?;
-        let cache = PageCache::new(CACHE_BYTES);
+        let shared = Shared::new(paths, launcher);
         Ok(Arc::new(Manager {
-            paths: paths.clone(),
-            registry: Registry::open(paths, cache.clone()),
-            cache,
-            accel: OnceLock::new(),
+            registry: Registry::open(&shared),
+            shared,
             stopping: AtomicBool::new(false),
             keep_targets: AtomicBool::new(false),
             _lock: store_lock,
@@ -85,7 +88,12 @@ impl Manager {
     /// Where the store is.
     #[must_use]
     pub(crate) fn paths(&self) -> &StorePaths {
-        &self.paths
+        &self.shared.paths
+    }
+
+    /// Serves disks.
+    pub(crate) fn nbd(&self) -> &bygone_block::nbd::Server {
+        &self.shared.nbd
     }
 
     /// The manager is about to end.

@@ -1,7 +1,8 @@
 //! Bringing a moment back: to a file or device, to the target itself, or to the disk outside the store that is to show
 //! another branch from now on.
 
-mod promote;
+mod branches;
+mod outside;
 
 use std::{
     fs,
@@ -12,17 +13,21 @@ use std::{
 
 use bygone_block::{BlockDevice, Extent, OsDisk, RawDisk, Reading};
 use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
+use bygone_store::catalog::Catalog;
 
 use crate::{
     api::{Answers, MomentInfo, Progress, Restored, RestoredDisk, call::RestoreTo},
     error::{Error, Result, Usage},
-    history::LogHistory,
-    machine::Machine,
+    history::{Lineage, LogHistory},
+    lifecycle::{Change, Request},
     target::Target,
     timeline,
 };
 
-pub(crate) use self::promote::{fill_disk, promote};
+pub(crate) use self::{
+    branches::{drop_branch, promote, undo},
+    outside::{Prepared, fill, fill_unasked},
+};
 
 /// Devices are copied in pieces of this size.
 const PIECE_BYTES: u64 = 4 << 20;
@@ -70,7 +75,10 @@ pub(crate) fn restore(
             if only.is_some() {
                 return Err(Usage::DisksTogether.into());
             }
-            let name = in_place(target, branch, found.seq, discard_later, answers)?;
+            check_moment(target, branch, found.seq)?;
+            let op = target.begin_change(Change::Restore, Request::Move)?;
+            let start = Lineage::of(&catalog, branch).branch_at(&catalog, found.seq);
+            let name = branches::restore_in_place(&op, start, discard_later, answers)?;
             Ok(Restored { moment, disks: Vec::new(), branch: Some(name) })
         }
     }
@@ -264,27 +272,34 @@ fn copy_extent(
     Ok(extent.len_bytes)
 }
 
-/// Makes the moment the present: a branch that starts there is promoted.
-fn in_place(
-    target: &Arc<Target>,
-    branch: BranchId,
-    seq: Seq,
-    discard_later: bool,
-    answers: &mut dyn Answers,
-) -> Result<String> {
-    if target.is_running() || Machine::is_left_running(target) {
-        return Err(Error::TargetRunning(target.name.clone()));
-    }
+/// The target had disks at a moment, and all of their content then is known.
+///
+/// # Errors
+/// When it had none, or something is missing.
+pub(crate) fn check_moment(target: &Target, branch: BranchId, seq: Seq) -> Result<()> {
     let catalog = target.log.catalog();
-    for volume in catalog.volumes_of(branch, Seq::MAX) {
-        target.check_exact(volume.id, seq)?;
+    let (on, at) = Lineage::of(&catalog, branch).branch_at(&catalog, seq);
+    let mut none = true;
+    for volume in catalog.volumes_of(on, at) {
+        none = false;
+        target.check_exact(volume.id, at)?;
     }
-    let name = new_branch(target, branch, seq, None, "restored")?;
-    promote(target, &name, discard_later, answers)?;
-    Ok(name)
+    let missing = catalog.disks.len() - catalog.volumes_of(on, at).count();
+    if none || missing > 0 {
+        return Err(Error::BeforeDisks { name: target.name.clone() });
+    }
+    Ok(())
 }
 
-/// Makes a branch that starts at a moment of the line of `branch`; gives it a name if it gets none.
+/// A name for a branch that nobody ever had.
+fn free_name(catalog: &Catalog, prefix: &str) -> String {
+    (1..)
+        .map(|n: u32| format!("{prefix}-{n}"))
+        .find(|name| catalog.branches.iter().all(|b| b.name != *name))
+        .unwrap_or_default()
+}
+
+/// Makes a branch that starts at a moment of the line of `branch`; gives it a name if it gets none. [`note_branch`] says so in the log.
 ///
 /// # Errors
 /// When the name is taken or the moment does not exist.
@@ -294,25 +309,31 @@ pub(crate) fn new_branch(
     seq: Seq,
     name: Option<&str>,
     prefix: &str,
-) -> Result<String> {
+) -> Result<BranchId> {
     let catalog = target.log.catalog();
-    let lineage = crate::history::Lineage::of(&catalog, branch);
-    let (parent, at) = lineage.branch_at(&catalog, seq);
+    let (parent, at) = Lineage::of(&catalog, branch).branch_at(&catalog, seq);
     let name = match name {
         Some(name) => {
             crate::config::check_name(name)?;
             name.to_owned()
         }
-        None => (1..)
-            .map(|n: u32| format!("{prefix}-{n}"))
-            .find(|name| catalog.branches.iter().all(|b| b.name != *name))
-            .unwrap_or_default(),
+        None => free_name(&catalog, prefix),
     };
-    let id = target.log.add_branch(&name, parent, at)?;
-    let label = format!("branch {name} starts at {}", timeline::local(target.log.time_of(at)?));
-    target
-        .log
-        .event(id, &Event::new(Kind::Branch, label).with("from_seq", at.0).with("made", name.clone()))?;
+    Ok(target.log.add_branch(&name, parent, at)?)
+}
+
+/// Says in the log that a branch was made.
+///
+/// # Errors
+/// When the log cannot be written.
+pub(crate) fn note_branch(target: &Target, branch: BranchId) -> Result<()> {
+    let catalog = target.log.catalog();
+    let Some((branch, (_, at))) = catalog.branch(branch).and_then(|b| Some((b, b.parent?))) else {
+        return Ok(());
+    };
+    let label = format!("branch {} starts at {}", branch.name, timeline::local(target.log.time_of(at)?));
+    let event = Event::new(Kind::Branch, label).with("from_seq", at.0).with("made", branch.name.clone());
+    target.log.event(branch.id, &event)?;
     target.log.flush()?;
-    Ok(name)
+    Ok(())
 }

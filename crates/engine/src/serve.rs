@@ -1,7 +1,7 @@
 //! Being the manager, or asking the one that there is.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -21,17 +21,20 @@ use crate::{
     calls::{Handle as _, In},
     error::{Error, Result, Usage},
     exports::ManagerExports,
+    lifecycle::{Change, Request as Asked},
     machine::Machine,
     manager::{Manager, stop_machine},
     socket::{self, ApiServer},
     store_dir::{Configs, StorePaths},
-    target::{Target, lock},
+    target::{Begun, Target},
 };
 
 const TICK: Duration = Duration::from_millis(50);
 /// A manager in the background ends when nothing has run for this long.
 const IDLE_MAX: Duration = Duration::from_secs(3);
-const START_MAX: Duration = Duration::from_secs(30);
+/// A manager that opens a large store after a crash has much to read. It is waited for as long as it lives, up to this.
+const START_MAX: Duration = Duration::from_secs(900);
+const ADOPT_EVERY: Duration = Duration::from_secs(1);
 const NBD_STOP_MAX: Duration = Duration::from_secs(5);
 const CLOSE_MAX: Duration = Duration::from_secs(60);
 
@@ -142,13 +145,15 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
     let run = paths.root().join("run");
     fs::create_dir_all(&run).map_err(|e| Error::file("making", &run, e))?;
     let exports = Arc::new(ManagerExports(manager.clone()));
-    let server = nbd::Server::new(nbd::Limits::default());
-    let scope = nbd::Scope::new(exports.clone()).observed(exports);
+    let server = manager.nbd().clone();
+    let scope = nbd::Scope::new(exports);
     // The disks first: a machine that stands still waits for nothing else.
+    for target in manager.targets() {
+        target.serve_left_early();
+    }
     let nbd_socket = paths.nbd_socket();
     let unix = server.serve_unix(&nbd_socket, scope.clone())?;
     let keeper = Keeper::start(manager.clone())?;
-    take_up(&manager);
     let tcp = match &options.listen {
         Some(at) => {
             let address =
@@ -159,6 +164,8 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
         None => None,
     };
     let api = ApiServer::start(manager.clone())?;
+    // Whoever asks something need not wait until everything is taken over and started.
+    let caretaker = Caretaker::start(manager.clone())?;
     ready(&ServeInfo {
         api: paths.api_socket(),
         nbd: nbd_socket,
@@ -166,7 +173,8 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
     });
     let mut busy_at = Instant::now();
     while !STOP.load(Ordering::Acquire) && !manager.is_stopping() {
-        if manager.is_busy() || api.is_busy() {
+        let left = manager.targets().iter().any(|target| target.is_left_running());
+        if left || manager.is_busy() || api.is_busy() || !caretaker.has_begun() {
             busy_at = Instant::now();
         }
         if options.until_idle && busy_at.elapsed() > IDLE_MAX {
@@ -175,6 +183,7 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
         std::thread::sleep(TICK);
     }
     let keep_targets = manager.keep_targets.load(Ordering::Acquire);
+    drop(caretaker);
     if !keep_targets {
         stop_all(&manager);
     }
@@ -186,36 +195,102 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
     if let Some(tcp) = &tcp {
         tcp.stop(NBD_STOP_MAX);
     }
+    for target in manager.targets() {
+        target.stop_serving_machine();
+    }
     close(&manager, keep_targets);
     drop(keeper);
     Ok(())
 }
 
-/// Takes up machines that run, starts those that are to, and goes on reading disks.
-fn take_up(manager: &Arc<Manager>) {
-    for target in manager.targets() {
-        let name = &target.name;
-        match Machine::adopt(&target) {
-            Ok(true) => {
-                tracing::info!(target = name, "took up the machine that was left running");
-                continue;
+/// Takes over machines that were left running, again and again until that works, starts those that are to run, and goes on reading disks:
+/// of each target once it can be used.
+struct Caretaker {
+    stop: Arc<AtomicBool>,
+    begun: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Caretaker {
+    fn start(manager: Arc<Manager>) -> Result<Caretaker> {
+        let (stop, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (stopping, has_begun) = (stop.clone(), begun.clone());
+        let care = move || {
+            let mut seen: HashSet<String> = HashSet::new();
+            let mut adopt_at = Instant::now();
+            while !stopping.load(Ordering::Acquire) {
+                let adopts = Instant::now() >= adopt_at;
+                for target in manager.targets() {
+                    if stopping.load(Ordering::Acquire) {
+                        return;
+                    }
+                    if adopts && target.is_left_running() {
+                        adopt(&target);
+                    }
+                    if seen.insert(target.name.clone()) {
+                        take_up(&manager, &target);
+                    }
+                    target.count_size();
+                }
+                if adopts {
+                    adopt_at = Instant::now() + ADOPT_EVERY;
+                }
+                has_begun.store(true, Ordering::Release);
+                std::thread::sleep(TICK);
             }
-            Ok(false) => {}
-            Err(e) => {
-                tracing::error!(target = name, error = %e, "the machine that was left running cannot be taken up");
-            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("caretaker".into())
+            .spawn(care)
+            .map_err(|e| Error::file("starting a thread for", "taking care", e))?;
+        Ok(Caretaker { stop, begun, thread: Some(thread) })
+    }
+
+    /// Every target that there was has been seen to.
+    fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Caretaker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
-        if target.config().autostart {
-            let run = call::Run { name: name.clone(), at: None, branch: None, display: None };
-            match manager.handle(&run, &mut Nobody) {
-                Ok(_) => tracing::info!(target = name, "started"),
-                Err(e) => tracing::error!(target = name, error = %e, "cannot be started"),
-            }
+    }
+}
+
+fn adopt(target: &Arc<Target>) {
+    target.serve_left_early();
+    let adopted = match target.begin(Change::Start, Asked::Run) {
+        Ok(Begun::Adopt(op)) => Machine::adopt(&op),
+        // It has ended meanwhile, or somebody else is at it.
+        Ok(Begun::Go(_)) | Err(_) => return,
+    };
+    if adopted.is_ok() {
+        tracing::info!(target = target.name, "took over the machine that was left running");
+    }
+}
+
+/// Starts a target that is to run, and goes on reading its disks.
+fn take_up(manager: &Arc<Manager>, target: &Arc<Target>) {
+    let name = &target.name;
+    if target.config().autostart && !target.is_running() && !target.is_left_running() {
+        let run = call::Run { name: name.clone(), at: None, branch: None, display: None };
+        let (manager, name) = (manager.clone(), name.clone());
+        let start = move || match manager.handle(&run, &mut Nobody) {
+            Ok(_) => tracing::info!(target = name, "started"),
+            Err(e) => tracing::error!(target = name, error = %e, "cannot be started"),
+        };
+        // In a thread of its own: the others do not wait for it.
+        if let Err(error) = std::thread::Builder::new().name("autostart".into()).spawn(start) {
+            tracing::error!(target = target.name, %error, "cannot be started");
         }
-        target.catch_up();
-        if let Err(e) = target.read_disks() {
-            tracing::warn!(target = name, error = %e, "its disk cannot be read now");
-        }
+    }
+    target.catch_up();
+    if let Err(e) = target.read_disks() {
+        tracing::warn!(target = name, error = %e, "its disk cannot be read now");
     }
 }
 
@@ -224,7 +299,7 @@ fn stop_all(manager: &Arc<Manager>) {
         .targets()
         .into_iter()
         .filter_map(|target| {
-            let machine = lock(&target.machine).clone()?;
+            let machine = target.machine()?;
             let stop = move || {
                 let name = target.name.clone();
                 let said = stop_machine(&target, &machine, false, None, &mut |step| {
@@ -293,7 +368,7 @@ pub fn ask<C: Call>(store: &Path, call: &C, answers: &mut dyn Items<C::Item>) ->
     }
     let request: Request = call.clone().into();
     if needs_manager(&paths, &request) {
-        start_in_background(&paths)?;
+        start_in_background(&paths, &mut || answers.wanted())?;
         let stream = socket::connect(&paths.api_socket()).ok_or(Error::ManagerGone)?;
         return socket::ask(&stream, call, answers);
     }
@@ -327,7 +402,7 @@ fn needs_manager(paths: &StorePaths, request: &Request) -> bool {
     }
 }
 
-fn start_in_background(paths: &StorePaths) -> Result<()> {
+fn start_in_background(paths: &StorePaths, wanted: &mut dyn FnMut() -> bool) -> Result<()> {
     let program = std::env::current_exe().map_err(|e| Error::file("finding", "this program", e))?;
     let log_path = paths.manager_log();
     let io = |e| Error::file("writing", &log_path, e);
@@ -353,6 +428,9 @@ fn start_in_background(paths: &StorePaths) -> Result<()> {
             let said = fs::read(&log_path).unwrap_or_default();
             let said = said.get(said_before as usize..).unwrap_or_default();
             return Err(Error::ManagerNotUp(String::from_utf8_lossy(said).trim().to_owned()));
+        }
+        if !wanted() {
+            return Err(Error::Abandoned);
         }
         std::thread::sleep(TICK / 5);
     }

@@ -7,6 +7,7 @@
 //! STORE/targets/NAME/config/   how the target is made up, each version a file
 //! STORE/targets/NAME/log, index  its history (see docs/format.md)
 //! STORE/targets/.adding-NAME/  a target that is being added; renamed once it is whole
+//! STORE/targets/.deleting-NAME/ a target that is being deleted
 //! STORE/removed/               the history of removed targets
 //! ```
 //!
@@ -30,8 +31,9 @@ use crate::{
 const DESCRIPTION: &str = "bygone.json";
 const FORMAT: u64 = 1;
 const FOLDERS: [&str; 2] = ["targets", "run"];
-/// Never the beginning of a target's name.
+/// Never the beginnings of a target's name.
 const ADDING: &str = ".adding-";
+const DELETING: &str = ".deleting-";
 /// Commands without a manager wait so long for one another.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
@@ -95,6 +97,12 @@ impl StorePaths {
     #[must_use]
     pub(crate) fn adding_dir(&self, target: &str) -> PathBuf {
         self.root.join("targets").join(format!("{ADDING}{target}"))
+    }
+
+    /// A target that is being deleted.
+    #[must_use]
+    pub(crate) fn deleting_dir(&self, target: &str) -> PathBuf {
+        self.root.join("targets").join(format!("{DELETING}{target}"))
     }
 
     /// The histories of removed targets.
@@ -268,13 +276,19 @@ impl StorePaths {
         sync_dir(&self.root.join("targets"))
     }
 
-    /// Removes what was left of targets that were being added when their manager was killed.
+    /// Removes what was left of targets that were being added or deleted when their manager was killed.
     pub(crate) fn forget_unfinished(&self) {
         let Ok(entries) = fs::read_dir(self.root.join("targets")) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let Some(target) = name.to_str().and_then(|name| name.strip_prefix(ADDING)) else { continue };
-            tracing::warn!(target, "adding it was cut off; add it again");
+            let begins = |with| name.to_str().and_then(|name| name.strip_prefix(with));
+            if let Some(target) = begins(ADDING) {
+                tracing::warn!(target, "adding it was cut off; add it again");
+            } else if let Some(target) = begins(DELETING) {
+                tracing::info!(target, "deleting it was cut off, and goes on");
+            } else {
+                continue;
+            }
             if let Err(error) = fs::remove_dir_all(entry.path()) {
                 tracing::error!(dir = %entry.path().display(), %error, "cannot remove what is left of it");
             }
@@ -331,6 +345,17 @@ impl Configs {
         }
     }
 
+    /// The newest that can be read, with its number, and how many newer ones cannot; `None` if none can.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub(crate) fn newest_readable(&self) -> Result<Option<(TargetConfig, u32, usize)>> {
+        let files = self.files()?;
+        let readable =
+            |(i, (number, path)): (usize, &(u32, PathBuf))| Some((self.read(path).ok()?, *number, i));
+        Ok(files.iter().rev().enumerate().find_map(readable))
+    }
+
     /// Writes how the target is made up from now on.
     ///
     /// # Errors
@@ -360,7 +385,7 @@ fn restrict(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
-fn sync_dir(folder: &Path) -> Result<()> {
+pub(crate) fn sync_dir(folder: &Path) -> Result<()> {
     fs::File::open(folder).and_then(|dir| dir.sync_all()).map_err(|e| Error::file("syncing", folder, e))
 }
 

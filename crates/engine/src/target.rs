@@ -5,20 +5,23 @@
 
 mod folder;
 mod lease;
+mod op;
+mod past;
+mod size;
 mod status;
 mod work;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use bygone_block::AsOfDevice;
-use bygone_model::{BranchId, Seq, VolumeId};
+use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
 use bygone_store::{
     Log, LogOptions,
     catalog::{Disk, Keeping},
@@ -26,37 +29,77 @@ use bygone_store::{
     index::cache::PageCache,
 };
 
+use self::{folder::Folder, lease::Live, op::Turn, size::Size};
+pub(crate) use self::{
+    lease::{Lease, Use, open_disk},
+    op::{Begun, Op},
+    past::PastDisk,
+    work::Claim,
+};
 use crate::{
     api::MomentInfo,
     config::TargetConfig,
     error::{Error, Result},
-    machine::Machine,
+    lifecycle::Request,
+    machine::Slot,
+    runner::Launcher,
     store_dir::{Configs, StorePaths, random_id},
 };
 
-pub(crate) use self::lease::{Lease, open_disk};
-use self::{folder::Folder, lease::Live};
+/// What all targets of a manager share.
+pub(crate) struct Shared {
+    /// Where the store is.
+    pub paths: StorePaths,
+    /// Index pages of all logs.
+    pub cache: Arc<PageCache>,
+    /// Starts machines.
+    pub launcher: Arc<dyn Launcher>,
+    /// Serves disks; each machine has a socket of its own.
+    pub nbd: bygone_block::nbd::Server,
+}
+
+impl Shared {
+    /// For the store in `paths`, with machines from `launcher`.
+    pub(crate) fn new(paths: &StorePaths, launcher: Arc<dyn Launcher>) -> Arc<Shared> {
+        Arc::new(Shared {
+            paths: paths.clone(),
+            cache: PageCache::new(bygone_store::CACHE_BYTES),
+            launcher,
+            nbd: bygone_block::nbd::Server::new(bygone_block::nbd::Limits::default()),
+        })
+    }
+}
 
 /// A protected machine.
 pub(crate) struct Target {
     /// Its name.
     pub name: String,
-    /// Where its store is.
-    pub paths: StorePaths,
+    /// What it shares with the others.
+    pub shared: Arc<Shared>,
     /// Its history.
     pub log: Arc<Log>,
     dir: PathBuf,
     folder: Arc<Folder>,
     config: Mutex<TargetConfig>,
+    turn: Turn,
     live: Mutex<HashMap<VolumeId, Live>>,
-    pub(crate) machine: Mutex<Option<Arc<Machine>>>,
+    live_changed: Condvar,
+    pub(crate) machine: Mutex<Slot>,
     pub(crate) last_stop: Mutex<Option<MomentInfo>>,
     pub(crate) stopped: Condvar,
     /// Threads that read or fill disks.
     workers: AtomicUsize,
+    /// Past moments that are being read, and for how many.
+    readers: AtomicUsize,
+    /// Tapped disks that are being read, …
+    read_now: Mutex<HashSet<VolumeId>>,
+    /// … and those that are to be read no further.
+    read_no_more: Mutex<HashSet<VolumeId>>,
+    /// Disks outside the store that are being filled, and whether somebody else waits for them.
+    claims: Mutex<HashMap<u32, Arc<AtomicBool>>>,
     closing: AtomicBool,
-    /// NBD clients by export name.
-    clients: Mutex<HashMap<String, usize>>,
+    written_bytes: AtomicU64,
+    size: Size,
 }
 
 impl std::fmt::Debug for Target {
@@ -69,6 +112,30 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Says in the log how a target is made up from now on, so that it can be repaired from there.
+fn note_config(log: &Log, branch: BranchId, label: &str, config: &TargetConfig) -> Result<()> {
+    let said = serde_json::to_value(config).unwrap_or_default();
+    log.event(branch, &Event::new(Kind::Manager, label).with(crate::manager::removed::CONFIG, said))?;
+    log.flush()?;
+    Ok(())
+}
+
+/// Opens the log in the folder of a target, to look into it.
+///
+/// # Errors
+/// When it is missing, or cannot be opened.
+pub(crate) fn open_log(dir: &Path) -> Result<Arc<Log>> {
+    open_log_in(&Folder::new(dir), dir, LogOptions::default())
+}
+
+fn open_log_in(folder: &Arc<Folder>, dir: &Path, options: LogOptions) -> Result<Arc<Log>> {
+    Log::open(folder.clone(), Arc::new(SystemClock::new()), options).map_err(|e| match e {
+        // A log is made once, when its target is added: another one would hide the history that this one had.
+        bygone_store::Error::NoLog => Error::Missing(dir.join("log")),
+        e => e.into(),
+    })
+}
+
 impl Target {
     fn log_options(cache: &Arc<PageCache>) -> LogOptions {
         LogOptions { cache: cache.clone(), ..LogOptions::default() }
@@ -78,36 +145,38 @@ impl Target {
     ///
     /// # Errors
     /// When a part of it is missing, its newest configuration cannot be read, or its log cannot be opened. Nothing is changed then.
-    pub(crate) fn open(paths: &StorePaths, name: &str, cache: &Arc<PageCache>) -> Result<Arc<Target>> {
-        Target::open_in(paths, name, paths.target_dir(name), cache)
+    pub(crate) fn open(shared: &Arc<Shared>, name: &str) -> Result<Arc<Target>> {
+        Target::open_in(shared, name, shared.paths.target_dir(name))
     }
 
-    fn open_in(paths: &StorePaths, name: &str, dir: PathBuf, cache: &Arc<PageCache>) -> Result<Arc<Target>> {
+    fn open_in(shared: &Arc<Shared>, name: &str, dir: PathBuf) -> Result<Arc<Target>> {
         let config = Configs::of(&dir, name).load()?;
         let folder = Folder::new(&dir);
-        let opened = Log::open(folder.clone(), Arc::new(SystemClock::new()), Target::log_options(cache));
-        let log = opened.map_err(|e| match e {
-            // A log is made once, when its target is added: another one would hide the history that this one had.
-            bygone_store::Error::NoLog => Error::Missing(dir.join("log")),
-            e => e.into(),
-        })?;
+        let log = open_log_in(&folder, &dir, Target::log_options(&shared.cache))?;
         for (place, damage) in log.damage_at_open() {
             tracing::error!(target = name, %place, %damage, "damaged");
         }
         let target = Target {
             name: name.to_owned(),
-            paths: paths.clone(),
+            shared: shared.clone(),
             log,
             dir,
             folder,
             config: Mutex::new(config),
+            turn: Turn::default(),
             live: Mutex::default(),
+            live_changed: Condvar::new(),
             machine: Mutex::default(),
             last_stop: Mutex::default(),
             stopped: Condvar::new(),
             workers: AtomicUsize::new(0),
+            readers: AtomicUsize::new(0),
+            read_now: Mutex::default(),
+            read_no_more: Mutex::default(),
+            claims: Mutex::default(),
             closing: AtomicBool::new(false),
-            clients: Mutex::default(),
+            written_bytes: AtomicU64::new(0),
+            size: Size::default(),
         };
         Ok(Arc::new(target))
     }
@@ -118,29 +187,28 @@ impl Target {
     /// # Errors
     /// When there is one of this name, it cannot be written, or `fill` failed. Then nothing is left of it.
     pub(crate) fn make(
-        paths: &StorePaths,
+        shared: &Arc<Shared>,
         config: &TargetConfig,
-        cache: &Arc<PageCache>,
         fill: impl FnOnce(&Arc<Target>) -> Result<()>,
     ) -> Result<Arc<Target>> {
         let name = &config.name;
-        let dir = paths.begin_adding(name)?;
-        let made = Target::make_in(paths, config, &dir, cache, fill).and_then(|()| paths.finish_adding(name));
+        let dir = shared.paths.begin_adding(name)?;
+        let made =
+            Target::make_in(shared, config, &dir, fill).and_then(|()| shared.paths.finish_adding(name));
         if made.is_err() {
             let _ = std::fs::remove_dir_all(&dir);
         }
-        made.and_then(|()| Target::open(paths, name, cache))
+        made.and_then(|()| Target::open(shared, name))
     }
 
     fn make_in(
-        paths: &StorePaths,
+        shared: &Arc<Shared>,
         config: &TargetConfig,
         dir: &Path,
-        cache: &Arc<PageCache>,
         fill: impl FnOnce(&Arc<Target>) -> Result<()>,
     ) -> Result<()> {
         Configs::of(dir, &config.name).save(config)?;
-        let (clock, options) = (Arc::new(SystemClock::new()), Target::log_options(cache));
+        let (clock, options) = (Arc::new(SystemClock::new()), Target::log_options(&shared.cache));
         let log = Log::make(Folder::new(dir), clock, options, random_id()?)?;
         for disk in &config.disks {
             log.add_disk(&Disk {
@@ -150,8 +218,9 @@ impl Target {
                 keeping: if disk.path.is_some() { Keeping::Tap } else { Keeping::Store },
             })?;
         }
+        note_config(&log, BranchId(0), "the target was added", config)?;
         drop(log);
-        let target = Target::open_in(paths, &config.name, dir.to_owned(), cache)?;
+        let target = Target::open_in(shared, &config.name, dir.to_owned())?;
         fill(&target)?;
         target.log.flush()?;
         Ok(())
@@ -188,6 +257,7 @@ impl Target {
         if new != *config {
             Configs::of(&self.dir, &self.name).save(&new)?;
             *config = new;
+            note_config(&self.log, self.present(), "its settings were changed", &config)?;
         }
         Ok(config.clone())
     }
@@ -196,12 +266,6 @@ impl Target {
     #[must_use]
     pub(crate) fn present(&self) -> BranchId {
         self.log.catalog().head
-    }
-
-    /// The target runs.
-    #[must_use]
-    pub(crate) fn is_running(&self) -> bool {
-        lock(&self.machine).is_some()
     }
 
     /// Something still uses it: a machine, a client, a thread that reads a disk.
@@ -226,7 +290,7 @@ impl Target {
 
     /// A write to one of its disks waits for room.
     pub(crate) fn is_paused(&self) -> bool {
-        lock(&self.live).values().any(|open| open.kind.is_paused())
+        lock(&self.live).values().any(Live::is_paused)
     }
 
     /// The volume of a branch's disk. Without a name it is the only one.
@@ -246,15 +310,17 @@ impl Target {
         Ok(catalog.volume_of(branch, name)?.id)
     }
 
-    /// A disk as of a moment.
+    /// A disk as of a moment. The target is not removed as long as it is there.
     ///
     /// # Errors
     /// When its content is not known exactly at that moment, or the store cannot be read.
-    pub(crate) fn as_of(&self, volume: VolumeId, seq: Seq) -> Result<AsOfDevice> {
+    pub(crate) fn as_of(self: &Arc<Self>, volume: VolumeId, seq: Seq) -> Result<PastDisk> {
+        let hold = self.hold();
+        self.check(Request::Note)?;
         self.check_exact(volume, seq)?;
         let block_bytes = self.log.catalog().disk_of(volume)?.block_bytes;
         let view = self.log.view(volume, seq)?;
-        Ok(AsOfDevice::new(self.log.clone(), view, block_bytes))
+        Ok(PastDisk { device: AsOfDevice::new(self.log.clone(), view, block_bytes), _hold: hold })
     }
 
     /// All of a disk's content at that moment is known; what was not read of it would read as zeroes.
@@ -269,20 +335,20 @@ impl Target {
         Err(Error::BaseIncomplete { disk: catalog.disk_of(volume)?.name.clone() })
     }
 
-    /// A client of an export came (`true`) or went.
-    pub(crate) fn note_client(&self, export: &str, came: bool) {
-        let mut clients = lock(&self.clients);
-        let count = clients.entry(export.to_owned()).or_default();
-        *count = if came { *count + 1 } else { count.saturating_sub(1) };
-        if *count == 0 {
-            clients.remove(export);
-        }
+    /// Where its machine has its sockets and logs.
+    #[must_use]
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.shared.paths.run_dir(&self.name)
     }
 
-    /// Somebody is connected to one of these exports.
-    pub(crate) fn has_clients(&self, exports: &[String]) -> bool {
-        let clients = lock(&self.clients);
-        exports.iter().any(|export| clients.contains_key(export))
+    /// Bytes that were written to its disks since it was opened.
+    fn written_bytes(&self) -> u64 {
+        self.written_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes were written to one of its disks.
+    fn note_written(&self, bytes: u64) {
+        self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 

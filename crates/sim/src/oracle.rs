@@ -148,6 +148,21 @@ impl Oracle {
                     disk: self.disks.len() as u32 - 1,
                 });
             }
+            Change::Act { act } => {
+                if let Some(new) = &act.make {
+                    let bygone_store::catalog::NewBranch { id, name, parent, volumes_from } = new.clone();
+                    self.change(seq, time, &Change::Branch { id, name, parent, volumes_from });
+                }
+                if let Some(revived) = &act.revive {
+                    let branch = &mut self.branches[revived.id.0 as usize];
+                    branch.dropped = false;
+                    branch.name.clone_from(&revived.name);
+                }
+                self.present = act.head.0;
+                if let Some(id) = act.drop {
+                    self.branches[id.0 as usize].dropped = true;
+                }
+            }
             Change::Branch { name, parent, .. } => {
                 let id = self.branches.len() as u32;
                 self.branches.push(Branch {

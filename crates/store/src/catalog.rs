@@ -110,6 +110,82 @@ pub struct Inexact {
     pub to: Option<Seq>,
 }
 
+/// What a person asked for that changed the branches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActKind {
+    /// A moment became the present.
+    Restore,
+    /// A branch became the present.
+    Promote,
+    /// A branch was dropped.
+    Drop,
+    /// The act before was taken back.
+    Undo,
+}
+
+/// A branch that an act makes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewBranch {
+    /// Its number.
+    pub id: BranchId,
+    /// Its name.
+    pub name: String,
+    /// Where it starts.
+    pub parent: (BranchId, Seq),
+    /// The number of its first volume; there is one for each of the parent's volumes, in order.
+    pub volumes_from: VolumeId,
+}
+
+/// A dropped branch that an act brings back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revived {
+    /// Which.
+    pub id: BranchId,
+    /// Its name from now on: another may have taken the one that it had.
+    pub name: String,
+}
+
+/// A change of the branches that a person asked for. It is one record, so it is done whole or not at all, and it can be taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Act {
+    /// What was asked for.
+    pub kind: ActKind,
+    /// A branch that is made first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub make: Option<NewBranch>,
+    /// A branch that is brought back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revive: Option<Revived>,
+    /// The branch that is the present afterwards.
+    pub head: BranchId,
+    /// A branch that is dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drop: Option<BranchId>,
+}
+
+/// An act that was done, with what it takes to take it back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// Its record.
+    pub seq: Seq,
+    /// What was asked for.
+    pub kind: ActKind,
+    /// The present before it, …
+    pub head_before: BranchId,
+    /// … and afterwards.
+    pub head: BranchId,
+    /// The branch that it dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<BranchId>,
+    /// The branch that it brought back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revived: Option<BranchId>,
+}
+
+/// So many acts are remembered; older ones cannot be taken back.
+const ACTS_MAX: usize = 64;
+
 /// One change of the catalog: the payload of a catalog record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "kebab-case")]
@@ -156,6 +232,12 @@ pub enum Change {
         /// Which volume.
         volume: VolumeId,
     },
+    /// A person changed the branches, all at once or not at all; see [`Act`].
+    Act {
+        /// What.
+        #[serde(flatten)]
+        act: Act,
+    },
     /// The log was opened for writing.
     Opened {
         /// The incarnation that began.
@@ -185,6 +267,9 @@ pub struct Catalog {
     /// Where history is not exact, in order.
     #[serde(default)]
     pub inexact: Vec<Inexact>,
+    /// The last acts, oldest first.
+    #[serde(default)]
+    pub acts: Vec<Done>,
     /// The last incarnation.
     pub incarnation: u32,
 }
@@ -224,36 +309,16 @@ impl Catalog {
                 }
             }
             Change::Branch { id, name, parent, volumes_from } => {
-                let fits =
-                    id.0 as usize == self.branches.len() && volumes_from.0 as usize == self.volumes.len();
-                if fits {
-                    let parents: Vec<Volume> = self.volumes_of(parent.0, parent.1).cloned().collect();
-                    for (i, from) in parents.iter().enumerate() {
-                        self.volumes.push(Volume {
-                            id: VolumeId(volumes_from.0 + i as u32),
-                            branch: *id,
-                            disk: from.disk,
-                            parent: Some((from.id, parent.1)),
-                            made: seq,
-                        });
-                    }
-                    let (name, parent) = (name.clone(), Some(*parent));
-                    self.branches.push(Branch {
-                        id: *id,
-                        name,
-                        parent,
-                        made: seq,
-                        made_at: time,
-                        dropped: None,
-                    });
-                }
+                let (id, name, parent, volumes_from) = (*id, name.clone(), *parent, *volumes_from);
+                self.make_branch(seq, time, &NewBranch { id, name, parent, volumes_from });
             }
+            Change::Act { act } => self.apply_act(seq, time, act),
             Change::Drop { id } => {
                 if let Some(branch) = self.branches.get_mut(id.0 as usize) {
                     branch.dropped = Some(seq);
                 }
             }
-            Change::Promote { id } => self.head = *id,
+            Change::Promote { id } => self.set_head(seq, *id),
             Change::Era => self.eras.push(Era { first: seq, from: time }),
             Change::Tap { volume, mark } => self.apply_mark(seq, *volume, mark),
             Change::Fill { volume } => {
@@ -267,6 +332,113 @@ impl Catalog {
             }
             Change::Opened { incarnation } => self.incarnation = *incarnation,
         }
+    }
+
+    fn set_head(&mut self, _seq: Seq, id: BranchId) {
+        if self.branch(id).is_some_and(|branch| branch.dropped.is_none()) {
+            self.head = id;
+        }
+    }
+
+    fn make_branch(&mut self, seq: Seq, time: Micros, new: &NewBranch) {
+        let NewBranch { id, name, parent, volumes_from } = new;
+        if id.0 as usize != self.branches.len() || volumes_from.0 as usize != self.volumes.len() {
+            return;
+        }
+        let parents: Vec<Volume> = self.volumes_of(parent.0, parent.1).cloned().collect();
+        for (i, from) in parents.iter().enumerate() {
+            self.volumes.push(Volume {
+                id: VolumeId(volumes_from.0 + i as u32),
+                branch: *id,
+                disk: from.disk,
+                parent: Some((from.id, parent.1)),
+                made: seq,
+            });
+        }
+        let (name, parent) = (name.clone(), Some(*parent));
+        self.branches.push(Branch { id: *id, name, parent, made: seq, made_at: time, dropped: None });
+    }
+
+    /// An act that does not fit changes nothing.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check_act(&self, act: &Act) -> Result<()> {
+        let no_branch = |id: BranchId| Error::NoBranch(id.to_string());
+        if let Some(new) = &act.make {
+            let fits =
+                new.id.0 as usize == self.branches.len() && new.volumes_from.0 as usize == self.volumes.len();
+            if !fits || self.branch(new.parent.0).is_none() {
+                return Err(no_branch(new.id));
+            }
+            if self.branch_named(&new.name).is_ok() {
+                return Err(Error::BranchExists(new.name.clone()));
+            }
+        }
+        if let Some(revived) = &act.revive {
+            self.branch(revived.id).filter(|b| b.dropped.is_some()).ok_or_else(|| no_branch(revived.id))?;
+            if self.branch_named(&revived.name).is_ok() {
+                return Err(Error::BranchExists(revived.name.clone()));
+            }
+        }
+        let is_live = |id: BranchId| {
+            act.make.as_ref().is_some_and(|new| new.id == id)
+                || act.revive.as_ref().is_some_and(|revived| revived.id == id)
+                || self.branch(id).is_some_and(|b| b.dropped.is_none())
+        };
+        match act.drop {
+            _ if !is_live(act.head) => Err(no_branch(act.head)),
+            Some(id) if !is_live(id) => Err(no_branch(id)),
+            Some(id) if id == act.head => {
+                Err(Error::BranchInUse(self.branch(id).map_or_else(|| id.to_string(), |b| b.name.clone())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn apply_act(&mut self, seq: Seq, time: Micros, act: &Act) {
+        if self.check_act(act).is_err() {
+            return;
+        }
+        if let Some(new) = &act.make {
+            self.make_branch(seq, time, new);
+        }
+        if let Some(Revived { id, name }) = &act.revive
+            && let Some(branch) = self.branches.get_mut(id.0 as usize)
+        {
+            branch.dropped = None;
+            branch.name.clone_from(name);
+        }
+        let head_before = self.head;
+        self.set_head(seq, act.head);
+        if let Some(branch) = act.drop.and_then(|id| self.branches.get_mut(id.0 as usize)) {
+            branch.dropped = Some(seq);
+        }
+        if self.acts.len() == ACTS_MAX {
+            self.acts.remove(0);
+        }
+        self.acts.push(Done {
+            seq,
+            kind: act.kind,
+            head_before,
+            head: act.head,
+            dropped: act.drop,
+            revived: act.revive.as_ref().map(|revived| revived.id),
+        });
+    }
+
+    /// The act that takes the last one back, and which one that is; `None` when there is none. Taking it back is an act too.
+    #[must_use]
+    pub fn undo(&self) -> Option<(Act, Done)> {
+        let last = self.acts.last()?.clone();
+        let free = |id: BranchId| {
+            let name = self.branch(id).map_or("branch", |b| &b.name);
+            let names = std::iter::once(name.to_owned()).chain((2..).map(|n: u32| format!("{name}-{n}")));
+            names.into_iter().find(|name| self.branch_named(name).is_err()).unwrap_or_default()
+        };
+        let revive = last.dropped.map(|id| Revived { id, name: free(id) });
+        let head = last.head_before;
+        Some((Act { kind: ActKind::Undo, make: None, revive, head, drop: last.revived }, last))
     }
 
     fn apply_mark(&mut self, seq: Seq, volume: VolumeId, mark: &TapMark) {

@@ -61,6 +61,14 @@ pub struct ImageLock {
 }
 
 impl ImageLock {
+    /// The image, through the same open file description: whoever goes on with it keeps the lock.
+    ///
+    /// # Errors
+    /// When this process has no descriptors left.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Locks the image that `file` is (opened at least for reading). Neither waits nor reads nor writes.
     ///
     /// The caller's `file` and the lock share one open file description, and so do files cloned from it: take one

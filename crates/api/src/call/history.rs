@@ -55,6 +55,12 @@ pub struct BranchDrop {
     pub branch: String,
 }
 
+/// Takes back the last restore in place, promotion, drop or undo.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undo {
+    pub name: String,
+}
+
 /// Brings a moment back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restore {

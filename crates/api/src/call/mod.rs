@@ -7,13 +7,16 @@ mod targets;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-pub use history::{BranchDrop, BranchList, BranchPromote, Point, Points, Restore, RestoreTo, Timeline};
+pub use history::{BranchDrop, BranchList, BranchPromote, Point, Points, Restore, RestoreTo, Timeline, Undo};
 pub use machines::{Export, ExportTo, Run, Stop, Wait};
 pub use store::{Compact, Shutdown, Status, Verify};
-pub use targets::{NewDisk, NewSource, TargetAdd, TargetList, TargetRemove, TargetSet, TargetShow};
+pub use targets::{
+    NewDisk, NewSource, TargetAdd, TargetList, TargetRemove, TargetRepair, TargetRestore, TargetSet,
+    TargetShow,
+};
 
 use crate::{
-    BranchInfo, Compacted, Exported, MomentInfo, Removed, Restored, Started, Status as StatusInfo,
+    BranchInfo, Compacted, Exported, MomentInfo, Removed, Repaired, Restored, Started, Status as StatusInfo,
     TargetInfo, Verified,
 };
 
@@ -89,6 +92,8 @@ calls! {
     TargetShow,    "target-show",    Looks,    Nothing => TargetInfo;
     TargetSet,     "target-set",     Changes,  Nothing => TargetInfo;
     TargetRemove,  "target-remove",  Destroys, Nothing => Removed;
+    TargetRestore, "target-restore", Changes,  Nothing => TargetInfo;
+    TargetRepair,  "target-repair",  Changes,  Nothing => Repaired;
     Run,           "run",            Changes,  Nothing => Started;
     Wait,          "wait",           Looks,    Nothing => MomentInfo;
     Stop,          "stop",           Changes,  Nothing => MomentInfo;
@@ -99,6 +104,7 @@ calls! {
     BranchList,    "branch-list",    Looks,    BranchInfo => ();
     BranchPromote, "branch-promote", Changes,  Nothing => MomentInfo;
     BranchDrop,    "branch-drop",    Destroys, Nothing => MomentInfo;
+    Undo,          "undo",           Changes,  Nothing => MomentInfo;
     Restore,       "restore",        Destroys, Nothing => Restored;
     Verify,        "verify",         Looks,    Nothing => Verified;
     Compact,       "compact",        Changes,  Nothing => Compacted;

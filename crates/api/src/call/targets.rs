@@ -64,3 +64,16 @@ pub struct TargetRemove {
     /// Without this, its history is kept under another name.
     pub delete_history: bool,
 }
+
+/// Brings back a target that was removed and whose history was kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetRestore {
+    /// Its name, or `NAME-N` if several of that name were removed; the one that was removed last unless said.
+    pub name: String,
+}
+
+/// Brings back a target whose newest configuration cannot be read, from its log or from an older configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetRepair {
+    pub name: String,
+}

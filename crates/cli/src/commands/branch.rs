@@ -65,6 +65,33 @@ pub(crate) struct Drop {
     yes: bool,
 }
 
+/// `undo`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "\
+Take back the last `restore --in-place`, `branch promote`, `branch drop` or `undo` of a target. Nothing that was written \
+since is lost: it stays on its branch.",
+    after_long_help = "\
+Examples:
+  bygone undo web
+  bygone undo web        once more: that takes back the undo"
+)]
+pub(crate) struct Undo {
+    /// Of which target
+    name: String,
+}
+
+impl Undo {
+    pub(crate) fn call(&self) -> call::Undo {
+        call::Undo { name: self.name.clone() }
+    }
+}
+
+pub(crate) fn undo(session: &Session, args: &Undo) -> Result<()> {
+    let answer = manager::ask(session, &args.call())?;
+    session.tell(&answer, |moment, look| show::branches::undone(&args.name, moment, look))
+}
+
 impl List {
     pub(crate) fn call(&self) -> call::BranchList {
         call::BranchList { name: self.name.clone() }

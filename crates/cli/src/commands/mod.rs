@@ -25,6 +25,7 @@ pub(crate) fn run(session: &Session, command: &Command) -> Result<()> {
         Command::Points(args) => history::points(session, args),
         Command::Point(args) => history::point(session, args),
         Command::Branch(args) => branch::run(session, args),
+        Command::Undo(args) => branch::undo(session, args),
         Command::Restore(args) => restore::run(session, args),
         Command::Export(args) => export::run(session, args),
         Command::Verify(args) => store::verify(session, args),

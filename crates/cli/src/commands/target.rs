@@ -50,6 +50,10 @@ pub(crate) enum Target {
     Set(Set),
     #[command(about = "Stop protecting a target")]
     Remove(Remove),
+    #[command(about = "Bring back a target that was removed and whose history was kept")]
+    Restore(Restore),
+    #[command(about = "Bring back a target whose configuration is damaged")]
+    Repair(Repair),
 }
 
 /// `target add`.
@@ -134,6 +138,26 @@ pub(crate) struct Set {
     settings: Vec<(String, String)>,
 }
 
+/// `target restore`.
+#[derive(Debug, Args)]
+#[command(long_about = "\
+Bring back a target that was removed and whose history was kept: its history, its branches, its settings. Of several that \
+had this name it is the one that was removed last; NAME-1, NAME-2, … name one of them.")]
+pub(crate) struct Restore {
+    /// What the target was called
+    name: String,
+}
+
+/// `target repair`.
+#[derive(Debug, Args)]
+#[command(long_about = "\
+Bring back a target whose newest configuration cannot be read. It is made anew from what the target's log says of its \
+settings and disks, or, if it says nothing, from an older configuration. Its history is left as it is.")]
+pub(crate) struct Repair {
+    /// Which target
+    name: String,
+}
+
 /// `target remove`.
 #[derive(Debug, Args)]
 #[command(
@@ -211,6 +235,14 @@ pub(crate) fn run(session: &Session, target: &Target) -> Result<()> {
                 confirm(session, args.yes, &question)?;
             }
             session.tell(&manager::ask(session, &args.call())?, show::target::removed)
+        }
+        Target::Restore(args) => {
+            let call = call::TargetRestore { name: args.name.clone() };
+            session.tell(&manager::ask(session, &call)?, show::target::target)
+        }
+        Target::Repair(args) => {
+            let call = call::TargetRepair { name: args.name.clone() };
+            session.tell(&manager::ask(session, &call)?, show::target::repaired)
         }
     }
 }

@@ -39,6 +39,11 @@ pub(crate) fn promoted(name: &str, moment: &MomentInfo, look: &Look) -> String {
     format!("{} is the present of {name} now: {}\n", words::line(&moment.branch), words::moment(moment, look))
 }
 
+/// `undo`.
+pub(crate) fn undone(name: &str, moment: &MomentInfo, look: &Look) -> String {
+    format!("{name}: {} {}\n", words::line(&moment.label), words::moment(moment, look))
+}
+
 /// `branch drop`.
 pub(crate) fn dropped(name: &str, branch: &str, moment: &MomentInfo, look: &Look) -> String {
     format!("Branch {branch} of {name} was given up {}\n", words::moment(moment, look))

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use bygone_api::{
-    Removed, TargetInfo,
+    Removed, Repaired, TargetInfo,
     config::{Firmware, TargetConfig},
 };
 use unicode_width::UnicodeWidthStr as _;
@@ -82,6 +82,12 @@ pub(crate) fn list(targets: &[TargetInfo], look: &Look) -> String {
         ]);
     }
     table.render(look)
+}
+
+/// `target repair`.
+pub(crate) fn repaired(repaired: &Repaired, _: &Look) -> String {
+    let (name, from) = (words::line(&repaired.name), words::line(&repaired.from));
+    format!("{name} can be used again. Its configuration was made from {from}.\n")
 }
 
 /// A target that is no longer protected.

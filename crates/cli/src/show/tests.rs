@@ -70,6 +70,11 @@ fn target(name: &str, state: &str) -> TargetStatus {
     TargetStatus {
         name: name.to_owned(),
         state: state.to_owned(),
+        life: state.to_owned(),
+        life_since: None,
+        machine: None,
+        used_bytes: 0,
+        written_bytes: 0,
         head_seq: 1_000_002,
         durable_seq: 1_000_002,
         head_time: "2026-11-25T02:59:57Z".to_owned(),

@@ -9,8 +9,14 @@ use std::time::{Duration, Instant};
 use bygone_model::{Event, Kind, Micros, Seq};
 use bygone_qemu::{By, Reason};
 
-use super::{Machine, mark_console, who};
-use crate::{target::Target, timeline};
+use super::{
+    Machine,
+    follow::{mark_console, who},
+};
+use crate::{
+    target::{Target, lock},
+    timeline,
+};
 
 /// How many resets are events of their own before they are counted.
 const SINGLE_MAX: u32 = 64;
@@ -122,7 +128,7 @@ impl Machine {
     pub(super) fn note_boot_again(&self, target: &Target) {
         let event = Event::new(Kind::Boot, "started over after a reset");
         if let Some(booted) = self.note(target, &event) {
-            mark_console(self.vm.places(), &self.started, booted.last, booted.time);
+            mark_console(target, &lock(&self.kept), booted.last, booted.time);
         }
     }
 

@@ -1,14 +1,15 @@
 //! Lines of history: listing them, promoting and dropping one.
 
-use bygone_model::{Event, Kind, Moment};
+use bygone_model::BranchId;
 
 use super::Manager;
 use crate::{
     api::{BranchInfo, Items, MomentInfo, Nothing, call},
     calls::Handle,
-    error::{Error, Result, Usage},
+    error::{Result, Usage},
+    lifecycle::{Change, Request},
     restore,
-    target::{Target, lock},
+    target::Target,
     timeline,
 };
 
@@ -26,20 +27,31 @@ impl Handle<call::BranchList> for Manager {
 impl Handle<call::BranchPromote> for Manager {
     fn handle(&self, call: &call::BranchPromote, answers: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
         let target = self.target(&call.name)?;
+        let op = target.begin_change(Change::Promote, Request::Branches)?;
         let branch = which_branch(&target, call.branch.as_deref())?;
-        restore::promote(&target, &branch, false, answers)
+        restore::promote(&op, branch, answers)
     }
 }
 
 impl Handle<call::BranchDrop> for Manager {
     fn handle(&self, call: &call::BranchDrop, _: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
-        drop_branch(&*self.target(&call.name)?, &call.branch)
+        let target = self.target(&call.name)?;
+        let op = target.begin_change(Change::Drop, Request::Branches)?;
+        let branch = target.log.catalog().branch_named(&call.branch)?.id;
+        restore::drop_branch(&op, branch)
+    }
+}
+
+impl Handle<call::Undo> for Manager {
+    fn handle(&self, call: &call::Undo, answers: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
+        let op = self.target(&call.name)?.begin_change(Change::Undo, Request::Branches)?;
+        restore::undo(&op, answers)
     }
 }
 
 fn branches(target: &Target) -> Result<Vec<BranchInfo>> {
     let catalog = target.log.catalog();
-    let running = lock(&target.machine).as_ref().map(|m| m.branch);
+    let running = target.running_branch();
     let mut out = Vec::new();
     for branch in catalog.branches.iter().filter(|b| b.dropped.is_none()) {
         let from_time = branch.parent.map(|(_, seq)| target.log.time_of(seq)).transpose()?;
@@ -56,34 +68,16 @@ fn branches(target: &Target) -> Result<Vec<BranchInfo>> {
     Ok(out)
 }
 
-fn which_branch(target: &Target, named: Option<&str>) -> Result<String> {
+fn which_branch(target: &Target, named: Option<&str>) -> Result<BranchId> {
+    let catalog = target.log.catalog();
     if let Some(name) = named {
-        return Ok(name.to_owned());
+        return Ok(catalog.branch_named(name)?.id);
     }
-    let catalog = target.log.catalog();
-    let others: Vec<String> = catalog
-        .branches
-        .iter()
-        .filter(|b| b.dropped.is_none() && b.id != catalog.head)
-        .map(|b| b.name.clone())
-        .collect();
+    let others: Vec<_> =
+        catalog.branches.iter().filter(|b| b.dropped.is_none() && b.id != catalog.head).collect();
     match others.as_slice() {
-        [only] => Ok(only.clone()),
+        [only] => Ok(only.id),
         [] => Err(Usage::NoOtherBranch.into()),
-        many => Err(Usage::WhichBranch(many.to_vec()).into()),
+        many => Err(Usage::WhichBranch(many.iter().map(|b| b.name.clone()).collect()).into()),
     }
-}
-
-fn drop_branch(target: &Target, name: &str) -> Result<MomentInfo> {
-    let catalog = target.log.catalog();
-    let branch = catalog.branch_named(name)?.id;
-    if lock(&target.machine).as_ref().is_some_and(|m| m.branch == branch) {
-        return Err(Error::TargetRunning(target.name.clone()));
-    }
-    target.log.drop_branch(name)?;
-    let event = Event::new(Kind::Branch, format!("branch {name} was given up")).with("dropped", name);
-    let done = target.log.event(catalog.head, &event)?;
-    target.log.flush()?;
-    let present = catalog.branch(catalog.head).map_or("main", |b| &b.name).to_owned();
-    Ok(timeline::info(Moment { seq: done.last, time: done.time, branch: present, event }))
 }

@@ -11,7 +11,6 @@ use crate::{
     config,
     error::{Error, Result, Usage},
     exports::OneExport,
-    machine::Machine,
 };
 
 const NBD_STOP_MAX: Duration = Duration::from_secs(5);
@@ -20,11 +19,6 @@ impl Handle<call::Export> for Manager {
     fn handle(&self, call: &call::Export, answers: &mut dyn Items<Exported>) -> Result<Exported> {
         let call::Export { what, to } = call;
         let opened = self.open_device(what)?;
-        let of = self.target(crate::exports::target_of(what))?;
-        if opened.seq.is_none() && !of.is_running() && Machine::is_left_running(&of) {
-            // A machine that waits for its manager believes that nobody else writes to its disks.
-            return Err(Error::TargetRunning(of.name.clone()));
-        }
         let geometry = opened.device.geometry();
         let mut exported = Exported {
             what: what.clone(),

@@ -2,8 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bygone_model::{Event, Kind, Seq, when::WholeDay};
-use bygone_qemu as qemu;
+use bygone_model::{BranchId, Event, Kind, Seq, when::WholeDay};
 
 use super::Manager;
 use crate::{
@@ -11,54 +10,88 @@ use crate::{
     calls::Handle,
     error::{Error, Result},
     history::LogHistory,
+    lifecycle::{Change, Request, Verdict},
     machine::{Boot, Machine},
     restore,
-    target::{Target, lock},
+    runner::{Step, Stopped},
+    target::{Begun, Op, Target},
 };
 
 /// How long a target may take to shut down unless told otherwise.
 const STOP_PATIENCE_S: u32 = 90;
 
-impl Manager {
-    /// KVM where it really works, else TCG.
-    fn accel(&self) -> Result<qemu::Accel> {
-        if let Some(accel) = self.accel.get() {
-            return Ok(*accel);
+/// What a machine is going to run on.
+struct Chosen {
+    branch: BranchId,
+    from: Option<Seq>,
+    /// The branch was made for it.
+    made: bool,
+}
+
+fn choose(target: &Arc<Target>, at: Option<&str>, branch: Option<&str>) -> Result<Chosen> {
+    let catalog = target.log.catalog();
+    match (at, branch) {
+        (None, None) => Ok(Chosen { branch: catalog.head, from: None, made: false }),
+        (None, Some(name)) => Ok(Chosen { branch: catalog.branch_named(name)?.id, from: None, made: false }),
+        (Some(when), made) => {
+            let found = LogHistory::new(&target.log, catalog.head).find(when, WholeDay::Refuse)?;
+            let on = match &found.branch {
+                Some(name) => catalog.branch_named(name)?.id,
+                None => catalog.head,
+            };
+            restore::check_moment(target, on, found.seq)?;
+            let branch = restore::new_branch(target, on, found.seq, made, "run")?;
+            Ok(Chosen { branch, from: Some(found.seq), made: true })
         }
-        let qemu_path = qemu::find_qemu()?;
-        let finding = qemu::accel::probe(&qemu_path, &self.paths.root().join("run"), qemu::accel::PROBE_MAX)?;
-        tracing::info!(accelerator = %finding.accel(), "{}", finding.explain());
-        Ok(*self.accel.get_or_init(|| finding.accel()))
     }
 }
 
 impl Handle<call::Run> for Manager {
-    fn handle(&self, call: &call::Run, _: &mut dyn Items<Nothing>) -> Result<Started> {
+    fn handle(&self, call: &call::Run, answers: &mut dyn Items<Nothing>) -> Result<Started> {
         let target = self.target(&call.name)?;
-        if target.is_running() {
-            return Err(Error::TargetRunning(call.name.clone()));
-        }
-        let accel = self.accel()?;
-        let catalog = target.log.catalog();
-        let (branch, from) = match (&call.at, call.branch.as_deref()) {
-            (None, None) => (catalog.head, None),
-            (None, Some(branch)) => (catalog.branch_named(branch)?.id, None),
-            (Some(when), made) => {
-                let found = LogHistory::new(&target.log, catalog.head).find(when, WholeDay::Refuse)?;
-                let on = match &found.branch {
-                    Some(name) => catalog.branch_named(name)?.id,
-                    None => catalog.head,
-                };
-                for volume in catalog.volumes_of(on, Seq::MAX) {
-                    target.check_exact(volume.id, found.seq)?;
-                }
-                let made = restore::new_branch(&target, on, found.seq, made, "run")?;
-                (target.log.catalog().branch_named(&made)?.id, Some(found.seq))
+        // Takes seconds the first time, and needs no turn.
+        let accelerator = self.shared.launcher.prepare(&self.shared.paths.root().join("run"));
+        let op = match target.begin(Change::Start, Request::Run)? {
+            Begun::Go(op) => op,
+            Begun::Adopt(_) if call.at.is_some() || call.branch.is_some() => {
+                return Err(target.left_running());
+            }
+            Begun::Adopt(op) => {
+                let machine = Machine::adopt(&op)?;
+                drop(op);
+                answers.note("it was running already, and is looked after again".to_owned());
+                return machine.wait_started(&mut || answers.wanted());
             }
         };
-        let display = call.display.clone().unwrap_or_default();
-        Machine::boot(&target, &Boot { branch, from, display, accel })
+        let chosen = choose(&target, call.at.as_deref(), call.branch.as_deref())?;
+        let started = boot(op, &chosen, call, accelerator, answers);
+        if chosen.made && matches!(started, Err(ref e) if !matches!(e, Error::Abandoned)) {
+            // What was made for a machine that did not come to be goes again.
+            let catalog = target.log.catalog();
+            let name = catalog.branch(chosen.branch).map_or("?", |branch| &branch.name);
+            if let Err(error) = target.log.drop_branch(name) {
+                tracing::error!(target = target.name, %error, "the branch that was made for it cannot be dropped");
+            }
+        } else if chosen.made {
+            restore::note_branch(&target, chosen.branch)?;
+        }
+        started
     }
+}
+
+fn boot(
+    op: Op,
+    chosen: &Chosen,
+    call: &call::Run,
+    accelerator: Result<String>,
+    answers: &mut dyn Items<Nothing>,
+) -> Result<Started> {
+    let (branch, from) = (chosen.branch, chosen.from);
+    let display = call.display.clone().unwrap_or_default();
+    let machine = Machine::boot(&op, &Boot { branch, from, display, accelerator: accelerator? })?;
+    // From here on it can be stopped.
+    drop(op);
+    machine.wait_started(&mut || answers.wanted())
 }
 
 impl Handle<call::Wait> for Manager {
@@ -70,7 +103,12 @@ impl Handle<call::Wait> for Manager {
 impl Handle<call::Stop> for Manager {
     fn handle(&self, call: &call::Stop, answers: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
         let target = self.target(&call.name)?;
-        let machine = lock(&target.machine).clone().ok_or_else(|| Error::TargetStopped(call.name.clone()))?;
+        if target.check(Request::Stop)? == Verdict::Adopt
+            && let Begun::Adopt(op) = target.begin(Change::Start, Request::Stop)?
+        {
+            Machine::adopt(&op)?;
+        }
+        let machine = target.machine().ok_or_else(|| Error::TargetStopped(call.name.clone()))?;
         stop_machine(&target, &machine, call.force, call.deadline_s, &mut |text| answers.note(text))?;
         drop(machine);
         target.wait_stopped(&mut || true)
@@ -87,28 +125,27 @@ pub(crate) fn stop_machine(
 ) -> Result<()> {
     if force {
         machine.ask_stop("force");
-        machine.vm.end(|_| {})?;
-        return Ok(());
+        return machine.runner()?.end();
     }
     machine.ask_stop("shutdown");
     if target.is_paused() {
         say("its writes wait for room, and it cannot shut down before there is some".to_owned());
     }
     let patience = Duration::from_secs(u64::from(deadline_s.unwrap_or(STOP_PATIENCE_S)));
-    let stopped = machine.vm.stop(patience, false, |step| {
+    let stopped = machine.runner()?.stop(patience, &mut |step| {
         say(match step {
-            qemu::Step::Resumed => "the machine goes on, to be able to shut down".to_owned(),
-            qemu::Step::PowerButtonPressed => "asked it to shut down".to_owned(),
-            qemu::Step::HoldsStill => "it holds still".to_owned(),
-            qemu::Step::OutOfPatience => "it did not shut down in time".to_owned(),
-            qemu::Step::ToldToEnd | qemu::Step::Killed => "ending QEMU".to_owned(),
+            Step::Resumed => "the machine goes on, to be able to shut down".to_owned(),
+            Step::PowerButtonPressed => "asked it to shut down".to_owned(),
+            Step::HoldsStill => "it holds still".to_owned(),
+            Step::OutOfPatience => "it did not shut down in time".to_owned(),
+            Step::ToldToEnd | Step::Killed => "ending QEMU".to_owned(),
         });
     })?;
-    if stopped == qemu::Stopped::StillRunning {
+    if stopped == Stopped::StillRunning {
         let label = format!("the target did not shut down within {} s; forcing it", patience.as_secs());
         target.log.event(machine.branch, &Event::new(Kind::Manager, label))?;
         machine.ask_stop("deadline");
-        machine.vm.end(|_| {})?;
+        machine.runner()?.end()?;
     }
     Ok(())
 }

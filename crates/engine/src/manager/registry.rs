@@ -9,13 +9,11 @@ use std::{
 };
 
 use bygone_model::Micros;
-use bygone_store::index::cache::PageCache;
 
 use crate::{
     error::{Error, Result},
     lifecycle::{Change, Doing},
-    store_dir::StorePaths,
-    target::{Target, lock},
+    target::{Shared, Target, lock},
 };
 
 enum Slot {
@@ -28,8 +26,7 @@ enum Slot {
 
 /// See the module's comment.
 pub(super) struct Registry {
-    paths: StorePaths,
-    cache: Arc<PageCache>,
+    shared: Arc<Shared>,
     slots: RwLock<BTreeMap<String, Slot>>,
     /// The folder of all targets cannot be read.
     folder: Mutex<Option<Arc<Error>>>,
@@ -39,11 +36,10 @@ pub(super) struct Registry {
 
 impl Registry {
     /// Opens all targets of a store. What cannot be opened is tried again when it is asked for.
-    pub(super) fn open(paths: &StorePaths, cache: Arc<PageCache>) -> Registry {
-        paths.forget_unfinished();
+    pub(super) fn open(shared: &Arc<Shared>) -> Registry {
+        shared.paths.forget_unfinished();
         let registry = Registry {
-            paths: paths.clone(),
-            cache,
+            shared: shared.clone(),
             slots: RwLock::default(),
             folder: Mutex::default(),
             opening: Mutex::default(),
@@ -63,7 +59,7 @@ impl Registry {
     /// Opens the targets whose folders are there and that nobody knows yet.
     fn look_again(&self) {
         let _turn = lock(&self.opening);
-        match self.paths.targets() {
+        match self.shared.paths.targets() {
             Ok(names) => {
                 *lock(&self.folder) = None;
                 for name in names {
@@ -80,8 +76,11 @@ impl Registry {
     }
 
     fn try_open(&self, name: &str) {
-        let slot = match Target::open(&self.paths, name, &self.cache) {
-            Ok(target) => Slot::Served(target),
+        let slot = match Target::open(&self.shared, name) {
+            Ok(target) => {
+                target.look_for_machine();
+                Slot::Served(target)
+            }
             Err(error) => {
                 tracing::error!(target = name, %error, "the target cannot be opened");
                 Slot::Unavailable(Arc::new(error))
@@ -166,6 +165,43 @@ impl Registry {
             Err(_) => slots.remove(name),
         };
         made
+    }
+
+    /// Opens a target again that was left alone half-way.
+    pub(super) fn reopen(&self, name: &str) {
+        let _turn = lock(&self.opening);
+        self.try_open(name);
+    }
+
+    /// Repairs what cannot be used. Nobody tries to open it meanwhile.
+    ///
+    /// # Errors
+    /// When it is being repaired already, or `repair` fails.
+    pub(super) fn repair<T>(
+        &self,
+        name: &str,
+        since: Micros,
+        repair: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let _turn = lock(&self.opening);
+        let doing = Doing { change: Change::Repair, since };
+        let before = match self.slots_mut().insert(name.to_owned(), Slot::Adding(doing)) {
+            Some(Slot::Unavailable(why)) => Slot::Unavailable(why),
+            other => {
+                let error = match &other {
+                    Some(Slot::Adding(doing)) => Error::busy(name, *doing),
+                    _ => Error::NoTarget(name.to_owned()),
+                };
+                match other {
+                    Some(slot) => self.slots_mut().insert(name.to_owned(), slot),
+                    None => self.slots_mut().remove(name),
+                };
+                return Err(error);
+            }
+        };
+        let repaired = repair();
+        self.slots_mut().insert(name.to_owned(), before);
+        repaired
     }
 
     /// Forgets a name; the target has gone, or its folder has.

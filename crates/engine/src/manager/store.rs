@@ -10,7 +10,6 @@ use crate::{
     },
     calls::Handle,
     error::{Error, Result},
-    machine::Machine,
     target::Target,
 };
 
@@ -24,12 +23,12 @@ impl Handle<call::Status> for Manager {
         let (mut used_bytes, mut logical_bytes) = (0, 0);
         let (mut state, mut full) = ("ok", false);
         for target in self.targets() {
-            let mut status = target.status()?;
-            if status.state == "stopped" && Machine::is_left_running(&target) {
-                status.state = "unknown".to_owned();
-                problems.push(Problem::of_target(&target.name, Trouble::StandsStill));
+            let status = target.status()?;
+            if target.is_left_running() {
+                let trouble = Trouble::LeftRunning { pid: target.left_pid(), why: target.left_why() };
+                problems.push(Problem::of_target(&target.name, trouble));
             }
-            used_bytes += target.log.used_bytes()?;
+            used_bytes += target.used_bytes();
             logical_bytes += status.disks.iter().map(|d| d.size_bytes).sum::<u64>();
             problems.extend(status.problems.iter().cloned());
             full |= target.log.is_full();
@@ -54,8 +53,8 @@ impl Handle<call::Status> for Manager {
             problems.push(Problem::of_target(&name, Trouble::Unavailable { why: why.failure() }));
         }
         let free_bytes =
-            bygone_store::env::Dir::free_bytes(&bygone_store::env::RealDir::new(self.paths.root()))
-                .map_err(|e| Error::file("looking at", self.paths.root(), e))?;
+            bygone_store::env::Dir::free_bytes(&bygone_store::env::RealDir::new(self.shared.paths.root()))
+                .map_err(|e| Error::file("looking at", self.shared.paths.root(), e))?;
         let options = bygone_store::LogOptions::default();
         if state == "ok" && (full || free_bytes < options.room_bytes_min()) {
             state = "full";
@@ -64,7 +63,7 @@ impl Handle<call::Status> for Manager {
             problems.push(Problem::of_store(Trouble::StoreLow { free_bytes }));
         }
         let store = StoreStatus {
-            path: self.paths.root().to_owned(),
+            path: self.shared.paths.root().to_owned(),
             used_bytes,
             logical_bytes,
             free_bytes,

@@ -1,28 +1,22 @@
 //! Adding targets and removing them.
 
-use std::{
-    fs,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use bygone_model::Micros;
 
 use super::{Manager, WANTED_EVERY, store::info};
 use crate::{
     api::{
-        Answers, Items, Nothing, Progress, Removed, TargetInfo,
+        Answers, Items, Nothing, Progress, TargetInfo,
         call::{self, NewDisk, NewSource},
     },
     calls::Handle,
     config::{self, DiskConfig, TargetConfig},
     error::{Error, Result},
-    machine::Machine,
     target::{self, Target},
 };
 
-fn now() -> Micros {
+pub(super) fn now() -> Micros {
     Micros(jiff::Timestamp::now().as_microsecond())
 }
 
@@ -94,7 +88,7 @@ impl Manager {
             }
             config.disks.push(DiskConfig { id, path, block_bytes: disk.block_bytes, size_bytes: size });
         }
-        Target::make(&self.paths, &config, &self.cache, |target| {
+        Target::make(&self.shared, &config, |target| {
             imports.iter().try_for_each(|(id, path)| crate::import::import(target, id, path, answers))
         })
     }
@@ -124,41 +118,5 @@ impl Handle<call::TargetSet> for Manager {
             call.settings.iter().try_for_each(|(key, text)| Ok(config.set(key, text)?))
         })?;
         info(&target)
-    }
-}
-
-impl Handle<call::TargetRemove> for Manager {
-    fn handle(&self, call: &call::TargetRemove, _: &mut dyn Items<Nothing>) -> Result<Removed> {
-        let name = call.name.as_str();
-        let found = self.target(name)?;
-        if found.is_running() || Machine::is_left_running(&found) {
-            return Err(Error::TargetRunning(name.to_owned()));
-        }
-        found.begin_closing();
-        let patience = Instant::now() + Duration::from_secs(10);
-        while found.is_busy() {
-            if Instant::now() > patience {
-                found.go_on();
-                return Err(Error::TargetRunning(name.to_owned()));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        // From here on whoever still holds it cannot bring its folder back.
-        found.leave_folder();
-        self.registry.forget(name);
-        drop(found);
-        let dir = self.paths.target_dir(name);
-        let kept_at = if call.delete_history {
-            fs::remove_dir_all(&dir).map_err(|e| Error::file("deleting", &dir, e))?;
-            None
-        } else {
-            let folder = self.paths.removed_dir();
-            fs::create_dir_all(&folder).map_err(|e| Error::file("making", &folder, e))?;
-            let to = (1..).map(|n: u32| folder.join(format!("{name}-{n}"))).find(|path| !path.exists());
-            let to = to.unwrap_or_else(|| folder.join(name));
-            fs::rename(&dir, &to).map_err(|e| Error::file("moving", &dir, e))?;
-            Some(to)
-        };
-        Ok(Removed { name: name.to_owned(), kept_at })
     }
 }

@@ -1,4 +1,11 @@
-use std::{path::Path, sync::Arc};
+mod machines;
+mod removed;
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bygone_model::{BranchId, Event, Kind};
 
@@ -12,20 +19,22 @@ use crate::{
     ask,
     calls::Handle as _,
     config::TargetConfig,
+    runner::fake::Fake,
     serve::Nobody,
     store_dir::StorePaths,
 };
 
-/// A store in a temporary folder.
+/// A store in a temporary folder, and a place for machines that are none.
 struct World {
     dir: tempfile::TempDir,
+    fake: Arc<Fake>,
 }
 
 impl World {
     fn new() -> World {
         let dir = tempfile::tempdir().unwrap();
         StorePaths::new(&dir.path().join("store")).make().unwrap();
-        World { dir }
+        World { dir, fake: Arc::default() }
     }
 
     fn paths(&self) -> StorePaths {
@@ -33,7 +42,7 @@ impl World {
     }
 
     fn manager(&self) -> Arc<Manager> {
-        Manager::open(&self.paths()).unwrap()
+        Manager::open_with(&self.paths(), self.fake.clone()).unwrap()
     }
 
     /// A manager of a store with these targets, which have one disk of 1 MiB each.
@@ -46,8 +55,29 @@ impl World {
         (world, manager)
     }
 
+    /// Ends a manager without telling anybody. Its machines run on.
+    fn kill(&self, manager: Arc<Manager>) {
+        self.fake.manager_is_killed();
+        let targets = manager.targets();
+        let left: Vec<_> = targets.iter().map(Arc::downgrade).collect();
+        for target in targets {
+            target.abandon_machine();
+            target.begin_closing();
+        }
+        drop(manager);
+        wait_for("the manager to be gone", || left.iter().all(|target| target.upgrade().is_none()));
+    }
+
     fn target_dir(&self, name: &str) -> std::path::PathBuf {
         self.paths().target_dir(name)
+    }
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < end, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -3,24 +3,76 @@
 use std::{path::Path, sync::Arc, thread::JoinHandle};
 
 use bygone_block::{
-    BlockDevice, Extent, Geometry, IoError, LogDevice, OsDisk, Reading, TapDevice, TapState, WhenFull,
-    Writing,
+    BlockDevice, Change, Extent, Geometry, IoError, LogDevice, OsDisk, Reading, TapDevice, TapState,
+    WhenFull, Writing,
 };
-use bygone_model::VolumeId;
+use bygone_model::{BranchId, VolumeId};
 use bygone_store::catalog::{Disk, Keeping, Shows};
 use bygone_sys::ImageLock;
 
 use super::{Target, lock};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    lifecycle::Request,
+};
 
-/// An open disk.
-pub(super) struct Live {
-    pub(super) leases: usize,
-    pub(super) kind: LiveKind,
+/// What somebody has a disk open for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// A machine that runs, for as long as it does.
+    Machine,
+    /// The machine's own connections.
+    Guest,
+    /// Somebody else who may write to it.
+    Client,
+    /// Reading it, filling it, bringing it up to date.
+    Upkeep,
+}
+
+/// A disk that is open, or on its way there or back. Opening and closing take long: they are done without the map's lock, and whoever
+/// wants the disk meanwhile waits.
+pub(super) enum Live {
+    Opening,
+    Open {
+        uses: Uses,
+        kind: LiveKind,
+    },
+    /// What is left of it, for those who ask how it is.
+    Closing(Option<Arc<TapDevice>>),
+}
+
+/// How many use a disk, and for what.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Uses([usize; 4]);
+
+impl Uses {
+    fn of(self, used: Use) -> usize {
+        self.0[used as usize]
+    }
+
+    fn all(self) -> usize {
+        self.0.iter().sum()
+    }
+}
+
+impl Live {
+    pub(super) fn tap(&self) -> Option<&Arc<TapDevice>> {
+        match self {
+            Live::Open { kind: LiveKind::Tap { tap, .. }, .. } | Live::Closing(Some(tap)) => Some(tap),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        match self {
+            Live::Open { kind, .. } => kind.is_paused(),
+            Live::Opening | Live::Closing(_) => false,
+        }
+    }
 }
 
 pub(super) enum LiveKind {
-    Tap { tap: Arc<TapDevice>, destager: Option<JoinHandle<()>>, _lock: ImageLock },
+    Tap { tap: Arc<TapDevice>, destager: Option<JoinHandle<()>>, lock: ImageLock },
     Log(Arc<LogDevice>),
 }
 
@@ -52,6 +104,8 @@ pub(crate) struct Lease {
 pub(super) struct Right {
     pub(super) target: Arc<Target>,
     pub(super) volume: VolumeId,
+    pub(super) used: Use,
+    given_back: bool,
 }
 
 impl std::fmt::Debug for Lease {
@@ -61,6 +115,15 @@ impl std::fmt::Debug for Lease {
 }
 
 impl Lease {
+    /// Gives it back; if it was the last use of a tapped disk, the lock of the disk outside the store is the caller's.
+    pub(crate) fn close(self) -> Option<ImageLock> {
+        let Lease { device, right } = self;
+        drop(device);
+        let mut right = right;
+        right.given_back = true;
+        right.target.give_back(right.volume, right.used)
+    }
+
     /// The disk's name.
     #[must_use]
     pub(crate) fn disk_name(&self) -> String {
@@ -75,7 +138,9 @@ impl Lease {
 
 impl Drop for Right {
     fn drop(&mut self) {
-        self.target.give_back(self.volume);
+        if !self.given_back {
+            drop(self.target.give_back(self.volume, self.used));
+        }
     }
 }
 
@@ -87,7 +152,13 @@ impl BlockDevice for Lease {
         self.device.read(offset, buf, reading)
     }
     fn write(&self, writings: &[Writing<'_>]) -> std::result::Result<(), IoError> {
-        self.device.write(writings)
+        self.device.write(writings)?;
+        let data = writings.iter().map(|writing| match writing.change {
+            Change::Data(data) => data.len() as u64,
+            _ => 0,
+        });
+        self.right.target.note_written(data.sum());
+        Ok(())
     }
     fn flush(&self) -> std::result::Result<(), IoError> {
         self.device.flush()
@@ -117,28 +188,115 @@ impl Target {
     ///
     /// # Errors
     /// When the disk outside the store is missing, busy or of another size, or the store cannot be read.
-    pub(crate) fn lease(self: &Arc<Self>, volume: VolumeId) -> Result<Lease> {
+    pub(crate) fn lease(self: &Arc<Self>, volume: VolumeId, used: Use) -> Result<Lease> {
+        self.lease_by(volume, used, |target| target.open_volume(volume))
+    }
+
+    /// Opens a disk for somebody other than the target's machine who may write to it; `present` if it is to be that of the present.
+    ///
+    /// # Errors
+    /// As [`Target::lease`]; when the target is in a state in which its disks are not served.
+    pub(crate) fn serve(self: &Arc<Self>, volume: VolumeId, present: bool) -> Result<Lease> {
+        // Opened first and asked afterwards: whoever begins to change the target then sees that it is open, or is seen.
+        let lease = self.lease(volume, Use::Client)?;
+        self.check(Request::Serve)?;
+        let catalog = self.log.catalog();
+        if present && catalog.volume(volume)?.branch != catalog.head {
+            return Err(Error::Moved(self.name.clone()));
+        }
+        Ok(lease)
+    }
+
+    /// Opens the tap of the volume that a disk outside the store shows, whichever branch is the present.
+    ///
+    /// # Errors
+    /// As [`Target::lease`].
+    pub(crate) fn lease_shown(self: &Arc<Self>, volume: VolumeId) -> Result<Lease> {
+        self.lease_by(volume, Use::Upkeep, |target| {
+            let disk = target.log.catalog().disk_of(volume)?.clone();
+            target.open_tap(volume, &disk)
+        })
+    }
+
+    fn lease_by(
+        self: &Arc<Self>,
+        volume: VolumeId,
+        used: Use,
+        open: impl FnOnce(&Target) -> Result<(LiveKind, Then)>,
+    ) -> Result<Lease> {
         let mut live = lock(&self.live);
-        let (device, then) = match live.get_mut(&volume) {
-            Some(open) => {
-                open.leases += 1;
-                (open.kind.device(), Then::Nothing)
+        loop {
+            match live.get_mut(&volume) {
+                Some(Live::Open { uses, kind }) => {
+                    uses.0[used as usize] += 1;
+                    let device = kind.device();
+                    drop(live);
+                    return Ok(self.lease_of(device, volume, used));
+                }
+                Some(Live::Opening | Live::Closing(_)) => {
+                    live = self.live_changed.wait(live).unwrap_or_else(std::sync::PoisonError::into_inner);
+                }
+                None => break,
             }
-            None => {
-                let (kind, then) = self.open_volume(volume)?;
-                let device = kind.device();
-                live.insert(volume, Live { leases: 1, kind });
-                (device, then)
-            }
-        };
+        }
+        live.insert(volume, Live::Opening);
         drop(live);
-        let lease = Lease { device, right: Right { target: self.clone(), volume } };
+        let opened = open(self);
+        let mut live = lock(&self.live);
+        let opened = opened.map(|(kind, then)| {
+            let mut uses = Uses::default();
+            uses.0[used as usize] = 1;
+            let device = kind.device();
+            live.insert(volume, Live::Open { uses, kind });
+            (device, then)
+        });
+        if opened.is_err() {
+            live.remove(&volume);
+        }
+        drop(live);
+        self.live_changed.notify_all();
+        let (device, then) = opened?;
+        let lease = self.lease_of(device, volume, used);
         match then {
             Then::Nothing => {}
             Then::Read(state) => self.read_in_background(volume, state)?,
             Then::Fill => self.fill_in_background(volume),
         }
         Ok(lease)
+    }
+
+    fn lease_of(self: &Arc<Self>, device: Arc<dyn BlockDevice>, volume: VolumeId, used: Use) -> Lease {
+        Lease { device, right: Right { target: self.clone(), volume, used, given_back: false } }
+    }
+
+    /// One more use of a tapped disk that is open, with its tap.
+    pub(super) fn lease_tap(self: &Arc<Self>, volume: VolumeId) -> Option<(Lease, Arc<TapDevice>)> {
+        let mut live = lock(&self.live);
+        match live.get_mut(&volume) {
+            Some(Live::Open { uses, kind: LiveKind::Tap { tap, .. } }) => {
+                uses.0[Use::Upkeep as usize] += 1;
+                let tap = tap.clone();
+                Some((self.lease_of(tap.clone(), volume, Use::Upkeep), tap))
+            }
+            _ => None,
+        }
+    }
+
+    /// A disk has exactly one use.
+    pub(crate) fn is_only_use(&self, volume: VolumeId) -> bool {
+        matches!(lock(&self.live).get(&volume), Some(Live::Open { uses, .. }) if uses.all() == 1)
+    }
+
+    /// A disk of this branch is open for this.
+    pub(crate) fn is_used(&self, branch: BranchId, used: Use) -> bool {
+        let catalog = self.log.catalog();
+        let live = lock(&self.live);
+        live.iter().any(|(volume, open)| match open {
+            Live::Open { uses, .. } => {
+                uses.of(used) > 0 && catalog.volume(*volume).is_ok_and(|volume| volume.branch == branch)
+            }
+            _ => false,
+        })
     }
 
     fn open_volume(&self, volume: VolumeId) -> Result<(LiveKind, Then)> {
@@ -148,19 +306,23 @@ impl Target {
         let shows = catalog.shows.get(&entry.disk);
         let outside = disk.keeping == Keeping::Tap && entry.branch == catalog.head;
         if outside && (shows == Some(&Shows::Volume(volume)) || (shows.is_none() && entry.parent.is_none())) {
-            let (raw, image_lock) = self.take_disk(&disk)?;
-            let (tap, state) = TapDevice::open(self.log.clone(), volume, Box::new(raw), WhenFull::Pause)?;
-            let runner = tap.clone();
-            let destager = std::thread::Builder::new()
-                .name("destager".into())
-                .spawn(move || runner.run_destager())
-                .map_err(|e| Error::file("starting a thread for", &self.name, e))?;
-            let then = if state == TapState::Known { Then::Nothing } else { Then::Read(state) };
-            return Ok((LiveKind::Tap { tap, destager: Some(destager), _lock: image_lock }, then));
+            return self.open_tap(volume, &disk);
         }
         self.check_exact(volume, self.log.head_seq())?;
         let device = LogDevice::open(self.log.clone(), volume, WhenFull::Pause)?;
         Ok((LiveKind::Log(Arc::new(device)), if outside { Then::Fill } else { Then::Nothing }))
+    }
+
+    fn open_tap(&self, volume: VolumeId, disk: &Disk) -> Result<(LiveKind, Then)> {
+        let (raw, image_lock) = self.take_disk(disk)?;
+        let (tap, state) = TapDevice::open(self.log.clone(), volume, Box::new(raw), WhenFull::Pause)?;
+        let runner = tap.clone();
+        let destager = std::thread::Builder::new()
+            .name("destager".into())
+            .spawn(move || runner.run_destager())
+            .map_err(|e| Error::file("starting a thread for", &self.name, e))?;
+        let then = if state == TapState::Known { Then::Nothing } else { Then::Read(state) };
+        Ok((LiveKind::Tap { tap, destager: Some(destager), lock: image_lock }, then))
     }
 
     /// Opens and locks the disk outside the store.
@@ -174,30 +336,52 @@ impl Target {
         Ok((raw, image_lock))
     }
 
-    fn give_back(&self, volume: VolumeId) {
+    /// Gives back one use of a disk. After the last one it is closed; the lock of a disk outside the store is left to the caller, who
+    /// may go on with it without anybody coming in between.
+    fn give_back(&self, volume: VolumeId, used: Use) -> Option<ImageLock> {
         let mut live = lock(&self.live);
-        let Some(open) = live.get_mut(&volume) else { return };
-        open.leases -= 1;
-        if open.leases > 0 {
-            return;
+        match live.get_mut(&volume) {
+            Some(Live::Open { uses, .. }) => {
+                let count = &mut uses.0[used as usize];
+                *count = count.saturating_sub(1);
+                if uses.all() > 0 {
+                    return None;
+                }
+            }
+            _ => return None,
         }
-        // Closed under the lock, so that whoever opens it next finds it closed.
-        match live.remove(&volume).map(|open| open.kind) {
-            Some(LiveKind::Tap { tap, destager, _lock }) => {
+        let Some(Live::Open { kind, .. }) = live.remove(&volume) else { return None };
+        let tap = match &kind {
+            LiveKind::Tap { tap, .. } => Some(tap.clone()),
+            LiveKind::Log(_) => None,
+        };
+        live.insert(volume, Live::Closing(tap));
+        drop(live);
+        let kept = self.close(kind);
+        // What is left of the device goes with the lock held: whoever opens the disk next must find nothing of it.
+        lock(&self.live).remove(&volume);
+        self.live_changed.notify_all();
+        kept
+    }
+
+    fn close(&self, kind: LiveKind) -> Option<ImageLock> {
+        match kind {
+            LiveKind::Tap { tap, destager, lock } => {
                 if let Err(e) = tap.close() {
                     tracing::error!(target = self.name, error = %e, "the tapped disk could not be brought up to date; the log has everything and the next start goes on");
                 }
                 if let Some(thread) = destager {
                     let _ = thread.join();
                 }
+                Some(lock)
             }
-            Some(LiveKind::Log(device)) => {
+            LiveKind::Log(device) => {
                 device.close();
                 if let Err(e) = device.flush() {
                     tracing::error!(target = self.name, error = %e, "the log could not be flushed");
                 }
+                None
             }
-            None => {}
         }
     }
 }

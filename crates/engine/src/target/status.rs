@@ -6,14 +6,11 @@ use bygone_block::DiskTrouble;
 use bygone_model::{Seq, VolumeId};
 use bygone_store::catalog::{Catalog, Disk, Keeping, Shows, Volume};
 
-use super::{
-    Target,
-    lease::{Live, LiveKind},
-    lock,
-};
+use super::{Target, lease::Live, lock};
 use crate::{
     api::{DiskStatus, Problem, TargetStatus, Trouble},
     error::Result,
+    lifecycle,
     timeline::rfc3339,
 };
 
@@ -24,6 +21,8 @@ impl Target {
     /// When the store cannot be read.
     pub(crate) fn status(&self) -> Result<TargetStatus> {
         let catalog = self.log.catalog();
+        // In this order: what is durable now was written before.
+        let durable = self.log.durable_seq();
         let head = self.log.head_seq();
         let config = self.config();
         let live = lock(&self.live);
@@ -31,8 +30,8 @@ impl Target {
         for volume in catalog.volumes_of(catalog.head, Seq::MAX) {
             let disk = catalog.disk_of(volume.id)?;
             let tapped = disk.keeping == Keeping::Tap;
-            let read_bytes = match live.get(&volume.id).map(|open| &open.kind) {
-                Some(LiveKind::Tap { tap, .. }) if !tap.is_complete() => tap.reread_bytes(),
+            let read_bytes = match live.get(&volume.id).and_then(Live::tap) {
+                Some(tap) if !tap.is_complete() => tap.reread_bytes(),
                 _ => 0,
             };
             let complete = !tapped || catalog.is_exact(volume.id, head);
@@ -56,12 +55,23 @@ impl Target {
         }
         let problems = self.troubles(&catalog, &live);
         drop(live);
+        let (doing, state) = (self.doing(), self.machine_state());
         Ok(TargetStatus {
             name: self.name.clone(),
-            state: if self.is_running() { "running" } else { "stopped" }.to_owned(),
+            state: match state {
+                lifecycle::Machine::Stopped => "stopped",
+                lifecycle::Machine::LeftRunning => "unknown",
+                _ => "running",
+            }
+            .to_owned(),
+            life: doing.map_or(state.state(), |doing| doing.change.state()).to_owned(),
+            life_since: doing.map(|doing| rfc3339(doing.since)),
+            machine: self.machine_status(&config),
+            used_bytes: self.used_bytes(),
+            written_bytes: self.written_bytes(),
             head_seq: head.0,
-            durable_seq: self.log.durable_seq().0,
-            head_time: rfc3339(self.log.time_of(head)?),
+            durable_seq: durable.0,
+            head_time: rfc3339(self.log.last_time()),
             branch: catalog.branch(catalog.head).map_or("main", |b| &b.name).to_owned(),
             disks,
             problems,
@@ -75,16 +85,14 @@ impl Target {
             let Ok(Disk { name, .. }) = catalog.disk_of(volume.id) else { continue };
             let mut say = |trouble| troubles.push(Problem::of_disk(&self.name, name, trouble));
             let Some(open) = live.get(&volume.id) else {
-                if self.is_behind(catalog, volume) {
+                let stale = volume.branch == catalog.head && super::work::is_stale(catalog, volume);
+                if stale || self.is_behind(catalog, volume) {
                     say(Trouble::DiskBehind);
                 }
                 continue;
             };
-            let trouble = match &open.kind {
-                LiveKind::Tap { tap, .. } => tap.trouble(),
-                LiveKind::Log(_) => None,
-            };
-            if open.kind.is_paused() {
+            let trouble = open.tap().and_then(|tap| tap.trouble());
+            if open.is_paused() {
                 let by_store = trouble.is_none() || self.log.is_full();
                 say(if by_store { Trouble::WritesWait } else { Trouble::WritesWaitForDisk });
             }

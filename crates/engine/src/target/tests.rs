@@ -9,16 +9,20 @@ use std::{
 
 use bygone_block::{BlockDevice, Extent, Geometry, IoError, LogDevice, Reading, WhenFull, Writing};
 use bygone_model::{BranchId, Kind, Seq, VolumeId};
-use bygone_store::{CACHE_BYTES, index::cache::PageCache};
 
-use super::{Target, lock};
+use super::{Shared, Target, Use, lock};
 use crate::{
     Error,
     config::{DiskConfig, TargetConfig},
+    lifecycle::{Change, Request},
     restore,
     serve::Nobody,
     store_dir::StorePaths,
 };
+
+fn shared(paths: &StorePaths) -> Arc<Shared> {
+    Shared::new(paths, Arc::new(crate::runner::Qemu::default()))
+}
 
 /// A target with one disk of 1 MiB, tapped if there is a `path`, which then says how large it is.
 fn target(store: &Path, path: Option<&Path>) -> Arc<Target> {
@@ -28,7 +32,7 @@ fn target(store: &Path, path: Option<&Path>) -> Arc<Target> {
     let size_bytes = path.map_or(1 << 20, |path| std::fs::metadata(path).unwrap().len());
     let path = path.map(Path::to_owned);
     config.disks.push(DiskConfig { id: "vda".into(), path, block_bytes: 512, size_bytes });
-    Target::make(&paths, &config, &PageCache::new(CACHE_BYTES), |_| Ok(())).unwrap()
+    Target::make(&shared(&paths), &config, |_| Ok(())).unwrap()
 }
 
 /// A device that says, when it goes, whether the target still counts it as open.
@@ -78,7 +82,7 @@ fn a_lease_lets_go_of_its_device_before_the_disk_may_be_opened_anew() {
     let target = target(&dir.path().join("store"), None);
     let volume = target.volume(target.present(), None).unwrap();
     let was_open = Arc::new(AtomicBool::new(false));
-    let mut lease = target.lease(volume).unwrap();
+    let mut lease = target.lease(volume, Use::Upkeep).unwrap();
     let below = lease.device.clone();
     lease.device = Arc::new(Last { below, target: target.clone(), volume, was_open: was_open.clone() });
     drop(lease);
@@ -130,91 +134,165 @@ fn restore_in_place(target: &Arc<Target>, seq: Seq, discard_later: bool) -> crat
     restore::restore(target, &format!("seq:{}", seq.0), None, &to, discard_later, &mut Nobody).map(drop)
 }
 
+fn is_all(disk: &Path, byte: u8) -> bool {
+    std::fs::read(disk).unwrap().iter().all(|b| *b == byte)
+}
+
+/// What the store has of the volume at a moment.
+fn content(target: &Target, volume: VolumeId, seq: Seq) -> Vec<u8> {
+    let mut was = vec![0; target.log.catalog().disk_of(volume).unwrap().sectors.bytes() as usize];
+    let view = target.log.view(volume, seq).unwrap();
+    view.read(bygone_model::Lba(0), &mut was, bygone_store::Wait::Yes).unwrap();
+    was
+}
+
 #[test]
-fn a_disk_that_was_never_read_is_not_filled_over() {
+fn a_disk_that_was_never_read_is_read_before_it_is_filled() {
     let dir = tempfile::tempdir().unwrap();
     let disk = dir.path().join("disk.raw");
     std::fs::write(&disk, vec![1; 1 << 20]).unwrap();
     let target = target(&dir.path().join("store"), Some(&disk));
-    let promoted = restore::promote(&target, "main", false, &mut Nobody);
-    assert!(matches!(promoted, Err(Error::BaseIncomplete { .. })), "{promoted:?}");
-    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 1));
+    let op = target.begin_change(Change::Promote, Request::Branches).unwrap();
+    restore::promote(&op, BranchId(0), &mut Nobody).unwrap();
+    assert!(is_all(&disk, 1));
+    let volume = target.volume(BranchId(0), None).unwrap();
+    assert!(content(&target, volume, target.log.head_seq()).iter().all(|b| *b == 1));
 }
 
 #[test]
-fn what_was_not_read_of_a_changed_disk_is_not_filled_over_unless_it_is_given_up() {
+fn what_cannot_be_read_of_a_changed_disk_is_not_filled_over_unless_it_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
     let (target, volume, disk, seq) = tapped(dir.path());
     std::thread::sleep(Duration::from_millis(20));
     std::fs::write(&disk, vec![2; 1 << 20]).unwrap();
     // It is opened, found changed, and not read to the end.
     target.begin_closing();
-    drop(target.lease(volume).unwrap());
+    drop(target.lease(volume, Use::Upkeep).unwrap());
     wait_idle(&target);
     let restored = restore_in_place(&target, seq, false);
     assert!(matches!(restored, Err(Error::BaseIncomplete { .. })), "{restored:?}");
-    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 2));
+    assert!(is_all(&disk, 2));
     assert_eq!(target.log.catalog().head, BranchId(0));
+    assert_eq!(target.log.catalog().branches.len(), 1, "a branch was left behind");
 
+    target.go_on();
     restore_in_place(&target, seq, true).unwrap();
-    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 1));
+    assert!(is_all(&disk, 1));
+    assert!(has_gap(&target));
 }
 
 #[test]
-fn a_change_behind_our_back_that_nobody_noticed_yet_is_not_filled_over() {
+fn what_was_changed_behind_our_back_is_recorded_before_it_is_filled_over() {
     let dir = tempfile::tempdir().unwrap();
     let (target, volume, disk, seq) = tapped(dir.path());
     std::thread::sleep(Duration::from_millis(20));
     std::fs::write(&disk, vec![2; 1 << 20]).unwrap();
-    let changed = target.log.head_seq();
-    let restored = restore_in_place(&target, seq, false);
-    assert!(matches!(restored, Err(Error::BaseIncomplete { .. })), "{restored:?}");
-    wait_idle(&target);
-    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 2));
-    // Once it was read there is a moment to come back to, and the past may take its place.
-    let read = target.log.head_seq();
-    assert!(read > changed);
+    // At the first try: whoever asks need not know that the disk was changed.
     restore_in_place(&target, seq, false).unwrap();
-    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 1));
-    assert!(target.log.catalog().is_exact(volume, read));
-    let mut was = vec![0; 1 << 20];
-    target
-        .log
-        .view(volume, read)
-        .unwrap()
-        .read(bygone_model::Lba(0), &mut was, bygone_store::Wait::Yes)
-        .unwrap();
-    assert!(was.iter().all(|b| *b == 2));
+    assert!(is_all(&disk, 1));
+    assert!(has_gap(&target));
+    let catalog = target.log.catalog();
+    assert_eq!(catalog.branches.len(), 2);
+    let before = Seq(catalog.branches[1].made.0 - 1);
+    assert!(catalog.is_exact(volume, before));
+    assert!(content(&target, volume, before).iter().all(|b| *b == 2));
 }
 
 #[test]
 fn a_disk_that_is_still_being_read_again_can_be_given_up() {
     const SIZE: usize = 64 << 20;
     let dir = tempfile::tempdir().unwrap();
-    let (target, _, disk, seq) = tapped_of(dir.path(), SIZE);
+    let (target, volume, disk, seq) = tapped_of(dir.path(), SIZE);
     std::thread::sleep(Duration::from_millis(20));
     std::fs::write(&disk, vec![2; SIZE]).unwrap();
     // This finds it changed and begins to read it again.
-    let restored = restore_in_place(&target, seq, false);
-    assert!(matches!(restored, Err(Error::BaseIncomplete { .. })), "{restored:?}");
+    drop(target.lease(volume, Use::Upkeep).unwrap());
     assert!(target.is_busy());
     restore_in_place(&target, seq, true).unwrap();
-    assert!(std::fs::read(&disk).unwrap().iter().all(|b| *b == 1));
+    assert!(is_all(&disk, 1));
+}
+
+#[test]
+fn a_restore_that_cannot_have_the_disk_outside_has_changed_nothing() {
+    for discard_later in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, _, disk, seq) = tapped(dir.path());
+        let before = target.log.catalog();
+        let away = dir.path().join("away");
+        type Harm<'a> = (&'a str, &'a dyn Fn() -> Box<dyn std::any::Any>, &'a dyn Fn());
+        let locked = || {
+            let file = std::fs::File::options().read(true).write(true).open(&disk).unwrap();
+            Box::new((bygone_sys::ImageLock::take_exclusive(&file).unwrap(), file)) as Box<dyn std::any::Any>
+        };
+        let nothing = || Box::new(()) as Box<dyn std::any::Any>;
+        let absent = || {
+            std::fs::rename(&disk, &away).unwrap();
+            nothing()
+        };
+        let resize = |len| std::fs::File::options().write(true).open(&disk).unwrap().set_len(len).unwrap();
+        let resized = || {
+            resize(2 << 20);
+            nothing()
+        };
+        let harms: [Harm<'_>; 3] = [
+            ("locked", &locked, &|| {}),
+            ("absent", &absent, &|| std::fs::rename(&away, &disk).unwrap()),
+            ("resized", &resized, &|| resize(1 << 20)),
+        ];
+        for (what, harm, mend) in harms {
+            let held = harm();
+            restore_in_place(&target, seq, discard_later).unwrap_err();
+            drop(held);
+            mend();
+            let now = target.log.catalog();
+            assert_eq!((now.head, now.branches.len()), (before.head, before.branches.len()), "{what}");
+            assert_eq!(now.branches[0].dropped, None, "{what}");
+            assert_eq!(now.shows, before.shows, "{what}");
+        }
+        restore_in_place(&target, seq, discard_later).unwrap();
+        assert!(is_all(&disk, 1));
+    }
+}
+
+#[test]
+fn what_was_taken_back_can_be_taken_back_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (target, volume, disk, seq) = tapped(dir.path());
+    let lease = target.lease(volume, Use::Upkeep).unwrap();
+    write(&lease, 0, 7);
+    drop(lease);
+    let written = std::fs::read(&disk).unwrap();
+    let undo = || {
+        let op = target.begin_change(Change::Undo, Request::Branches).unwrap();
+        restore::undo(&op, &mut Nobody)
+    };
+    undo().unwrap_err();
+    restore_in_place(&target, seq, true).unwrap();
+    assert!(is_all(&disk, 1));
+    assert!(target.log.catalog().branch_named("main").is_err());
+    undo().unwrap();
+    assert_eq!(std::fs::read(&disk).unwrap(), written);
+    assert_eq!(target.log.catalog().head, target.log.catalog().branch_named("main").unwrap().id);
+    undo().unwrap();
+    assert!(is_all(&disk, 1));
+    assert!(target.log.catalog().branch_named("main").is_err());
+    undo().unwrap();
+    assert_eq!(std::fs::read(&disk).unwrap(), written);
 }
 
 #[test]
 fn a_disk_that_is_changed_after_it_was_filled_is_noticed_however_much_was_logged_since() {
     let dir = tempfile::tempdir().unwrap();
     let (target, volume, disk, seq) = tapped(dir.path());
-    let lease = target.lease(volume).unwrap();
+    let lease = target.lease(volume, Use::Upkeep).unwrap();
     write(&lease, 0, 7);
     drop(lease);
     // As with a machine that runs on a branch which is promoted: the store serves it while the disk is filled.
-    let name = restore::new_branch(&target, BranchId(0), seq, None, "try").unwrap();
-    target.log.promote_branch(&name).unwrap();
+    restore::new_branch(&target, BranchId(0), seq, Some("try"), "try").unwrap();
+    target.log.promote_branch("try").unwrap();
     let volume = target.volume(target.present(), None).unwrap();
     let lease = Arc::new(LogDevice::open(target.log.clone(), volume, WhenFull::Fail).unwrap());
-    restore::fill_disk(&target, volume, &mut |_, _| true).unwrap();
+    restore::fill_unasked(&target, volume).unwrap();
     let mut bytes = std::fs::read(&disk).unwrap();
     assert!(bytes.iter().all(|b| *b == 1));
     std::thread::sleep(Duration::from_millis(20));
@@ -222,11 +300,11 @@ fn a_disk_that_is_changed_after_it_was_filled_is_noticed_however_much_was_logged
     std::fs::write(&disk, bytes).unwrap();
     write(&*lease, 4096, 8);
     lease.flush().unwrap();
-    let (paths, cache) = (target.paths.clone(), PageCache::new(CACHE_BYTES));
+    let shared = target.shared.clone();
     drop((lease, target));
 
-    let target = Target::open(&paths, "web", &cache).unwrap();
-    drop(target.lease(volume).unwrap());
+    let target = Target::open(&shared, "web").unwrap();
+    drop(target.lease(volume, Use::Upkeep).unwrap());
     wait_idle(&target);
     assert!(has_gap(&target));
 }

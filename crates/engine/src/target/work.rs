@@ -1,20 +1,18 @@
 //! Threads that read disks into the store, fill them from it, or bring them up to date.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use bygone_block::{TapDevice, TapState};
+use bygone_block::{BlockDevice, TapDevice, TapState};
 use bygone_model::{Event, Kind, Seq, VolumeId};
-use bygone_store::catalog::Keeping;
+use bygone_store::catalog::{Catalog, Keeping, Shows, Volume};
 
-use super::{
-    Target,
-    lease::{Lease, Live, LiveKind, Right},
-    lock,
-    status::people_bytes,
-};
+use super::{Target, lease::Use, lock, status::people_bytes};
 use crate::error::{Error, Result};
 
 /// Counts a thread that reads or fills disks, for as long as it is there.
@@ -33,17 +31,43 @@ impl Drop for Worker {
     }
 }
 
+fn warn_not_filled(target: &Target, error: &Error) {
+    tracing::warn!(target = target.name, %error, "the disk outside the store could not be filled; its present stays in the store");
+}
+
+/// The disk outside the store has to be filled to show this volume of the present.
+pub(super) fn is_stale(catalog: &Catalog, volume: &Volume) -> bool {
+    let tapped = catalog.disk_of(volume.id).is_ok_and(|disk| disk.keeping == Keeping::Tap);
+    match catalog.shows.get(&volume.disk) {
+        Some(shows) => tapped && *shows != Shows::Volume(volume.id),
+        None => tapped && volume.parent.is_some(),
+    }
+}
+
+/// A disk outside the store that somebody is going to fill. There is one at a time for each disk.
+pub(crate) struct Claim {
+    target: Arc<Target>,
+    disk: u32,
+    wanted_back: Arc<AtomicBool>,
+}
+
+impl Claim {
+    /// Somebody else needs the disk now.
+    pub(crate) fn is_wanted_back(&self) -> bool {
+        self.wanted_back.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.target.claims).remove(&self.disk);
+    }
+}
+
 impl Target {
     /// Reads a tapped disk into the store, in a thread of its own.
     pub(super) fn read_in_background(self: &Arc<Self>, volume: VolumeId, state: TapState) -> Result<()> {
-        let tap = match lock(&self.live).get_mut(&volume) {
-            Some(Live { kind: LiveKind::Tap { tap, .. }, leases }) => {
-                *leases += 1;
-                tap.clone()
-            }
-            _ => return Ok(()),
-        };
-        let lease = Lease { device: tap.clone(), right: Right { target: self.clone(), volume } };
+        let Some((lease, tap)) = self.lease_tap(volume) else { return Ok(()) };
         let disk = self.log.catalog().disk_of(volume)?.name.clone();
         let (kind, begun) = match state {
             TapState::Changed => {
@@ -55,11 +79,16 @@ impl Target {
         let event = Event::new(kind.clone(), begun).with("disk", disk.clone()).with("phase", "begin");
         self.log.event(self.present(), &event)?;
         self.log.flush()?;
-        self.in_background("base", move |target| {
+        lock(&self.read_now).insert(volume);
+        let begun = self.in_background("base", move |target| {
             // The tap goes before the right to it does.
             let (_lease, tap) = (lease, tap);
             target.read_disk(&tap, volume, &disk, kind);
-        })
+        });
+        if begun.is_err() {
+            lock(&self.read_now).remove(&volume);
+        }
+        begun
     }
 
     /// Does something in a thread that [`Target::is_busy`] knows of.
@@ -77,7 +106,10 @@ impl Target {
     }
 
     fn read_disk(&self, tap: &Arc<TapDevice>, volume: VolumeId, disk: &str, kind: Kind) {
-        match tap.reread(&mut |_, _| !self.is_closing() && !self.log.catalog().is_given_up(volume)) {
+        let wanted = || !self.is_closing() && !lock(&self.read_no_more).contains(&volume);
+        let read = tap.reread(&mut |_, _| wanted());
+        lock(&self.read_now).remove(&volume);
+        match read {
             Ok(found) if tap.is_complete() => {
                 let label = match kind {
                     Kind::Gap => format!(
@@ -106,32 +138,90 @@ impl Target {
         }
     }
 
-    /// Waits until nobody has the disk `disk` open for a branch that was given up. A thread of ours that reads it stops at its
-    /// next piece; if somebody else does not let go in time, who opens the disk next is told that it is in use.
-    pub(crate) fn wait_until_let_go(&self, disk: u32) {
-        const LONGEST: Duration = Duration::from_secs(30);
-        let catalog = self.log.catalog();
-        let is_read = |volume: VolumeId| {
-            catalog.is_given_up(volume) && catalog.volume(volume).is_ok_and(|volume| volume.disk == disk)
+    /// How much of a tapped disk that is open was read, of how much, and whether the store has all of it.
+    pub(crate) fn reading(&self, volume: VolumeId) -> (u64, u64, bool) {
+        let live = lock(&self.live);
+        live.get(&volume)
+            .and_then(super::lease::Live::tap)
+            .map_or((0, 0, false), |tap| (tap.reread_bytes(), tap.geometry().size_bytes, tap.is_complete()))
+    }
+
+    /// Whether a thread reads this disk.
+    pub(crate) fn is_being_read(&self, volume: VolumeId) -> bool {
+        lock(&self.read_now).contains(&volume)
+    }
+
+    /// Waits until nobody has a disk open whose branch is given up; a thread that reads it stops.
+    ///
+    /// # Errors
+    /// When somebody does not let go of it in time.
+    pub(crate) fn wait_until_closed(&self, volume: VolumeId, within: Duration) -> Result<()> {
+        lock(&self.read_no_more).insert(volume);
+        let end = Instant::now() + within;
+        let closed = loop {
+            if !lock(&self.live).contains_key(&volume) {
+                break true;
+            }
+            if Instant::now() > end {
+                break false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         };
-        let end = Instant::now() + LONGEST;
-        while lock(&self.live).keys().any(|&volume| is_read(volume)) && Instant::now() < end {
+        lock(&self.read_no_more).remove(&volume);
+        if closed { Ok(()) } else { Err(Error::Served(self.name.clone())) }
+    }
+
+    /// Takes a disk outside the store for one who is going to fill it. Whoever fills it now is asked to stop.
+    ///
+    /// # Errors
+    /// When it is not free in time.
+    pub(crate) fn claim(self: &Arc<Self>, disk: u32, within: Duration) -> Result<Claim> {
+        let end = Instant::now() + within;
+        let wanted_back = Arc::new(AtomicBool::new(false));
+        loop {
+            {
+                let mut claims = lock(&self.claims);
+                match claims.get(&disk) {
+                    Some(holder) => holder.store(true, Ordering::Release),
+                    None => {
+                        claims.insert(disk, wanted_back.clone());
+                        return Ok(Claim { target: self.clone(), disk, wanted_back });
+                    }
+                }
+            }
+            if Instant::now() > end {
+                return Err(Error::Served(self.name.clone()));
+            }
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
+    /// Somebody fills this disk, or is about to.
+    pub(crate) fn is_claimed(&self, disk: u32) -> bool {
+        lock(&self.claims).contains_key(&disk)
+    }
+
     /// Makes the disk outside the store show the present, in a thread of its own.
     pub(crate) fn fill_in_background(self: &Arc<Self>, volume: VolumeId) {
-        fn warn(target: &Target, error: &Error) {
-            tracing::warn!(target = target.name, %error, "the disk outside the store could not be filled; its present stays in the store");
-        }
         let begun = self.in_background("fill", move |target| {
-            if let Err(e) = crate::restore::fill_disk(target, volume, &mut |_, _| !target.is_closing()) {
-                warn(target, &e);
+            if let Err(e) = crate::restore::fill_unasked(target, volume) {
+                warn_not_filled(target, &e);
             }
         });
         if let Err(e) = begun {
-            warn(self, &e);
+            warn_not_filled(self, &e);
+        }
+    }
+
+    /// The same with a disk that was prepared.
+    pub(crate) fn fill_prepared(self: &Arc<Self>, volume: VolumeId, prepared: crate::restore::Prepared) {
+        let begun = self.in_background("fill", move |target| {
+            if let Err(e) = crate::restore::fill(target, volume, prepared, &mut |_, _| !target.is_closing()) {
+                warn_not_filled(target, &e);
+            }
+        });
+        if let Err(e) = begun {
+            warn_not_filled(self, &e);
         }
     }
 
@@ -143,13 +233,16 @@ impl Target {
         let catalog = self.log.catalog();
         let behind: Vec<VolumeId> =
             catalog.volumes.iter().filter(|v| self.is_behind(&catalog, v)).map(|v| v.id).collect();
+        for volume in catalog.volumes_of(catalog.head, Seq::MAX).filter(|v| is_stale(&catalog, v)) {
+            self.fill_in_background(volume.id);
+        }
         if behind.is_empty() {
             return;
         }
         let begun = self.in_background("catch up", move |target| {
             for volume in behind {
                 // Whoever uses a disk last brings it up to date.
-                if let Err(e) = target.lease(volume) {
+                if let Err(e) = target.lease(volume, Use::Upkeep) {
                     warn(target, &e);
                 }
             }
@@ -168,8 +261,8 @@ impl Target {
         for volume in catalog.volumes_of(catalog.head, Seq::MAX) {
             let tapped = catalog.disk_of(volume.id)?.keeping == Keeping::Tap;
             let complete = catalog.taps.get(&volume.id.0).is_some_and(|mark| mark.complete);
-            if tapped && !complete {
-                drop(self.lease(volume.id)?);
+            if tapped && !complete && !is_stale(&catalog, volume) {
+                drop(self.lease(volume.id, Use::Upkeep)?);
             }
         }
         Ok(())

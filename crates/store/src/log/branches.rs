@@ -4,12 +4,24 @@ use bygone_model::{BranchId, Seq, VolumeId};
 
 use super::{Appended, Log};
 use crate::{
-    catalog::{Change, Disk, TapMark},
+    catalog::{Act, Catalog, Change, Disk, NewBranch, TapMark},
     error::{Error, Result},
 };
 
 /// A disk's size must fit the index: sectors are counted in stripes of 32 bits.
 const DISK_SECTORS_MAX: u64 = 1 << 50;
+
+/// A branch can start after the record `at` of branch `parent`.
+fn check_start(catalog: &Catalog, head: Seq, parent: BranchId, at: Seq) -> Result<()> {
+    if at > head {
+        return Err(Error::InTheFuture { asked: at, head });
+    }
+    let from = catalog.branch(parent).ok_or_else(|| Error::NoBranch(parent.to_string()))?;
+    if at < from.made {
+        return Err(Error::BeforeHistory { asked: at, first: from.made });
+    }
+    Ok(())
+}
 
 impl Log {
     /// Adds a disk to the present branch; returns its volume.
@@ -42,15 +54,9 @@ impl Log {
     pub fn add_branch(&self, name: &str, parent: BranchId, at: Seq) -> Result<BranchId> {
         let mut made = BranchId(0);
         self.change(|catalog, head| {
-            if at > head {
-                return Err(Error::InTheFuture { asked: at, head });
-            }
+            check_start(catalog, head, parent, at)?;
             if catalog.branch_named(name).is_ok() {
                 return Err(Error::BranchExists(name.to_owned()));
-            }
-            let from = catalog.branch(parent).ok_or_else(|| Error::NoBranch(parent.to_string()))?;
-            if at < from.made {
-                return Err(Error::BeforeHistory { asked: at, first: from.made });
             }
             made = BranchId(catalog.branches.len() as u32);
             let volumes_from = VolumeId(catalog.volumes.len() as u32);
@@ -71,6 +77,29 @@ impl Log {
             }
             Ok(Change::Drop { id: branch.id })
         })
+    }
+
+    /// Changes the branches as a person asked for, whole or not at all. Makes a branch first, if `make` gives one: its name, the branch
+    /// it starts on and where, and it becomes the present.
+    ///
+    /// # Errors
+    /// When it does not fit what there is, or the log cannot be written. Then nothing has changed.
+    pub fn act(&self, act: Act, make: Option<(&str, BranchId, Seq)>) -> Result<(Appended, BranchId)> {
+        let mut head = act.head;
+        let done = self.change(|catalog, log_head| {
+            let mut act = act;
+            if let Some((name, parent, at)) = make {
+                check_start(catalog, log_head, parent, at)?;
+                let id = BranchId(catalog.branches.len() as u32);
+                let volumes_from = VolumeId(catalog.volumes.len() as u32);
+                act.make = Some(NewBranch { id, name: name.to_owned(), parent: (parent, at), volumes_from });
+                act.head = id;
+            }
+            head = act.head;
+            catalog.check_act(&act)?;
+            Ok(Change::Act { act })
+        })?;
+        Ok((done, head))
     }
 
     /// Makes a branch the present of the target.

@@ -93,6 +93,12 @@ impl Log {
         Ok(hits)
     }
 
+    /// The time of the last record.
+    #[must_use]
+    pub fn last_time(&self) -> Micros {
+        self.sequencer().last_time
+    }
+
     /// The time of a record.
     ///
     /// # Errors

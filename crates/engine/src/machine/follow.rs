@@ -1,0 +1,370 @@
+//! What happens to a machine, written into its target's log.
+//!
+//! Every event stands in the log behind the last write that came before it: the machine holds still at a stop, a reset or a panic until
+//! the event is written. A machine that ends before it ever answered was never booted, and leaves no event.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use bygone_block::{BlockDevice, Reading};
+use bygone_model::{Event, Grade, Kind, Micros, Moment, Seq};
+use bygone_store::Appended;
+
+use super::{Machine, NBD_STOP_MAX, Slot, Start, kept::Kept, resets::Resets};
+use crate::{
+    error::Error,
+    fs_state,
+    runner::{By, Exit, Happening, Report},
+    target::{Target, Use, lock},
+    timeline,
+};
+
+/// How long a machine holds still before a request that failed is made again.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// After this long without another failure, a disk works again.
+const WORKS_AGAIN: Duration = Duration::from_secs(10);
+const FOREVER: Duration = Duration::from_secs(3600);
+/// How long the machine's connections to its disks may take to go after it has ended.
+const CLIENTS_GONE_MAX: Duration = Duration::from_secs(5);
+
+/// A request of the machine that fails, again and again. The first time is an event, and the end of it; in between it is counted.
+struct Failing {
+    what: String,
+    times: u64,
+    last: Instant,
+}
+
+/// What a machine that holds still needs to go on.
+#[derive(Clone, Copy, Debug)]
+enum GoOn {
+    Reset,
+    Resume,
+}
+
+impl Machine {
+    pub(super) fn follow(&self, target: &Arc<Target>, reports: &Receiver<Report>) {
+        let mut asked_by: Option<(By, String)> = None;
+        let mut resets = Resets::new();
+        let mut failing: Option<Failing> = None;
+        // A step that failed is made again, until it does not: the guest never hears of it.
+        let mut again: Option<(Instant, GoOn)> = None;
+        // The next start is to be in the log.
+        let mut boots = true;
+        // A manager before us may have been at work on the first reset that we hear of.
+        let mut maybe_noted = false;
+        loop {
+            let works = failing.as_ref().map(|failing| failing.last + WORKS_AGAIN);
+            let at = again.iter().map(|(at, _)| *at).chain(resets.due()).chain(works).min();
+            let wait = at.map_or(FOREVER, |at| at.saturating_duration_since(Instant::now()));
+            let report = match reports.recv_timeout(wait) {
+                Ok(report) => report,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    let now = Instant::now();
+                    if resets.due().is_some_and(|due| due <= now) {
+                        self.note_resets(target, resets.rest(now));
+                    }
+                    if let Some((_, step)) = again.take_if(|(at, _)| *at <= now) {
+                        again = self.go_on(target, step);
+                    }
+                    if let Some(failing) = failing.take_if(|failing| failing.last + WORKS_AGAIN <= now) {
+                        self.note_end_of(target, &failing);
+                    }
+                    continue;
+                }
+            };
+            match report.what {
+                Happening::Started { adopted } => {
+                    maybe_noted = adopted;
+                    self.note_started(target);
+                }
+                Happening::Resumed | Happening::ConnectionBack => {}
+                Happening::ConnectionLost => {
+                    tracing::warn!(target = target.name, "the connection to QEMU broke");
+                }
+                Happening::PowerButton => {
+                    self.note(
+                        target,
+                        &Event::new(Kind::Manager, "asked the target to shut down (power button)"),
+                    );
+                }
+                Happening::Reset { by: By::Firmware, held, .. } => {
+                    boots = false;
+                    again = held.then(|| self.go_on(target, GoOn::Reset)).flatten();
+                }
+                Happening::Reset { by, reason, held } => {
+                    let time = report.time.unwrap_or_else(|| Micros(jiff::Timestamp::now().as_microsecond()));
+                    boots = (std::mem::take(&mut maybe_noted) && self.is_noted(target, time))
+                        || self.note_reset(target, &mut resets, by, &reason, time);
+                    again = held.then(|| self.go_on(target, GoOn::Reset)).flatten();
+                }
+                Happening::StartsOver => {
+                    if std::mem::replace(&mut boots, true) {
+                        self.note_boot_again(target);
+                    }
+                    again = self.go_on(target, GoOn::Resume);
+                }
+                Happening::ShutdownRequested { by, reason, held } => {
+                    asked_by.get_or_insert((by, reason.to_string()));
+                    if held && let Err(e) = self.runner().and_then(|runner| runner.end()) {
+                        tracing::error!(target = target.name, error = %e, "QEMU does not end");
+                    }
+                }
+                Happening::Panicked { info, held } => {
+                    let event = Event::new(Kind::Panic, "the target's operating system gave up (panic)");
+                    self.note(target, &event.with("info", info));
+                    asked_by.get_or_insert((By::Guest, "guest-panic".to_owned()));
+                    if held && let Err(e) = self.runner().and_then(|runner| runner.end()) {
+                        tracing::error!(target = target.name, error = %e, "QEMU does not end");
+                    }
+                }
+                Happening::IoError { disk, write, no_space, held } => {
+                    let what = if write { "write" } else { "read" };
+                    let what = format!("a {what} failed on disk {}", disk.as_deref().unwrap_or("?"));
+                    let same = failing.take_if(|failing| failing.what == what);
+                    let mut now = same.unwrap_or_else(|| {
+                        let event =
+                            Event::new(Kind::Manager, &what).with("no_space", no_space).with("held", held);
+                        self.note(target, &event);
+                        Failing { what, times: 0, last: Instant::now() }
+                    });
+                    now.times += 1;
+                    now.last = Instant::now();
+                    if held {
+                        again = Some((Instant::now() + TRY_AGAIN, GoOn::Resume));
+                    }
+                    if let Some(other) = failing.replace(now) {
+                        self.note_end_of(target, &other);
+                    }
+                }
+                Happening::Paused { state } => {
+                    tracing::info!(target = target.name, ?state, "the machine holds still");
+                }
+                Happening::Exited { exit, last_words } => {
+                    self.note_resets(target, resets.rest(Instant::now()));
+                    if let Some(failing) = &failing {
+                        self.note_end_of(target, failing);
+                    }
+                    if matches!(*lock(&self.start), Start::Pending) && !lock(&self.kept).noted {
+                        self.never_was(target, exit);
+                    } else {
+                        self.finish(target, asked_by.as_ref(), exit, &last_words);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Writes an event, durably; where it is now.
+    pub(super) fn note(&self, target: &Target, event: &Event) -> Option<Appended> {
+        let noted = target.log.event(self.branch, event).and_then(|done| target.log.flush().map(|_| done));
+        noted
+            .inspect_err(|error| {
+                tracing::error!(target = target.name, label = event.label, %error, "the event could not be written");
+            })
+            .ok()
+    }
+
+    /// QEMU has ended: says in the log how, lets go of the disks, and wakes up who waits.
+    fn finish(&self, target: &Arc<Target>, asked_by: Option<&(By, String)>, exit: Exit, last_words: &str) {
+        let asked = lock(&self.stop_asked).take();
+        let mut signals = vec![format!("QEMU ended ({exit})")];
+        if let Some((_, reason)) = asked_by {
+            signals.insert(0, format!("the hypervisor said so ({reason})"));
+        }
+        let connected = || target.is_used(self.branch, Use::Guest);
+        let deadline = Instant::now() + CLIENTS_GONE_MAX;
+        while connected() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let clients_gone = !connected();
+        if clients_gone {
+            signals.push("the clients of its disks are gone".to_owned());
+        }
+        let states = self.file_systems();
+        let all_clean = states.iter().all(|(_, state)| state.clean);
+        if !states.is_empty() && all_clean {
+            let names: Vec<String> =
+                states.iter().map(|(disk, state)| format!("{} on {disk}", state.kind)).collect();
+            signals.push(format!("file systems are marked clean ({})", names.join(", ")));
+        }
+        let orderly = matches!(asked_by, Some((By::Guest | By::Unknown, _))) && asked != Some("force");
+        let panicked = asked_by.is_some_and(|(_, reason)| reason == "guest-panic");
+        let verified = orderly && !panicked && clients_gone && all_clean;
+        let grade = match (verified, all_clean && !states.is_empty()) {
+            (true, _) => Grade::Stopped,
+            (false, true) => Grade::Clean,
+            (false, false) => Grade::Crash,
+        };
+        let label = match (asked_by, asked) {
+            (_, Some("force")) => "the power was cut, as asked".to_owned(),
+            (_, Some("deadline")) => "the target did not shut down in time and was forced".to_owned(),
+            _ if panicked => "ended after a panic".to_owned(),
+            (Some((By::Guest | By::Firmware | By::Unknown, _)), Some(_)) => {
+                "the target shut down, as asked".to_owned()
+            }
+            (Some((By::Guest | By::Firmware, _)), None) => "the target shut itself down".to_owned(),
+            (Some((By::Unknown, _)), None) => "the target had shut down".to_owned(),
+            (Some((By::Host, reason)), _) => format!("the machine was ended from outside ({reason})"),
+            (None, _) => format!("the machine ended unexpectedly ({exit})"),
+        };
+        let mut event = Event::new(Kind::Shutdown, label)
+            .graded(grade)
+            .with("reason", asked_by.map_or("none", |(_, reason)| reason.as_str()))
+            .with("by", asked_by.map_or("nobody", |(by, _)| who(*by)))
+            .with("asked", asked.is_some())
+            .with("verified", verified)
+            .with("signals", signals);
+        if !orderly && !last_words.is_empty() {
+            event = event.with("last_words", last_words);
+        }
+        let noted = target.log.event(self.branch, &event).and_then(|done| target.log.flush().map(|_| done));
+        self.let_go(target);
+        let stop = match noted {
+            Ok(done) => {
+                let branch = self.started().branch;
+                Some(timeline::info(Moment { seq: done.last, time: done.time, branch, event }))
+            }
+            Err(e) => {
+                tracing::error!(target = target.name, error = %e, "the stop could not be written");
+                None
+            }
+        };
+        *lock(&target.last_stop) = stop;
+        *lock(&target.machine) = Slot::None;
+        target.stopped.notify_all();
+    }
+
+    /// It answers for the first time.
+    fn note_started(&self, target: &Target) {
+        let mut kept = lock(&self.kept);
+        if !kept.noted {
+            kept.noted = true;
+            if let Some(booted) = self.note(target, &boot_event(target, &kept)) {
+                mark_console(target, &kept, booted.last, booted.time);
+            }
+            if let Err(error) = kept.save(target) {
+                tracing::warn!(target = target.name, %error, "what a later manager has to know cannot be written down");
+            }
+        }
+        drop(kept);
+        *lock(&self.start) = Start::Up;
+        self.start_changed.notify_all();
+    }
+
+    /// It ended before it answered: nothing was booted.
+    fn never_was(&self, target: &Arc<Target>, exit: Exit) {
+        let output = target.shared.launcher.last_words(&target.run_dir());
+        let why = if output.is_empty() {
+            bygone_qemu::Error::Ended { exit }.into()
+        } else {
+            Error::Program { program: "qemu-system-x86_64", output }
+        };
+        self.let_go(target);
+        *lock(&target.machine) = Slot::None;
+        *lock(&self.start) = Start::Failed(Some(why));
+        self.start_changed.notify_all();
+        target.stopped.notify_all();
+    }
+
+    /// Lets go of the disks and of what stands for it; its process has ended.
+    fn let_go(&self, target: &Target) {
+        if let Some(serving) = lock(&self.serving).take() {
+            serving.stop(NBD_STOP_MAX);
+        }
+        lock(&self.leases).clear();
+        Kept::remove(target);
+    }
+
+    /// Lets a machine that holds still go on; what is to be tried again, and when.
+    fn go_on(&self, target: &Target, step: GoOn) -> Option<(Instant, GoOn)> {
+        let made = self.runner().and_then(|runner| match step {
+            GoOn::Reset => runner.reset(),
+            GoOn::Resume => runner.resume(),
+        });
+        let error = made.err()?;
+        tracing::warn!(target = target.name, %error, "the machine cannot go on yet");
+        Some((Instant::now() + TRY_AGAIN, step))
+    }
+
+    fn note_end_of(&self, target: &Target, failing: &Failing) {
+        let Failing { what, times, .. } = failing;
+        if *times > 1 {
+            let label = format!("{what}, {times} times in all");
+            self.note(target, &Event::new(Kind::Manager, label).with("times", *times));
+        }
+    }
+
+    /// The file systems on the disks, as they are now.
+    fn file_systems(&self) -> Vec<(String, fs_state::FsState)> {
+        let leases = lock(&self.leases);
+        let mut found = Vec::new();
+        for lease in leases.iter() {
+            let geometry = lease.geometry();
+            let block = u64::from(geometry.block_bytes);
+            let mut read = |at: u64, len: usize| {
+                let start = at - at % block;
+                let end = at.checked_add(len as u64)?.checked_next_multiple_of(block)?;
+                if end > geometry.size_bytes {
+                    return None;
+                }
+                let mut bytes = vec![0; (end - start) as usize];
+                lease.read(start, &mut bytes, Reading::MayWait).ok()?;
+                Some(bytes[(at - start) as usize..(at - start) as usize + len].to_vec())
+            };
+            let states = fs_state::find(geometry.size_bytes, &mut read);
+            found.extend(states.into_iter().map(|state| (lease.disk_name(), state)));
+        }
+        found
+    }
+}
+
+/// Marks a boot in the log of the console, so that what each of them printed can be told apart.
+pub(super) fn mark_console(target: &Target, kept: &Kept, seq: Seq, time: Micros) {
+    let (name, branch) = (&kept.started.name, &kept.started.branch);
+    let text = format!("{name} boots, {}, branch {branch}, seq:{seq}", timeline::rfc3339(time));
+    if let Err(error) = target.shared.launcher.mark_console(&target.run_dir(), &text) {
+        tracing::warn!(target = name, %error, "the boot cannot be marked in the console's log");
+    }
+}
+
+fn boot_event(target: &Target, kept: &Kept) -> Event {
+    let config = target.config();
+    let started = &kept.started;
+    let label = match started.from_seq {
+        None => "started".to_owned(),
+        Some(seq) => {
+            let when = target.log.time_of(Seq(seq)).map(timeline::local).unwrap_or_default();
+            format!("started from the past, {when}")
+        }
+    };
+    let mut event = Event::new(Kind::Boot, label)
+        .with("accelerator", started.accelerator.clone())
+        .with("memory_mib", config.memory_mib)
+        .with("cpus", config.cpus);
+    if let Some(kernel) = &config.kernel {
+        event = event.with("kernel", kernel.display().to_string());
+    }
+    if let Some(append) = &config.append {
+        event = event.with("append", append.clone());
+    }
+    if let Some(from) = started.from_seq {
+        event = event.with("from_seq", from);
+    }
+    event
+}
+
+pub(super) fn who(by: By) -> &'static str {
+    match by {
+        By::Guest => "the target",
+        By::Firmware => "its firmware",
+        By::Host => "the host",
+        By::Unknown => "unknown",
+    }
+}

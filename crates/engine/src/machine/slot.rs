@@ -1,0 +1,283 @@
+//! Which machine a target has: none, one that is watched, or one that runs and nobody watches yet.
+
+use std::{
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bygone_block::nbd::Serving;
+use bygone_model::{BranchId, Event, Kind};
+
+use super::{Machine, NBD_STOP_MAX, exports, kept::Kept};
+use crate::{
+    api::{MachineStatus, MomentInfo},
+    config::TargetConfig,
+    error::{Error, Result},
+    lifecycle,
+    runner::Phase,
+    target::{Target, lock},
+};
+
+/// See the module's comment.
+#[derive(Default)]
+pub(crate) enum Slot {
+    /// None runs.
+    #[default]
+    None,
+    /// It runs, left by an earlier manager, and is not watched yet.
+    Left(Left),
+    /// It is watched.
+    Watched(Arc<Machine>),
+}
+
+/// A machine that was left running.
+pub(crate) struct Left {
+    pid: u32,
+    /// On which branch, if that is known.
+    branch: Option<BranchId>,
+    /// Its disks are served to it again.
+    serving: Option<Serving>,
+    /// Why it could not be taken over, the last time.
+    why: Option<String>,
+}
+
+impl Target {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        lock(&self.machine)
+    }
+
+    /// The state of its machine.
+    pub(crate) fn machine_state(&self) -> lifecycle::Machine {
+        use bygone_qemu::Held;
+        match &*self.slot() {
+            Slot::None => lifecycle::Machine::Stopped,
+            Slot::Left(_) => lifecycle::Machine::LeftRunning,
+            Slot::Watched(machine) => match machine.phase() {
+                _ if lock(&machine.stop_asked).is_some() => lifecycle::Machine::Stopping,
+                Some(Phase::Starting) => lifecycle::Machine::Starting,
+                Some(Phase::Ended(_) | Phase::Held(Held::Shutdown | Held::Panicked)) | None => {
+                    lifecycle::Machine::Stopping
+                }
+                Some(_) => lifecycle::Machine::Running,
+            },
+        }
+    }
+
+    /// Its machine, if one is watched.
+    pub(crate) fn machine(&self) -> Option<Arc<Machine>> {
+        match &*self.slot() {
+            Slot::Watched(machine) => Some(machine.clone()),
+            _ => None,
+        }
+    }
+
+    /// The branch on which a machine runs.
+    pub(crate) fn running_branch(&self) -> Option<BranchId> {
+        match &*self.slot() {
+            Slot::None => None,
+            Slot::Left(left) => left.branch,
+            Slot::Watched(machine) => Some(machine.branch),
+        }
+    }
+
+    /// It runs and is watched.
+    #[must_use]
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(&*self.slot(), Slot::Watched(_))
+    }
+
+    /// It runs, and nobody watches it.
+    #[must_use]
+    pub(crate) fn is_left_running(&self) -> bool {
+        matches!(&*self.slot(), Slot::Left(_))
+    }
+
+    /// The process of a machine that was left running; 0 if there is none.
+    pub(crate) fn left_pid(&self) -> u32 {
+        match &*self.slot() {
+            Slot::Left(left) => left.pid,
+            _ => 0,
+        }
+    }
+
+    /// What is to be known of its machine, if one runs.
+    pub(crate) fn machine_status(&self, config: &TargetConfig) -> Option<MachineStatus> {
+        let (pid, branch, kept) = match &*self.slot() {
+            Slot::None => return None,
+            Slot::Left(left) => (left.pid, left.branch, None),
+            Slot::Watched(machine) => {
+                let kept = lock(&machine.kept).clone();
+                (kept.started.pid, Some(machine.branch), Some(kept))
+            }
+        };
+        let branch = branch.and_then(|id| self.log.catalog().branch(id).map(|branch| branch.name.clone()));
+        let forwards = config.net.split(',').filter_map(|part| part.strip_prefix("hostfwd="));
+        Some(MachineStatus {
+            branch,
+            pid,
+            accelerator: kept.as_ref().map_or("unknown", |kept| &kept.started.accelerator).to_owned(),
+            console: self.shared.launcher.console(&self.run_dir()),
+            display: kept.map(|kept| kept.display).unwrap_or_default(),
+            forwards: forwards.map(str::to_owned).collect(),
+        })
+    }
+
+    /// Why a machine that was left running could not be taken over yet, if it was tried.
+    pub(crate) fn left_why(&self) -> Option<String> {
+        match &*self.slot() {
+            Slot::Left(left) => left.why.clone(),
+            _ => None,
+        }
+    }
+
+    /// Asks the operating system whether a machine runs that nobody watches, or no longer does.
+    pub(crate) fn look_for_machine(&self) {
+        if self.is_running() || self.doing().is_some() {
+            return;
+        }
+        let found = match self.shared.launcher.find(&self.run_dir()) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(target = self.name, %error, "it cannot be found out whether its machine runs");
+                return;
+            }
+        };
+        // A machine that is being started is found too. Whoever starts it has the turn until it is in the slot.
+        if self.doing().is_some() {
+            return;
+        }
+        let mut slot = self.slot();
+        match (&mut *slot, found) {
+            (Slot::None, Some(pid)) => {
+                let branch =
+                    Kept::load(self).map(|kept| kept.branch).or_else(|| exports::branch_of_socket(self));
+                *slot = Slot::Left(Left { pid, branch, serving: None, why: None });
+            }
+            (Slot::Left(left), Some(pid)) => left.pid = pid,
+            (Slot::Left(_), None) => {
+                drop(slot);
+                self.left_is_gone();
+            }
+            (Slot::None, None) => {
+                drop(slot);
+                if let Some(kept) = Kept::load(self) {
+                    self.note_lost(Some(kept.branch));
+                }
+            }
+            (Slot::Watched(_), _) => {}
+        }
+    }
+
+    /// A machine that was left running has ended.
+    pub(super) fn left_is_gone(&self) {
+        let left = std::mem::take(&mut *self.slot());
+        if let Slot::Left(left) = left {
+            self.note_lost(left.branch);
+        }
+    }
+
+    /// The machine ended while no manager was there.
+    fn note_lost(&self, branch: Option<BranchId>) {
+        let booted = Kept::load(self).is_none_or(|kept| kept.noted);
+        let label = "the target ended while no manager was watching";
+        let event = Event::new(Kind::Shutdown, label).with("reason", "unseen").with("verified", false);
+        let branch = branch.unwrap_or_else(|| self.present());
+        if booted && let Err(error) = self.log.event(branch, &event).and_then(|_| self.log.flush()) {
+            tracing::error!(target = self.name, %error, "the event could not be written");
+            return;
+        }
+        Kept::remove(self);
+        exports::remove_socket(self, branch);
+    }
+
+    /// Serves the disks of a machine that was left running to it again; says what is known of it.
+    pub(super) fn serve_left(self: &Arc<Self>) -> Result<(Kept, Serving)> {
+        let (pid, branch) = match &*self.slot() {
+            Slot::Left(left) => (left.pid, left.branch),
+            _ => return Err(Error::TargetStopped(self.name.clone())),
+        };
+        let Some(branch) = branch else {
+            return Err(Error::UnknownBranch { name: self.name.clone(), pid });
+        };
+        let kept = Kept::load(self).filter(|kept| kept.branch == branch);
+        let kept = kept.unwrap_or_else(|| Kept::found(self, branch, pid));
+        let served = match &mut *self.slot() {
+            Slot::Left(left) => left.serving.take(),
+            _ => None,
+        };
+        let serving = match served {
+            Some(serving) => serving,
+            None => exports::serve(self, branch)?.1,
+        };
+        Ok((kept, serving))
+    }
+
+    /// Serves the disks of a machine that was left running as soon as it is found: it waits for nothing else.
+    pub(crate) fn serve_left_early(self: &Arc<Self>) {
+        if let Ok((_, serving)) = self.serve_left() {
+            self.keep_serving(serving);
+        }
+    }
+
+    pub(super) fn keep_serving(&self, serving: Serving) {
+        if let Slot::Left(left) = &mut *self.slot() {
+            left.serving = Some(serving);
+        }
+    }
+
+    /// It could not be taken over.
+    pub(super) fn note_not_adopted(&self, error: &Error) {
+        if let Slot::Left(left) = &mut *self.slot() {
+            let why = error.to_string();
+            if left.why.as_ref() != Some(&why) {
+                tracing::error!(target = self.name, %error, "the machine that was left running cannot be taken over yet");
+                left.why = Some(why);
+            }
+        }
+    }
+
+    /// Waits until the machine has stopped, or `wanted` says no.
+    ///
+    /// # Errors
+    /// When it does not run, or nobody waits any more.
+    pub(crate) fn wait_stopped(&self, wanted: &mut dyn FnMut() -> bool) -> Result<MomentInfo> {
+        const LOOK_EVERY: Duration = Duration::from_millis(200);
+        let mut slot = self.slot();
+        if !matches!(&*slot, Slot::Watched(_)) && lock(&self.last_stop).is_none() {
+            return Err(Error::TargetStopped(self.name.clone()));
+        }
+        while matches!(&*slot, Slot::Watched(_)) {
+            if !wanted() {
+                return Err(Error::Abandoned);
+            }
+            slot = self.stopped.wait_timeout(slot, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(slot);
+        lock(&self.last_stop).clone().ok_or_else(|| Error::TargetStopped(self.name.clone()))
+    }
+
+    /// As a manager that is killed leaves it.
+    #[cfg(test)]
+    pub(crate) fn abandon_machine(&self) {
+        let slot = std::mem::take(&mut *self.slot());
+        if let Slot::Watched(machine) = slot {
+            if let Some(serving) = lock(&machine.serving).take() {
+                serving.stop(Duration::ZERO);
+                exports::leave_socket(self, machine.branch);
+            }
+            lock(&machine.leases).clear();
+        }
+    }
+
+    /// Stops serving a machine that goes on without this manager; requests under way are answered first.
+    pub(crate) fn stop_serving_machine(&self) {
+        let serving = match &mut *self.slot() {
+            Slot::None => None,
+            Slot::Left(left) => left.serving.take(),
+            Slot::Watched(machine) => lock(&machine.serving).take(),
+        };
+        if let Some(serving) = serving {
+            serving.stop(NBD_STOP_MAX);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Removing targets, bringing removed ones back, and repairing those whose configuration is damaged.
+//!
+//! Invariant: a folder of a target goes from one place to another whole, by a rename, and only what a person asked to delete is deleted.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bygone_model::Seq;
+use bygone_store::{Log, catalog::Keeping};
+
+use super::{Manager, store::info, targets::now};
+use crate::{
+    api::{Items, Nothing, Removed, Repaired, TargetInfo, call},
+    calls::Handle,
+    config::{DiskConfig, TargetConfig},
+    error::{Error, Result},
+    lifecycle::{Change, Request},
+    store_dir::{Configs, rename_new},
+    target::{self, Target, Use},
+};
+
+/// How long those who use a target may take to let go of it.
+const LET_GO_MAX: Duration = Duration::from_secs(10);
+/// In the details of an event: how the target is made up from there on.
+pub(crate) const CONFIG: &str = "config";
+
+impl Handle<call::TargetRemove> for Manager {
+    fn handle(&self, call: &call::TargetRemove, _: &mut dyn Items<Nothing>) -> Result<Removed> {
+        let name = call.name.as_str();
+        let found = match self.target(name) {
+            // What cannot be used can be put aside, but not be deleted: nobody knows what it holds.
+            Err(Error::Unavailable { .. }) if !call.delete_history => None,
+            found => Some(found?),
+        };
+        let _op =
+            found.as_ref().map(|found| found.begin_change(Change::Remove, Request::Remove)).transpose()?;
+        if let Some(found) = &found {
+            wait_until_unused(found)?;
+            found.log.flush().inspect_err(|_| found.go_on())?;
+            // From here on whoever still holds it cannot bring its folder back.
+            found.leave_folder();
+        }
+        let moved = self.put_aside(name, call.delete_history);
+        if moved.is_err() {
+            self.registry.reopen(name);
+        } else {
+            self.registry.forget(name);
+        }
+        let to = moved?;
+        if call.delete_history {
+            fs::remove_dir_all(&to).map_err(|e| Error::file("deleting", &to, e))?;
+            let _ = fs::remove_dir_all(self.paths().run_dir(name));
+            return Ok(Removed { name: name.to_owned(), kept_at: None });
+        }
+        Ok(Removed { name: name.to_owned(), kept_at: Some(to) })
+    }
+}
+
+/// Makes everything of ours let go of a target.
+fn wait_until_unused(target: &Arc<Target>) -> Result<()> {
+    let served = || target.is_used(target.present(), Use::Client) || target.readers() > 0;
+    if served() {
+        return Err(Error::Served(target.name.clone()));
+    }
+    target.begin_closing();
+    let end = Instant::now() + LET_GO_MAX;
+    while target.is_busy() || target.readers() > 0 {
+        if Instant::now() > end {
+            target.go_on();
+            return Err(Error::Served(target.name.clone()));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+impl Manager {
+    /// Moves a target's folder to where it is kept, or is going to be deleted.
+    fn put_aside(&self, name: &str, to_delete: bool) -> Result<PathBuf> {
+        let dir = self.paths().target_dir(name);
+        let to = if to_delete {
+            self.paths().deleting_dir(name)
+        } else {
+            let folder = self.paths().removed_dir();
+            fs::create_dir_all(&folder).map_err(|e| Error::file("making", &folder, e))?;
+            let free = (1..).map(|n: u32| folder.join(format!("{name}-{n}"))).find(|path| !path.exists());
+            free.unwrap_or_else(|| folder.join(name))
+        };
+        rename_new(&dir, &to)?;
+        for folder in [dir.parent(), to.parent()].into_iter().flatten() {
+            crate::store_dir::sync_dir(folder)?;
+        }
+        Ok(to)
+    }
+
+    /// The folder of a removed target, and the name that it had.
+    fn removed(&self, asked: &str) -> Result<(PathBuf, String)> {
+        let folder = self.paths().removed_dir();
+        let mut found: Option<(u32, PathBuf, String)> = None;
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let file_name = entry.file_name();
+            let Some((name, number)) = file_name.to_str().and_then(|text| text.rsplit_once('-')) else {
+                continue;
+            };
+            let Ok(number) = number.parse::<u32>() else { continue };
+            if name == asked && found.as_ref().is_none_or(|(newest, ..)| *newest < number) {
+                found = Some((number, entry.path(), name.to_owned()));
+            }
+        }
+        if let Some((_, path, name)) = found {
+            return Ok((path, name));
+        }
+        let exact = folder.join(asked);
+        match asked.rsplit_once('-') {
+            Some((name, number)) if number.parse::<u32>().is_ok() && exact.is_dir() => {
+                Ok((exact, name.to_owned()))
+            }
+            _ => Err(Error::NotRemoved(asked.to_owned())),
+        }
+    }
+}
+
+impl Handle<call::TargetRestore> for Manager {
+    fn handle(&self, call: &call::TargetRestore, _: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
+        crate::config::check_name(&call.name)?;
+        let (from, name) = self.removed(&call.name)?;
+        let to = self.paths().target_dir(&name);
+        let target = self.registry.add(&name, now(), || {
+            rename_new(&from, &to)?;
+            Target::open(&self.shared, &name).inspect_err(|_| {
+                let _ = rename_new(&to, &from);
+            })
+        })?;
+        info(&target)
+    }
+}
+
+impl Handle<call::TargetRepair> for Manager {
+    fn handle(&self, call: &call::TargetRepair, _: &mut dyn Items<Nothing>) -> Result<Repaired> {
+        let name = call.name.as_str();
+        match self.target(name) {
+            Ok(_) => {
+                return Err(Error::NothingToRepair(name.to_owned()));
+            }
+            Err(Error::Unavailable { why, .. }) if matches!(*why, Error::DamagedConfig { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let repaired = self.registry.repair(name, now(), || repair(&self.paths().target_dir(name), name));
+        let from = repaired?;
+        self.target(name)?;
+        Ok(Repaired { name: name.to_owned(), from })
+    }
+}
+
+/// Writes a configuration anew; says what it was made of.
+fn repair(dir: &Path, name: &str) -> Result<String> {
+    let configs = Configs::of(dir, name);
+    let log = target::open_log(dir)?;
+    let (mut config, from) = match (newest_in_log(&log)?, configs.newest_readable()?) {
+        (Some(config), _) => (config, "what its log says of its last settings".to_owned()),
+        (None, Some((config, number, newer))) => {
+            let lost = format!("{newer} newer of which nothing could be read");
+            (config, format!("the older configuration {number:06}.json ({lost})"))
+        }
+        (None, None) => {
+            (TargetConfig::new(name), "its log, with the usual settings; look at them".to_owned())
+        }
+    };
+    name.clone_into(&mut config.name);
+    // Which disks there are, the log knows best.
+    let mut disks = Vec::new();
+    for disk in &log.catalog().disks {
+        let said = config.disks.iter().find(|said| said.id == disk.name);
+        let path = said.and_then(|said| said.path.clone());
+        if disk.keeping == Keeping::Tap && path.is_none() {
+            return Err(Error::UnknownDiskPath { disk: disk.name.clone() });
+        }
+        disks.push(DiskConfig {
+            id: disk.name.clone(),
+            path: path.filter(|_| disk.keeping == Keeping::Tap),
+            block_bytes: disk.block_bytes,
+            size_bytes: disk.sectors.bytes(),
+        });
+    }
+    config.disks = disks;
+    drop(log);
+    configs.save(&config)?;
+    Ok(from)
+}
+
+/// The newest configuration that the log tells of.
+fn newest_in_log(log: &Log) -> Result<Option<TargetConfig>> {
+    let mut newest = None;
+    log.events(Seq::ZERO, log.head_seq(), &mut |event| {
+        let told = event.event.details.get(CONFIG).cloned();
+        newest = told.and_then(|told| serde_json::from_value(told).ok()).or(newest.take());
+        true
+    })?;
+    Ok(newest)
+}

@@ -1,0 +1,284 @@
+use std::path::PathBuf;
+
+use bygone_block::{BlockDevice, Change, Writing};
+use bygone_model::Seq;
+
+use super::*;
+use crate::{
+    api::call::RestoreTo,
+    lifecycle,
+    runner::fake::Next,
+    target::{Target, Use, lock},
+};
+
+impl World {
+    /// A target with one disk of 1 MiB outside the store, full of ones, that was read completely.
+    fn tapped(&self, manager: &Manager, name: &str) -> PathBuf {
+        let disk = self.dir.path().join(format!("{name}.raw"));
+        std::fs::write(&disk, vec![1; 1 << 20]).unwrap();
+        let new = NewDisk { id: None, source: NewSource::Tap(disk.clone()), block_bytes: 512 };
+        let add = call::TargetAdd { config: TargetConfig::new(name), disks: vec![new], wait: true };
+        manager.handle(&add, &mut Nobody).unwrap();
+        disk
+    }
+
+    fn kept(&self, name: &str) -> PathBuf {
+        self.paths().run_dir(name).join("engine.json")
+    }
+}
+
+fn run_call(name: &str) -> call::Run {
+    call::Run { name: name.into(), at: None, branch: None, display: None }
+}
+
+fn run(manager: &Manager, name: &str) -> Result<()> {
+    manager.handle(&run_call(name), &mut Nobody).map(drop)
+}
+
+fn stop(manager: &Manager, name: &str) -> Result<()> {
+    let stop = call::Stop { name: name.into(), force: false, deadline_s: Some(1) };
+    manager.handle(&stop, &mut Nobody).map(drop)
+}
+
+fn restore(manager: &Manager, name: &str, seq: Seq) -> Result<()> {
+    let (at, to) = (format!("seq:{}", seq.0), RestoreTo::InPlace);
+    let restore = call::Restore { name: name.into(), at, disk: None, to, discard_later: false };
+    manager.handle(&restore, &mut Nobody).map(drop)
+}
+
+/// Puts a target back to where it is.
+fn restore_now(manager: &Manager) -> Result<()> {
+    restore(manager, "web", manager.target("web").unwrap().log.head_seq())
+}
+
+fn kinds(target: &Target) -> Vec<Kind> {
+    let mut kinds = Vec::new();
+    let mut each = |event: &bygone_store::Event| {
+        kinds.push(event.event.kind.clone());
+        true
+    };
+    target.log.events(Seq::ZERO, target.log.head_seq(), &mut each).unwrap();
+    kinds
+}
+
+fn count(target: &Target, kind: &Kind) -> usize {
+    kinds(target).iter().filter(|k| *k == kind).count()
+}
+
+fn life(manager: &Manager) -> String {
+    status(manager).targets[0].life.clone()
+}
+
+#[test]
+fn a_machine_that_was_left_running_is_taken_over_by_run() {
+    let (world, manager) = World::with(&["web"]);
+    run(&manager, "web").unwrap();
+    let pid = status(&manager).targets[0].machine.as_ref().unwrap().pid;
+    world.kill(manager);
+
+    let manager = world.manager();
+    assert_eq!(
+        (life(&manager).as_str(), status(&manager).targets[0].state.as_str()),
+        ("left-running", "unknown")
+    );
+    let refused = restore_now(&manager);
+    assert!(matches!(refused, Err(Error::LeftRunning { .. })), "{refused:?}");
+    run(&manager, "web").unwrap();
+    let machine = status(&manager).targets[0].machine.clone().unwrap();
+    assert_eq!((machine.pid, machine.branch.as_deref()), (pid, Some("main")));
+    assert_eq!(count(&manager.target("web").unwrap(), &Kind::Boot), 1);
+    assert!(matches!(run(&manager, "web"), Err(Error::TargetRunning(_))));
+    stop(&manager, "web").unwrap();
+    assert_eq!(life(&manager), "stopped");
+    assert!(!world.kept("web").exists());
+}
+
+#[test]
+fn a_machine_whose_disk_is_away_is_not_forgotten_and_taken_over_once_it_is_back() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.tapped(&manager, "web");
+    let seq = manager.target("web").unwrap().log.head_seq();
+    run(&manager, "web").unwrap();
+    world.kill(manager);
+    let away = world.dir.path().join("away");
+    std::fs::rename(&disk, &away).unwrap();
+
+    let manager = world.manager();
+    for _ in 0..2 {
+        run(&manager, "web").unwrap_err();
+        assert!(world.kept("web").exists());
+        assert_eq!(life(&manager), "left-running");
+        let refused = restore(&manager, "web", seq);
+        assert!(matches!(refused, Err(Error::LeftRunning { .. })), "{refused:?}");
+        let remove = call::TargetRemove { name: "web".into(), delete_history: true };
+        assert!(matches!(manager.handle(&remove, &mut Nobody), Err(Error::LeftRunning { .. })));
+    }
+    let said = format!("{:?}", status(&manager).problems);
+    assert!(said.contains("web.raw"), "{said}");
+    std::fs::rename(&away, &disk).unwrap();
+    run(&manager, "web").unwrap();
+    assert_eq!(life(&manager), "running");
+    assert_eq!(manager.target("web").unwrap().present(), BranchId(0));
+    stop(&manager, "web").unwrap();
+}
+
+#[test]
+fn a_machine_is_known_by_its_process_even_if_nothing_else_is_left_that_says_so() {
+    let (world, manager) = World::with(&["web"]);
+    run(&manager, "web").unwrap();
+    world.kill(manager);
+    std::fs::remove_file(world.kept("web")).unwrap();
+    let manager = world.manager();
+    assert_eq!(life(&manager), "left-running");
+    assert!(matches!(restore_now(&manager), Err(Error::LeftRunning { .. })));
+    stop(&manager, "web").unwrap();
+    assert_eq!(life(&manager), "stopped");
+}
+
+#[test]
+fn a_machine_that_ended_while_no_manager_was_there_is_noted_once() {
+    let (world, manager) = World::with(&["web"]);
+    run(&manager, "web").unwrap();
+    world.kill(manager);
+    world.fake.machine(&world.paths().run_dir("web")).unwrap().die();
+    for _ in 0..2 {
+        let manager = world.manager();
+        assert_eq!(life(&manager), "stopped");
+        assert_eq!(count(&manager.target("web").unwrap(), &Kind::Shutdown), 1);
+        drop(manager);
+    }
+}
+
+#[test]
+fn a_start_that_failed_leaves_no_boot_no_branch_and_nothing_in_its_place() {
+    let (world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    let before = kinds(&target);
+    *lock(&world.fake.next) = Next::Fails;
+    run(&manager, "web").unwrap_err();
+    *lock(&world.fake.next) = Next::Fails;
+    let at = call::Run { at: Some("now".into()), branch: Some("try".into()), ..run_call("web") };
+    manager.handle(&at, &mut Nobody).unwrap_err();
+    assert_eq!(kinds(&target), before);
+    assert!(target.log.catalog().branch_named("try").is_err());
+    assert!(!world.kept("web").exists());
+    assert_eq!(life(&manager), "stopped");
+    manager.handle(&at, &mut Nobody).unwrap();
+    assert_eq!(count(&target, &Kind::Boot), 1);
+    stop(&manager, "web").unwrap();
+}
+
+#[test]
+fn while_a_machine_does_not_answer_yet_it_can_be_looked_at_and_stopped() {
+    let (world, manager) = World::with(&["web"]);
+    *lock(&world.fake.next) = Next::Slow;
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| run(&manager, "web"));
+        wait_for("the machine to start", || life(&manager) == "starting");
+        let asked = Instant::now();
+        status(&manager);
+        assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+        assert!(matches!(run(&manager, "web"), Err(Error::TargetRunning(_))));
+        let force = call::Stop { name: "web".into(), force: true, deadline_s: None };
+        let _ = manager.handle(&force, &mut Nobody);
+        starting.join().unwrap().unwrap_err();
+    });
+    assert_eq!(life(&manager), "stopped");
+    assert_eq!(count(&manager.target("web").unwrap(), &Kind::Boot), 0);
+}
+
+#[test]
+fn a_status_waits_for_no_change_and_a_change_for_no_other() {
+    let (_world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    let op = target.begin_change(lifecycle::Change::Restore, lifecycle::Request::Move).unwrap();
+    let asked = Instant::now();
+    assert_eq!(life(&manager), "restoring");
+    assert!(status(&manager).targets[0].life_since.is_some());
+    assert!(asked.elapsed() < Duration::from_millis(100), "{:?}", asked.elapsed());
+    let refused = run(&manager, "web").unwrap_err();
+    assert!(refused.to_string().contains("is being restored, since "), "{refused}");
+    for refused in [
+        restore_now(&manager),
+        manager.handle(&call::Undo { name: "web".into() }, &mut Nobody).map(drop),
+        manager
+            .handle(&call::TargetRemove { name: "web".into(), delete_history: false }, &mut Nobody)
+            .map(drop),
+    ] {
+        assert!(matches!(refused, Err(Error::Busy { .. })), "{refused:?}");
+    }
+    // What leaves everything else as it is goes on.
+    let point = call::Point { name: "web".into(), at: None, label: "here".into(), hold: None };
+    manager.handle(&point, &mut Nobody).unwrap();
+    drop(op);
+    run(&manager, "web").unwrap();
+    stop(&manager, "web").unwrap();
+}
+
+#[test]
+fn nothing_moves_the_present_under_a_machine() {
+    let (_world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    let seq = target.log.head_seq();
+    let at = call::Run { at: Some("now".into()), branch: Some("try".into()), ..run_call("web") };
+    manager.handle(&at, &mut Nobody).unwrap();
+    assert!(matches!(restore(&manager, "web", seq), Err(Error::TargetRunning(_))));
+    let drop_it = call::BranchDrop { name: "web".into(), branch: "try".into() };
+    assert!(matches!(manager.handle(&drop_it, &mut Nobody), Err(Error::BranchUsed(_))));
+    let promote = |branch: &str| call::BranchPromote { name: "web".into(), branch: Some(branch.into()) };
+    assert!(matches!(manager.handle(&promote("main"), &mut Nobody), Err(Error::TargetRunning(_))));
+    // Its own branch may become the present, and then nobody takes that back under it.
+    manager.handle(&promote("try"), &mut Nobody).unwrap();
+    let undone = manager.handle(&call::Undo { name: "web".into() }, &mut Nobody);
+    assert!(matches!(undone, Err(Error::TargetRunning(_))), "{undone:?}");
+    stop(&manager, "web").unwrap();
+    manager.handle(&call::Undo { name: "web".into() }, &mut Nobody).unwrap();
+    assert_eq!(target.present(), BranchId(0));
+}
+
+#[test]
+fn who_has_the_present_open_keeps_it_from_being_moved() {
+    let (_world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    let volume = target.volume(BranchId(0), None).unwrap();
+    let seq = target.log.head_seq();
+    let served = target.serve(volume, true).unwrap();
+    assert!(matches!(restore(&manager, "web", seq), Err(Error::Served(_))));
+    drop(served);
+    restore(&manager, "web", seq).unwrap();
+    assert!(matches!(target.serve(volume, true), Err(Error::Moved(_))));
+}
+
+#[test]
+fn a_block_that_stays_unreadable_is_counted_and_not_told_again_and_again() {
+    let (world, manager) = World::with(&["web"]);
+    run(&manager, "web").unwrap();
+    let target = manager.target("web").unwrap();
+    let before = count(&target, &Kind::Manager);
+    let machine = world.fake.machine(&world.paths().run_dir("web")).unwrap();
+    for _ in 0..50 {
+        machine.fail_to_read();
+    }
+    stop(&manager, "web").unwrap();
+    assert_eq!(count(&target, &Kind::Manager) - before, 2);
+    let mut times = None;
+    let mut each = |event: &bygone_store::Event| {
+        times = event.event.details.get("times").and_then(serde_json::Value::as_u64).or(times);
+        true
+    };
+    target.log.events(Seq::ZERO, target.log.head_seq(), &mut each).unwrap();
+    assert_eq!(times, Some(50));
+}
+
+#[test]
+fn what_is_written_and_taken_is_counted_without_opening_a_file() {
+    let (_world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    let lease = target.lease(target.volume(BranchId(0), None).unwrap(), Use::Client).unwrap();
+    lease.write(&[Writing { offset: 0, change: Change::Data(&[7; 8192]) }]).unwrap();
+    drop(lease);
+    let status = &status(&manager).targets[0];
+    assert_eq!(status.written_bytes, 8192);
+    assert!(status.used_bytes > 0);
+    assert!(status.durable_seq <= status.head_seq);
+}

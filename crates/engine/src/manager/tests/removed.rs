@@ -1,0 +1,84 @@
+use super::*;
+use crate::lifecycle;
+
+fn remove(manager: &Manager, name: &str) -> Result<()> {
+    let remove = call::TargetRemove { name: name.into(), delete_history: false };
+    manager.handle(&remove, &mut Nobody).map(drop)
+}
+
+fn bring_back(manager: &Manager, name: &str) -> Result<()> {
+    manager.handle(&call::TargetRestore { name: name.into() }, &mut Nobody).map(drop)
+}
+
+#[test]
+fn what_was_removed_can_be_brought_back() {
+    let (_world, manager) = World::with(&["web"]);
+    let id = manager.target("web").unwrap().log.id();
+    remove(&manager, "web").unwrap();
+    assert!(matches!(manager.target("web"), Err(Error::NoTarget(_))));
+    add(&manager, "web").unwrap();
+    assert!(matches!(bring_back(&manager, "web"), Err(Error::TargetExists(_))));
+    remove(&manager, "web").unwrap();
+    // The last one, unless another is named.
+    bring_back(&manager, "web").unwrap();
+    assert_ne!(manager.target("web").unwrap().log.id(), id);
+    remove(&manager, "web").unwrap();
+    bring_back(&manager, "web-1").unwrap();
+    assert_eq!(manager.target("web").unwrap().log.id(), id);
+    assert!(matches!(bring_back(&manager, "db"), Err(Error::NotRemoved(_))));
+    bring_back(&manager, "../web").unwrap_err();
+}
+
+#[test]
+fn a_target_of_which_a_moment_is_read_is_not_removed() {
+    let (_world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    let volume = target.volume(BranchId(0), None).unwrap();
+    let past = target.as_of(volume, target.log.head_seq()).unwrap();
+    assert!(matches!(remove(&manager, "web"), Err(Error::Served(_))));
+    drop(past);
+    remove(&manager, "web").unwrap();
+    assert!(target.dir().join("log").exists() || !target.dir().exists());
+}
+
+#[test]
+fn while_a_target_goes_nothing_is_begun_with_it() {
+    let (_world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    let op = target.begin_change(lifecycle::Change::Remove, lifecycle::Request::Remove).unwrap();
+    let volume = target.volume(BranchId(0), None).unwrap();
+    assert!(matches!(target.serve(volume, true), Err(Error::Busy { .. })));
+    assert!(matches!(target.as_of(volume, target.log.head_seq()), Err(Error::Busy { .. })));
+    drop(op);
+    target.serve(volume, true).unwrap();
+}
+
+#[test]
+fn a_damaged_configuration_is_repaired_from_the_log() {
+    let (world, manager) = World::with(&["web"]);
+    let settings = vec![("memory".to_owned(), "3G".to_owned())];
+    manager.handle(&call::TargetSet { name: "web".into(), settings }, &mut Nobody).unwrap();
+    let before = manager.target("web").unwrap().config();
+    drop(manager);
+    for file in ["000001.json", "000002.json"] {
+        std::fs::write(world.target_dir("web").join("config").join(file), "{").unwrap();
+    }
+    let manager = world.manager();
+    let repair = call::TargetRepair { name: "web".into() };
+    let said = manager.handle(&repair, &mut Nobody).unwrap();
+    assert!(said.from.contains("log"), "{said:?}");
+    assert_eq!(manager.target("web").unwrap().config(), before);
+    manager.handle(&repair, &mut Nobody).unwrap_err();
+}
+
+#[test]
+fn what_cannot_be_used_can_be_put_aside_and_not_be_deleted() {
+    let (world, manager) = World::with(&["web"]);
+    drop(manager);
+    std::fs::rename(world.target_dir("web").join("log"), world.target_dir("web").join("away")).unwrap();
+    let manager = world.manager();
+    let delete = call::TargetRemove { name: "web".into(), delete_history: true };
+    assert!(matches!(manager.handle(&delete, &mut Nobody), Err(Error::Unavailable { .. })));
+    remove(&manager, "web").unwrap();
+    add(&manager, "web").unwrap();
+}

@@ -1,0 +1,270 @@
+//! Changes of a target's branches: another present, a branch dropped, the last such change taken back.
+//!
+//! Invariants: everything that can be in the way is looked at, and locked, first; then the change is one record, so it is done whole or
+//! not at all; then disks outside the store are filled. What fails after the record is said together with what was done.
+
+use std::sync::Arc;
+
+use bygone_model::{BranchId, Event, Kind, Moment, Seq};
+use bygone_store::catalog::{Act, ActKind, Catalog, Keeping, Shows};
+
+use super::outside::{self, Prepared};
+use crate::{
+    api::{Answers, MomentInfo, Progress},
+    error::{Error, Result},
+    lifecycle::Request,
+    target::{Op, Target, Use},
+    timeline,
+};
+
+/// What becomes the present.
+#[derive(Clone, Debug)]
+pub(super) enum Next {
+    /// A branch that there is.
+    Branch(BranchId),
+    /// A branch of this name that is made at a moment of another one.
+    New { name: String, parent: BranchId, at: Seq },
+}
+
+impl Next {
+    /// The disks that it has.
+    fn disks(&self, catalog: &Catalog) -> Vec<u32> {
+        let (branch, at) = match self {
+            Next::Branch(id) => (*id, Seq::MAX),
+            Next::New { parent, at, .. } => (*parent, *at),
+        };
+        catalog.volumes_of(branch, at).map(|volume| volume.disk).collect()
+    }
+}
+
+/// A change of the present that is being made.
+struct Move {
+    act: Act,
+    next: Next,
+    /// In words: "restored".
+    event: Event,
+}
+
+/// Makes a branch the present; disks outside the store are filled with it, at once if nothing runs, else in the background.
+///
+/// # Errors
+/// When something is in the way, and then nothing has changed; or [`Error::Partly`].
+pub(crate) fn promote(op: &Op, branch: BranchId, answers: &mut dyn Answers) -> Result<MomentInfo> {
+    let catalog = op.target().log.catalog();
+    let name = name_of(&catalog, branch);
+    let act = Act { kind: ActKind::Promote, make: None, revive: None, head: branch, drop: None };
+    let event = Event::new(Kind::Branch, format!("branch {name} is the present now")).with("promoted", name);
+    move_present(op, Move { act, next: Next::Branch(branch), event }, answers)
+}
+
+/// Makes a moment the present: a branch that starts there. With `discard_later` the branch that was the present is dropped.
+///
+/// # Errors
+/// As [`promote`].
+pub(super) fn restore_in_place(
+    op: &Op,
+    (parent, at): (BranchId, Seq),
+    discard_later: bool,
+    answers: &mut dyn Answers,
+) -> Result<String> {
+    let target = op.target();
+    let catalog = target.log.catalog();
+    let name = super::free_name(&catalog, "restored");
+    let drop = discard_later.then_some(catalog.head);
+    let act = Act { kind: ActKind::Restore, make: None, revive: None, head: catalog.head, drop };
+    let when = timeline::local(target.log.time_of(at)?);
+    let label = format!("restored as of {when}, on branch {name}");
+    let mut event = Event::new(Kind::Branch, label)
+        .with("promoted", name.clone())
+        .with("made", name.clone())
+        .with("from_seq", at.0);
+    if drop.is_some() {
+        event = event.with("discarded", name_of(&catalog, catalog.head));
+    }
+    let next = Next::New { name: name.clone(), parent, at };
+    move_present(op, Move { act, next, event }, answers)?;
+    Ok(name)
+}
+
+/// Drops a branch that nobody uses.
+///
+/// # Errors
+/// When it is the present or in use.
+pub(crate) fn drop_branch(op: &Op, branch: BranchId) -> Result<MomentInfo> {
+    let target = op.target();
+    let catalog = target.log.catalog();
+    let name = name_of(&catalog, branch);
+    check_unused(target, branch)?;
+    let act = Act { kind: ActKind::Drop, make: None, revive: None, head: catalog.head, drop: Some(branch) };
+    target.log.act(act, None)?;
+    note(
+        target,
+        catalog.head,
+        Event::new(Kind::Branch, format!("branch {name} was dropped")).with("dropped", name),
+    )
+}
+
+/// Takes back the last restore, promotion, drop or undo.
+///
+/// # Errors
+/// When there is none; as [`promote`].
+pub(crate) fn undo(op: &Op, answers: &mut dyn Answers) -> Result<MomentInfo> {
+    let target = op.target();
+    let catalog = target.log.catalog();
+    let Some((act, last)) = catalog.undo() else {
+        return Err(Error::NothingToUndo(target.name.clone()));
+    };
+    let what = match last.kind {
+        ActKind::Restore => "restore",
+        ActKind::Promote => "promotion",
+        ActKind::Drop => "drop",
+        ActKind::Undo => "undo",
+    };
+    let mut words = vec![format!("the last {what} was taken back")];
+    let mut event = Event::new(Kind::Branch, String::new()).with("undone", last.seq.0).with("was", what);
+    if act.head != catalog.head {
+        let name = act.revive.as_ref().filter(|r| r.id == act.head).map(|r| r.name.clone());
+        let name = name.unwrap_or_else(|| name_of(&catalog, act.head));
+        words.push(format!("branch {name} is the present again"));
+        event = event.with("promoted", name);
+    }
+    if let Some(revived) = &act.revive {
+        words.push(format!("branch {} is back", revived.name));
+        event = event.with("revived", revived.name.clone());
+    }
+    if let Some(dropped) = act.drop {
+        let name = name_of(&catalog, dropped);
+        words.push(format!("branch {name} is dropped again"));
+        event = event.with("dropped", name);
+    }
+    event.label = words.join("; ");
+    if act.head != catalog.head {
+        let next = Next::Branch(act.head);
+        return move_present(op, Move { act, next, event }, answers);
+    }
+    if let Some(dropped) = act.drop {
+        check_unused(target, dropped)?;
+    }
+    target.log.act(act, None)?;
+    note(target, catalog.head, event)
+}
+
+fn name_of(catalog: &Catalog, branch: BranchId) -> String {
+    catalog.branch(branch).map_or("?", |b| &b.name).to_owned()
+}
+
+/// Nobody writes to a branch that is going to be dropped.
+fn check_unused(target: &Target, branch: BranchId) -> Result<()> {
+    let used = [Use::Machine, Use::Guest, Use::Client].iter().any(|used| target.is_used(branch, *used));
+    if used || target.running_branch() == Some(branch) {
+        return Err(Error::BranchUsed(name_of(&target.log.catalog(), branch)));
+    }
+    Ok(())
+}
+
+fn note(target: &Target, branch: BranchId, event: Event) -> Result<MomentInfo> {
+    let done = target.log.event(branch, &event)?;
+    target.log.flush()?;
+    let branch = name_of(&target.log.catalog(), branch);
+    Ok(timeline::info(Moment { seq: done.last, time: done.time, branch, event }))
+}
+
+fn move_present(op: &Op, change: Move, answers: &mut dyn Answers) -> Result<MomentInfo> {
+    let target = op.target();
+    let Move { act, next, event } = change;
+    let catalog = target.log.catalog();
+    let running = target.running_branch();
+    let stays = matches!(&next, Next::Branch(id) if Some(*id) == running);
+    op.allows(if stays { Request::MoveToRunning } else { Request::Move })?;
+    let moves = !matches!(&next, Next::Branch(id) if *id == catalog.head);
+    if moves && target.is_used(catalog.head, Use::Client) {
+        // Whoever has the present open would go on writing to what no longer is.
+        return Err(Error::Served(target.name.clone()));
+    }
+    if let Some(dropped) = act.drop {
+        check_unused(target, dropped)?;
+    }
+    if let Next::Branch(id) = &next {
+        for volume in catalog.volumes_of(*id, Seq::MAX) {
+            if catalog.shows.get(&volume.disk) != Some(&Shows::Volume(volume.id)) {
+                check_end(target, *id, volume.id)?;
+            }
+        }
+    }
+    let prepared = prepare(target, &next, act.drop, answers)?;
+    let make = match &next {
+        Next::New { name, parent, at } => Some((name.as_str(), *parent, *at)),
+        Next::Branch(_) => None,
+    };
+    let (_, head) = target.log.act(act, make)?;
+    let label = event.label.clone();
+    let partly = |why: Error| Error::Partly { done: label.clone(), why: Box::new(why) };
+    let moment = note(target, head, event).map_err(partly)?;
+    fill(target, head, prepared, running.is_some(), answers).map_err(partly)?;
+    Ok(moment)
+}
+
+/// All of a volume's content is known at its end, unless it is the tap that reads it even now.
+fn check_end(target: &Target, branch: BranchId, volume: bygone_model::VolumeId) -> Result<()> {
+    let catalog = target.log.catalog();
+    if branch == catalog.head && !catalog.shows.contains_key(&catalog.volume(volume)?.disk) {
+        return Ok(());
+    }
+    target.check_exact(volume, target.log.head_seq())
+}
+
+/// Makes the disks outside the store ours that do not show what is going to be the present.
+fn prepare(
+    target: &Arc<Target>,
+    next: &Next,
+    given_up: Option<BranchId>,
+    answers: &mut dyn Answers,
+) -> Result<Vec<Prepared>> {
+    let catalog = target.log.catalog();
+    let mut prepared = Vec::new();
+    for disk in next.disks(&catalog) {
+        let tapped = catalog.disks.get(disk as usize).is_some_and(|d| d.keeping == Keeping::Tap);
+        let shown = match (catalog.shows.get(&disk), next) {
+            (Some(Shows::Volume(shown)), Next::Branch(id)) => {
+                catalog.volume(*shown).is_ok_and(|volume| volume.branch == *id)
+            }
+            _ => false,
+        };
+        if tapped && !shown {
+            let mut waiting: &mut dyn Answers = &mut *answers;
+            prepared.push(outside::prepare(target, disk, given_up, &mut waiting)?);
+        }
+    }
+    Ok(prepared)
+}
+
+fn fill(
+    target: &Arc<Target>,
+    head: BranchId,
+    prepared: Vec<Prepared>,
+    runs: bool,
+    answers: &mut dyn Answers,
+) -> Result<()> {
+    let catalog = target.log.catalog();
+    let mut failed = None;
+    for one in prepared {
+        let Some(volume) = catalog.volumes_of(head, Seq::MAX).find(|v| v.disk == one.disk()) else {
+            continue;
+        };
+        let volume = volume.id;
+        if runs {
+            target.fill_prepared(volume, one);
+            continue;
+        }
+        let doing = format!("filling {}", catalog.disk_of(volume)?.name);
+        let filled = outside::fill(target, volume, one, &mut |done_bytes, total_bytes| {
+            answers.progress(Progress { doing: doing.clone(), done_bytes, total_bytes });
+            !target.is_closing()
+        });
+        // The others are filled all the same.
+        if let Err(error) = filled {
+            failed = failed.or(Some(error));
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}

@@ -1,0 +1,250 @@
+//! Disks outside the store that are going to show something else.
+//!
+//! Invariant: from [`prepare`] until it is filled, such a disk is locked and nobody of us uses it; and everything on it that can still be
+//! asked for is in the store. What was changed there without Bygone is recorded, as a gap, before it is overwritten.
+
+use std::{
+    io::IoSlice,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bygone_block::{OsDisk, RawDisk};
+use bygone_model::{BranchId, Event, Kind, Lba, Sectors, VolumeId};
+use bygone_store::{
+    Wait,
+    catalog::{Catalog, Shows, TapMark},
+};
+use bygone_sys::ImageLock;
+
+use super::PIECE_BYTES;
+use crate::{
+    api::{Answers, Progress},
+    error::{Error, Result},
+    target::{Claim, Target},
+};
+
+/// How long one of us may take to let go of a disk.
+const LET_GO_MAX: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// A disk outside the store that is ours alone. See the module's comment.
+pub(crate) struct Prepared {
+    disk: u32,
+    raw: OsDisk,
+    lock: ImageLock,
+    claim: Claim,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Prepared({})", self.raw.path().display())
+    }
+}
+
+impl Prepared {
+    /// The number of the disk in the catalog.
+    pub(crate) fn disk(&self) -> u32 {
+        self.disk
+    }
+}
+
+/// Who waits while a disk is prepared.
+pub(crate) trait Patience {
+    /// The disk is being read; false when it is no longer wanted.
+    fn reading(&mut self, disk: &str, done_bytes: u64, total_bytes: u64) -> bool;
+}
+
+impl Patience for &mut dyn Answers {
+    fn reading(&mut self, disk: &str, done_bytes: u64, total_bytes: u64) -> bool {
+        let doing = format!("reading what was changed on {disk} without Bygone");
+        self.progress(Progress { doing, done_bytes, total_bytes }) && self.wanted()
+    }
+}
+
+/// Makes the disk number `disk` ours alone, after everything on it that is not given up was taken into the store; `given_up` is a
+/// branch that is about to be dropped.
+///
+/// # Errors
+/// When the disk is missing, used by something else, of another size, or cannot be read. Then nothing has changed, but for what was
+/// learned of the disk.
+pub(crate) fn prepare(
+    target: &Arc<Target>,
+    disk: u32,
+    given_up: Option<BranchId>,
+    patience: &mut dyn Patience,
+) -> Result<Prepared> {
+    let claim = target.claim(disk, LET_GO_MAX)?;
+    let catalog = target.log.catalog();
+    let shown = shown_volume(&catalog, disk);
+    let is_lost = |volume: VolumeId| {
+        let branch = catalog.volume(volume).ok().map(|volume| volume.branch);
+        catalog.is_given_up(volume) || (branch.is_some() && branch == given_up)
+    };
+    let entry =
+        catalog.disks.get(disk as usize).ok_or_else(|| bygone_store::Error::NoDisk(disk.to_string()))?;
+    let (raw, lock) = match shown {
+        Some(volume) if !is_lost(volume) => read_and_close(target, volume, patience)?,
+        shown => {
+            if let Some(volume) = shown {
+                target.wait_until_closed(volume, LET_GO_MAX)?;
+            }
+            let (raw, lock) = target.take_disk(entry)?;
+            if let Some(volume) = shown {
+                note_lost(target, volume, &entry.name, &raw)?;
+            }
+            (raw, lock)
+        }
+    };
+    Ok(Prepared { disk, raw, lock, claim })
+}
+
+/// The volume that the disk outside the store shows, or would if it had ever been opened; none while it is being filled.
+fn shown_volume(catalog: &Catalog, disk: u32) -> Option<VolumeId> {
+    match catalog.shows.get(&disk) {
+        Some(Shows::Volume(volume)) => Some(*volume),
+        Some(Shows::Filling(_)) => None,
+        None => catalog.volumes.iter().find(|v| v.disk == disk && v.parent.is_none()).map(|v| v.id),
+    }
+}
+
+/// Opens the disk as what it shows, waits until the store has all of it, and closes it without letting go of it.
+fn read_and_close(
+    target: &Arc<Target>,
+    volume: VolumeId,
+    patience: &mut dyn Patience,
+) -> Result<(OsDisk, ImageLock)> {
+    let lease = target.lease_shown(volume)?;
+    let name = lease.disk_name();
+    loop {
+        let (done, total, complete) = target.reading(volume);
+        if complete {
+            break;
+        }
+        if !patience.reading(&name, done, total) {
+            return Err(Error::Abandoned);
+        }
+        if !target.is_being_read(volume) && !target.reading(volume).2 {
+            // The thread that read it could not go on, and the log says why.
+            return Err(Error::BaseIncomplete { disk: name });
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    // Whoever read it lets go of it in a moment.
+    let end = Instant::now() + LET_GO_MAX;
+    while !target.is_only_use(volume) {
+        if Instant::now() > end {
+            return Err(Error::Served(target.name.clone()));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    let Some(lock) = lease.close() else { return Err(Error::Served(target.name.clone())) };
+    let mark = target.log.catalog().taps.get(&volume.0).cloned();
+    if !mark.is_some_and(|mark| mark.clean && mark.complete) {
+        return Err(Error::DiskBehind { disk: name });
+    }
+    let path = target.config().disk(&name).and_then(|disk| disk.path.clone()).unwrap_or_default();
+    let raw = lock.file().and_then(|file| OsDisk::of_file(&path, file));
+    Ok((raw.map_err(|source| Error::Disk { path, source })?, lock))
+}
+
+/// What is on the disk is given up. If that is not what the store knows of it, say so.
+fn note_lost(target: &Target, volume: VolumeId, disk: &str, raw: &OsDisk) -> Result<()> {
+    let catalog = target.log.catalog();
+    let io = |source| Error::Disk { path: PathBuf::from(raw.path()), source };
+    let mark = catalog.taps.get(&volume.0);
+    let known = match mark {
+        Some(mark) => mark.complete && (!mark.clean || mark.identity == raw.identity().map_err(io)?),
+        None => false,
+    };
+    if known {
+        return Ok(());
+    }
+    let label = format!("disk {disk} holds what was never read; it is given up, and overwritten");
+    let event = Event::new(Kind::Gap, label).with("disk", disk).with("phase", "given up");
+    target.log.event(target.present(), &event)?;
+    target.log.flush()?;
+    Ok(())
+}
+
+/// Makes a prepared disk show `volume`, while the present is served from the store; the next opening of the disk is a tap again. Only
+/// what differs is written. Ends early when `keep_going` says no; then the disk is filled when it is used the next time.
+///
+/// # Errors
+/// When the disk cannot be written, or the store not be read.
+pub(crate) fn fill(
+    target: &Target,
+    volume: VolumeId,
+    prepared: Prepared,
+    keep_going: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<()> {
+    let Prepared { raw, lock: _lock, claim, .. } = prepared;
+    let log = &target.log;
+    let size = log.catalog().disk_of(volume)?.sectors.bytes();
+    log.begin_fill(volume)?;
+    let seq = log.flush()?;
+    let view = log.view(volume, seq)?;
+    let io = |e| Error::Disk { path: PathBuf::from(raw.path()), source: e };
+    raw.forget_cached().map_err(io)?;
+    let (mut now, mut wanted) = (Vec::new(), Vec::new());
+    let mut at = 0;
+    while at < size {
+        if claim.is_wanted_back() || !keep_going(at, size) {
+            return Ok(());
+        }
+        let len = PIECE_BYTES.min(size - at);
+        let fragments = view.resolve(Lba::of_bytes(at), Sectors::of_bytes(len), Wait::Yes)?;
+        if fragments.iter().all(|f| f.found.is_none_or(|(_, place)| place.is_zero())) {
+            if raw.next_data(at).map_err(io)?.is_some_and(|data| data < at + len) {
+                raw.punch(at, len).map_err(io)?;
+            }
+        } else {
+            now.resize(len as usize, 0);
+            wanted.resize(len as usize, 0);
+            view.read(Lba::of_bytes(at), &mut wanted, Wait::Yes)?;
+            bygone_store::env::read_exact_at(raw.file(), &mut now, at).map_err(io)?;
+            const BLOCK: usize = 64 << 10;
+            for (i, (old, new)) in now.chunks(BLOCK).zip(wanted.chunks(BLOCK)).enumerate() {
+                if old != new {
+                    let place = at + (i * BLOCK) as u64;
+                    raw.file().write_at(&mut [IoSlice::new(new)], place).map_err(io)?;
+                }
+            }
+        }
+        at += len;
+    }
+    raw.sync().map_err(io)?;
+    let complete = log.catalog().is_exact(volume, seq);
+    let identity = raw.identity().map_err(io)?;
+    // Nobody writes to it until it is opened as a tap, so any change until then is one behind our back.
+    log.mark_tap(volume, &TapMark { applied: seq, clean: true, complete, identity })?;
+    keep_going(size, size);
+    Ok(())
+}
+
+/// Prepares a disk and fills it in a thread of its own, for a present that is served from the store meanwhile.
+///
+/// # Errors
+/// As [`prepare`] and [`fill`].
+pub(crate) fn fill_unasked(target: &Arc<Target>, volume: VolumeId) -> Result<()> {
+    struct UntilClosing<'a>(&'a Target);
+    impl Patience for UntilClosing<'_> {
+        fn reading(&mut self, _: &str, _: u64, _: u64) -> bool {
+            !self.0.is_closing()
+        }
+    }
+    let disk = target.log.catalog().volume(volume)?.disk;
+    if target.is_claimed(disk) {
+        // Somebody is at it already.
+        return Ok(());
+    }
+    let prepared = prepare(target, disk, None, &mut UntilClosing(target))?;
+    let catalog = target.log.catalog();
+    let still = catalog.volume(volume)?.branch == catalog.head
+        && catalog.shows.get(&disk) != Some(&Shows::Volume(volume));
+    if !still {
+        return Ok(());
+    }
+    fill(target, volume, prepared, &mut |_, _| !target.is_closing())
+}

@@ -1,0 +1,210 @@
+//! Machines that are no programs, for tests: they do at once what they are asked for, and outlive the manager that started them as long
+//! as their [`Fake`] is kept.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
+    time::Duration,
+};
+
+use bygone_qemu::{Held, Reason};
+
+use super::{By, Exit, Happening, Launch, Launched, Launcher, Phase, Report, Runner, Step, Stopped};
+use crate::{
+    error::{Error, Result},
+    target::lock,
+};
+
+const REPORTS_MAX: usize = 1024;
+
+/// Where fake machines run.
+#[derive(Default)]
+pub(crate) struct Fake {
+    machines: Mutex<HashMap<PathBuf, Arc<FakeMachine>>>,
+    pids: AtomicU32,
+    /// What the next machine does.
+    pub(crate) next: Mutex<Next>,
+}
+
+/// How a machine behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It answers, and shuts down when it is asked to.
+    #[default]
+    Good,
+    /// It answers, and never shuts down by itself.
+    Stubborn,
+    /// It does not answer until it is let.
+    Slow,
+    /// Its program ends before it answers.
+    Fails,
+}
+
+/// A machine.
+pub(crate) struct FakeMachine {
+    pid: u32,
+    kind: Next,
+    state: Mutex<State>,
+}
+
+struct State {
+    phase: Phase,
+    reports: Option<SyncSender<Report>>,
+}
+
+impl FakeMachine {
+    fn tell(&self, what: Happening, phase: Phase) {
+        let mut state = lock(&self.state);
+        if matches!(state.phase, Phase::Ended(_)) {
+            return;
+        }
+        state.phase = phase;
+        if let Some(reports) = &state.reports {
+            let _ = reports.try_send(Report { time: None, what });
+        }
+        if matches!(phase, Phase::Ended(_)) {
+            state.reports = None;
+        }
+    }
+
+    /// It answers now.
+    pub(crate) fn answer(&self) {
+        self.tell(Happening::Started { adopted: false }, Phase::Running);
+    }
+
+    /// Its process ends by itself.
+    pub(crate) fn die(&self) {
+        let exit = Exit::Signal(9);
+        self.tell(Happening::Exited { exit, last_words: String::new() }, Phase::Ended(exit));
+    }
+
+    /// The guest shuts itself down.
+    pub(crate) fn shut_down(&self) {
+        let what = Happening::ShutdownRequested { by: By::Guest, reason: Reason::GuestShutdown, held: true };
+        self.tell(what, Phase::Held(Held::Shutdown));
+    }
+
+    /// A request to its disk fails.
+    pub(crate) fn fail_to_read(&self) {
+        let what = Happening::IoError { disk: Some("vda".into()), write: false, no_space: false, held: true };
+        self.tell(what, Phase::Held(Held::IoError));
+    }
+
+    fn is_alive(&self) -> bool {
+        !matches!(lock(&self.state).phase, Phase::Ended(_))
+    }
+
+    fn watch(self: &Arc<Self>) -> Launched {
+        let (reports, receiver) = sync_channel(REPORTS_MAX);
+        lock(&self.state).reports = Some(reports);
+        Launched { runner: Box::new(FakeRunner(self.clone())), reports: receiver }
+    }
+}
+
+impl Fake {
+    /// The machine in this place, if it is alive.
+    pub(crate) fn machine(&self, dir: &Path) -> Option<Arc<FakeMachine>> {
+        lock(&self.machines).get(dir).filter(|machine| machine.is_alive()).cloned()
+    }
+
+    /// The manager is gone, without a word: nobody hears of what happens to machines any more.
+    pub(crate) fn manager_is_killed(&self) {
+        for machine in lock(&self.machines).values() {
+            lock(&machine.state).reports = None;
+        }
+    }
+}
+
+impl Launcher for Fake {
+    fn prepare(&self, _: &Path) -> Result<String> {
+        Ok("tcg".to_owned())
+    }
+
+    fn start(&self, launch: &Launch<'_>) -> Result<Launched> {
+        if let Some(running) = self.machine(launch.dir) {
+            return Err(bygone_qemu::Error::AlreadyRunning { pid: running.pid }.into());
+        }
+        let kind = std::mem::take(&mut *lock(&self.next));
+        let machine = Arc::new(FakeMachine {
+            pid: 1_000_000 + self.pids.fetch_add(1, Ordering::Relaxed),
+            kind,
+            state: Mutex::new(State { phase: Phase::Starting, reports: None }),
+        });
+        lock(&self.machines).insert(launch.dir.to_owned(), machine.clone());
+        let launched = machine.watch();
+        match kind {
+            Next::Good | Next::Stubborn => machine.answer(),
+            Next::Slow => {}
+            Next::Fails => machine.die(),
+        }
+        Ok(launched)
+    }
+
+    fn find(&self, dir: &Path) -> Result<Option<u32>> {
+        Ok(self.machine(dir).map(|machine| machine.pid))
+    }
+
+    fn adopt(&self, dir: &Path) -> Result<Option<Launched>> {
+        let Some(machine) = self.machine(dir) else { return Ok(None) };
+        let launched = machine.watch();
+        let phase = lock(&machine.state).phase;
+        machine.tell(Happening::Started { adopted: true }, phase);
+        if phase == Phase::Held(Held::Shutdown) {
+            machine.shut_down();
+        }
+        Ok(Some(launched))
+    }
+
+    fn console(&self, dir: &Path) -> PathBuf {
+        dir.join("console.sock")
+    }
+
+    fn mark_console(&self, _: &Path, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    fn last_words(&self, _: &Path) -> String {
+        "as it was told to".to_owned()
+    }
+}
+
+struct FakeRunner(Arc<FakeMachine>);
+
+impl Runner for FakeRunner {
+    fn pid(&self) -> u32 {
+        self.0.pid
+    }
+    fn phase(&self) -> Phase {
+        lock(&self.0.state).phase
+    }
+    fn stop(&self, patience: Duration, say: &mut dyn FnMut(Step)) -> Result<Stopped> {
+        say(Step::PowerButtonPressed);
+        if self.0.kind == Next::Stubborn {
+            std::thread::sleep(patience.min(Duration::from_millis(10)));
+            return Ok(Stopped::StillRunning);
+        }
+        self.0.shut_down();
+        Ok(Stopped::Holding)
+    }
+    fn end(&self) -> Result<()> {
+        let exit = Exit::Code(0);
+        self.0.tell(Happening::Exited { exit, last_words: String::new() }, Phase::Ended(exit));
+        Ok(())
+    }
+    fn resume(&self) -> Result<()> {
+        if !self.0.is_alive() {
+            return Err(Error::ManagerGone);
+        }
+        self.0.tell(Happening::Resumed, Phase::Running);
+        Ok(())
+    }
+    fn reset(&self) -> Result<()> {
+        self.0.tell(Happening::StartsOver, Phase::Held(Held::Paused));
+        Ok(())
+    }
+}
