@@ -36,6 +36,9 @@ pub enum Trouble {
     Damaged { place: String, damage: String },
     #[error("the medium failed, and nothing more is acknowledged")]
     LogPoisoned,
+    /// Upkeep is tried again and again; writes wait before too much of the index is in memory only.
+    #[error("upkeep fails, and writes wait once too much of it is left undone: {why}")]
+    UpkeepFails { why: String },
     /// A tapped disk that is still being taken over.
     #[error("not completely read yet; history begins when it is")]
     NotRead { read_bytes: u64, size_bytes: u64 },

@@ -145,8 +145,12 @@ impl LogWriter {
         if self.closing.load(Ordering::Acquire) {
             return Err(IoError::Closing);
         }
-        match self.log.append(writes) {
-            Err(e @ StoreError::Full { .. }) => Err(self.pause(e.into())),
+        let mut appended = self.log.append(writes);
+        if matches!(appended, Err(StoreError::Behind { .. })) && self.log.maintain().is_ok() {
+            appended = self.log.append(writes);
+        }
+        match appended {
+            Err(e @ (StoreError::Full { .. } | StoreError::Behind { .. })) => Err(self.pause(e.into())),
             Err(e) => Err(e.into()),
             Ok(_) => {
                 *self.paused() = None;

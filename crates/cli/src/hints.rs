@@ -222,6 +222,9 @@ pub(crate) fn of_trouble(trouble: &Trouble) -> String {
         Trouble::LeftRunning { why: None, .. } => "`bygone serve` takes it over",
         Trouble::LeftRunning { .. } => "put that right; a manager tries again and again to take it over",
         Trouble::Damaged { .. } => "`bygone verify` shows all that is damaged",
+        Trouble::UpkeepFails { .. } => {
+            "check the medium that holds the store; `bygone verify` shows all that is damaged"
+        }
         Trouble::LogPoisoned => "check the medium, then restart the manager",
         Trouble::NotRead { .. } => "wait, with a manager running (`bygone serve`)",
         Trouble::WritesWait => "free space on the store's file system, and it goes on by itself",

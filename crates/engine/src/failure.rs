@@ -168,7 +168,7 @@ fn of_moment(text: &str, error: &ResolveError) -> Failure {
 fn of_store(error: &StoreError) -> Failure {
     let why = error.to_string();
     match error {
-        StoreError::Io { .. } => Failure::MediumFailed { why },
+        StoreError::Io { .. } | StoreError::Behind { .. } => Failure::MediumFailed { why },
         StoreError::Full { .. } => Failure::NoRoom { why },
         StoreError::Poisoned => Failure::LogPoisoned { why },
         StoreError::Damaged { .. } => Failure::Damaged { why },

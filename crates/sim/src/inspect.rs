@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bygone_store::format::{
+    checkpoint,
     record::{self, Header},
     segment::{SEGMENT_HEADER_BYTES, SegmentHeader, TRAILER_BYTES, Trailer},
 };
@@ -54,6 +55,17 @@ pub(crate) fn is_sealed(bytes: &[u8]) -> bool {
 
 fn trailer(bytes: &[u8]) -> Option<Trailer> {
     Trailer::decode(bytes.get(bytes.len().checked_sub(TRAILER_BYTES)?..)?, bytes.len() as u64)
+}
+
+/// Where the pages and tables of an index file end.
+pub(crate) fn pages_end(bytes: &[u8]) -> Option<usize> {
+    let trailer =
+        checkpoint::Trailer::decode(bytes.last_chunk::<{ checkpoint::FRAME_BYTES }>()?, bytes.len() as u64)?;
+    let from = trailer.offset as usize;
+    let footer = bytes.get(from..from + trailer.len_bytes as usize)?;
+    let footer: checkpoint::Footer = serde_json::from_slice(footer).ok()?;
+    let events = if footer.events_count > 0 { footer.events.offset as usize } else { from };
+    Some(events.min(from))
 }
 
 /// The segments in words, for the trace of a failure.

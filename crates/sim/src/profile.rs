@@ -51,6 +51,8 @@ pub enum Step {
     Rot,
     /// Index files are lost.
     LoseIndex,
+    /// Bits of index files rot while the log is in use.
+    RotIndex,
     /// The clock jumps.
     Jump,
     /// Everything is verified.
@@ -189,6 +191,28 @@ const ROT: &[(Step, u32)] = &[
     (CompareAll, 1),
 ];
 
+const INDEX: &[(Step, u32)] = &[
+    (Append, 240),
+    (Flush, 20),
+    (Event, 10),
+    (Maintain, 80),
+    (MaintainAll, 20),
+    (Checkpoint, 15),
+    (AddDisk, 2),
+    (AddBranch, 6),
+    (Promote, 2),
+    (OpenOrClose, 20),
+    (ReadPresent, 80),
+    (ReadPast, 40),
+    (Times, 10),
+    (ReadEvents, 5),
+    (Tap, 8),
+    (Kill, 4),
+    (PowerCut, 2),
+    (RotIndex, 30),
+    (CompareAll, 4),
+];
+
 const MIXED: &[(Step, u32)] = &[
     (Append, 240),
     (Flush, 30),
@@ -226,6 +250,7 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "full", steps: FULL, wide: false },
     Profile { name: "sync", steps: SYNC, wide: false },
     Profile { name: "rot", steps: ROT, wide: false },
+    Profile { name: "index", steps: INDEX, wide: false },
     Profile { name: "mixed", steps: MIXED, wide: false },
     Profile { name: "wide", steps: MIXED, wide: true },
 ];

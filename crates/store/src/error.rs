@@ -64,6 +64,12 @@ pub enum Error {
         /// For which file.
         name: String,
     },
+    /// The index cannot be brought up to date, and as many versions wait for it in memory as may.
+    #[error("{versions} changes wait in memory for an index that cannot be written now")]
+    Behind {
+        /// How many.
+        versions: usize,
+    },
     /// An earlier flush failed, so nothing after it may be acknowledged (invariant I4).
     #[error("an earlier flush of this log failed; what came after it cannot be trusted to be on the medium")]
     Poisoned,
@@ -153,6 +159,11 @@ impl Error {
             _ if is_full(&source) => Error::Full { name: name.to_owned() },
             _ => Error::Io { doing, name: name.to_owned(), source: Arc::new(source) },
         }
+    }
+
+    /// An index is damaged, which can be made anew from the segments.
+    pub(crate) fn is_index_damage(&self) -> bool {
+        matches!(self, Error::Damaged { place, .. } if place.file.starts_with(crate::format::checkpoint::folder()))
     }
 
     pub(crate) fn damaged(file: &str, offset: u64, damage: Damage) -> Error {

@@ -23,7 +23,15 @@ impl Handle<call::Status> for Manager {
         let (mut used_bytes, mut logical_bytes) = (0, 0);
         let (mut state, mut full) = ("ok", false);
         for target in self.targets() {
-            let status = target.status()?;
+            // Whatever is wrong with one, the others are told of.
+            let status = match target.status() {
+                Ok(status) => status,
+                Err(why) => {
+                    let trouble = Trouble::Unavailable { why: why.failure() };
+                    problems.push(Problem::of_target(&target.name, trouble));
+                    continue;
+                }
+            };
             if target.is_left_running() {
                 let trouble = Trouble::LeftRunning { pid: target.left_pid(), why: target.left_why() };
                 problems.push(Problem::of_target(&target.name, trouble));
@@ -35,6 +43,12 @@ impl Handle<call::Status> for Manager {
             for (place, damage) in target.log.damage_at_open() {
                 let (place, damage) = (place.to_string(), damage.to_string());
                 problems.push(Problem::of_target(&target.name, Trouble::Damaged { place, damage }));
+            }
+            // That there is no room is said of the whole store.
+            let trouble = target.log.upkeep_trouble();
+            if let Some(why) = trouble.filter(|why| !matches!(why, bygone_store::Error::Full { .. })) {
+                let why = why.to_string();
+                problems.push(Problem::of_target(&target.name, Trouble::UpkeepFails { why }));
             }
             if target.log.is_poisoned() {
                 state = "failed";

@@ -23,6 +23,7 @@ fn options() -> LogOptions {
         segment_records_max: 64,
         checkpoint_entries: 12,
         checkpoint_bytes: 1 << 30,
+        versions_max: usize::MAX,
         cache: PageCache::new(64 << 10),
     }
 }

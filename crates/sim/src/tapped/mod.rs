@@ -107,6 +107,7 @@ impl World {
             segment_records_max: rng.pick(&[5, 40, 1 << 16]),
             checkpoint_entries: rng.pick(&[16, 120, 500]),
             checkpoint_bytes: 1 << 30,
+            versions_max: usize::MAX,
             cache: PageCache::new(64 << 10),
         };
         let log = Log::make(log_medium.dir(), clock.clone(), options.clone(), [seed as u8; 16]);

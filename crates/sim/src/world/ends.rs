@@ -103,7 +103,7 @@ impl World {
     fn adopt(&mut self, lossy: bool) -> Done {
         let log = self.log()?;
         let in_log = log.damage_at_open().iter().any(|(place, _)| place.file.starts_with("log/"));
-        let excused = self.lost_index && !in_log || log.damage_at_open().is_empty();
+        let excused = (self.lost_index || self.hurt_index) && !in_log || log.damage_at_open().is_empty();
         check!(excused, "damage out of nowhere: {:?}", log.damage_at_open());
         self.lost_index = false;
         let found = inspect::records(&self.medium);

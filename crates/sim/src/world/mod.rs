@@ -158,6 +158,8 @@ struct World {
     episode: u64,
     /// Damage may be met.
     damaged: bool,
+    /// Pages of index files were hurt while the log is in use: a read may be refused until upkeep was done once.
+    hurt_index: bool,
     /// Index files were lost.
     lost_index: bool,
     /// A segment was hurt that has no index.
@@ -180,6 +182,7 @@ impl World {
             segment_records_max: rng.pick(&[5, 40, 1 << 16, 1 << 16]),
             checkpoint_entries: rng.pick(&[16, 40, 120, 500]),
             checkpoint_bytes: rng.pick(&[100 << 10, 1 << 30]),
+            versions_max: if profile.name == "index" { 600 } else { usize::MAX },
             cache: PageCache::new(rng.pick(&[4 << 10, 64 << 10, 1 << 20])),
         };
         let start = Micros(1_700_000_000_000_000 + rng.below(1 << 40) as i64);
@@ -200,6 +203,7 @@ impl World {
             views: Vec::new(),
             episode: 0,
             damaged: false,
+            hurt_index: false,
             lost_index: false,
             hurt_unsealed: false,
             suspects: Vec::new(),
@@ -440,6 +444,7 @@ impl World {
             }
             Step::Rot => self.rot(),
             Step::LoseIndex => self.lose_index(),
+            Step::RotIndex => self.rot_index(),
             Step::Jump => {
                 let by = self.rng.pick(&[1_000_000, 3_000_000, 3_600_000_000, 400_000_000_000]);
                 let by = self.rng.below(by) as i64;

@@ -106,9 +106,13 @@ impl World {
 
     fn compare_present(&mut self, volume: u32, (lba, sectors): (u64, u64)) -> Done {
         let log = self.log()?;
-        let fragments = match log.resolve_head(VolumeId(volume), Lba(lba), Sectors(sectors), Wait::Yes) {
-            Ok(fragments) => fragments,
-            Err(error) => return self.excuse("resolve head", &error),
+        let mut refused = 0;
+        let fragments = loop {
+            match log.resolve_head(VolumeId(volume), Lba(lba), Sectors(sectors), Wait::Yes) {
+                Ok(fragments) => break fragments,
+                Err(error) if self.mended("resolve head", &error, &mut refused)? => {}
+                Err(_) => return Ok(()),
+            }
         };
         let mut bytes = vec![0xa5; (sectors * SECTOR_BYTES) as usize];
         let mut at = lba;
@@ -207,9 +211,13 @@ impl World {
                 Err(error) => return self.excuse("read past without waiting", &error),
             }
         }
-        match view.read(Lba(lba), &mut bytes, Wait::Yes) {
-            Ok(()) => self.same("past", volume, (lba, sectors), view.seq(), &bytes),
-            Err(error) => self.excuse("read past", &error),
+        let mut refused = 0;
+        loop {
+            match view.read(Lba(lba), &mut bytes, Wait::Yes) {
+                Ok(()) => return self.same("past", volume, (lba, sectors), view.seq(), &bytes),
+                Err(error) if self.mended("read past", &error, &mut refused)? => {}
+                Err(_) => return Ok(()),
+            }
         }
     }
 
@@ -333,7 +341,10 @@ impl World {
             Ok(report) => {
                 self.say(format!("verified {}", report.checked_bytes));
                 check!(report.complete, "verification was not complete");
-                let fine = report.damaged.is_empty() || self.damaged || self.medium.sync_failed();
+                let known = |file: &str| self.hurt_index && file.starts_with("index/");
+                let fine = report.damaged.iter().all(|damaged| known(&damaged.place.file))
+                    || self.damaged
+                    || self.medium.sync_failed();
                 if !fine {
                     let segments = crate::inspect::segments(&self.medium);
                     self.say(segments);

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bygone_store::{Error, Log, format::record::Header};
+use bygone_store::{
+    Error, Log,
+    format::{checkpoint::FRAME_BYTES, record::Header},
+};
 
 use super::{Done, World, check};
 use crate::{inspect, oracle::Rec};
@@ -39,6 +42,49 @@ impl World {
         }
         self.reopen(false)?;
         self.compare_all(3)
+    }
+
+    /// Bits of pages and tables of index files rot while the log is in use. Whoever meets them may be told so until upkeep has
+    /// made them anew; nothing wrong is ever read, and then everything can be.
+    pub(super) fn rot_index(&mut self) -> Done {
+        if self.log()?.is_poisoned() {
+            return Ok(());
+        }
+        let names: Vec<String> =
+            self.medium.names().into_iter().filter(|name| name.starts_with("index/")).collect();
+        let newest_only = self.rng.chance(400);
+        for (i, name) in names.iter().enumerate().rev() {
+            if newest_only && i + 3 < names.len() || !self.rng.chance(600) {
+                continue;
+            }
+            let Some(bytes) = self.medium.bytes(name) else { continue };
+            let Some(end) = inspect::pages_end(&bytes).filter(|end| *end > FRAME_BYTES) else { continue };
+            for _ in 0..self.rng.within(1, 6) {
+                let offset = self.rng.within(FRAME_BYTES as u64, end as u64 - 1) as usize;
+                if !is_padding(&bytes, offset) {
+                    let bit = self.rng.below(8) as u32;
+                    self.say(format!("flip bit {bit} of byte {offset} of {name} in use"));
+                    self.medium.flip(name, offset, bit);
+                    self.stats.damages += 1;
+                    self.hurt_index = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A read was refused as `error`. True: pages of the index were hurt, and upkeep has made anew what it met, so that it is to be
+    /// read again; else it must have another excuse. `refused` counts how often: each time is another stripe of another volume.
+    pub(super) fn mended(&mut self, what: &str, error: &Error, refused: &mut usize) -> Done<bool> {
+        let of_index = matches!(error, Error::Damaged { place, .. } if place.file.starts_with("index/"));
+        *refused += 1;
+        if !of_index || !self.hurt_index || self.damaged || *refused > 2 * self.oracle.volumes.len() {
+            self.excuse(what, error)?;
+            return Ok(false);
+        }
+        self.stats.damage_errors += 1;
+        self.maintain(100)?;
+        Ok(true)
     }
 
     /// Bits rot, files lose their ends or are lost, while nobody looks.

@@ -255,6 +255,12 @@ impl Trailer {
 }
 
 impl SegmentIndex {
+    /// The last record's seq; the one before the first if there is none.
+    #[must_use]
+    pub fn last_seq(&self) -> Seq {
+        Seq((self.first_seq.0 + self.times.len() as u64).saturating_sub(1))
+    }
+
     /// The bytes of index and trailer for the segment `number`.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

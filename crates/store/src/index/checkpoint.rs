@@ -7,6 +7,7 @@ use bygone_model::{Seq, VolumeId};
 use super::{
     Lookup,
     cache::PageCache,
+    mended::Mended,
     tree::{self, PageRef, PageSource},
 };
 use crate::{
@@ -54,6 +55,7 @@ pub struct IndexFiles {
     cache_key: u32,
     files: FileCache,
     names: std::sync::RwLock<Vec<Name>>,
+    pub(crate) mended: Mended,
 }
 
 impl IndexFiles {
@@ -68,7 +70,15 @@ impl IndexFiles {
         names.sort_unstable_by_key(|name| name.number);
         let cache_key = cache.register();
         let files = FileCache::new(dir.clone());
-        Ok(IndexFiles { dir, log_id, cache, cache_key, files, names: names.into() })
+        Ok(IndexFiles {
+            dir,
+            log_id,
+            cache,
+            cache_key,
+            files,
+            names: names.into(),
+            mended: Mended::default(),
+        })
     }
 
     /// Their names, oldest first.
@@ -271,13 +281,31 @@ impl IndexFiles {
                 }
             }
             let stripe = u32::try_from(stripe).unwrap_or(u32::MAX);
-            if let Ok(i) = tables.binary_search_by_key(&(stripe / TABLE_STRIPES), |table| table.0)
-                && let table = table(tables[i].1)?
-                && let Some(row) = table.row(stripe)
-            {
-                for tree in layers(row, seq) {
-                    tree::lookup(source, tree.root, base, seq, &mut here)?;
+            let asked = here.open.clone();
+            let resolved = (|| {
+                let Ok(i) = tables.binary_search_by_key(&(stripe / TABLE_STRIPES), |table| table.0) else {
+                    return Ok(());
+                };
+                let table = table(tables[i].1)?;
+                let trees = table.row(stripe).into_iter().flat_map(|row| layers(row, seq));
+                trees.into_iter().try_for_each(|tree| tree::lookup(source, tree.root, base, seq, &mut here))
+            })();
+            match resolved {
+                Err(error) if error.is_index_damage() => {
+                    here = Lookup { found: Vec::new(), open: asked };
+                    let seq = seq.min(checkpoint.footer.end);
+                    let instead = match self.mended.tree_of((volume, stripe), seq) {
+                        Some(Some(tree)) => tree::lookup(source, tree, base, seq, &mut here),
+                        Some(None) => Ok(()),
+                        None => Err(error),
+                    };
+                    instead.inspect_err(|error| {
+                        if error.is_index_damage() {
+                            self.mended.report((volume, stripe));
+                        }
+                    })?;
                 }
+                resolved => resolved?,
             }
             lookup.found.append(&mut here.found);
             here.open.drain(..).for_each(|(first, end)| lookup.leave(first, end));

@@ -1,16 +1,22 @@
 //! Writing checkpoints, and merging index entries while doing so.
 //!
 //! Only index entries are ever merged; data stay where they were first written. What becomes of one stripe is said in
-//! [`row`].
+//! [`row`]; one whose index is damaged is made anew from the log ([`mend`]).
 
+mod mend;
 mod row;
 
-use std::{io::IoSlice, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::IoSlice,
+    sync::Arc,
+};
 
 use bygone_model::{Micros, Seq, VolumeId};
 
 use super::{
     checkpoint::{Checkpoint, IndexFiles},
+    mended::StripeId,
     tree::{PageRef, PageSink},
 };
 use crate::{
@@ -26,6 +32,8 @@ use crate::{
         segment::Entry,
     },
 };
+
+pub use mend::History;
 
 /// Pages are collected up to this size before they are written.
 const WRITE_BYTES: usize = 1 << 20;
@@ -106,21 +114,29 @@ pub fn write(
     index: &IndexFiles,
     previous: Option<&Checkpoint>,
     mut contents: Contents,
+    history: Option<&dyn History>,
 ) -> Result<Checkpoint> {
     contents.versions.sort();
+    let mut damaged = Damaged { history, stripes: index.mended.damaged(), mended: BTreeMap::new() };
+    if history.is_none() {
+        damaged.stripes.clear();
+    }
     let name = Name { number: index.next_number(), end: contents.end, end_time: contents.end_time };
     let file_name = name.file_name();
     remove_leftover(dir, &file_name)?;
     let file = dir.create(&file_name).map_err(|e| Error::io("making", &file_name, e))?;
     let mut out =
         Writer { file, name: file_name.clone(), number: name.number, buffer: Vec::new(), written: 0 };
-    let result = write_all(&mut out, log_id, index, previous, &contents).and_then(|footer| {
+    let result = write_all(&mut out, log_id, index, previous, &contents, &mut damaged).and_then(|footer| {
         dir.sync(checkpoint::folder()).map_err(|e| Error::io("syncing", checkpoint::folder(), e))?;
         Ok(footer)
     });
     match result {
         Ok(footer) => {
             index.add(name);
+            for (stripe, tree) in damaged.mended {
+                index.mended.add(stripe, tree, contents.end);
+            }
             Ok(Checkpoint { name, footer })
         }
         Err(e) => {
@@ -144,13 +160,20 @@ fn write_all(
     index: &IndexFiles,
     previous: Option<&Checkpoint>,
     contents: &Contents,
+    damaged: &mut Damaged<'_>,
 ) -> Result<Footer> {
     out.append(&checkpoint::encode_header(out.number, log_id))?;
     let mut volumes: Vec<(u32, Tables)> = previous.map(|p| p.footer.volumes.clone()).unwrap_or_default();
     let mut rest = contents.versions.0.as_slice();
-    while let Some(&(volume, stripe, _)) = rest.first() {
-        // One table at a time: all changed stripes that it covers.
-        let table_index = stripe / TABLE_STRIPES;
+    let table_of = |&(volume, stripe): &StripeId| (volume, stripe / TABLE_STRIPES);
+    // One table at a time: all stripes that it covers which changed or are damaged.
+    while let Some((volume, table_index)) = rest
+        .first()
+        .map(|version| (version.0, version.1 / TABLE_STRIPES))
+        .into_iter()
+        .chain(damaged.stripes.first().map(table_of))
+        .min()
+    {
         let same = |v: &Version| v.0 == volume && v.1 / TABLE_STRIPES == table_index;
         let (changed, later) = rest.split_at(rest.iter().position(|v| !same(v)).unwrap_or(rest.len()));
         rest = later;
@@ -163,11 +186,17 @@ fn write_all(
         };
         let tables = &mut volumes[at].1;
         let slot = tables.binary_search_by_key(&table_index, |t| t.0);
-        let old = match slot {
-            Ok(i) => index.table(tables[i].1)?,
+        let old = match slot.map(|i| index.table(tables[i].1)) {
+            Ok(Err(error)) => {
+                // Whatever it had.
+                damaged.all_of_table(error, volume, table_index, contents.start)?;
+                Arc::new(Table::default())
+            }
+            Ok(table) => table?,
             Err(_) => Arc::new(Table::default()),
         };
-        let table = update_table(out, index, &old, changed, contents)?;
+        let here = damaged.take_table(volume, table_index);
+        let table = update_table(out, index, &old, (changed, here), contents, damaged)?;
         let place = out.append(&table.encode(out.number))?;
         let entry = (table_index, place);
         match slot {
@@ -201,24 +230,71 @@ fn update_table(
     out: &mut Writer,
     index: &IndexFiles,
     old: &Table,
-    mut changed: &[Version],
+    (mut changed, mut broken): (&[Version], BTreeSet<StripeId>),
     contents: &Contents,
+    damaged: &mut Damaged<'_>,
 ) -> Result<Table> {
     let mut rows = Vec::with_capacity(old.rows.len() + 1);
     let mut old_rows = old.rows.iter().peekable();
-    while let Some(&(_, stripe, _)) = changed.first() {
+    let stripe_of = |version: &Version| (version.0, version.1);
+    while let Some(id @ (_, stripe)) =
+        changed.first().map(stripe_of).into_iter().chain(broken.first().copied()).min()
+    {
         let (now, later) =
-            changed.split_at(changed.iter().position(|v| v.1 != stripe).unwrap_or(changed.len()));
+            changed.split_at(changed.iter().position(|v| stripe_of(v) != id).unwrap_or(changed.len()));
         changed = later;
         while let Some(row) = old_rows.next_if(|row| row.stripe < stripe) {
             rows.push(row.clone());
         }
         let before = old_rows.next_if(|row| row.stripe == stripe).map(start_of_next);
         let row = before.unwrap_or(Row { stripe, ..Row::default() });
-        rows.push(row::update(out, index, row, now, contents)?);
+        let updated = if broken.remove(&id) {
+            damaged.mend(out, id, now, contents)
+        } else {
+            match row::update(out, index, row, now, contents) {
+                Err(error) if error.is_index_damage() && damaged.history.is_some() => {
+                    damaged.mend(out, id, now, contents)
+                }
+                updated => updated,
+            }
+        };
+        rows.push(updated?);
     }
     rows.extend(old_rows.cloned());
     Ok(Table { rows })
+}
+
+/// What is damaged of the checkpoints before, and what was made anew of it.
+struct Damaged<'a> {
+    history: Option<&'a dyn History>,
+    /// Stripes that are to be made anew, whether they changed or not.
+    stripes: BTreeSet<StripeId>,
+    mended: BTreeMap<StripeId, Option<PageRef>>,
+}
+
+impl Damaged<'_> {
+    /// All stripes of a table are to be made anew.
+    fn all_of_table(&mut self, error: Error, volume: VolumeId, table: u32, upto: Seq) -> Result<()> {
+        let history = self.history.filter(|_| error.is_index_damage()).ok_or(error)?;
+        self.stripes.extend(mend::stripes_of(history, volume, table, upto)?.map(|stripe| (volume, stripe)));
+        Ok(())
+    }
+
+    /// Those that a table covers; they will be made anew now.
+    fn take_table(&mut self, volume: VolumeId, table: u32) -> BTreeSet<StripeId> {
+        let (first, end) = (table * TABLE_STRIPES, table.saturating_add(1).saturating_mul(TABLE_STRIPES));
+        let of_table = self.stripes.range((volume, first)..(volume, end)).copied().collect();
+        self.stripes = &self.stripes - &of_table;
+        of_table
+    }
+
+    fn mend(&mut self, out: &mut Writer, id: StripeId, new: &[Version], contents: &Contents) -> Result<Row> {
+        // Without a history nothing is known to be damaged.
+        let Some(history) = self.history else { return Ok(Row { stripe: id.1, ..Row::default() }) };
+        let row = mend::row(out, history, id, new, contents)?;
+        self.mended.insert(id, row.deltas.first().map(|delta| delta.root));
+        Ok(row)
+    }
 }
 
 /// What the next checkpoint builds upon.

@@ -9,6 +9,7 @@ pub mod cache;
 pub mod checkpoint;
 pub mod compaction;
 pub mod head;
+pub mod mended;
 mod steps;
 pub mod tree;
 

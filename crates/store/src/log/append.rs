@@ -467,6 +467,9 @@ impl Log {
                 time: sequencer.last_time,
             });
         }
+        if sequencer.recent_entries.saturating_add(records.len()) > self.options.versions_max {
+            return Err(Error::Behind { versions: sequencer.recent_entries });
+        }
         let mut entries = Vec::with_capacity(records.len());
         let result = sequencer
             .append(&*self.dir, &*self.clock, &self.options, &records, &mut |entry| entries.push(*entry));

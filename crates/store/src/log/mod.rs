@@ -59,6 +59,8 @@ pub struct LogOptions {
     pub checkpoint_entries: usize,
     /// … or this many bytes of log came since the last one.
     pub checkpoint_bytes: u64,
+    /// So many versions may be in memory only; then changes of blocks are refused until a checkpoint could be written.
+    pub versions_max: usize,
     /// Holds index pages; may be shared by many logs.
     pub cache: Arc<PageCache>,
 }
@@ -80,6 +82,7 @@ impl Default for LogOptions {
             segment_records_max: 1 << 16,
             checkpoint_entries: 1 << 18,
             checkpoint_bytes: 4 << 30,
+            versions_max: 1 << 20,
             cache: PageCache::new(CACHE_BYTES),
         }
     }
@@ -142,6 +145,7 @@ pub struct Log {
     index: IndexFiles,
     opened: Mutex<Vec<Arc<Checkpoint>>>,
     upkeep: Mutex<upkeep::Upkeep>,
+    trouble: upkeep::Trouble,
     found_last: Micros,
     damage_at_open: Vec<(Place, crate::Damage)>,
 }

@@ -18,7 +18,11 @@ use self::{
     survey::Survey,
 };
 use super::{
-    Durability, Heads, Log, LogOptions, append::Sequencer, room, scan, syncs::Syncs, upkeep::Upkeep,
+    Durability, Heads, Log, LogOptions,
+    append::Sequencer,
+    room, scan,
+    syncs::Syncs,
+    upkeep::{Trouble, Upkeep},
 };
 use crate::{
     catalog::{Catalog, Change},
@@ -129,7 +133,7 @@ impl Log {
                 // Only when checkpoints were lost; keeps memory bounded all the same.
                 state.seal_all(&*dir, &options)?;
                 let contents = state.contents(base.as_deref(), &options);
-                match compaction::write(&*dir, &id, &index, base.as_deref(), contents) {
+                match compaction::write(&*dir, &id, &index, base.as_deref(), contents, None) {
                     Ok(made) => {
                         base = Some(Arc::new(made));
                         state.forget_recent();
@@ -229,6 +233,7 @@ impl Log {
             index,
             opened: Mutex::default(),
             upkeep: Mutex::new(Upkeep),
+            trouble: Trouble::default(),
             found_last,
             damage_at_open: state.damage,
         };

@@ -60,7 +60,7 @@ impl Context {
 
 impl Scanned {
     pub(super) fn last_seq(&self) -> Seq {
-        Seq((self.index.first_seq.0 + self.index.times.len() as u64).saturating_sub(1))
+        self.index.last_seq()
     }
 }
 

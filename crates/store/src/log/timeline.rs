@@ -211,6 +211,15 @@ impl Log {
         }
     }
 
+    /// The same; of a segment whose damage was reported when the log was opened, what is left of it.
+    pub(super) fn index_of_what_is_left(&self, number: u32) -> Result<segment::SegmentIndex> {
+        let file = segment::file_name(number);
+        if self.damage_at_open.iter().any(|(place, _)| place.file == file) {
+            return Ok(self.scan_segment(number)?.index);
+        }
+        self.segment_index(number)
+    }
+
     /// Calls `each` with every version after `from`, up to and with `to`, in order of seq, from the segments themselves.
     pub(super) fn entries_between(&self, from: Seq, to: Seq, each: &mut dyn FnMut(&Entry)) -> Result<()> {
         let mut numbers: Vec<u32> = Vec::new();
@@ -224,11 +233,8 @@ impl Log {
         numbers.dedup();
         let mut reached = from;
         for number in numbers {
-            // Its damage was reported at opening; use what is left of it.
-            let file = segment::file_name(number);
-            let told = self.damage_at_open.iter().any(|(place, _)| place.file == file);
-            let index = if told { self.scan_segment(number)?.index } else { self.segment_index(number)? };
-            let end = Seq((index.first_seq.0 + index.times.len() as u64).saturating_sub(1));
+            let index = self.index_of_what_is_left(number)?;
+            let end = index.last_seq();
             if index.first_seq > reached.next() {
                 return Err(Error::damaged(&segment::file_name(number), 0, Damage::Inconsistent));
             }

@@ -3,25 +3,43 @@
 
 use std::{
     io::IoSlice,
-    sync::{Arc, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
-use bygone_model::Seq;
+use bygone_model::{Micros, Seq, VolumeId};
+use rustc_hash::FxHashMap;
 
 use super::{
     Below, EVENTS_MAX, Log,
-    append::Full,
+    append::{Full, NewRecord},
+    recover::segment_numbers,
     room::{self, CHECKPOINT_ENTRY_BYTES},
 };
 use crate::{
     env::File,
-    error::{Error, Result},
-    format::segment::{self, SegmentIndex},
-    index::compaction::{self, Contents},
+    error::{Damage, Error, Result},
+    format::{
+        record::Op,
+        segment::{self, Entry, SegmentIndex},
+    },
+    index::compaction::{self, Contents, History},
 };
 
 /// One thread at a time does upkeep.
 pub(super) struct Upkeep;
+
+/// Who writes does not help again so soon after upkeep failed.
+const HELP_AFTER_MICROS: i64 = 1_000_000;
+
+/// What kept upkeep from its work the last time, and when.
+#[derive(Default)]
+pub(super) struct Trouble(Mutex<Option<(Micros, Error)>>);
+
+impl Trouble {
+    fn last(&self) -> MutexGuard<'_, Option<(Micros, Error)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Gives a segment its index and makes that durable. Whoever calls has made the records durable: where there is an index,
 /// recovery believes it without looking at them.
@@ -51,10 +69,23 @@ impl Log {
     /// When the medium refuses. Nothing is lost, and calling again later is right, unless the log is poisoned (I4).
     pub fn maintain(&self) -> Result<bool> {
         self.check_poison()?;
+        let done = self.maintain_now();
+        let now = self.clock.monotonic();
+        *self.trouble.last() = done.as_ref().err().map(|error| (now, error.clone()));
+        done
+    }
+
+    /// What keeps upkeep from its work, if anything does: [`Log::maintain`] said so the last time.
+    #[must_use]
+    pub fn upkeep_trouble(&self) -> Option<Error> {
+        self.trouble.last().as_ref().map(|(_, error)| error.clone())
+    }
+
+    fn maintain_now(&self) -> Result<bool> {
         self.keep_reserve();
         // What finds no room does not keep the rest from being done: sealing a segment gives room back.
         let mut refused = None;
-        for piece in [Log::prepare_next, Log::seal_next, Log::checkpoint_if_due] {
+        for piece in [Log::prepare_next, Log::seal_next, Log::mend_index, Log::checkpoint_if_due] {
             match piece(self) {
                 Ok(true) => return Ok(true),
                 Ok(false) => {}
@@ -78,10 +109,14 @@ impl Log {
         }
     }
 
-    /// Upkeep lags so far behind that whoever writes should help with [`Log::maintain`].
+    /// Upkeep lags so far behind that whoever writes should help with [`Log::maintain`]; not if it failed just now.
     #[must_use]
     pub fn is_overdue(&self) -> bool {
         const FULL_SEGMENTS_MAX: usize = 4;
+        let now = self.clock.monotonic().0;
+        if self.trouble.last().as_ref().is_some_and(|(at, _)| now - at.0 < HELP_AFTER_MICROS) {
+            return false;
+        }
         let sequencer = self.sequencer();
         sequencer.recent_entries >= self.options.checkpoint_entries.saturating_mul(2)
             || sequencer.full.len() >= FULL_SEGMENTS_MAX
@@ -132,6 +167,15 @@ impl Log {
         Ok(due)
     }
 
+    /// Makes what readers found damaged of the index anew.
+    fn mend_index(&self) -> Result<bool> {
+        let damaged = !self.index.mended.damaged().is_empty();
+        if damaged {
+            self.checkpoint()?;
+        }
+        Ok(damaged)
+    }
+
     /// Writes a checkpoint of everything up to now, so that every moment up to now can be read; returns its end.
     ///
     /// # Errors
@@ -139,12 +183,20 @@ impl Log {
     pub fn checkpoint(&self) -> Result<Seq> {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         let (previous, contents, newest) = {
-            let sequencer = self.sequencer();
-            let mut heads = self.heads_mut();
-            let start = heads.base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
+            let mut sequencer = self.sequencer();
+            let start = self.heads().base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
             if start == sequencer.head {
-                return Ok(start);
+                if self.index.mended.damaged().is_empty() {
+                    return Ok(start);
+                }
+                // What is made anew goes into a checkpoint of its own, which ends later than the one before.
+                let mark = NewRecord::plain(Op::Flush, 0, &[]);
+                let marked = sequencer.append(&*self.dir, &*self.clock, &self.options, &[mark], &mut |_| {});
+                self.head.store(sequencer.head.0, Ordering::Release);
+                marked?;
+                sequencer.wants_flush_mark = false;
             }
+            let mut heads = self.heads_mut();
             for live in heads.live.values_mut().filter(|live| live.below == Below::Index) {
                 live.head.freeze();
             }
@@ -163,7 +215,8 @@ impl Log {
         // An index must never know more than the log.
         self.flush_to(contents.end)?;
         let end = contents.end;
-        let made = compaction::write(&*self.dir, &self.id, &self.index, previous.as_deref(), contents)?;
+        let made =
+            compaction::write(&*self.dir, &self.id, &self.index, previous.as_deref(), contents, Some(self))?;
 
         let mut sequencer = self.sequencer();
         let mut heads = self.heads_mut();
@@ -180,7 +233,55 @@ impl Log {
     }
 }
 
+impl History for Log {
+    fn versions(&self, volume: VolumeId, upto: Seq, each: &mut dyn FnMut(&Entry)) -> Result<()> {
+        // Segments that are not sealed yet are in memory.
+        let (newest, waiting) = {
+            let sequencer = self.sequencer();
+            let mut waiting: FxHashMap<u32, (Seq, Arc<Vec<Entry>>)> = sequencer
+                .full
+                .iter()
+                .map(|full| (full.number, (full.last_seq(), full.entries.clone())))
+                .collect();
+            if let Some(active) = &sequencer.active {
+                let wanted = |entry: &&Entry| entry.volume == volume && entry.seq <= upto;
+                let entries = active.entries.iter().filter(wanted).copied().collect();
+                waiting.insert(active.number, (sequencer.head, Arc::new(entries)));
+            }
+            (sequencer.newest, waiting)
+        };
+        let mut reached = Seq::ZERO;
+        for number in segment_numbers(&*self.dir)? {
+            if number > newest || reached >= upto {
+                break;
+            }
+            let (last, entries) = match waiting.get(&number) {
+                Some((last, entries)) => (*last, entries.clone()),
+                None => {
+                    let mut index = self.index_of_what_is_left(number)?;
+                    if index.first_seq > reached.next() {
+                        return Err(Error::damaged(&segment::file_name(number), 0, Damage::Inconsistent));
+                    }
+                    index.entries.sort_unstable_by_key(|entry| entry.seq);
+                    (index.last_seq(), Arc::new(index.entries))
+                }
+            };
+            let wanted = |e: &&Entry| e.volume == volume && e.seq > reached && e.seq <= upto;
+            entries.iter().filter(wanted).for_each(&mut *each);
+            reached = reached.max(last);
+        }
+        if reached < upto {
+            return Err(Error::damaged("log", 0, Damage::Truncated));
+        }
+        Ok(())
+    }
+}
+
 impl Full {
+    fn last_seq(&self) -> Seq {
+        Seq((self.first_seq.0 + self.times.len() as u64).saturating_sub(1))
+    }
+
     fn share(&self) -> Full {
         Full {
             number: self.number,

@@ -5,5 +5,6 @@ mod damage;
 mod fixture;
 mod full;
 mod invariants;
+mod mending;
 mod races;
 mod world;

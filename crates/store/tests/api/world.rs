@@ -41,6 +41,7 @@ pub(crate) fn options(segment_bytes: u64) -> LogOptions {
         checkpoint_entries: 20,
         checkpoint_bytes: 1 << 30,
         cache: PageCache::new(64 << 10),
+        ..LogOptions::default()
     }
 }
 

@@ -107,12 +107,12 @@ fn renew(
 }
 
 /// The parts of versions that lie in a slice.
-fn inside(versions: &[Version], slice: &Range<u32>) -> impl Iterator<Item = PageEntry> {
+pub(super) fn inside(versions: &[Version], slice: &Range<u32>) -> impl Iterator<Item = PageEntry> {
     versions.iter().filter_map(|version| tree::clipped(&version.2, slice))
 }
 
 /// Cuts a stripe into slices of equal width, each with about `at_once` of its versions if they are spread evenly.
-fn slices(versions: u64, at_once: usize) -> impl Iterator<Item = Range<u32>> {
+pub(super) fn slices(versions: u64, at_once: usize) -> impl Iterator<Item = Range<u32>> {
     let count = versions.div_ceil(at_once.max(1) as u64).clamp(1, STRIPE_SECTORS);
     let border = move |i: u64| (STRIPE_SECTORS * i / count) as u32;
     (0..count).map(move |i| border(i)..border(i + 1))
@@ -205,7 +205,7 @@ mod tests {
             segments: Vec::new(),
             catalog: Catalog::default(),
         };
-        compaction::write(&**dir, &ID, index, previous, contents).unwrap()
+        compaction::write(&**dir, &ID, index, previous, contents, None).unwrap()
     }
 
     const ID: [u8; 16] = *b"a log for a test";

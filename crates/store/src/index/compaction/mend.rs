@@ -1,0 +1,88 @@
+//! A stripe whose index is damaged, made anew from the log itself.
+//!
+//! It becomes one delta of all versions that there ever were and an image of the end, so what comes of it answers for every
+//! moment alone and needs nothing of what is damaged. The log is gone through once for each slice of the stripe, so that
+//! memory stays bounded however many versions there are (I8).
+
+use std::collections::BTreeSet;
+
+use bygone_model::{Seq, VolumeId};
+
+use super::{Contents, Version, Versions, Writer, row};
+use crate::{
+    error::Result,
+    format::{
+        checkpoint::{Row, TABLE_STRIPES, TreeRef},
+        page::STRIPE_SECTORS,
+        segment::Entry,
+    },
+    index::{
+        mended::StripeId,
+        tree::{self, DeltaBuilder, ImageBuilder},
+    },
+};
+
+/// This many versions at a time: each time costs a walk through the log.
+const AT_ONCE: usize = 1 << 19;
+
+/// Every version that there ever was, from where it was written first.
+pub trait History {
+    /// Calls `each` with every version of a volume up to and with `upto`, in order of seq.
+    ///
+    /// # Errors
+    /// When they cannot be read, or some may be missing.
+    fn versions(&self, volume: VolumeId, upto: Seq, each: &mut dyn FnMut(&Entry)) -> Result<()>;
+}
+
+/// The stripes of a table that were ever written.
+pub(super) fn stripes_of(
+    history: &dyn History,
+    volume: VolumeId,
+    table: u32,
+    upto: Seq,
+) -> Result<impl Iterator<Item = u32>> {
+    let (first, end) = (u64::from(table * TABLE_STRIPES), (u64::from(table) + 1) * u64::from(TABLE_STRIPES));
+    let mut stripes = BTreeSet::new();
+    history.versions(volume, upto, &mut |entry| {
+        let last = entry.end().0.saturating_sub(1) / STRIPE_SECTORS;
+        let reaches = (entry.lba.0 / STRIPE_SECTORS).max(first)..(last + 1).min(end);
+        stripes.extend(reaches.map(|stripe| stripe as u32));
+    })?;
+    Ok(stripes.into_iter())
+}
+
+/// Writes the trees of a stripe, of which `new` are the versions of the checkpoint's own span.
+pub(super) fn row(
+    out: &mut Writer,
+    history: &dyn History,
+    (volume, stripe): StripeId,
+    new: &[Version],
+    contents: &Contents,
+) -> Result<Row> {
+    let each_old = |each: &mut dyn FnMut(&Version)| {
+        let mut parts = Versions::default();
+        history.versions(volume, contents.start, &mut |entry| {
+            parts.add(entry);
+            parts.0.drain(..).filter(|version| version.1 == stripe).for_each(|version| each(&version));
+        })
+    };
+    let mut old = 0;
+    each_old(&mut |_| old += 1)?;
+    let (mut delta, mut image) = (DeltaBuilder::default(), ImageBuilder::default());
+    let mut entries = 0;
+    for slice in row::slices(old + new.len() as u64, contents.at_once.max(AT_ONCE)) {
+        let mut versions = Vec::new();
+        each_old(&mut |version| versions.extend(tree::clipped(&version.2, &slice)))?;
+        versions.extend(row::inside(new, &slice));
+        entries += versions.len();
+        delta.slice(out, &slice, &[], &versions)?;
+        image.add(out, &tree::current_runs(&versions))?;
+    }
+    let mut made = Row { stripe, ..Row::default() };
+    if let (Some(delta), (Some(image), runs)) = (delta.finish(out)?, image.finish(out)?) {
+        let (entries, high) = (u32::try_from(entries).unwrap_or(u32::MAX), contents.end);
+        made.deltas = vec![TreeRef { root: delta, entries, low: Seq::ZERO, high }];
+        made.after = Some(TreeRef { root: image, entries: runs, low: high, high });
+    }
+    Ok(made)
+}
