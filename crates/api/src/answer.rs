@@ -19,7 +19,17 @@ pub struct MomentInfo {
     /// How good it is to come back to.
     pub grade: Grade,
     pub truth: Truth,
+    /// The name of the branch; another one may have it now.
     pub branch: String,
+    /// The number of the branch, for good.
+    #[serde(default)]
+    pub branch_id: u32,
+    /// A text that means this moment, whatever becomes of the target.
+    #[serde(default)]
+    pub when: String,
+    /// How what was asked for was understood; only where a moment was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub how: Option<String>,
     /// Everything else.
     pub details: Details,
 }
@@ -137,12 +147,15 @@ pub struct Removed {
 }
 
 /// `run`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Started {
     pub name: String,
     pub branch: String,
     /// From which moment, if not the present.
     pub from_seq: Option<u64>,
+    /// The same, with what stands there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<MomentInfo>,
     pub pid: u32,
     /// `kvm` or `tcg`.
     pub accelerator: String,
@@ -150,7 +163,7 @@ pub struct Started {
 }
 
 /// `export`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Exported {
     pub what: String,
     /// Where: an NBD URI or a path.
@@ -160,6 +173,9 @@ pub struct Exported {
     pub read_only: bool,
     /// The moment that is served, if it is a past one.
     pub seq: Option<u64>,
+    /// The same, with what stands there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moment: Option<MomentInfo>,
 }
 
 /// A branch.

@@ -31,6 +31,9 @@ pub enum Failure {
     /// The text is in no grammar of moments.
     #[error("{text:?}: {why}")]
     BadMoment { text: String, why: String },
+    /// A label that no text could name.
+    #[error("{label:?} cannot be the label of a point: {why}")]
+    BadLabel { label: String, why: String },
     #[error("the request cannot be understood: {why}")]
     BadRequest { why: String },
     /// Later history can only be given up where the target itself is restored.
@@ -80,6 +83,8 @@ pub enum Failure {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         candidates: Vec<String>,
     },
+    #[error("a point is labelled {label:?} already: {when}, {time}, on branch {branch}")]
+    LabelTaken { label: String, when: String, time: String, branch: String },
     #[error("{why}")]
     OutsideHistory { why: String },
     /// Not all of a tapped disk had been read at that moment.
@@ -225,6 +230,7 @@ pub enum MomentProblem {
     NoSuchEvent,
     NoSuchPoint,
     NoSuchBranch,
+    NoSuchZone,
     /// The clock on the wall showed this time twice.
     WallClockTwice,
     /// A day has many moments.
@@ -295,6 +301,7 @@ impl Failure {
             | WhichDisk { .. }
             | WhichBranch { .. }
             | BadMoment { .. }
+            | BadLabel { .. }
             | BadRequest { .. }
             | DiscardInPlaceOnly
             | DisksTogether
@@ -314,6 +321,7 @@ impl Failure {
             | BranchExists { .. }
             | BranchInUse { .. }
             | NoMoment { .. }
+            | LabelTaken { .. }
             | OutsideHistory { .. }
             | BeforeDisks { .. }
             | NotRemoved { .. }

@@ -2,7 +2,7 @@
 //! is the manager itself for a moment.
 //!
 //! - A [`Call`] is a request with the types of its answers. [`call`] has all of them.
-//! - On the socket a client sends one [`Request`] as a line of JSON and reads lines of [`Reply`] until [`Reply::Done`] or
+//! - On the socket a client sends one [`Request`] (in [`Asked`]) as a line of JSON and reads lines of [`Reply`] until [`Reply::Done`] or
 //!   [`Reply::Failed`]. Closing the connection gives up what was asked.
 //! - Both lines are bounded: [`REQUEST_BYTES_MAX`], [`REPLY_BYTES_MAX`].
 //!
@@ -21,4 +21,4 @@ pub use answer::*;
 pub use call::{Call, Nothing, Request, Role};
 pub use failure::{Failure, IoProblem, MomentProblem, Remedy, ServeProblem};
 pub use problem::{Problem, Trouble};
-pub use wire::{Answers, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply};
+pub use wire::{Answers, Asked, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Failure;
+use crate::{Failure, Request};
 
 /// A request longer than this is refused.
 pub const REQUEST_BYTES_MAX: u64 = 1 << 20;
@@ -35,8 +35,24 @@ pub struct Progress {
     pub total_bytes: u64,
 }
 
+/// A request as it is sent, with what is known of whoever asks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    #[serde(flatten)]
+    pub request: Request,
+    /// The time zone of whoever asks, in which times of day are meant: an IANA name, an offset or a POSIX zone. That of
+    /// the manager, if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+}
+
 /// Who is told how long work goes on.
 pub trait Answers {
+    /// The time zone of whoever asks, as in [`Asked`].
+    fn zone(&self) -> Option<&str> {
+        None
+    }
+
     /// Returns false when nobody waits for the work any more.
     fn progress(&mut self, progress: Progress) -> bool;
     /// Something for people to read meanwhile.

@@ -25,6 +25,10 @@ pub(crate) fn of(failure: &Failure) -> String {
         }
         Failure::WhichBranch { .. } => "say which one",
         Failure::BadMoment { text, .. } => return of_moment_text(text),
+        Failure::BadLabel { label, .. } if label.is_empty() => {
+            "give it a label of your own, such as before-upgrade"
+        }
+        Failure::BadLabel { .. } => "a label has 1 to 250 bytes",
         Failure::BadRequest { .. } => "is the manager of another version? restart it",
         Failure::DiscardInPlaceOnly => "leave --discard-later out, or restore with --in-place",
         Failure::DisksTogether => "leave --disk out, or write the disk to a file with --to PATH",
@@ -55,6 +59,7 @@ pub(crate) fn of(failure: &Failure) -> String {
             "make another branch the present first: bygone branch promote NAME BRANCH"
         }
         Failure::NoMoment { problem, .. } => of_moment(*problem),
+        Failure::LabelTaken { .. } => "choose another label; `bygone points NAME` lists them",
         Failure::OutsideHistory { .. } => "`bygone timeline NAME` shows what there is",
         Failure::BaseIncomplete { .. } => {
             "choose a moment after the disk was read; `bygone status` shows how far it is, `bygone timeline NAME` when it was"
@@ -185,7 +190,12 @@ fn of_moment(problem: MomentProblem) -> &'static str {
         MomentProblem::NoSuchSeq => "`bygone points NAME` lists the moments worth choosing from",
         MomentProblem::NoSuchEvent => "`bygone timeline NAME` lists the events there are",
         MomentProblem::NoSuchPoint => "`bygone points NAME` lists the labels; they are compared exactly",
-        MomentProblem::NoSuchBranch => "`bygone branch list NAME` lists the branches",
+        MomentProblem::NoSuchBranch => {
+            "`bygone branch list NAME` lists the branches; one that was dropped is named `id:` and its number"
+        }
+        MomentProblem::NoSuchZone => {
+            "write an offset such as `+09:00`, `UTC`, or a name of the time zone database such as `Europe/Berlin`"
+        }
         MomentProblem::WallClockTwice => {
             "write the offset as well, such as `2026-11-01 01:30 -04:00`, or take one of these"
         }

@@ -3,6 +3,10 @@
 //! Handlers and clients see the types of their [`Call`] only. In between, items and answers are JSON, also where client and
 //! manager are one process: so a command means the same with a running manager and without one.
 
+use jiff::{
+    Zoned,
+    fmt::temporal::{DateTimeParser, DateTimePrinter},
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -53,6 +57,21 @@ impl Manager {
     }
 }
 
+/// Now, in the time zone of whoever asks; in that of this process, if theirs is unknown here.
+pub(crate) fn asked_at<A: Answers + ?Sized>(answers: &A) -> Zoned {
+    let zone = answers.zone().and_then(|zone| DateTimeParser::new().parse_time_zone(zone).ok());
+    let now = Zoned::now();
+    zone.map_or_else(|| now.clone(), |zone| now.with_time_zone(zone))
+}
+
+/// The time zone of this process, as another one understands it.
+pub(crate) fn own_zone() -> Option<String> {
+    let now = Zoned::now();
+    // A zone that has no name (from a file) is told by its offset: better than the other side's zone.
+    let named = DateTimePrinter::new().time_zone_to_string(now.time_zone());
+    named.or_else(|_| DateTimePrinter::new().time_zone_to_string(&now.offset().to_time_zone())).ok()
+}
+
 fn through<C: Call>(manager: &Manager, call: &C, answers: &mut dyn Items<Value>) -> Result<Value>
 where
     Manager: Handle<C>,
@@ -78,6 +97,10 @@ struct Out<'a> {
 }
 
 impl Answers for Out<'_> {
+    fn zone(&self) -> Option<&str> {
+        self.answers.zone()
+    }
+
     fn progress(&mut self, progress: Progress) -> bool {
         self.answers.progress(progress)
     }
@@ -132,6 +155,10 @@ fn misread(e: &serde_json::Error) -> Error {
 }
 
 impl<C: Call> Answers for In<'_, C> {
+    fn zone(&self) -> Option<&str> {
+        self.answers.zone()
+    }
+
     fn progress(&mut self, progress: Progress) -> bool {
         self.answers.progress(progress)
     }
@@ -189,6 +216,7 @@ mod tests {
             size_bytes: 512,
             read_only: true,
             seq: None,
+            moment: None,
         };
         let answer = value(&exported);
         assert!(answers.end(answer).is_err());

@@ -72,6 +72,8 @@ pub enum Error {
         text: String,
         /// Why not.
         source: Box<ResolveError>,
+        /// The moments that may have been meant, in the words and the time zone of whoever asked.
+        candidates: Vec<String>,
     },
     /// There is no store.
     #[error("there is no store in {}", .0.display())]
@@ -237,6 +239,26 @@ pub enum Error {
         found: u64,
         /// What it should be.
         wanted: String,
+    },
+    /// A label that no text can name.
+    #[error("{label:?} cannot be the label of a point: {source}")]
+    Label {
+        /// What was given.
+        label: String,
+        /// Why not.
+        source: ParseError,
+    },
+    /// Another point has this label.
+    #[error("a point is labelled {label:?} already: {name}, {time}, on branch {branch}")]
+    LabelTaken {
+        /// Which label.
+        label: String,
+        /// The moment of that point, as it can be named.
+        name: String,
+        /// When that is.
+        time: String,
+        /// On which branch.
+        branch: String,
     },
     /// The history of a disk is not complete at that moment.
     #[error("disk {disk:?} was not taken over completely at that moment")]

@@ -1,5 +1,8 @@
 //! Which devices NBD clients can have, by name: `NAME/DISK` (the present), `NAME/DISK@WHEN` (the past, read-only),
-//! `NAME/DISK#BRANCH` (a branch). With one disk, `/DISK` can be left out.
+//! `NAME/DISK#BRANCH` (a branch), `NAME/DISK#id:N` (a branch by its number). With one disk, `/DISK` can be left out.
+//!
+//! `NAME/DISK` is another disk after a promotion, and a branch's name may be given to another branch. The number is for
+//! good, so that is what machines are given.
 
 use std::sync::Arc;
 
@@ -7,11 +10,13 @@ use bygone_block::{
     BlockDevice,
     nbd::{ExportInfo, Exports, OpenError},
 };
-use bygone_model::{Seq, when::WholeDay};
+use bygone_model::when::WholeDay;
+use jiff::Zoned;
 
 use crate::{
+    api::MomentInfo,
     error::{Error, Result, Usage},
-    history::LogHistory,
+    history,
     manager::Manager,
 };
 
@@ -20,12 +25,12 @@ pub(crate) struct Opened {
     /// The device.
     pub device: Arc<dyn BlockDevice>,
     /// The moment, if it is a past one.
-    pub seq: Option<Seq>,
+    pub moment: Option<MomentInfo>,
 }
 
 impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Opened").field("seq", &self.seq).finish_non_exhaustive()
+        f.debug_struct("Opened").field("moment", &self.moment).finish_non_exhaustive()
     }
 }
 
@@ -50,7 +55,7 @@ impl Manager {
     ///
     /// # Errors
     /// When there is no such device or moment, or it cannot be opened.
-    pub(crate) fn open_device(&self, what: &str) -> Result<Opened> {
+    pub(crate) fn open_device(&self, what: &str, now: &Zoned) -> Result<Opened> {
         let (device, which) = split(what);
         let (name, disk) = match device.split_once('/') {
             Some((name, disk)) => (name, Some(disk)),
@@ -64,20 +69,19 @@ impl Manager {
         match which {
             Which::Present => {
                 let volume = target.volume(catalog.head, disk)?;
-                Ok(Opened { device: Arc::new(target.serve(volume, true)?), seq: None })
+                Ok(Opened { device: Arc::new(target.serve(volume, true)?), moment: None })
             }
             Which::Branch(branch) => {
-                let volume = target.volume(catalog.branch_named(&branch)?.id, disk)?;
-                Ok(Opened { device: Arc::new(target.serve(volume, false)?), seq: None })
+                let branch = history::branch_named(&catalog, &branch)?;
+                // Nobody can write to a branch that was dropped.
+                let volume = target.volume(catalog.live_branch(branch)?.id, disk)?;
+                Ok(Opened { device: Arc::new(target.serve(volume, false)?), moment: None })
             }
             Which::Past(when) => {
-                let found = LogHistory::new(&target.log, catalog.head).find(&when, WholeDay::Refuse)?;
-                let branch = match &found.branch {
-                    Some(name) => catalog.branch_named(name)?.id,
-                    None => catalog.head,
-                };
-                let volume = target.volume(branch, disk)?;
-                Ok(Opened { device: Arc::new(target.as_of(volume, found.seq)?), seq: Some(found.seq) })
+                let found = history::find(&target.log, &when, WholeDay::Refuse, now)?;
+                let volume = target.volume_at(found.place, disk)?;
+                let device = Arc::new(target.as_of(volume, found.place.seq)?);
+                Ok(Opened { device, moment: Some(found.info(&target.log.catalog())) })
             }
         }
     }
@@ -109,11 +113,17 @@ impl Exports for ManagerExports {
         if self.0.is_stopping() {
             return Err(OpenError::Closing);
         }
-        match self.0.open_device(name) {
+        // A client says nothing of its time zone, so the manager's is taken; a zone can be written with the time.
+        match self.0.open_device(name, &Zoned::now()) {
             Ok(opened) => Ok(opened.device),
-            Err(e @ (Error::NoTarget(_) | Error::Usage(_))) => {
-                Err(OpenError::Unknown { hint: e.to_string() })
-            }
+            Err(
+                e @ (Error::NoTarget(_)
+                | Error::Usage(_)
+                | Error::When { .. }
+                | Error::Moment { .. }
+                | Error::BeforeDisks { .. }
+                | Error::Store(bygone_store::Error::NoDisk(_) | bygone_store::Error::NoBranch(_))),
+            ) => Err(OpenError::Unknown { hint: e.to_string() }),
             Err(e) => Err(OpenError::Refused { why: e.to_string() }),
         }
     }
@@ -146,7 +156,9 @@ mod tests {
     fn a_moment_may_hold_what_names_may_not() {
         assert_eq!(split("web1/vda@3 days ago 15:00"), ("web1/vda", Which::Past("3 days ago 15:00".into())));
         assert_eq!(split("web1@point:a#b"), ("web1", Which::Past("point:a#b".into())));
+        assert_eq!(split("web1/vda@try-1@15:04"), ("web1/vda", Which::Past("try-1@15:04".into())));
         assert_eq!(split("web1/vda#try-1"), ("web1/vda", Which::Branch("try-1".into())));
+        assert_eq!(split("web1/vda#id:3"), ("web1/vda", Which::Branch("id:3".into())));
         assert_eq!(split("web1"), ("web1", Which::Present));
     }
 }

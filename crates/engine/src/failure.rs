@@ -52,7 +52,16 @@ impl Error {
             Error::When { text, source } => {
                 Failure::BadMoment { text: text.clone(), why: source.to_string() }
             }
-            Error::Moment { text, source } => of_moment(text, source),
+            Error::Moment { text, source, candidates } => of_moment(text, source, candidates),
+            Error::Label { label, source } => {
+                Failure::BadLabel { label: label.clone(), why: source.to_string() }
+            }
+            Error::LabelTaken { label, name, time, branch } => Failure::LabelTaken {
+                label: label.clone(),
+                when: name.clone(),
+                time: time.clone(),
+                branch: branch.clone(),
+            },
             Error::NoStore(path) => Failure::NoStore { path: shown(path) },
             Error::StoreExists(path) => Failure::StoreExists { path: shown(path) },
             Error::NotEmpty(path) => Failure::NotEmpty { path: shown(path) },
@@ -141,7 +150,7 @@ fn of_usage(usage: &Usage) -> Failure {
     }
 }
 
-fn of_moment(text: &str, error: &ResolveError) -> Failure {
+fn of_moment(text: &str, error: &ResolveError, candidates: &[String]) -> Failure {
     let problem = match error {
         ResolveError::Empty => MomentProblem::NoHistory,
         ResolveError::BeforeHistory { .. } => MomentProblem::TooEarly,
@@ -150,18 +159,18 @@ fn of_moment(text: &str, error: &ResolveError) -> Failure {
         ResolveError::NoSuchEvent { .. } => MomentProblem::NoSuchEvent,
         ResolveError::UnknownPoint { .. } => MomentProblem::NoSuchPoint,
         ResolveError::UnknownBranch { .. } => MomentProblem::NoSuchBranch,
+        ResolveError::UnknownZone { .. } => MomentProblem::NoSuchZone,
         ResolveError::Ambiguous { why: Ambiguity::WallClock, .. } => MomentProblem::WallClockTwice,
         ResolveError::Ambiguous { why: Ambiguity::WholeDay, .. } => MomentProblem::WholeDay,
         ResolveError::Ambiguous { .. } => MomentProblem::Ambiguous,
         ResolveError::History(_) => MomentProblem::Unreadable,
         _ => MomentProblem::Other,
     };
-    let now = jiff::Zoned::now();
     Failure::NoMoment {
         text: text.to_owned(),
         problem,
         why: error.to_string(),
-        candidates: error.candidates().iter().map(|candidate| candidate.describe(&now)).collect(),
+        candidates: candidates.to_vec(),
     }
 }
 

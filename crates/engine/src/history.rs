@@ -1,117 +1,189 @@
-//! The history of a target as the grammar of moments sees it: one line, from the head of a branch back through the
-//! branches it comes from.
+//! From what a person says to a moment of a target: [`find`] is the only way, whatever the moment is wanted for.
+//!
+//! Names are resolved here and nowhere below: what comes out is a [`Place`], which means the same moment whatever becomes of
+//! the target, and the words that are told of it.
 
-use std::ops::ControlFlow;
+use std::{cell::OnceCell, ops::ControlFlow};
 
 use bygone_model::{
-    BranchId, Micros, Moment, Seq,
-    when::{History, HistoryError, Mark, Resolved, TimeHit, What, When, WholeDay},
+    BranchId, Details, Event, Grade, Kind, Micros, Moment, Place, Seq, Truth,
+    when::{self, HistoryError, Mark, TimeHit, What, When, WholeDay},
 };
-use bygone_store::{Log, catalog::Catalog};
-use jiff::Zoned;
+use bygone_store::{Line, Log, catalog::Catalog};
+use jiff::{Zoned, tz::TimeZone};
 
-use crate::error::{Error, Result};
+use crate::{
+    api::MomentInfo,
+    error::{Error, Result},
+    timeline,
+};
 
-/// A line of history: the branches from a head back to `main`, each with the last record that counts.
+/// How a dropped branch is named, or one whose name another one has now.
+const BY_ID: &str = "id:";
+
+/// A moment that was found, and what stands there.
 #[derive(Clone, Debug)]
-pub(crate) struct Lineage {
-    /// Newest first: branch, and up to which record it belongs to this line.
-    parts: Vec<(BranchId, Seq)>,
+pub(crate) struct Found {
+    /// Where.
+    pub place: Place,
+    /// When, by the clock of the log.
+    pub time: Micros,
+    /// How the text was understood, in words.
+    pub how: String,
+    /// How good it is to come back to.
+    pub grade: Grade,
+    /// The event that was named, or the best one that tells of this moment.
+    pub event: Option<Event>,
+    /// A text that means this moment for good.
+    name: String,
 }
 
-impl Lineage {
-    /// The line that ends at the head of `branch`.
+impl Found {
+    /// The same for people.
     #[must_use]
-    pub(crate) fn of(catalog: &Catalog, branch: BranchId) -> Lineage {
-        let mut parts = vec![(branch, Seq::MAX)];
-        let mut at = catalog.branch(branch);
-        while let Some((parent, from)) = at.and_then(|b| b.parent) {
-            let until = parts.last().map_or(Seq::MAX, |part| part.1).min(from);
-            parts.push((parent, until));
-            // Numbers fall on the way down; a damaged catalog must not send us round in circles.
-            at = catalog.branch(parent).filter(|b| b.parent.is_none_or(|(p, _)| p < b.id));
+    pub(crate) fn info(&self, catalog: &Catalog) -> MomentInfo {
+        let event = self.event.clone();
+        MomentInfo {
+            seq: self.place.seq.0,
+            time: timeline::rfc3339(self.time),
+            kind: event.as_ref().map_or(Kind::Moment, |event| event.kind.clone()),
+            grade: self.grade,
+            truth: event.as_ref().map_or(Truth::Observed, |event| event.truth),
+            branch: name_for_people(catalog, self.place.branch),
+            branch_id: self.place.branch.0,
+            when: self.name.clone(),
+            how: Some(self.how.clone()),
+            details: event.as_ref().map_or_else(Details::new, |event| event.details.clone()),
+            label: event.map_or_else(|| self.how.clone(), |event| event.label),
         }
-        Lineage { parts }
-    }
-
-    /// A record of `branch` belongs to this line.
-    #[must_use]
-    pub(crate) fn has(&self, branch: BranchId, seq: Seq) -> bool {
-        self.parts.iter().any(|&(b, until)| b == branch && seq <= until)
-    }
-
-    /// The branch on which the moment `seq` of this line lies, and the last record of it that counts.
-    #[must_use]
-    pub(crate) fn branch_at(&self, catalog: &Catalog, seq: Seq) -> (BranchId, Seq) {
-        let mut at = seq;
-        for &(branch, until) in &self.parts {
-            at = at.min(until);
-            if catalog.branch(branch).is_none_or(|b| b.parent.is_none() || at >= b.made) {
-                return (branch, at);
-            }
-        }
-        (BranchId(0), at)
     }
 }
 
-/// The history of one line of one log.
-pub(crate) struct LogHistory<'a> {
+/// Finds the moment of a target that a person means by `text`, asked at `now` in the time zone of `now`.
+///
+/// # Errors
+/// When it cannot be read, does not exist or is ambiguous.
+pub(crate) fn find(log: &Log, text: &str, day: WholeDay, now: &Zoned) -> Result<Found> {
+    let when = When::parse(text).map_err(|source| Error::When { text: text.to_owned(), source })?;
+    let history = LogHistory::new(log);
+    let found = when.resolve_day(&history, now, day);
+    let found = found.map_err(|source| {
+        let candidates = source.candidates().iter().map(|candidate| candidate.describe(now)).collect();
+        Error::Moment { text: text.to_owned(), source: Box::new(source), candidates }
+    })?;
+    let name = history.name_of(found.place)?;
+    let best = history.stands_at(found.place)?;
+    let grade = best.as_ref().map_or(Grade::Crash, |event| event.grade);
+    let event = found.event.or(best);
+    Ok(Found { place: found.place, time: found.time, how: found.how, grade, event, name })
+}
+
+/// The name of a branch as it is told to people; another one may have it now.
+#[must_use]
+pub(crate) fn name_for_people(catalog: &Catalog, branch: BranchId) -> String {
+    catalog.branch(branch).map_or_else(|| format!("{BY_ID}{branch}"), |branch| branch.name.clone())
+}
+
+/// The name by which a branch is found again: its own, or its id if it was dropped.
+#[must_use]
+pub(crate) fn name_of_branch(catalog: &Catalog, branch: BranchId) -> String {
+    match catalog.branch(branch) {
+        Some(found) if found.dropped.is_none() => found.name.clone(),
+        _ => format!("{BY_ID}{branch}"),
+    }
+}
+
+/// The branch that a person means: the one of this name that was not dropped, or any one by `id:NUMBER`.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn branch_named(catalog: &Catalog, name: &str) -> bygone_store::Result<BranchId> {
+    let unknown = || bygone_store::Error::NoBranch(name.to_owned());
+    match name.strip_prefix(BY_ID) {
+        Some(number) => {
+            let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+            let id = Some(number).filter(|_| digits).and_then(|number| number.parse().ok()).map(BranchId);
+            id.filter(|id| catalog.branch(*id).is_some()).ok_or_else(unknown)
+        }
+        None => catalog.branch_named(name).map(|branch| branch.id),
+    }
+}
+
+/// A text that means a moment for good, as [`find`] understands it; without a look at the log.
+#[must_use]
+pub(crate) fn name_of(catalog: &Catalog, place: Place) -> String {
+    if catalog.branches.len() == 1 {
+        return format!("seq:{}", place.seq);
+    }
+    format!("{}@seq:{}", name_of_branch(catalog, place.branch), place.seq)
+}
+
+/// The history of a log, as the grammar of moments asks for it.
+struct LogHistory<'a> {
     log: &'a Log,
     catalog: Catalog,
-    lineage: Lineage,
+    lived: OnceCell<Line>,
 }
 
 impl<'a> LogHistory<'a> {
-    /// The line that ends at the head of `branch`.
-    #[must_use]
-    pub(crate) fn new(log: &'a Log, branch: BranchId) -> LogHistory<'a> {
-        let catalog = log.catalog();
-        let lineage = Lineage::of(&catalog, branch);
-        LogHistory { log, catalog, lineage }
+    fn new(log: &'a Log) -> LogHistory<'a> {
+        LogHistory { log, catalog: log.catalog(), lived: OnceCell::new() }
     }
 
-    /// Finds the moment that a person means.
-    ///
-    /// # Errors
-    /// When it cannot be read, does not exist or is ambiguous.
-    pub(crate) fn find(&self, text: &str, day: WholeDay) -> Result<Resolved> {
-        let when = When::parse(text).map_err(|source| Error::When { text: text.to_owned(), source })?;
-        let found = when.resolve_day(self, &Zoned::now(), day);
-        found.map_err(|source| Error::Moment { text: text.to_owned(), source: Box::new(source) })
+    fn line(&self, line: when::Line) -> Line {
+        match line {
+            when::Line::Lived => self.lived.get_or_init(|| self.catalog.lived_line()).clone(),
+            when::Line::Of(branch) => self.catalog.line_of(branch),
+        }
     }
 
-    /// Calls `each` with the events of this line, in the order in which they were written; points are placed at the moment
-    /// that they name, and belong to the line if that does.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    pub(crate) fn each_event(
+    /// Calls `each` with the events of a line, in the order in which they were written.
+    fn each_event(
         &self,
+        line: when::Line,
         each: &mut dyn FnMut(Moment) -> ControlFlow<()>,
     ) -> bygone_store::Result<()> {
+        let line = self.line(line);
         self.log.events(Seq::ZERO, self.log.head_seq(), &mut |event| {
-            let branch = BranchId(event.branch);
-            let name = self.catalog.branch(branch).map_or("?", |b| &b.name).to_owned();
-            let moment =
-                Moment { seq: event.seq, time: event.time, branch: name, event: event.event.clone() };
-            let moment = crate::timeline::as_pointed(moment);
-            !self.lineage.has(branch, moment.seq) || each(moment).is_continue()
+            !line.has(event.place()) || each(timeline::moment(event)).is_continue()
         })
     }
 
-    fn mark(&self, seq: Seq) -> bygone_store::Result<Mark> {
-        Ok(Mark { seq, time: self.log.time_of(seq)? })
+    /// What a person can say to mean this moment: its seq alone, if that is on this branch.
+    fn name_of(&self, place: Place) -> bygone_store::Result<String> {
+        if self.log.place_of(place.seq)? == place {
+            return Ok(format!("seq:{}", place.seq));
+        }
+        Ok(name_of(&self.catalog, place))
+    }
+
+    /// The newest event that tells of this moment, of those that say how good it is the best one.
+    fn stands_at(&self, place: Place) -> bygone_store::Result<Option<Event>> {
+        let mut best: Option<Event> = None;
+        self.log.events(Seq::ZERO, self.log.head_seq(), &mut |event| {
+            let better = best.as_ref().is_none_or(|best| best.grade <= event.event.grade);
+            if event.place() == place && better {
+                best = Some(event.event.clone());
+            }
+            true
+        })?;
+        Ok(best)
+    }
+
+    fn mark(&self, place: Place) -> bygone_store::Result<Mark> {
+        Ok(Mark { place, time: self.log.time_of(place.seq)? })
     }
 
     fn last_matching(
         &self,
+        line: when::Line,
         before: Seq,
         matches: &dyn Fn(&Moment) -> bool,
     ) -> bygone_store::Result<Option<Moment>> {
         let mut last: Option<Moment> = None;
-        self.each_event(&mut |moment| {
-            let later = last.as_ref().is_none_or(|last| last.seq <= moment.seq);
-            if moment.seq < before && later && matches(&moment) {
+        self.each_event(line, &mut |moment| {
+            let later = last.as_ref().is_none_or(|last| last.place.seq <= moment.place.seq);
+            if moment.place.seq < before && later && matches(&moment) {
                 last = Some(moment);
             }
             ControlFlow::Continue(())
@@ -124,45 +196,71 @@ fn boxed<T>(result: bygone_store::Result<T>) -> std::result::Result<T, HistoryEr
     result.map_err(|e| Box::new(e) as HistoryError)
 }
 
-impl History for LogHistory<'_> {
-    fn head(&self) -> std::result::Result<Option<Mark>, HistoryError> {
+impl when::History for LogHistory<'_> {
+    fn head(&self, line: when::Line) -> std::result::Result<Option<Mark>, HistoryError> {
         let head = self.log.head_seq();
-        if head == Seq::ZERO { Ok(None) } else { boxed(self.mark(head)).map(Some) }
+        if head == Seq::ZERO {
+            return Ok(None);
+        }
+        let line = self.line(line);
+        boxed(self.mark(line.at(head.min(line.end())))).map(Some)
     }
 
-    fn first(&self) -> std::result::Result<Option<Mark>, HistoryError> {
-        if self.log.head_seq() == Seq::ZERO { Ok(None) } else { boxed(self.mark(Seq(1))).map(Some) }
+    fn first(&self, line: when::Line) -> std::result::Result<Option<Mark>, HistoryError> {
+        if self.log.head_seq() == Seq::ZERO {
+            return Ok(None);
+        }
+        boxed(self.mark(self.line(line).at(Seq(1)))).map(Some)
     }
 
-    fn at_seq(&self, seq: Seq) -> std::result::Result<Option<Mark>, HistoryError> {
-        if seq == Seq::ZERO || seq > self.log.head_seq() { Ok(None) } else { boxed(self.mark(seq)).map(Some) }
+    fn at_seq(&self, line: when::Line, seq: Seq) -> std::result::Result<Option<Mark>, HistoryError> {
+        if seq == Seq::ZERO || seq > self.log.head_seq() {
+            return Ok(None);
+        }
+        let place = match line {
+            when::Line::Lived => boxed(self.log.place_of(seq))?,
+            when::Line::Of(branch) => self.catalog.line_of(branch).at(seq),
+        };
+        boxed(self.mark(place)).map(Some)
     }
 
-    fn at_time(&self, time: Micros) -> std::result::Result<Vec<TimeHit>, HistoryError> {
+    fn at_time(&self, line: when::Line, time: Micros) -> std::result::Result<Vec<TimeHit>, HistoryError> {
+        let line = self.line(line);
         let hits = boxed(self.log.at_time(time))?;
         let head = self.log.head_seq();
-        let hit = |h: &bygone_store::TimeHit| TimeHit {
-            mark: Mark { seq: h.seq, time: h.time },
-            era: h.era as u32,
+        let hit = |h: &bygone_store::TimeHit| {
+            // Of a branch, the nearest moment at or before may be an earlier one, from before the branch was made.
+            let place = line.at(h.seq);
+            let time = if place.seq == h.seq { h.time } else { boxed(self.log.time_of(place.seq))? };
+            Ok(TimeHit { mark: Mark { place, time }, era: h.era as u32 })
         };
-        let within: Vec<TimeHit> = hits.iter().filter(|h| h.within || h.seq == head).map(hit).collect();
+        let within: Vec<&bygone_store::TimeHit> = hits.iter().filter(|h| h.within || h.seq == head).collect();
         if within.is_empty() {
             // Between two eras: the nearest moment before it is the last one that there is.
-            return Ok(hits.iter().max_by_key(|h| (h.time, h.seq)).map(hit).into_iter().collect());
+            return hits.iter().max_by_key(|h| (h.time, h.seq)).map(hit).into_iter().collect();
         }
-        Ok(within)
+        within.into_iter().map(hit).collect()
     }
 
-    fn last_event(&self, what: &What, before: Seq) -> std::result::Result<Option<Moment>, HistoryError> {
-        boxed(self.last_matching(before, &|moment| what.matches(&moment.event)))
+    fn last_event(
+        &self,
+        line: when::Line,
+        what: &What,
+        before: Seq,
+    ) -> std::result::Result<Option<Moment>, HistoryError> {
+        boxed(self.last_matching(line, before, &|moment| what.matches(&moment.event)))
     }
 
-    fn first_event(&self, what: &What) -> std::result::Result<Option<Moment>, HistoryError> {
-        let mut first = None;
-        let found = self.each_event(&mut |moment| {
-            if what.matches(&moment.event) {
+    fn first_event(
+        &self,
+        line: when::Line,
+        what: &What,
+    ) -> std::result::Result<Option<Moment>, HistoryError> {
+        let mut first: Option<Moment> = None;
+        let found = self.each_event(line, &mut |moment| {
+            let earlier = first.as_ref().is_none_or(|first| moment.place.seq < first.place.seq);
+            if earlier && what.matches(&moment.event) {
                 first = Some(moment);
-                return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
         });
@@ -171,37 +269,58 @@ impl History for LogHistory<'_> {
 
     fn points(&self, label: &str, limit: usize) -> std::result::Result<Vec<Moment>, HistoryError> {
         let mut points = Vec::new();
-        let found = self.each_event(&mut |moment| {
-            if moment.event.kind == bygone_model::Kind::Point && moment.event.label == label {
-                points.push(moment);
+        let found = self.log.events(Seq::ZERO, self.log.head_seq(), &mut |event| {
+            if event.event.kind == Kind::Point && event.event.label == label {
+                points.push(timeline::moment(event));
             }
-            ControlFlow::Continue(())
+            true
         });
         points.reverse();
         points.truncate(limit);
         boxed(found.map(|()| points))
     }
 
-    fn nearest(&self, seq: Seq, limit: usize) -> std::result::Result<Vec<Moment>, HistoryError> {
+    fn nearest(
+        &self,
+        line: when::Line,
+        seq: Seq,
+        limit: usize,
+    ) -> std::result::Result<Vec<Moment>, HistoryError> {
         let mut near: Vec<Moment> = Vec::new();
-        let found = self.each_event(&mut |moment| {
+        let found = self.each_event(line, &mut |moment| {
             near.push(moment);
-            near.sort_by_key(|m| m.seq.0.abs_diff(seq.0));
+            near.sort_by_key(|m| m.place.seq.0.abs_diff(seq.0));
             near.truncate(limit);
             ControlFlow::Continue(())
         });
         boxed(found.map(|()| near))
     }
 
-    fn branch_head(&self, name: &str) -> std::result::Result<Option<Mark>, HistoryError> {
-        if self.catalog.branch_named(name).is_err() {
-            return Ok(None);
-        }
-        self.head()
+    fn is_on(&self, line: when::Line, place: Place) -> bool {
+        self.line(line).has(place)
     }
 
-    fn branch_names(&self, limit: usize) -> std::result::Result<Vec<String>, HistoryError> {
-        let live = self.catalog.branches.iter().filter(|b| b.dropped.is_none());
-        Ok(live.map(|b| b.name.clone()).take(limit).collect())
+    fn branch(&self, name: &str) -> Option<BranchId> {
+        branch_named(&self.catalog, name).ok()
+    }
+
+    fn branches(&self, limit: usize) -> Vec<BranchId> {
+        let live = self.catalog.branches.iter().filter(|branch| branch.dropped.is_none());
+        live.map(|branch| branch.id).take(limit).collect()
+    }
+
+    fn branch_name(&self, branch: BranchId) -> String {
+        name_of_branch(&self.catalog, branch)
+    }
+
+    fn name_of(&self, place: Place) -> std::result::Result<String, HistoryError> {
+        boxed(LogHistory::name_of(self, place))
+    }
+
+    fn zone(&self, name: &str) -> Option<TimeZone> {
+        TimeZone::get(name).ok()
     }
 }
+
+#[cfg(test)]
+mod tests;

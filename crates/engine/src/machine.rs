@@ -26,7 +26,7 @@ use bygone_model::{BranchId, Event, Kind, Seq};
 use self::kept::Kept;
 pub(crate) use self::slot::Slot;
 use crate::{
-    api::Started,
+    api::{MomentInfo, Started},
     config,
     error::{Error, Result},
     runner::{Launch, LaunchDisk, Launched, Phase, Report, Runner},
@@ -70,7 +70,7 @@ pub(crate) struct Boot {
     /// On which branch.
     pub branch: BranchId,
     /// From which moment, if the branch was made for it.
-    pub from: Option<Seq>,
+    pub from: Option<MomentInfo>,
     /// What its user sees.
     pub display: config::Display,
     /// How processors are run.

@@ -12,13 +12,13 @@ use std::{
 };
 
 use bygone_block::{BlockDevice, Extent, OsDisk, RawDisk, Reading};
-use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
+use bygone_model::{BranchId, Event, Kind, Place, Seq, VolumeId};
 use bygone_store::catalog::Catalog;
 
 use crate::{
-    api::{Answers, MomentInfo, Progress, Restored, RestoredDisk, call::RestoreTo},
+    api::{Answers, Progress, Restored, RestoredDisk, call::RestoreTo},
     error::{Error, Result, Usage},
-    history::{Lineage, LogHistory},
+    history,
     lifecycle::{Change, Request},
     target::Target,
     timeline,
@@ -44,41 +44,27 @@ pub(crate) fn restore(
     only: Option<&str>,
     to: &RestoreTo,
     discard_later: bool,
+    now: &jiff::Zoned,
     answers: &mut dyn Answers,
 ) -> Result<Restored> {
-    let catalog = target.log.catalog();
-    let history = LogHistory::new(&target.log, catalog.head);
-    let found = history.find(at, bygone_model::when::WholeDay::Refuse)?;
-    let branch = match &found.branch {
-        Some(name) => catalog.branch_named(name)?.id,
-        None => catalog.head,
-    };
-    let moment = MomentInfo {
-        seq: found.seq.0,
-        time: timeline::rfc3339(found.time),
-        kind: Kind::Point,
-        label: found.how.clone(),
-        grade: bygone_model::Grade::Crash,
-        truth: bygone_model::Truth::Observed,
-        branch: catalog.branch(branch).map_or("main", |b| &b.name).to_owned(),
-        details: bygone_model::Details::new(),
-    };
+    let found = history::find(&target.log, at, bygone_model::when::WholeDay::Refuse, now)?;
+    let moment = found.info(&target.log.catalog());
     match to {
         RestoreTo::Path(path) => {
             if discard_later {
                 return Err(Usage::DiscardInPlaceOnly.into());
             }
-            let disks = copy_out(target, branch, found.seq, only, path, answers)?;
+            let disks =
+                copy_out(target, &target.volumes_at(found.place)?, found.place.seq, only, path, answers)?;
             Ok(Restored { moment, disks, branch: None })
         }
         RestoreTo::InPlace => {
             if only.is_some() {
                 return Err(Usage::DisksTogether.into());
             }
-            check_moment(target, branch, found.seq)?;
+            check_moment(target, found.place)?;
             let op = target.begin_change(Change::Restore, Request::Move)?;
-            let start = Lineage::of(&catalog, branch).branch_at(&catalog, found.seq);
-            let name = branches::restore_in_place(&op, start, discard_later, answers)?;
+            let name = branches::restore_in_place(&op, found.place, discard_later, answers)?;
             Ok(Restored { moment, disks: Vec::new(), branch: Some(name) })
         }
     }
@@ -86,7 +72,7 @@ pub(crate) fn restore(
 
 fn copy_out(
     target: &Arc<Target>,
-    branch: BranchId,
+    volumes: &[VolumeId],
     seq: Seq,
     only: Option<&str>,
     path: &Path,
@@ -94,10 +80,10 @@ fn copy_out(
 ) -> Result<Vec<RestoredDisk>> {
     let catalog = target.log.catalog();
     let mut chosen = Vec::new();
-    for volume in catalog.volumes_of(branch, Seq::MAX) {
-        let disk = catalog.disk_of(volume.id)?;
+    for &volume in volumes {
+        let disk = catalog.disk_of(volume)?;
         if only.is_none_or(|name| name == disk.name) {
-            chosen.push((volume.id, disk.name.clone()));
+            chosen.push((volume, disk.name.clone()));
         }
     }
     if let (Some(name), true) = (only, chosen.is_empty()) {
@@ -276,16 +262,8 @@ fn copy_extent(
 ///
 /// # Errors
 /// When it had none, or something is missing.
-pub(crate) fn check_moment(target: &Target, branch: BranchId, seq: Seq) -> Result<()> {
-    let catalog = target.log.catalog();
-    let (on, at) = Lineage::of(&catalog, branch).branch_at(&catalog, seq);
-    let mut none = true;
-    for volume in catalog.volumes_of(on, at) {
-        none = false;
-        target.check_exact(volume.id, at)?;
-    }
-    let missing = catalog.disks.len() - catalog.volumes_of(on, at).count();
-    if none || missing > 0 {
+pub(crate) fn check_moment(target: &Target, place: Place) -> Result<()> {
+    if target.volumes_at(place)?.len() < target.log.catalog().disks.len() {
         return Err(Error::BeforeDisks { name: target.name.clone() });
     }
     Ok(())
@@ -299,19 +277,17 @@ fn free_name(catalog: &Catalog, prefix: &str) -> String {
         .unwrap_or_default()
 }
 
-/// Makes a branch that starts at a moment of the line of `branch`; gives it a name if it gets none. [`note_branch`] says so in the log.
+/// Makes a branch that starts at a moment; gives it a name if it gets none. [`note_branch`] says so in the log.
 ///
 /// # Errors
 /// When the name is taken or the moment does not exist.
 pub(crate) fn new_branch(
     target: &Target,
-    branch: BranchId,
-    seq: Seq,
+    place: Place,
     name: Option<&str>,
     prefix: &str,
 ) -> Result<BranchId> {
     let catalog = target.log.catalog();
-    let (parent, at) = Lineage::of(&catalog, branch).branch_at(&catalog, seq);
     let name = match name {
         Some(name) => {
             crate::config::check_name(name)?;
@@ -319,7 +295,7 @@ pub(crate) fn new_branch(
         }
         None => free_name(&catalog, prefix),
     };
-    Ok(target.log.add_branch(&name, parent, at)?)
+    Ok(target.log.add_branch(&name, place.branch, place.seq)?)
 }
 
 /// Says in the log that a branch was made.

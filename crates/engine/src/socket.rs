@@ -22,7 +22,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use crate::{
-    api::{Answers, Call, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request},
+    api::{Answers, Asked, Call, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply},
+    calls::own_zone,
     error::{Error, Result, Usage},
     manager::Manager,
 };
@@ -110,9 +111,12 @@ fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = Vec::new();
     BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_until(b'\n', &mut line)?;
-    let mut client = Client { stream, last_progress: None, broken: false };
-    let result = match serde_json::from_slice::<Request>(&line) {
-        Ok(request) => manager.answer(&request, &mut client),
+    let mut client = Client { stream, last_progress: None, broken: false, zone: None };
+    let result = match serde_json::from_slice::<Asked>(&line) {
+        Ok(asked) => {
+            client.zone = asked.zone;
+            manager.answer(&asked.request, &mut client)
+        }
         Err(e) => Err(Usage::BadRequest(e.to_string()).into()),
     };
     match result {
@@ -127,6 +131,7 @@ struct Client<'a> {
     stream: &'a UnixStream,
     last_progress: Option<Instant>,
     broken: bool,
+    zone: Option<String>,
 }
 
 impl Client<'_> {
@@ -144,6 +149,10 @@ impl Client<'_> {
 }
 
 impl Answers for Client<'_> {
+    fn zone(&self) -> Option<&str> {
+        self.zone.as_deref()
+    }
+
     fn progress(&mut self, progress: Progress) -> bool {
         if self.last_progress.is_some_and(|last| last.elapsed() < PROGRESS_EVERY) {
             return !self.broken;
@@ -186,7 +195,8 @@ pub(crate) fn ask<C: Call>(
     answers: &mut dyn Items<C::Item>,
 ) -> Result<C::Answer> {
     let gone = |_| Error::ManagerGone;
-    let mut line = serde_json::to_vec(&call.clone().into()).map_err(|e| Usage::BadRequest(e.to_string()))?;
+    let asked = Asked { request: call.clone().into(), zone: own_zone() };
+    let mut line = serde_json::to_vec(&asked).map_err(|e| Usage::BadRequest(e.to_string()))?;
     line.push(b'\n');
     (&*stream).write_all(&line).map_err(gone)?;
     // A short wait, so that a signal to this side is noticed while the other has nothing to say.

@@ -21,7 +21,7 @@ use std::{
 };
 
 use bygone_block::AsOfDevice;
-use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
+use bygone_model::{BranchId, Event, Kind, Place, Seq, VolumeId};
 use bygone_store::{
     Log, LogOptions,
     catalog::{Disk, Keeping},
@@ -98,6 +98,8 @@ pub(crate) struct Target {
     /// Disks outside the store that are being filled, and whether somebody else waits for them.
     claims: Mutex<HashMap<u32, Arc<AtomicBool>>>,
     closing: AtomicBool,
+    /// Held while a label is looked for and given.
+    pub(crate) pointing: Mutex<()>,
     written_bytes: AtomicU64,
     size: Size,
 }
@@ -175,6 +177,7 @@ impl Target {
             read_no_more: Mutex::default(),
             claims: Mutex::default(),
             closing: AtomicBool::new(false),
+            pointing: Mutex::default(),
             written_bytes: AtomicU64::new(0),
             size: Size::default(),
         };
@@ -210,18 +213,24 @@ impl Target {
         Configs::of(dir, &config.name).save(config)?;
         let (clock, options) = (Arc::new(SystemClock::new()), Target::log_options(&shared.cache));
         let log = Log::make(Folder::new(dir), clock, options, random_id()?)?;
+        let mut filling = Vec::new();
         for disk in &config.disks {
-            log.add_disk(&Disk {
-                name: disk.id.clone(),
-                sectors: bygone_model::Sectors::of_bytes(disk.size_bytes),
-                block_bytes: disk.block_bytes,
-                keeping: if disk.path.is_some() { Keeping::Tap } else { Keeping::Store },
-            })?;
+            let keeping = if disk.path.is_some() { Keeping::Tap } else { Keeping::Store };
+            let sectors = bygone_model::Sectors::of_bytes(disk.size_bytes);
+            let made = Disk { name: disk.id.clone(), sectors, block_bytes: disk.block_bytes, keeping };
+            match keeping {
+                Keeping::Tap => drop(log.add_disk(&made)?),
+                // No moment of it before it has its first content can be had.
+                Keeping::Store => filling.push(log.add_disk_to_fill(&made)?),
+            }
         }
         note_config(&log, BranchId(0), "the target was added", config)?;
         drop(log);
         let target = Target::open_in(shared, &config.name, dir.to_owned())?;
         fill(&target)?;
+        for volume in filling {
+            target.log.disk_is_filled(volume)?;
+        }
         target.log.flush()?;
         Ok(())
     }
@@ -308,6 +317,34 @@ impl Target {
             }
         };
         Ok(catalog.volume_of(branch, name)?.id)
+    }
+
+    /// The target's disks at a moment, all of whose content is known.
+    ///
+    /// # Errors
+    /// When it had none yet, or the content of one is not known exactly.
+    pub(crate) fn volumes_at(&self, place: Place) -> Result<Vec<VolumeId>> {
+        let catalog = self.log.catalog();
+        let volumes: Vec<VolumeId> = catalog.volumes_of(place.branch, place.seq).map(|v| v.id).collect();
+        if volumes.is_empty() {
+            return Err(Error::BeforeDisks { name: self.name.clone() });
+        }
+        for volume in &volumes {
+            self.check_exact(*volume, place.seq)?;
+        }
+        Ok(volumes)
+    }
+
+    /// The volume of one of the target's disks at a moment. Without a name it is the only one.
+    ///
+    /// # Errors
+    /// As [`Target::volume`], or when the disk was not there yet.
+    pub(crate) fn volume_at(&self, place: Place, disk: Option<&str>) -> Result<VolumeId> {
+        let volume = self.volume(place.branch, disk)?;
+        if self.log.catalog().volume(volume)?.made > place.seq {
+            return Err(Error::BeforeDisks { name: self.name.clone() });
+        }
+        Ok(volume)
     }
 
     /// A disk as of a moment. The target is not removed as long as it is there.

@@ -1,24 +1,21 @@
 //! Moments for people: events and points of a target.
 //!
-//! A point is an event of kind `point`. It is written when it is made, which may be long after the moment that it
-//! names; its details say which one (`at_seq`, `at_time_micros`, `hold_until_micros`).
-
-use std::ops::ControlFlow;
+//! A point is an event of kind `point`. It is written when it is made, on the branch of the moment that it names, which may
+//! be long after that moment. A label names one point of a target, on whatever line it is.
 
 use bygone_model::{
-    BranchId, Event, Kind, Micros, Moment, Seq,
-    when::{Span, WholeDay},
+    At, Event, Kind, Micros, Moment, Seq,
+    when::{ParseError, Span, When, WholeDay},
 };
-use bygone_store::Log;
+use bygone_store::{Log, catalog::Catalog};
+use jiff::Zoned;
 
 use crate::{
     api::MomentInfo,
     error::{Error, Result},
-    history::LogHistory,
+    history::{self, Found},
+    target::{Target, lock},
 };
-
-const AT_SEQ: &str = "at_seq";
-const AT_TIME: &str = "at_time_micros";
 
 /// RFC 3339 with microseconds, UTC.
 #[must_use]
@@ -40,32 +37,33 @@ pub(crate) fn time_of_day(time: Micros) -> String {
     at.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S").to_string()
 }
 
+/// An event at the moment that it tells of.
+#[must_use]
+pub(crate) fn moment(event: &bygone_store::Event) -> Moment {
+    Moment { place: event.place(), time: event.time_told(), event: event.event.clone() }
+}
+
 /// A moment as it is shown.
 #[must_use]
-pub(crate) fn info(moment: Moment) -> MomentInfo {
+pub(crate) fn info(catalog: &Catalog, moment: Moment) -> MomentInfo {
+    // An event that tells of where it stands is its own record there, and a record is on one branch.
+    let when = match moment.event.at {
+        None => format!("seq:{}", moment.place.seq),
+        Some(_) => history::name_of(catalog, moment.place),
+    };
     MomentInfo {
-        seq: moment.seq.0,
+        seq: moment.place.seq.0,
         time: rfc3339(moment.time),
         kind: moment.event.kind,
         label: moment.event.label,
         grade: moment.event.grade,
         truth: moment.event.truth,
-        branch: moment.branch,
+        branch: history::name_for_people(catalog, moment.place.branch),
+        branch_id: moment.place.branch.0,
+        when,
+        how: None,
         details: moment.event.details,
     }
-}
-
-/// A point, placed at the moment that it names.
-#[must_use]
-pub(crate) fn as_pointed(mut moment: Moment) -> Moment {
-    if moment.event.kind == Kind::Point
-        && let Some(seq) = moment.event.details.get(AT_SEQ).and_then(serde_json::Value::as_u64)
-    {
-        moment.seq = Seq(seq);
-        let time = moment.event.details.get(AT_TIME).and_then(serde_json::Value::as_i64);
-        moment.time = time.map_or(moment.time, Micros);
-    }
-    moment
 }
 
 /// Events and points between two moments, in the order of what they speak of. All branches are shown.
@@ -77,81 +75,131 @@ pub(crate) fn timeline(
     since: Option<&str>,
     until: Option<&str>,
     kinds: &[Kind],
+    now: &Zoned,
 ) -> Result<Vec<MomentInfo>> {
     let catalog = log.catalog();
-    let history = LogHistory::new(log, catalog.head);
     let from = match since {
         None => Seq::ZERO,
-        Some(text) => match history.find(text, WholeDay::Start) {
+        Some(text) => match history::find(log, text, WholeDay::Start, now) {
             // What came after a time before the beginning is everything.
             Err(Error::Moment { source, .. })
                 if matches!(*source, bygone_model::when::ResolveError::BeforeHistory { .. }) =>
             {
                 Seq::ZERO
             }
-            found => Seq(found?.seq.0.saturating_sub(1)),
+            found => Seq(found?.place.seq.0.saturating_sub(1)),
         },
     };
-    let to =
-        until.map_or(Ok(log.head_seq()), |text| history.find(text, WholeDay::End).map(|found| found.seq))?;
+    let to = match until {
+        None => log.head_seq(),
+        Some(text) => history::find(log, text, WholeDay::End, now)?.place.seq,
+    };
     let mut moments = Vec::new();
     log.events(Seq::ZERO, log.head_seq(), &mut |event| {
-        let branch = catalog.branch(BranchId(event.branch)).map_or("?", |b| &b.name).to_owned();
-        let moment = Moment { seq: event.seq, time: event.time, branch, event: event.event.clone() };
-        let moment = as_pointed(moment);
-        let wanted = kinds.is_empty() || kinds.contains(&moment.event.kind);
-        if wanted && moment.seq > from && moment.seq <= to {
+        let wanted = kinds.is_empty() || kinds.contains(&event.event.kind);
+        let moment = moment(event);
+        if wanted && moment.place.seq > from && moment.place.seq <= to {
             moments.push(moment);
         }
         true
     })?;
-    moments.sort_by_key(|m| m.seq);
-    Ok(moments.into_iter().map(info).collect())
+    moments.sort_by_key(|m| m.place.seq);
+    Ok(moments.into_iter().map(|moment| info(&catalog, moment)).collect())
 }
 
-/// The moments worth choosing from: points, boots, stops, and what changed the machine.
+/// The moments worth choosing from: what the target's present went through (boots, stops, what changed it), and the points
+/// of every line.
 ///
 /// # Errors
 /// When the history cannot be read.
 pub(crate) fn points(log: &Log) -> Result<Vec<MomentInfo>> {
-    let history = LogHistory::new(log, log.catalog().head);
+    let catalog = log.catalog();
+    let lived = catalog.lived_line();
     let mut moments = Vec::new();
-    history.each_event(&mut |moment| {
-        let worth = matches!(
-            moment.event.kind,
-            Kind::Point | Kind::Boot | Kind::Shutdown | Kind::Package | Kind::Suspect | Kind::Panic
-        );
+    log.events(Seq::ZERO, log.head_seq(), &mut |event| {
+        let worth = match event.event.kind {
+            Kind::Point => true,
+            Kind::Boot | Kind::Shutdown | Kind::Package | Kind::Suspect | Kind::Panic => {
+                lived.has(event.place())
+            }
+            _ => false,
+        };
         if worth {
-            moments.push(moment);
+            moments.push(moment(event));
         }
-        ControlFlow::Continue(())
+        true
     })?;
-    moments.sort_by_key(|m| m.seq);
-    Ok(moments.into_iter().map(info).collect())
+    moments.sort_by_key(|m| m.place.seq);
+    Ok(moments.into_iter().map(|moment| info(&catalog, moment)).collect())
+}
+
+/// A label as it is kept: without white space at its ends, and such that `point:` and it is a moment.
+fn check_label(label: &str) -> Result<&str> {
+    let label = label.trim();
+    let text = format!("point:{label}");
+    let failed = |source| Err(Error::Label { label: label.to_owned(), source });
+    match When::parse(&text) {
+        Ok(When::Point(read)) if read == label => Ok(label),
+        Ok(_) => failed(ParseError::NoName),
+        Err(source) => failed(source),
+    }
 }
 
 /// Names a moment; durable when this returns.
 ///
 /// # Errors
-/// When the moment does not exist or the log cannot be written.
-pub(crate) fn add_point(log: &Log, at: Option<&str>, label: &str, hold: Option<&str>) -> Result<MomentInfo> {
-    let catalog = log.catalog();
-    let history = LogHistory::new(log, catalog.head);
-    let (seq, time) = match at {
-        None => (log.head_seq(), log.now()),
+/// When the moment does not exist, its content is not known, the label is taken, or the log cannot be written.
+pub(crate) fn add_point(
+    target: &Target,
+    at: Option<&str>,
+    label: &str,
+    hold: Option<&str>,
+    now: &Zoned,
+) -> Result<MomentInfo> {
+    let log = &target.log;
+    let label = check_label(label)?;
+    let hold: Option<Span> = match hold {
+        None => None,
         Some(text) => {
-            let found = history.find(text, WholeDay::Refuse)?;
-            (found.seq, found.time)
+            let span = bygone_model::when::parse_duration(text);
+            Some(span.map_err(|source| Error::When { text: text.to_owned(), source })?)
         }
     };
-    let mut event = Event::new(Kind::Point, label).with(AT_SEQ, seq.0).with(AT_TIME, time.0);
-    if let Some(text) = hold {
-        let span: Span = bygone_model::when::parse_duration(text)
-            .map_err(|source| Error::When { text: text.to_owned(), source })?;
-        event = event.with("hold_until_micros", span.after(&jiff::Zoned::now()).0);
+    // Nobody else takes the label between the look and the record.
+    let _one_at_a_time = lock(&target.pointing);
+    if let Some(taken) = labelled(log, label)? {
+        let name = taken.when.clone();
+        return Err(Error::LabelTaken {
+            label: label.to_owned(),
+            name,
+            time: taken.time,
+            branch: taken.branch,
+        });
     }
-    let done = log.event(catalog.head, &event)?;
+    let found: Option<Found> = at.map(|text| history::find(log, text, WholeDay::Refuse, now)).transpose()?;
+    let place = found.as_ref().map_or_else(|| log.catalog().lived_at(log.head_seq()), |found| found.place);
+    target.volumes_at(place)?;
+    let mut event = Event::new(Kind::Point, label);
+    if let Some(found) = found {
+        event = event.graded(found.grade).at(At::exactly(place.seq, found.time));
+    }
+    if let Some(span) = hold {
+        event = event.with("hold_until_micros", span.after(now).0);
+    }
+    let done = log.event(place.branch, &event)?;
     log.flush()?;
-    let branch = catalog.branch(catalog.head).map_or("main", |b| &b.name).to_owned();
-    Ok(info(as_pointed(Moment { seq: done.last, time: done.time, branch, event })))
+    let stored = bygone_store::Event { seq: done.last, time: done.time, branch: place.branch, event };
+    Ok(info(&log.catalog(), moment(&stored)))
+}
+
+/// The point of this label.
+fn labelled(log: &Log, label: &str) -> Result<Option<MomentInfo>> {
+    let mut taken = None;
+    log.events(Seq::ZERO, log.head_seq(), &mut |event| {
+        if event.event.kind == Kind::Point && event.event.label == label {
+            taken = Some(moment(event));
+        }
+        taken.is_none()
+    })?;
+    Ok(taken.map(|taken| info(&log.catalog(), taken)))
 }

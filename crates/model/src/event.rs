@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Micros, Seq};
+use crate::{Micros, Place, Seq};
 
 /// What an event says beyond its label; a JSON object.
 pub type Details = serde_json::Map<String, serde_json::Value>;
@@ -41,12 +41,14 @@ pub enum Kind {
     Branch,
     /// The manager itself started, stopped or was found to have died.
     Manager,
+    /// Nothing is told of this moment. No event is of this kind.
+    Moment,
     /// A kind that a newer version wrote.
     Other(String),
 }
 
 impl Kind {
-    const NAMED: [(Kind, &'static str); 14] = [
+    const NAMED: [(Kind, &'static str); 15] = [
         (Kind::Boot, "boot"),
         (Kind::Shutdown, "shutdown"),
         (Kind::Reset, "reset"),
@@ -61,6 +63,7 @@ impl Kind {
         (Kind::Base, "base"),
         (Kind::Branch, "branch"),
         (Kind::Manager, "manager"),
+        (Kind::Moment, "moment"),
     ];
 
     /// The word used in JSON and on the command line.
@@ -136,6 +139,26 @@ pub enum Truth {
     Claimed,
 }
 
+/// The earlier moment that an event tells of, on the event's own branch. What a person names or a detector finds was often
+/// there for a while before it is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct At {
+    /// The moment: the last one that it can be.
+    pub seq: Seq,
+    /// The first one that it can be; `seq` where the place is known exactly.
+    pub earliest: Seq,
+    /// When `seq` was, by the clock of the log.
+    pub time: Micros,
+}
+
+impl At {
+    /// A place that is known exactly.
+    #[must_use]
+    pub const fn exactly(seq: Seq, time: Micros) -> At {
+        At { seq, earliest: seq, time }
+    }
+}
+
 /// A state of the target, as it is appended to the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -149,6 +172,9 @@ pub struct Event {
     /// Who says so.
     #[serde(default)]
     pub truth: Truth,
+    /// The moment that it tells of, if that is an earlier one than where it is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<At>,
     /// Everything else.
     #[serde(default, skip_serializing_if = "Details::is_empty")]
     pub details: Details,
@@ -163,6 +189,7 @@ impl Event {
             label: label.into(),
             grade: Grade::Crash,
             truth: Truth::Observed,
+            at: None,
             details: Details::new(),
         }
     }
@@ -174,6 +201,13 @@ impl Event {
         self
     }
 
+    /// The same event, telling of an earlier moment.
+    #[must_use]
+    pub fn at(mut self, at: At) -> Event {
+        self.at = Some(at);
+        self
+    }
+
     /// The same event with another grade.
     #[must_use]
     pub fn graded(mut self, grade: Grade) -> Event {
@@ -182,15 +216,13 @@ impl Event {
     }
 }
 
-/// An event with its place in the log and its branch.
+/// An event with the moment at which it stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moment {
-    /// Where in the log.
-    pub seq: Seq,
+    /// Where.
+    pub place: Place,
     /// When.
     pub time: Micros,
-    /// On which branch, by name.
-    pub branch: String,
     /// What happened.
     pub event: Event,
 }

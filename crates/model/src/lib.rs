@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 mod event;
+mod place;
 mod units;
 pub mod when;
 
-pub use event::{Details, Event, Grade, Kind, Moment, Truth};
+pub use event::{At, Details, Event, Grade, Kind, Moment, Truth};
+pub use place::Place;
 pub use units::{BranchId, Lba, Micros, SECTOR_BYTES, Sectors, Seq, VolumeId};

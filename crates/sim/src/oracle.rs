@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bygone_model::{Lba, Micros, SECTOR_BYTES, Seq, VolumeId};
+use bygone_model::{BranchId, Lba, Micros, SECTOR_BYTES, Seq, VolumeId};
 use bygone_store::{TimeHit, catalog::Change};
 
 use crate::rng::mix;
@@ -183,7 +183,7 @@ impl Oracle {
             Change::Promote { id } => self.present = id.0,
             Change::Era => self.eras.push((seq, time)),
             Change::Opened { incarnation } => self.incarnation = *incarnation,
-            Change::Tap { .. } | Change::Fill { .. } => {}
+            Change::Tap { .. } | Change::Fill { .. } | Change::Filled { .. } => {}
         }
     }
 
@@ -294,12 +294,12 @@ impl Oracle {
         &self,
         from: Seq,
         to: Seq,
-    ) -> impl Iterator<Item = (Seq, Micros, u32, &bygone_model::Event)> {
+    ) -> impl Iterator<Item = (Seq, Micros, BranchId, &bygone_model::Event)> {
         let range = (from.0 as usize).min(self.records.len())..(to.0 as usize).min(self.records.len());
         let first = range.start as u64 + 1;
         let inside = if range.start < range.end { &self.records[range] } else { &[] };
         inside.iter().enumerate().filter_map(move |(i, (time, rec))| match rec {
-            Rec::Event(branch, event) => Some((Seq(first + i as u64), *time, *branch, event)),
+            Rec::Event(branch, event) => Some((Seq(first + i as u64), *time, BranchId(*branch), event)),
             _ => None,
         })
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use bygone_model::{BranchId, Details, Lba, Micros, Sectors, Seq, VolumeId};
+use bygone_model::{BranchId, Details, Lba, Micros, Place, Sectors, Seq, VolumeId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -74,6 +74,15 @@ pub struct Era {
     pub first: Seq,
     /// When that was.
     pub from: Micros,
+}
+
+/// A stretch of the log in which one branch was the present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lived {
+    /// The record that made it the present.
+    pub from: Seq,
+    /// Which branch.
+    pub branch: BranchId,
 }
 
 /// How far a tapped disk is known to hold what the log holds, durably.
@@ -196,6 +205,14 @@ pub enum Change {
         disk: Disk,
         /// Its volume's number.
         volume: VolumeId,
+        /// It is being filled from elsewhere, and its history begins once that is done.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        filling: bool,
+    },
+    /// A disk that was filled from elsewhere is complete.
+    Filled {
+        /// Its volume.
+        volume: VolumeId,
     },
     /// A branch was made.
     Branch {
@@ -256,6 +273,8 @@ pub struct Catalog {
     pub volumes: Vec<Volume>,
     /// The branch that is the present.
     pub head: BranchId,
+    /// Which branch was the present from where on, in order.
+    pub lived: Vec<Lived>,
     /// The eras of the clock, in order.
     pub eras: Vec<Era>,
     /// What is known of tapped disks, by volume.
@@ -288,6 +307,7 @@ impl Catalog {
         };
         Catalog {
             branches: vec![main],
+            lived: vec![Lived { from: Seq::ZERO, branch: BranchId(0) }],
             eras: vec![Era { first: Seq::ZERO, from: now }],
             ..Catalog::default()
         }
@@ -296,13 +316,13 @@ impl Catalog {
     /// Applies the change that the record `seq` says. A change that does not fit (from a damaged log) does nothing.
     pub fn apply(&mut self, seq: Seq, time: Micros, change: &Change) {
         match change {
-            Change::Disk { disk, volume } => {
+            Change::Disk { disk, volume, filling } => {
                 if volume.0 as usize == self.volumes.len() {
                     let index = self.disks.len() as u32;
                     self.disks.push(disk.clone());
                     let branch = self.head;
-                    if disk.keeping == Keeping::Tap {
-                        // Until it was read.
+                    if disk.keeping == Keeping::Tap || *filling {
+                        // Until all of it is there.
                         self.inexact.push(Inexact { volume: *volume, from: seq, to: None });
                     }
                     self.volumes.push(Volume { id: *volume, branch, disk: index, parent: None, made: seq });
@@ -319,6 +339,7 @@ impl Catalog {
                 }
             }
             Change::Promote { id } => self.set_head(seq, *id),
+            Change::Filled { volume } => self.end_inexact(seq, *volume),
             Change::Era => self.eras.push(Era { first: seq, from: time }),
             Change::Tap { volume, mark } => self.apply_mark(seq, *volume, mark),
             Change::Fill { volume } => {
@@ -334,9 +355,10 @@ impl Catalog {
         }
     }
 
-    fn set_head(&mut self, _seq: Seq, id: BranchId) {
-        if self.branch(id).is_some_and(|branch| branch.dropped.is_none()) {
+    fn set_head(&mut self, seq: Seq, id: BranchId) {
+        if self.branch(id).is_some_and(|branch| branch.dropped.is_none()) && id != self.head {
             self.head = id;
+            self.lived.push(Lived { from: seq, branch: id });
         }
     }
 
@@ -445,12 +467,31 @@ impl Catalog {
         let Ok(disk) = self.volume(volume).map(|v| v.disk) else { return };
         self.shows.insert(disk, Shows::Volume(volume));
         self.taps.insert(volume.0, mark.clone());
-        let open = self.inexact.iter_mut().find(|part| part.volume == volume && part.to.is_none());
-        match (open, mark.complete) {
-            (Some(part), true) => part.to = Some(seq),
-            (None, false) => self.inexact.push(Inexact { volume, from: seq, to: None }),
-            _ => {}
+        if mark.complete {
+            self.end_inexact(seq, volume);
+        } else if !self.inexact.iter().any(|part| part.volume == volume && part.to.is_none()) {
+            self.inexact.push(Inexact { volume, from: seq, to: None });
         }
+    }
+
+    fn end_inexact(&mut self, seq: Seq, volume: VolumeId) {
+        let open = self.inexact.iter_mut().find(|part| part.volume == volume && part.to.is_none());
+        if let Some(part) = open {
+            part.to = Some(seq);
+        }
+    }
+
+    /// The branch that was the present after record `seq`.
+    #[must_use]
+    pub fn present_at(&self, seq: Seq) -> BranchId {
+        let at = self.lived.partition_point(|lived| lived.from <= seq);
+        at.checked_sub(1).and_then(|at| self.lived.get(at)).map_or(BranchId(0), |lived| lived.branch)
+    }
+
+    /// What the target's present was after record `seq`.
+    #[must_use]
+    pub fn lived_at(&self, seq: Seq) -> Place {
+        Place::new(self.present_at(seq), seq)
     }
 
     /// Whether all of a volume's content is known at a moment.
@@ -507,6 +548,17 @@ impl Catalog {
     pub fn branch_named(&self, name: &str) -> Result<&Branch> {
         let live = self.branches.iter().rev().find(|b| b.name == name && b.dropped.is_none());
         live.ok_or_else(|| Error::NoBranch(name.to_owned()))
+    }
+
+    /// The branch `id`, unless it was dropped.
+    ///
+    /// # Errors
+    /// When there is none, or it was.
+    pub fn live_branch(&self, id: BranchId) -> Result<&Branch> {
+        let live = self.branch(id).filter(|branch| branch.dropped.is_none());
+        live.ok_or_else(|| {
+            Error::NoBranch(self.branch(id).map_or_else(|| id.to_string(), |b| b.name.clone()))
+        })
     }
 
     /// The branch `id`.

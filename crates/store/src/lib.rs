@@ -11,9 +11,11 @@ mod error;
 mod files;
 pub mod format;
 pub mod index;
+mod line;
 mod log;
 
 pub use error::{Damage, Error, Place, Result, is_full};
+pub use line::{Line, Stretch};
 pub use log::{
     Appended, Below, BlockWrite, CACHE_BYTES, Content, Damaged, Event, HeadFragment, Log, LogOptions,
     TimeHit, VerifyReport, View, Wait,

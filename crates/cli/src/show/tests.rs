@@ -27,6 +27,9 @@ fn moment(seq: u64, time: &str, kind: Kind, grade: Grade, label: &str) -> Moment
         grade,
         truth: Truth::Observed,
         branch: "main".to_owned(),
+        branch_id: 0,
+        when: format!("seq:{seq}"),
+        how: None,
         details: Details::new(),
     }
 }
@@ -263,6 +266,7 @@ fn what_was_done_is_said_in_a_sentence() {
         name: "web".to_owned(),
         branch: "try-1".to_owned(),
         from_seq: Some(912_345),
+        from: None,
         pid: 4711,
         accelerator: "kvm".to_owned(),
         console: PathBuf::from("/s/run/web.console"),
@@ -273,6 +277,7 @@ fn what_was_done_is_said_in_a_sentence() {
         size_bytes: 20 << 30,
         read_only: true,
         seq: Some(912_345),
+        moment: None,
     };
     let serving = |listen| machine::serving("/s/run/api.sock".as_ref(), "/s/run/nbd.sock".as_ref(), listen);
     let all = [

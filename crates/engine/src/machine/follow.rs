@@ -12,7 +12,7 @@ use std::{
 };
 
 use bygone_block::{BlockDevice, Reading};
-use bygone_model::{Event, Grade, Kind, Micros, Moment, Seq};
+use bygone_model::{Event, Grade, Kind, Micros, Moment, Place, Seq};
 use bygone_store::Appended;
 
 use super::{Machine, NBD_STOP_MAX, Slot, Start, kept::Kept, resets::Resets};
@@ -228,8 +228,8 @@ impl Machine {
         self.let_go(target);
         let stop = match noted {
             Ok(done) => {
-                let branch = self.started().branch;
-                Some(timeline::info(Moment { seq: done.last, time: done.time, branch, event }))
+                let place = Place::new(self.branch, done.last);
+                Some(timeline::info(&target.log.catalog(), Moment { place, time: done.time, event }))
             }
             Err(e) => {
                 tracing::error!(target = target.name, error = %e, "the stop could not be written");
@@ -354,8 +354,8 @@ fn boot_event(target: &Target, kept: &Kept) -> Event {
     if let Some(append) = &config.append {
         event = event.with("append", append.clone());
     }
-    if let Some(from) = started.from_seq {
-        event = event.with("from_seq", from);
+    if let Some(from) = &started.from {
+        event = event.with("from_seq", from.seq).with("from", from.when.clone());
     }
     event
 }

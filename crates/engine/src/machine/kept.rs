@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// See the module's comment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Kept {
     /// On which branch it runs.
     pub branch: BranchId,
@@ -38,7 +38,8 @@ impl Kept {
         let started = Started {
             name: target.name.clone(),
             branch: target.log.catalog().branch(boot.branch).map_or("main", |b| &b.name).to_owned(),
-            from_seq: boot.from.map(|seq| seq.0),
+            from_seq: boot.from.as_ref().map(|from| from.seq),
+            from: boot.from.clone(),
             pid: 0,
             accelerator: boot.accelerator.clone(),
             console: target.shared.launcher.console(&target.run_dir()),

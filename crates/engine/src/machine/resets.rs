@@ -138,7 +138,7 @@ impl Machine {
         let mut noted = false;
         let read = target.log.events(Seq(head.0.saturating_sub(NOTED_SEQS_MAX)), head, &mut |event| {
             noted |= event.event.kind == Kind::Reset
-                && event.branch == self.branch.0
+                && event.branch == self.branch
                 && event.event.details.get(QEMU_TIME).and_then(serde_json::Value::as_i64) == Some(time.0);
             !noted
         });

@@ -7,6 +7,7 @@ use crate::{
     api::{BranchInfo, Items, MomentInfo, Nothing, call},
     calls::Handle,
     error::{Result, Usage},
+    history,
     lifecycle::{Change, Request},
     restore,
     target::Target,
@@ -37,7 +38,7 @@ impl Handle<call::BranchDrop> for Manager {
     fn handle(&self, call: &call::BranchDrop, _: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
         let target = self.target(&call.name)?;
         let op = target.begin_change(Change::Drop, Request::Branches)?;
-        let branch = target.log.catalog().branch_named(&call.branch)?.id;
+        let branch = history::branch_named(&target.log.catalog(), &call.branch)?;
         restore::drop_branch(&op, branch)
     }
 }
@@ -71,7 +72,7 @@ fn branches(target: &Target) -> Result<Vec<BranchInfo>> {
 fn which_branch(target: &Target, named: Option<&str>) -> Result<BranchId> {
     let catalog = target.log.catalog();
     if let Some(name) = named {
-        return Ok(catalog.branch_named(name)?.id);
+        return Ok(history::branch_named(&catalog, name)?);
     }
     let others: Vec<_> =
         catalog.branches.iter().filter(|b| b.dropped.is_none() && b.id != catalog.head).collect();

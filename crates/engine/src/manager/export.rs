@@ -7,7 +7,7 @@ use bygone_block::nbd;
 use super::{Manager, WANTED_EVERY};
 use crate::{
     api::{Answers, Exported, Items, call, call::ExportTo},
-    calls::Handle,
+    calls::{Handle, asked_at},
     config,
     error::{Error, Result, Usage},
     exports::OneExport,
@@ -18,14 +18,15 @@ const NBD_STOP_MAX: Duration = Duration::from_secs(5);
 impl Handle<call::Export> for Manager {
     fn handle(&self, call: &call::Export, answers: &mut dyn Items<Exported>) -> Result<Exported> {
         let call::Export { what, to } = call;
-        let opened = self.open_device(what)?;
+        let opened = self.open_device(what, &asked_at(answers))?;
         let geometry = opened.device.geometry();
         let mut exported = Exported {
             what: what.clone(),
             at: String::new(),
             size_bytes: geometry.size_bytes,
             read_only: geometry.read_only,
-            seq: opened.seq.map(|seq| seq.0),
+            seq: opened.moment.as_ref().map(|moment| moment.seq),
+            moment: opened.moment.clone(),
         };
         let exports = Arc::new(OneExport { name: what.clone(), device: opened.device.clone() });
         let server = nbd::Server::new(nbd::Limits::default());

@@ -3,7 +3,7 @@
 use super::Manager;
 use crate::{
     api::{Items, MomentInfo, Nothing, Restored, call},
-    calls::Handle,
+    calls::{Handle, asked_at},
     error::Result,
     restore, timeline,
 };
@@ -12,7 +12,7 @@ impl Handle<call::Timeline> for Manager {
     fn handle(&self, call: &call::Timeline, answers: &mut dyn Items<MomentInfo>) -> Result<()> {
         let target = self.target(&call.name)?;
         let (since, until) = (call.since.as_deref(), call.until.as_deref());
-        say(timeline::timeline(&target.log, since, until, &call.kinds)?, answers);
+        say(timeline::timeline(&target.log, since, until, &call.kinds, &asked_at(answers))?, answers);
         Ok(())
     }
 }
@@ -33,15 +33,17 @@ fn say(moments: Vec<MomentInfo>, answers: &mut dyn Items<MomentInfo>) {
 }
 
 impl Handle<call::Point> for Manager {
-    fn handle(&self, call: &call::Point, _: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
+    fn handle(&self, call: &call::Point, answers: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
         let target = self.target(&call.name)?;
-        timeline::add_point(&target.log, call.at.as_deref(), &call.label, call.hold.as_deref())
+        let (at, hold) = (call.at.as_deref(), call.hold.as_deref());
+        timeline::add_point(&target, at, &call.label, hold, &asked_at(answers))
     }
 }
 
 impl Handle<call::Restore> for Manager {
     fn handle(&self, call: &call::Restore, answers: &mut dyn Items<Nothing>) -> Result<Restored> {
         let target = self.target(&call.name)?;
-        restore::restore(&target, &call.at, call.disk.as_deref(), &call.to, call.discard_later, answers)
+        let (disk, now) = (call.disk.as_deref(), asked_at(answers));
+        restore::restore(&target, &call.at, disk, &call.to, call.discard_later, &now, answers)
     }
 }

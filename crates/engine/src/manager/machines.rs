@@ -2,14 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bygone_model::{BranchId, Event, Kind, Seq, when::WholeDay};
+use bygone_model::{BranchId, Event, Kind, when::WholeDay};
+use jiff::Zoned;
 
 use super::Manager;
 use crate::{
     api::{Items, MomentInfo, Nothing, Started, call},
-    calls::Handle,
+    calls::{Handle, asked_at},
     error::{Error, Result},
-    history::LogHistory,
+    history,
     lifecycle::{Change, Request, Verdict},
     machine::{Boot, Machine},
     restore,
@@ -23,25 +24,24 @@ const STOP_PATIENCE_S: u32 = 90;
 /// What a machine is going to run on.
 struct Chosen {
     branch: BranchId,
-    from: Option<Seq>,
+    from: Option<MomentInfo>,
     /// The branch was made for it.
     made: bool,
 }
 
-fn choose(target: &Arc<Target>, at: Option<&str>, branch: Option<&str>) -> Result<Chosen> {
+fn choose(target: &Arc<Target>, at: Option<&str>, branch: Option<&str>, now: &Zoned) -> Result<Chosen> {
     let catalog = target.log.catalog();
     match (at, branch) {
         (None, None) => Ok(Chosen { branch: catalog.head, from: None, made: false }),
-        (None, Some(name)) => Ok(Chosen { branch: catalog.branch_named(name)?.id, from: None, made: false }),
+        (None, Some(name)) => {
+            let branch = catalog.live_branch(history::branch_named(&catalog, name)?)?.id;
+            Ok(Chosen { branch, from: None, made: false })
+        }
         (Some(when), made) => {
-            let found = LogHistory::new(&target.log, catalog.head).find(when, WholeDay::Refuse)?;
-            let on = match &found.branch {
-                Some(name) => catalog.branch_named(name)?.id,
-                None => catalog.head,
-            };
-            restore::check_moment(target, on, found.seq)?;
-            let branch = restore::new_branch(target, on, found.seq, made, "run")?;
-            Ok(Chosen { branch, from: Some(found.seq), made: true })
+            let found = history::find(&target.log, when, WholeDay::Refuse, now)?;
+            restore::check_moment(target, found.place)?;
+            let branch = restore::new_branch(target, found.place, made, "run")?;
+            Ok(Chosen { branch, from: Some(found.info(&catalog)), made: true })
         }
     }
 }
@@ -63,13 +63,11 @@ impl Handle<call::Run> for Manager {
                 return machine.wait_started(&mut || answers.wanted());
             }
         };
-        let chosen = choose(&target, call.at.as_deref(), call.branch.as_deref())?;
+        let chosen = choose(&target, call.at.as_deref(), call.branch.as_deref(), &asked_at(answers))?;
         let started = boot(op, &chosen, call, accelerator, answers);
         if chosen.made && matches!(started, Err(ref e) if !matches!(e, Error::Abandoned)) {
             // What was made for a machine that did not come to be goes again.
-            let catalog = target.log.catalog();
-            let name = catalog.branch(chosen.branch).map_or("?", |branch| &branch.name);
-            if let Err(error) = target.log.drop_branch(name) {
+            if let Err(error) = target.log.drop_branch(chosen.branch) {
                 tracing::error!(target = target.name, %error, "the branch that was made for it cannot be dropped");
             }
         } else if chosen.made {
@@ -86,7 +84,7 @@ fn boot(
     accelerator: Result<String>,
     answers: &mut dyn Items<Nothing>,
 ) -> Result<Started> {
-    let (branch, from) = (chosen.branch, chosen.from);
+    let (branch, from) = (chosen.branch, chosen.from.clone());
     let display = call.display.clone().unwrap_or_default();
     let machine = Machine::boot(&op, &Boot { branch, from, display, accelerator: accelerator? })?;
     // From here on it can be stopped.

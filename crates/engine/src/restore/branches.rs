@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bygone_model::{BranchId, Event, Kind, Moment, Seq};
+use bygone_model::{BranchId, Event, Kind, Moment, Place, Seq};
 use bygone_store::catalog::{Act, ActKind, Catalog, Keeping, Shows};
 
 use super::outside::{self, Prepared};
@@ -63,7 +63,7 @@ pub(crate) fn promote(op: &Op, branch: BranchId, answers: &mut dyn Answers) -> R
 /// As [`promote`].
 pub(super) fn restore_in_place(
     op: &Op,
-    (parent, at): (BranchId, Seq),
+    start: Place,
     discard_later: bool,
     answers: &mut dyn Answers,
 ) -> Result<String> {
@@ -72,16 +72,16 @@ pub(super) fn restore_in_place(
     let name = super::free_name(&catalog, "restored");
     let drop = discard_later.then_some(catalog.head);
     let act = Act { kind: ActKind::Restore, make: None, revive: None, head: catalog.head, drop };
-    let when = timeline::local(target.log.time_of(at)?);
+    let when = timeline::local(target.log.time_of(start.seq)?);
     let label = format!("restored as of {when}, on branch {name}");
     let mut event = Event::new(Kind::Branch, label)
         .with("promoted", name.clone())
         .with("made", name.clone())
-        .with("from_seq", at.0);
+        .with("from_seq", start.seq.0);
     if drop.is_some() {
         event = event.with("discarded", name_of(&catalog, catalog.head));
     }
-    let next = Next::New { name: name.clone(), parent, at };
+    let next = Next::New { name: name.clone(), parent: start.branch, at: start.seq };
     move_present(op, Move { act, next, event }, answers)?;
     Ok(name)
 }
@@ -165,8 +165,8 @@ fn check_unused(target: &Target, branch: BranchId) -> Result<()> {
 fn note(target: &Target, branch: BranchId, event: Event) -> Result<MomentInfo> {
     let done = target.log.event(branch, &event)?;
     target.log.flush()?;
-    let branch = name_of(&target.log.catalog(), branch);
-    Ok(timeline::info(Moment { seq: done.last, time: done.time, branch, event }))
+    let moment = Moment { place: Place::new(branch, done.last), time: done.time, event };
+    Ok(timeline::info(&target.log.catalog(), moment))
 }
 
 fn move_present(op: &Op, change: Move, answers: &mut dyn Answers) -> Result<MomentInfo> {

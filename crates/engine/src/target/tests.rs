@@ -8,7 +8,7 @@ use std::{
 };
 
 use bygone_block::{BlockDevice, Extent, Geometry, IoError, LogDevice, Reading, WhenFull, Writing};
-use bygone_model::{BranchId, Kind, Seq, VolumeId};
+use bygone_model::{BranchId, Kind, Place, Seq, VolumeId};
 
 use super::{Shared, Target, Use, lock};
 use crate::{
@@ -131,7 +131,8 @@ fn write(device: &dyn BlockDevice, offset: u64, byte: u8) {
 
 fn restore_in_place(target: &Arc<Target>, seq: Seq, discard_later: bool) -> crate::Result<()> {
     let to = crate::api::call::RestoreTo::InPlace;
-    restore::restore(target, &format!("seq:{}", seq.0), None, &to, discard_later, &mut Nobody).map(drop)
+    let (at, now) = (format!("seq:{}", seq.0), jiff::Zoned::now());
+    restore::restore(target, &at, None, &to, discard_later, &now, &mut Nobody).map(drop)
 }
 
 fn is_all(disk: &Path, byte: u8) -> bool {
@@ -288,8 +289,8 @@ fn a_disk_that_is_changed_after_it_was_filled_is_noticed_however_much_was_logged
     write(&lease, 0, 7);
     drop(lease);
     // As with a machine that runs on a branch which is promoted: the store serves it while the disk is filled.
-    restore::new_branch(&target, BranchId(0), seq, Some("try"), "try").unwrap();
-    target.log.promote_branch("try").unwrap();
+    let branch = restore::new_branch(&target, Place::new(BranchId(0), seq), None, "try").unwrap();
+    target.log.promote_branch(branch).unwrap();
     let volume = target.volume(target.present(), None).unwrap();
     let lease = Arc::new(LogDevice::open(target.log.clone(), volume, WhenFull::Fail).unwrap());
     restore::fill_unasked(&target, volume).unwrap();

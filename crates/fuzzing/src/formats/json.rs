@@ -72,7 +72,7 @@ pub(super) fn event(bytes: &[u8]) {
     let Ok(event) = serde_json::from_slice::<Event>(bytes) else { return };
     if serde_json::to_value(&event).is_ok_and(|value| is_exact(&value)) {
         comes_back(&event);
-        comes_back(&StoredEvent { seq: Seq(3), time: Micros(-4), branch: 5, event });
+        comes_back(&StoredEvent { seq: Seq(3), time: Micros(-4), branch: BranchId(5), event });
     }
 }
 

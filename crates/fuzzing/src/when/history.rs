@@ -1,9 +1,10 @@
 //! A history that answers from a list, by the words of the contract and nothing cleverer.
 
 use bygone_model::{
-    Event, Grade, Kind, Micros, Moment, Seq,
-    when::{History, HistoryError, Mark, TimeHit, What},
+    BranchId, Event, Grade, Kind, Micros, Moment, Place, Seq,
+    when::{History, HistoryError, Line, Mark, TimeHit, What},
 };
+use jiff::tz::TimeZone;
 
 use crate::input::Input;
 
@@ -25,16 +26,16 @@ impl Listed {
             let (what, minutes) = (input.u8(), input.u16().cast_signed());
             time += i64::from(minutes) * 60_000_000;
             seq += 1 + u64::from(what & 3);
-            listed.log.push(Mark { seq: Seq(seq), time: Micros(time) });
+            let place = Place::new(BranchId(0), Seq(seq));
+            listed.log.push(Mark { place, time: Micros(time) });
             let kinds = [Kind::Boot, Kind::Shutdown, Kind::Package, Kind::Point, Kind::Gap, Kind::Point];
             if let Some(kind) = kinds.get(usize::from(what >> 2) % 8) {
                 let label = LABELS[usize::from(what >> 5) % LABELS.len()];
                 let grade =
                     [Grade::Crash, Grade::Flushed, Grade::Clean, Grade::Stopped][usize::from(what >> 6)];
                 listed.events.push(Moment {
-                    seq: Seq(seq),
+                    place: Place::new(BranchId(u32::from(what & 1)), Seq(seq)),
                     time: Micros(time),
-                    branch: if what & 1 == 0 { "main" } else { "try-1" }.to_owned(),
                     event: Event::new(kind.clone(), label).graded(grade),
                 });
             }
@@ -43,20 +44,29 @@ impl Listed {
     }
 }
 
+/// `try-1` ends where the log does, so what is on it is on every line; only ids differ.
+const BRANCHES: [&str; 2] = ["main", "try-1"];
+
+impl Listed {
+    pub(super) fn events_of(&self, line: Line) -> impl DoubleEndedIterator<Item = &Moment> {
+        self.events.iter().filter(move |event| self.is_on(line, event.place))
+    }
+}
+
 impl History for Listed {
-    fn head(&self) -> Result<Option<Mark>, HistoryError> {
+    fn head(&self, _: Line) -> Result<Option<Mark>, HistoryError> {
         Ok(self.log.last().copied())
     }
 
-    fn first(&self) -> Result<Option<Mark>, HistoryError> {
+    fn first(&self, _: Line) -> Result<Option<Mark>, HistoryError> {
         Ok(self.log.first().copied())
     }
 
-    fn at_seq(&self, seq: Seq) -> Result<Option<Mark>, HistoryError> {
-        Ok(self.log.iter().copied().take_while(|mark| mark.seq <= seq).last())
+    fn at_seq(&self, _: Line, seq: Seq) -> Result<Option<Mark>, HistoryError> {
+        Ok(self.log.iter().copied().take_while(|mark| mark.place.seq <= seq).last())
     }
 
-    fn at_time(&self, time: Micros) -> Result<Vec<TimeHit>, HistoryError> {
+    fn at_time(&self, _: Line, time: Micros) -> Result<Vec<TimeHit>, HistoryError> {
         let (mut hits, mut era) = (Vec::new(), 0);
         for (i, mark) in self.log.iter().enumerate() {
             let next = self.log.get(i + 1).map(|next| next.time);
@@ -70,12 +80,13 @@ impl History for Listed {
         Ok(hits)
     }
 
-    fn last_event(&self, what: &What, before: Seq) -> Result<Option<Moment>, HistoryError> {
-        Ok(self.events.iter().rfind(|event| event.seq < before && what.matches(&event.event)).cloned())
+    fn last_event(&self, line: Line, what: &What, before: Seq) -> Result<Option<Moment>, HistoryError> {
+        let is_it = |event: &&Moment| event.place.seq < before && what.matches(&event.event);
+        Ok(self.events_of(line).rfind(is_it).cloned())
     }
 
-    fn first_event(&self, what: &What) -> Result<Option<Moment>, HistoryError> {
-        Ok(self.events.iter().find(|event| what.matches(&event.event)).cloned())
+    fn first_event(&self, line: Line, what: &What) -> Result<Option<Moment>, HistoryError> {
+        Ok(self.events_of(line).find(|event| what.matches(&event.event)).cloned())
     }
 
     fn points(&self, label: &str, limit: usize) -> Result<Vec<Moment>, HistoryError> {
@@ -83,18 +94,35 @@ impl History for Listed {
         Ok(self.events.iter().rev().filter(is_it).take(limit).cloned().collect())
     }
 
-    fn nearest(&self, seq: Seq, limit: usize) -> Result<Vec<Moment>, HistoryError> {
-        let mut events = self.events.clone();
-        events.sort_by_key(|event| event.seq.0.abs_diff(seq.0));
+    fn nearest(&self, line: Line, seq: Seq, limit: usize) -> Result<Vec<Moment>, HistoryError> {
+        let mut events: Vec<Moment> = self.events_of(line).cloned().collect();
+        events.sort_by_key(|event| event.place.seq.0.abs_diff(seq.0));
         events.truncate(limit);
         Ok(events)
     }
 
-    fn branch_head(&self, name: &str) -> Result<Option<Mark>, HistoryError> {
-        Ok(self.log.last().filter(|_| ["main", "try-1"].contains(&name)).copied())
+    fn is_on(&self, line: Line, place: Place) -> bool {
+        line == Line::Lived || line == Line::Of(place.branch)
     }
 
-    fn branch_names(&self, limit: usize) -> Result<Vec<String>, HistoryError> {
-        Ok(["main", "try-1"].into_iter().take(limit).map(str::to_owned).collect())
+    fn branch(&self, name: &str) -> Option<BranchId> {
+        let at = BRANCHES.iter().position(|known| *known == name || name == "id:0" && *known == "main")?;
+        Some(BranchId(u32::try_from(at).unwrap()))
+    }
+
+    fn branches(&self, limit: usize) -> Vec<BranchId> {
+        (0..2).take(limit).map(BranchId).collect()
+    }
+
+    fn branch_name(&self, branch: BranchId) -> String {
+        BRANCHES[branch.0 as usize].to_owned()
+    }
+
+    fn name_of(&self, place: Place) -> Result<String, HistoryError> {
+        Ok(format!("{}@seq:{}", BRANCHES[place.branch.0 as usize], place.seq))
+    }
+
+    fn zone(&self, name: &str) -> Option<TimeZone> {
+        name.eq_ignore_ascii_case("Asia/Tokyo").then(|| TimeZone::posix("JST-9").unwrap())
     }
 }

@@ -5,7 +5,9 @@ mod history;
 
 use bygone_model::{
     Grade, Kind, Micros,
-    when::{ResolveError, Resolved, What, When, WholeDay, describe, parse_duration},
+    when::{
+        History as _, Line, ResolveError, Resolved, What, When, WholeDay, Zone, describe, parse_duration,
+    },
 };
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
@@ -34,11 +36,11 @@ pub fn when(bytes: &[u8]) {
     }
     for whole_day in [WholeDay::Refuse, WholeDay::Start, WholeDay::End] {
         match when.resolve_day(&history, &now, whole_day) {
-            Ok(found) => check(&when, &found, &history, &now),
+            Ok(found) => check(&when, &found, &history, &now, Line::Lived),
             Err(error) => {
                 assert!(error.candidates().len() <= 8 && !error.hint().is_empty());
-                let known = |seq| history.log.iter().any(|mark| mark.seq == seq);
-                assert!(error.candidates().iter().all(|candidate| known(candidate.seq)), "{error}");
+                let known = |seq| history.log.iter().any(|mark| mark.place.seq == seq);
+                assert!(error.candidates().iter().all(|candidate| known(candidate.place.seq)), "{error}");
                 refused(&when, &error, &history, &now);
             }
         }
@@ -48,7 +50,7 @@ pub fn when(bytes: &[u8]) {
 /// Labels, names and packages keep their case; all else is read in any.
 fn keeps_case(when: &When) -> bool {
     match when {
-        When::Point(_) | When::Branch(_) => true,
+        When::Point(_) | When::On { .. } | When::In { .. } => true,
         When::Last { before: Some(before), .. } | When::First { before: Some(before), .. } => {
             keeps_case(before)
         }
@@ -85,44 +87,53 @@ fn micros(at: Timestamp) -> Micros {
 }
 
 /// What was found, against a search.
-fn check(when: &When, found: &Resolved, history: &Listed, now: &Zoned) {
-    let mark = history.log.iter().find(|mark| mark.seq == found.seq).unwrap();
+fn check(when: &When, found: &Resolved, history: &Listed, now: &Zoned, line: Line) {
+    let mark = history.log.iter().find(|mark| mark.place.seq == found.place.seq).unwrap();
     assert_eq!(mark.time, found.time, "{when}");
     assert!(!found.how.is_empty() && !found.how.contains(char::is_control));
     match when {
-        When::Now => assert_eq!(found.seq, history.log.last().unwrap().seq),
+        When::Now => assert_eq!(found.place, history.log.last().unwrap().place),
         When::Seq(seq) => {
-            let nearest = history.log.iter().rev().find(|mark| mark.seq <= *seq).unwrap();
-            assert_eq!(found.seq, nearest.seq);
+            let nearest = history.log.iter().rev().find(|mark| mark.place.seq <= *seq).unwrap();
+            assert_eq!(found.place, nearest.place);
         }
         When::Instant(at) => {
             let time = micros(*at);
-            let i = history.log.iter().position(|mark| mark.seq == found.seq).unwrap();
+            let i = history.log.iter().position(|mark| mark.place.seq == found.place.seq).unwrap();
             assert!(found.time <= time, "{when} is after what was asked for");
             let next = history.log.get(i + 1);
             assert!(next.is_none_or(|next| next.time > time || next.time < found.time));
         }
         When::Last { what, before: None } => {
-            let last = history.events.iter().rev().find(|event| what.matches(&event.event)).unwrap();
-            assert_eq!((found.seq, found.branch.as_ref()), (last.seq, Some(&last.branch)));
+            let last = history.events_of(line).rev().find(|event| what.matches(&event.event)).unwrap();
+            assert_eq!(found.place, last.place);
             graded(what, last.event.grade);
         }
         When::First { what, before: None } => {
-            let first = history.events.iter().find(|event| what.matches(&event.event)).unwrap();
-            assert_eq!(found.seq, first.seq);
+            let first = history.events_of(line).find(|event| what.matches(&event.event)).unwrap();
+            assert_eq!(found.place, first.place);
         }
         When::Last { what, before: Some(_) } | When::First { what, before: Some(_) } => {
-            let event = history.events.iter().find(|event| event.seq == found.seq).unwrap();
+            let event = history.events.iter().find(|event| event.place == found.place).unwrap();
             assert!(what.matches(&event.event));
         }
         When::Point(label) => {
             let mut points = history
                 .events
                 .iter()
-                .filter(|event| event.event.kind == Kind::Point && event.event.label == *label);
-            assert_eq!(points.next().map(|event| event.seq), Some(found.seq));
+                .filter(|event| event.event.kind == Kind::Point && event.event.label == *label)
+                .filter(|event| history.is_on(line, event.place));
+            assert_eq!(points.next().map(|event| event.place), Some(found.place));
         }
-        When::Branch(name) => assert_eq!(found.branch.as_ref(), Some(name)),
+        When::On { branch, when } => {
+            check(when, found, history, now, Line::Of(history.branch(branch).unwrap()));
+        }
+        When::In { zone: Zone::Fixed(offset), when } => {
+            check(when, found, history, &now.with_time_zone(offset.to_time_zone()), line);
+        }
+        When::In { zone: Zone::Named(name), when } => {
+            check(when, found, history, &now.with_time_zone(history.zone(name).unwrap()), line);
+        }
         When::Ago { at: None, .. } | When::Clock(_) => {
             assert!(found.time <= micros(now.timestamp()), "{when} is not over");
         }
@@ -141,15 +152,16 @@ fn refused(when: &When, error: &ResolveError, history: &Listed, now: &Zoned) {
     match when {
         When::Now => assert!(history.log.is_empty()),
         When::Last { what, before: None } | When::First { what, before: None } => {
-            assert!(!history.events.iter().any(|event| what.matches(&event.event)) || history.log.is_empty());
+            let any = history.events_of(Line::Lived).any(|event| what.matches(&event.event));
+            assert!(!any || history.log.is_empty());
         }
         When::Instant(at) if *at <= now.timestamp() => {
             let earlier = history.log.iter().filter(|mark| mark.time <= micros(*at)).count();
             assert!(earlier == 0 || error.candidates().len() > 1, "{when}: {error}");
         }
         When::Seq(seq) => {
-            let inside = history.log.iter().any(|mark| mark.seq <= *seq);
-            let beyond = history.log.last().is_none_or(|head| *seq > head.seq);
+            let inside = history.log.iter().any(|mark| mark.place.seq <= *seq);
+            let beyond = history.log.last().is_none_or(|head| *seq > head.place.seq);
             assert!(!inside || beyond, "{when}: {error}");
         }
         _ => {}

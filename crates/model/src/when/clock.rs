@@ -6,7 +6,7 @@ use jiff::{
     tz::Offset,
 };
 
-use super::ParseError;
+use super::{ParseError, Zone};
 use crate::Micros;
 
 /// The log's time of an instant, rounded down.
@@ -91,10 +91,19 @@ pub(super) fn time(word: &str) -> Result<(Time, &str), ParseError> {
     read().ok_or_else(|| ParseError::BadTime { word: word.into() })
 }
 
-/// Reads `Z`, `UTC`, `±HH`, `±HHMM` or `±HH:MM`.
-pub(super) fn offset(word: &str) -> Result<Offset, ParseError> {
+/// Reads `Z`, `UTC`, `GMT`, `±HH`, `±HHMM`, `±HH:MM`, or an IANA name with a slash.
+pub(super) fn zone(word: &str) -> Result<Zone, ParseError> {
+    if !word.starts_with(['+', '-']) && word.contains('/') {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "/_+-".contains(c);
+        let named = word.chars().all(plain).then(|| Zone::Named(word.to_owned()));
+        return named.ok_or_else(|| ParseError::BadOffset { word: word.into() });
+    }
+    offset(word).map(Zone::Fixed)
+}
+
+fn offset(word: &str) -> Result<Offset, ParseError> {
     let read = || {
-        if word.eq_ignore_ascii_case("z") || word.eq_ignore_ascii_case("utc") {
+        if ["z", "utc", "gmt"].iter().any(|known| word.eq_ignore_ascii_case(known)) {
             return Some(Offset::UTC);
         }
         let (sign, rest) = match word.strip_prefix('-') {

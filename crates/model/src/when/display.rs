@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use jiff::civil::{Time, Weekday};
+use jiff::{
+    civil::{Time, Weekday},
+    tz::Offset,
+};
 
-use super::{Day, What, When};
+use super::{Day, What, When, Zone};
 use crate::Grade;
 
 impl fmt::Display for When {
@@ -39,7 +42,23 @@ impl fmt::Display for When {
                 write_before(f, before.as_deref())
             }
             When::Point(label) => write!(f, "point:{label}"),
-            When::Branch(name) => write!(f, "branch:{name}"),
+            When::On { branch, when } if **when == When::Now => write!(f, "branch:{branch}"),
+            When::On { branch, when } => write!(f, "{branch}@{when}"),
+            When::In { zone, when } => write!(f, "{when} {zone}"),
+        }
+    }
+}
+
+impl fmt::Display for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Zone::Fixed(Offset::UTC) => f.write_str("UTC"),
+            Zone::Fixed(offset) => {
+                let minutes = offset.seconds() / 60;
+                let sign = if minutes < 0 { '-' } else { '+' };
+                write!(f, "{sign}{:02}:{:02}", minutes.abs() / 60, minutes.abs() % 60)
+            }
+            Zone::Named(name) => f.write_str(name),
         }
     }
 }

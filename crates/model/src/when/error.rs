@@ -7,7 +7,7 @@ use jiff::{Timestamp, Zoned, tz::Offset};
 use thiserror::Error;
 
 use super::{What, clock, describe};
-use crate::{Micros, Seq};
+use crate::{Micros, Place, Seq};
 
 /// Why a text is not in the grammar of moments. The caller can only fix the text.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -99,9 +99,12 @@ pub enum ParseError {
         /// The word.
         word: Box<str>,
     },
-    /// `point:` or `branch:` without a name.
+    /// `point:`, `branch:` or `@` without a name.
     #[error("the name is missing")]
     NoName,
+    /// A moment of a branch of a branch.
+    #[error("a moment is on one branch, and two are named")]
+    BranchTwice,
 }
 
 impl ParseError {
@@ -112,7 +115,7 @@ impl ParseError {
             ParseError::Empty | ParseError::Unfinished | ParseError::UnknownWord { .. } => {
                 "a moment is written like `now`, `15:04`, `3 days ago 15:00`, `yesterday 14:59`, \
                  `2026-11-22 15:04`, `last shutdown before tuesday`, `before install nginx`, `point:LABEL`, \
-                 `branch:NAME` or `seq:12345`"
+                 `seq:12345`, `branch:NAME` or `BRANCH@yesterday 14:59`"
             }
             ParseError::TooLong { .. } => "a moment has at most 256 bytes; `seq:12345` is the shortest name",
             ParseError::Trailing { .. } => "leave it out; a label with spaces is written `point:LABEL`",
@@ -138,9 +141,12 @@ impl ParseError {
             ParseError::BadTime { .. } => {
                 "a time of day is written with 24 hours: `15:04`, `15:04:05` or `15:04:05.123`"
             }
-            ParseError::BadOffset { .. } => "an offset is written `Z`, `+09:00` or `-05:00`",
+            ParseError::BadOffset { .. } => {
+                "a time zone is written `UTC`, `+09:00`, `-05:00` or `Europe/Berlin`"
+            }
             ParseError::BadSeq { .. } => "write a number: `seq:12345`; `bygone timeline` lists them",
-            ParseError::NoName => "write it after the colon, such as `point:before-upgrade` or `branch:main`",
+            ParseError::NoName => "write it, such as `point:before-upgrade`, `branch:main` or `try-1@15:04`",
+            ParseError::BranchTwice => "write `BRANCH@WHEN` with one branch: `try-1@last shutdown`",
         }
     }
 }
@@ -148,19 +154,21 @@ impl ParseError {
 /// A moment that may have been meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Where in the log; `seq:` and this number name it without doubt.
-    pub seq: Seq,
+    /// Where.
+    pub place: Place,
     /// When.
     pub time: Micros,
+    /// A text that names it without doubt.
+    pub name: String,
     /// What makes it worth choosing, in words.
     pub label: String,
 }
 
 impl Candidate {
-    /// One line for people: `seq:120, yesterday 14:59, shutdown`.
+    /// One line for people: `seq:120, yesterday 14:59, shutdown: powered off`.
     #[must_use]
     pub fn describe(&self, now: &Zoned) -> String {
-        format!("seq:{}, {}, {}", self.seq, describe(self.time, now), self.label)
+        format!("{}, {}, {}", self.name, describe(self.time, now), self.label)
     }
 }
 
@@ -258,6 +266,12 @@ pub enum ResolveError {
         /// The heads of the branches there are.
         candidates: Vec<Candidate>,
     },
+    /// No time zone has this name.
+    #[error("no time zone is named {name:?}")]
+    UnknownZone {
+        /// The name that was asked for.
+        name: Box<str>,
+    },
     /// Several moments fit.
     #[error("{}", match why {
         Ambiguity::WallClock => "clocks went back that day: the wall clock showed this time twice",
@@ -289,7 +303,7 @@ impl ResolveError {
             | ResolveError::UnknownPoint { candidates, .. }
             | ResolveError::UnknownBranch { candidates, .. }
             | ResolveError::Ambiguous { candidates, .. } => candidates,
-            ResolveError::Empty | ResolveError::History(_) => &[],
+            ResolveError::Empty | ResolveError::UnknownZone { .. } | ResolveError::History(_) => &[],
         }
     }
 
@@ -298,23 +312,26 @@ impl ResolveError {
     pub const fn hint(&self) -> &'static str {
         match self {
             ResolveError::Empty => "nothing has been recorded yet; start the target under `bygone serve`",
-            ResolveError::BeforeHistory { .. } => {
-                "choose a later moment; the first one is `seq:` and its number"
-            }
+            ResolveError::BeforeHistory { .. } => "choose a later moment; the first one is named below",
             ResolveError::Future { .. } => "the latest moment is `now`",
             ResolveError::NoSuchSeq { .. } => "`bygone points` lists the moments worth choosing from",
             ResolveError::NoSuchEvent { .. } => "`bygone timeline` lists the events there are",
             ResolveError::UnknownPoint { .. } => {
                 "`bygone points` lists the labels; they are compared exactly"
             }
-            ResolveError::UnknownBranch { .. } => "`bygone branch list` lists the branches",
+            ResolveError::UnknownBranch { .. } => {
+                "`bygone branch list` lists the branches; a dropped one is named `id:` and its number"
+            }
+            ResolveError::UnknownZone { .. } => {
+                "write an offset such as `+09:00`, `UTC`, or a name of the time zone database such as `Europe/Berlin`"
+            }
             ResolveError::Ambiguous { why: Ambiguity::WallClock, .. } => {
-                "write the offset as well, such as `2026-11-01 01:30 -04:00`, or choose one by `seq:` and its number"
+                "write the offset as well, such as `2026-11-01 01:30 -04:00`, or choose one by the name it begins with"
             }
             ResolveError::Ambiguous { why: Ambiguity::WholeDay, .. } => {
                 "write a time as well, such as `yesterday 14:59`"
             }
-            ResolveError::Ambiguous { .. } => "choose one by `seq:` and its number",
+            ResolveError::Ambiguous { .. } => "choose one by the name it begins with",
             ResolveError::History(_) => "`bygone verify` checks the store",
         }
     }

@@ -15,21 +15,29 @@
 //! The grammar; keywords in any case, any white space between words:
 //!
 //! ```text
-//! WHEN    := now | [at] CLOCK | [on] DAY [[at] CLOCK] | DATE CLOCK ZONE | SPAN ago [[at] CLOCK]
-//!          | seq:NUMBER | point:LABEL | branch:NAME
+//! WHEN    := MOMENT | BRANCH@MOMENT | branch:BRANCH         (the last is short for BRANCH@now)
+//! MOMENT  := now | [at] CLOCK [ZONE] | [on] DAY [[at] CLOCK [ZONE]] | SPAN ago [[at] CLOCK [ZONE]]
+//!          | seq:NUMBER | point:LABEL
 //!          | [the] last WHAT [before BOUND] | [the] first WHAT
 //!          | before CHANGE
 //! DAY     := DATE | today | yesterday | monday … sunday | mon … sun
 //! DATE    := YYYY-MM-DD                 (a `T` may join it to its CLOCK)
 //! CLOCK   := H:MM[:SS[.fraction]]       24 hours
-//! ZONE    := Z | UTC | ±HH[[:]MM]       with a ZONE it is an RFC 3339 time
+//! ZONE    := Z | UTC | GMT | ±HH[[:]MM] | AREA/CITY     else the zone of whoever asks
+//! BRANCH  := NAME | id:NUMBER           no white space, no `@`; the number also names a dropped branch
 //! SPAN    := (NUMBER | a | an | one … twelve) (seconds | minutes | hours | days | weeks | months | years)
 //! WHAT    := boot | shutdown | … every kind | clean | stopped | flushed      (that grade or better)
 //! BOUND   := WHEN | CHANGE
 //! CHANGE  := [[the] (first | last)] (install | update | remove) [PACKAGE] [before BOUND]
 //! ```
 //!
-//! `LABEL` and `NAME` run to the end of the text. A `CLOCK` after `SPAN ago` needs days or more.
+//! `LABEL` runs to the end of the text. A `CLOCK` after `SPAN ago` needs days or more.
+//!
+//! Which line a text speaks of:
+//! - a time, a state word and `now` follow the *lived line*: what the target's present was then;
+//! - `seq:N` is the record's place on the line that it was written on, whatever is the present;
+//! - `point:LABEL` is a point on any line;
+//! - `BRANCH@…` speaks of that branch's own line, and so `BRANCH@seq:N` names every moment there is.
 
 mod clock;
 mod describe;
@@ -47,7 +55,7 @@ mod tests;
 
 pub use describe::describe;
 pub use error::{Ambiguity, Asked, Candidate, HistoryError, ParseError, ResolveError};
-pub use history::{History, Mark, TimeHit};
+pub use history::{History, Line, Mark, TimeHit};
 pub use resolve::{Resolved, WholeDay};
 pub use span::{Span, Unit, parse_duration};
 pub use what::{Change, What};
@@ -55,6 +63,7 @@ pub use what::{Change, What};
 use jiff::{
     Timestamp,
     civil::{Date, Time, Weekday},
+    tz::Offset,
 };
 
 use crate::Seq;
@@ -116,8 +125,29 @@ pub enum When {
     },
     /// `point:LABEL`: the point of that name. Not empty, no white space at its ends.
     Point(String),
-    /// `branch:B`: the head of that branch. Not empty, no white space at its ends.
-    Branch(String),
+    /// `B@WHEN`, or `branch:B` for `B@now`: a moment of that branch's line.
+    On {
+        /// Which branch. Not empty, no white space, no `@`.
+        branch: String,
+        /// Which moment of it; never another [`When::On`].
+        when: Box<When>,
+    },
+    /// `22:44 UTC`, `yesterday 15:00 Europe/Berlin`: calendar and clock of another zone.
+    In {
+        /// Which zone.
+        zone: Zone,
+        /// A moment that ends in a time of day.
+        when: Box<When>,
+    },
+}
+
+/// A time zone as a person names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Zone {
+    /// `UTC`, `+09:00`.
+    Fixed(Offset),
+    /// `Europe/Berlin`.
+    Named(String),
 }
 
 /// A day as a person names it.

@@ -10,7 +10,7 @@ use jiff::{
     tz::Offset,
 };
 
-use super::{Change, Day, MAX_TEXT_BYTES, ParseError, Span, Unit, What, When, clock};
+use super::{Change, Day, MAX_TEXT_BYTES, ParseError, Span, Unit, What, When, Zone, clock};
 use crate::{Grade, Kind, Seq};
 
 impl When {
@@ -89,6 +89,9 @@ impl<'a> Words<'a> {
         if let Some(named) = self.prefixed()? {
             return Ok(named);
         }
+        if let Some((branch, _)) = self.peek().and_then(|word| word.split_once('@')) {
+            return self.of_branch(branch);
+        }
         let word = self.need()?;
         match word.to_ascii_lowercase().as_str() {
             "now" => Ok(When::Now),
@@ -105,32 +108,65 @@ impl<'a> Words<'a> {
                 let word = self.need()?;
                 self.day(word)?.ok_or_else(|| ParseError::UnknownWord { word: word.into() })
             }
-            "at" => Ok(When::Clock(self.clock_word()?)),
+            "at" => {
+                let word = self.need()?;
+                let (time, zone) = self.zoned_time(word)?;
+                Ok(in_zone(When::Clock(time), zone))
+            }
             _ => self.time_or_day(word),
         }
     }
 
-    /// `seq:`, `point:` and `branch:`.
+    /// `seq:`, `point:` and `branch:`, which come next.
     fn prefixed(&mut self) -> Result<Option<When>, ParseError> {
         let Some((prefix, value)) = self.rest.split_once(':') else { return Ok(None) };
         let value = value.trim();
-        let name = match prefix.to_ascii_lowercase().as_str() {
+        match prefix.to_ascii_lowercase().as_str() {
             "seq" => {
                 self.rest = value;
                 let word = self.next().unwrap_or_default();
                 let number = digits(word).and_then(|word| word.parse().ok());
                 let number = number.ok_or_else(|| ParseError::BadSeq { word: word.into() })?;
-                return Ok(Some(When::Seq(Seq(number))));
+                Ok(Some(When::Seq(Seq(number))))
             }
-            "point" => When::Point,
-            "branch" => When::Branch,
-            _ => return Ok(None),
-        };
-        if value.is_empty() {
+            "point" => {
+                if value.is_empty() {
+                    return Err(ParseError::NoName);
+                }
+                self.rest = "";
+                Ok(Some(When::Point(value.to_owned())))
+            }
+            "branch" => {
+                self.rest = value;
+                let word = self.peek().ok_or(ParseError::NoName)?;
+                match word.split_once('@') {
+                    Some((branch, _)) => self.of_branch(branch).map(Some),
+                    None => {
+                        self.next();
+                        Ok(Some(When::On { branch: word.to_owned(), when: Box::new(When::Now) }))
+                    }
+                }
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// `BRANCH@MOMENT`, which comes next.
+    fn of_branch(&mut self, branch: &'a str) -> Result<When, ParseError> {
+        if branch.is_empty() {
             return Err(ParseError::NoName);
         }
-        self.rest = "";
-        Ok(Some(name(value.to_owned())))
+        let rest = self.rest.strip_prefix(branch).and_then(|rest| rest.strip_prefix('@'));
+        self.rest = rest.unwrap_or_default().trim_start();
+        // A branch of a branch means nothing, and a text of many `@` must not nest deeply.
+        let again = self.peek().is_some_and(|word| {
+            let word = word.to_ascii_lowercase();
+            word.starts_with("branch:") || (word.contains('@') && !word.starts_with("point:"))
+        });
+        if again {
+            return Err(ParseError::BranchTwice);
+        }
+        Ok(When::On { branch: branch.to_owned(), when: Box::new(self.moment()?) })
     }
 
     /// After `last` or `first`, which is `pick`.
@@ -145,7 +181,7 @@ impl<'a> Words<'a> {
             grade if grade == "stopped" => What::Graded(Grade::Stopped),
             grade if grade == "flushed" => What::Graded(Grade::Flushed),
             kind => match Kind::from(kind) {
-                Kind::Other(_) => return Err(ParseError::UnknownKind { word: word.into() }),
+                Kind::Moment | Kind::Other(_) => return Err(ParseError::UnknownKind { word: word.into() }),
                 kind => What::Kind(kind),
             },
         };
@@ -194,7 +230,8 @@ impl<'a> Words<'a> {
             return Ok(when);
         }
         if word.starts_with(|c: char| c.is_ascii_digit()) && word.contains(':') {
-            return Ok(When::Clock(whole_time(word)?));
+            let (time, zone) = self.zoned_time(word)?;
+            return Ok(in_zone(When::Clock(time), zone));
         }
         if number(word).is_none() {
             return Err(ParseError::UnknownWord { word: word.into() });
@@ -203,11 +240,11 @@ impl<'a> Words<'a> {
         if !self.eat("ago") {
             return Err(ParseError::NoAgo);
         }
-        let at = self.clock()?;
+        let (at, zone) = self.clock()?;
         if at.is_some() && span.unit < Unit::Day {
             return Err(ParseError::ClockWithoutDay);
         }
-        Ok(When::Ago { span, at })
+        Ok(in_zone(When::Ago { span, at }, zone))
     }
 
     /// A day and its time, if `word` begins one.
@@ -224,7 +261,8 @@ impl<'a> Words<'a> {
                 None => return Ok(None),
             },
         };
-        Ok(Some(When::Day { day, at: self.clock()? }))
+        let (at, zone) = self.clock()?;
+        Ok(Some(in_zone(When::Day { day, at }, zone)))
     }
 
     /// After a date; `joined` is what a `T` joined to it.
@@ -243,33 +281,37 @@ impl<'a> Words<'a> {
         } else {
             joined
         };
-        let (time, zone) = clock::time(word)?;
-        let zone = match zone {
-            "" => match self.peek().filter(|word| is_zone(word)) {
-                Some(word) => {
-                    self.next();
-                    word
-                }
-                None => return Ok(When::Day { day, at: Some(time) }),
-            },
-            zone => zone,
+        match self.zoned_time(word)? {
+            (time, None) => Ok(When::Day { day, at: Some(time) }),
+            (time, Some(Zone::Fixed(offset))) => instant(date, time, offset),
+            (time, zone) => Ok(in_zone(When::Day { day, at: Some(time) }, zone)),
+        }
+    }
+
+    /// `[at] CLOCK [ZONE]`, if it comes next.
+    fn clock(&mut self) -> Result<(Option<Time>, Option<Zone>), ParseError> {
+        let said = self.eat("at");
+        let word = match self.peek().filter(|word| said || is_clock(word)) {
+            Some(word) => word,
+            None if said => return Err(ParseError::Unfinished),
+            None => return Ok((None, None)),
         };
-        instant(date, time, clock::offset(zone)?)
+        self.next();
+        let (time, zone) = self.zoned_time(word)?;
+        Ok((Some(time), zone))
     }
 
-    /// `[at] CLOCK`, if it comes next.
-    fn clock(&mut self) -> Result<Option<Time>, ParseError> {
-        if self.eat("at") {
-            return self.clock_word().map(Some);
+    /// A time of day that was taken already, and its zone, which is glued to it or comes next.
+    fn zoned_time(&mut self, word: &'a str) -> Result<(Time, Option<Zone>), ParseError> {
+        let (time, glued) = clock::time(word)?;
+        let zone = if glued.is_empty() { self.peek().filter(|word| is_zone(word)) } else { Some(glued) };
+        let Some(zone) = zone else { return Ok((time, None)) };
+        if glued.is_empty() {
+            self.next();
+        } else if !is_zone(glued) {
+            return Err(ParseError::BadTime { word: word.into() });
         }
-        match self.peek().filter(|word| is_clock(word)) {
-            Some(_) => self.clock_word().map(Some),
-            None => Ok(None),
-        }
-    }
-
-    fn clock_word(&mut self) -> Result<Time, ParseError> {
-        whole_time(self.need()?)
+        Ok((time, Some(clock::zone(zone)?)))
     }
 
     /// `3 days`, `90s`, `an hour`.
@@ -331,14 +373,15 @@ fn is_clock(word: &str) -> bool {
 }
 
 fn is_zone(word: &str) -> bool {
-    word.starts_with(['+', '-']) || word.eq_ignore_ascii_case("z") || word.eq_ignore_ascii_case("utc")
+    let named = ["z", "utc", "gmt"].iter().any(|known| word.eq_ignore_ascii_case(known));
+    named || word.starts_with(['+', '-']) || word.contains('/')
 }
 
-/// A time of day with nothing after it.
-fn whole_time(word: &str) -> Result<Time, ParseError> {
-    match clock::time(word)? {
-        (time, "") => Ok(time),
-        _ => Err(ParseError::BadTime { word: word.into() }),
+/// A moment that ends in a time of day, in the zone that was named with it.
+fn in_zone(when: When, zone: Option<Zone>) -> When {
+    match zone {
+        None => when,
+        Some(zone) => When::In { zone, when: Box::new(when) },
     }
 }
 

@@ -6,20 +6,20 @@
 use jiff::{Timestamp, Zoned};
 
 use super::{
-    Ambiguity, Asked, Candidate, History, MAX_CANDIDATES, Mark, ResolveError, What, When, clock,
+    Ambiguity, Asked, Candidate, History, Line, MAX_CANDIDATES, Mark, ResolveError, What, When, Zone, clock,
     wall::{Instants, just_before},
 };
-use crate::{Kind, Micros, Moment, Seq};
+use crate::{Event, Kind, Micros, Moment, Place, Seq};
 
 /// A moment of a history.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Resolved {
-    /// Where in the log.
-    pub seq: Seq,
+    /// Where.
+    pub place: Place,
     /// When, by the clock of the log.
     pub time: Micros,
-    /// On which branch, where the text or the event tells; else on the one that was asked about.
-    pub branch: Option<String>,
+    /// The event that the text names, if it names one.
+    pub event: Option<Event>,
     /// How the text was understood, in words.
     pub how: String,
 }
@@ -56,13 +56,14 @@ impl When {
         now: &Zoned,
         whole_day: WholeDay,
     ) -> Result<Resolved, ResolveError> {
-        Resolver { history, now }.resolve(self, whole_day)
+        Resolver { history, now, line: Line::Lived }.resolve(self, whole_day)
     }
 }
 
 struct Resolver<'a> {
     history: &'a dyn History,
     now: &'a Zoned,
+    line: Line,
 }
 
 /// A moment found for one reading of a time.
@@ -75,12 +76,22 @@ struct Found {
 impl Resolver<'_> {
     fn resolve(&self, when: &When, whole_day: WholeDay) -> Result<Resolved, ResolveError> {
         match when {
-            When::Now => Ok(here(self.head()?, "the newest moment".to_owned())),
+            When::Now => {
+                let how = match self.line {
+                    Line::Lived => "the newest moment".to_owned(),
+                    Line::Of(branch) => format!("the newest moment of branch {}", self.branch_name(branch)),
+                };
+                Ok(here(self.head()?, how))
+            }
             When::Seq(seq) => self.at_seq(*seq),
             When::Last { what, before } => self.event(when, what, before.as_deref(), false),
             When::First { what, before } => self.event(when, what, before.as_deref(), true),
             When::Point(label) => self.point(label),
-            When::Branch(name) => self.branch(name),
+            When::On { branch, when } => self.on(branch)?.resolve(when, whole_day),
+            When::In { zone, when } => {
+                let now = self.now_in(zone)?;
+                Resolver { now: &now, ..*self }.resolve(when, whole_day)
+            }
             When::Instant(_) | When::Clock(_) | When::Ago { .. } | When::Day { .. } => {
                 match (when.instants(self.now), when.whole_day(self.now)) {
                     (Some(instants), _) => self.at_instants(&instants),
@@ -92,22 +103,48 @@ impl Resolver<'_> {
     }
 
     fn head(&self) -> Result<Mark, ResolveError> {
-        self.history.head().map_err(ResolveError::History)?.ok_or(ResolveError::Empty)
+        self.history.head(self.line).map_err(ResolveError::History)?.ok_or(ResolveError::Empty)
     }
 
     fn first(&self) -> Result<Mark, ResolveError> {
-        self.history.first().map_err(ResolveError::History)?.ok_or(ResolveError::Empty)
+        self.history.first(self.line).map_err(ResolveError::History)?.ok_or(ResolveError::Empty)
+    }
+
+    fn branch_name(&self, branch: crate::BranchId) -> String {
+        printable(&self.history.branch_name(branch))
+    }
+
+    /// The same question about the line of a branch.
+    fn on(&self, name: &str) -> Result<Resolver<'_>, ResolveError> {
+        match self.history.branch(name) {
+            Some(branch) => Ok(Resolver { line: Line::Of(branch), ..*self }),
+            None => self.unknown_branch(name),
+        }
+    }
+
+    fn now_in(&self, zone: &Zone) -> Result<Zoned, ResolveError> {
+        let zone = match zone {
+            Zone::Fixed(offset) => offset.to_time_zone(),
+            Zone::Named(name) => {
+                let found = self.history.zone(name);
+                found.ok_or_else(|| ResolveError::UnknownZone { name: name.as_str().into() })?
+            }
+        };
+        Ok(self.now.with_time_zone(zone))
     }
 
     fn at_seq(&self, seq: Seq) -> Result<Resolved, ResolveError> {
         let head = self.head()?;
-        if seq > head.seq {
-            return Err(ResolveError::NoSuchSeq { asked: seq, candidates: vec![newest(head)] });
+        if seq > head.place.seq {
+            return Err(ResolveError::NoSuchSeq { asked: seq, candidates: vec![self.newest(head)?] });
         }
-        match self.history.at_seq(seq).map_err(ResolveError::History)? {
-            Some(mark) if mark.seq == seq => Ok(here(mark, format!("seq:{seq}"))),
+        match self.history.at_seq(self.line, seq).map_err(ResolveError::History)? {
+            Some(mark) if mark.place.seq == seq => Ok(here(mark, format!("seq:{seq}"))),
             Some(mark) => Ok(here(mark, format!("the last moment kept at or before seq:{seq}"))),
-            None => Err(ResolveError::NoSuchSeq { asked: seq, candidates: vec![oldest(self.first()?)] }),
+            None => {
+                let candidates = vec![self.oldest(self.first()?)?];
+                Err(ResolveError::NoSuchSeq { asked: seq, candidates })
+            }
         }
     }
 
@@ -119,17 +156,20 @@ impl Resolver<'_> {
                 let asked = Asked::new(only.at, self.now);
                 Ok(here(only.mark, format!("the last moment at or before {asked}{skipped}")))
             }
-            _ => Err(self.ambiguous(&found, readings(instants))),
+            _ => Err(self.ambiguous(&found, readings(instants))?),
         }
     }
 
-    fn ambiguous(&self, found: &[Found], why: Ambiguity) -> ResolveError {
+    fn ambiguous(&self, found: &[Found], why: Ambiguity) -> Result<ResolveError, ResolveError> {
         let label = |found: &Found| match why {
             Ambiguity::LogClock => format!("in era {} of the log's clock", found.era),
             _ => format!("at {}", Asked::new(found.at, self.now)),
         };
-        let candidates = found.iter().map(|found| candidate(found.mark, label(found)));
-        ResolveError::Ambiguous { why, candidates: newest_first(candidates.collect()) }
+        let mut candidates = Vec::new();
+        for found in found {
+            candidates.push(self.candidate(found.mark, label(found))?);
+        }
+        Ok(ResolveError::Ambiguous { why, candidates: newest_first(candidates) })
     }
 
     /// The moments at or before (strictly before, if `exclusive`) each of some instants, in every era.
@@ -140,10 +180,10 @@ impl Resolver<'_> {
         let mut found: Vec<Found> = Vec::new();
         for &at in instants {
             let time = clock::micros(if exclusive { just_before(at) } else { at });
-            for hit in self.history.at_time(time).map_err(ResolveError::History)? {
+            for hit in self.history.at_time(self.line, time).map_err(ResolveError::History)? {
                 // A time after now is no moment, unless a clock that was wrong has recorded it.
-                let unseen = time > now && hit.mark.seq == head.seq && hit.mark.time != time;
-                if !unseen && found.iter().all(|known| known.mark.seq != hit.mark.seq) {
+                let unseen = time > now && hit.mark.place.seq == head.place.seq && hit.mark.time != time;
+                if !unseen && found.iter().all(|known| known.mark.place != hit.mark.place) {
                     found.push(Found { mark: hit.mark, at, era: hit.era });
                 }
             }
@@ -153,9 +193,9 @@ impl Resolver<'_> {
         }
         let asked = Asked::new(instants.first().copied().unwrap_or(Timestamp::MIN), self.now);
         Err(if asked.at > self.now.timestamp() {
-            ResolveError::Future { asked, candidates: vec![newest(head)] }
+            ResolveError::Future { asked, candidates: vec![self.newest(head)?] }
         } else {
-            ResolveError::BeforeHistory { asked, candidates: vec![oldest(self.first()?)] }
+            ResolveError::BeforeHistory { asked, candidates: vec![self.oldest(self.first()?)?] }
         })
     }
 
@@ -179,11 +219,13 @@ impl Resolver<'_> {
             Err(ResolveError::BeforeHistory { .. }) => vec![self.first()?],
             Err(error) => return Err(error),
         };
-        let mut candidates: Vec<Candidate> =
-            late.iter().map(|found| candidate(found.mark, "at its end".to_owned())).collect();
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for found in &late {
+            candidates.push(self.candidate(found.mark, "at its end".to_owned())?);
+        }
         for mark in early {
-            if candidates.iter().all(|known| known.seq != mark.seq) {
-                candidates.push(candidate(mark, "at its start".to_owned()));
+            if candidates.iter().all(|known| known.place != mark.place) {
+                candidates.push(self.candidate(mark, "at its start".to_owned())?);
             }
         }
         match (candidates.len(), late.first()) {
@@ -212,23 +254,25 @@ impl Resolver<'_> {
         let mut found: Vec<Moment> = Vec::new();
         for &bound in &bounds {
             let event = if first {
-                self.history.first_event(what).map(|event| event.filter(|event| event.seq < bound))
+                self.history
+                    .first_event(self.line, what)
+                    .map(|event| event.filter(|event| event.place.seq < bound))
             } else {
-                self.history.last_event(what, bound)
+                self.history.last_event(self.line, what, bound)
             };
             let event = event.map_err(ResolveError::History)?;
-            found.extend(event.filter(|event| found.iter().all(|known| known.seq != event.seq)));
+            found.extend(event.filter(|event| found.iter().all(|known| known.place != event.place)));
         }
         match found.as_slice() {
             [] => {
-                let near = bounds.iter().copied().max().unwrap_or(Seq::MAX).min(self.head()?.seq);
-                let nearest = self.history.nearest(near, MAX_CANDIDATES).map_err(ResolveError::History)?;
-                let candidates = nearest.iter().take(MAX_CANDIDATES).map(told).collect();
+                let near = bounds.iter().copied().max().unwrap_or(Seq::MAX).min(self.head()?.place.seq);
+                let nearest = self.history.nearest(self.line, near, MAX_CANDIDATES);
+                let candidates = self.all_told(&nearest.map_err(ResolveError::History)?)?;
                 Err(ResolveError::NoSuchEvent { what: what.clone(), candidates })
             }
             [only] => Ok(at_event(only, format!("{when}: {}", printable(&only.event.label)))),
             several => {
-                let candidates = newest_first(several.iter().map(told).collect());
+                let candidates = newest_first(self.all_told(several)?);
                 Err(ResolveError::Ambiguous { why, candidates })
             }
         }
@@ -238,8 +282,12 @@ impl Resolver<'_> {
     fn bounds(&self, when: &When) -> Result<(Vec<Seq>, Ambiguity), ResolveError> {
         let instants = match (when, when.whole_day(self.now)) {
             // The head is not yet over: an event at it is before now.
-            (When::Now, _) => return Ok((vec![self.head()?.seq.next()], Ambiguity::LogClock)),
-            (When::Branch(name), _) => return Ok((vec![self.branch(name)?.seq.next()], Ambiguity::LogClock)),
+            (When::Now, _) => return Ok((vec![self.head()?.place.seq.next()], Ambiguity::LogClock)),
+            (When::On { branch, when }, _) => return self.on(branch)?.bounds(when),
+            (When::In { zone, when }, _) => {
+                let now = self.now_in(zone)?;
+                return Resolver { now: &now, ..*self }.bounds(when);
+            }
             // Not the moment kept at or before it, which is before it itself.
             (When::Seq(seq), _) => return self.at_seq(*seq).map(|_| (vec![*seq], Ambiguity::LogClock)),
             (_, Some((start, _))) => Some(Instants { all: vec![start], skipped: false }),
@@ -248,15 +296,17 @@ impl Resolver<'_> {
         Ok(match instants {
             Some(instants) => {
                 let found = self.find(&instants.all, true)?;
-                (found.iter().map(|found| found.mark.seq.next()).collect(), readings(&instants))
+                (found.iter().map(|found| found.mark.place.seq.next()).collect(), readings(&instants))
             }
-            None => (vec![self.resolve(when, WholeDay::Refuse)?.seq], Ambiguity::LogClock),
+            None => (vec![self.resolve(when, WholeDay::Refuse)?.place.seq], Ambiguity::LogClock),
         })
     }
 
     fn point(&self, label: &str) -> Result<Resolved, ResolveError> {
         let mut points = self.history.points(label, MAX_CANDIDATES).map_err(ResolveError::History)?;
-        points.dedup_by_key(|point| point.seq);
+        // A point can be named wherever it is; only a branch that is named as well must be the one it is on.
+        points.retain(|point| self.line == Line::Lived || self.history.is_on(self.line, point.place));
+        points.dedup_by_key(|point| point.place);
         match points.as_slice() {
             [] => {
                 let candidates = self.newest_points()?;
@@ -264,7 +314,7 @@ impl Resolver<'_> {
             }
             [only] => Ok(at_event(only, format!("point {}", printable(label)))),
             several => {
-                let candidates = newest_first(several.iter().map(told).collect());
+                let candidates = newest_first(self.all_told(several)?);
                 Err(ResolveError::Ambiguous { why: Ambiguity::Label, candidates })
             }
         }
@@ -274,29 +324,48 @@ impl Resolver<'_> {
         let mut candidates: Vec<Candidate> = Vec::new();
         let mut bound = Seq::MAX;
         while candidates.len() < MAX_CANDIDATES {
-            let point = self.history.last_event(&What::Kind(Kind::Point), bound);
-            let Some(point) = point.map_err(ResolveError::History)?.filter(|point| point.seq < bound) else {
-                break;
-            };
-            bound = point.seq;
-            candidates.push(told(&point));
+            let point = self.history.last_event(self.line, &What::Kind(Kind::Point), bound);
+            let point = point.map_err(ResolveError::History)?.filter(|point| point.place.seq < bound);
+            let Some(point) = point else { break };
+            bound = point.place.seq;
+            candidates.push(self.told(&point)?);
         }
         Ok(candidates)
     }
 
-    fn branch(&self, name: &str) -> Result<Resolved, ResolveError> {
-        if let Some(mark) = self.history.branch_head(name).map_err(ResolveError::History)? {
-            let how = format!("the head of branch {}", printable(name));
-            return Ok(Resolved { branch: Some(name.to_owned()), ..here(mark, how) });
-        }
+    fn unknown_branch<T>(&self, name: &str) -> Result<T, ResolveError> {
         let mut candidates = Vec::new();
-        let known = self.history.branch_names(MAX_CANDIDATES).map_err(ResolveError::History)?;
-        for other in known.iter().take(MAX_CANDIDATES) {
-            if let Some(mark) = self.history.branch_head(other).map_err(ResolveError::History)? {
-                candidates.push(candidate(mark, format!("branch {}", printable(other))));
+        for other in self.history.branches(MAX_CANDIDATES).into_iter().take(MAX_CANDIDATES) {
+            if let Some(mark) = self.history.head(Line::Of(other)).map_err(ResolveError::History)? {
+                let label = format!("branch {}", self.branch_name(other));
+                candidates.push(self.candidate(mark, label)?);
             }
         }
         Err(ResolveError::UnknownBranch { name: name.into(), candidates })
+    }
+
+    fn candidate(&self, mark: Mark, label: String) -> Result<Candidate, ResolveError> {
+        let name = self.history.name_of(mark.place).map_err(ResolveError::History)?;
+        Ok(Candidate { place: mark.place, time: mark.time, name: printable(&name), label })
+    }
+
+    fn newest(&self, head: Mark) -> Result<Candidate, ResolveError> {
+        self.candidate(head, "now".to_owned())
+    }
+
+    fn oldest(&self, first: Mark) -> Result<Candidate, ResolveError> {
+        self.candidate(first, "the first moment".to_owned())
+    }
+
+    /// An event as a candidate.
+    fn told(&self, moment: &Moment) -> Result<Candidate, ResolveError> {
+        let label = format!("{}: {}", moment.event.kind, moment.event.label);
+        let label = printable(label.trim_end_matches([':', ' ']));
+        self.candidate(Mark { place: moment.place, time: moment.time }, label)
+    }
+
+    fn all_told(&self, moments: &[Moment]) -> Result<Vec<Candidate>, ResolveError> {
+        moments.iter().take(MAX_CANDIDATES).map(|moment| self.told(moment)).collect()
     }
 }
 
@@ -306,34 +375,15 @@ fn readings(instants: &Instants) -> Ambiguity {
 }
 
 fn here(mark: Mark, how: String) -> Resolved {
-    Resolved { seq: mark.seq, time: mark.time, branch: None, how }
+    Resolved { place: mark.place, time: mark.time, event: None, how }
 }
 
 fn at_event(moment: &Moment, how: String) -> Resolved {
-    Resolved { seq: moment.seq, time: moment.time, branch: Some(moment.branch.clone()), how }
-}
-
-fn candidate(mark: Mark, label: String) -> Candidate {
-    Candidate { seq: mark.seq, time: mark.time, label }
-}
-
-fn newest(head: Mark) -> Candidate {
-    candidate(head, "now".to_owned())
-}
-
-fn oldest(first: Mark) -> Candidate {
-    candidate(first, "the first moment".to_owned())
-}
-
-/// An event as a candidate.
-fn told(moment: &Moment) -> Candidate {
-    let label = format!("{}: {}", moment.event.kind, moment.event.label);
-    let label = printable(label.trim_end_matches([':', ' ']));
-    Candidate { seq: moment.seq, time: moment.time, label }
+    Resolved { place: moment.place, time: moment.time, event: Some(moment.event.clone()), how }
 }
 
 fn newest_first(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
-    candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.seq));
+    candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.place.seq));
     candidates.truncate(MAX_CANDIDATES);
     candidates
 }

@@ -271,7 +271,11 @@ impl World {
             keeping: Keeping::Store,
         };
         self.say(format!("disk {} of {sectors}", disk.name));
-        let plan = vec![Rec::Change(Change::Disk { disk: disk.clone(), volume: VolumeId(number as u32) })];
+        let plan = vec![Rec::Change(Change::Disk {
+            disk: disk.clone(),
+            volume: VolumeId(number as u32),
+            filling: false,
+        })];
         match self.act("add disk", plan, |log| log.add_disk(&disk))? {
             Act::Done(volume) => {
                 check!(volume.0 as usize == number, "disk became volume {volume}");
@@ -342,9 +346,9 @@ impl World {
         let (_, name) = self.named_branch();
         let id = self.oracle.branches.iter().rposition(|b| b.name == name && !b.dropped);
         let fits = id.is_some_and(|id| id as u32 != self.oracle.present);
-        let id = BranchId(id.unwrap_or(0) as u32);
+        let id = BranchId(id.map_or(u32::MAX, |id| id as u32));
         self.say(format!("drop {name}"));
-        match self.act("drop", vec![Rec::Change(Change::Drop { id })], |log| log.drop_branch(&name))? {
+        match self.act("drop", vec![Rec::Change(Change::Drop { id })], |log| log.drop_branch(id))? {
             Act::Done(_) => {
                 check!(fits, "branch {name} was dropped");
                 self.all_is_durable()
@@ -359,11 +363,9 @@ impl World {
         let (_, name) = self.named_branch();
         let id = self.oracle.branches.iter().rposition(|b| b.name == name && !b.dropped);
         let fits = id.is_some();
-        let id = BranchId(id.unwrap_or(0) as u32);
+        let id = BranchId(id.map_or(u32::MAX, |id| id as u32));
         self.say(format!("promote {name}"));
-        match self
-            .act("promote", vec![Rec::Change(Change::Promote { id })], |log| log.promote_branch(&name))?
-        {
+        match self.act("promote", vec![Rec::Change(Change::Promote { id })], |log| log.promote_branch(id))? {
             Act::Done(_) => {
                 check!(fits, "branch {name} was promoted");
                 self.all_is_durable()
@@ -498,7 +500,7 @@ impl World {
             log.flush().err(),
             log.event(BranchId(0), &Event::new(Kind::Boot, "never")).err(),
             log.add_branch("never", BranchId(0), Seq(2)).err(),
-            log.promote_branch("main").err(),
+            log.promote_branch(BranchId(0)).err(),
         ];
         for error in refused {
             check!(matches!(error, Some(Error::Poisoned)), "poisoned, but said {error:?}");

@@ -11,7 +11,7 @@
 //! tree     file u32 | bytes u32 | offset u64 | crc u32 | entries u32 | low u64 | high u64
 //! ```
 
-use bygone_model::{Micros, Seq};
+use bygone_model::{BranchId, Micros, Place, Seq};
 use serde::{Deserialize, Serialize};
 
 use super::{Bytes, PutBytes, SEQ_MAX, VERSION, crc32c};
@@ -197,10 +197,24 @@ pub struct StoredEvent {
     pub seq: Seq,
     /// When.
     pub time: Micros,
-    /// The number of its branch.
-    pub branch: u32,
+    /// Its branch.
+    pub branch: BranchId,
     /// What happened.
     pub event: bygone_model::Event,
+}
+
+impl StoredEvent {
+    /// The moment that it tells of. Whatever the event says, that is not after where it is written.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place::new(self.branch, self.event.at.map_or(self.seq, |at| at.seq.min(self.seq)))
+    }
+
+    /// When that was.
+    #[must_use]
+    pub fn time_told(&self) -> Micros {
+        self.event.at.map_or(self.time, |at| at.time)
+    }
 }
 
 /// A tree of one stripe, and which part of the log it covers.

@@ -501,12 +501,7 @@ impl Log {
         // Even if it failed, the log's own records before it may be there.
         self.head.store(sequencer.head.0, Ordering::Release);
         let done = done?;
-        sequencer.events.push(StoredEvent {
-            seq: done.last,
-            time: done.time,
-            branch: branch.0,
-            event: event.clone(),
-        });
+        sequencer.events.push(StoredEvent { seq: done.last, time: done.time, branch, event: event.clone() });
         Ok(done)
     }
 

@@ -29,6 +29,29 @@ impl Log {
     /// # Errors
     /// When the name is taken or the log cannot be written.
     pub fn add_disk(&self, disk: &Disk) -> Result<VolumeId> {
+        self.add_disk_that(disk, false)
+    }
+
+    /// Adds a disk that is going to be filled from elsewhere. Its history is inexact until [`Log::disk_is_filled`].
+    ///
+    /// # Errors
+    /// As [`Log::add_disk`].
+    pub fn add_disk_to_fill(&self, disk: &Disk) -> Result<VolumeId> {
+        self.add_disk_that(disk, true)
+    }
+
+    /// All of a disk that was to be filled from elsewhere is there.
+    ///
+    /// # Errors
+    /// When there is no such volume, or the log cannot be written.
+    pub fn disk_is_filled(&self, volume: VolumeId) -> Result<Appended> {
+        self.change(|catalog, _| {
+            catalog.volume(volume)?;
+            Ok(Change::Filled { volume })
+        })
+    }
+
+    fn add_disk_that(&self, disk: &Disk, filling: bool) -> Result<VolumeId> {
         let mut made = VolumeId(0);
         self.change(|catalog, _| {
             made = VolumeId(catalog.volumes.len() as u32);
@@ -42,7 +65,7 @@ impl Log {
                     sectors: disk.sectors,
                 });
             }
-            Ok(Change::Disk { disk: disk.clone(), volume: made })
+            Ok(Change::Disk { disk: disk.clone(), volume: made, filling })
         })?;
         Ok(made)
     }
@@ -68,14 +91,14 @@ impl Log {
     /// Drops a branch. Its records stay until retention removes them.
     ///
     /// # Errors
-    /// When it is the present, there is none of this name, or the log cannot be written.
-    pub fn drop_branch(&self, name: &str) -> Result<Appended> {
+    /// When it is the present, there is none of this id, or the log cannot be written.
+    pub fn drop_branch(&self, id: BranchId) -> Result<Appended> {
         self.change(|catalog, _| {
-            let branch = catalog.branch_named(name)?;
-            if branch.id == catalog.head {
-                return Err(Error::BranchInUse(name.to_owned()));
+            let branch = catalog.live_branch(id)?;
+            if id == catalog.head {
+                return Err(Error::BranchInUse(branch.name.clone()));
             }
-            Ok(Change::Drop { id: branch.id })
+            Ok(Change::Drop { id })
         })
     }
 
@@ -105,9 +128,9 @@ impl Log {
     /// Makes a branch the present of the target.
     ///
     /// # Errors
-    /// When there is none of this name, or the log cannot be written.
-    pub fn promote_branch(&self, name: &str) -> Result<Appended> {
-        self.change(|catalog, _| Ok(Change::Promote { id: catalog.branch_named(name)?.id }))
+    /// When there is none of this id, or the log cannot be written.
+    pub fn promote_branch(&self, id: BranchId) -> Result<Appended> {
+        self.change(|catalog, _| catalog.live_branch(id).map(|_| Change::Promote { id }))
     }
 
     /// Remembers how far a tapped disk was brought.

@@ -2,13 +2,14 @@
 
 use std::sync::PoisonError;
 
-use bygone_model::{Micros, Seq};
+use bygone_model::{BranchId, Micros, Place, Seq, VolumeId};
 
 use super::{Log, recover::segment_numbers, scan};
 use crate::{
     error::{Damage, Error, Result},
     format::{
         checkpoint::{SegmentStart, StoredEvent},
+        record::Op,
         segment::{self, Entry},
     },
     index::checkpoint::Checkpoint,
@@ -28,6 +29,12 @@ pub struct TimeHit {
     pub era: usize,
     /// The era reaches beyond the time asked for, so the log was there then; else the era ended before it.
     pub within: bool,
+}
+
+/// What a record is about.
+enum Subject {
+    Volume(VolumeId),
+    Branch(BranchId),
 }
 
 /// A stretch of the log: a checkpoint's span or what came after the last checkpoint.
@@ -111,6 +118,81 @@ impl Log {
         let seq = Seq(seq.0.max(1));
         let found = self.last_in(seq, seq, Micros::MAX)?;
         found.map(|(_, time)| time).ok_or(Error::BeforeHistory { asked: seq, first: Seq(1) })
+    }
+
+    /// The place of a record: on the branch that it was written on, whatever is the present now. A record of no branch (of
+    /// the catalog, or a flush) stands on the branch that was the present then.
+    ///
+    /// # Errors
+    /// When the index cannot be read or is damaged, or there is no such record.
+    pub fn place_of(&self, seq: Seq) -> Result<Place> {
+        let (head, catalog) = {
+            let sequencer = self.sequencer();
+            (sequencer.head, sequencer.catalog.clone())
+        };
+        if seq > head {
+            return Err(Error::InTheFuture { asked: seq, head });
+        }
+        if seq == Seq::ZERO {
+            return Ok(catalog.lived_at(seq));
+        }
+        let branch = match self.subject_of(seq)? {
+            Some(Subject::Volume(volume)) => catalog.volume(volume)?.branch,
+            Some(Subject::Branch(branch)) => branch,
+            None => catalog.present_at(seq),
+        };
+        Ok(Place::new(branch, seq))
+    }
+
+    /// What a record is about.
+    fn subject_of(&self, seq: Seq) -> Result<Option<Subject>> {
+        let number = self.segment_of(seq)?;
+        let written = |entries: &[Entry], sorted: bool| {
+            let found = match sorted {
+                true => entries.binary_search_by_key(&seq, |e| e.seq).ok().map(|i| entries[i].volume),
+                false => entries.iter().find(|e| e.seq == seq).map(|e| e.volume),
+            };
+            found.map(Subject::Volume)
+        };
+        let marked = |marks: &[segment::Mark]| {
+            let mark = marks.binary_search_by_key(&seq, |mark| mark.seq).ok().map(|i| marks[i]);
+            mark.filter(|mark| mark.op == Op::Event)
+        };
+        let in_memory = {
+            let sequencer = self.sequencer();
+            let active = sequencer.active.as_ref().filter(|active| active.number == number);
+            let full = sequencer.full.iter().find(|full| full.number == number);
+            match (active, full) {
+                (Some(active), _) => Some((written(&active.entries, true), marked(&active.marks))),
+                (None, Some(full)) => Some((written(&full.entries, true), marked(&full.marks))),
+                (None, None) => None,
+            }
+        };
+        let (written, marked) = match in_memory {
+            Some(found) => found,
+            None => {
+                let index = self.segment_index(number)?;
+                (written(&index.entries, false), marked(&index.marks))
+            }
+        };
+        if written.is_some() {
+            return Ok(written);
+        }
+        let Some(mark) = marked else { return Ok(None) };
+        let file = self.segment_file(number)?;
+        let (header, _) = scan::payload_at(&*file, self.id, (number, u64::from(mark.offset)), seq)?;
+        Ok(Some(Subject::Branch(BranchId(header.subject))))
+    }
+
+    /// The number of the segment that holds a record.
+    fn segment_of(&self, seq: Seq) -> Result<u32> {
+        for span in self.spans(seq, seq, Micros::MAX)? {
+            let at = span.segments.partition_point(|start| start.1 <= seq);
+            if let Some(start) = at.checked_sub(1).and_then(|at| span.segments.get(at)) {
+                return Ok(start.0);
+            }
+        }
+        Err(Error::damaged("log", 0, Damage::Truncated))
     }
 
     /// The last record of `first ..= last` (within one era) that is not later than `time`.

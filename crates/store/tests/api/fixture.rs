@@ -31,7 +31,7 @@ fn make_fixture() {
     write(&log, volume, 3 << 20, 1, 200);
     while log.maintain().unwrap() {}
     log.checkpoint().unwrap();
-    log.promote_branch("try").unwrap();
+    log.promote_branch(branch).unwrap();
     write(&log, own, 2 << 20, 8, 300);
     log.flush().unwrap();
     drop(log);

@@ -175,8 +175,8 @@ fn i6_events_flushes_and_branches_find_room_when_writes_do_not() {
     let kept = log.event(BranchId(0), &Event::new(Kind::Point, "full")).unwrap();
     log.flush().unwrap();
     let branch = log.add_branch("from-full", BranchId(0), kept.last).unwrap();
-    log.promote_branch("from-full").unwrap();
-    log.promote_branch("main").unwrap();
+    log.promote_branch(branch).unwrap();
+    log.promote_branch(BranchId(0)).unwrap();
     assert!(log.durable_seq() >= kept.last && branch != BranchId(0));
     small.set_free(20 << 20);
     assert!(fill(&log, volume, written) > written);

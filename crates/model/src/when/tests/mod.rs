@@ -2,8 +2,8 @@
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
-use super::{History, HistoryError, Mark, TimeHit, What, When};
-use crate::{Event, Grade, Kind, Micros, Moment, Seq};
+use super::{History, HistoryError, Line, Mark, TimeHit, What, When};
+use crate::{BranchId, Event, Grade, Kind, Micros, Moment, Place, Seq};
 
 mod grammar;
 mod properties;
@@ -38,8 +38,13 @@ fn noon() -> Zoned {
 struct Listed {
     /// By position; `None` for a moment at which nothing is told of.
     log: Vec<(Mark, Option<Event>)>,
+    /// By id. Each has the moments up to its head.
     branches: Vec<(String, Mark)>,
     broken: bool,
+}
+
+fn mark(seq: u64, time: &str) -> Mark {
+    Mark { place: Place::new(BranchId(0), Seq(seq)), time: at(time) }
 }
 
 impl Listed {
@@ -49,45 +54,59 @@ impl Listed {
     }
 
     fn of<'a>(moments: impl IntoIterator<Item = (&'a str, Option<Event>)>) -> Listed {
-        let log = moments
-            .into_iter()
-            .zip(1..)
-            .map(|((time, event), n)| (Mark { seq: Seq(10 * n), time: at(time) }, event))
-            .collect();
+        let log =
+            moments.into_iter().zip(1..).map(|((time, event), n)| (mark(10 * n, time), event)).collect();
         Listed { log, ..Listed::default() }
     }
 
     fn events(&self) -> impl DoubleEndedIterator<Item = Moment> + '_ {
         self.log.iter().filter_map(|(mark, event)| {
             let event = event.clone()?;
-            Some(Moment { seq: mark.seq, time: mark.time, branch: "main".to_owned(), event })
+            Some(Moment { place: mark.place, time: mark.time, event })
         })
     }
 
     fn whole(&self) -> Result<(), HistoryError> {
         if self.broken { Err("the disk is gone".into()) } else { Ok(()) }
     }
+
+    /// The last position of a line.
+    fn end(&self, line: Line) -> Seq {
+        match line {
+            Line::Lived => Seq::MAX,
+            Line::Of(branch) => self.branches[branch.0 as usize].1.place.seq,
+        }
+    }
+
+    fn marks(&self, line: Line) -> impl Iterator<Item = Mark> + '_ {
+        let end = self.end(line);
+        self.log.iter().map(|(mark, _)| *mark).take_while(move |mark| mark.place.seq <= end)
+    }
 }
 
 impl History for Listed {
-    fn head(&self) -> Result<Option<Mark>, HistoryError> {
+    fn head(&self, line: Line) -> Result<Option<Mark>, HistoryError> {
         self.whole()?;
-        Ok(self.log.last().map(|(mark, _)| *mark))
+        match line {
+            Line::Lived => Ok(self.log.last().map(|(mark, _)| *mark)),
+            Line::Of(branch) => Ok(Some(self.branches[branch.0 as usize].1)),
+        }
     }
 
-    fn first(&self) -> Result<Option<Mark>, HistoryError> {
+    fn first(&self, _: Line) -> Result<Option<Mark>, HistoryError> {
         Ok(self.log.first().map(|(mark, _)| *mark))
     }
 
-    fn at_seq(&self, seq: Seq) -> Result<Option<Mark>, HistoryError> {
-        Ok(self.log.iter().map(|(mark, _)| *mark).take_while(|mark| mark.seq <= seq).last())
+    fn at_seq(&self, line: Line, seq: Seq) -> Result<Option<Mark>, HistoryError> {
+        Ok(self.marks(line).take_while(|mark| mark.place.seq <= seq).last())
     }
 
-    fn at_time(&self, time: Micros) -> Result<Vec<TimeHit>, HistoryError> {
+    fn at_time(&self, line: Line, time: Micros) -> Result<Vec<TimeHit>, HistoryError> {
         let mut hits = Vec::new();
         let mut era = 0;
-        for (i, (mark, _)) in self.log.iter().enumerate() {
-            let next = self.log.get(i + 1).map(|(next, _)| next.time);
+        let marks: Vec<Mark> = self.marks(line).collect();
+        for (i, mark) in marks.iter().enumerate() {
+            let next = marks.get(i + 1).map(|next| next.time);
             let set_back = next.is_some_and(|next| next < mark.time);
             let passes = next.is_none_or(|next| next > time) || (mark.time == time && set_back);
             if mark.time <= time && passes {
@@ -98,12 +117,14 @@ impl History for Listed {
         Ok(hits)
     }
 
-    fn last_event(&self, what: &What, before: Seq) -> Result<Option<Moment>, HistoryError> {
-        Ok(self.events().rfind(|event| event.seq < before && what.matches(&event.event)))
+    fn last_event(&self, line: Line, what: &What, before: Seq) -> Result<Option<Moment>, HistoryError> {
+        let before = before.min(self.end(line).next());
+        Ok(self.events().rfind(|event| event.place.seq < before && what.matches(&event.event)))
     }
 
-    fn first_event(&self, what: &What) -> Result<Option<Moment>, HistoryError> {
-        Ok(self.events().find(|event| what.matches(&event.event)))
+    fn first_event(&self, line: Line, what: &What) -> Result<Option<Moment>, HistoryError> {
+        let end = self.end(line);
+        Ok(self.events().find(|event| event.place.seq <= end && what.matches(&event.event)))
     }
 
     fn points(&self, label: &str, limit: usize) -> Result<Vec<Moment>, HistoryError> {
@@ -111,19 +132,40 @@ impl History for Listed {
         Ok(self.events().rev().filter(labelled).take(limit).collect())
     }
 
-    fn nearest(&self, seq: Seq, limit: usize) -> Result<Vec<Moment>, HistoryError> {
+    fn nearest(&self, _: Line, seq: Seq, limit: usize) -> Result<Vec<Moment>, HistoryError> {
         let mut events: Vec<Moment> = self.events().collect();
-        events.sort_by_key(|event| event.seq.0.abs_diff(seq.0));
+        events.sort_by_key(|event| event.place.seq.0.abs_diff(seq.0));
         events.truncate(limit);
         Ok(events)
     }
 
-    fn branch_head(&self, name: &str) -> Result<Option<Mark>, HistoryError> {
-        Ok(self.branches.iter().find(|(known, _)| known == name).map(|(_, mark)| *mark))
+    fn is_on(&self, line: Line, place: Place) -> bool {
+        place.seq <= self.end(line)
     }
 
-    fn branch_names(&self, limit: usize) -> Result<Vec<String>, HistoryError> {
-        Ok(self.branches.iter().map(|(name, _)| name.clone()).take(limit).collect())
+    fn branch(&self, name: &str) -> Option<BranchId> {
+        let at = match name.strip_prefix("id:") {
+            Some(number) => number.parse().ok().filter(|at| *at < self.branches.len()),
+            None => self.branches.iter().position(|(known, _)| known == name),
+        };
+        at.map(|at| BranchId(u32::try_from(at).unwrap()))
+    }
+
+    fn branches(&self, limit: usize) -> Vec<BranchId> {
+        (0..self.branches.len()).take(limit).map(|at| BranchId(u32::try_from(at).unwrap())).collect()
+    }
+
+    fn branch_name(&self, branch: BranchId) -> String {
+        self.branches[branch.0 as usize].0.clone()
+    }
+
+    fn name_of(&self, place: Place) -> Result<String, HistoryError> {
+        Ok(format!("seq:{}", place.seq))
+    }
+
+    fn zone(&self, name: &str) -> Option<TimeZone> {
+        // As the database does it.
+        name.eq_ignore_ascii_case("America/New_York").then(new_york)
     }
 }
 
@@ -148,8 +190,8 @@ fn november() -> Listed {
         /* 140 */ ("2026-11-25T11:59:30+09:00", None),
     ]);
     history.branches = vec![
-        ("main".to_owned(), Mark { seq: Seq(140), time: at("2026-11-25T11:59:30+09:00") }),
-        ("try-1".to_owned(), Mark { seq: Seq(75), time: at("2026-11-24T00:00:00+09:00") }),
+        ("main".to_owned(), mark(140, "2026-11-25T11:59:30+09:00")),
+        ("try-1".to_owned(), mark(75, "2026-11-24T00:00:00+09:00")),
     ];
     history
 }

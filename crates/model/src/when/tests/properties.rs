@@ -1,14 +1,14 @@
 use jiff::{
     Timestamp, Zoned,
     civil::{Date, Time, Weekday},
-    tz::TimeZone,
+    tz::{Offset, TimeZone},
 };
 use proptest::prelude::*;
 
 use super::{Listed, new_york, noon, november, tokyo};
 use crate::{
-    Grade, Kind, Micros, Seq,
-    when::{Change, Day, Mark, Span, Unit, What, When, WholeDay, describe, parse_duration},
+    BranchId, Grade, Kind, Micros, Place, Seq,
+    when::{Change, Day, Mark, Span, Unit, What, When, WholeDay, Zone, describe, parse_duration},
 };
 
 fn times() -> impl Strategy<Value = Time> {
@@ -53,6 +53,18 @@ fn whats() -> impl Strategy<Value = What> {
     ]
 }
 
+fn zoned() -> impl Strategy<Value = When> {
+    let zone = prop_oneof![
+        (-1_439..1_440i32).prop_map(|minutes| Zone::Fixed(Offset::from_seconds(minutes * 60).unwrap())),
+        "[A-Z][a-z_]{0,9}/[A-Z][A-Za-z0-9_+-]{0,9}".prop_map(Zone::Named),
+    ];
+    let when = prop_oneof![
+        times().prop_map(When::Clock),
+        (Just(Day::Yesterday), times()).prop_map(|(day, at)| When::Day { day, at: Some(at) }),
+    ];
+    (zone, when).prop_map(|(zone, when)| When::In { zone, when: Box::new(when) })
+}
+
 fn whens() -> impl Strategy<Value = When> {
     let micros = -62_167_219_200_000_000i64..253_402_207_200_000_000;
     let names = "[^ \\s\\pC]([^\\pC]{0,20}[^ \\s\\pC])?";
@@ -68,7 +80,12 @@ fn whens() -> impl Strategy<Value = When> {
         (days(), proptest::option::of(times())).prop_map(|(day, at)| When::Day { day, at }),
         whats().prop_map(|what| When::First { what, before: None }),
         names.prop_map(When::Point),
-        names.prop_map(When::Branch),
+        zoned(),
+    ];
+    let branch = "[a-zA-Z0-9][a-zA-Z0-9._-]{0,12}|id:[0-9]{1,6}";
+    let leaf = prop_oneof![
+        9 => leaf.clone(),
+        1 => (branch, leaf).prop_map(|(branch, when)| When::On { branch, when: Box::new(when) }),
     ];
     leaf.prop_recursive(4, 5, 1, |inner| {
         let before = proptest::option::of(inner.prop_map(Box::new));
@@ -122,6 +139,9 @@ fn soup() -> impl Strategy<Value = String> {
         "point:",
         "x",
         "branch:main",
+        "try-1@",
+        "id:1@",
+        "Europe/Berlin",
         "\u{3000}",
         "é",
         "٣",
@@ -137,7 +157,7 @@ fn nowhere_panics(text: &str, now: &Zoned) {
     assert_eq!(When::parse(&when.to_string()).as_ref(), Ok(&when), "{text:?}");
     for day in [WholeDay::Refuse, WholeDay::Start, WholeDay::End] {
         match when.resolve_day(&november(), now, day) {
-            Ok(found) => assert!(found.seq <= Seq(140)),
+            Ok(found) => assert!(found.place.seq <= Seq(140)),
             Err(error) => assert!(error.candidates().len() <= 8 && !error.hint().is_empty()),
         }
     }
@@ -213,16 +233,16 @@ proptest! {
         times in proptest::collection::vec(1_000..2_000i64, 1..12),
         asked in 900..2_100i64,
     ) {
-        let marks = times.iter().zip(1..).map(|(time, n)| (Mark { seq: Seq(n), time: Micros(*time) }, None));
+        let marks = times.iter().zip(1..).map(|(time, n)| (Mark { place: Place::new(BranchId(0), Seq(n)), time: Micros(*time) }, None));
         let history = Listed { log: marks.collect(), ..Listed::default() };
         let when = When::Instant(Timestamp::from_microsecond(asked).unwrap());
         let seqs: Vec<u64> = match when.resolve(&history, &noon()) {
-            Ok(found) => vec![found.seq.0],
+            Ok(found) => vec![found.place.seq.0],
             Err(error) if error.candidates().len() == 1 => {
                 prop_assert!(times.iter().all(|time| *time > asked), "{}", error);
                 return Ok(());
             }
-            Err(error) => error.candidates().iter().map(|candidate| candidate.seq.0).collect(),
+            Err(error) => error.candidates().iter().map(|candidate| candidate.place.seq.0).collect(),
         };
         prop_assert!(!seqs.is_empty());
         for seq in seqs {

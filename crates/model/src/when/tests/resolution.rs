@@ -1,7 +1,7 @@
-use super::{Listed, at, noon, november, now_in, parsed, tokyo};
+use super::{Listed, at, mark, noon, november, now_in, parsed, tokyo};
 use crate::{
     Event, Kind, Seq,
-    when::{Ambiguity, Mark, ResolveError, Resolved, WholeDay},
+    when::{Ambiguity, ResolveError, Resolved, WholeDay},
 };
 
 fn resolve(text: &str, history: &Listed) -> Result<Resolved, ResolveError> {
@@ -15,7 +15,7 @@ fn refused(text: &str, history: &Listed) -> ResolveError {
 }
 
 fn candidates(error: &ResolveError) -> Vec<u64> {
-    error.candidates().iter().map(|candidate| candidate.seq.0).collect()
+    error.candidates().iter().map(|candidate| candidate.place.seq.0).collect()
 }
 
 #[test]
@@ -69,9 +69,25 @@ fn every_form_of_the_contract_finds_its_moment() {
         ("point:before-upgrade", 100),
         ("last boot before point:before-upgrade", 80),
         ("branch:try-1", 75),
+        ("branch:id:1", 75),
+        ("try-1@now", 75),
+        ("try-1@last boot", 40),
+        ("Branch:try-1@Last boot", 40),
+        ("id:1@2026-11-22 15:04:05", 60),
+        ("try-1@seq:65", 60),
+        ("try-1@last boot before yesterday 14:59", 40),
+        ("last boot before try-1@last shutdown", 40),
+        ("06:04 UTC", 90),
+        ("06:04 Z", 90),
+        ("at 06:04+00:00", 90),
+        ("15:04 +09:00", 90),
+        ("2026-11-22 01:04:05 America/New_York", 60),
+        ("yesterday 00:59 america/new_york", 60),
+        ("try-1@last shutdown before 06:04 GMT", 70),
+        ("1 day ago 05:59 UTC", 90),
     ] {
         match resolve(text, &history) {
-            Ok(found) => assert_eq!(found.seq, Seq(seq), "{text:?}: {}", found.how),
+            Ok(found) => assert_eq!(found.place.seq, Seq(seq), "{text:?}: {}", found.how),
             Err(error) => panic!("{text:?}: {error}"),
         }
     }
@@ -81,13 +97,30 @@ fn every_form_of_the_contract_finds_its_moment() {
 fn the_answer_tells_time_branch_and_how_it_was_understood() {
     let history = november();
     let found = resolve("yesterday 14:59", &history).unwrap();
-    assert_eq!((found.time, found.branch), (at("2026-11-24T14:58:00+09:00"), None));
+    assert_eq!(found.time, at("2026-11-24T14:58:00+09:00"));
     assert_eq!(found.how, "the last moment at or before 2026-11-24T14:59:00+09:00");
     let found = resolve("last shutdown before Tuesday", &history).unwrap();
-    assert_eq!(found.branch.as_deref(), Some("main"));
     assert_eq!(found.how, "last shutdown before tuesday: powered off");
     let found = resolve("branch:try-1", &history).unwrap();
-    assert_eq!((found.branch.as_deref(), found.how.as_str()), (Some("try-1"), "the head of branch try-1"));
+    assert_eq!(found.how, "the newest moment of branch try-1");
+}
+
+#[test]
+fn a_moment_of_a_branch_is_one_of_its_line() {
+    let history = november();
+    let error = refused("try-1@point:before-upgrade", &history);
+    assert!(matches!(error, ResolveError::UnknownPoint { .. }), "{error}");
+    let error = refused("try-1@seq:80", &history);
+    assert!(matches!(error, ResolveError::NoSuchSeq { .. }), "{error}");
+    assert_eq!(candidates(&error), [75]);
+    let error = refused("try-3@15:04", &history);
+    assert!(matches!(error, ResolveError::UnknownBranch { .. }), "{error}");
+}
+
+#[test]
+fn a_zone_that_there_is_not_is_refused() {
+    let error = refused("15:04 Mars/Olympus", &november());
+    assert!(matches!(&error, ResolveError::UnknownZone { name } if **name == *"Mars/Olympus"), "{error}");
 }
 
 #[test]
@@ -140,7 +173,7 @@ fn an_empty_history_has_no_moment() {
 fn an_event_at_the_head_is_before_now() {
     let event = Some(Event::new(Kind::Shutdown, "powered off"));
     let history = Listed::of([("2026-11-25T08:00:00+09:00", event)]);
-    assert_eq!(resolve("last shutdown before now", &history).unwrap().seq, Seq(10));
+    assert_eq!(resolve("last shutdown before now", &history).unwrap().place.seq, Seq(10));
 }
 
 #[test]
@@ -178,9 +211,9 @@ fn a_day_alone_is_ambiguous_unless_nothing_happened_on_it() {
         assert!(matches!(error, ResolveError::Ambiguous { why: Ambiguity::WholeDay, .. }), "{text:?}");
         assert_eq!(candidates(&error), expected, "{text:?}");
     }
-    assert_eq!(resolve("2026-11-20", &history).unwrap().seq, Seq(40));
+    assert_eq!(resolve("2026-11-20", &history).unwrap().place.seq, Seq(40));
     // The first day: what was before its start is no moment, the first one is its only one.
-    assert_eq!(resolve("2026-11-01", &history).unwrap().seq, Seq(10));
+    assert_eq!(resolve("2026-11-01", &history).unwrap().place.seq, Seq(10));
 }
 
 #[test]
@@ -189,7 +222,7 @@ fn a_day_alone_is_its_start_or_its_end_where_that_is_meant() {
     for (text, start, end) in
         [("yesterday", 70, 100), ("2026-11-22", 40, 60), ("today", 100, 140), ("15:04", 90, 90)]
     {
-        let seq = |day| parsed(text).resolve_day(&history, &noon(), day).unwrap().seq;
+        let seq = |day| parsed(text).resolve_day(&history, &noon(), day).unwrap().place.seq;
         assert_eq!((seq(WholeDay::Start), seq(WholeDay::End)), (Seq(start), Seq(end)), "{text:?}");
     }
 }
@@ -212,19 +245,19 @@ fn a_time_that_the_logs_clock_passed_twice_is_ambiguous() {
     assert!(matches!(error, ResolveError::Ambiguous { why: Ambiguity::LogClock, .. }));
     assert_eq!(candidates(&error), [40, 20]);
     assert_eq!(candidates(&refused("12:00", &history)), [50, 30]);
-    assert_eq!(resolve("10:15", &history).unwrap().seq, Seq(10));
+    assert_eq!(resolve("10:15", &history).unwrap().place.seq, Seq(10));
     assert!(matches!(refused("09:59", &history), ResolveError::BeforeHistory { .. }));
 }
 
 #[test]
 fn a_bound_that_is_ambiguous_is_not_when_its_readings_agree() {
     let history = set_back();
-    assert_eq!(resolve("last boot before 10:15", &history).unwrap().seq, Seq(10));
+    assert_eq!(resolve("last boot before 10:15", &history).unwrap().place.seq, Seq(10));
     let error = refused("last boot before 11:15", &history);
     assert!(matches!(error, ResolveError::Ambiguous { why: Ambiguity::LogClock, .. }));
     assert_eq!(candidates(&error), [40, 10]);
     let quiet = Listed { log: history.log.into_iter().take(3).collect(), ..Listed::default() };
-    assert_eq!(resolve("last boot before 11:15", &quiet).unwrap().seq, Seq(10));
+    assert_eq!(resolve("last boot before 11:15", &quiet).unwrap().place.seq, Seq(10));
 }
 
 #[test]
@@ -234,8 +267,8 @@ fn a_time_that_only_a_wrong_clock_recorded_is_no_future() {
         "2027-01-01T00:00:00+09:00",
         "2026-11-25T11:00:00+09:00",
     ]);
-    assert_eq!(resolve("2027-01-01 00:00", &history).unwrap().seq, Seq(20));
-    assert_eq!(resolve("2026-12-24 00:00", &history).unwrap().seq, Seq(10));
+    assert_eq!(resolve("2027-01-01 00:00", &history).unwrap().place.seq, Seq(20));
+    assert_eq!(resolve("2026-12-24 00:00", &history).unwrap().place.seq, Seq(10));
     assert!(matches!(refused("2027-01-01 00:01", &history), ResolveError::Future { .. }));
 }
 
@@ -251,7 +284,7 @@ fn an_error_carries_few_candidates_whatever_the_history_holds() {
     let times: Vec<String> =
         (0..40).map(|n| format!("2026-11-20T08:{:02}:00+09:00", if n % 2 == 0 { 40 } else { 20 })).collect();
     let mut history = Listed::of_times(times.iter().map(String::as_str));
-    let head = Mark { seq: Seq(400), time: at("2026-11-20T08:20:00+09:00") };
+    let head = mark(400, "2026-11-20T08:20:00+09:00");
     history.branches = (0..40).map(|n| (format!("b{n}"), head)).collect();
     assert_eq!(refused("2026-11-20 08:30", &history).candidates().len(), 8);
     assert_eq!(refused("branch:x", &history).candidates().len(), 8);
@@ -262,7 +295,7 @@ fn the_zone_of_now_is_the_zone_of_the_text() {
     let history = november();
     let berlin = now_in("2026-11-25T03:00:00Z", jiff::tz::TimeZone::posix("CET-1").unwrap());
     let found = parsed("2026-11-22 07:04:05").resolve(&history, &berlin).unwrap();
-    assert_eq!(found.seq, Seq(60));
+    assert_eq!(found.place.seq, Seq(60));
     let found = parsed("2026-11-22 15:04:05").resolve(&history, &now_in("2026-11-25T03:00:00Z", tokyo()));
-    assert_eq!(found.unwrap().seq, Seq(60));
+    assert_eq!(found.unwrap().place.seq, Seq(60));
 }

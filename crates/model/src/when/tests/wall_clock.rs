@@ -27,12 +27,12 @@ fn a_wall_time_that_came_twice_is_ambiguous() {
     for text in ["01:30", "today 01:30", "2026-11-01 01:30", "sunday 01:30"] {
         let error = parsed(text).resolve(&fold(), &now).expect_err(text);
         assert!(matches!(error, ResolveError::Ambiguous { why: Ambiguity::WallClock, .. }), "{text:?}");
-        let seqs: Vec<u64> = error.candidates().iter().map(|candidate| candidate.seq.0).collect();
+        let seqs: Vec<u64> = error.candidates().iter().map(|candidate| candidate.place.seq.0).collect();
         assert_eq!(seqs, [30, 20]);
         assert_eq!(error.candidates()[1].label, "at 2026-11-01T01:30:00-04:00");
     }
-    assert_eq!(parsed("2026-11-01 01:30 -04:00").resolve(&fold(), &now).unwrap().seq, Seq(20));
-    assert_eq!(parsed("2026-11-01 01:30 -05:00").resolve(&fold(), &now).unwrap().seq, Seq(30));
+    assert_eq!(parsed("2026-11-01 01:30 -04:00").resolve(&fold(), &now).unwrap().place.seq, Seq(20));
+    assert_eq!(parsed("2026-11-01 01:30 -05:00").resolve(&fold(), &now).unwrap().place.seq, Seq(30));
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn a_wall_time_that_came_twice_is_not_ambiguous_when_both_lead_to_one_moment() {
     let now = new_york_at("2026-11-01T09:00:00-05:00");
     assert_eq!(parsed("01:10").resolve(&fold(), &now).unwrap_err().candidates().len(), 2);
     let quiet = Listed::of_times(["2026-11-01T00:30:00-04:00", "2026-11-01T08:00:00-05:00"]);
-    assert_eq!(parsed("01:10").resolve(&quiet, &now).unwrap().seq, Seq(10));
+    assert_eq!(parsed("01:10").resolve(&quiet, &now).unwrap().place.seq, Seq(10));
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_wall_time_that_will_come_again_is_the_one_that_came() {
     let now = new_york_at("2026-11-01T01:45:00-04:00");
     for text in ["01:30", "today 01:30", "2026-11-01 01:30"] {
         let early = Listed::of_times(["2026-11-01T00:30:00-04:00", "2026-11-01T01:20:00-04:00"]);
-        assert_eq!(parsed(text).resolve(&early, &now).unwrap().seq, Seq(20), "{text:?}");
+        assert_eq!(parsed(text).resolve(&early, &now).unwrap().place.seq, Seq(20), "{text:?}");
     }
 }
 
@@ -63,10 +63,10 @@ fn a_wall_time_that_clocks_skipped_is_the_moment_before_they_did() {
     let now = new_york_at("2026-03-08T09:00:00-04:00");
     for text in ["02:30", "02:00", "today 02:59:59", "2026-03-08 02:30", "sunday 02:30"] {
         let found = parsed(text).resolve(&history, &now).unwrap();
-        assert_eq!(found.seq, Seq(20), "{text:?}: {}", found.how);
+        assert_eq!(found.place.seq, Seq(20), "{text:?}: {}", found.how);
         assert!(found.how.ends_with("when clocks skipped this time"), "{}", found.how);
     }
-    assert_eq!(parsed("03:00").resolve(&history, &now).unwrap().seq, Seq(30));
+    assert_eq!(parsed("03:00").resolve(&history, &now).unwrap().place.seq, Seq(30));
 }
 
 #[test]
@@ -78,8 +78,8 @@ fn days_ago_keep_the_time_of_day_and_hours_ago_do_not() {
         "2026-11-01T08:30:00-05:00",
     ]);
     let now = new_york_at("2026-11-01T09:00:00-05:00");
-    assert_eq!(parsed("1 day ago").resolve(&history, &now).unwrap().seq, Seq(20));
-    assert_eq!(parsed("24 hours ago").resolve(&history, &now).unwrap().seq, Seq(30));
+    assert_eq!(parsed("1 day ago").resolve(&history, &now).unwrap().place.seq, Seq(20));
+    assert_eq!(parsed("24 hours ago").resolve(&history, &now).unwrap().place.seq, Seq(30));
 }
 
 #[test]
@@ -93,6 +93,6 @@ fn a_day_starts_and_ends_where_its_clock_says() {
         "2026-03-09T00:00:00-03:00",
     ]);
     let now = now_in("2026-03-10T09:00:00-03:00", zone);
-    let seq = |day| parsed("2026-03-08").resolve_day(&history, &now, day).unwrap().seq;
+    let seq = |day| parsed("2026-03-08").resolve_day(&history, &now, day).unwrap().place.seq;
     assert_eq!((seq(WholeDay::Start), seq(WholeDay::End)), (Seq(20), Seq(30)));
 }

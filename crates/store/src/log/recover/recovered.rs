@@ -157,7 +157,7 @@ impl Recovered {
                     self.events.push(StoredEvent {
                         seq: mark.seq,
                         time: header.time,
-                        branch: header.subject,
+                        branch: bygone_model::BranchId(header.subject),
                         event,
                     });
                 }),

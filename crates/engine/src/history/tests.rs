@@ -1,0 +1,275 @@
+//! What a text means, through a real store without guests: where it leads, what the answer says, and what is there.
+
+use std::{path::Path, sync::Arc};
+
+use bygone_block::{BlockDevice, Reading, Writing};
+use bygone_model::{BranchId, Event, Grade, Kind, Place, Seq, when::WholeDay};
+use jiff::Zoned;
+
+use crate::{
+    Error,
+    api::{MomentInfo, Restored, call::RestoreTo},
+    config::{DiskConfig, TargetConfig},
+    lifecycle::{Change, Request},
+    restore,
+    serve::Nobody,
+    store_dir::StorePaths,
+    target::{Shared, Target, Use},
+    timeline,
+};
+
+const BLOCK: usize = 4096;
+
+fn shared(paths: &StorePaths) -> Arc<Shared> {
+    Shared::new(paths, Arc::new(crate::runner::Qemu::default()))
+}
+
+/// A target with one store-only disk of 1 MiB.
+fn target(dir: &Path) -> Arc<Target> {
+    let paths = StorePaths::new(&dir.join("store"));
+    paths.make().unwrap();
+    let mut config = TargetConfig::new("web");
+    config.disks.push(DiskConfig { id: "vda".into(), path: None, block_bytes: 512, size_bytes: 1 << 20 });
+    Target::make(&shared(&paths), &config, |_| Ok(())).unwrap()
+}
+
+fn write(target: &Arc<Target>, branch: BranchId, byte: u8) -> Seq {
+    let lease = target.lease(target.volume(branch, None).unwrap(), Use::Upkeep).unwrap();
+    lease.write(&[Writing { offset: 0, change: bygone_block::Change::Data(&[byte; BLOCK]) }]).unwrap();
+    target.log.head_seq()
+}
+
+fn find(target: &Target, text: &str) -> crate::Result<super::Found> {
+    super::find(&target.log, text, WholeDay::Refuse, &Zoned::now())
+}
+
+/// The first byte of the disk at a moment.
+fn content(target: &Arc<Target>, place: Place) -> u8 {
+    let volume = target.volume_at(place, None).unwrap();
+    let mut block = [0; 512];
+    target.as_of(volume, place.seq).unwrap().read(0, &mut block, Reading::MayWait).unwrap();
+    block[0]
+}
+
+#[track_caller]
+fn means(target: &Arc<Target>, text: &str, branch: u32, byte: u8) -> super::Found {
+    let found = find(target, text).unwrap_or_else(|e| panic!("{text}: {e}"));
+    assert_eq!((found.place.branch, content(target, found.place)), (BranchId(branch), byte), "{text}");
+    let info = found.info(&target.log.catalog());
+    let again = find(target, &info.when).unwrap();
+    assert_eq!(again.place, found.place, "{text} is not found again by {}", info.when);
+    found
+}
+
+fn new_branch(target: &Target, from: &str, name: &str) -> BranchId {
+    let place = find(target, from).unwrap().place;
+    restore::new_branch(target, place, Some(name), "try").unwrap()
+}
+
+fn point(target: &Target, at: Option<&str>, label: &str) -> crate::Result<MomentInfo> {
+    timeline::add_point(target, at, label, None, &Zoned::now())
+}
+
+fn restore_in_place(target: &Arc<Target>, at: &str, discard_later: bool) -> Restored {
+    let (to, now) = (RestoreTo::InPlace, Zoned::now());
+    restore::restore(target, at, None, &to, discard_later, &now, &mut Nobody).unwrap()
+}
+
+fn restored_byte(target: &Arc<Target>, at: &str) -> (u8, Restored) {
+    let dir = tempfile::tempdir().unwrap();
+    let to = RestoreTo::Path(dir.path().join("out.raw"));
+    let restored = restore::restore(target, at, None, &to, false, &Zoned::now(), &mut Nobody).unwrap();
+    (std::fs::read(dir.path().join("out.raw")).unwrap()[0], restored)
+}
+
+/// The time of a moment as a person writes it, to the microsecond.
+fn time(target: &Target, seq: Seq) -> String {
+    // So that the next record has another time.
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    timeline::rfc3339(target.log.time_of(seq).unwrap())
+}
+
+#[test]
+fn a_point_on_a_branch_brings_back_that_branch() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    write(&target, BranchId(0), 1);
+    let branch = new_branch(&target, "now", "try-1");
+    write(&target, branch, 2);
+    write(&target, BranchId(0), 3);
+    let named = point(&target, Some("branch:try-1"), "good").unwrap();
+    assert_eq!((named.branch.as_str(), named.branch_id), ("try-1", 1));
+    means(&target, "point:good", 1, 2);
+    means(&target, "try-1@point:good", 1, 2);
+    means(&target, "now", 0, 3);
+    means(&target, "branch:try-1", 1, 2);
+    let (byte, restored) = restored_byte(&target, "point:good");
+    assert_eq!(byte, 2);
+    assert_eq!((restored.moment.branch.as_str(), restored.moment.kind), ("try-1", Kind::Point));
+    assert_eq!(restored.moment.label, "good");
+    assert!(matches!(find(&target, "main@point:good"), Err(Error::Moment { .. })));
+}
+
+#[test]
+fn what_was_discarded_can_still_be_named_and_a_name_that_is_used_again_does_not_change_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    write(&target, BranchId(0), 1);
+    let early = point(&target, None, "early").unwrap();
+    let late = write(&target, BranchId(0), 2);
+    point(&target, None, "late").unwrap();
+    let discarded = time(&target, late);
+    restore_in_place(&target, "point:early", true);
+    assert_eq!(target.log.catalog().head, BranchId(1));
+    means(&target, "point:early", 0, 1);
+    means(&target, "point:late", 0, 2);
+    means(&target, &format!("seq:{late}"), 0, 2);
+    means(&target, &discarded, 0, 2);
+    means(&target, "now", 1, 1);
+    assert!(matches!(find(&target, "branch:main"), Err(Error::Moment { .. })));
+    means(&target, "branch:id:0", 0, 2);
+
+    // The name is free, and the new branch of that name has nothing to do with the point.
+    let again = new_branch(&target, "now", "main");
+    write(&target, again, 9);
+    means(&target, "point:late", 0, 2);
+    means(&target, &early.when, 0, 1);
+    means(&target, "branch:main", 2, 9);
+    assert_eq!(restored_byte(&target, "point:early").0, 1);
+    assert_eq!(restored_byte(&target, "point:late").1.moment.branch_id, 0);
+}
+
+#[test]
+fn a_moment_that_is_listed_is_the_one_that_is_had_whatever_is_the_present() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    let first = write(&target, BranchId(0), 1);
+    let second = write(&target, BranchId(0), 2);
+    point(&target, None, "B").unwrap();
+    let between = time(&target, second);
+    restore_in_place(&target, &format!("seq:{first}"), false);
+    let third = write(&target, BranchId(1), 3);
+    means(&target, &format!("seq:{second}"), 0, 2);
+    means(&target, "point:B", 0, 2);
+    // 14:30 of a day on which one went back to 14:00 at 15:00.
+    means(&target, &between, 0, 2);
+    means(&target, &format!("seq:{third}"), 1, 3);
+    means(&target, "restored-1@now", 1, 3);
+    // On the branch's own line there was nothing at that time but where it begins.
+    means(&target, &format!("restored-1@{between}"), 0, 1);
+    means(&target, &format!("main@{between}"), 0, 2);
+    // A branch that was never promoted, and one that was dropped.
+    let branch = new_branch(&target, "now", "try-1");
+    let own = write(&target, branch, 4);
+    means(&target, &format!("seq:{own}"), 2, 4);
+    target.log.drop_branch(branch).unwrap();
+    means(&target, &format!("seq:{own}"), 2, 4);
+    for moment in timeline::timeline(&target.log, None, None, &[], &Zoned::now()).unwrap() {
+        let found = find(&target, &moment.when).unwrap();
+        assert_eq!((found.place.branch.0, found.place.seq.0), (moment.branch_id, moment.seq), "{moment:?}");
+    }
+}
+
+#[test]
+fn state_words_follow_what_was_the_present() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    let stop = |branch, grade| {
+        let event = Event::new(Kind::Shutdown, "shut down").graded(grade);
+        target.log.event(branch, &event).unwrap();
+    };
+    write(&target, BranchId(0), 1);
+    stop(BranchId(0), Grade::Stopped);
+    let branch = new_branch(&target, "now", "try-1");
+    write(&target, branch, 2);
+    stop(branch, Grade::Clean);
+    means(&target, "last shutdown", 0, 1);
+    means(&target, "last clean", 0, 1);
+    means(&target, "try-1@last shutdown", 1, 2);
+    means(&target, "try-1@last stopped", 0, 1);
+    let op = target.begin_change(Change::Promote, Request::Branches).unwrap();
+    restore::promote(&op, branch, &mut Nobody).unwrap();
+    drop(op);
+    // It was no present yet when it was shut down.
+    means(&target, "last shutdown", 0, 1);
+    write(&target, branch, 3);
+    stop(branch, Grade::Crash);
+    means(&target, "last shutdown", 1, 3);
+    assert_eq!(means(&target, "last stopped", 0, 1).grade, Grade::Stopped);
+}
+
+#[test]
+fn an_answer_says_what_was_really_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    write(&target, BranchId(0), 1);
+    let event = Event::new(Kind::Shutdown, "the target shut itself down").graded(Grade::Stopped);
+    target.log.event(BranchId(0), &event).unwrap();
+    let later = write(&target, BranchId(0), 2);
+    let (byte, restored) = restored_byte(&target, "last shutdown");
+    assert_eq!(byte, 1);
+    assert_eq!((restored.moment.kind, restored.moment.grade), (Kind::Shutdown, Grade::Stopped));
+    assert_eq!(restored.moment.label, "the target shut itself down");
+    let (_, restored) = restored_byte(&target, &format!("seq:{later}"));
+    assert_eq!((restored.moment.kind, restored.moment.grade), (Kind::Moment, Grade::Crash));
+    // A point says how good the moment is that it names.
+    let named = point(&target, Some("last shutdown"), "safe").unwrap();
+    assert_eq!(named.grade, Grade::Stopped);
+}
+
+#[test]
+fn a_label_names_one_point_and_every_label_that_is_taken_can_be_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    write(&target, BranchId(0), 1);
+    let first = point(&target, None, "  lead ").unwrap();
+    assert_eq!(first.label, "lead");
+    means(&target, "point:lead", 0, 1);
+    for label in ["", "  ", "\t\n"] {
+        assert!(matches!(point(&target, None, label), Err(Error::Label { .. })), "{label:?}");
+    }
+    assert!(matches!(point(&target, None, &"x".repeat(251)), Err(Error::Label { .. })));
+    point(&target, None, &"x".repeat(250)).unwrap();
+    for label in ["a@b", "seq:4", "before now", "é ü"] {
+        point(&target, None, label).unwrap();
+        means(&target, &format!("point:{label}"), 0, 1);
+    }
+    let branch = new_branch(&target, "now", "try-1");
+    write(&target, branch, 2);
+    match point(&target, Some("branch:try-1"), "lead") {
+        Err(Error::LabelTaken { name, branch, .. }) => {
+            assert_eq!((name.as_str(), branch.as_str()), (format!("seq:{}", first.seq).as_str(), "main"));
+        }
+        other => panic!("{other:?}"),
+    }
+    // One on a line that is not the present's is taken too.
+    point(&target, Some("branch:try-1"), "on the branch").unwrap();
+    assert!(matches!(point(&target, None, "on the branch"), Err(Error::LabelTaken { .. })));
+}
+
+#[test]
+fn a_moment_before_the_first_content_of_a_disk_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = StorePaths::new(&dir.path().join("store"));
+    paths.make().unwrap();
+    let mut config = TargetConfig::new("web");
+    config.disks.push(DiskConfig { id: "vda".into(), path: None, block_bytes: 512, size_bytes: 1 << 20 });
+    let mut half = Seq::ZERO;
+    let target = Target::make(&shared(&paths), &config, |target| {
+        half = write(target, BranchId(0), 1);
+        write(target, BranchId(0), 2);
+        Ok(())
+    })
+    .unwrap();
+    let tried = |at: &str| {
+        let to = RestoreTo::Path(dir.path().join("out.raw"));
+        restore::restore(&target, at, None, &to, false, &Zoned::now(), &mut Nobody).map(drop)
+    };
+    assert!(matches!(tried(&format!("seq:{half}")), Err(Error::BaseIncomplete { .. })));
+    assert!(matches!(tried("seq:1"), Err(Error::BeforeDisks { .. })));
+    assert!(matches!(
+        point(&target, Some(&format!("seq:{half}")), "half"),
+        Err(Error::BaseIncomplete { .. })
+    ));
+    tried("now").unwrap();
+}
