@@ -13,6 +13,7 @@ pub mod format;
 pub mod index;
 mod line;
 mod log;
+mod sync;
 
 pub use error::{Damage, Error, Place, Result, is_full};
 pub use line::{Line, Stretch};

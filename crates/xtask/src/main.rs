@@ -27,6 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "bygone-fuzzing",
         &["bygone-model", "bygone-api", "bygone-store", "bygone-qemu", "bygone-block", "bygone-engine"],
     ),
+    ("bygone-races", &["bygone-model"]),
     ("bygone-e2e", &[]),
     ("bygone-xtask", &[]),
 ];

@@ -24,6 +24,7 @@ use crate::{
         page::{self, PAGE_BYTES_MAX, Page, STRIPE_SECTORS},
         segment,
     },
+    sync::{RwLock, RwLockReadGuard},
 };
 
 /// Footers, tables and lists of events longer than this are not believed.
@@ -54,7 +55,7 @@ pub struct IndexFiles {
     cache: Arc<PageCache>,
     cache_key: u32,
     files: FileCache,
-    names: std::sync::RwLock<Vec<Name>>,
+    names: RwLock<Vec<Name>>,
     pub(crate) mended: Mended,
 }
 
@@ -76,7 +77,7 @@ impl IndexFiles {
             cache,
             cache_key,
             files,
-            names: names.into(),
+            names: RwLock::new(names),
             mended: Mended::default(),
         })
     }
@@ -87,7 +88,7 @@ impl IndexFiles {
         self.read_names().clone()
     }
 
-    fn read_names(&self) -> std::sync::RwLockReadGuard<'_, Vec<Name>> {
+    fn read_names(&self) -> RwLockReadGuard<'_, Vec<Name>> {
         self.names.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 

@@ -5,12 +5,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::PoisonError,
 };
 
 use bygone_model::{Seq, VolumeId};
 
 use super::tree::PageRef;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A stripe of a volume.
 pub type StripeId = (VolumeId, u32);

@@ -21,10 +21,7 @@ mod timeline;
 mod upkeep;
 mod verify;
 
-use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use bygone_model::{Micros, Seq, VolumeId};
 use rustc_hash::FxHashMap;
@@ -40,6 +37,7 @@ use crate::{
         checkpoint::{Checkpoint, IndexFiles},
         head::{Head, HeadMap},
     },
+    sync::{AtomicU64, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use append::Sequencer;
@@ -161,11 +159,11 @@ impl Log {
         self.sequencer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn heads(&self) -> std::sync::RwLockReadGuard<'_, Heads> {
+    fn heads(&self) -> RwLockReadGuard<'_, Heads> {
         self.heads.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn heads_mut(&self) -> std::sync::RwLockWriteGuard<'_, Heads> {
+    fn heads_mut(&self) -> RwLockWriteGuard<'_, Heads> {
         self.heads.write().unwrap_or_else(PoisonError::into_inner)
     }
 

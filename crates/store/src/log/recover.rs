@@ -8,7 +8,7 @@ mod harden;
 mod recovered;
 mod survey;
 
-use std::sync::{Arc, Condvar, Mutex, RwLock};
+use std::sync::Arc;
 
 use bygone_model::{BranchId, Micros};
 
@@ -34,6 +34,7 @@ use crate::{
         checkpoint::{Checkpoint, IndexFiles},
         compaction,
     },
+    sync::{Condvar, Mutex, RwLock},
 };
 
 /// Of segments that are missing one after the other, this many are named.

@@ -8,7 +8,7 @@
 //!   that takes only the log's own records. It is filled up again when there is room.
 //! - The last of the medium is left to others: to checkpoints, and to small files that the manager writes beside the log.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::{
     LogOptions,
@@ -18,6 +18,7 @@ use crate::{
     env::{Dir, File},
     error::{Error, Result},
     format::segment::{self, SEGMENT_HEADER_BYTES},
+    sync::{Mutex, MutexGuard},
 };
 
 /// The file that holds the reserve.

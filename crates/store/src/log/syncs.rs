@@ -4,15 +4,13 @@
 //! the log durable (a flush, sealing a segment, going on in a new one) comes through here, one at a time, and the first
 //! failure poisons the log before anybody else is answered.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{PoisonError, atomic::Ordering};
 
 use crate::{
     env::File,
     error::{Error, Result},
     format::segment,
+    sync::{AtomicBool, Mutex},
 };
 
 /// Its lock is the last one to be taken.

@@ -3,7 +3,7 @@
 
 use std::{
     io::IoSlice,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, PoisonError, atomic::Ordering},
 };
 
 use bygone_model::{Micros, Seq, VolumeId};
@@ -23,6 +23,7 @@ use crate::{
         segment::{self, Entry, SegmentIndex},
     },
     index::compaction::{self, Contents, History},
+    sync::{Mutex, MutexGuard},
 };
 
 /// One thread at a time does upkeep.

@@ -1,0 +1,215 @@
+//! Appending, flushing, sealing, checkpoints, views and closing in every order that a scheduler comes up with. A failure prints
+//! its schedule, which `shuttle::replay` plays again.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod medium;
+
+use std::sync::Arc;
+
+use bygone_model::{Lba, Sectors, Seq, VolumeId};
+use bygone_store::{
+    Below, BlockWrite, Content, Error, Log, LogOptions, Wait,
+    catalog::{Disk, Keeping},
+    index::cache::PageCache,
+};
+use medium::{Memory, Ticks};
+use shuttle::{
+    Config, Runner,
+    scheduler::{PctScheduler, RandomScheduler, Scheduler},
+    sync::Mutex,
+    thread,
+};
+
+const SECTORS: u64 = 64;
+
+/// Small segments and checkpoints, so that a few writes make several.
+fn options() -> LogOptions {
+    LogOptions {
+        segment_bytes: 32 << 10,
+        segment_records_max: 4,
+        checkpoint_entries: 3,
+        cache: PageCache::new(64 << 10),
+        ..LogOptions::default()
+    }
+}
+
+fn make(memory: &Memory) -> (Arc<Log>, VolumeId) {
+    let log = Log::make(Arc::new(memory.clone()), Arc::new(Ticks::default()), options(), [7; 16]).unwrap();
+    let (name, sectors) = ("vda".to_owned(), Sectors(SECTORS));
+    let volume = log.add_disk(&Disk { name, sectors, block_bytes: 512, keeping: Keeping::Store }).unwrap();
+    log.open_volume(volume, Below::Index, Seq::ZERO).unwrap();
+    (log, volume)
+}
+
+fn open(memory: Memory) -> Arc<Log> {
+    Log::open(Arc::new(memory), Arc::new(Ticks::default()), options()).unwrap()
+}
+
+/// Writes a sector full of `mark`.
+fn write(log: &Log, volume: VolumeId, lba: u64, mark: u8) -> bygone_store::Result<Seq> {
+    let content = Content::Data(&[mark; 512]);
+    log.append(&[BlockWrite { volume, lba: Lba(lba), content, base: false }]).map(|done| done.last)
+}
+
+/// The mark of a sector as of `seq`.
+fn mark(log: &Arc<Log>, volume: VolumeId, lba: u64, seq: Seq) -> u8 {
+    let mut bytes = [0; 512];
+    log.view(volume, seq).unwrap().read(Lba(lba), &mut bytes, Wait::Yes).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a sector of several writes");
+    bytes[0]
+}
+
+fn explore(scenario: impl Fn() + Send + Sync + 'static) {
+    let scenario = Arc::new(scenario);
+    let run = |scheduler: Box<dyn Scheduler + Send>| {
+        let mut config = Config::new();
+        config.stack_size = 1 << 20;
+        let scenario = scenario.clone();
+        Runner::new(scheduler, config).run(move || scenario());
+    };
+    run(Box::new(RandomScheduler::new(300)));
+    run(Box::new(PctScheduler::new(4, 300)));
+}
+
+#[test]
+fn i4_a_failed_sync_is_never_followed_by_an_acknowledgement_whoever_was_told() {
+    for good in 0..8 {
+        explore(move || {
+            let memory = Memory::default();
+            let (log, volume) = make(&memory);
+            for i in 0..5 {
+                write(&log, volume, i, 1).unwrap();
+            }
+            memory.fail_a_sync_after(good);
+            let acknowledged = Arc::new(Mutex::new(Vec::new()));
+            let threads: Vec<_> = (0..3)
+                .map(|i| {
+                    let (log, acknowledged) = (log.clone(), acknowledged.clone());
+                    thread::spawn(move || match i {
+                        0 => while log.maintain().is_ok_and(|more| more) {},
+                        _ => {
+                            for n in 0..2 {
+                                let Ok(seq) = write(&log, volume, 10 * i + n, 2) else { return };
+                                if log.flush().is_ok_and(|durable| durable >= seq) {
+                                    acknowledged.lock().unwrap().push(seq);
+                                }
+                            }
+                        }
+                    })
+                })
+                .collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            // All that was acknowledged is on the medium, and it is what was written.
+            let reached = acknowledged.lock().unwrap().iter().copied().max();
+            drop(log);
+            let log = open(memory.after_a_power_cut());
+            assert!(log.damage_at_open().is_empty(), "{:?}", log.damage_at_open());
+            assert!(
+                reached <= Some(log.head_seq()),
+                "{reached:?} was acknowledged, {} is there",
+                log.head_seq()
+            );
+        });
+    }
+}
+
+#[test]
+fn a_moment_shows_what_was_written_before_it_whatever_upkeep_does_meanwhile() {
+    explore(|| {
+        let memory = Memory::default();
+        let (log, volume) = make(&memory);
+        let upkeep = {
+            let log = log.clone();
+            thread::spawn(move || while log.maintain().unwrap() {})
+        };
+        let reader = {
+            let log = log.clone();
+            thread::spawn(move || {
+                for _ in 0..3 {
+                    // Each write bears its number, so the present only ever grows, and a moment stays what it is.
+                    let seq = log.head_seq();
+                    let then = mark(&log, volume, 0, seq);
+                    let fragments = log.resolve_head(volume, Lba(0), Sectors(1), Wait::Yes).unwrap();
+                    let mut now = [0; 512];
+                    log.read_fragment(&fragments[0], &mut now, Wait::Yes).unwrap();
+                    assert!(now[0] >= then, "{} after {then}", now[0]);
+                    assert_eq!(mark(&log, volume, 0, seq), then);
+                }
+            })
+        };
+        let written: Vec<_> = (1..=8).map(|i| (i, write(&log, volume, 0, i).unwrap())).collect();
+        log.checkpoint().unwrap();
+        upkeep.join().unwrap();
+        reader.join().unwrap();
+        for (i, seq) in written {
+            assert_eq!(mark(&log, volume, 0, seq), i);
+        }
+    });
+}
+
+#[test]
+fn a_volume_that_is_closed_and_opened_between_writes_and_checkpoints_shows_the_newest() {
+    explore(|| {
+        let memory = Memory::default();
+        let (log, volume) = make(&memory);
+        let opener = {
+            let log = log.clone();
+            thread::spawn(move || {
+                for _ in 0..2 {
+                    log.close_volume(volume);
+                    log.open_volume(volume, Below::Index, Seq::ZERO).unwrap();
+                }
+            })
+        };
+        let upkeep = {
+            let log = log.clone();
+            thread::spawn(move || while log.maintain().unwrap() {})
+        };
+        for i in 1..=6 {
+            write(&log, volume, u64::from(i) % 2, i).unwrap();
+        }
+        opener.join().unwrap();
+        upkeep.join().unwrap();
+        for (lba, wanted) in [(0, 6), (1, 5)] {
+            let fragments = log.resolve_head(volume, Lba(lba), Sectors(1), Wait::Yes).unwrap();
+            let mut now = [0; 512];
+            log.read_fragment(&fragments[0], &mut now, Wait::Yes).unwrap();
+            assert_eq!(now[0], wanted, "sector {lba}");
+        }
+    });
+}
+
+#[test]
+fn branches_events_and_flushes_that_come_at_once_are_all_there_after_a_power_cut() {
+    explore(|| {
+        let memory = Memory::default();
+        let (log, volume) = make(&memory);
+        let brancher = {
+            let log = log.clone();
+            thread::spawn(move || {
+                let at = log.head_seq();
+                log.add_branch("b", bygone_model::BranchId(0), at).map(|_| ()).unwrap();
+            })
+        };
+        let upkeep = {
+            let log = log.clone();
+            thread::spawn(move || {
+                let _ = log.checkpoint();
+                while log.maintain().unwrap() {}
+            })
+        };
+        for i in 1..=5 {
+            write(&log, volume, 3, i).unwrap();
+        }
+        let durable = log.flush().unwrap();
+        brancher.join().unwrap();
+        upkeep.join().unwrap();
+        assert!(log.durable_seq() >= durable);
+        drop(log);
+        let log = open(memory.after_a_power_cut());
+        assert!(log.head_seq() >= durable && log.damage_at_open().is_empty());
+        assert!(log.catalog().branch_named("b").is_ok());
+        assert_eq!(mark(&log, volume, 3, log.head_seq()), 5);
+        assert!(!matches!(log.flush(), Err(Error::Poisoned)));
+    });
+}

@@ -1,0 +1,174 @@
+//! A medium in memory whose every operation is a place where another thread may come in between.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, IoSlice},
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicU32, atomic::Ordering},
+};
+
+use bygone_model::Micros;
+use bygone_store::env::{Clock, Dir, File};
+
+/// A file: what readers see, what of it the medium does not have yet, and what it has.
+#[derive(Clone, Default)]
+struct Node {
+    seen: Vec<u8>,
+    dirty: Vec<(usize, Vec<u8>)>,
+    durable: Vec<u8>,
+}
+
+impl Node {
+    fn write(&mut self, at: usize, data: &[u8]) {
+        write_at(&mut self.seen, at, data);
+        self.dirty.push((at, data.to_vec()));
+    }
+
+    /// As Linux does it: a failure is told once, and what it was about counts as written from then on.
+    fn sync(&mut self, fails: bool) -> io::Result<()> {
+        let dirty = std::mem::take(&mut self.dirty);
+        if fails && !dirty.is_empty() {
+            return Err(io::Error::other("the medium lost what was written"));
+        }
+        dirty.iter().for_each(|(at, data)| write_at(&mut self.durable, *at, data));
+        self.durable.resize(self.seen.len(), 0);
+        Ok(())
+    }
+}
+
+fn write_at(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
+    if bytes.len() < at + data.len() {
+        bytes.resize(at + data.len(), 0);
+    }
+    bytes[at..at + data.len()].copy_from_slice(data);
+}
+
+type Nodes = BTreeMap<String, Arc<Mutex<Node>>>;
+
+/// A folder of such files.
+#[derive(Clone, Default)]
+pub(crate) struct Memory {
+    nodes: Arc<Mutex<Nodes>>,
+    /// So many syncs go well, and then one fails.
+    good_syncs: Arc<AtomicU32>,
+}
+
+impl Memory {
+    fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        self.nodes.lock().unwrap()
+    }
+
+    pub(crate) fn fail_a_sync_after(&self, good: u32) {
+        self.good_syncs.store(good + 1, Ordering::Relaxed);
+    }
+
+    /// What a power cut leaves if the medium has nothing but what was made durable.
+    pub(crate) fn after_a_power_cut(&self) -> Memory {
+        let nodes = self.nodes();
+        let left = nodes.iter().map(|(name, node)| {
+            let durable = node.lock().unwrap().durable.clone();
+            (name.clone(), Arc::new(Mutex::new(Node { seen: durable.clone(), durable, dirty: Vec::new() })))
+        });
+        Memory { nodes: Arc::new(Mutex::new(left.collect())), good_syncs: Arc::default() }
+    }
+
+    fn fails_now(&self) -> bool {
+        let count = |left: u32| left.checked_sub(1);
+        self.good_syncs.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) == Ok(1)
+    }
+
+    fn file(&self, node: &Arc<Mutex<Node>>) -> Arc<dyn File> {
+        Arc::new(Open { node: node.clone(), of: self.clone() })
+    }
+}
+
+impl Dir for Memory {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let mut nodes = self.nodes();
+        if nodes.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let node = nodes.entry(name.to_owned()).or_default();
+        Ok(self.file(node))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.nodes().get(name).map(|node| self.file(node)).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        let inside = |name: &String| Some(name.strip_prefix(folder)?.strip_prefix('/')?.to_owned());
+        Ok(self.nodes().keys().filter_map(inside).collect())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.nodes().remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn sync(&self, _: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+}
+
+struct Open {
+    node: Arc<Mutex<Node>>,
+    of: Memory,
+}
+
+impl File for Open {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let node = self.node.lock().unwrap();
+        let from = (offset as usize).min(node.seen.len());
+        let len = buf.len().min(node.seen.len() - from);
+        buf[..len].copy_from_slice(&node.seen[from..from + len]);
+        Ok(len)
+    }
+
+    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let data: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        self.node.lock().unwrap().write(offset as usize, &data);
+        shuttle::thread::yield_now();
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // The medium takes a while, and the answer too.
+        shuttle::thread::yield_now();
+        let fails = self.of.fails_now();
+        let done = self.node.lock().unwrap().sync(fails);
+        shuttle::thread::yield_now();
+        done
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        Ok(self.node.lock().unwrap().seen.len() as u64)
+    }
+
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        let mut node = self.node.lock().unwrap();
+        node.seen.resize(len_bytes as usize, 0);
+        Ok(())
+    }
+
+    fn reserve(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn prefetch(&self, _: u64, _: u64) {}
+}
+
+/// A clock that moves whenever it is looked at.
+#[derive(Default)]
+pub(crate) struct Ticks(AtomicU32);
+
+impl Clock for Ticks {
+    fn wall(&self) -> Micros {
+        Micros(1_700_000_000_000_000 + i64::from(self.0.fetch_add(1, Ordering::Relaxed)))
+    }
+    fn monotonic(&self) -> Micros {
+        Micros(i64::from(self.0.fetch_add(1, Ordering::Relaxed)))
+    }
+}
