@@ -13,7 +13,7 @@ use super::{
 pub fn handshake(bytes: &[u8], exports: &dyn Exports) -> (Vec<u8>, Option<Terms>) {
     let mut sent = Vec::new();
     let Some((flags, mut rest)) = bytes.split_first_chunk() else { return (sent, None) };
-    let Ok(mut negotiation) = Negotiation::begin(exports, u32::from_be_bytes(*flags)) else {
+    let Ok(mut negotiation) = Negotiation::begin(exports, &|_| true, u32::from_be_bytes(*flags)) else {
         return (sent, None);
     };
     while let Some((header, after)) = rest.split_first_chunk() {

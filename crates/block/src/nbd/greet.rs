@@ -3,7 +3,13 @@
 //! Invariants: it is over by its deadline, however slowly the client sends or receives; an option's data is taken into
 //! memory only up to [`OPTION_BYTES_MAX`]; nothing behind the last option is received, it belongs to transmission.
 
-use std::io;
+use std::{
+    cell::Cell,
+    io,
+    os::fd::BorrowedFd,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use super::{
     exports::Exports,
@@ -14,6 +20,8 @@ use super::{
         option::{OptionHeader, greeting},
     },
 };
+
+use crate::device::Geometry;
 
 /// Data of options that is skipped so that they can be refused; longer ones are no honest client's.
 const SKIPPED_BYTES_MAX: u32 = 1 << 20;
@@ -31,19 +39,40 @@ pub(crate) enum Ungreeted {
     Socket(#[from] io::Error),
 }
 
+/// How long a client may still take to ask for something when the server is stopping, so that it can be told.
+const GOODBYE: Duration = Duration::from_millis(250);
+
+/// Who the client talks to.
+pub(crate) struct Host<'a> {
+    pub(crate) exports: &'a dyn Exports,
+    /// Whether there is a place for a client of a device of this shape.
+    pub(crate) admit: &'a dyn Fn(&Geometry) -> bool,
+    pub(crate) stopping: &'a AtomicBool,
+    /// Readable once it is stopping.
+    pub(crate) woken: BorrowedFd<'a>,
+}
+
 struct Line<'a> {
     socket: &'a Socket,
-    deadline: Deadline,
+    host: &'a Host<'a>,
+    deadline: Cell<Deadline>,
+    /// The server is stopping, and the deadline is what that leaves.
+    hurried: Cell<bool>,
 }
 
 impl Line<'_> {
     fn receive(&self, mut buf: &mut [u8]) -> Result<(), Ungreeted> {
         while !buf.is_empty() {
-            self.socket.set_recv_timeout(Some(self.deadline.left().ok_or(Ungreeted::Late)?))?;
-            match self.socket.recv(buf) {
+            let woken = (!self.hurried.get()).then_some(self.host.woken);
+            if !self.socket.wait_for_more(woken, self.deadline.get()).ok_or(Ungreeted::Late)? {
+                self.hurried.set(true);
+                self.deadline.set(self.deadline.get().sooner(Deadline::after(GOODBYE)));
+                continue;
+            }
+            match self.socket.recv_now(buf) {
                 Ok(0) => return Err(Ungreeted::Left),
                 Ok(len) => buf = buf.get_mut(len..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Ungreeted::Late),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -63,7 +92,7 @@ impl Line<'_> {
 
     fn send(&self, mut bytes: &[u8]) -> Result<(), Ungreeted> {
         while !bytes.is_empty() {
-            self.socket.set_send_timeout(Some(self.deadline.left().ok_or(Ungreeted::Late)?))?;
+            self.socket.set_send_timeout(Some(self.deadline.get().left().ok_or(Ungreeted::Late)?))?;
             match self.socket.send(bytes) {
                 Ok(len) => bytes = bytes.get(len..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Ungreeted::Late),
@@ -77,14 +106,14 @@ impl Line<'_> {
 /// Leads the handshake to its end; `None` when the client does not want transmission, or cannot have it.
 pub(crate) fn greet(
     socket: &Socket,
-    exports: &dyn Exports,
+    host: &Host<'_>,
     deadline: Deadline,
 ) -> Result<Option<Agreed>, Ungreeted> {
-    let line = Line { socket, deadline };
+    let line = Line { socket, host, deadline: Cell::new(deadline), hurried: Cell::new(false) };
     line.send(&greeting())?;
     let mut flags = [0; 4];
     line.receive(&mut flags)?;
-    let mut negotiation = Negotiation::begin(exports, u32::from_be_bytes(flags))?;
+    let mut negotiation = Negotiation::begin(host.exports, host.admit, u32::from_be_bytes(flags))?;
     let mut data = Vec::new();
     let mut out = Vec::new();
     loop {
@@ -95,6 +124,11 @@ pub(crate) fn greet(
         let next = if len_bytes <= OPTION_BYTES_MAX {
             data.resize(len_bytes as usize, 0);
             line.receive(&mut data)?;
+            if host.stopping.load(Ordering::Acquire) {
+                negotiation.shutting_down(kind, &mut out);
+                line.send(&out)?;
+                return Ok(None);
+            }
             negotiation.option(kind, &data, &mut out)
         } else if len_bytes <= SKIPPED_BYTES_MAX {
             line.skip(len_bytes as usize)?;

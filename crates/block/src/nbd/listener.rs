@@ -8,7 +8,7 @@ use std::{
     fmt, fs, io,
     net::SocketAddr,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{
             ffi::OsStrExt,
             fs::{FileTypeExt, MetadataExt, PermissionsExt},
@@ -183,6 +183,11 @@ impl Listener {
     pub(crate) fn wake(&self) {
         // Fails only when the counter is full, and then it wakes as well.
         let _full = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Becomes readable when [`Listener::wake`] was called.
+    pub(crate) fn woken(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
     }
 
     /// Removes the file of a unix socket if it is still the one made here.

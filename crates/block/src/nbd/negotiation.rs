@@ -16,7 +16,7 @@ use super::{
         text,
     },
 };
-use crate::device::BlockDevice;
+use crate::device::{BlockDevice, Geometry};
 
 /// Options with more data are refused. Room for a name, and for every query worth asking.
 pub(crate) const OPTION_BYTES_MAX: u32 = 32 << 10;
@@ -29,6 +29,8 @@ const CONTEXT: &str = "base:allocation";
 pub(crate) const CONTEXT_ID: u32 = 1;
 /// What a client may prefer to use, at least ("Size constraints").
 const PREFERRED_BYTES_MIN: u32 = 4096;
+
+const CROWDED: &str = "too many clients are connected; disconnect others, or try again later";
 
 /// How a handshake ended well.
 pub(crate) struct Agreed {
@@ -47,6 +49,7 @@ pub(crate) enum Next {
 /// One client's handshake.
 pub(crate) struct Negotiation<'a> {
     exports: &'a dyn Exports,
+    admit: &'a dyn Fn(&Geometry) -> bool,
     no_zeroes: bool,
     structured: bool,
     /// The export for which [`CONTEXT`] was selected.
@@ -58,12 +61,16 @@ pub(crate) struct Negotiation<'a> {
 
 impl<'a> Negotiation<'a> {
     /// Begins after the client's flags ("Client flags").
-    pub(crate) fn begin(exports: &'a dyn Exports, client_flags: u32) -> Result<Self, Malformed> {
+    pub(crate) fn begin(
+        exports: &'a dyn Exports,
+        admit: &'a dyn Fn(&Geometry) -> bool,
+        client_flags: u32,
+    ) -> Result<Self, Malformed> {
         if client_flags & !u32::from(HANDSHAKE_FIXED | HANDSHAKE_NO_ZEROES) != 0 {
             return Err(Malformed::Magic);
         }
         let no_zeroes = client_flags & u32::from(HANDSHAKE_NO_ZEROES) != 0;
-        Ok(Self { exports, no_zeroes, structured: false, context_of: None, open: None, options: 0 })
+        Ok(Self { exports, admit, no_zeroes, structured: false, context_of: None, open: None, options: 0 })
     }
 
     /// Answers an option whose data is more than [`OPTION_BYTES_MAX`] and was not looked at.
@@ -71,6 +78,18 @@ impl<'a> Negotiation<'a> {
         match kind {
             opt::EXPORT_NAME => Next::Close,
             _ => self.refuse(out, kind, rep::ERR_TOO_BIG, "the option's data is too long"),
+        }
+    }
+
+    /// Answers an option when the server is shutting down; the client has to hang up then.
+    pub(crate) fn shutting_down(&self, kind: u32, out: &mut Vec<u8>) {
+        match kind {
+            // It has no answer but to hang up.
+            opt::EXPORT_NAME => {}
+            opt::ABORT => push_reply(out, kind, rep::ACK, &[]),
+            _ => {
+                self.refuse(out, kind, rep::ERR_SHUTDOWN, &OpenError::Closing.to_string());
+            }
         }
     }
 
@@ -118,6 +137,9 @@ impl<'a> Negotiation<'a> {
             }
         };
         let agreed = self.agreed(name, device);
+        if !(self.admit)(&agreed.terms.geometry) {
+            return Next::Close;
+        }
         out.extend_from_slice(&agreed.terms.geometry.size_bytes.to_be_bytes());
         out.extend_from_slice(&agreed.terms.flags().to_be_bytes());
         if !self.no_zeroes {
@@ -162,6 +184,9 @@ impl<'a> Negotiation<'a> {
         };
         let agreed = self.agreed(name, Arc::clone(&device));
         let Terms { geometry, .. } = agreed.terms;
+        if kind == opt::GO && !(self.admit)(&geometry) {
+            return self.refuse(out, kind, rep::ERR_POLICY, CROWDED);
+        }
         let mut item = |what: u16, parts: [&[u8]; 3]| {
             push_reply(out, kind, rep::INFO, &[&what.to_be_bytes(), parts[0], parts[1], parts[2]]);
         };

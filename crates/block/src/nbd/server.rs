@@ -19,7 +19,7 @@ use super::{
     budget::Budget,
     connection::Connection,
     exports::{Client, Ending, Observer},
-    greet::{Ungreeted, greet},
+    greet::{Host, Ungreeted, greet},
     limits::Limits,
     listener::{Accepted, Address, Entrance, ListenError, Listener},
     outbox::Unsent,
@@ -57,7 +57,7 @@ impl Server {
     pub fn new(limits: Limits) -> Self {
         Self(Arc::new(Shared {
             limits,
-            registry: Arc::new(Registry::new(limits.connections_max)),
+            registry: Arc::new(Registry::new(limits)),
             pool: Pool::new(limits.readers_max),
             budget: Budget::new(limits.budget_bytes),
             listeners: AtomicU64::new(0),
@@ -138,8 +138,9 @@ impl Serving {
         &self.door.listener.address
     }
 
-    /// Ends it: nobody is let in any more, requests under way are answered, then the connections are closed. Clients
-    /// are not told anything, so that those that can connect again do so and repeat what was not answered. Returns
+    /// Ends it: nobody is let in any more, requests under way are answered, then the connections are closed. Clients that use an
+    /// export are not told anything, so that those that can connect again do so and repeat what was not answered; those in the
+    /// handshake have a moment to ask for something, and are told that the server is shutting down. Returns
     /// half a second after the deadline at the latest; a second call finds nothing to do.
     pub fn stop(&self, deadline: Duration) -> Stopped {
         let deadline = Deadline::after(deadline);
@@ -151,7 +152,7 @@ impl Serving {
         }
         self.door.listener.remove_file();
         let id = self.door.id;
-        let all = self.registry.each(id, Socket::stop_receiving);
+        let all = self.registry.stop_receiving(id);
         if self.registry.wait_for_none(id, deadline) == 0 {
             return Stopped { finished: all, cut: 0, hanging: 0 };
         }
@@ -209,8 +210,7 @@ impl Door {
             Err(turned_away) => {
                 // Whoever floods the door is not to flood the log as well.
                 if turned_away.is_power_of_two() {
-                    let max = shared.limits.connections_max;
-                    tracing::warn!(max, turned_away, "too many connections, clients are turned away");
+                    tracing::warn!(turned_away, "too many handshakes, clients are turned away");
                 }
                 return;
             }
@@ -228,7 +228,13 @@ impl Door {
 /// A connection's life.
 fn attend(shared: &Shared, door: &Door, place: &Place, socket: &Arc<Socket>) {
     let deadline = Deadline::after(shared.limits.handshake);
-    let agreed = match greet(socket, &door.scope, deadline) {
+    let host = Host {
+        exports: &door.scope,
+        admit: &|geometry| place.serves(!geometry.read_only),
+        stopping: &door.stopping,
+        woken: door.listener.woken(),
+    };
+    let agreed = match greet(socket, &host, deadline) {
         Ok(Some(agreed)) => agreed,
         Ok(None) => return socket.finish(FAREWELL),
         Err(Ungreeted::Left) => return,
@@ -238,7 +244,6 @@ fn attend(shared: &Shared, door: &Door, place: &Place, socket: &Arc<Socket>) {
     if let Err(error) = timeouts {
         return tracing::warn!(%error, "cannot set the timeouts of a connection");
     }
-    place.serves();
     let client = Client { id: place.id, export: agreed.name, peer: socket.peer() };
     tracing::info!(id = client.id, export = client.export, peer = client.peer, "client connected");
     let mut farewell = Farewell { observer: door.scope.observer(), client, ending: Ending::Broken };

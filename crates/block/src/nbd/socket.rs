@@ -6,8 +6,11 @@
 use std::{
     io,
     net::SocketAddr,
-    os::fd::OwnedFd,
-    sync::{Mutex, MutexGuard, PoisonError},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -38,6 +41,9 @@ const KEEPALIVE_PROBES: u32 = 3;
 pub(crate) struct Socket {
     fd: OwnedFd,
     unix: bool,
+    made: Instant,
+    /// When something last came, in milliseconds after that.
+    heard_ms: AtomicU64,
 }
 
 impl Socket {
@@ -51,7 +57,7 @@ impl Socket {
             set_tcp_keepcnt(&fd, KEEPALIVE_PROBES)?;
         }
         set_socket_send_buffer_size(&fd, SEND_BUFFER_BYTES)?;
-        Ok(Self { fd, unix })
+        Ok(Self { fd, unix, made: Instant::now(), heard_ms: AtomicU64::new(0) })
     }
 
     /// Who is at the other end, for people.
@@ -63,6 +69,16 @@ impl Socket {
             );
         }
         self.peer_address().map_or_else(|| "tcp".to_owned(), |address| format!("tcp {address}"))
+    }
+
+    /// The other end is on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        self.unix
+    }
+
+    /// For how long nothing has come.
+    pub(crate) fn silence(&self) -> Duration {
+        self.made.elapsed().saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)))
     }
 
     /// The user at the other end of a unix socket.
@@ -81,7 +97,29 @@ impl Socket {
         loop {
             match recv(&self.fd, &mut *buf, flags) {
                 Err(Errno::INTR) => {}
-                other => return other.map(|(len, _)| len),
+                other => {
+                    let (len, _) = other?;
+                    let heard = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    self.heard_ms.store(heard, Ordering::Relaxed);
+                    return Ok(len);
+                }
+            }
+        }
+    }
+
+    /// Waits until there is something to receive, or `other` is readable; false when it was only that. Neither when the time is
+    /// over.
+    pub(crate) fn wait_for_more(&self, other: Option<BorrowedFd<'_>>, deadline: Deadline) -> Option<bool> {
+        loop {
+            let timeout = Timespec::try_from(deadline.left()?).ok();
+            let mut fds = [Some(self.fd.as_fd()), other]
+                .map(|fd| fd.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            let mut fds: Vec<PollFd<'_>> = fds.iter_mut().filter_map(Option::take).collect();
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Some(fds.first().is_some_and(|fd| !fd.revents().is_empty())),
+                // Receiving says what is wrong.
+                Err(_) => return Some(true),
             }
         }
     }
@@ -186,6 +224,10 @@ impl Deadline {
 
     pub(crate) fn after(time: Duration) -> Self {
         Self(Self::now() + time)
+    }
+
+    pub(crate) fn sooner(self, other: Self) -> Self {
+        Self(self.0.min(other.0))
     }
 
     /// The time that is left, never zero; `None` when it is over.

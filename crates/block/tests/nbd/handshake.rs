@@ -219,19 +219,21 @@ fn a_handshake_ends_at_its_deadline_however_busy_it_looks() {
 }
 
 #[test]
-fn too_many_connections_are_turned_away_until_one_ends() {
+fn too_many_clients_are_refused_until_one_ends() {
     let limits = Limits { connections_max: 2, ..Limits::default() };
     let fixture = Fixture::limited(&Mem::new(512), limits);
     let (one, mut two) = (fixture.client(), fixture.client());
-    let mut third = Client::silent(&fixture.path());
-    third.assert_closed();
-    eventually("all are counted", || {
-        let counts = fixture.server.connections();
-        (counts.serving, counts.greeting, counts.accepted, counts.turned_away) == (2, 0, 2, 1)
-    });
+    let mut third = Client::connect(&fixture.path());
+    assert_eq!(third.go(EXPORT).unwrap_err().0, ERR_POLICY);
+    let counts = fixture.server.connections();
+    assert_eq!((counts.serving, counts.greeting, counts.accepted, counts.turned_away), (2, 1, 3, 1));
+    let mut old = Client::connect(&fixture.path());
+    old.send(&option(OPT_EXPORT_NAME, EXPORT.as_bytes()));
+    old.assert_closed();
     drop(one);
-    eventually("the first slot is free", || fixture.server.connections().serving == 1);
-    fixture.client().flush();
+    eventually("the first place is free", || fixture.server.connections().serving == 1);
+    third.go(EXPORT).unwrap();
+    third.flush();
     two.flush();
 }
 

@@ -138,6 +138,24 @@ fn stopping_answers_what_is_under_way_and_then_closes() {
 }
 
 #[test]
+fn whoever_asks_during_the_handshake_while_it_is_stopping_is_told_so() {
+    let fixture = Fixture::new(&Mem::new(1 << 20));
+    let path = fixture.path();
+    let (mut asks, mut idle, mut leaves) =
+        (Client::connect(&path), Client::connect(&path), Client::connect(&path));
+    eventually("all are greeted", || fixture.server.connections().greeting == 3);
+    let stopping = thread::spawn(move || (fixture.serving.stop(Duration::from_secs(10)), fixture.folder));
+    eventually("nobody is let in any more", || !path.exists());
+    assert_eq!(asks.go(EXPORT).unwrap_err().0, ERR_SHUTDOWN);
+    assert_eq!(leaves.only_answer(OPT_ABORT, b"").0, REP_ACK);
+    for client in [&mut asks, &mut idle, &mut leaves] {
+        client.assert_closed();
+    }
+    let (stopped, _folder) = stopping.join().unwrap();
+    assert_eq!(stopped, Stopped { finished: 3, cut: 0, hanging: 0 });
+}
+
+#[test]
 fn stopping_does_not_wait_for_ever() {
     let device = Mem::new(1 << 20);
     let gate = Gate::new();

@@ -12,6 +12,7 @@ mod device;
 mod handshake;
 mod hostile;
 mod lifecycle;
+mod places;
 mod room;
 mod scope;
 mod tools;
