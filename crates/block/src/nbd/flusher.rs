@@ -30,28 +30,30 @@ struct Waiting {
 pub(crate) struct Flusher {
     connection: Arc<Connection>,
     waiting: Arc<Waiting>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Flusher {
     pub(crate) fn new(connection: Arc<Connection>) -> Self {
-        Self { connection, waiting: Arc::default(), thread: None }
+        Self { connection, waiting: Arc::default(), thread: Mutex::default() }
     }
 
     /// Answers the request once everything that is acknowledged by now is durable.
-    pub(crate) fn add(&mut self, cookie: Cookie) -> Result<(), Unsent> {
-        if self.thread.is_none() {
+    pub(crate) fn add(&self, cookie: Cookie) -> Result<(), Unsent> {
+        let mut started = lock(&self.thread);
+        if started.is_none() {
             let (waiting, connection) = (Arc::clone(&self.waiting), Arc::clone(&self.connection));
             let thread =
                 thread::Builder::new().name("nbd-flush".to_owned()).spawn(move || waiting.work(&connection));
             match thread {
-                Ok(thread) => self.thread = Some(thread),
+                Ok(thread) => *started = Some(thread),
                 Err(error) => {
                     tracing::warn!(%error, "no thread for flushing; the connection waits for it itself");
                     return flush(&self.connection, &[cookie]);
                 }
             }
         }
+        drop(started);
         let mut state = lock(&self.waiting.state);
         while state.cookies.len() >= WAITING_MAX && !state.closing {
             state = self.waiting.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +72,7 @@ impl Drop for Flusher {
     fn drop(&mut self) {
         lock(&self.waiting.state).closing = true;
         self.waiting.changed.notify_all();
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+        if lock(&self.thread).take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the device panicked in a flush");
         }
     }

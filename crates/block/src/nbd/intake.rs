@@ -15,6 +15,9 @@ const SLACK_BYTES: usize = 64 << 10;
 /// From here on a message's rest is waited for as a whole and nothing behind it is taken along.
 const EXACT_BYTES: usize = 32 << 10;
 
+/// Bytes of the buffer.
+pub(crate) const BUFFER_BYTES: usize = MESSAGE_BYTES_MAX + SLACK_BYTES;
+
 /// See the module's comment.
 pub(crate) struct Intake {
     buffer: Box<[u8]>,
@@ -25,13 +28,49 @@ pub(crate) struct Intake {
 
 impl Intake {
     pub(crate) fn new() -> Self {
-        let buffer = vec![0; MESSAGE_BYTES_MAX + SLACK_BYTES].into_boxed_slice();
+        let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
         Self { buffer, begin: 0, end: 0, eager: Eager::default() }
     }
 
     /// What was received and not consumed.
     pub(crate) fn filled(&self) -> &[u8] {
         self.buffer.get(self.begin..self.end).unwrap_or_default()
+    }
+
+    /// Where in the whole buffer that is.
+    pub(crate) fn begin(&self) -> usize {
+        self.begin
+    }
+
+    /// The whole buffer.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// Gives the buffer away after `bytes` more were consumed; what is behind them goes on in `other`, of the same size.
+    pub(crate) fn exchange(&mut self, bytes: usize, mut other: Box<[u8]>) -> Box<[u8]> {
+        self.consume(bytes);
+        let rest = self.filled();
+        let len = rest.len();
+        other[..len].copy_from_slice(rest);
+        (self.begin, self.end) = (0, len);
+        std::mem::replace(&mut self.buffer, other)
+    }
+
+    /// Receives more of what there is already, without moving anything; says whether there was something.
+    pub(crate) fn gather(&mut self, socket: &Socket) -> io::Result<bool> {
+        let room = self.buffer.get_mut(self.end..).unwrap_or_default();
+        if room.is_empty() {
+            return Ok(false);
+        }
+        match socket.recv_now(room) {
+            Ok(received) => {
+                self.end += received;
+                Ok(received > 0)
+            }
+            // Whatever is wrong comes again when it is waited for.
+            Err(_) => Ok(false),
+        }
     }
 
     pub(crate) fn consume(&mut self, bytes: usize) {

@@ -8,6 +8,7 @@
 //!
 //! ```text
 //!              ┌─ write, trim, zeroes: one device call for a run of them, data still in the receive buffer
+//!              │    └─ large ones: the same by the writer thread (one a connection, writer.rs), receiving goes on
 //!  recv ─ parse┼─ read: from memory into the reply buffer ─ else ─► reader threads (shared, pool.rs)
 //!              ├─ flush, FUA ─► flusher thread (one a connection, flusher.rs)
 //!              └─ block status ─► reader threads
@@ -23,6 +24,7 @@
 //!
 //! Parsing is apart from I/O: [`wire`] (bytes), [`command`] (meaning of requests), `negotiation.rs` (the handshake).
 
+mod batch;
 mod budget;
 #[doc(hidden)]
 pub mod command;
@@ -39,6 +41,7 @@ mod limits;
 mod listener;
 mod negotiation;
 mod outbox;
+mod outgoing;
 mod pool;
 mod reads;
 mod registry;
@@ -46,11 +49,13 @@ mod replies;
 mod scope;
 mod server;
 mod socket;
+mod streamed;
 #[cfg(test)]
 mod tests;
 #[doc(hidden)]
 pub mod wire;
 mod worker;
+mod writer;
 
 pub use exports::{Client, Ending, ExportInfo, Exports, Observer, OpenError};
 pub use limits::{Limits, PAYLOAD_BYTES_MAX};

@@ -23,7 +23,7 @@ impl Worker {
         let structured = self.connection.terms.structured;
         if span.len_bytes == 0 {
             let simple = SimpleReply { error: 0, cookie }.encode();
-            return if structured { self.put(&done(cookie)) } else { self.put(&simple) };
+            return if structured { self.out.put(&done(cookie)) } else { self.out.put(&simple) };
         }
         if span.len_bytes as usize <= PIECE_BYTES {
             return self.read_piece(cookie, span, None);
@@ -44,11 +44,11 @@ impl Worker {
     ) -> Result<(), Ending> {
         let head = read_header_bytes(&self.connection);
         let bytes = head + span.len_bytes as usize;
-        if self.replies.room_bytes() < bytes {
-            self.send()?;
+        if self.out.replies.room_bytes() < bytes {
+            self.out.send()?;
         }
         let device = Arc::clone(&self.connection.device);
-        let data = self.replies.slot(bytes).get_mut(head..).unwrap_or_default();
+        let data = self.out.replies.slot(bytes).get_mut(head..).unwrap_or_default();
         let mut result = device.read(span.offset, data, Reading::CachedOnly);
         if matches!(result, Err(IoError::WouldBlock)) {
             let task = Task::Read { span, part_of: part_of.cloned() };
@@ -56,29 +56,30 @@ impl Worker {
                 return Ok(());
             }
             // Nobody else may wait for it. So that the client has something to do meanwhile:
-            self.send()?;
-            let data = self.replies.slot(bytes).get_mut(head..).unwrap_or_default();
+            self.out.send()?;
+            let data = self.out.replies.slot(bytes).get_mut(head..).unwrap_or_default();
             result = device.read(span.offset, data, Reading::MayWait);
         }
         match (result, part_of) {
             (Ok(()), _) => {
                 write_read_header(
                     &self.connection,
-                    self.replies.slot(bytes),
+                    self.out.replies.slot(bytes),
                     cookie,
                     span,
                     part_of.is_none(),
                 );
-                self.replies.keep(bytes);
-                self.send_when_many()?;
+                self.out.replies.keep(bytes);
+                self.out.send_when_many()?;
             }
-            (Err(error), None) => self.fail(cookie, &error)?,
+            (Err(error), None) => self.out.fail(cookie, &error)?,
             (Err(error), Some(_)) => {
-                self.answer(|connection, out| push_part_failure(connection, out, cookie, span, &error))?;
+                self.out
+                    .answer(|connection, out| push_part_failure(connection, out, cookie, span, &error))?;
             }
         }
         if let Some(divided) = part_of {
-            self.send()?;
+            self.out.send()?;
             self.part_is_out(cookie, divided)?;
         }
         Ok(())
@@ -96,14 +97,14 @@ impl Worker {
     }
 
     fn part_is_out(&mut self, cookie: Cookie, divided: &Divided) -> Result<(), Ending> {
-        if divided.part_is_out(&self.connection) { self.put(&done(cookie)) } else { Ok(()) }
+        if divided.part_is_out(&self.connection) { self.out.put(&done(cookie)) } else { Ok(()) }
     }
 
     /// A large read in one message. Once its header is sent the client expects all of the data: what cannot be read
     /// is filled with zeroes and called an error at the end ("Structured replies"), or, where that cannot be said
     /// ("Simple replies"), ends the connection.
     fn read_at_a_stretch(&mut self, cookie: Cookie, span: Span) -> Result<(), Ending> {
-        self.send()?;
+        self.out.send()?;
         let connection = Arc::clone(&self.connection);
         let structured = connection.terms.structured;
         let head = read_header_bytes(&connection);
@@ -111,13 +112,13 @@ impl Worker {
         let mut turn: Option<Turn<'_>> = None;
         for piece in pieces(span) {
             let len = piece.len_bytes as usize;
-            let buffer = self.replies.raw();
+            let buffer = self.out.replies.raw();
             let Some(data) = buffer.get_mut(head..head + len) else { return Err(Ending::Broken) };
             if failure.is_none()
                 && let Err(error) = connection.device.read(piece.offset, data, Reading::MayWait)
             {
                 match turn {
-                    None => return self.fail(cookie, &error),
+                    None => return self.out.fail(cookie, &error),
                     Some(turn) if !structured => {
                         connection.failed(&error);
                         turn.abandon();
@@ -141,10 +142,10 @@ impl Worker {
         }
         drop(turn);
         match failure {
-            None if structured => self.put(&done(cookie)),
+            None if structured => self.out.put(&done(cookie)),
             None => Ok(()),
             Some(error) => match connection.failed(&error) {
-                Some(errno) => self.answer(|_, out| push_error(out, cookie, errno, &error.to_string())),
+                Some(errno) => self.out.answer(|_, out| push_error(out, cookie, errno, &error.to_string())),
                 None => Err(Ending::Broken),
             },
         }

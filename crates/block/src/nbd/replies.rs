@@ -15,7 +15,12 @@ pub(crate) struct Replies {
 
 impl Replies {
     pub(crate) fn new() -> Self {
-        Self { buffer: vec![0; PIECE_BYTES + SLACK_BYTES].into_boxed_slice(), fill: 0 }
+        Self::of(PIECE_BYTES + SLACK_BYTES)
+    }
+
+    /// Room for so many bytes.
+    pub(crate) fn of(bytes: usize) -> Self {
+        Self { buffer: vec![0; bytes].into_boxed_slice(), fill: 0 }
     }
 
     pub(crate) fn filled(&self) -> &[u8] {

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - requests are worked on in the order they came; what another thread finishes is answered in any order;
-//! - writes that follow one another are one call to the device, their data still in the receive buffer;
+//! - writes that follow one another are one call to the device, their data still in the receive buffer; large ones are
+//!   made by the writer thread, in their order, and whatever is no write waits for them;
 //! - this thread waits for its own client, and for the medium only when nobody else may do so for it;
 //! - nothing a client sends makes it use more memory than its two buffers and its share of the budget.
 
@@ -12,6 +13,7 @@ use std::sync::{
 };
 
 use super::{
+    batch::{Action, Batch},
     command::{Command, Refusal, Span, understand},
     connection::Connection,
     exports::Ending,
@@ -20,21 +22,20 @@ use super::{
     job::{Job, Task, status},
     limits::{PAYLOAD_BYTES_MAX, PIECE_BYTES},
     outbox::Unsent,
+    outgoing::Outgoing,
     pool::Pool,
     replies::Replies,
     socket::Socket,
+    streamed::Part,
     wire::{
         codes::Errno,
         request::{Cookie, Request},
     },
+    writer::{Buffer, Writer},
 };
-use crate::device::{Change, IoError, PAUSE, Writing};
 
-/// Replies are sent when there are as many bytes of them, even if more requests are there to be worked on: the client
-/// has something to do meanwhile.
-const SEND_BYTES: usize = 64 << 10;
-/// Most writes in one call to the device.
-const BATCH_MAX: usize = 256;
+/// From so much data in writes on it is worth to collect more, and to receive while they are made.
+const LARGE_BYTES: usize = 64 << 10;
 
 /// What has to happen before the next request can be worked on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +51,15 @@ pub(crate) enum Next {
 /// See the module's comment.
 pub(crate) struct Worker {
     pub(super) connection: Arc<Connection>,
-    pub(super) replies: Replies,
+    pub(super) out: Outgoing,
     pool: Arc<Pool>,
-    flusher: Flusher,
-    /// Short answers on their way into `replies`.
-    answer: Vec<u8>,
+    // It adds to the flusher, so it goes first.
+    writer: Writer,
+    flusher: Arc<Flusher>,
+    /// Writes that were received and are not made yet.
+    batch: Batch,
+    /// How much of what was received was looked at; it is consumed when the batch is made.
+    parsed: usize,
 }
 
 impl From<Unsent> for Ending {
@@ -68,8 +73,10 @@ impl From<Unsent> for Ending {
 
 impl Worker {
     pub(crate) fn new(connection: Arc<Connection>, pool: Arc<Pool>) -> Self {
-        let flusher = Flusher::new(Arc::clone(&connection));
-        Self { connection, replies: Replies::new(), pool, flusher, answer: Vec::new() }
+        let flusher = Arc::new(Flusher::new(Arc::clone(&connection)));
+        let writer = Writer::new(Arc::clone(&connection), Arc::clone(&flusher));
+        let out = Outgoing::new(Arc::clone(&connection), Replies::new());
+        Self { connection, out, pool, writer, flusher, batch: Batch::default(), parsed: 0 }
     }
 
     /// Serves the client until one of the two ends it. Work in other threads may still be under way then.
@@ -77,7 +84,8 @@ impl Worker {
         let mut intake = Intake::new();
         loop {
             if let Err(ending) = self.round(socket, &mut intake, stopping) {
-                let _client_may_be_gone = self.send();
+                // Also when the stream broke: what came before was asked for in good order.
+                let _client_may_be_gone = self.make(&intake).and_then(|()| self.out.send());
                 return ending;
             }
         }
@@ -85,9 +93,20 @@ impl Worker {
 
     /// Works on all that was received, then waits for more.
     fn round(&mut self, socket: &Socket, intake: &mut Intake, stopping: &AtomicBool) -> Result<(), Ending> {
-        let (used, next) = self.digest(intake.filled())?;
-        self.send()?;
-        intake.consume(used);
+        let next = self.digest(intake)?;
+        // Writes that are large and come fast are collected as long as there is room.
+        let large = self.batch.data_bytes() >= LARGE_BYTES;
+        let more = large && matches!(next, Next::Receive { .. }) && intake.gather(socket).unwrap_or(false);
+        if more && !self.batch.is_full() && self.batch.data_bytes() < PIECE_BYTES {
+            return Ok(());
+        }
+        if large && (more || self.writer.is_busy()) {
+            self.make_aside(intake)?;
+        } else {
+            self.make(intake)?;
+        }
+        self.out.send()?;
+        intake.consume(std::mem::take(&mut self.parsed));
         if self.connection.is_broken() {
             return Err(Ending::Broken);
         }
@@ -95,6 +114,8 @@ impl Worker {
             return Err(Ending::Stopped);
         }
         let goes_on = match next {
+            // There may be a whole one by now.
+            Next::Receive { .. } if more => return Ok(()),
             Next::Receive { missing } => intake.receive(socket, missing),
             Next::Skip { bytes } => intake.skip(socket, bytes),
             Next::Stream { cookie, span, fua } => return self.stream(socket, intake, cookie, span, fua),
@@ -105,39 +126,50 @@ impl Worker {
         }
     }
 
-    /// Works on the requests that `bytes` begins with; says how many bytes they were and what has to follow.
-    pub(crate) fn digest(&mut self, bytes: &[u8]) -> Result<(usize, Next), Ending> {
-        let mut batch = Batch::default();
-        let result = self.digest_into(bytes, &mut batch);
-        // Also when the stream broke: what came before was asked for in good order.
-        self.commit(&mut batch)?;
-        result
+    /// Makes the writes of the batch here and now.
+    fn make(&mut self, intake: &Intake) -> Result<(), Ending> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        self.writer.settle()?;
+        self.batch.commit(intake.bytes(), &self.flusher, &mut self.out)
     }
 
-    fn digest_into<'a>(&mut self, bytes: &'a [u8], batch: &mut Batch<'a>) -> Result<(usize, Next), Ending> {
-        let mut used = 0;
+    /// Has the writes of the batch made while more is received, if there is memory for that.
+    fn make_aside(&mut self, intake: &mut Intake) -> Result<(), Ending> {
+        let Some(spare) = self.writer.spare() else { return self.make(intake) };
+        // The answers to what came before.
+        self.out.send()?;
+        let bytes = intake.exchange(std::mem::take(&mut self.parsed), spare.bytes);
+        self.writer.hand_over(std::mem::take(&mut self.batch), Buffer { bytes, ticket: spare.ticket })
+    }
+
+    /// Works on the requests that were received; says what has to follow.
+    fn digest(&mut self, intake: &Intake) -> Result<Next, Ending> {
         loop {
-            let rest = bytes.get(used..).unwrap_or_default();
+            let rest = intake.filled().get(self.parsed..).unwrap_or_default();
+            let at = intake.begin() + self.parsed + Request::BYTES;
             let Some((header, data)) = rest.split_first_chunk::<{ Request::BYTES }>() else {
-                return Ok((used, Next::Receive { missing: Request::BYTES - rest.len() }));
+                return Ok(Next::Receive { missing: Request::BYTES - rest.len() });
             };
             let Ok(request) = Request::parse(header) else { return Err(Ending::Violation) };
             let cookie = request.cookie;
             if request.payload_bytes() > PAYLOAD_BYTES_MAX {
-                self.commit(batch)?;
-                self.refuse(cookie, Refusal { errno: Errno::Inval, why: "more than 32 MiB in one write" })?;
+                self.make(intake)?;
+                self.out
+                    .refuse(cookie, Refusal { errno: Errno::Inval, why: "more than 32 MiB in one write" })?;
                 return Err(Ending::Violation);
             }
             let command = match understand(&request, &self.connection.terms) {
                 Ok(command) => command,
                 Err(refusal) => {
-                    self.refuse(cookie, refusal)?;
-                    used += Request::BYTES;
+                    self.out.refuse(cookie, refusal)?;
+                    self.parsed += Request::BYTES;
                     let bytes = request.payload_bytes() as usize;
                     if bytes > data.len() {
-                        return Ok((used, Next::Skip { bytes }));
+                        return Ok(Next::Skip { bytes });
                     }
-                    used += bytes;
+                    self.parsed += bytes;
                     continue;
                 }
             };
@@ -145,28 +177,29 @@ impl Worker {
                 Command::Write { span, fua } => {
                     let len = span.len_bytes as usize;
                     if len > PIECE_BYTES {
-                        return Ok((used + Request::BYTES, Next::Stream { cookie, span, fua }));
+                        self.parsed += Request::BYTES;
+                        return Ok(Next::Stream { cookie, span, fua });
                     }
-                    let Some(data) = data.get(..len) else {
-                        return Ok((used, Next::Receive { missing: len - data.len() }));
-                    };
-                    used += len;
-                    batch.push(cookie, fua, span.offset, Change::Data(data));
+                    if data.len() < len {
+                        return Ok(Next::Receive { missing: len - data.len() });
+                    }
+                    self.parsed += len;
+                    self.batch.push(cookie, fua, span.offset, Action::Data(at..at + len));
                 }
                 Command::Clear { span, fua, keep_space } => {
                     let len_bytes = u64::from(span.len_bytes);
-                    let change =
-                        if keep_space { Change::Zero { len_bytes } } else { Change::Trim { len_bytes } };
-                    batch.push(cookie, fua, span.offset, change);
+                    let action = if keep_space { Action::Zero(len_bytes) } else { Action::Trim(len_bytes) };
+                    self.batch.push(cookie, fua, span.offset, action);
                 }
                 other => {
-                    self.commit(batch)?;
+                    self.make(intake)?;
+                    self.writer.settle()?;
                     self.obey(cookie, other)?;
                 }
             }
-            used += Request::BYTES;
-            if batch.answers.len() >= BATCH_MAX {
-                self.commit(batch)?;
+            self.parsed += Request::BYTES;
+            if self.batch.is_full() {
+                self.make(intake)?;
             }
         }
     }
@@ -180,14 +213,14 @@ impl Worker {
                 if span.len_bytes > 0 {
                     self.connection.device.prefetch(span.offset, u64::from(span.len_bytes));
                 }
-                self.succeed(cookie)
+                self.out.succeed(cookie)
             }
             Command::Status { span, one } => {
                 let Err(_untouched) = self.hand_over(cookie, Task::Status { span, one }) else {
                     return Ok(());
                 };
                 let reply = status(&self.connection, cookie, span, one);
-                self.put(&reply)
+                self.out.put(&reply)
             }
             // Writes are the batch's business and never come here.
             Command::Disconnect | Command::Write { .. } | Command::Clear { .. } => Err(Ending::Asked),
@@ -201,52 +234,6 @@ impl Worker {
         self.pool.submit(job).map_err(|job| job.take_back())
     }
 
-    /// Applies and answers the writes of a batch, which is empty afterwards.
-    fn commit(&mut self, batch: &mut Batch<'_>) -> Result<(), Ending> {
-        if batch.answers.is_empty() {
-            return Ok(());
-        }
-        let mut result = if batch.writings.is_empty() { Ok(()) } else { self.write(&batch.writings)? };
-        let one_by_one = result.is_err() && batch.answers.len() > 1;
-        for answer in &batch.answers {
-            // Whose fault was it? Done again in the same order, the outcome is the same for those that are well.
-            if one_by_one {
-                result = match answer.writing {
-                    Some(index) => self.write(batch.writings.get(index..=index).unwrap_or_default())?,
-                    None => Ok(()),
-                };
-            }
-            match &result {
-                Ok(()) if answer.fua => self.flusher.add(answer.cookie)?,
-                Ok(()) => self.succeed(answer.cookie)?,
-                Err(error) => self.fail(answer.cookie, error)?,
-            }
-            if one_by_one && self.connection.is_broken() {
-                break;
-            }
-        }
-        batch.clear();
-        Ok(())
-    }
-
-    /// Makes writes; where there is no room for them, again and again until there is, for as long as the client is there. If it
-    /// has gone they must not be made any more: it may have repeated them elsewhere, and written other things since.
-    fn write(&mut self, writings: &[Writing<'_>]) -> Result<Result<(), IoError>, Ending> {
-        loop {
-            match self.connection.device.write(writings) {
-                Err(IoError::Paused) => {}
-                result => return Ok(result),
-            }
-            // Replies to what was done before must not wait with it.
-            self.send()?;
-            std::thread::sleep(PAUSE);
-            // Not before the pause: the client may have come back over another connection during it.
-            if self.connection.is_over() {
-                return Err(Ending::Vanished);
-            }
-        }
-    }
-
     /// A write whose data is larger than the receive buffer. After a failure the rest of the data is still received.
     fn stream(
         &mut self,
@@ -256,102 +243,22 @@ impl Worker {
         span: Span,
         fua: bool,
     ) -> Result<(), Ending> {
+        let failure = Arc::default();
         let mut left = span.len_bytes as usize;
         let mut offset = span.offset;
-        let mut result = Ok(());
         while left > 0 {
             let piece = left.min(PIECE_BYTES);
             if !intake.fill(socket, piece).unwrap_or(false) {
                 return Err(Ending::Vanished);
             }
-            let data = intake.filled().get(..piece).unwrap_or_default();
-            if result.is_ok() {
-                result = self.write(&[Writing { offset, change: Change::Data(data) }])?;
-            }
-            intake.consume(piece);
+            let data = intake.begin()..intake.begin() + piece;
+            self.batch.push_part(cookie, fua, offset, data, Part::new(&failure, left == piece));
+            self.parsed = piece;
+            self.make_aside(intake)?;
+            intake.consume(std::mem::take(&mut self.parsed));
             offset += piece as u64;
             left -= piece;
         }
-        match &result {
-            Ok(()) if fua => self.flusher.add(cookie)?,
-            Ok(()) => self.succeed(cookie)?,
-            Err(error) => self.fail(cookie, error)?,
-        }
         Ok(())
-    }
-
-    fn succeed(&mut self, cookie: Cookie) -> Result<(), Ending> {
-        self.answer(|connection, out| connection.push_success(out, cookie))
-    }
-
-    pub(super) fn fail(&mut self, cookie: Cookie, error: &IoError) -> Result<(), Ending> {
-        self.answer(|connection, out| connection.push_failure(out, cookie, error))
-    }
-
-    fn refuse(&mut self, cookie: Cookie, refusal: Refusal) -> Result<(), Ending> {
-        self.answer(|connection, out| connection.push_refusal(out, cookie, refusal))
-    }
-
-    /// Puts a short answer into the replies.
-    pub(super) fn answer(&mut self, push: impl FnOnce(&Connection, &mut Vec<u8>)) -> Result<(), Ending> {
-        let mut answer = std::mem::take(&mut self.answer);
-        answer.clear();
-        push(&self.connection, &mut answer);
-        let result = self.put(&answer);
-        self.answer = answer;
-        result
-    }
-
-    /// Puts an answer into the replies, of at most 64 KiB.
-    pub(super) fn put(&mut self, reply: &[u8]) -> Result<(), Ending> {
-        if self.replies.room_bytes() < reply.len() {
-            self.send()?;
-        }
-        self.replies.put(reply);
-        self.send_when_many()
-    }
-
-    pub(super) fn send_when_many(&mut self) -> Result<(), Ending> {
-        if self.replies.filled().len() >= SEND_BYTES { self.send() } else { Ok(()) }
-    }
-
-    /// Sends the replies that are waiting.
-    pub(super) fn send(&mut self) -> Result<(), Ending> {
-        if !self.replies.filled().is_empty() {
-            let sent = self.connection.outbox.send(self.replies.filled());
-            self.replies.clear();
-            sent?;
-        }
-        Ok(())
-    }
-}
-
-/// Writes that came one after the other.
-#[derive(Default)]
-struct Batch<'a> {
-    writings: Vec<Writing<'a>>,
-    answers: Vec<Answerable>,
-}
-
-/// A write of a batch that waits for its answer.
-struct Answerable {
-    cookie: Cookie,
-    fua: bool,
-    /// Where it stands in the batch; a write of nothing is not in it.
-    writing: Option<usize>,
-}
-
-impl<'a> Batch<'a> {
-    fn push(&mut self, cookie: Cookie, fua: bool, offset: u64, change: Change<'a>) {
-        let writing = (change.len_bytes() > 0).then_some(self.writings.len());
-        if writing.is_some() {
-            self.writings.push(Writing { offset, change });
-        }
-        self.answers.push(Answerable { cookie, fua, writing });
-    }
-
-    fn clear(&mut self) {
-        self.writings.clear();
-        self.answers.clear();
     }
 }
