@@ -23,15 +23,19 @@ pub(crate) fn records(medium: &Medium) -> Records {
         let _ = out.split_off(&header.first_seq.0);
         let (mut at, mut seq) = (SEGMENT_HEADER_BYTES, header.first_seq);
         let end = records_end(&bytes);
-        while let Some((found, crc, payload)) =
-            bytes.get(at..end).and_then(|bytes| check(&header.log_id, bytes))
-            && found.seq == seq
-            && found.previous == chain
-            && found.incarnation == header.incarnation
-        {
+        let next = |at: usize, seq, chain| {
+            let places = [at, record::aligned_start(at as u64) as usize];
+            places.into_iter().find_map(|at| {
+                let (found, crc, payload) = check(&header.log_id, bytes.get(at..end)?)?;
+                let follows =
+                    (found.seq, found.previous, found.incarnation) == (seq, chain, header.incarnation);
+                follows.then_some((at, found, crc, payload))
+            })
+        };
+        while let Some((start, found, crc, payload)) = next(at, seq, chain) {
+            at = start + found.record_bytes() as usize;
             out.insert(seq.0, (found, payload));
             (chain, seq) = (crc, seq.next());
-            at += found.record_bytes() as usize;
         }
     }
     out

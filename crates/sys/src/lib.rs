@@ -7,9 +7,11 @@
 
 mod image_lock;
 mod session;
+mod writing;
 
 pub use image_lock::{ImageLock, ImageLockError, ImageUse};
 pub use session::detach;
+pub use writing::begin_writing;
 
 #[cfg(test)]
 mod tests;

@@ -198,3 +198,17 @@ fn leak(command: &mut Command, file: &File) {
         });
     }
 }
+
+#[test]
+fn beginning_to_write_is_for_files_and_within_their_numbers() {
+    use std::io::Write as _;
+
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&[1; 8192]).unwrap();
+    crate::begin_writing(&file, 0, 8192).unwrap();
+    crate::begin_writing(&file, 1 << 40, 4096).unwrap();
+    assert!(crate::begin_writing(&file, u64::MAX, 1).is_err());
+    let (reading, _writing) = std::io::pipe().unwrap();
+    let pipe = std::fs::File::from(std::os::fd::OwnedFd::from(reading));
+    assert!(crate::begin_writing(&pipe, 0, 1).is_err());
+}

@@ -14,7 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bygone-model", &[]),
     ("bygone-sys", &[]),
     ("bygone-api", &["bygone-model"]),
-    ("bygone-store", &["bygone-model"]),
+    ("bygone-store", &["bygone-model", "bygone-sys"]),
     ("bygone-qemu", &["bygone-model", "bygone-sys"]),
     ("bygone-block", &["bygone-model", "bygone-store", "bygone-sys"]),
     (
@@ -27,7 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "bygone-fuzzing",
         &["bygone-model", "bygone-api", "bygone-store", "bygone-qemu", "bygone-block", "bygone-engine"],
     ),
-    ("bygone-races", &["bygone-model"]),
+    ("bygone-races", &["bygone-model", "bygone-sys"]),
     ("bygone-e2e", &[]),
     ("bygone-xtask", &[]),
 ];

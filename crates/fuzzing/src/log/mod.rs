@@ -24,6 +24,8 @@ fn options() -> LogOptions {
         checkpoint_entries: 12,
         checkpoint_bytes: 1 << 30,
         versions_max: usize::MAX,
+        aligned_payload_bytes: 1024,
+        begin_bytes: 8192,
         cache: PageCache::new(64 << 10),
     }
 }

@@ -108,6 +108,8 @@ impl World {
             checkpoint_entries: rng.pick(&[16, 120, 500]),
             checkpoint_bytes: 1 << 30,
             versions_max: usize::MAX,
+            aligned_payload_bytes: [512, 4096, 1 << 20][(seed % 3) as usize],
+            begin_bytes: 8192,
             cache: PageCache::new(64 << 10),
         };
         let log = Log::make(log_medium.dir(), clock.clone(), options.clone(), [seed as u8; 16]);

@@ -183,6 +183,8 @@ impl World {
             checkpoint_entries: rng.pick(&[16, 40, 120, 500]),
             checkpoint_bytes: rng.pick(&[100 << 10, 1 << 30]),
             versions_max: if profile.name == "index" { 600 } else { usize::MAX },
+            aligned_payload_bytes: [512, 2048, 8192, 1 << 20][(mix(seed) % 4) as usize],
+            begin_bytes: 8192,
             cache: PageCache::new(rng.pick(&[4 << 10, 64 << 10, 1 << 20])),
         };
         let start = Micros(1_700_000_000_000_000 + rng.below(1 << 40) as i64);

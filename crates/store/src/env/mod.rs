@@ -2,6 +2,7 @@
 //!
 //! What is assumed of the medium is written down in `docs/format.md`.
 
+mod ahead;
 mod real;
 
 use std::{
@@ -93,6 +94,10 @@ pub trait File: Send + Sync {
     /// # Errors
     /// What the medium says; then the range holds anything.
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
+
+    /// Asks the medium to begin with what was written to a range, without waiting for it: a later [`File::sync`] has less to
+    /// wait for. Promises nothing.
+    fn begin_writing(&self, _offset: u64, _len_bytes: u64) {}
 
     /// Makes what was written durable (data, length, allocation).
     ///

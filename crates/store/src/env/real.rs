@@ -15,7 +15,7 @@ use rustix::{
     io::{Errno, ReadWriteFlags},
 };
 
-use super::{Clock, Dir, File};
+use super::{Clock, Dir, File, ahead};
 
 /// At most this many buffers in one vectored write; the kernel's own limit (`IOV_MAX`).
 const IOV_MAX: usize = 1024;
@@ -52,11 +52,11 @@ impl Dir for RealDir {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        Ok(Arc::new(RealFile(Self::open_options().create_new(true).open(path)?)))
+        Ok(Arc::new(RealFile::new(Self::open_options().create_new(true).open(path)?)))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(RealFile(Self::open_options().open(self.root.join(name))?)))
+        Ok(Arc::new(RealFile::new(Self::open_options().open(self.root.join(name))?)))
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
@@ -106,13 +106,13 @@ impl Dir for RealDir {
 
 /// A file of the operating system.
 #[derive(Debug)]
-pub struct RealFile(fs::File);
+pub struct RealFile(Arc<fs::File>);
 
 impl RealFile {
     /// Uses a file that is open already.
     #[must_use]
     pub fn new(file: fs::File) -> RealFile {
-        RealFile(file)
+        RealFile(Arc::new(file))
     }
 
     /// The open file.
@@ -194,6 +194,10 @@ impl File for RealFile {
         Ok(())
     }
 
+    fn begin_writing(&self, offset: u64, len_bytes: u64) {
+        ahead::begin(&self.0, offset, len_bytes);
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -215,7 +219,7 @@ impl File for RealFile {
 
     fn prefetch(&self, offset: u64, len_bytes: u64) {
         // Advice only: a refusal costs nothing but time.
-        let _ = rustix::fs::fadvise(&self.0, offset, std::num::NonZeroU64::new(len_bytes), Advice::WillNeed);
+        let _ = rustix::fs::fadvise(&*self.0, offset, std::num::NonZeroU64::new(len_bytes), Advice::WillNeed);
     }
 }
 

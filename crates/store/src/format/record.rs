@@ -23,6 +23,8 @@ pub const GRANULE_BYTES: usize = 4096;
 pub const PAYLOAD_BYTES_MAX: usize = 32 << 20;
 /// Records start at multiples of this.
 pub const ALIGN_BYTES: u64 = 8;
+/// The payload of a record that was placed by [`aligned_start`] begins at a multiple of this.
+pub const BLOCK_BYTES: u64 = 4096;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"ByRe");
 
@@ -98,6 +100,13 @@ pub struct Header {
 #[must_use]
 pub const fn tail_bytes(payload_bytes: usize) -> usize {
     pad8(payload_bytes) - payload_bytes + pad8(payload_bytes.div_ceil(GRANULE_BYTES) * 4)
+}
+
+/// Where a record whose payload begins at a block of the file starts, when the one before it ends at `end`. A record starts
+/// either right there or here, with zeroes before it.
+#[must_use]
+pub const fn aligned_start(end: u64) -> u64 {
+    (end + HEADER_BYTES as u64).next_multiple_of(BLOCK_BYTES) - HEADER_BYTES as u64
 }
 
 /// Bytes of a whole record.

@@ -1,9 +1,6 @@
 //! The sequencer: gives every record its place and writes it.
 
-use std::{
-    io::IoSlice,
-    sync::{Arc, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use bygone_model::{BranchId, Lba, Micros, Sectors, Seq, VolumeId};
 
@@ -22,17 +19,13 @@ use crate::{
     error::{Error, Result},
     format::{
         checkpoint::{SegmentStart, StoredEvent},
-        record::{self, FLAG_BASE, HEADER_BYTES, Header, Op},
-        segment::{self, Entry, Location, Mark},
+        record::{self, FLAG_BASE, HEADER_BYTES, Op},
+        segment::{Entry, Mark},
     },
 };
 
 /// The wall clock may step back by this much without beginning a new era; times stand still meanwhile.
 const STEP_BACK_MICROS_MAX: i64 = 2_000_000;
-/// After a small flush the file is written ahead with zeroes by this much, so that the next small flushes
-/// find their blocks allocated and written and need no journal commit of the file system.
-const AHEAD_BYTES: u64 = 256 << 10;
-static ZEROES: [u8; AHEAD_BYTES as usize] = [0; AHEAD_BYTES as usize];
 
 /// What becomes of a range.
 #[derive(Clone, Copy, Debug)]
@@ -90,12 +83,15 @@ pub(super) struct NewRecord<'a> {
 }
 
 impl NewRecord<'_> {
-    pub(super) fn plain(op: Op, subject: u32, payload: &[u8]) -> NewRecord<'_> {
-        NewRecord { op, flags: 0, subject, lba: Lba(0), sectors: Sectors(0), payload }
+    /// Where it starts when the one before it ends at `end`, and where it ends itself.
+    pub(super) fn place(&self, end: u64, options: &LogOptions) -> (u64, u64) {
+        let aligned = self.op == Op::Write && self.payload.len() >= options.aligned_payload_bytes;
+        let start = if aligned { record::aligned_start(end) } else { end };
+        (start, start + record::record_bytes(self.payload.len()) as u64)
     }
 
-    pub(super) fn bytes(&self) -> u64 {
-        record::record_bytes(self.payload.len()) as u64
+    pub(super) fn plain(op: Op, subject: u32, payload: &[u8]) -> NewRecord<'_> {
+        NewRecord { op, flags: 0, subject, lba: Lba(0), sectors: Sectors(0), payload }
     }
 }
 
@@ -115,6 +111,8 @@ pub(super) struct Active {
     pub torn: Option<Micros>,
     /// A write failed since the file was made: the medium may hold other records than those written over them since.
     pub was_torn: bool,
+    /// The medium was asked to begin with everything up to here.
+    pub begun_to: u64,
     pub entries: Vec<Entry>,
     pub marks: Vec<Mark>,
     pub times: Vec<Micros>,
@@ -122,7 +120,7 @@ pub(super) struct Active {
 
 impl Active {
     /// It has no records yet.
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.times.is_empty()
     }
 }
@@ -278,10 +276,13 @@ impl Sequencer {
             if claim == Blocks {
                 self.grow(dir, options)?;
             }
-            let (mut bytes_left, records_left) =
-                self.active.as_ref().map_or((0, 0), |active| room::left(active, options, claim));
-            let mut count =
-                rest.iter().take(records_left).take_while(|record| fits_by(record, &mut bytes_left)).count();
+            let (mut end, limit, records_left) =
+                self.active.as_ref().map_or((0, 0, 0), |active| room::left(active, options, claim));
+            let mut fits = |record: &&NewRecord<'_>| {
+                end = record.place(end, options).1;
+                end <= limit
+            };
+            let mut count = rest.iter().take(records_left).take_while(&mut fits).count();
             if count == 0 && self.active.as_ref().is_some_and(Active::is_empty) {
                 count = 1;
             }
@@ -294,118 +295,15 @@ impl Sequencer {
                 continue;
             }
             let (group, later) = rest.split_at(count);
-            self.write_group(group, time, seen)?;
+            self.write_group(options, group, time, seen)?;
             rest = later;
         }
         Ok(Appended { first, last: self.head, time })
     }
 
-    fn write_group(
-        &mut self,
-        group: &[NewRecord<'_>],
-        time: Micros,
-        seen: &mut dyn FnMut(&Entry),
-    ) -> Result<()> {
-        // There is one: whoever calls has seen to it.
-        let Some(active) = &mut self.active else { return Ok(()) };
-        let mut heads = std::mem::take(&mut self.heads);
-        let mut tails = std::mem::take(&mut self.tails);
-        heads.clear();
-        tails.clear();
-        let mut chain = self.chain;
-        let mut tail_ends = Vec::with_capacity(group.len());
-        for (i, record) in group.iter().enumerate() {
-            let header = Header {
-                seq: Seq(self.head.0 + 1 + i as u64),
-                time,
-                lba: record.lba,
-                sectors: record.sectors,
-                payload_bytes: record.payload.len() as u32,
-                subject: record.subject,
-                op: record.op,
-                flags: record.flags,
-                previous: chain,
-                incarnation: self.catalog.incarnation,
-                durable: self.durable,
-            };
-            let mut bytes = [0; HEADER_BYTES];
-            chain = header.encode(&self.log_id, record.payload, &mut bytes, &mut tails);
-            heads.push(bytes);
-            tail_ends.push(tails.len());
-        }
-        let mut parts = Vec::with_capacity(group.len() * 3 + 1);
-        let mut tail_start = 0;
-        for ((record, head), &tail_end) in group.iter().zip(&heads).zip(&tail_ends) {
-            parts.push(IoSlice::new(head));
-            if !record.payload.is_empty() {
-                parts.push(IoSlice::new(record.payload));
-                parts.push(IoSlice::new(&tails[tail_start..tail_end]));
-            }
-            tail_start = tail_end;
-        }
-        let bytes: u64 = group.iter().map(NewRecord::bytes).sum();
-        let end = active.offset + bytes;
-        let mut written_to = active.written_to.max(end);
-        let small_flushes = self.flush_bytes < AHEAD_BYTES && self.unflushed_bytes < AHEAD_BYTES;
-        if end > active.written_to && small_flushes {
-            let ahead = AHEAD_BYTES.min(active.room_bytes.saturating_sub(end));
-            parts.push(IoSlice::new(&ZEROES[..ahead as usize]));
-            written_to = end + ahead;
-        }
-        let written = active.file.write_at(&mut parts, active.offset);
-        drop(parts);
-        self.heads = heads;
-        self.tails = tails;
-        if let Err(e) = written {
-            active.torn = active.torn.max(Some(time));
-            active.was_torn = true;
-            return Err(Error::io("writing", &segment::file_name(active.number), e));
-        }
-
-        active.written_to = written_to;
-        active.torn = None;
-        self.chain = chain;
-        self.last_time = time;
-        if active.is_empty() {
-            self.segments.push((active.number, active.first_seq, time));
-        }
-        for record in group {
-            self.head = self.head.next();
-            let offset = active.offset as u32;
-            if record.op.is_block() {
-                let zero = record.op != Op::Write;
-                let at = Location { segment: active.number, offset: if zero { 0 } else { offset } };
-                let volume = VolumeId(record.subject);
-                let entry = Entry { volume, lba: record.lba, sectors: record.sectors, seq: self.head, at };
-                active.entries.push(entry);
-                seen(&entry);
-            } else {
-                active.marks.push(Mark { seq: self.head, offset, op: record.op });
-            }
-            active.times.push(time);
-            active.offset += record.bytes();
-        }
-        self.recent_entries += group.iter().filter(|r| r.op.is_block()).count();
-        self.recent_bytes += bytes;
-        self.unflushed_bytes += bytes;
-        self.wants_flush_mark |= group.iter().any(|r| r.op != Op::Flush);
-        Ok(())
-    }
-
     /// Versions that are in memory only, oldest first; some of them may be in the newest checkpoint.
     pub(super) fn recent(&self) -> impl Iterator<Item = &Entry> {
         self.recent.iter().flat_map(|chunk| chunk.iter()).chain(self.active.iter().flat_map(|a| &a.entries))
-    }
-}
-
-/// Takes a record's bytes from `room` if they fit.
-fn fits_by(record: &NewRecord<'_>, room: &mut u64) -> bool {
-    match room.checked_sub(record.bytes()) {
-        Some(left) => {
-            *room = left;
-            true
-        }
-        None => false,
     }
 }
 

@@ -11,6 +11,7 @@
 mod append;
 mod branches;
 mod flush;
+mod group;
 mod read;
 mod recover;
 mod roll;
@@ -59,6 +60,10 @@ pub struct LogOptions {
     pub checkpoint_bytes: u64,
     /// So many versions may be in memory only; then changes of blocks are refused until a checkpoint could be written.
     pub versions_max: usize,
+    /// Payloads of at least this many bytes begin at a block of their segment ([decision 9](../../../docs/decisions/0009-large-writes.md)).
+    pub aligned_payload_bytes: usize,
+    /// The medium is asked to begin with what was written each time that it is this much, and not only at the next flush.
+    pub begin_bytes: u64,
     /// Holds index pages; may be shared by many logs.
     pub cache: Arc<PageCache>,
 }
@@ -81,6 +86,8 @@ impl Default for LogOptions {
             checkpoint_entries: 1 << 18,
             checkpoint_bytes: 4 << 30,
             versions_max: 1 << 20,
+            aligned_payload_bytes: 128 << 10,
+            begin_bytes: 1 << 20,
             cache: PageCache::new(CACHE_BYTES),
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     env::{Dir, File},
     error::{Error, Result},
     format::{
-        record::HEADER_BYTES,
+        record::{self, HEADER_BYTES},
         segment::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
     },
 };
@@ -125,6 +125,7 @@ fn begin(
         room_bytes,
         torn: None,
         was_torn: false,
+        begun_to: offset,
         entries: Vec::new(),
         marks: Vec::new(),
         times: Vec::new(),
@@ -132,8 +133,11 @@ fn begin(
     Ok((active, chain))
 }
 
-/// Makes sure that no record begins at `offset`.
-pub(super) fn end_records(file: &dyn File, number: u32, offset: u64) -> Result<()> {
-    file.write_at(&mut [IoSlice::new(&[0; HEADER_BYTES])], offset)
-        .map_err(|e| Error::io("writing", &segment::file_name(number), e))
+/// Makes sure that no record follows one that ends at `end`.
+pub(super) fn end_records(file: &dyn File, number: u32, end: u64) -> Result<()> {
+    for start in [end, record::aligned_start(end)] {
+        file.write_at(&mut [IoSlice::new(&[0; HEADER_BYTES])], start)
+            .map_err(|e| Error::io("writing", &segment::file_name(number), e))?;
+    }
+    Ok(())
 }

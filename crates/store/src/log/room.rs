@@ -59,14 +59,15 @@ fn reserve_bytes(dir: &dyn Dir, options: &LogOptions) -> u64 {
     dir.free_bytes().map_or(wanted, |free| wanted.min(free - free % BLOCK_BYTES))
 }
 
-/// How many bytes and how many records still fit into a segment.
-pub(super) fn left(active: &Active, options: &LogOptions, claim: Claim) -> (u64, usize) {
+/// Where a segment's records end, up to where they may reach, and how many still fit.
+pub(super) fn left(active: &Active, options: &LogOptions, claim: Claim) -> (u64, u64, usize) {
     let (kept_bytes, kept_records) = match claim {
         Claim::Blocks => (tail_bytes(options), options.segment_records_max / 32),
         Claim::Own => (0, 0),
     };
     (
-        active.room_bytes.saturating_sub(kept_bytes).saturating_sub(active.offset),
+        active.offset,
+        active.room_bytes.saturating_sub(kept_bytes),
         options.segment_records_max.saturating_sub(kept_records).saturating_sub(active.times.len()),
     )
 }

@@ -157,9 +157,17 @@ pub(super) fn scan_records(
                 && chain.is_none_or(|c| c == h.previous)
                 && incarnation.is_none_or(|i| i == h.incarnation)
         };
-        let (header, crc) = match window.record(at)? {
-            Some((header, crc, None)) if continues(&header) => (header, crc),
-            Some((header, crc, Some(granule))) if continues(&header) => {
+        let mut here = window.record(at)?.filter(|(header, ..)| continues(header));
+        if here.is_none() {
+            let aligned = record::aligned_start(at);
+            here = window.record(aligned)?.filter(|(header, ..)| continues(header));
+            if here.is_some() {
+                at = aligned;
+            }
+        }
+        let (header, crc) = match here {
+            Some((header, crc, None)) => (header, crc),
+            Some((header, crc, Some(granule))) => {
                 if context.durable < seq && !durable_later(&mut window, at + 8, &header, seq)? {
                     break;
                 }
@@ -167,7 +175,7 @@ pub(super) fn scan_records(
                     .push((at + (HEADER_BYTES + granule * record::GRANULE_BYTES) as u64, Damage::Checksum));
                 (header, crc)
             }
-            _ => match resync(&mut window, at + record::ALIGN_BYTES, incarnation, seq, context.durable)? {
+            None => match resync(&mut window, at + record::ALIGN_BYTES, incarnation, seq, context.durable)? {
                 Some((next_at, next)) if next.seq < context.until => {
                     out.damage.push((at, Damage::Checksum));
                     // What is lost keeps its seqs; its times are unknown.

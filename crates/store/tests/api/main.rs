@@ -5,6 +5,7 @@ mod damage;
 mod fixture;
 mod full;
 mod invariants;
+mod large;
 mod mending;
 mod races;
 mod world;

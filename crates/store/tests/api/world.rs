@@ -40,6 +40,8 @@ pub(crate) fn options(segment_bytes: u64) -> LogOptions {
         segment_records_max: 1 << 16,
         checkpoint_entries: 20,
         checkpoint_bytes: 1 << 30,
+        aligned_payload_bytes: 16 << 10,
+        begin_bytes: 8192,
         cache: PageCache::new(64 << 10),
         ..LogOptions::default()
     }
@@ -181,6 +183,9 @@ impl File for FailingFile {
     }
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.inner.write_at(parts, offset)
+    }
+    fn begin_writing(&self, offset: u64, len_bytes: u64) {
+        self.inner.begin_writing(offset, len_bytes);
     }
     fn sync(&self) -> io::Result<()> {
         if self.syncs_fail.load(Ordering::Relaxed) {
