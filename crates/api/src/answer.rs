@@ -213,6 +213,16 @@ pub struct RestoredDisk {
     pub size_bytes: u64,
     /// How much of it was data.
     pub written_bytes: u64,
+    /// What is damaged in the store; zeroes stand there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A range of a disk that could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreadable {
+    pub first_byte: u64,
+    pub len_bytes: u64,
 }
 
 /// `verify`.

@@ -2,6 +2,7 @@
 //! another branch from now on.
 
 mod branches;
+mod damage;
 mod outside;
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use bygone_block::{BlockDevice, Extent, OsDisk, RawDisk, Reading};
+use bygone_block::{BlockDevice, Extent, OsDisk, RawDisk};
 use bygone_model::{BranchId, Event, Kind, Place, Seq, VolumeId};
 use bygone_store::catalog::Catalog;
 
@@ -24,6 +25,7 @@ use crate::{
     timeline,
 };
 
+use self::damage::Unread;
 pub(crate) use self::{
     branches::{drop_branch, promote, undo},
     outside::{Prepared, fill, fill_unasked},
@@ -31,6 +33,8 @@ pub(crate) use self::{
 
 /// Devices are copied in pieces of this size.
 const PIECE_BYTES: u64 = 4 << 20;
+/// Extents are asked for over this much at a time, so that the list of them stays short and giving up is noticed soon.
+const EXTENTS_BYTES: u64 = 64 << 20;
 /// What the name of a file ends in that is being restored and not whole yet.
 const PART: &str = ".bygone-part";
 
@@ -122,11 +126,18 @@ fn copy_disks(
         let device = target.as_of(volume, seq)?;
         let to = if many { path.join(format!("{name}.raw")) } else { path.to_owned() };
         let doing = format!("restoring {name}");
-        let written = copy_to_file(&device, &to, &mut |done, total| {
+        let mut unread = Unread::default();
+        let written = copy_to_file(&device, &to, &mut unread, &mut |done, total| {
             answers.progress(Progress { doing: doing.clone(), done_bytes: done, total_bytes: total })
         })?;
         let size_bytes = device.geometry().size_bytes;
-        done.push(RestoredDisk { id: name.clone(), to, size_bytes, written_bytes: written });
+        done.push(RestoredDisk {
+            id: name.clone(),
+            to,
+            size_bytes,
+            written_bytes: written,
+            unreadable: unread.ranges(),
+        });
     }
     Ok(())
 }
@@ -136,6 +147,7 @@ fn copy_disks(
 fn copy_to_file(
     device: &dyn BlockDevice,
     to: &Path,
+    unread: &mut Unread,
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<u64> {
     let size = device.geometry().size_bytes;
@@ -148,7 +160,7 @@ fn copy_to_file(
         return Err(Error::file("writing", to, std::io::ErrorKind::IsADirectory.into()));
     }
     if is_device {
-        return copy_to(device, to, true, progress);
+        return copy_to(device, to, true, unread, progress);
     }
     // Never over somebody's data: `--to` names a new file.
     if fs::symlink_metadata(to).is_ok() {
@@ -159,7 +171,7 @@ fn copy_to_file(
     let part = PathBuf::from(part);
     let failed = |doing| move |e| Error::file(doing, to, e);
     make_part(&part, size).map_err(failed("making"))?;
-    let result = copy_to(device, &part, false, progress).and_then(|written| {
+    let result = copy_to(device, &part, false, unread, progress).and_then(|written| {
         let (here, no_replace) = (rustix::fs::CWD, rustix::fs::RenameFlags::NOREPLACE);
         match rustix::fs::renameat_with(here, &part, here, to, no_replace) {
             // Not every file system can do this.
@@ -199,6 +211,7 @@ fn copy_to(
     device: &dyn BlockDevice,
     to: &Path,
     is_device: bool,
+    unread: &mut Unread,
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<u64> {
     let size = device.geometry().size_bytes;
@@ -211,15 +224,15 @@ fn copy_to(
     let mut extents = Vec::new();
     let mut at = 0;
     while at < size {
-        // In parts, so that the list of extents stays short.
-        let part = (1_u64 << 30).min(size - at);
+        let part = EXTENTS_BYTES.min(size - at);
         extents.clear();
         device.extents(at, part, &mut |extent| {
             extents.push(extent);
             true
         })?;
         for extent in &extents {
-            written += copy_extent(device, &raw, at, extent, is_device, &mut |done| progress(done, size))?;
+            written +=
+                copy_extent(device, &raw, at, extent, is_device, unread, &mut |done| progress(done, size))?;
             at += extent.len_bytes;
         }
     }
@@ -234,6 +247,7 @@ fn copy_extent(
     start: u64,
     extent: &Extent,
     over_old_data: bool,
+    unread: &mut Unread,
     progress: &mut dyn FnMut(u64) -> bool,
 ) -> Result<u64> {
     let io = |e| Error::file("writing", raw.path(), e);
@@ -248,7 +262,7 @@ fn copy_extent(
     while done < extent.len_bytes {
         let len = PIECE_BYTES.min(extent.len_bytes - done) as usize;
         let at = start + done;
-        device.read(at, &mut buf[..len], Reading::MayWait)?;
+        unread.read(device, at, &mut buf[..len])?;
         raw.file().write_at(&mut [IoSlice::new(&buf[..len])], at).map_err(io)?;
         done += len as u64;
         if !progress(start + done) {

@@ -8,7 +8,13 @@ use bygone_api::{
 };
 use clap::{ArgGroup, Args};
 
-use crate::{confirm::confirm, error::Result, manager, session::Session, show};
+use crate::{
+    confirm::confirm,
+    error::{Error, Result},
+    manager,
+    session::Session,
+    show,
+};
 
 /// `restore`.
 #[derive(Debug, Args)]
@@ -73,5 +79,8 @@ pub(crate) fn run(session: &Session, args: &Restore) -> Result<()> {
     if let Some(question) = args.question() {
         confirm(session, args.yes, &question)?;
     }
-    session.tell(&manager::ask_for_long(session, &args.call())?, show::restore::restored)
+    let restored = manager::ask_for_long(session, &args.call())?;
+    session.tell(&restored, show::restore::restored)?;
+    let damaged = restored.disks.iter().map(|disk| disk.unreadable.len()).sum();
+    if damaged > 0 { Err(Error::Damaged(damaged)) } else { Ok(()) }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use bygone_api::{
     BranchInfo, Compacted, DamagedPlace, DiskStatus, Exported, MomentInfo, Problem, Removed, Restored,
-    RestoredDisk, Started, Status, StoreStatus, TargetInfo, TargetStatus, Trouble, Verified,
+    RestoredDisk, Started, Status, StoreStatus, TargetInfo, TargetStatus, Trouble, Unreadable, Verified,
     config::TargetConfig,
 };
 use bygone_model::{Details, Grade, Kind, Truth};
@@ -317,6 +317,7 @@ fn a_restore_says_what_is_where() {
         to: PathBuf::from("/mnt/web.img"),
         size_bytes: 20 << 30,
         written_bytes: 3 << 30,
+        unreadable: Vec::new(),
     };
     let done =
         Restored { moment: history()[2].clone(), disks: vec![disk], branch: Some("main-2".to_owned()) };
@@ -325,6 +326,13 @@ fn a_restore_says_what_is_where() {
         vda  20 GiB  3 GiB written  /mnt/web.img
     The present is branch main-2 now.
     ");
+    let mut damaged = done;
+    let place = |i: u64| Unreadable { first_byte: i * (1 << 20), len_bytes: 4096 };
+    damaged.disks[0].unreadable = (0..22).map(place).collect();
+    let shown = restore::restored(&damaged, &look(Some(80)));
+    assert!(shown.contains("Of vda 88 KiB could not be read; zeroes stand there instead:\n"), "{shown}");
+    assert!(shown.contains("  4096 bytes from byte 1048576 on\n"), "{shown}");
+    assert!(shown.contains("  and 2 more places (--json lists them)\n"), "{shown}");
 }
 
 #[test]

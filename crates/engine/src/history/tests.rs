@@ -8,7 +8,7 @@ use jiff::Zoned;
 
 use crate::{
     Error,
-    api::{MomentInfo, Restored, call::RestoreTo},
+    api::{MomentInfo, Restored, Unreadable, call::RestoreTo},
     config::{DiskConfig, TargetConfig},
     lifecycle::{Change, Request},
     restore,
@@ -272,4 +272,39 @@ fn a_moment_before_the_first_content_of_a_disk_is_none() {
         Err(Error::BaseIncomplete { .. })
     ));
     tried("now").unwrap();
+}
+
+#[test]
+fn one_damaged_block_costs_that_block_of_what_is_restored_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    let lease = target.lease(target.volume(BranchId(0), None).unwrap(), Use::Upkeep).unwrap();
+    let mut wanted = vec![0; 1 << 20];
+    for i in 0..40 {
+        let (at, data) = (i * BLOCK, [i as u8 + 1; BLOCK]);
+        lease.write(&[Writing { offset: at as u64, change: bygone_block::Change::Data(&data) }]).unwrap();
+        wanted[at..at + BLOCK].copy_from_slice(&data);
+    }
+    drop(lease);
+    target.log.flush().unwrap();
+    let head = target.log.head_seq();
+    let files = std::fs::read_dir(target.dir().join("log")).unwrap();
+    let files = files.map(|entry| entry.unwrap().path());
+    let place = |bytes: &[u8]| bytes.windows(BLOCK).position(|block| block.iter().all(|byte| *byte == 21));
+    let hurt = files.filter_map(|path| Some((place(&std::fs::read(&path).ok()?)?, path))).next().unwrap();
+    let mut bytes = std::fs::read(&hurt.1).unwrap();
+    bytes[hurt.0 + 1000] ^= 2;
+    std::fs::write(&hurt.1, bytes).unwrap();
+
+    let out = dir.path().join("out.raw");
+    let (to, now) = (RestoreTo::Path(out.clone()), Zoned::now());
+    let at = format!("seq:{}", head.0);
+    let restored = restore::restore(&target, &at, None, &to, false, &now, &mut Nobody).unwrap();
+    let damaged = 20 * BLOCK..21 * BLOCK;
+    wanted[damaged.clone()].fill(0);
+    assert!(std::fs::read(out).unwrap() == wanted);
+    let unreadable = Unreadable { first_byte: damaged.start as u64, len_bytes: BLOCK as u64 };
+    assert_eq!(restored.disks[0].unreadable, [unreadable]);
+    // What is said of the target is not touched by it.
+    assert!(target.status().is_ok());
 }

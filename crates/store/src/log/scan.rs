@@ -32,6 +32,8 @@ pub(super) struct Scanned {
     pub sealed: bool,
     /// Damaged places.
     pub damage: Vec<(u64, Damage)>,
+    /// Of some records not even the header is left: what they wrote where is not known.
+    pub lost: bool,
     /// Where each record is, unless there is an index.
     pub starts: Vec<u64>,
     /// Its records say that everything up to here was durable.
@@ -121,7 +123,7 @@ pub(super) fn scan(file: &Arc<dyn File>, number: u32, context: Context) -> Resul
     if let Some(index) = sealed_index(&**file, number)? {
         let damage = if header.is_none() { vec![(0, Damage::Checksum)] } else { Vec::new() };
         let durable = Seq::ZERO;
-        return Ok(Scanned { index, sealed: true, damage, starts: Vec::new(), durable });
+        return Ok(Scanned { index, sealed: true, damage, lost: false, starts: Vec::new(), durable });
     }
     scan_records(&**file, number, header, context)
 }
@@ -142,6 +144,7 @@ pub(super) fn scan_records(
         },
         sealed: false,
         damage: if header.is_none() { vec![(0, Damage::Checksum)] } else { Vec::new() },
+        lost: false,
         starts: Vec::new(),
         durable: Seq::ZERO,
     };
@@ -178,6 +181,7 @@ pub(super) fn scan_records(
             None => match resync(&mut window, at + record::ALIGN_BYTES, incarnation, seq, context.durable)? {
                 Some((next_at, next)) if next.seq < context.until => {
                     out.damage.push((at, Damage::Checksum));
+                    out.lost = true;
                     // What is lost keeps its seqs; its times are unknown.
                     let before = out.index.times.last().copied().unwrap_or(next.time);
                     out.index.times.extend((seq.0..next.seq.0).map(|_| before));

@@ -171,7 +171,7 @@ impl Log {
         let (written, marked) = match in_memory {
             Some(found) => found,
             None => {
-                let index = self.segment_index(number)?;
+                let index = self.index_of_what_is_left(number)?;
                 (written(&index.entries, false), marked(&index.marks))
             }
         };
@@ -271,7 +271,7 @@ impl Log {
                 return Ok((full.first_seq, full.times.clone()));
             }
         }
-        let index = self.segment_index(number)?;
+        let index = self.index_of_what_is_left(number)?;
         Ok((index.first_seq, index.times))
     }
 
@@ -286,7 +286,8 @@ impl Log {
     pub(super) fn segment_index(&self, number: u32) -> Result<segment::SegmentIndex> {
         let scanned = self.scan_segment(number)?;
         match scanned.damage.first() {
-            Some(&(offset, damage)) if !scanned.sealed => {
+            // A record whose payload does not hold is known all the same; whoever reads it is told.
+            Some(&(offset, damage)) if scanned.lost => {
                 Err(Error::damaged(&segment::file_name(number), offset, damage))
             }
             _ => Ok(scanned.index),

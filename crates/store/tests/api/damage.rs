@@ -1,9 +1,11 @@
 //! Damage and other versions: told, and never served (I5).
 
+use std::path::PathBuf;
+
 use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
 use bygone_store::{Damage, Error, format::crc32c};
 
-use crate::world::{World, mark, write};
+use crate::world::{World, mark, sector, write};
 
 const WRITES: u64 = 60;
 
@@ -196,4 +198,66 @@ fn a_checkpoint_of_a_newer_version_is_refused() {
     let (world, ..) = some_history();
     set_version(&world.files("index").pop().unwrap(), 64);
     assert!(matches!(world.try_open(), Err(Error::NewerVersion { found: 99, .. })));
+}
+
+#[test]
+fn one_flipped_bit_in_the_newest_segment_costs_that_block_and_nothing_else() {
+    let (world, log, volume) = World::make(1024);
+    let mut seqs = Vec::new();
+    for i in 0..30 {
+        seqs.push(write(&log, volume, i * 8, 8, i + 1));
+    }
+    log.event(BranchId(0), &Event::new(Kind::Point, "then")).unwrap();
+    log.flush().unwrap();
+    // It says that what is before it was durable, so that the damage is not taken for what a power cut left.
+    write(&log, volume, 400, 8, 31);
+    let head = log.head_seq();
+    let times: Vec<_> = (1..=head.0).map(|seq| log.time_of(Seq(seq)).unwrap()).collect();
+    drop(log);
+    // The payload of the twentieth write, in a segment that waits for its index.
+    let marks = sector(20);
+    let place = |path: &PathBuf| std::fs::read(path).unwrap().windows(512).position(|bytes| bytes == marks);
+    let path = world.files("log").into_iter().find(|path| place(path).is_some()).unwrap();
+    let (mut bytes, at) = (std::fs::read(&path).unwrap(), place(&path).unwrap());
+    bytes[at + 700] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+
+    for life in 0..3 {
+        let log = world.open();
+        // Once a checkpoint covers it, only who reads it is told, and `verify`.
+        assert!(life > 0 || log.damage_at_open().len() == 1, "{:?}", log.damage_at_open());
+        let found = log.verify(true, &mut |_, _| true).unwrap().damaged;
+        assert!(
+            !found.is_empty() && found.iter().all(|damaged| path.ends_with(&damaged.place.file)),
+            "{found:?}"
+        );
+        for (seq, time) in (1..).zip(&times) {
+            assert_eq!(log.time_of(Seq(seq)).unwrap(), *time, "record {seq}");
+            let hits = log.at_time(*time).unwrap();
+            assert!(hits.iter().any(|hit| hit.seq >= Seq(seq) && hit.time == *time), "{hits:?} at {time}");
+        }
+        let mut events = 0;
+        log.events(Seq::ZERO, head, &mut |_| {
+            events += 1;
+            true
+        })
+        .unwrap();
+        assert_eq!(events, 1);
+        for (i, seq) in seqs.iter().enumerate() {
+            let block = i as u64 * 8;
+            match mark(&log, volume, block + 1, head) {
+                Ok(found) => assert!(i != 19 && found == i as u64 + 1),
+                Err(Error::Damaged { place, .. }) => assert!(i == 19 && path.ends_with(&place.file)),
+                Err(e) => panic!("{e}"),
+            }
+            assert_eq!(mark(&log, volume, 3, *seq).unwrap(), 1, "as of {seq}");
+        }
+        // It goes on: what is written is there, upkeep has nothing to complain of, and over the damaged block can be written.
+        write(&log, volume, 152, 8, 77);
+        while log.maintain().unwrap() {}
+        log.checkpoint().unwrap();
+        assert_eq!(mark(&log, volume, 153, log.head_seq()).unwrap(), 77);
+        assert!(log.upkeep_trouble().is_none());
+        drop(log);
+    }
 }

@@ -1,0 +1,58 @@
+//! Reading a disk that is damaged in places: one damaged block costs that block, and is named.
+
+use bygone_block::{BlockDevice, IoError, Reading};
+
+use crate::{api::Unreadable, error::Result};
+
+/// What is told apart.
+const BLOCK_BYTES: usize = 4096;
+/// More ranges than this are not listed; the last one then reaches over all that follow.
+const RANGES_MAX: usize = 4096;
+
+/// What could not be read so far.
+#[derive(Default)]
+pub(super) struct Unread(Vec<Unreadable>);
+
+impl Unread {
+    /// Fills `buf` from `at`; what is damaged is zeroes, and noted.
+    ///
+    /// # Errors
+    /// When something else keeps it from being read.
+    pub(super) fn read(&mut self, device: &dyn BlockDevice, at: u64, buf: &mut [u8]) -> Result<()> {
+        match device.read(at, buf, Reading::MayWait) {
+            Err(error) if is_damage(&error) => {}
+            done => return Ok(done?),
+        }
+        for (i, block) in buf.chunks_mut(BLOCK_BYTES).enumerate() {
+            let at = at + (i * BLOCK_BYTES) as u64;
+            match device.read(at, block, Reading::MayWait) {
+                Err(error) if is_damage(&error) => {
+                    block.fill(0);
+                    self.note(at, block.len() as u64);
+                }
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, first_byte: u64, len_bytes: u64) {
+        let full = self.0.len() >= RANGES_MAX;
+        match self.0.last_mut() {
+            Some(last) if full || last.first_byte + last.len_bytes == first_byte => {
+                last.len_bytes = first_byte + len_bytes - last.first_byte;
+            }
+            _ => self.0.push(Unreadable { first_byte, len_bytes }),
+        }
+    }
+
+    pub(super) fn ranges(self) -> Vec<Unreadable> {
+        self.0
+    }
+}
+
+fn is_damage(error: &IoError) -> bool {
+    let IoError::Store(source) = error else { return false };
+    let damaged = source.downcast_ref::<bygone_store::Error>();
+    matches!(damaged, Some(bygone_store::Error::Damaged { .. }))
+}
