@@ -12,6 +12,14 @@ fn add(world: &World, name: &str, disk: &str) -> Vec<String> {
     ["target", "add", name, "--disk", disk].map(str::to_owned).to_vec()
 }
 
+/// The segment with most of a target's content.
+fn largest_segment(world: &World, target: &str) -> std::path::PathBuf {
+    let log = world.store().join("targets").join(target).join("log");
+    let entries = fs::read_dir(log).expect("a log").map(|entry| entry.expect("an entry"));
+    let segments = entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "seg"));
+    segments.max_by_key(|entry| entry.metadata().expect("length").len()).expect("a segment").path()
+}
+
 fn refused(world: &World, args: &[String]) -> String {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     world.fails(1, &args)
@@ -35,12 +43,19 @@ fn disks_that_cannot_be_protected_are_refused_and_leave_nothing_behind() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .expect("qemu-io; run scripts/setup");
-    std::thread::sleep(std::time::Duration::from_millis(700));
+    // Its locks are listed with what it has open.
+    let open = format!("/proc/{}/fdinfo", holder.id());
+    until("qemu-io to lock the disk", || {
+        let entries = fs::read_dir(&open).ok()?.filter_map(Result::ok);
+        let mut infos = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        infos.any(|info| info.contains("lock:")).then_some(())
+    });
     let said = refused(&world, &add(&world, "a", &name));
     assert!(said.contains("in use"), "{said}");
     holder.kill().expect("killed");
     holder.wait().expect("ended");
-    assert!(world.json_lines(&["target", "list"]).is_empty());
+    let left = world.json_lines(&["target", "list"]);
+    assert!(left.is_empty(), "{left:?}");
     let args = add(&world, "a", &name);
     world.ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
 }
@@ -101,7 +116,8 @@ fn flipped_bits_are_found_named_and_never_served() {
     fs::write(&image, vec![0x5a; 4 << 20]).expect("written");
     world.ok(&["target", "add", "a", "--disk", &format!("import:{}", image.display())]);
     world.ok(&["verify"]);
-    let segment = world.store().join("targets/a/log/0000000001.seg");
+    let segment = largest_segment(&world, "a");
+    let name = segment.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
     let file = fs::OpenOptions::new().read(true).write(true).open(&segment).expect("a segment");
     let mut byte = [0];
     file.read_exact_at(&mut byte, 1 << 20).expect("read");
@@ -109,7 +125,7 @@ fn flipped_bits_are_found_named_and_never_served() {
     let done = world.run(&["--json", "verify"]);
     assert_eq!(done.status.code(), Some(3), "{}", String::from_utf8_lossy(&done.stderr));
     let found: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
-    assert!(found["damaged"][0]["where"].as_str().is_some_and(|w| w.contains("0000000001.seg")), "{found}");
+    assert!(found["damaged"][0]["where"].as_str().is_some_and(|w| w.contains(&name)), "{found}");
     let said =
         world.fails(1, &["restore", "a", "--at", "now", "--to", &world.path("y.raw").display().to_string()]);
     assert!(said.contains("damage"), "{said}");
@@ -123,7 +139,7 @@ fn a_truncated_segment_is_reported_and_the_rest_still_works() {
     fs::write(&image, vec![0x5a; 4 << 20]).expect("written");
     world.ok(&["target", "add", "a", "--disk", &format!("import:{}", image.display())]);
     world.ok(&["point", "a", "--label", "x"]);
-    let segment = world.store().join("targets/a/log/0000000001.seg");
+    let segment = largest_segment(&world, "a");
     let file = fs::OpenOptions::new().write(true).open(&segment).expect("a segment");
     let len = file.metadata().expect("length").len();
     file.set_len(len / 2).expect("cut");
@@ -137,18 +153,23 @@ fn a_read_only_disk_is_refused() {
     let world = World::new();
     let disk = world.path("d.raw");
     make_disk(&disk, 1 << 20);
-    fs::set_permissions(&disk, fs::Permissions::from_mode(0o444)).expect("restricted");
-    let args = add(&world, "a", &disk.display().to_string());
-    if rustix::process::geteuid().is_root() {
-        // Permissions do not stop root; a file that cannot be changed does.
-        let locked = std::process::Command::new("chattr").arg("+i").arg(&disk).status();
-        if locked.is_ok_and(|status| status.success()) {
-            refused(&world, &args);
-            let _ = std::process::Command::new("chattr").arg("-i").arg(&disk).status();
-        }
+    if !rustix::process::geteuid().is_root() {
+        fs::set_permissions(&disk, fs::Permissions::from_mode(0o444)).expect("restricted");
+        let said = refused(&world, &add(&world, "a", &disk.display().to_string()));
+        assert!(said.contains("Permission denied"), "{said}");
         return;
     }
-    refused(&world, &args);
+    // Permissions do not stop root; a device that cannot be written to does.
+    let made = std::process::Command::new("losetup").args(["-r", "-f", "--show"]).arg(&disk).output();
+    let made = made.expect("losetup");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let device = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+    let args = add(&world, "a", &device);
+    let done = world.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let _ = std::process::Command::new("losetup").args(["-d", &device]).status();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.contains("mounted read-only") && world.json_lines(&["target", "list"]).is_empty(), "{said}");
 }
 
 /// Half an imported disk looks like a whole one.
@@ -160,8 +181,12 @@ fn an_import_that_was_killed_leaves_no_target() {
     let import = format!("vda=import:{}", image.display());
     let add = ["target", "add", "m", "--disk", &import];
     let mut adding = world.command(&add).spawn().expect("started");
-    let log = world.store().join("targets/m/log");
-    until("some of it is imported", || fs::read_dir(&log).ok()?.nth(1)?.ok());
+    // It has another name until it is whole.
+    let log = world.store().join("targets/.adding-m/log");
+    until("some of it is imported", || {
+        assert!(adding.try_wait().expect("a state").is_none(), "it was through before it was killed");
+        fs::read_dir(&log).ok()?.nth(3)?.ok()
+    });
     adding.kill().expect("killed");
     adding.wait().expect("ended");
     assert!(log.exists(), "it was through before it was killed");

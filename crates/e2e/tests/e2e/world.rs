@@ -6,7 +6,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -32,8 +31,6 @@ fn program() -> PathBuf {
 
 /// The folder of a guest; built if it is not there yet.
 pub(crate) fn guest(name: &str) -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| ());
     let done = Command::new(root().join("scripts/guest"))
         .arg(name)
         .stderr(Stdio::null())
