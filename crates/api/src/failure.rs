@@ -66,6 +66,15 @@ pub enum Failure {
     DiskExists { disk: String },
     #[error("disk {path} has {found_bytes} bytes; {wanted}")]
     DiskSize { path: String, found_bytes: u64, wanted: String },
+    /// As a raw disk it would be destroyed.
+    #[error("{path} is no raw disk: it looks like {format}")]
+    NotRaw { path: String, format: String, can_import: bool },
+    #[error("the image {path}: {why}")]
+    BadImage { path: String, problem: ImageProblem, why: String },
+    #[error("{path} is a disk of target {target:?}")]
+    Tapped { path: String, target: String },
+    #[error("{path} is in the store's own folder")]
+    InsideStore { path: String },
     #[error("there is no branch {branch:?}")]
     NoBranch { branch: String },
     #[error("there is no branch but the present")]
@@ -242,6 +251,20 @@ pub enum MomentProblem {
     Other,
 }
 
+/// Why an image of a disk cannot be taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageProblem {
+    /// Its content is in other files, too.
+    NeedsOthers,
+    Encrypted,
+    /// Compressed, or an archive.
+    Packed,
+    /// Of a format that is not read.
+    Unread,
+    Damaged,
+}
+
 /// Why a file or disk cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -316,6 +339,10 @@ impl Failure {
             | NoDisk { .. }
             | DiskExists { .. }
             | DiskSize { .. }
+            | NotRaw { .. }
+            | BadImage { .. }
+            | Tapped { .. }
+            | InsideStore { .. }
             | NoBranch { .. }
             | NoOtherBranch
             | BranchExists { .. }

@@ -19,6 +19,6 @@ mod wire;
 
 pub use answer::*;
 pub use call::{Call, Nothing, Request, Role};
-pub use failure::{Failure, IoProblem, MomentProblem, Remedy, ServeProblem};
+pub use failure::{Failure, ImageProblem, IoProblem, MomentProblem, Remedy, ServeProblem};
 pub use problem::{Problem, Trouble};
 pub use wire::{Answers, Asked, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply};

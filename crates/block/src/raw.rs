@@ -78,7 +78,17 @@ impl OsDisk {
         OsDisk::of_file(path, options.open(path)?)
     }
 
-    /// The disk that `file` has open for reading and writing, at `path`.
+    /// Opens `path` for reading only.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open_to_read(path: &Path) -> io::Result<OsDisk> {
+        // A pipe would wait for somebody to write to it.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        OsDisk::of_file(path, fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?)
+    }
+
+    /// The disk that `file` has open, at `path`.
     ///
     /// # Errors
     /// What the system says.
@@ -104,6 +114,17 @@ impl OsDisk {
     pub fn forget_cached(&self) -> io::Result<()> {
         self.file.file().sync_all()?;
         Ok(rustix::fs::fadvise(self.file.file(), 0, None, rustix::fs::Advice::DontNeed)?)
+    }
+
+    /// The smallest unit in which a device can be written; `None` for a file.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn block_bytes(&self) -> io::Result<Option<u32>> {
+        if !self.is_device {
+            return Ok(None);
+        }
+        Ok(Some(rustix::fs::ioctl_blksszget(self.file.file())?))
     }
 
     /// Where it is.

@@ -157,8 +157,20 @@ pub(crate) fn refuse(refusal: &clap::Error) -> ExitCode {
         let _ = refusal.print();
         return ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2));
     }
+    refuse_as(&refusal.render().to_string())
+}
+
+/// Says that a word of the command line cannot be told to a manager, and gives the exit code.
+pub(crate) fn refuse_word(word: &std::ffi::OsStr) -> ExitCode {
+    refuse_as(&format!(
+        "the argument {:?} is not valid UTF-8\n\ntip: give a file another name, or a symbolic link to it",
+        word.to_string_lossy()
+    ))
+}
+
+fn refuse_as(rendered: &str) -> ExitCode {
     let args: Vec<String> = env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let usage = of_usage(&refusal.render().to_string(), &args);
+    let usage = of_usage(rendered, &args);
     let paint = Paint::for_stream(io::stderr().is_terminal());
     let _ = io::stderr().write_all(in_words(&usage, paint).as_bytes());
     if args.iter().any(|arg| arg == "--json") {

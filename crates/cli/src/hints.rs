@@ -1,7 +1,7 @@
 //! What to do about a failure or a problem, in words: the next step, with the command to type where there is one. Below this
 //! crate nobody knows commands; a failure says by its code and fields what it is about.
 
-use bygone_api::{Failure, IoProblem, MomentProblem, ServeProblem, Trouble};
+use bygone_api::{Failure, ImageProblem, IoProblem, MomentProblem, ServeProblem, Trouble};
 use bygone_model::when::{When, parse_duration};
 
 /// Room is missing.
@@ -52,6 +52,30 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::DiskSize { .. } => {
             "check that it is the right disk; `truncate -s` or `qemu-img resize` grows an image"
         }
+        Failure::NotRaw { can_import: true, path, .. } => {
+            return format!(
+                "import it: --disk import:{path}; if it is a raw disk that only begins like one: --disk raw:{path}"
+            );
+        }
+        Failure::NotRaw { path, .. } => {
+            return format!(
+                "unpack or decrypt it first, and use the raw disk; if it is a raw disk that only begins like one: \
+                 --disk raw:{path}"
+            );
+        }
+        Failure::BadImage { problem, .. } => match problem {
+            ImageProblem::NeedsOthers => {
+                "make one image of it, if you trust it: `qemu-img convert -O qcow2 IMAGE whole.qcow2`"
+            }
+            ImageProblem::Encrypted => {
+                "decrypt it first: `qemu-img convert` with its secret, or `cryptsetup open`"
+            }
+            ImageProblem::Packed => "unpack it first (gunzip, unxz, unzstd, bunzip2, unzip, tar xf)",
+            ImageProblem::Unread => "make another image of it: `qemu-img convert -O qcow2 IMAGE whole.qcow2`",
+            ImageProblem::Damaged => "get a whole copy of it; `qemu-img check IMAGE` says more",
+        },
+        Failure::Tapped { .. } => "choose another place, or restore that target with --in-place",
+        Failure::InsideStore { .. } => "choose a path outside of the store",
         Failure::NoBranch { .. } => "`bygone branch list NAME` shows the branches",
         Failure::NoOtherBranch => "a branch is made by running the past: bygone run NAME --at WHEN",
         Failure::BranchExists { .. } => "choose another name, or run that branch without --at",

@@ -32,6 +32,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::{cli::Cli, session::Session};
 
 fn main() -> ExitCode {
+    // Everything that is said to the manager is text.
+    if let Some(odd) = std::env::args_os().find(|word| word.to_str().is_none()) {
+        return error::refuse_word(&odd);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(refusal) => return error::refuse(&refusal),

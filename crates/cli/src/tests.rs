@@ -119,15 +119,15 @@ fn a_target_is_added_as_it_was_described() {
     config.net = "user,hostfwd=tcp::2222-:22".to_owned();
     config.autostart = true;
     let disks = vec![
-        NewDisk { id: None, source: NewSource::Store(20 << 30), block_bytes: 4096 },
-        NewDisk { id: some("data"), source: NewSource::Tap("/srv/data.img".into()), block_bytes: 4096 },
+        NewDisk { id: None, source: NewSource::Store(20 << 30), block_bytes: Some(4096) },
+        NewDisk { id: some("data"), source: NewSource::Tap("/srv/data.img".into()), block_bytes: Some(4096) },
     ];
     assert_eq!(request(&words), Request::from(call::TargetAdd { config, disks, wait: false }));
 }
 
 #[test]
 fn a_target_without_options_has_the_engines_defaults() {
-    let disks = vec![NewDisk { id: None, source: NewSource::Tap("/d".into()), block_bytes: 512 }];
+    let disks = vec![NewDisk { id: None, source: NewSource::Tap("/d".into()), block_bytes: None }];
     let expected = Request::from(call::TargetAdd { config: TargetConfig::new("web"), disks, wait: true });
     assert_eq!(request(&["target", "add", "web", "--disk", "/d"]), expected);
 }

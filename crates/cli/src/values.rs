@@ -70,8 +70,12 @@ pub(crate) fn disk(text: &str) -> Result<DiskArg, Misread> {
     let source = if let Some(size) = source.strip_prefix("store:") {
         let size_bytes = parse_bytes(size).filter(|bytes| *bytes > 0);
         NewSource::Store(size_bytes.ok_or_else(|| Misread::Size(size.to_owned()))?)
+    } else if let Some(path) = source.strip_prefix("import:raw:") {
+        NewSource::ImportRaw(path_of(path)?)
     } else if let Some(path) = source.strip_prefix("import:") {
         NewSource::Import(path_of(path)?)
+    } else if let Some(path) = source.strip_prefix("raw:") {
+        NewSource::TapRaw(path_of(path)?)
     } else {
         NewSource::Tap(path_of(source)?)
     };
@@ -171,6 +175,11 @@ mod tests {
         assert_eq!(read("store:20G"), (None, NewSource::Store(20 << 30)));
         assert_eq!(read("root=store:1.5T"), (Some("root".to_owned()), NewSource::Store(3 << 39)));
         assert_eq!(read("import:/a.qcow2"), (None, NewSource::Import(PathBuf::from("/a.qcow2"))));
+        assert_eq!(read("raw:/dev/sdb"), (None, NewSource::TapRaw(PathBuf::from("/dev/sdb"))));
+        assert_eq!(
+            read("d=import:raw:/a"),
+            (Some("d".to_owned()), NewSource::ImportRaw(PathBuf::from("/a")))
+        );
     }
 
     #[test]

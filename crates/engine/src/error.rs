@@ -230,6 +230,33 @@ pub enum Error {
         /// Who uses it.
         source: bygone_sys::ImageLockError,
     },
+    /// The kernel uses it, or has made something of it.
+    #[error("disk {}: {by}", .path.display())]
+    DiskUsed {
+        /// Where.
+        path: PathBuf,
+        /// For what, in words.
+        by: String,
+    },
+    /// A target taps it.
+    #[error("{} is a disk of target {target:?}", .path.display())]
+    Tapped {
+        /// Where.
+        path: PathBuf,
+        /// Which.
+        target: String,
+    },
+    /// It is in the store's own folder.
+    #[error("{} is in the store's own folder", .0.display())]
+    InsideStore(PathBuf),
+    /// As a raw disk it would be destroyed.
+    #[error("{} is no raw disk: it looks like {}", .path.display(), .format.name())]
+    NotRaw {
+        /// Where.
+        path: PathBuf,
+        /// What it looks like.
+        format: bygone_qemu::image::Format,
+    },
     /// A disk of a size that does not fit.
     #[error("disk {} has {found} bytes; {wanted}", .path.display())]
     DiskSize {

@@ -4,12 +4,12 @@ use std::{error::Error as _, io, path::Path};
 
 use bygone_block::{FuseError, IoError, nbd::ListenError};
 use bygone_model::when::{Ambiguity, ResolveError};
-use bygone_qemu as qemu;
+use bygone_qemu::{self as qemu, image::Unfit};
 use bygone_store::Error as StoreError;
 use bygone_sys::ImageLockError;
 
 use crate::{
-    api::{Failure, IoProblem, MomentProblem, ServeProblem},
+    api::{Failure, ImageProblem, IoProblem, MomentProblem, ServeProblem},
     config::BadSetting,
     error::{Error, Usage},
 };
@@ -113,6 +113,14 @@ impl Error {
                     ImageLockError::Unlockable(_) => Failure::DiskUnlockable { path, why },
                 }
             }
+            Error::DiskUsed { path, by } => Failure::DiskInUse { path: shown(path), why: by.clone() },
+            Error::Tapped { path, target } => Failure::Tapped { path: shown(path), target: target.clone() },
+            Error::InsideStore(path) => Failure::InsideStore { path: shown(path) },
+            Error::NotRaw { path, format } => Failure::NotRaw {
+                path: shown(path),
+                format: format.name().to_owned(),
+                can_import: format.is_read(),
+            },
             Error::DiskSize { path, found, wanted } => {
                 Failure::DiskSize { path: shown(path), found_bytes: *found, wanted: wanted.clone() }
             }
@@ -226,6 +234,13 @@ fn of_qemu(error: &qemu::Error) -> Failure {
         qemu::Error::File { path, source } => file("using", path, source),
         qemu::Error::BadState { path, .. } => Failure::BadMachineState { path: shown(path) },
         qemu::Error::System { .. } => Failure::SystemRefuses { why },
+        qemu::Error::Image { path, unfit } => {
+            Failure::BadImage { path: shown(path), problem: of_image(unfit), why: unfit.to_string() }
+        }
+        qemu::Error::Tool { program, said } => {
+            Failure::ProgramFailed { program: (*program).to_owned(), said: said.clone() }
+        }
+        qemu::Error::GivenUp => Failure::Abandoned,
         qemu::Error::ConsoleBusy => Failure::ConsoleBusy,
         qemu::Error::NotListening { .. }
         | qemu::Error::NotConnected
@@ -234,6 +249,16 @@ fn of_qemu(error: &qemu::Error) -> Failure {
         qemu::Error::AlreadyRunning { .. } | qemu::Error::Refused { .. } => Failure::QemuRefuses { why },
         qemu::Error::Ended { .. } => Failure::MachineEnded { why },
         qemu::Error::Protocol(_) => Failure::NotQemu { why },
+    }
+}
+
+fn of_image(unfit: &Unfit) -> ImageProblem {
+    match unfit {
+        Unfit::Based(_) | Unfit::Elsewhere => ImageProblem::NeedsOthers,
+        Unfit::Encrypted => ImageProblem::Encrypted,
+        Unfit::Packed(_) => ImageProblem::Packed,
+        Unfit::Unread(_) => ImageProblem::Unread,
+        Unfit::Truncated { .. } | Unfit::Damaged(_) => ImageProblem::Damaged,
     }
 }
 

@@ -1,78 +1,114 @@
-//! Reading an image into the store once. A qcow2 image is read through `qemu-img`, which knows all its variants.
+//! Reading an image into the store once. What is no raw disk is made one by `qemu-img` first, in the target's folder.
+//!
+//! Invariant: an image becomes a disk whole or not at all; what in it is no part of the disk is said.
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
     sync::Arc,
 };
 
 use bygone_block::{BlockDevice, Change, IoError, OsDisk, RawDisk, Writing};
 use bygone_model::{Event, Kind};
+use bygone_qemu::image::{self, Format};
 
 use crate::{
     api::{Answers, Progress},
     error::{Error, Result},
+    outside::{self, Facts},
     target::{Target, Use},
 };
 
 const PIECE_BYTES: u64 = 1 << 20;
-const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 
-fn is_qcow2(path: &Path) -> Result<bool> {
-    use std::io::Read;
-    let mut magic = [0; 4];
-    let mut file =
-        std::fs::File::open(path).map_err(|source| Error::Disk { path: path.to_owned(), source })?;
-    Ok(file.read_exact(&mut magic).is_ok() && magic == QCOW2_MAGIC)
+/// An image that can be imported.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    path: PathBuf,
+    /// `None`: raw.
+    format: Option<Format>,
+    /// The size of the disk in it.
+    pub(crate) size_bytes: u64,
+    /// The size of its blocks, as its partition table says.
+    pub(crate) block_bytes: Option<u32>,
+    /// Snapshots inside of it, which are left out.
+    snapshots: Vec<String>,
 }
 
-fn qemu_img(arguments: &[&std::ffi::OsStr]) -> Result<Vec<u8>> {
-    let failed = |output: String| Error::Program { program: "qemu-img", output };
-    let done = Command::new("qemu-img").args(arguments).output().map_err(|e| failed(e.to_string()))?;
-    if done.status.success() {
-        return Ok(done.stdout);
+impl Image {
+    /// Looks at an image; with `is_raw` its first bytes may look like anything.
+    ///
+    /// # Errors
+    /// When it cannot be read, is not whole, or needs other files.
+    pub(crate) fn look(path: &Path, is_raw: bool, answers: &mut dyn Answers) -> Result<Image> {
+        let path = crate::config::absolute(path);
+        let Facts { size_bytes, block_bytes, format } = outside::facts(&path)?;
+        let Some(format) = format.filter(|_| !is_raw) else {
+            return Ok(Image { path, format: None, size_bytes, block_bytes, snapshots: Vec::new() });
+        };
+        answers.progress(Progress {
+            doing: "looking at the image".to_owned(),
+            done_bytes: 0,
+            total_bytes: 0,
+        });
+        let looked = image::look(&path, format, &mut || answers.wanted())?;
+        if !looked.snapshots.is_empty() {
+            let (count, names) = (looked.snapshots.len(), looked.snapshots.join(", "));
+            answers.note(format!(
+                "{} has {count} snapshots inside, which are not imported, only the disk as it is: {names}",
+                path.display()
+            ));
+        }
+        let (size_bytes, snapshots) = (looked.size_bytes, looked.snapshots);
+        Ok(Image { path, format: Some(format), size_bytes, block_bytes: None, snapshots })
     }
-    Err(failed(String::from_utf8_lossy(&done.stderr).trim().to_owned()))
+
+    /// Reads it into the disk `id` of a new target.
+    ///
+    /// # Errors
+    /// When it cannot be read or the store not be written.
+    pub(crate) fn import(&self, target: &Arc<Target>, id: &str, answers: &mut dyn Answers) -> Result<()> {
+        let lease = target.lease(target.volume(target.present(), Some(id))?, Use::Upkeep)?;
+        let doing = format!("importing {id}");
+        let mut progress = |done_bytes| {
+            answers.progress(Progress { doing: doing.clone(), done_bytes, total_bytes: self.size_bytes })
+        };
+        match self.format {
+            None => copy(&self.path, id, &lease, &mut progress)?,
+            Some(format) => {
+                let raw = Temporary(target.dir().join(format!("import-{id}.raw")));
+                // Unpacking it is half of the work.
+                let half = u128::from(self.size_bytes) / 2;
+                image::convert(&self.path, format, &raw.0, &mut |hundredths| {
+                    progress((half * u128::from(hundredths) / 10_000) as u64)
+                })?;
+                copy(&raw.0, id, &lease, &mut |done| progress(half as u64 + done / 2))?;
+            }
+        }
+        lease.flush()?;
+        let mut event = Event::new(Kind::Base, format!("disk {id} was imported"))
+            .with("disk", id)
+            .with("from", self.path.display().to_string())
+            .with("format", self.format.map_or("raw", Format::name))
+            .with("phase", "complete");
+        if !self.snapshots.is_empty() {
+            event = event.with("snapshots_left_out", self.snapshots.clone());
+        }
+        target.log.event(target.present(), &event)?;
+        target.log.flush()?;
+        Ok(())
+    }
 }
 
-/// The size of the disk in an image, in bytes.
-///
-/// # Errors
-/// When it cannot be read.
-pub(crate) fn size_of(path: &Path) -> Result<u64> {
-    if !is_qcow2(path)? {
-        return Ok(crate::target::open_disk(path)?.0);
-    }
-    let said = qemu_img(&["info".as_ref(), "--output=json".as_ref(), path.as_os_str()])?;
-    let said = serde_json::from_slice::<serde_json::Value>(&said).unwrap_or_default();
-    if said.get("backing-filename").is_some() {
-        // An image may name any file of this computer as its base.
-        let output = "the image is based on another one; flatten it first with `qemu-img convert`".to_owned();
-        return Err(Error::Program { program: "qemu-img", output });
-    }
-    let size = said.get("virtual-size").and_then(serde_json::Value::as_u64);
-    size.ok_or_else(|| Error::Program { program: "qemu-img", output: "no virtual size".to_owned() })
-}
-
-/// Reads the image into the disk `id` of a new target.
-///
-/// # Errors
-/// When it cannot be read or the store not be written.
-pub(crate) fn import(target: &Arc<Target>, id: &str, path: &Path, answers: &mut dyn Answers) -> Result<()> {
-    let volume = target.volume(target.present(), Some(id))?;
-    let lease = target.lease(volume, Use::Upkeep)?;
-    let (raw_path, temporary) = if is_qcow2(path)? {
-        let raw = target.dir().join(format!("import-{id}.raw"));
-        let arguments =
-            ["convert".as_ref(), "-O".as_ref(), "raw".as_ref(), path.as_os_str(), raw.as_os_str()];
-        qemu_img(&arguments)?;
-        (raw.clone(), Some(Temporary(raw)))
-    } else {
-        (path.to_owned(), None)
-    };
-    let raw = OsDisk::open(&raw_path).map_err(|source| Error::Disk { path: raw_path.clone(), source })?;
-    let io = |source| Error::Disk { path: raw_path.clone(), source };
+/// Copies a raw disk into an empty one of its size.
+fn copy(path: &Path, id: &str, to: &dyn BlockDevice, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
+    let io = |source| Error::Disk { path: path.to_owned(), source };
+    let raw = OsDisk::open_to_read(path).map_err(io)?;
     let size = raw.size_bytes();
+    let wanted = to.geometry().size_bytes;
+    if size != wanted {
+        let wanted = format!("it had {wanted} when it was looked at");
+        return Err(Error::DiskSize { path: path.to_owned(), found: size, wanted });
+    }
     let mut at = 0;
     let mut piece = Vec::new();
     while let Some(data) = raw.next_data(at).map_err(io)?.filter(|data| *data < size) {
@@ -90,25 +126,16 @@ pub(crate) fn import(target: &Arc<Target>, id: &str, path: &Path, answers: &mut 
             }
             start += block.len() as u64;
         }
-        lease.write(&writings).map_err(|e| match e {
+        to.write(&writings).map_err(|e| match e {
             // An import is a command: it fails at once instead of waiting.
             IoError::Paused => bygone_store::Error::Full { name: format!("disk {id}") }.into(),
             e => Error::from(e),
         })?;
         at += len;
-        let doing = format!("importing {id}");
-        if !answers.progress(Progress { doing, done_bytes: at, total_bytes: size }) {
+        if !progress(at) {
             return Err(Error::Abandoned);
         }
     }
-    lease.flush()?;
-    drop(temporary);
-    let event = Event::new(Kind::Base, format!("disk {id} was imported"))
-        .with("disk", id)
-        .with("from", path.display().to_string())
-        .with("phase", "complete");
-    target.log.event(target.present(), &event)?;
-    target.log.flush()?;
     Ok(())
 }
 

@@ -18,6 +18,7 @@ mod import;
 mod lifecycle;
 mod machine;
 mod manager;
+mod outside;
 mod restore;
 mod runner;
 mod serve;

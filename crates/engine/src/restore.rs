@@ -215,7 +215,7 @@ fn copy_to(
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<u64> {
     let size = device.geometry().size_bytes;
-    let (found, raw, _lock) = crate::target::open_disk(to)?;
+    let (found, raw, _lock) = crate::outside::open(to)?;
     if found < size {
         let wanted = format!("{size} are needed");
         return Err(Error::DiskSize { path: to.to_owned(), found, wanted });

@@ -31,7 +31,7 @@ use bygone_store::{
 
 use self::{folder::Folder, lease::Live, op::Turn, size::Size};
 pub(crate) use self::{
-    lease::{Lease, Use, open_disk},
+    lease::{Lease, Use},
     op::{Begun, Op},
     past::PastDisk,
     work::Claim,

@@ -13,7 +13,7 @@ mod memory;
 mod nbd;
 mod when;
 
-pub use engine::{api::api, config::config, ext::ext, qmp::qmp};
+pub use engine::{api::api, config::config, ext::ext, image::image, qmp::qmp};
 pub use formats::formats;
 pub use log::log_open;
 pub use nbd::{handshake::nbd_handshake, session::nbd_session, transmission::nbd_transmission};
@@ -23,11 +23,12 @@ pub use when::when;
 pub type Target = fn(&[u8]);
 
 /// All targets by name, as in `fuzz/fuzz_targets` and `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("api", api),
     ("config", config),
     ("ext", ext),
     ("formats", formats),
+    ("image", image),
     ("log_open", log_open),
     ("nbd_handshake", nbd_handshake),
     ("nbd_session", nbd_session),

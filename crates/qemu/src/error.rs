@@ -97,6 +97,26 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// An image cannot be taken in as it is.
+    #[error("the image {}: {unfit}", path.display())]
+    Image {
+        /// The image.
+        path: PathBuf,
+        /// Why not.
+        unfit: crate::image::Unfit,
+    },
+    /// One of QEMU's tools failed.
+    #[error("{program} failed: {said}")]
+    Tool {
+        /// Which.
+        program: &'static str,
+        /// What it said.
+        said: String,
+    },
+    /// Nobody waits for it any more.
+    #[error("given up")]
+    GivenUp,
+
     // ---- wait, try again, or use force
     /// Someone else has the one connection a console takes.
     #[error("somebody else is attached to this console")]

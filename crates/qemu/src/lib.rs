@@ -9,6 +9,7 @@
 //! | [`qmp`] | speaks to its monitor |
 //! | [`watch`] | does all of that for one machine: start or adopt it, tell what happens to it, stop it |
 //! | [`console`] | attaches to its serial console |
+//! | [`image`] | recognises images of disks, and makes raw ones of them |
 //!
 //! Invariants:
 //! - a guest outlives its manager: nothing of a machine's life depends on the process that started it;
@@ -25,11 +26,13 @@ mod error;
 pub mod firmware;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod image;
 mod places;
 pub mod process;
 pub mod qmp;
 mod running;
 pub mod spec;
+mod tool;
 pub mod watch;
 
 pub use accel::Accel;

@@ -23,8 +23,8 @@ pub struct NewDisk {
     /// Given out (`vda`, `vdb`, …) unless named.
     pub id: Option<String>,
     pub source: NewSource,
-    /// 512 or 4096.
-    pub block_bytes: u32,
+    /// 512 or 4096; as the disk shows it unless given.
+    pub block_bytes: Option<u32>,
 }
 
 /// Where a disk comes from.
@@ -33,10 +33,14 @@ pub struct NewDisk {
 pub enum NewSource {
     /// A raw file or block device that is protected where it is.
     Tap(PathBuf),
+    /// The same, whatever it looks like.
+    TapRaw(PathBuf),
     /// A new, empty disk in the store, of this many bytes.
     Store(u64),
     /// An image that is read into the store once.
     Import(PathBuf),
+    /// The same of a raw disk, whatever it looks like.
+    ImportRaw(PathBuf),
 }
 
 /// Lists the targets.

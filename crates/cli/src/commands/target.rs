@@ -24,7 +24,8 @@ Protect a new target.
 SOURCE is where a disk comes from:
   PATH            a raw file or block device; it stays where it is, and every write to it is kept
   store:SIZE      a new, empty disk that lives in the store
-  import:PATH     a raw or qcow2 file that is read into the store once
+  import:PATH     an image that is read into the store once: raw, qcow2, vmdk, vhdx, vhd, vdi, qed or parallels
+  raw:PATH        as PATH, and import:raw:PATH as import:PATH, for a raw disk that begins like something else
 
 ID names the disk (vda, vdb, … unless given). A path that has a '=' needs a '/' before it: ./a=b.img";
 
@@ -65,9 +66,9 @@ pub(crate) struct Add {
     /// A disk: PATH, store:SIZE or import:PATH; may be given again
     #[arg(long = "disk", required = true, value_name = "[ID=]SOURCE", value_parser = values::disk)]
     disks: Vec<DiskArg>,
-    /// The block size that these disks show, in bytes
-    #[arg(long, value_name = "BYTES", default_value = "512", value_parser = values::block_bytes)]
-    block_size: u32,
+    /// The block size that these disks show, in bytes, if not the one that they have (512 for new ones)
+    #[arg(long, value_name = "BYTES", value_parser = values::block_bytes)]
+    block_size: Option<u32>,
     /// Memory, such as 512M or 4G
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = values::memory_mib)]
     memory: u32,

@@ -5,6 +5,7 @@
 mod bad_input;
 mod full;
 mod history;
+mod images;
 mod killed;
 mod machines;
 mod resets;

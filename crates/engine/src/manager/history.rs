@@ -5,7 +5,7 @@ use crate::{
     api::{Items, MomentInfo, Nothing, Restored, call},
     calls::{Handle, asked_at},
     error::Result,
-    restore, timeline,
+    outside, restore, timeline,
 };
 
 impl Handle<call::Timeline> for Manager {
@@ -43,6 +43,9 @@ impl Handle<call::Point> for Manager {
 impl Handle<call::Restore> for Manager {
     fn handle(&self, call: &call::Restore, answers: &mut dyn Items<Nothing>) -> Result<Restored> {
         let target = self.target(&call.name)?;
+        if let call::RestoreTo::Path(path) = &call.to {
+            outside::check_free(self.paths(), &self.targets(), path)?;
+        }
         let (disk, now) = (call.disk.as_deref(), asked_at(answers));
         restore::restore(&target, &call.at, disk, &call.to, call.discard_later, &now, answers)
     }

@@ -13,8 +13,13 @@ use crate::{
     calls::Handle,
     config::{self, DiskConfig, TargetConfig},
     error::{Error, Result},
-    target::{self, Target},
+    import::Image,
+    outside,
+    target::Target,
 };
+
+/// The largest disk: beyond all that exist, and far from what the store or QEMU cannot count.
+const DISK_BYTES_MAX: u64 = 1 << 50;
 
 pub(super) fn now() -> Micros {
     Micros(jiff::Timestamp::now().as_microsecond())
@@ -25,7 +30,15 @@ impl Handle<call::TargetAdd> for Manager {
         let call::TargetAdd { config, disks, wait } = call;
         config::check_name(&config.name)?;
         let target = self.registry.add(&config.name, now(), || self.make(config, disks, answers))?;
-        target.read_disks()?;
+        if let Err(error) = target.read_disks() {
+            // Somebody took a disk since it was looked at. What failed has added nothing.
+            drop(target);
+            let remove = call::TargetRemove { name: config.name.clone(), delete_history: true };
+            if let Err(why) = Handle::<call::TargetRemove>::handle(self, &remove, answers) {
+                tracing::error!(target = config.name, error = %why, "what was added of it cannot be removed");
+            }
+            return Err(error);
+        }
         let mut told = false;
         while *wait && target.is_busy() {
             if !answers.wanted() {
@@ -60,38 +73,58 @@ impl Manager {
         }
         let mut config = config.clone();
         let mut imports = Vec::new();
-        for (i, disk) in disks.iter().enumerate() {
-            let letter = char::from_u32('a' as u32 + i as u32 % 26).unwrap_or('a');
-            let id = disk.id.clone().unwrap_or_else(|| format!("vd{letter}"));
+        for (at, disk) in disks.iter().enumerate() {
+            let id = disk.id.clone().unwrap_or_else(|| disk_id(at));
             config::check_name(&id)?;
             if config.disk(&id).is_some() {
                 return Err(bygone_store::Error::DiskExists(id).into());
             }
-            let (path, size) = match &disk.source {
-                NewSource::Tap(path) => {
+            let (path, size, shown) = match &disk.source {
+                NewSource::Tap(path) | NewSource::TapRaw(path) => {
                     let path = config::absolute(path);
-                    (Some(path.clone()), target::open_disk(&path)?.0)
+                    let is_raw = matches!(disk.source, NewSource::TapRaw(_));
+                    let facts = outside::check_tap(self.paths(), &self.targets(), &path, is_raw)?;
+                    (Some(path), facts.size_bytes, facts.block_bytes)
                 }
-                NewSource::Store(bytes) => (None, *bytes),
-                NewSource::Import(path) => {
-                    let size = crate::import::size_of(path)?;
-                    imports.push((id.clone(), path.clone()));
-                    (None, size)
+                NewSource::Store(bytes) => (None, *bytes, None),
+                NewSource::Import(path) | NewSource::ImportRaw(path) => {
+                    let is_raw = matches!(disk.source, NewSource::ImportRaw(_));
+                    let image = Image::look(path, is_raw, answers)?;
+                    let facts = (None, image.size_bytes, image.block_bytes);
+                    imports.push((id.clone(), image));
+                    facts
                 }
             };
-            let block = u64::from(disk.block_bytes);
-            if !matches!(block, 512 | 4096) || size == 0 || size % block != 0 {
+            // A disk is not made of blocks in which it cannot be divided, whatever is in it.
+            let shown = shown.filter(|bytes| matches!(bytes, 512 | 4096) && size % u64::from(*bytes) == 0);
+            let block_bytes = disk.block_bytes.or(shown).unwrap_or(512);
+            let block = u64::from(block_bytes);
+            if !matches!(block, 512 | 4096) || size == 0 || size % block != 0 || size > DISK_BYTES_MAX {
                 let path = path.unwrap_or_else(|| PathBuf::from(&id));
-                let wanted =
-                    format!("it must be a multiple of its block size, {block} (512 or 4096), and not 0");
+                let wanted = format!(
+                    "it must be a multiple of its block size, {block} (512 or 4096), not 0, and at most 1 PiB"
+                );
                 return Err(Error::DiskSize { path, found: size, wanted });
             }
-            config.disks.push(DiskConfig { id, path, block_bytes: disk.block_bytes, size_bytes: size });
+            config.disks.push(DiskConfig { id, path, block_bytes, size_bytes: size });
         }
         Target::make(&self.shared, &config, |target| {
-            imports.iter().try_for_each(|(id, path)| crate::import::import(target, id, path, answers))
+            imports.iter().try_for_each(|(id, image)| image.import(target, id, answers))
         })
     }
+}
+
+/// `vda`, `vdb`, …, `vdz`, `vdaa`: as Linux calls the disks of a machine in their order.
+fn disk_id(at: usize) -> String {
+    let (mut letters, mut rest) = (Vec::new(), at);
+    loop {
+        letters.push(b'a' + (rest % 26) as u8);
+        match (rest / 26).checked_sub(1) {
+            Some(higher) => rest = higher,
+            None => break,
+        }
+    }
+    letters.iter().rev().fold("vd".to_owned(), |id, letter| id + &char::from(*letter).to_string())
 }
 
 impl Handle<call::TargetList> for Manager {
@@ -118,5 +151,16 @@ impl Handle<call::TargetSet> for Manager {
             call.settings.iter().try_for_each(|(key, text)| Ok(config.set(key, text)?))
         })?;
         info(&target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::disk_id;
+
+    #[test]
+    fn disks_without_a_name_are_called_as_linux_calls_them() {
+        let ids: Vec<String> = [0, 1, 25, 26, 27, 51, 52, 701, 702].map(disk_id).into();
+        assert_eq!(ids, ["vda", "vdb", "vdz", "vdaa", "vdab", "vdaz", "vdba", "vdzz", "vdaaa"]);
     }
 }

@@ -82,7 +82,7 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn add_request(name: &str) -> call::TargetAdd {
-    let disk = NewDisk { id: None, source: NewSource::Store(1 << 20), block_bytes: 512 };
+    let disk = NewDisk { id: None, source: NewSource::Store(1 << 20), block_bytes: None };
     call::TargetAdd { config: TargetConfig::new(name), disks: vec![disk], wait: true }
 }
 

@@ -1,6 +1,6 @@
 //! Who has a disk open: the first opens it, the last closes it.
 
-use std::{path::Path, sync::Arc, thread::JoinHandle};
+use std::{sync::Arc, thread::JoinHandle};
 
 use bygone_block::{
     BlockDevice, Change, Extent, Geometry, IoError, LogDevice, OsDisk, Reading, TapDevice, TapState,
@@ -14,6 +14,7 @@ use super::{Target, lock};
 use crate::{
     error::{Error, Result},
     lifecycle::Request,
+    outside,
 };
 
 /// What somebody has a disk open for.
@@ -331,7 +332,7 @@ impl Target {
     /// Opens and locks the disk outside the store.
     pub(crate) fn take_disk(&self, disk: &Disk) -> Result<(OsDisk, ImageLock)> {
         let path = self.config().disk(&disk.name).and_then(|d| d.path.clone()).unwrap_or_default();
-        let (size, raw, image_lock) = open_disk(&path)?;
+        let (size, raw, image_lock) = outside::open(&path)?;
         if size != disk.sectors.bytes() {
             let wanted = format!("it had {} when it was added", disk.sectors.bytes());
             return Err(Error::DiskSize { path, found: size, wanted });
@@ -387,20 +388,4 @@ impl Target {
             }
         }
     }
-}
-
-/// Opens and locks a disk outside the store; says its size.
-///
-/// # Errors
-/// When it cannot be opened, is used by something else, or has no size that a disk can have.
-pub(crate) fn open_disk(path: &Path) -> Result<(u64, OsDisk, ImageLock)> {
-    let raw = OsDisk::open(path).map_err(|source| Error::Disk { path: path.to_owned(), source })?;
-    let image_lock = ImageLock::take_exclusive(raw.os_file())
-        .map_err(|source| Error::DiskLocked { path: path.to_owned(), source })?;
-    let size = bygone_block::RawDisk::size_bytes(&raw);
-    if size == 0 || size % 512 != 0 {
-        let wanted = "a disk has a multiple of 512, and more than none".to_owned();
-        return Err(Error::DiskSize { path: path.to_owned(), found: size, wanted });
-    }
-    Ok((size, raw, image_lock))
 }

@@ -3,4 +3,5 @@
 pub(crate) mod api;
 pub(crate) mod config;
 pub(crate) mod ext;
+pub(crate) mod image;
 pub(crate) mod qmp;

@@ -16,7 +16,7 @@ impl World {
     fn tapped(&self, manager: &Manager, name: &str) -> PathBuf {
         let disk = self.dir.path().join(format!("{name}.raw"));
         std::fs::write(&disk, vec![1; 1 << 20]).unwrap();
-        let new = NewDisk { id: None, source: NewSource::Tap(disk.clone()), block_bytes: 512 };
+        let new = NewDisk { id: None, source: NewSource::Tap(disk.clone()), block_bytes: None };
         let add = call::TargetAdd { config: TargetConfig::new(name), disks: vec![new], wait: true };
         manager.handle(&add, &mut Nobody).unwrap();
         disk

@@ -1,0 +1,218 @@
+//! Disks outside of the store: may this file or device be tapped, or written over?
+//!
+//! Invariant: whatever somebody else has a use for is left alone: an image of a format of its own, what the kernel has
+//! mounted or built something on, what a target taps, what belongs to the store.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bygone_block::{OsDisk, RawDisk};
+use bygone_qemu::image::{self, Format};
+use bygone_sys::ImageLock;
+
+use crate::{
+    error::{Error, Result},
+    store_dir::StorePaths,
+    target::Target,
+};
+
+/// What of a disk is to be known before it is tapped or imported.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    pub(crate) size_bytes: u64,
+    /// The size of its blocks, as its device or its partition table says.
+    pub(crate) block_bytes: Option<u32>,
+    /// What it looks like, if not like a raw disk.
+    pub(crate) format: Option<Format>,
+}
+
+/// Opens and locks a disk outside the store; says its size.
+///
+/// # Errors
+/// When it cannot be opened, is used by something else, or has no size that a disk can have.
+pub(crate) fn open(path: &Path) -> Result<(u64, OsDisk, ImageLock)> {
+    if let Some(by) = used_by(path) {
+        return Err(Error::DiskUsed { path: path.to_owned(), by });
+    }
+    let failed = |source| Error::Disk { path: path.to_owned(), source };
+    if is_read_only(path) {
+        return Err(failed(io::ErrorKind::ReadOnlyFilesystem.into()));
+    }
+    let raw = OsDisk::open(path).map_err(failed)?;
+    let image_lock = ImageLock::take_exclusive(raw.os_file())
+        .map_err(|source| Error::DiskLocked { path: path.to_owned(), source })?;
+    let size = raw.size_bytes();
+    if size == 0 || size % 512 != 0 {
+        let wanted = "a disk has a multiple of 512, and more than none".to_owned();
+        return Err(Error::DiskSize { path: path.to_owned(), found: size, wanted });
+    }
+    Ok((size, raw, image_lock))
+}
+
+/// What there is to know of a disk or image that is only read.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn facts(path: &Path) -> Result<Facts> {
+    let failed = |source| Error::Disk { path: path.to_owned(), source };
+    let raw = OsDisk::open_to_read(path).map_err(failed)?;
+    let size_bytes = raw.size_bytes();
+    let (head, tail) = image::ends(raw.os_file(), size_bytes).map_err(failed)?;
+    let block_bytes = raw.block_bytes().map_err(failed)?.or_else(|| image::block_bytes(&head));
+    Ok(Facts { size_bytes, block_bytes, format: image::recognise(&head, &tail) })
+}
+
+/// Looks whether a disk can be tapped; with `is_raw` its first bytes may look like anything.
+///
+/// # Errors
+/// When it cannot, or somebody else has a use for it.
+pub(crate) fn check_tap(
+    paths: &StorePaths,
+    targets: &[Arc<Target>],
+    path: &Path,
+    is_raw: bool,
+) -> Result<Facts> {
+    check_free(paths, targets, path)?;
+    let facts = facts(path)?;
+    if let Some(format) = facts.format.filter(|_| !is_raw) {
+        return Err(Error::NotRaw { path: path.to_owned(), format });
+    }
+    open(path)?;
+    Ok(facts)
+}
+
+/// Looks whether a restored disk can be written there.
+///
+/// # Errors
+/// When somebody else has a use for what is there.
+pub(crate) fn check_free(paths: &StorePaths, targets: &[Arc<Target>], path: &Path) -> Result<()> {
+    if is_inside(paths.root(), path) {
+        return Err(Error::InsideStore(path.to_owned()));
+    }
+    let Some(place) = Place::of(path) else { return Ok(()) };
+    for target in targets {
+        let config = target.config();
+        let mut taps = config.disks.iter().filter_map(|disk| disk.path.as_deref());
+        if taps.any(|tap| Place::of(tap).is_some_and(|other| place.overlaps(&other))) {
+            return Err(Error::Tapped { path: path.to_owned(), target: target.name.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Would a file at `path` lie in this folder? What does not exist yet lies where its nearest folder that does is.
+fn is_inside(folder: &Path, path: &Path) -> bool {
+    let Ok(folder) = folder.canonicalize() else { return false };
+    let real = path.ancestors().find_map(|part| part.canonicalize().ok());
+    // A device file in there would not be the store's content, but nobody keeps one there either.
+    real.is_some_and(|real| real.starts_with(folder))
+}
+
+/// Which file or device it is, whatever it is called.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    File {
+        device: u64,
+        inode: u64,
+    },
+    /// Its folder in sysfs; that of a partition is in that of its disk.
+    Device(PathBuf),
+}
+
+impl Place {
+    fn of(path: &Path) -> Option<Place> {
+        let meta = fs::metadata(path).ok()?;
+        if !meta.file_type().is_block_device() {
+            return Some(Place::File { device: meta.dev(), inode: meta.ino() });
+        }
+        sysfs(meta.rdev()).map(Place::Device)
+    }
+
+    fn overlaps(&self, other: &Place) -> bool {
+        match (self, other) {
+            (Place::Device(one), Place::Device(other)) => one.starts_with(other) || other.starts_with(one),
+            _ => self == other,
+        }
+    }
+}
+
+fn sysfs(device: u64) -> Option<PathBuf> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()
+}
+
+/// Opening it for writing would succeed, and each write fail.
+fn is_read_only(path: &Path) -> bool {
+    let Some(Place::Device(folder)) = Place::of(path) else { return false };
+    fs::read_to_string(folder.join("ro")).is_ok_and(|text| text.trim() == "1")
+}
+
+/// What the kernel uses a file or device for, in words.
+fn used_by(path: &Path) -> Option<String> {
+    let place = Place::of(path)?;
+    if let Place::Device(folder) = &place {
+        if let Some(at) = mounts_below(folder) {
+            return Some(format!("it is mounted at {at}"));
+        }
+        if let Some(holder) = holder_of(folder) {
+            return Some(format!("{holder} is built on it"));
+        }
+    }
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let is_swap = |line: &str| {
+        let swap = line.split_ascii_whitespace().next().map(unescape);
+        swap.and_then(|swap| Place::of(Path::new(&swap))).is_some_and(|other| place.overlaps(&other))
+    };
+    if swaps.lines().skip(1).any(is_swap) {
+        return Some("it is used as swap space".to_owned());
+    }
+    loop_on(&place).map(|device| format!("{device} is set up on it"))
+}
+
+/// Where the device or a part of it is mounted.
+fn mounts_below(folder: &Path) -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().find_map(|line| {
+        let mut words = line.split(' ').skip(2);
+        let (major, minor) = words.next()?.split_once(':')?;
+        let at = words.nth(1)?;
+        let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
+        sysfs(device)?.starts_with(folder).then(|| unescape(at))
+    })
+}
+
+/// A device that is made of this one or a part of it: LVM, RAID, encryption.
+fn holder_of(folder: &Path) -> Option<String> {
+    let name = |folder: &Path| {
+        let holders = fs::read_dir(folder.join("holders")).ok()?;
+        let first = holders.filter_map(io::Result::ok).next()?.path();
+        let readable = fs::read_to_string(first.join("dm/name")).ok().map(|name| name.trim().to_owned());
+        readable.or_else(|| Some(first.file_name()?.to_string_lossy().into_owned()))
+    };
+    let parts = fs::read_dir(folder).ok()?.filter_map(io::Result::ok).map(|entry| entry.path());
+    let mut parts = parts.filter(|part| part.join("partition").exists());
+    name(folder).or_else(|| parts.find_map(|part| name(&part)))
+}
+
+/// The loop device that shows this file.
+fn loop_on(place: &Place) -> Option<String> {
+    let devices = fs::read_dir("/sys/block").ok()?.filter_map(io::Result::ok);
+    let mut loops = devices.filter(|entry| entry.file_name().to_string_lossy().starts_with("loop"));
+    loops.find_map(|entry| {
+        let file = fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
+        let shown = Place::of(Path::new(file.trim_end_matches('\n')))?;
+        (shown == *place).then(|| format!("/dev/{}", entry.file_name().to_string_lossy()))
+    })
+}
+
+/// `\040` and the like, as the kernel writes spaces in its tables.
+fn unescape(word: &str) -> String {
+    ["\\040", "\\011", "\\012", "\\134"]
+        .into_iter()
+        .zip([" ", "\t", "\n", "\\"])
+        .fold(word.to_owned(), |word, (code, c)| word.replace(code, c))
+}
