@@ -13,7 +13,8 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(500);
 pub struct Geometry {
     /// Size in bytes; a multiple of `block_bytes`.
     pub size_bytes: u64,
-    /// The smallest unit of reading and writing: 512 or 4096. Requests are multiples of it and aligned to it.
+    /// The smallest unit that the device itself reads and writes: 512 or 4096. Requests may begin and end anywhere, but those
+    /// that begin or end within a block cost more, and extents are asked for in whole blocks.
     pub block_bytes: u32,
     /// Writes are refused.
     pub read_only: bool,
@@ -87,7 +88,7 @@ pub enum IoError {
     /// The device is read-only.
     #[error("the device is read-only")]
     ReadOnly,
-    /// Out of range or not aligned to the block size.
+    /// Out of range, or extents of parts of blocks.
     #[error("request outside the device or not aligned: offset {offset}, length {len_bytes}")]
     Invalid {
         /// Where, in bytes.
@@ -124,7 +125,8 @@ pub trait BlockDevice: Send + Sync {
     /// [`IoError`]; then the contents of `buf` mean nothing.
     fn read(&self, offset: u64, buf: &mut [u8], reading: Reading) -> Result<(), IoError>;
 
-    /// Applies `writings` in this order. When it returns they survive the death of this process and every
+    /// Applies `writings` in this order. A block that one of them changes in part keeps the rest of its content, also when others
+    /// write that at the same time. When it returns they survive the death of this process and every
     /// later read sees them; they are durable after the next [`BlockDevice::flush`] that begins after that.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod fault;
 mod fuse;
 mod log_device;
 pub mod nbd;
+mod parts;
 mod raw;
 mod read_only;
 mod tap;

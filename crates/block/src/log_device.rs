@@ -12,7 +12,11 @@ use std::{
 use bygone_model::{Lba, SECTOR_BYTES, Sectors, VolumeId};
 use bygone_store::{Below, BlockWrite, Content, Error as StoreError, HeadFragment, Log, View, Wait};
 
-use crate::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing, device::PAUSE};
+use crate::{
+    BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing,
+    device::PAUSE,
+    parts::{self, Parts},
+};
 
 /// Ranges are resolved in pieces of this size, so that a question about a whole disk costs bounded memory, and whoever
 /// asked can end it within milliseconds, however fragmented the disk is.
@@ -69,13 +73,21 @@ pub(crate) struct LogWriter {
     pub(crate) volume: VolumeId,
     when_full: WhenFull,
     closing: AtomicBool,
+    parts: Parts,
     /// When a write last found no room, and none was made since.
     paused: Mutex<Option<Instant>>,
 }
 
 impl LogWriter {
     pub(crate) fn new(log: Arc<Log>, volume: VolumeId, when_full: WhenFull) -> LogWriter {
-        LogWriter { log, volume, when_full, closing: false.into(), paused: Mutex::default() }
+        LogWriter {
+            log,
+            volume,
+            when_full,
+            closing: false.into(),
+            parts: Parts::default(),
+            paused: Mutex::default(),
+        }
     }
 
     /// A write waits for room in the store.
@@ -102,16 +114,22 @@ impl LogWriter {
         self.closing.store(true, Ordering::Release);
     }
 
-    pub(crate) fn write(&self, geometry: &Geometry, writings: &[Writing<'_>]) -> Result<(), IoError> {
+    /// `read` reads whole blocks of the present.
+    pub(crate) fn write(
+        &self,
+        geometry: &Geometry,
+        writings: &[Writing<'_>],
+        read: &dyn Fn(u64, &mut [u8]) -> Result<(), IoError>,
+    ) -> Result<(), IoError> {
         if geometry.read_only {
             return Err(IoError::ReadOnly);
         }
-        let mut writes = Vec::with_capacity(writings.len());
-        for writing in writings {
-            check_request(geometry, writing.offset, writing.change.len_bytes())?;
-            self.push(writing, &mut writes);
-        }
-        self.append(&writes)?;
+        let write = |writings: &[Writing<'_>]| {
+            let mut writes = Vec::with_capacity(writings.len());
+            writings.iter().for_each(|writing| self.push(writing, &mut writes));
+            self.append(&writes)
+        };
+        self.parts.write(geometry, writings, read, &write)?;
         if self.log.is_overdue() {
             // Upkeep that cannot be done now is no reason to refuse the write, which is in the log.
             let _ = self.log.maintain();
@@ -214,12 +232,14 @@ impl BlockDevice for LogDevice {
 
     fn read(&self, offset: u64, buf: &mut [u8], reading: Reading) -> Result<(), IoError> {
         let wait = wait_of(reading);
-        let fragments = self.resolve(offset, buf.len() as u64, wait)?;
-        read_fragments(&self.writer.log, &fragments, buf, wait)
+        parts::read(&self.geometry, offset, buf, |offset, buf| {
+            let fragments = self.resolve(offset, buf.len() as u64, wait)?;
+            read_fragments(&self.writer.log, &fragments, buf, wait)
+        })
     }
 
     fn write(&self, writings: &[Writing<'_>]) -> Result<(), IoError> {
-        self.writer.write(&self.geometry, writings)
+        self.writer.write(&self.geometry, writings, &|offset, buf| self.read(offset, buf, Reading::MayWait))
     }
 
     fn flush(&self) -> Result<(), IoError> {
@@ -278,8 +298,10 @@ impl BlockDevice for AsOfDevice {
 
     fn read(&self, offset: u64, buf: &mut [u8], reading: Reading) -> Result<(), IoError> {
         let wait = wait_of(reading);
-        let fragments = self.resolve(offset, buf.len() as u64, wait)?;
-        read_fragments(&self.log, &fragments, buf, wait)
+        parts::read(&self.geometry, offset, buf, |offset, buf| {
+            let fragments = self.resolve(offset, buf.len() as u64, wait)?;
+            read_fragments(&self.log, &fragments, buf, wait)
+        })
     }
 
     fn write(&self, _: &[Writing<'_>]) -> Result<(), IoError> {
@@ -334,10 +356,13 @@ fn fragment_extents(
         let len = RESOLVE_BYTES.min(offset + len_bytes - at);
         let mut joined: Option<Extent> = None;
         for fragment in resolve(at, len)? {
-            let hole = fragment.found.is_none_or(|(_, place)| place.is_zero());
-            let next = Extent { len_bytes: fragment.sectors.bytes(), zero: hole, hole };
+            let zero = fragment.found.is_none_or(|(_, place)| place.is_zero());
+            let hole = fragment.found.is_none_or(|(_, place)| place.is_trimmed());
+            let next = Extent { len_bytes: fragment.sectors.bytes(), zero, hole };
             match &mut joined {
-                Some(last) if last.hole == next.hole => last.len_bytes += next.len_bytes,
+                Some(last) if (last.zero, last.hole) == (next.zero, next.hole) => {
+                    last.len_bytes += next.len_bytes
+                }
                 last => {
                     if let Some(done) = last.replace(next)
                         && !each(done)

@@ -29,6 +29,12 @@ pub trait RawDisk: Send + Sync {
     /// What the medium says; then what was written since the last success may be gone for good.
     fn sync(&self) -> io::Result<()>;
 
+    /// Makes a range read as zeroes, for which space stays, or is, reserved.
+    ///
+    /// # Errors
+    /// What the medium says.
+    fn zero(&self, offset: u64, len_bytes: u64) -> io::Result<()>;
+
     /// Makes a range read as zeroes and, if the medium can, cost no space.
     ///
     /// # Errors
@@ -139,6 +145,20 @@ impl OsDisk {
         self.file.file()
     }
 
+    fn clear(&self, how: FallocateFlags, offset: u64, len_bytes: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(self.file.file(), how | FallocateFlags::KEEP_SIZE, offset, len_bytes) {
+            Ok(()) => Ok(()),
+            // `INVAL`: a block device whose own blocks are larger than the range is aligned to.
+            Err(
+                rustix::io::Errno::INVAL
+                | rustix::io::Errno::OPNOTSUPP
+                | rustix::io::Errno::NODEV
+                | rustix::io::Errno::NOSYS,
+            ) => write_zeroes(&self.file, offset, len_bytes),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// A block device tells nobody when it was changed, so its ends and a sample of its blocks must do.
     fn fingerprint(&self) -> io::Result<u32> {
         let mut crc = 0_u32;
@@ -176,19 +196,12 @@ impl RawDisk for OsDisk {
         self.file.file().sync_all()
     }
 
+    fn zero(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        self.clear(FallocateFlags::ZERO_RANGE, offset, len_bytes)
+    }
+
     fn punch(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(self.file.file(), flags, offset, len_bytes) {
-            Ok(()) => Ok(()),
-            // `INVAL`: a block device whose own blocks are larger than the range is aligned to.
-            Err(
-                rustix::io::Errno::INVAL
-                | rustix::io::Errno::OPNOTSUPP
-                | rustix::io::Errno::NODEV
-                | rustix::io::Errno::NOSYS,
-            ) => write_zeroes(&self.file, offset, len_bytes),
-            Err(e) => Err(e.into()),
-        }
+        self.clear(FallocateFlags::PUNCH_HOLE, offset, len_bytes)
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
@@ -231,7 +244,7 @@ impl RawDisk for OsDisk {
     }
 }
 
-/// Writes zeroes where a hole cannot be made.
+/// Writes zeroes where the medium cannot make them itself.
 fn write_zeroes(file: &dyn File, offset: u64, len_bytes: u64) -> io::Result<()> {
     let zeroes = vec![0; (1 << 20).min(len_bytes as usize)];
     let mut at = offset;

@@ -25,6 +25,7 @@ pub use self::{destage::DiskTrouble, reread::Reread};
 use crate::{
     BlockDevice, Extent, Geometry, IoError, Reading, Writing,
     log_device::{LogWriter, RESOLVE_BYTES, WhenFull, check_request, wait_of},
+    parts,
     raw::RawDisk,
 };
 
@@ -220,15 +221,16 @@ impl BlockDevice for TapDevice {
     }
 
     fn read(&self, offset: u64, buf: &mut [u8], reading: Reading) -> Result<(), IoError> {
-        check_request(&self.geometry, offset, buf.len() as u64)?;
-        self.read_now(offset, buf, wait_of(reading))
+        let wait = wait_of(reading);
+        parts::read(&self.geometry, offset, buf, |offset, buf| self.read_now(offset, buf, wait))
     }
 
     fn write(&self, writings: &[Writing<'_>]) -> Result<(), IoError> {
         self.make_way()?;
         let result = {
             let _shared = self.gate.read().unwrap_or_else(PoisonError::into_inner);
-            self.writer.write(&self.geometry, writings)
+            let read = |offset: u64, buf: &mut [u8]| self.read_now(offset, buf, Wait::Yes);
+            self.writer.write(&self.geometry, writings, &read)
         };
         if self.log().head_runs(self.writer.volume) >= RUNS_WAKE {
             self.wake_destager();
@@ -254,8 +256,8 @@ impl BlockDevice for TapDevice {
             for fragment in self.log().resolve_head(self.writer.volume, lba, sectors, Wait::Yes)? {
                 let more = match fragment.found {
                     Some((_, place)) => {
-                        let hole = place.is_zero();
-                        each(Extent { len_bytes: fragment.sectors.bytes(), zero: hole, hole })
+                        let (zero, hole) = (place.is_zero(), place.is_trimmed());
+                        each(Extent { len_bytes: fragment.sectors.bytes(), zero, hole })
                     }
                     None => self.raw_extents(fragment.lba.bytes(), fragment.sectors.bytes(), each)?,
                 };

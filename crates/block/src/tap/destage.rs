@@ -157,7 +157,11 @@ impl TapDevice {
             if at.is_zero() {
                 pending.write()?;
                 pending.start = lba.bytes();
-                self.raw.punch(lba.bytes(), sectors.bytes())?;
+                if at.is_trimmed() {
+                    self.raw.punch(lba.bytes(), sectors.bytes())?;
+                } else {
+                    self.raw.zero(lba.bytes(), sectors.bytes())?;
+                }
                 continue;
             }
             let mut done = 0;

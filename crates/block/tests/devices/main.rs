@@ -1,6 +1,7 @@
 //! Devices over a real store and real files, against a plain copy in memory.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod parts;
 mod refusing;
 mod tap;
 

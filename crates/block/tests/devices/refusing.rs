@@ -46,6 +46,9 @@ impl RawDisk for Refusing {
     fn sync(&self) -> io::Result<()> {
         self.0.sync()
     }
+    fn zero(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        self.0.zero(offset, len_bytes)
+    }
     fn punch(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
         self.0.punch(offset, len_bytes)
     }

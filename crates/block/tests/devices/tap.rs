@@ -160,6 +160,38 @@ fn a_trimmed_range_costs_the_disk_no_space() {
 }
 
 #[test]
+fn zeroes_whose_space_is_to_stay_make_no_hole_in_the_disk() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (log, volume, disk, _) = world(dir.path());
+    fs::write(&disk, vec![0xab; SIZE as usize]).unwrap();
+    let before = fs::metadata(&disk).unwrap().blocks();
+    let zero = |offset| Writing { offset, change: Change::Zero { len_bytes: 1 << 20 } };
+    let (tap, _) = open_tap(&log, volume, &disk);
+    tap.write(&[zero(1 << 20)]).unwrap();
+    let mut kinds = Vec::new();
+    tap.extents(1 << 20, 1 << 20, &mut |extent| {
+        kinds.push((extent.zero, extent.hole));
+        true
+    })
+    .unwrap();
+    assert_eq!(kinds, [(true, false)], "nor is one reported");
+    tap.destage().unwrap();
+    // Also when the manager was killed before it could carry them.
+    tap.write(&[zero(4 << 20)]).unwrap();
+    drop((tap, log));
+    let log = open_log(&dir.path().join("log"));
+    let (tap, _) = open_tap(&log, volume, &disk);
+    tap.close().unwrap();
+    assert!(fs::metadata(&disk).unwrap().blocks() >= before);
+    let content = fs::read(&disk).unwrap();
+    for offset in [1 << 20, 4 << 20] {
+        assert!(content[offset..offset + (1 << 20)].iter().all(|byte| *byte == 0));
+    }
+    assert!(content[..1 << 20].iter().all(|byte| *byte == 0xab));
+}
+
+#[test]
 fn a_change_behind_our_back_after_a_kill_is_noticed_whatever_else_was_logged_since() {
     let dir = tempfile::tempdir().unwrap();
     let (log, volume, disk, mut copy) = world(dir.path());

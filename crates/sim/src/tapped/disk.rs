@@ -93,6 +93,9 @@ impl RawDisk for SimDisk {
         durable.store(seen.load(Ordering::Relaxed), Ordering::Relaxed);
         Ok(())
     }
+    fn zero(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
+        self.punch(offset, len_bytes)
+    }
     fn punch(&self, offset: u64, len_bytes: u64) -> io::Result<()> {
         self.file.write_at(&mut [IoSlice::new(&vec![0; len_bytes as usize])], offset)
     }

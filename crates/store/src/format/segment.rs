@@ -114,8 +114,8 @@ impl SegmentHeader {
     }
 }
 
-/// Where a block record stands: segment and byte offset of its header. The offset 0 (the segment's own header)
-/// stands for "zeroes": there is nothing to read.
+/// Where a block record stands: segment and byte offset of its header. No record is at the offsets 0 and 1 (the
+/// segment's own header): they stand for zeroes that were trimmed, and for zeroes whose space stays reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Location {
     /// Which segment.
@@ -125,10 +125,30 @@ pub struct Location {
 }
 
 impl Location {
+    const TRIMMED: u32 = 0;
+    const ZEROED: u32 = 1;
+
+    /// Where the content is of the record of this kind, which stands at `start`.
+    #[must_use]
+    pub fn of(segment: u32, op: Op, start: u64) -> Location {
+        let offset = match op {
+            Op::Trim => Self::TRIMMED,
+            Op::Zero => Self::ZEROED,
+            _ => start as u32,
+        };
+        Location { segment, offset }
+    }
+
     /// The range reads as zeroes.
     #[must_use]
     pub fn is_zero(self) -> bool {
-        self.offset == 0
+        self.offset <= Self::ZEROED
+    }
+
+    /// The range reads as zeroes and was given up.
+    #[must_use]
+    pub fn is_trimmed(self) -> bool {
+        self.offset == Self::TRIMMED
     }
 }
 

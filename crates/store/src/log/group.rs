@@ -110,8 +110,7 @@ impl Sequencer {
             self.head = self.head.next();
             let offset = start as u32;
             if record.op.is_block() {
-                let zero = record.op != Op::Write;
-                let at = Location { segment: active.number, offset: if zero { 0 } else { offset } };
+                let at = Location::of(active.number, record.op, start);
                 let volume = VolumeId(record.subject);
                 let entry = Entry { volume, lba: record.lba, sectors: record.sectors, seq: self.head, at };
                 active.entries.push(entry);

@@ -12,7 +12,7 @@ use crate::{
     error::{Damage, Error, Result},
     format::{
         VERSION,
-        record::{self, HEADER_BYTES, Header, Op, PAYLOAD_BYTES_MAX, record_bytes},
+        record::{self, HEADER_BYTES, Header, PAYLOAD_BYTES_MAX, record_bytes},
         segment::{
             self, Entry, HeaderFlaw, Location, Mark, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentIndex,
             TRAILER_BYTES, Trailer,
@@ -211,13 +211,12 @@ pub(super) fn scan_records(
 
 fn note(index: &mut SegmentIndex, number: u32, header: &Header, at: u64) {
     if header.op.is_block() {
-        let offset = if header.op == Op::Write { at as u32 } else { 0 };
         index.entries.push(Entry {
             volume: VolumeId(header.subject),
             lba: header.lba,
             sectors: header.sectors,
             seq: header.seq,
-            at: Location { segment: number, offset },
+            at: Location::of(number, header.op, at),
         });
     } else {
         index.marks.push(Mark { seq: header.seq, offset: at as u32, op: header.op });
