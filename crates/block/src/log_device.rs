@@ -15,7 +15,7 @@ use bygone_store::{Below, BlockWrite, Content, Error as StoreError, HeadFragment
 use crate::{
     BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing,
     device::PAUSE,
-    parts::{self, Parts},
+    parts::{self, Parts, ReadWhole},
 };
 
 /// Ranges are resolved in pieces of this size, so that a question about a whole disk costs bounded memory, and whoever
@@ -119,7 +119,7 @@ impl LogWriter {
         &self,
         geometry: &Geometry,
         writings: &[Writing<'_>],
-        read: &dyn Fn(u64, &mut [u8]) -> Result<(), IoError>,
+        read: ReadWhole<'_>,
     ) -> Result<(), IoError> {
         if geometry.read_only {
             return Err(IoError::ReadOnly);
@@ -361,7 +361,7 @@ fn fragment_extents(
             let next = Extent { len_bytes: fragment.sectors.bytes(), zero, hole };
             match &mut joined {
                 Some(last) if (last.zero, last.hole) == (next.zero, next.hole) => {
-                    last.len_bytes += next.len_bytes
+                    last.len_bytes += next.len_bytes;
                 }
                 last => {
                     if let Some(done) = last.replace(next)

@@ -7,6 +7,9 @@ use std::sync::{PoisonError, RwLock};
 
 use crate::{Change, Geometry, IoError, Writing};
 
+/// Reads whole blocks.
+pub(crate) type ReadWhole<'a> = &'a dyn Fn(u64, &mut [u8]) -> Result<(), IoError>;
+
 /// Keeps writes of parts of blocks apart from all others, for one device.
 #[derive(Debug, Default)]
 pub(crate) struct Parts(RwLock<()>);
@@ -60,7 +63,7 @@ impl Parts {
         &self,
         geometry: &Geometry,
         writings: &[Writing<'_>],
-        read: &dyn Fn(u64, &mut [u8]) -> Result<(), IoError>,
+        read: ReadWhole<'_>,
         write: &dyn Fn(&[Writing<'_>]) -> Result<(), IoError>,
     ) -> Result<(), IoError> {
         for writing in writings {
@@ -89,11 +92,7 @@ struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    fn of(
-        geometry: &Geometry,
-        writing: &Writing<'a>,
-        read: &dyn Fn(u64, &mut [u8]) -> Result<(), IoError>,
-    ) -> Result<Pieces<'a>, IoError> {
+    fn of(geometry: &Geometry, writing: &Writing<'a>, read: ReadWhole<'_>) -> Result<Pieces<'a>, IoError> {
         let block = u64::from(geometry.block_bytes.max(1));
         let (start, len) = (writing.offset, writing.change.len_bytes());
         let end = start + len;

@@ -1,6 +1,6 @@
 //! From a request's header to what is to be done, or why not. Pure.
 //!
-//! Invariant: a [`Command`] lies within the device, is aligned to its blocks, is allowed by what was negotiated, and
+//! Invariant: a [`Command`] lies within the device, is aligned to its blocks if the client knows them, is allowed by what was negotiated, and
 //! reads or writes at most [`PAYLOAD_BYTES_MAX`]; nobody behind it checks that again.
 
 use super::{
@@ -21,6 +21,8 @@ pub struct Terms {
     pub structured: bool,
     /// `base:allocation` was negotiated for this export.
     pub status: bool,
+    /// The client asked for the size constraints of this export, so it has to keep to them. Others may know nothing of them.
+    pub aligned: bool,
 }
 
 impl Terms {
@@ -136,7 +138,7 @@ pub fn understand(request: &Request, terms: &Terms) -> Result<Command, Refusal> 
     if writes && terms.geometry.read_only {
         return Err(Refusal { errno: Errno::Perm, why: "the export is read-only" });
     }
-    let span = placed(request, &terms.geometry)?;
+    let span = placed(request, terms)?;
     match request.kind {
         cmd::READ if span.len_bytes > PAYLOAD_BYTES_MAX => Err(Refusal {
             errno: if terms.structured { Errno::Overflow } else { Errno::Inval },
@@ -157,7 +159,8 @@ pub fn understand(request: &Request, terms: &Terms) -> Result<Command, Refusal> 
     }
 }
 
-fn placed(request: &Request, geometry: &Geometry) -> Result<Span, Refusal> {
+fn placed(request: &Request, terms: &Terms) -> Result<Span, Refusal> {
+    let geometry = &terms.geometry;
     let end = request.offset.checked_add(u64::from(request.len_bytes));
     if end.is_none_or(|end| end > geometry.size_bytes) {
         let errno = match request.kind {
@@ -166,7 +169,7 @@ fn placed(request: &Request, geometry: &Geometry) -> Result<Span, Refusal> {
         };
         return Err(Refusal { errno, why: "reaches beyond the end of the export" });
     }
-    let block = geometry.block_bytes.max(1);
+    let block = if terms.aligned { geometry.block_bytes.max(1) } else { 1 };
     if !request.offset.is_multiple_of(u64::from(block)) || !request.len_bytes.is_multiple_of(block) {
         return Err(invalid("not aligned to the blocks of the export"));
     }

@@ -33,6 +33,8 @@ pub(crate) struct Connection {
     socket: Arc<Socket>,
     broken: AtomicBool,
     complained: AtomicBool,
+    /// An `NBD_CMD_CACHE` is being worked on.
+    pub(crate) caching: AtomicBool,
 }
 
 /// What to do about an [`IoError`].
@@ -81,6 +83,7 @@ impl Connection {
             socket,
             broken: AtomicBool::new(false),
             complained: AtomicBool::new(false),
+            caching: AtomicBool::new(false),
         })
     }
 

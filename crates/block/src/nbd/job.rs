@@ -16,14 +16,19 @@ use super::{
     command::Span,
     connection::{Connection, Underway},
     negotiation::CONTEXT_ID,
+    pool::Pool,
     wire::{
         codes::{STATE_HOLE, STATE_ZERO},
         reply::{OFFSET_DATA_BYTES, SimpleReply, done, offset_data, push_error_offset, push_status},
         request::Cookie,
     },
 };
-use crate::device::Reading;
+use crate::{device::Reading, parts::widened};
 
+/// One `NBD_CMD_CACHE` brings this much into memory at most: it is advice, and a disk may be larger than all memory.
+pub(crate) const CACHED_BYTES_MAX: u32 = 64 << 20;
+/// It is worked on in pieces of this size, so that others get their turn in between.
+const CACHED_PIECE_BYTES: u32 = 4 << 20;
 /// Most extents in one answer; a client asks again for the rest.
 const EXTENTS_MAX: usize = 4096;
 /// What a job costs at least, which bounds their number. More than the answer with most extents needs.
@@ -52,6 +57,8 @@ pub(crate) enum Task {
     Read { span: Span, part_of: Option<Arc<Divided>> },
     /// Answers `NBD_CMD_BLOCK_STATUS`.
     Status { span: Span, one: bool },
+    /// Brings a range into memory and answers, piece by piece. One at a time of a connection.
+    Cache { span: Span, pool: Arc<Pool>, _turn: Caching },
 }
 
 impl Task {
@@ -59,7 +66,7 @@ impl Task {
     pub(crate) fn cost_bytes(&self) -> u64 {
         match self {
             Self::Read { span, .. } => u64::from(span.len_bytes).max(COST_BYTES_MIN),
-            Self::Status { .. } => COST_BYTES_MIN,
+            Self::Status { .. } | Self::Cache { .. } => COST_BYTES_MIN,
         }
     }
 }
@@ -90,10 +97,14 @@ impl Job {
 
     pub(crate) fn run(mut self) {
         let connection = Arc::clone(&self.connection);
+        if matches!(self.task, Task::Cache { .. }) {
+            return self.cache();
+        }
         if connection.outbox.failure().is_none() {
             let bytes = match &self.task {
                 Task::Read { span, part_of } => read(&connection, self.cookie, *span, part_of.is_none()),
                 Task::Status { span, one } => status(&connection, self.cookie, *span, *one),
+                Task::Cache { .. } => Vec::new(),
             };
             connection.outbox.post(bytes, self.ticket.take());
             if let Task::Read { part_of: Some(divided), .. } = &self.task
@@ -103,6 +114,48 @@ impl Job {
             }
         }
         self.answered = true;
+    }
+}
+
+impl Job {
+    /// One piece; the rest is handed in again. Nobody is asked to do more for a client that has gone.
+    fn cache(mut self) {
+        let Task::Cache { span, pool, .. } = &mut self.task else { return };
+        if span.len_bytes > 0 && !self.connection.is_over() {
+            let len = span.len_bytes.min(CACHED_PIECE_BYTES);
+            self.connection.device.prefetch(span.offset, u64::from(len));
+            *span = Span { offset: span.offset + u64::from(len), len_bytes: span.len_bytes - len };
+            if span.len_bytes > 0 {
+                let pool = Arc::clone(pool);
+                // Without a thread to go on with, what was done has to do.
+                let Err(mut job) = pool.submit(self) else { return };
+                job.succeed();
+                return;
+            }
+        }
+        self.succeed();
+    }
+
+    fn succeed(&mut self) {
+        let mut bytes = Vec::new();
+        self.connection.push_success(&mut bytes, self.cookie);
+        self.connection.outbox.post(bytes, self.ticket.take());
+        self.answered = true;
+    }
+}
+
+/// The right to be the one `NBD_CMD_CACHE` of its connection that is worked on.
+pub(crate) struct Caching(Arc<Connection>);
+
+impl Caching {
+    pub(crate) fn take(connection: &Arc<Connection>) -> Option<Self> {
+        (!connection.caching.swap(true, Ordering::AcqRel)).then(|| Self(Arc::clone(connection)))
+    }
+}
+
+impl Drop for Caching {
+    fn drop(&mut self) {
+        self.0.caching.store(false, Ordering::Release);
     }
 }
 
@@ -177,8 +230,13 @@ pub(crate) fn status(connection: &Connection, cookie: Cookie, span: Span, one: b
     let extents_max = if one { 1 } else { EXTENTS_MAX };
     let mut extents: Vec<(u32, u32)> = Vec::new();
     let mut left = span.len_bytes;
-    let result = connection.device.extents(span.offset, u64::from(span.len_bytes), &mut |extent| {
-        let len = u32::try_from(extent.len_bytes).unwrap_or(u32::MAX).min(left);
+    let (from, whole) = widened(&connection.terms.geometry, span.offset, u64::from(span.len_bytes));
+    // What was not asked for, in front.
+    let mut lead = span.offset - from;
+    let result = connection.device.extents(from, whole, &mut |extent| {
+        let skipped = lead.min(extent.len_bytes);
+        lead -= skipped;
+        let len = u32::try_from(extent.len_bytes - skipped).unwrap_or(u32::MAX).min(left);
         let hole = if extent.hole { STATE_HOLE } else { 0 };
         let flags = hole | if extent.zero { STATE_ZERO } else { 0 };
         let full = extents.len() == extents_max;

@@ -54,6 +54,8 @@ pub(crate) struct Negotiation<'a> {
     structured: bool,
     /// The export for which [`CONTEXT`] was selected.
     context_of: Option<String>,
+    /// The export whose size constraints were asked for last.
+    sizes_of: Option<String>,
     /// What `NBD_OPT_INFO` opened, so that `NBD_OPT_GO` finds the same.
     open: Option<(String, Arc<dyn BlockDevice>)>,
     options: u32,
@@ -70,7 +72,16 @@ impl<'a> Negotiation<'a> {
             return Err(Malformed::Magic);
         }
         let no_zeroes = client_flags & u32::from(HANDSHAKE_NO_ZEROES) != 0;
-        Ok(Self { exports, admit, no_zeroes, structured: false, context_of: None, open: None, options: 0 })
+        Ok(Self {
+            exports,
+            admit,
+            no_zeroes,
+            structured: false,
+            context_of: None,
+            sizes_of: None,
+            open: None,
+            options: 0,
+        })
     }
 
     /// Answers an option whose data is more than [`OPTION_BYTES_MAX`] and was not looked at.
@@ -170,6 +181,9 @@ impl<'a> Negotiation<'a> {
             Err(error) => return self.refuse(out, kind, rep::ERR_INVALID, &error.to_string()),
         };
         let name = request.name;
+        if request.wants_block_size {
+            self.sizes_of = Some(name.to_owned());
+        }
         let device = match self.device(name) {
             Ok(device) => device,
             Err(error) => {
@@ -259,6 +273,7 @@ impl<'a> Negotiation<'a> {
             geometry: device.geometry(),
             structured: self.structured,
             status: self.context_of.as_deref() == Some(name),
+            aligned: self.sizes_of.as_deref() == Some(name),
         };
         Agreed { name: name.to_owned(), device, terms }
     }

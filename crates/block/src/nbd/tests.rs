@@ -72,8 +72,9 @@ proptest! {
         request in requests(),
         geometry in geometries(),
         structured: bool,
+        aligned: bool,
     ) {
-        let terms = Terms { geometry, structured, status: structured };
+        let terms = Terms { geometry, structured, status: structured, aligned };
         let Ok(command) = understand(&request, &terms) else { return Ok(()) };
         let (span, writes) = match command {
             Command::Read { span, .. } => {
@@ -86,8 +87,10 @@ proptest! {
         };
         prop_assert!(!(writes && geometry.read_only));
         prop_assert!(u128::from(span.offset) + u128::from(span.len_bytes) <= u128::from(geometry.size_bytes));
-        prop_assert!(span.offset.is_multiple_of(u64::from(geometry.block_bytes)));
-        prop_assert!(span.len_bytes.is_multiple_of(geometry.block_bytes));
+        if aligned {
+            prop_assert!(span.offset.is_multiple_of(u64::from(geometry.block_bytes)));
+            prop_assert!(span.len_bytes.is_multiple_of(geometry.block_bytes));
+        }
     }
 
     #[test]
@@ -108,7 +111,7 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..400), geometry in geometries()) {
         fuzzing::handshake(&bytes, &Same(geometry));
-        let terms = Terms { geometry, structured: true, status: true };
+        let terms = Terms { geometry, structured: true, status: true, aligned: true };
         fuzzing::transmission(&bytes, &terms, &mut |_, _| {});
     }
 }
@@ -118,7 +121,7 @@ fn the_fuzzing_entry_points_reach_their_ends() {
     let geometry = Geometry { size_bytes: 4096, block_bytes: 512, read_only: false, can_trim: true };
     let go = OptionHeader { kind: 7, len_bytes: 7 }.encode();
     let bytes = [&3_u32.to_be_bytes()[..], &go, &[0, 0, 0, 1, b'a', 0, 0]].concat();
-    let terms = Terms { geometry, structured: false, status: false };
+    let terms = Terms { geometry, structured: false, status: false, aligned: false };
     assert_eq!(fuzzing::handshake(&bytes, &Same(geometry)).1, Some(terms));
     let request =
         |offset, len_bytes| Request { flags: 0, kind: 1, cookie: Cookie(1), offset, len_bytes }.encode();

@@ -19,7 +19,7 @@ use super::{
     exports::Ending,
     flusher::Flusher,
     intake::Intake,
-    job::{Job, Task, status},
+    job::{CACHED_BYTES_MAX, Caching, Job, Task, status},
     limits::{PAYLOAD_BYTES_MAX, PIECE_BYTES},
     outbox::Unsent,
     outgoing::Outgoing,
@@ -33,6 +33,8 @@ use super::{
     },
     writer::{Buffer, Writer},
 };
+
+use crate::parts::widened;
 
 /// From so much data in writes on it is worth to collect more, and to receive while they are made.
 const LARGE_BYTES: usize = 64 << 10;
@@ -210,9 +212,22 @@ impl Worker {
             Command::Read { span, whole } => self.read(cookie, span, whole),
             Command::Flush => Ok(self.flusher.add(cookie)?),
             Command::Cache(span) => {
-                if span.len_bytes > 0 {
-                    self.connection.device.prefetch(span.offset, u64::from(span.len_bytes));
+                let (from, whole) = widened(
+                    &self.connection.terms.geometry,
+                    span.offset,
+                    u64::from(span.len_bytes.min(CACHED_BYTES_MAX)),
+                );
+                // Within the span and a block, so it fits.
+                let span = Span { offset: from, len_bytes: u32::try_from(whole).unwrap_or(CACHED_BYTES_MAX) };
+                if span.len_bytes > 0
+                    && let Some(turn) = Caching::take(&self.connection)
+                {
+                    let task = Task::Cache { span, pool: Arc::clone(&self.pool), _turn: turn };
+                    if self.hand_over(cookie, task).is_ok() {
+                        return Ok(());
+                    }
                 }
+                // It is advice; whoever has no time for it has followed it as well.
                 self.out.succeed(cookie)
             }
             Command::Status { span, one } => {

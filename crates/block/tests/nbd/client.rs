@@ -199,9 +199,13 @@ impl Client {
         (answer, String::from_utf8(text).unwrap())
     }
 
-    /// Goes into transmission; size and flags, or the error.
+    /// Goes into transmission, knowing the size constraints; size and flags, or the error.
     pub(crate) fn go(&mut self, name: &str) -> Result<(u64, u16), (u32, String)> {
-        let answers = self.option(OPT_GO, &info_data(name, &[]));
+        self.go_asking(name, &[3])
+    }
+
+    pub(crate) fn go_asking(&mut self, name: &str, wanted: &[u16]) -> Result<(u64, u16), (u32, String)> {
+        let answers = self.option(OPT_GO, &info_data(name, wanted));
         let (last, text) = answers.last().unwrap();
         if *last != REP_ACK {
             return Err((*last, String::from_utf8(text.clone()).unwrap()));

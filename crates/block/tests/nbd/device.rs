@@ -41,6 +41,7 @@ pub(crate) struct Mem {
     pub(crate) on_write: Hook<u64>,
     /// Called before a flush.
     pub(crate) on_flush: Hook<()>,
+    pub(crate) on_prefetch: Hook<u64>,
     pub(crate) reads_at_once: AtomicUsize,
 }
 
@@ -61,6 +62,7 @@ impl Mem {
             on_read: Mutex::default(),
             on_write: Mutex::default(),
             on_flush: Mutex::default(),
+            on_prefetch: Mutex::default(),
             reads_at_once: AtomicUsize::new(0),
         })
     }
@@ -187,6 +189,7 @@ impl BlockDevice for Mem {
 
     fn prefetch(&self, offset: u64, len_bytes: u64) {
         self.calls.lock().unwrap().push(Call::Prefetch(offset, len_bytes));
+        let _nobody_is_told = Self::before(&self.on_prefetch, offset);
     }
 }
 

@@ -17,6 +17,7 @@ mod room;
 mod scope;
 mod tools;
 mod transmission;
+mod unaligned;
 
 use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 

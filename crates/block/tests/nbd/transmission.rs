@@ -212,6 +212,49 @@ fn cache_asks_the_device_to_prefetch() {
     assert_eq!(device.calls(), [Call::Prefetch(4096, 65536)]);
 }
 
+/// Pieces that the device was asked to prefetch.
+fn prefetched(device: &Mem) -> Vec<u64> {
+    let len = |call: &Call| if let Call::Prefetch(_, len) = call { Some(*len) } else { None };
+    device.calls().iter().filter_map(len).collect()
+}
+
+#[test]
+fn cache_is_done_in_pieces_and_only_up_to_a_bound() {
+    let device = Mem::new(256 << 20);
+    let fixture = Fixture::new(&device);
+    assert_eq!(fixture.client().ask(CACHE, 0, 0, 256 << 20).error, 0);
+    let pieces = prefetched(&device);
+    assert!(pieces.iter().all(|len| *len <= 4 << 20), "{pieces:?}");
+    assert_eq!(pieces.iter().sum::<u64>(), 64 << 20);
+}
+
+#[test]
+fn cache_ends_with_its_client_and_holds_nobody_up() {
+    let device = Mem::new(256 << 20);
+    let gate = Gate::new();
+    let held = Arc::clone(&gate);
+    Mem::hook(&device.on_prefetch, move |_| {
+        held.pass();
+        Ok(())
+    });
+    let limits = bygone_block::nbd::Limits { readers_max: 2, ..bygone_block::nbd::Limits::default() };
+    let fixture = Fixture::limited(&device, limits);
+    let mut client = fixture.client();
+    // Many at once are one piece of work, and other requests go on.
+    let many: Vec<u8> = (0..100).flat_map(|one| request(CACHE, 0, one, 0, 256 << 20)).collect();
+    client.send(&many);
+    for _ in 1..100 {
+        assert_eq!(client.any_outcome().unwrap().1.error, 0);
+    }
+    client.send(&request(READ, 0, 1000, 0, 512));
+    assert_eq!(client.any_outcome().unwrap().0, 1000);
+    assert_eq!(prefetched(&device).len(), 1);
+    drop(client);
+    gate.open();
+    eventually("the client is gone", || fixture.server.connections().serving == 0);
+    assert_eq!(prefetched(&device).len(), 1, "nothing more is done for it");
+}
+
 #[test]
 fn fua_is_answered_when_it_is_durable_and_not_before() {
     let device = Mem::new(64 << 20);

@@ -34,15 +34,18 @@ const ERR_TOO_BIG: u32 = 0x8000_0009;
 pub fn nbd_handshake(bytes: &[u8]) {
     let mut input = Input(bytes);
     let geometry = geometry(&mut input);
-    let agreed = Agreement { geometry, structured: false, status: false };
+    let agreed = Agreement { geometry, structured: false, status: false, aligned: false };
     let shop = Shop::of_shape(geometry);
     let (sent, terms) = handshake(input.0, &shop);
-    let mut model = Model { agreed, no_zeroes: false, context_of: None, sent: &sent };
+    let mut model = Model { agreed, no_zeroes: false, context_of: None, sizes_of: None, sent: &sent };
     let transmits = model.play(input.0);
     assert!(model.sent.is_empty(), "the server said more than it was asked: {:x?}", model.sent);
-    let terms = terms.map(|terms| (terms.geometry, terms.structured, terms.status));
+    let terms = terms.map(|terms| (terms.geometry, terms.structured, terms.status, terms.aligned));
     let agreed = model.agreed;
-    assert_eq!(terms, transmits.then_some((agreed.geometry, agreed.structured, agreed.status)));
+    assert_eq!(
+        terms,
+        transmits.then_some((agreed.geometry, agreed.structured, agreed.status, agreed.aligned))
+    );
 }
 
 /// A client that reads along what the server sent.
@@ -50,6 +53,7 @@ struct Model<'a> {
     agreed: Agreement,
     no_zeroes: bool,
     context_of: Option<String>,
+    sizes_of: Option<String>,
     sent: &'a [u8],
 }
 
@@ -151,6 +155,7 @@ impl Model<'_> {
 
     fn settle(&mut self, name: &str) {
         self.agreed.status = self.context_of.as_deref() == Some(name);
+        self.agreed.aligned = self.sizes_of.as_deref() == Some(name);
     }
 
     fn export_name(&mut self, data: &[u8]) -> bool {
@@ -181,6 +186,9 @@ impl Model<'_> {
             self.answer(kind, ERR_INVALID);
             return None;
         };
+        if wanted.contains(&3) {
+            self.sizes_of = Some(name.to_owned());
+        }
         if let Some(error) = self.opens(name) {
             self.answer(kind, error);
             return None;

@@ -38,6 +38,8 @@ pub(super) struct Agreement {
     pub(super) geometry: Geometry,
     pub(super) structured: bool,
     pub(super) status: bool,
+    /// The client asked for the size constraints.
+    pub(super) aligned: bool,
 }
 
 /// A request's header, as it stands on the wire.
@@ -90,7 +92,7 @@ pub(super) fn verdict(asked: &Asked, agreed: &Agreement) -> Result<Command, u32>
         // "The server SHOULD return NBD_ENOSPC if it receives a write request … beyond the end", trim not being one.
         return Err(if kind == WRITE || kind == ZEROES { ENOSPC } else { EINVAL });
     }
-    if offset % u64::from(block_bytes) != 0 || len % block_bytes != 0 {
+    if agreed.aligned && (offset % u64::from(block_bytes) != 0 || len % block_bytes != 0) {
         return Err(EINVAL);
     }
     let span = Span { offset, len_bytes: len };

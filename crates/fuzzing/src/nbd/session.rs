@@ -77,7 +77,9 @@ pub fn nbd_session(bytes: &[u8]) {
         Arc::new(disk_in_a_log(geometry.block_bytes))
     };
     let (structured, status) = (agreement & 1 != 0, agreement & 3 == 3);
-    let agreed = Agreement { geometry, structured, status };
+    // The old way there is no asking.
+    let aligned = agreement & 12 == 0;
+    let agreed = Agreement { geometry, structured, status, aligned };
 
     let stage = stage();
     let _turn = stage.turn.lock().unwrap_or_else(PoisonError::into_inner);

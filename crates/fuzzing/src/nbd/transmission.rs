@@ -14,9 +14,10 @@ pub fn nbd_transmission(bytes: &[u8]) {
     let geometry = geometry(&mut input);
     let terms = input.u8();
     let (structured, status) = (terms & 1 != 0, terms & 3 == 3);
-    let agreed = Agreement { geometry, structured, status };
+    let aligned = terms & 4 == 0;
+    let agreed = Agreement { geometry, structured, status, aligned };
     let mut expected = plain_requests(input.0).into_iter();
-    transmission(input.0, &Terms { geometry, structured, status }, &mut |request, understood| {
+    transmission(input.0, &Terms { geometry, structured, status, aligned }, &mut |request, understood| {
         let (asked, raw) = expected.next().unwrap_or_else(|| panic!("{request:?} was never sent"));
         assert_eq!(request.encode()[..], raw);
         assert_eq!(understood.map_err(|refusal| refusal.errno.code()), verdict(&asked, &agreed), "{asked:?}");

@@ -53,6 +53,8 @@ pub struct InfoRequest<'a> {
     pub wants_name: bool,
     /// A description is asked for.
     pub wants_description: bool,
+    /// The size constraints are asked for.
+    pub wants_block_size: bool,
 }
 
 impl<'a> InfoRequest<'a> {
@@ -62,11 +64,17 @@ impl<'a> InfoRequest<'a> {
     /// [`Malformed`].
     pub fn parse(data: &'a [u8]) -> Result<Self, Malformed> {
         let mut cursor = Cursor(data);
-        let mut request = Self { name: cursor.take_text()?, wants_name: false, wants_description: false };
+        let mut request = Self {
+            name: cursor.take_text()?,
+            wants_name: false,
+            wants_description: false,
+            wants_block_size: false,
+        };
         for _ in 0..cursor.take_u16()? {
             match cursor.take_u16()? {
                 info::NAME => request.wants_name = true,
                 info::DESCRIPTION => request.wants_description = true,
+                info::BLOCK_SIZE => request.wants_block_size = true,
                 _ => {}
             }
         }

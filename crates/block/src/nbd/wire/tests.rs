@@ -51,6 +51,7 @@ proptest! {
             name: &name,
             wants_name: wanted.contains(&1),
             wants_description: wanted.contains(&2),
+            wants_block_size: wanted.contains(&3),
         }));
         data.push(0);
         prop_assert_eq!(InfoRequest::parse(&data), Err(Malformed::Length));

@@ -56,7 +56,8 @@ impl Client {
             client.send(b"IHAVEOPT\0\0\0\x01\0\0\0\x01a");
             assert_eq!(client.bytes(10), export);
         } else {
-            let infos = client.option(7, &[text("a"), vec![0, 0]].concat());
+            let wanted: &[u8] = if agreed.aligned { &[0, 1, 0, 3] } else { &[0, 0] };
+            let infos = client.option(7, &[&text("a"), wanted].concat());
             assert!(infos.contains(&[&[0, 0][..], &export].concat()));
         }
         client
