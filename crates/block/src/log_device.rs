@@ -334,13 +334,10 @@ pub(crate) fn read_fragments(
     buf: &mut [u8],
     wait: Wait,
 ) -> Result<(), IoError> {
-    let mut rest = buf;
-    for fragment in fragments {
-        let (part, later) = rest.split_at_mut((fragment.sectors.bytes() as usize).min(rest.len()));
-        log.read_fragment(fragment, part, wait)?;
-        rest = later;
-    }
-    Ok(())
+    log.read_fragments(fragments, buf, wait, &mut |_, part| {
+        part.fill(0);
+        Ok(())
+    })
 }
 
 /// Turns fragments into extents, joining neighbours that are alike within one piece: `each` hears of every piece, so that

@@ -180,22 +180,16 @@ impl TapDevice {
     fn read_now(&self, offset: u64, buf: &mut [u8], wait: Wait) -> Result<(), IoError> {
         let (lba, sectors) = (Lba::of_bytes(offset), Sectors::of_bytes(buf.len() as u64));
         let fragments = self.log().resolve_head(self.writer.volume, lba, sectors, wait)?;
-        let mut rest = buf;
-        for fragment in &fragments {
-            let (part, later) = rest.split_at_mut((fragment.sectors.bytes() as usize).min(rest.len()));
-            rest = later;
-            match (fragment.found, wait) {
-                (Some(_), _) => self.log().read_fragment(fragment, part, wait)?,
-                (None, Wait::Yes) => read_exact_at(self.raw.file(), part, fragment.lba.bytes())?,
-                (None, Wait::No) => match self.raw.file().read_cached_at(part, fragment.lba.bytes()) {
-                    Ok(n) if n == part.len() => {}
-                    Ok(_) => return Err(IoError::WouldBlock),
-                    Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Err(IoError::WouldBlock),
-                    Err(e) => return Err(e.into()),
-                },
-            }
-        }
-        Ok(())
+        // What the log does not know, the disk has.
+        self.log().read_fragments(&fragments, buf, wait, &mut |fragment, part| match wait {
+            Wait::Yes => Ok(read_exact_at(self.raw.file(), part, fragment.lba.bytes())?),
+            Wait::No => match self.raw.file().read_cached_at(part, fragment.lba.bytes()) {
+                Ok(n) if n == part.len() => Ok(()),
+                Ok(_) => Err(IoError::WouldBlock),
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Err(IoError::WouldBlock),
+                Err(e) => Err(e.into()),
+            },
+        })
     }
 }
 

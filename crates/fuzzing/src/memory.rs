@@ -11,7 +11,18 @@ use std::{
 };
 
 use bygone_model::Micros;
-use bygone_store::env::{Clock, Dir, File};
+use bygone_store::env::{Clock, Dir, File, Random};
+
+/// The same every time, so that a log can be made again.
+#[derive(Debug)]
+pub(crate) struct NoChance;
+
+impl Random for NoChance {
+    fn fill(&self, bytes: &mut [u8]) -> io::Result<()> {
+        bytes.fill(0x5a);
+        Ok(())
+    }
+}
 
 /// The bytes of files, by name.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use bygone_store::format::{
     checkpoint,
+    key::HeaderKey,
     record::{self, Header},
-    segment::{SEGMENT_HEADER_BYTES, SegmentHeader, TRAILER_BYTES, Trailer},
+    segment::{self, SEGMENT_HEADER_BYTES, SegmentHeader, TRAILER_BYTES, Trailer},
 };
 
 use crate::medium::Medium;
@@ -22,43 +23,42 @@ pub(crate) fn records(medium: &Medium) -> Records {
         let Ok((header, mut chain)) = SegmentHeader::decode(&bytes) else { continue };
         let _ = out.split_off(&header.first_seq.0);
         let (mut at, mut seq) = (SEGMENT_HEADER_BYTES, header.first_seq);
-        let end = records_end(&bytes);
-        let next = |at: usize, seq, chain| {
-            let places = [at, record::aligned_start(at as u64) as usize];
-            places.into_iter().find_map(|at| {
-                let (found, crc, payload) = check(&header.log_id, bytes.get(at..end)?)?;
-                let follows =
-                    (found.seq, found.previous, found.incarnation) == (seq, chain, header.incarnation);
-                follows.then_some((at, found, crc, payload))
-            })
-        };
-        while let Some((start, found, crc, payload)) = next(at, seq, chain) {
-            at = start + found.record_bytes() as usize;
+        let end = records_end(name, &bytes);
+        let key = header.log.header_key();
+        while let Some((found, hash, payload)) =
+            bytes.get(at..end).and_then(|bytes| check(&key, at as u64, bytes))
+            && found.seq == seq
+            && found.previous == chain
+            && found.incarnation == header.incarnation
+        {
             out.insert(seq.0, (found, payload));
-            (chain, seq) = (crc, seq.next());
+            (chain, seq) = (record::link(hash), seq.next());
+            at = found.end(at as u64) as usize;
         }
     }
     out
 }
 
-fn check(log_id: &[u8; 16], bytes: &[u8]) -> Option<(Header, u32, Vec<u8>)> {
-    let (header, _) = Header::decode(bytes)?;
-    let whole = bytes.get(..header.record_bytes() as usize)?;
-    record::check(log_id, whole).ok().map(|(header, crc, payload)| (header, crc, payload.to_vec()))
+fn check(key: &HeaderKey, at: u64, bytes: &[u8]) -> Option<(Header, u64, Vec<u8>)> {
+    let header = Header::decode(key, bytes).ok()?.header;
+    let whole = bytes.get(..(header.end(at) - at) as usize)?;
+    record::check(key, at, whole).ok().map(|(proven, payload)| (proven.header, proven.hash, payload.to_vec()))
 }
 
 /// Where the records of a segment end: where its index begins, or at the file's end.
-fn records_end(bytes: &[u8]) -> usize {
-    trailer(bytes).map_or(bytes.len(), |trailer| trailer.index_offset() as usize)
+fn records_end(name: &str, bytes: &[u8]) -> usize {
+    trailer(name, bytes).map_or(bytes.len(), |trailer| trailer.index_offset() as usize)
 }
 
 /// Whether a segment is sealed.
-pub(crate) fn is_sealed(bytes: &[u8]) -> bool {
-    trailer(bytes).is_some()
+pub(crate) fn is_sealed(name: &str, bytes: &[u8]) -> bool {
+    trailer(name, bytes).is_some()
 }
 
-fn trailer(bytes: &[u8]) -> Option<Trailer> {
-    Trailer::decode(bytes.get(bytes.len().checked_sub(TRAILER_BYTES)?..)?, bytes.len() as u64)
+fn trailer(name: &str, bytes: &[u8]) -> Option<Trailer> {
+    let number = segment::number_of(name.strip_prefix("log/")?)?;
+    let key = SegmentHeader::decode(bytes).ok()?.0.log.header_key();
+    Trailer::decode(&key, number, bytes.get(bytes.len().checked_sub(TRAILER_BYTES)?..)?, bytes.len() as u64)
 }
 
 /// Where the pages and tables of an index file end.
@@ -78,7 +78,8 @@ pub(crate) fn segments(medium: &Medium) -> String {
     for name in medium.names().iter().filter(|name| name.starts_with("log/")) {
         let bytes = medium.bytes(name).unwrap_or_default();
         let first = SegmentHeader::decode(&bytes).ok().map(|(h, _)| (h.first_seq.0, h.incarnation));
-        out += &format!("{name} {} bytes, first {first:?}, sealed {}; ", bytes.len(), is_sealed(&bytes));
+        out +=
+            &format!("{name} {} bytes, first {first:?}, sealed {}; ", bytes.len(), is_sealed(name, &bytes));
     }
     out
 }

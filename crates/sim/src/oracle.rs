@@ -8,7 +8,7 @@ use bygone_store::{TimeHit, catalog::Change};
 use crate::rng::mix;
 
 /// The wall clock may step back by this much within an era.
-pub(crate) const STEP_BACK_MICROS_MAX: i64 = 2_000_000;
+const STEP_BACK_MICROS_MAX: i64 = 2_000_000;
 
 /// A change of blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,37 @@
 //! Randomness that is the same on every machine: xoshiro256**, seeded by splitmix64.
 
+use std::{
+    io,
+    sync::{Mutex, PoisonError},
+};
+
+use bygone_store::env::Random;
+
 /// A generator of numbers that only its seed decides.
 #[derive(Clone, Debug)]
 pub struct Rng([u64; 4]);
+
+/// What a store draws in a world: as the world's seed decides, so that a run can be played again.
+#[derive(Debug)]
+pub struct SimRandom(Mutex<Rng>);
+
+impl SimRandom {
+    /// A source for `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> SimRandom {
+        SimRandom(Mutex::new(Rng::new(seed)))
+    }
+}
+
+impl Random for SimRandom {
+    fn fill(&self, bytes: &mut [u8]) -> io::Result<()> {
+        let mut rng = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&rng.draw().to_le_bytes()[..chunk.len()]);
+        }
+        Ok(())
+    }
+}
 
 /// One step of splitmix64: a good mixer of 64 bits.
 #[must_use]

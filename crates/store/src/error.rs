@@ -91,6 +91,17 @@ pub enum Error {
         /// The newest known one.
         known: u16,
     },
+    /// A record that this program does not know and must not pass over.
+    #[error("{place} holds a record of kind {op}, which this program does not know")]
+    UnknownRecord {
+        /// Where.
+        place: Place,
+        /// Its kind.
+        op: u8,
+    },
+    /// There are as many as a log can have.
+    #[error("the log can have no more {0}")]
+    NoNumberLeft(&'static str),
     /// There is no log here.
     #[error("there is no log here")]
     NoLog,

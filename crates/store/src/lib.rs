@@ -13,11 +13,13 @@ pub mod format;
 pub mod index;
 mod line;
 mod log;
+pub mod place;
 mod sync;
 
 pub use error::{Damage, Error, Place, Result, is_full};
 pub use line::{Line, Stretch};
 pub use log::{
     Appended, Below, BlockWrite, CACHE_BYTES, Content, Damaged, Event, HeadFragment, Log, LogOptions,
-    TimeHit, VerifyReport, View, Wait,
+    TimeHit, Unknown, VerifyReport, View,
 };
+pub use place::Wait;

@@ -8,6 +8,7 @@ use bygone_model::Seq;
 use bygone_store::format::{
     self,
     checkpoint::{self, Name, Table, TreeRef},
+    key::{Identity, SECRET_BYTES},
     page::{self, STRIPE_SECTORS},
     record::{self, Flaw, Header},
     segment::{self, HeaderFlaw, SegmentHeader, SegmentIndex},
@@ -16,6 +17,9 @@ use bygone_store::format::{
 use crate::input::Input;
 
 const ID: [u8; 16] = *b"the id of a log!";
+const LOG: Identity = Identity { id: ID, secret: [7; SECRET_BYTES] };
+/// Where in its segment the record stands.
+const AT: usize = 4096 + 8;
 /// The file number that pages and tables should have.
 const FILE: u32 = 7;
 
@@ -28,12 +32,12 @@ pub fn formats(bytes: &[u8]) {
     assert_eq!(format::crc32c(&bytes), repair::crc32c(&bytes));
     match which % 10 {
         0 => {
-            let _ = right.then(|| repair::record(&ID, &mut bytes));
+            let _ = right.then(|| repair::record(&LOG, AT, &mut bytes));
             record(&bytes);
         }
         1 => segment_header(&mut bytes, right),
         2 => {
-            let _ = right.then(|| repair::segment_index(&mut bytes));
+            let _ = right.then(|| repair::segment_index(&LOG, &mut bytes));
             segment_index(&bytes, how);
         }
         3 => {
@@ -56,43 +60,59 @@ pub fn formats(bytes: &[u8]) {
 }
 
 fn record(bytes: &[u8]) {
-    let whole =
-        |payload: usize| 64 + payload.next_multiple_of(8) + (payload.div_ceil(4096) * 4).next_multiple_of(8);
-    if let Some((header, _)) = Header::decode(bytes) {
-        assert_eq!(header.record_bytes(), whole(header.payload_bytes as usize) as u64);
-        assert!(Header::looks_like_one(bytes));
+    let (at, key) = (AT as u64, LOG.header_key());
+    match Header::decode(&key, bytes) {
+        Ok(proven) => {
+            assert!(Header::looks_like_one(bytes));
+            let end = proven.header.end(at);
+            assert!(end >= at + 64 + u64::from(proven.header.payload_bytes) && end.is_multiple_of(8));
+            assert!(end - at < 64 + 33024 + 4096 + (32 << 20), "a bound on what is fetched");
+        }
+        Err(Flaw::Newer(op)) => assert_eq!(op, bytes[12]),
+        Err(flaw) => assert_eq!(flaw, Flaw::Header),
     }
-    match record::check(&ID, bytes) {
-        Ok((header, crc, payload)) => {
-            let end = whole(payload.len());
-            assert_eq!(payload, &bytes[64..64 + header.payload_bytes as usize]);
-            let (mut head, mut tail) = ([0; 64], Vec::new());
-            let again = header.encode(&ID, payload, &mut head, &mut tail);
-            assert_eq!(64 + payload.len() + tail.len(), end);
-            assert_eq!(head[8..], bytes[8..64], "a header has one form only");
-            // Padding may hold anything; it is written as zeroes. That behind the checksums is covered by the header's.
-            let crcs_end = 64 + payload.len().next_multiple_of(8) + payload.len().div_ceil(4096) * 4;
-            if bytes[crcs_end..end].iter().all(|byte| *byte == 0) {
-                assert_eq!((again, head[..8].to_vec()), (crc, bytes[..8].to_vec()));
+    match record::check(&key, at, bytes) {
+        Ok((proven, content)) => {
+            let header = proven.header;
+            let (from, len) = repair::payload(bytes, AT).unwrap();
+            assert_eq!(content, &bytes[from..from + len]);
+            assert_eq!((header.payload_at(at), header.payload_bytes as usize), (at + from as u64, len));
+            let (mut head, mut crcs) = ([0; 64], Vec::new());
+            let hash = header.encode(&key, content, &mut head, &mut crcs);
+            // A transform of a record that may be skipped is a newer program's business.
+            let (lag, plain) = (get_u32(bytes, 56), bytes[14] == 0);
+            if plain && (lag == u32::MAX || u64::from(lag) <= header.seq.0) {
+                assert_eq!(head[8..56], bytes[8..56], "a header has one form only");
+                assert!(lag == u32::MAX || head[..] == bytes[..64]);
+                assert!(lag == u32::MAX || hash == proven.hash);
             }
-            let mut again = [&head[..], payload, &tail].concat();
-            assert_eq!(record::check(&ID, &again).unwrap().0, header);
-            assert_eq!(record::check(&[0; 16], &again), Err(Flaw::Header), "of another log");
-            repair::record(&ID, &mut again).unwrap();
+            let mut again = [&head[..], &crcs].concat();
+            again.resize(from, 0);
+            again.extend_from_slice(content);
+            assert_eq!(record::check(&key, at, &again).unwrap().0.header, header);
+            let other = Identity { secret: [8; SECRET_BYTES], ..LOG }.header_key();
+            assert_eq!(record::check(&other, at, &again), Err(Flaw::Header), "of another log");
+            repair::record(&LOG, AT, &mut again).unwrap();
             assert_eq!(again[..64], head, "the checksums are not those of the format");
             // "must hold", in the format's document.
-            let (lba, sectors) = (u128::from(header.lba.0), u128::from(header.sectors.0));
-            assert!((lba + sectors) * 512 <= u128::from(u64::MAX));
-            let block = [1, 2, 3].contains(&bytes[44]);
-            assert_eq!(header.op.is_block(), block);
-            assert!([1, 2, 3, 16, 32, 33].contains(&bytes[44]) && bytes[46..48] == [0, 0]);
-            assert!(bytes[44] != 1 || (sectors * 512 == payload.len() as u128 && sectors > 0));
-            assert!(![2, 3].contains(&bytes[44]) || (payload.is_empty() && sectors > 0));
-            assert!(bytes[44] != 16 || payload.is_empty());
+            let (op, length) = (bytes[12], u128::from(get_u32(bytes, 40)));
+            let sectors = u128::from(header.sectors.0);
+            assert!((u128::from(header.lba.0) + sectors) * 512 <= u128::from(u64::MAX));
+            assert_eq!(header.op.is_block(), [1, 2, 3].contains(&op));
+            assert!([1, 2, 3, 16, 32, 33].contains(&op) && plain || op >= 16 && bytes[13] & 0x80 != 0);
+            assert!(!header.op.is_block() || (length > 0 && sectors == length));
+            assert!(header.op.is_block() || sectors == 0);
+            assert_eq!(header.subject.as_volume().is_some(), get_u32(bytes, 44) >> 28 == 1);
+            assert!(!header.op.is_block() || header.subject.as_volume().is_some());
+            assert!(op != 16 || content.is_empty());
         }
-        Err(Flaw::Payload(index)) => assert!(index * 4096 < bytes.len()),
-        Err(Flaw::Header) => {}
+        Err(Flaw::Payload(index)) => assert!(index * 4096 <= bytes.len()),
+        Err(Flaw::Header | Flaw::Newer(_)) => {}
     }
+}
+
+fn get_u32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
 }
 
 fn segment_header(bytes: &mut Vec<u8>, right: bool) {
@@ -104,9 +124,11 @@ fn segment_header(bytes: &mut Vec<u8>, right: bool) {
         Ok((header, crc)) => {
             assert_eq!(crc, repair::crc32c(&bytes[..4092]));
             assert_eq!(bytes[..12], *b"BYGONEsg\x01\0\0\0");
+            assert_eq!(header.log.id, bytes[16..32]);
             let again = header.encode();
             assert_eq!(SegmentHeader::decode(&again).unwrap().0, header);
-            if bytes[52..4092].iter().all(|byte| *byte == 0) {
+            let zero = |range: std::ops::Range<usize>| bytes[range].iter().all(|byte| *byte == 0);
+            if zero(56..64) && zero(128..4092) {
                 assert_eq!(again, bytes[..4096]);
             }
         }
@@ -122,7 +144,8 @@ fn segment_index(bytes: &[u8], how: u8) {
     let records_end = u64::from_le_bytes(trailer[8..16].try_into().unwrap());
     let file_bytes =
         if how & 2 == 0 { records_end.wrapping_add(bytes.len() as u64) } else { bytes.len() as u64 };
-    let Some(trailer) = segment::Trailer::decode(trailer, file_bytes) else { return };
+    let key = LOG.header_key();
+    let Some(trailer) = segment::Trailer::decode(&key, FILE, trailer, file_bytes) else { return };
     assert!(trailer.index_offset().checked_add(trailer.index_bytes() + 64) == Some(file_bytes));
     let Some(decoded) = SegmentIndex::decode(&trailer, FILE, index) else { return };
     let (first, count) = (u128::from(decoded.first_seq.0), decoded.times.len() as u128);
@@ -136,10 +159,10 @@ fn segment_index(bytes: &[u8], how: u8) {
         assert!(entry.end().0 >= entry.lba.0);
     }
     assert!(decoded.marks.iter().all(|mark| inside(mark.seq) && !mark.op.is_block()));
-    let again = decoded.encode();
+    let again = decoded.encode(&key, FILE);
     let (index, trailer) = again.split_at(again.len() - 64);
     let file_bytes = decoded.records_end + again.len() as u64;
-    let trailer = segment::Trailer::decode(trailer, file_bytes).unwrap();
+    let trailer = segment::Trailer::decode(&key, FILE, trailer, file_bytes).unwrap();
     assert_eq!(SegmentIndex::decode(&trailer, FILE, index).as_ref(), Some(&decoded));
 }
 
@@ -189,10 +212,10 @@ fn table(bytes: &[u8]) {
 }
 
 fn checkpoint_frame(bytes: &[u8]) {
-    if checkpoint::check_header(bytes, FILE, &ID).is_ok() {
-        let again = checkpoint::encode_header(FILE, &ID);
+    if let Ok(term) = checkpoint::check_header(bytes, FILE, &ID) {
+        let again = checkpoint::encode_header(FILE, &ID, term);
         assert_eq!(again[..10], bytes[..10]);
-        assert_eq!(checkpoint::check_header(&again, FILE, &ID), Ok(()));
+        assert_eq!(checkpoint::check_header(&again, FILE, &ID), Ok(term));
     }
     let Some(raw) = bytes.get(8..20) else { return };
     let (offset, len) = raw.split_at(8);

@@ -1,5 +1,7 @@
 //! Makes checksums right, so that what a decoder believes of its fields is reached. The checksum is computed here from its
-//! definition.
+//! definition; a hash with a key, which no guest has, by the store's own code.
+
+use bygone_store::format::key::Identity;
 
 /// CRC-32C: polynomial 0x1EDC6F41 with its bits the other way round, as in iSCSI (RFC 3720, B.4).
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
@@ -40,26 +42,41 @@ pub(super) fn leading(bytes: &mut [u8]) -> Option<()> {
     put(bytes, 0, crc)
 }
 
-/// A record: the crcs of its granules, then that of its header.
-pub(super) fn record(log_id: &[u8], bytes: &mut [u8]) -> Option<()> {
-    let payload = get(bytes, 36)? as usize;
-    let padded = payload.checked_next_multiple_of(8)?;
-    let crcs_at = 64 + padded;
-    let end = crcs_at + (payload.div_ceil(4096) * 4).next_multiple_of(8);
-    if end > bytes.len() {
-        return None;
-    }
-    for i in 0..payload.div_ceil(4096) {
-        let granule = &bytes[64 + i * 4096..64 + payload.min((i + 1) * 4096)];
-        let crc = crc32c(granule);
-        put(bytes, crcs_at + i * 4, crc)?;
-    }
-    let covered = [log_id, &bytes[8..64], &bytes[crcs_at..end]].concat();
-    put(bytes, 4, crc32c(&covered))
+/// Where a record's payload stands that begins at `at`, and how long it is.
+pub(super) fn payload(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
+    let length = get(bytes, 40)? as usize;
+    let payload = match bytes[12] {
+        1 => length.checked_mul(512)?,
+        2..16 => 0,
+        _ => length,
+    };
+    let crcs = if payload <= 4096 { 0 } else { (payload.div_ceil(4096) * 4).next_multiple_of(8) };
+    let from = if bytes[13] & 2 == 0 { 64 + crcs } else { (at + 64 + crcs).next_multiple_of(4096) - at };
+    (from.checked_add(payload)? <= bytes.len()).then_some((from, payload))
+}
+
+/// A record that begins at `at` of its segment: the crcs of its granules, what vouches for them, then the header's hash.
+pub(super) fn record(log: &Identity, at: usize, bytes: &mut [u8]) -> Option<()> {
+    let (from, len) = payload(bytes, at)?;
+    let granules = len.div_ceil(4096);
+    let crc_of = |bytes: &[u8], i: usize| crc32c(&bytes[from + i * 4096..from + len.min((i + 1) * 4096)]);
+    let check = if granules <= 1 {
+        crc32c(&bytes[from..from + len])
+    } else {
+        for i in 0..granules {
+            let crc = crc_of(bytes, i);
+            put(bytes, 64 + i * 4, crc)?;
+        }
+        crc32c(&bytes[64..64 + granules * 4])
+    };
+    put(bytes, 60, check)?;
+    let hash = log.header_key().hash(&bytes[8..64]);
+    bytes[..8].copy_from_slice(&hash.to_le_bytes());
+    Some(())
 }
 
 /// A segment's index with its trailer, of which the first says how long the second believes it to be.
-pub(super) fn segment_index(bytes: &mut [u8]) -> Option<()> {
+pub(super) fn segment_index(log: &Identity, bytes: &mut [u8]) -> Option<()> {
     let trailer = bytes.len().checked_sub(64)?;
     let lengths = [(16, 28), (20, 16), (24, 1)];
     let index = lengths.iter().try_fold(0, |sum: usize, &(at, each)| {
@@ -69,7 +86,9 @@ pub(super) fn segment_index(bytes: &mut [u8]) -> Option<()> {
         let crc = crc32c(&bytes[from..trailer]);
         put(bytes, trailer + 28, crc)?;
     }
-    frame(&mut bytes[trailer..])
+    let hash = log.header_key().hash(&bytes[trailer..trailer + 56]);
+    bytes[trailer + 56..].copy_from_slice(&hash.to_le_bytes());
+    Some(())
 }
 
 /// A checkpoint's footer with its trailer.
@@ -84,23 +103,32 @@ fn checkpoint_footer(bytes: &mut [u8]) -> Option<()> {
 
 /// Makes right whatever has a checksum at or before `at` in a file of a log. True if there was something.
 pub(crate) fn file(name: &str, bytes: &mut [u8], at: usize) -> bool {
+    repaired(name, bytes, at).is_some()
+}
+
+/// Who a segment says that its log is.
+fn identity(bytes: &[u8]) -> Option<Identity> {
+    Some(Identity { id: bytes.get(16..32)?.try_into().ok()?, secret: bytes.get(64..96)?.try_into().ok()? })
+}
+
+fn repaired(name: &str, bytes: &mut [u8], at: usize) -> Option<()> {
     let segment = name.starts_with("log/");
     let header = if segment { 4096 } else { 64 };
-    let done = if at < header {
+    if at < header {
         bytes.get_mut(..header).and_then(frame)
     } else if bytes.len().saturating_sub(at) <= 512 {
-        if segment { segment_index(bytes) } else { checkpoint_footer(bytes) }
+        if segment { segment_index(&identity(bytes)?, bytes) } else { checkpoint_footer(bytes) }
     } else if segment {
-        let id = bytes[16..32].to_vec();
-        let start = (4096..=at).rev().find(|i| i % 8 == 0 && bytes[*i..].starts_with(b"ByRe"));
-        start.and_then(|start| record(&id, &mut bytes[start..]))
+        let log = identity(bytes)?;
+        let is_one = |i: &usize| i.is_multiple_of(8) && bytes[*i..].get(8..12) == Some(b"ByRe");
+        let start = (4096..=at).rev().find(is_one);
+        start.and_then(|start| record(&log, start, &mut bytes[start..]))
     } else {
         let is_one =
             |i: &usize| i.is_multiple_of(8) && [b"Pg", b"Tb"].contains(&&[bytes[i + 4], bytes[i + 5]]);
         let start = (64..=at).rev().find(is_one);
         start.and_then(|start| block(&mut bytes[start..]))
-    };
-    done.is_some()
+    }
 }
 
 /// A page or a table at the front of some bytes, as long as its fields say.

@@ -11,7 +11,7 @@ use bygone_store::{Below, BlockWrite, Content, Log, LogOptions, Wait, index::cac
 
 use crate::{
     input::Input,
-    memory::{Memory, Ticks},
+    memory::{Memory, NoChance, Ticks},
 };
 use base::{Base, NOW, SECTORS};
 use edits::Damage;
@@ -27,6 +27,7 @@ fn options() -> LogOptions {
         aligned_payload_bytes: 1024,
         begin_bytes: 8192,
         cache: PageCache::new(64 << 10),
+        random: Arc::new(NoChance),
     }
 }
 

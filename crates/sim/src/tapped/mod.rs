@@ -22,7 +22,7 @@ use bygone_store::{
 use crate::{
     SimClock,
     medium::{Faults, Medium},
-    rng::Rng,
+    rng::{Rng, SimRandom},
     world::{Failure, check},
 };
 use disk::{SECTOR, SECTORS, Times};
@@ -111,6 +111,7 @@ impl World {
             aligned_payload_bytes: [512, 4096, 1 << 20][(seed % 3) as usize],
             begin_bytes: 8192,
             cache: PageCache::new(64 << 10),
+            random: Arc::new(SimRandom::new(seed)),
         };
         let log = Log::make(log_medium.dir(), clock.clone(), options.clone(), [seed as u8; 16]);
         let log = log.map_err(|e| Failure(format!("making a log: {e}")))?;

@@ -1,6 +1,6 @@
 //! How lives end, and what the next one must find.
 
-use bygone_model::{Lba, Micros, Sectors, Seq};
+use bygone_model::{BranchId, Lba, Micros, Sectors, Seq};
 use bygone_store::{
     Error, Log,
     catalog::Change,
@@ -183,12 +183,12 @@ fn is(oracle: &Oracle, rec: &Rec, (header, payload): &(Header, Vec<u8>)) -> bool
         }
         Rec::Event(branch, event) => {
             header.op == Op::Event
-                && header.subject == *branch
+                && header.subject.as_branch() == Some(BranchId(*branch))
                 && serde_json::from_slice::<bygone_model::Event>(payload).is_ok_and(|e| e == *event)
         }
         Rec::Block(block) => {
             let place = header.op.is_block()
-                && header.subject == block.volume.0
+                && header.subject.as_volume() == Some(block.volume)
                 && header.lba == Lba(block.lba)
                 && header.sectors == Sectors(block.sectors);
             let content = match block.content {

@@ -18,9 +18,9 @@ use bygone_store::{Error, Log, LogOptions, View, catalog::Change, env::Clock, in
 use crate::{
     SimClock,
     medium::{Faults, Medium},
-    oracle::{Oracle, Rec, STEP_BACK_MICROS_MAX},
+    oracle::{Oracle, Rec},
     profile::{Profile, Step},
-    rng::{Rng, mix},
+    rng::{Rng, SimRandom, mix},
 };
 
 /// The store did what it must not do.
@@ -186,6 +186,7 @@ impl World {
             aligned_payload_bytes: [512, 2048, 8192, 1 << 20][(mix(seed) % 4) as usize],
             begin_bytes: 8192,
             cache: PageCache::new(rng.pick(&[4 << 10, 64 << 10, 1 << 20])),
+            random: Arc::new(SimRandom::new(seed)),
         };
         let start = Micros(1_700_000_000_000_000 + rng.below(1 << 40) as i64);
         let mut world = World {
@@ -342,7 +343,6 @@ impl World {
         let rest = plan.split_off(done);
         let faulty = self.medium.counters().faults > faults;
         for rec in plan {
-            let time = self.time_given(&log, time, faulty)?;
             self.fresh &= !matches!(rec, Rec::Change(Change::Opened { .. }));
             self.oracle.push(time, rec);
         }
@@ -359,19 +359,6 @@ impl World {
                 Ok(Act::Refused(error))
             }
         }
-    }
-
-    /// The time that the next record got, which should be `time`: where a write failed, what is written in its place has a
-    /// later time than each of the attempts, as long as that is not too far ahead of the clock.
-    fn time_given(&self, log: &Log, time: Micros, faulty: bool) -> Done<Micros> {
-        let seq = self.oracle.head().next();
-        if self.limbo.is_empty() && !faulty {
-            return Ok(time);
-        }
-        let given = log.time_of(seq).map_err(|e| Failure(format!("the time of {seq}: {e}")))?;
-        let latest = Micros(time.0 + STEP_BACK_MICROS_MAX);
-        check!((time..=latest).contains(&given), "time {given} instead of {time}");
-        Ok(given)
     }
 
     /// Whether the world is such that this error may be met.

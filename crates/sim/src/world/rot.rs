@@ -2,10 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bygone_store::{
-    Error, Log,
-    format::{checkpoint::FRAME_BYTES, record::Header},
-};
+use bygone_model::Seq;
+use bygone_store::{Error, Log, format::checkpoint::FRAME_BYTES};
 
 use super::{Done, World, check};
 use crate::{inspect, oracle::Rec};
@@ -174,7 +172,7 @@ impl World {
                 }
             }
             self.stats.damages += 1;
-            let sealed = name.starts_with("index/") || inspect::is_sealed(&bytes);
+            let sealed = name.starts_with("index/") || inspect::is_sealed(name, &bytes);
             if sealed {
                 hurt.insert(name.clone(), self.medium.bytes(name));
             } else {
@@ -187,15 +185,15 @@ impl World {
     fn place_to_hurt(&mut self, bytes: &[u8]) -> usize {
         let len = bytes.len() as u64;
         let starts: Vec<usize> =
-            (0..bytes.len()).step_by(8).filter(|&i| bytes[i..].starts_with(b"ByRe")).collect();
+            (0..bytes.len()).step_by(8).filter(|&i| bytes[i..].get(8..12) == Some(b"ByRe")).collect();
         let place = match self.rng.below(4) {
             // Where headers are: mostly what a lookup believes.
             0 | 1 if !starts.is_empty() => {
                 let start = self.rng.pick(&starts);
-                if let Some((header, _)) = Header::decode(&bytes[start..]) {
-                    self.suspects.push(header.seq);
+                if let Some(seq) = bytes[start..].get(16..24).and_then(|seq| seq.try_into().ok()) {
+                    self.suspects.push(Seq(u64::from_le_bytes(seq)));
                 }
-                let field = self.rng.pick(&[24, 24, 32, 36, 37, 44, 0]);
+                let field = self.rng.pick(&[32, 32, 40, 44, 60, 12, 0]);
                 let field = if field == 0 { self.rng.below(64) } else { field };
                 start as u64 + field
             }

@@ -4,7 +4,10 @@ use bygone_model::{BranchId, Event, Kind, Lba, Micros, SECTOR_BYTES, Sectors, Se
 use bygone_store::{
     Below, BlockWrite, Content, Error,
     catalog::{Change, Disk, Keeping},
-    format::record::{HEADER_BYTES, Header, Op},
+    format::{
+        key::{Identity, SECRET_BYTES},
+        record::{HEADER_BYTES, Header, Op, Subject},
+    },
 };
 
 use super::{Act, Done, World, check};
@@ -66,7 +69,8 @@ impl World {
             if let Some(content) = block.content
                 && self.rng.chance(30)
             {
-                self.forge(content, block.sectors, blocks.len() as u64);
+                let id = self.log()?.id();
+                self.forge(content, block.sectors, blocks.len() as u64, id);
             }
             blocks.push(block);
         }
@@ -88,9 +92,11 @@ impl World {
     }
 
     /// A content that looks like records which come next in the log, as a hostile target may write it.
-    fn forge(&mut self, content: u64, sectors: u64, before: u64) {
+    fn forge(&mut self, content: u64, sectors: u64, before: u64, id: [u8; 16]) {
         let mut bytes = vec![0; (sectors * SECTOR_BYTES) as usize];
         let head = self.oracle.head().0 + 1 + before;
+        // It knows everything but the secret.
+        let key = Identity { id, secret: [0; SECRET_BYTES] }.header_key();
         for (i, place) in bytes.chunks_exact_mut(HEADER_BYTES).enumerate() {
             let header = Header {
                 seq: Seq(head + 1 + i as u64 % 3),
@@ -98,15 +104,16 @@ impl World {
                 lba: Lba(0),
                 sectors: Sectors(8),
                 payload_bytes: 0,
-                subject: 0,
+                subject: Subject::volume(VolumeId(0)),
                 op: Op::Zero,
                 flags: 0,
+                attempt: 0,
                 previous: content as u32,
                 incarnation: self.life,
                 durable: Seq(head),
             };
             let mut forged = [0; HEADER_BYTES];
-            header.encode(&[0; 16], &[], &mut forged, &mut Vec::new());
+            header.encode(&key, &[], &mut forged, &mut Vec::new());
             place.copy_from_slice(&forged);
         }
         self.oracle.forge(content, bytes);

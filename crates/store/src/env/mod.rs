@@ -1,4 +1,4 @@
-//! What the store needs of the world: a place for files, a clock. The simulator brings its own.
+//! What the store needs of the world: a place for files, a clock, chance. The simulator brings its own.
 //!
 //! What is assumed of the medium is written down in `docs/format.md`.
 
@@ -12,7 +12,7 @@ use std::{
 
 use bygone_model::Micros;
 
-pub use real::{RealDir, RealFile, SystemClock};
+pub use real::{RealDir, RealFile, SystemClock, SystemRandom};
 
 /// A directory tree for the files of one log. Names are relative, with `/` between the parts.
 pub trait Dir: Send + Sync {
@@ -134,6 +134,15 @@ pub trait Clock: Send + Sync {
 
     /// Microseconds that passed since some start; never goes back.
     fn monotonic(&self) -> Micros;
+}
+
+/// Draws what nobody can guess.
+pub trait Random: Send + Sync + std::fmt::Debug {
+    /// Fills `bytes`.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn fill(&self, bytes: &mut [u8]) -> io::Result<()>;
 }
 
 /// Reads exactly `buf.len()` bytes.

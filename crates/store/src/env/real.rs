@@ -15,7 +15,7 @@ use rustix::{
     io::{Errno, ReadWriteFlags},
 };
 
-use super::{Clock, Dir, File, ahead};
+use super::{Clock, Dir, File, Random, ahead};
 
 /// At most this many buffers in one vectored write; the kernel's own limit (`IOV_MAX`).
 const IOV_MAX: usize = 1024;
@@ -220,6 +220,23 @@ impl File for RealFile {
     fn prefetch(&self, offset: u64, len_bytes: u64) {
         // Advice only: a refusal costs nothing but time.
         let _ = rustix::fs::fadvise(&*self.0, offset, std::num::NonZeroU64::new(len_bytes), Advice::WillNeed);
+    }
+}
+
+/// The operating system's source of what nobody can guess.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn fill(&self, mut bytes: &mut [u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty()) {
+                Ok(drawn) => bytes = &mut bytes[drawn..],
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
     }
 }
 

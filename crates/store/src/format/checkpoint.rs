@@ -73,29 +73,31 @@ impl Name {
 
 /// The header's bytes.
 #[must_use]
-pub fn encode_header(number: u32, log_id: &[u8; 16]) -> Vec<u8> {
+pub fn encode_header(number: u32, log_id: &[u8; 16], term: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(FRAME_BYTES);
     out.put(MAGIC);
     out.put_u16(VERSION);
     out.put_u16(0);
     out.put_u32(number);
     out.put(log_id);
+    out.put_u32(term);
     seal_frame(out)
 }
 
-/// Checks a header. `Err(version)`: written by that newer version (0: damaged, or of another log or number).
+/// Checks a header; returns its term. `Err(version)`: written by that newer version (0: damaged, or of another log or number).
 ///
 /// # Errors
 /// See above.
-pub fn check_header(bytes: &[u8], number: u32, log_id: &[u8; 16]) -> Result<(), u16> {
+pub fn check_header(bytes: &[u8], number: u32, log_id: &[u8; 16]) -> Result<u32, u16> {
     let parse = || {
         let mut b = Bytes(open_frame(bytes)?);
-        let (magic, version, _) = (b.take(8)?, b.u16()?, b.u16()?);
-        (magic == MAGIC).then_some((version, b.u32()? == number && b.take(16)? == log_id))
+        let (magic, version, transform) = (b.take(8)?, b.u16()?, b.u16()?);
+        let is_it = transform == 0 && b.u32()? == number && b.take(16)? == log_id;
+        (magic == MAGIC).then_some((version, is_it, b.u32()?))
     };
     match parse() {
-        Some((version, _)) if version > VERSION => Err(version),
-        Some((1.., true)) => Ok(()),
+        Some((version, ..)) if version > VERSION => Err(version),
+        Some((1.., true, term)) => Ok(term),
         _ => Err(0),
     }
 }

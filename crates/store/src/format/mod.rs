@@ -6,6 +6,7 @@
 
 mod bytes;
 pub mod checkpoint;
+pub mod key;
 pub mod page;
 pub mod record;
 pub mod segment;
@@ -20,7 +21,7 @@ pub const VERSION: u16 = 1;
 /// No log gets this far. A larger seq is not believed, so that whoever counts on from one that was read does not overflow.
 pub const SEQ_MAX: Seq = Seq(1 << 62);
 
-/// CRC-32C (Castagnoli), the checksum of everything in the store.
+/// CRC-32C (Castagnoli), the checksum of everything in the store that nobody has a reason to forge.
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {
     u32::try_from(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes)).unwrap_or(u32::MAX)

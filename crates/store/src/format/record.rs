@@ -1,19 +1,21 @@
-//! Log records: a 64-byte header, the payload, and behind it the checksums of its granules.
+//! Log records: a 64-byte header, the checksums of the payload's granules if there are several, and the payload.
 //!
 //! ```text
-//!  0 magic u32 | 4 header crc u32 | 8 seq u64 | 16 time i64 µs | 24 lba u64 sectors
-//! 32 sectors u32 | 36 payload bytes u32 | 40 subject u32 | 44 op u8 | 45 flags u8 | 46 encryption u8 | 47 compression u8
-//! 48 previous header's crc u32 | 52 incarnation u32 | 56 durable seq u64
-//! 64 payload, padded to 8 | a crc u32 for each 4 KiB granule of the payload, padded to 8
+//!  0 hash u64 | 8 magic u32 | 12 op u8 | 13 flags u8 | 14 transform u8 | 15 attempt u8 | 16 seq u64 | 24 time i64 µs
+//! 32 lba u64 sectors | 40 length u32 (block records: sectors, else: bytes) | 44 subject u32 | 48 incarnation u32
+//! 52 previous header's hash, low half u32 | 56 lag u32 | 60 payload check u32
+//! 64 a crc u32 for each 4 KiB granule of the payload, padded to 8; nothing if there is one granule
+//!    payload, padded to 8
 //! ```
-//! The header's crc covers the log's id, bytes 8..64 and the granule checksums, so a header that is right vouches for its
-//! payload. The id is random and the target does not know it, so nothing that a target writes is taken for a record.
-//! A header names the one before it (`previous`), so what an earlier life of the file left behind is never
-//! taken for the log's continuation.
+//! The hash is keyed ([`super::key`]) and covers bytes 8..64, so 64 bytes are enough to know whether a record of this log
+//! begins somewhere, and nothing that a target writes is ever taken for one. The payload check is the granule's crc or, if
+//! there are several, the crc of their crcs; so a header that holds vouches for its payload. A header names the one before
+//! it (`previous`) and counts the writes that failed before it (`attempt`), so what an earlier life of the file or a failed
+//! write left behind is never taken for the log's continuation.
 
-use bygone_model::{Lba, Micros, Sectors, Seq};
+use bygone_model::{BranchId, Lba, Micros, Sectors, Seq, VolumeId};
 
-use super::{Bytes, PutBytes, SEQ_MAX, crc32c};
+use super::{Bytes, SEQ_MAX, crc32c, key::HeaderKey};
 
 /// Bytes of a record's header.
 pub const HEADER_BYTES: usize = 64;
@@ -23,40 +25,55 @@ pub const GRANULE_BYTES: usize = 4096;
 pub const PAYLOAD_BYTES_MAX: usize = 32 << 20;
 /// Records start at multiples of this.
 pub const ALIGN_BYTES: u64 = 8;
-/// The payload of a record that was placed by [`aligned_start`] begins at a multiple of this.
-pub const BLOCK_BYTES: u64 = 4096;
+/// With [`FLAG_ALIGNED`] the payload starts at a multiple of this.
+pub const PAYLOAD_ALIGN_BYTES: u64 = 4096;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"ByRe");
+const HASH_BYTES: usize = 8;
+const MAGIC_AT: usize = 8;
 
 /// What a record does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Op {
     /// The payload is the new content of the range. Subject: a volume.
-    Write = 1,
+    Write,
     /// The range reads as zeroes. Subject: a volume.
-    Zero = 2,
+    Zero,
     /// The range reads as zeroes and was given up by the target. Subject: a volume.
-    Trim = 3,
+    Trim,
     /// The target flushed everything before this. Subject: none.
-    Flush = 16,
+    Flush,
     /// A state of the target; the payload is JSON. Subject: a branch.
-    Event = 32,
+    Event,
     /// A change of the catalog (disks, branches, clock, …); the payload is JSON. Subject: none.
-    Catalog = 33,
+    Catalog,
+    /// One of a newer program that says that others may pass over it.
+    Other(u8),
 }
 
+/// Smaller codes are block records, whose length is in sectors.
+const BLOCK_OPS_END: u8 = 16;
+
 impl Op {
-    fn of(code: u8) -> Option<Op> {
-        Some(match code {
-            1 => Op::Write,
-            2 => Op::Zero,
-            3 => Op::Trim,
-            16 => Op::Flush,
-            32 => Op::Event,
-            33 => Op::Catalog,
-            _ => return None,
-        })
+    /// Its number in the log.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Op::Write => 1,
+            Op::Zero => 2,
+            Op::Trim => 3,
+            Op::Flush => 16,
+            Op::Event => 32,
+            Op::Catalog => 33,
+            Op::Other(code) => code,
+        }
+    }
+
+    /// The op of a number. Of those that are not known only one that may be skipped is one.
+    pub(super) fn of(code: u8, may_skip: bool) -> Option<Op> {
+        let known = [Op::Write, Op::Zero, Op::Trim, Op::Flush, Op::Event, Op::Catalog];
+        let op = known.into_iter().find(|op| op.code() == code);
+        op.or_else(|| (may_skip && code >= BLOCK_OPS_END).then_some(Op::Other(code)))
     }
 
     /// It changes blocks of a volume.
@@ -68,6 +85,58 @@ impl Op {
 
 /// The range was taken over by reading the disk; the target did not write it then.
 pub const FLAG_BASE: u8 = 1;
+/// The payload starts at a multiple of [`PAYLOAD_ALIGN_BYTES`] of its segment, behind zeroes.
+pub const FLAG_ALIGNED: u8 = 2;
+/// Who does not know this record passes over it.
+pub const FLAG_SKIP: u8 = 0x80;
+const FLAGS_KNOWN: u8 = FLAG_BASE | FLAG_ALIGNED | FLAG_SKIP;
+
+/// What a record is about. Volumes, branches and whatever comes later share one space of ids: the upper four bits say what
+/// kind it is, so that a reader who wants some subjects need not know any kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Subject(pub u32);
+
+impl Subject {
+    /// The log itself.
+    pub const LOG: Subject = Subject(0);
+    /// Numbers of one kind are smaller than this.
+    pub const NUMBERS_END: u32 = 1 << 28;
+    const VOLUME: u32 = 1;
+    const BRANCH: u32 = 2;
+
+    const fn of(kind: u32, number: u32) -> Subject {
+        assert!(number < Subject::NUMBERS_END, "the catalog gives out no such number");
+        Subject(kind << 28 | number)
+    }
+
+    /// A volume.
+    #[must_use]
+    pub const fn volume(id: VolumeId) -> Subject {
+        Subject::of(Subject::VOLUME, id.0)
+    }
+
+    /// A branch.
+    #[must_use]
+    pub const fn branch(id: BranchId) -> Subject {
+        Subject::of(Subject::BRANCH, id.0)
+    }
+
+    const fn number_of(self, kind: u32) -> Option<u32> {
+        if self.0 >> 28 == kind { Some(self.0 & (Subject::NUMBERS_END - 1)) } else { None }
+    }
+
+    /// The volume that it is, if it is one.
+    #[must_use]
+    pub fn as_volume(self) -> Option<VolumeId> {
+        self.number_of(Subject::VOLUME).map(VolumeId)
+    }
+
+    /// The branch that it is, if it is one.
+    #[must_use]
+    pub fn as_branch(self) -> Option<BranchId> {
+        self.number_of(Subject::BRANCH).map(BranchId)
+    }
+}
 
 /// A record's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,12 +152,14 @@ pub struct Header {
     /// Length of the payload.
     pub payload_bytes: u32,
     /// The volume or the branch it is about.
-    pub subject: u32,
+    pub subject: Subject,
     /// What it does.
     pub op: Op,
-    /// [`FLAG_BASE`].
+    /// [`FLAG_BASE`], [`FLAG_ALIGNED`], [`FLAG_SKIP`].
     pub flags: u8,
-    /// The crc of the header before this one (for a segment's first record: the segment header's).
+    /// Counts the writes to this segment that failed before it, so that what they left does not follow what came instead.
+    pub attempt: u8,
+    /// The low half of the hash of the header before this one (for a segment's first record: the segment header's crc).
     pub previous: u32,
     /// Counts the times that the log was opened for writing.
     pub incarnation: u32,
@@ -96,102 +167,157 @@ pub struct Header {
     pub durable: Seq,
 }
 
-/// Bytes of the checksums behind a payload, padding included.
-#[must_use]
-pub const fn tail_bytes(payload_bytes: usize) -> usize {
-    pad8(payload_bytes) - payload_bytes + pad8(payload_bytes.div_ceil(GRANULE_BYTES) * 4)
+/// A header that is one of the log: its hash holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proven {
+    /// What it says.
+    pub header: Header,
+    /// Its hash.
+    pub hash: u64,
+    /// What vouches for the payload.
+    check: u32,
 }
 
-/// Where a record whose payload begins at a block of the file starts, when the one before it ends at `end`. A record starts
-/// either right there or here, with zeroes before it.
+/// Bytes of the checksums before a payload, padding included.
 #[must_use]
-pub const fn aligned_start(end: u64) -> u64 {
-    (end + HEADER_BYTES as u64).next_multiple_of(BLOCK_BYTES) - HEADER_BYTES as u64
+pub const fn crcs_bytes(payload_bytes: usize) -> usize {
+    if payload_bytes <= GRANULE_BYTES { 0 } else { pad8(payload_bytes.div_ceil(GRANULE_BYTES) * 4) }
 }
 
-/// Bytes of a whole record.
+/// Bytes of a whole record whose payload is not aligned.
 #[must_use]
 pub const fn record_bytes(payload_bytes: usize) -> usize {
-    HEADER_BYTES + payload_bytes + tail_bytes(payload_bytes)
+    HEADER_BYTES + crcs_bytes(payload_bytes) + pad8(payload_bytes)
 }
 
-/// Where the checksum of the payload's granule `index` stands, counted from the record's start.
+/// Where the payload of a record that begins at `at` stands.
 #[must_use]
-pub const fn granule_crc_offset(payload_bytes: usize, index: usize) -> usize {
-    HEADER_BYTES + pad8(payload_bytes) + index * 4
+pub const fn payload_at(at: u64, payload_bytes: usize, flags: u8) -> u64 {
+    let behind = at + (HEADER_BYTES + crcs_bytes(payload_bytes)) as u64;
+    if flags & FLAG_ALIGNED == 0 { behind } else { behind.next_multiple_of(PAYLOAD_ALIGN_BYTES) }
+}
+
+/// Where a record that begins at `at` ends.
+#[must_use]
+pub const fn end(at: u64, payload_bytes: usize, flags: u8) -> u64 {
+    payload_at(at, payload_bytes, flags) + pad8(payload_bytes) as u64
+}
+
+/// Zeroes behind a payload.
+#[must_use]
+pub const fn padding_bytes(payload_bytes: usize) -> usize {
+    pad8(payload_bytes) - payload_bytes
 }
 
 const fn pad8(n: usize) -> usize {
     n.next_multiple_of(ALIGN_BYTES as usize)
 }
 
+/// The half of a header's hash that the next one names.
+#[must_use]
+pub const fn link(hash: u64) -> u32 {
+    hash as u32
+}
+
+/// What is wrong with a record's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// No header of this log.
+    Header,
+    /// A header of this log that only a newer program understands: the number of its op.
+    Newer(u8),
+    /// The header holds, the payload's granule of this index does not.
+    Payload(usize),
+}
+
 impl Header {
-    /// Encodes the header and the tail for `payload`; returns the header's crc, which the next record names.
+    /// Encodes the header for `payload`, and adds the checksums that stand between the two to `crcs`; returns the header's hash.
     pub fn encode(
         &self,
-        log_id: &[u8; 16],
+        key: &HeaderKey,
         payload: &[u8],
         header: &mut [u8; HEADER_BYTES],
-        tail: &mut Vec<u8>,
-    ) -> u32 {
-        let tail_start = tail.len();
-        tail.resize(tail_start + pad8(payload.len()) - payload.len(), 0);
-        let crcs_start = tail.len();
-        for granule in payload.chunks(GRANULE_BYTES) {
-            tail.put_u32(crc32c(granule));
-        }
-        tail.resize(tail_start + tail_bytes(payload.len()), 0);
-
-        let mut at = 8;
+        crcs: &mut Vec<u8>,
+    ) -> u64 {
+        assert!(payload.len() == self.payload_bytes as usize && payload.len() <= PAYLOAD_BYTES_MAX);
+        let check = if payload.len() <= GRANULE_BYTES {
+            crc32c(payload)
+        } else {
+            let start = crcs.len();
+            payload.chunks(GRANULE_BYTES).for_each(|granule| crcs.extend(crc32c(granule).to_le_bytes()));
+            let check = crc32c(&crcs[start..]);
+            crcs.resize(start + crcs_bytes(payload.len()), 0);
+            check
+        };
+        let length = if self.op.is_block() { self.sectors.0 as u32 } else { self.payload_bytes };
+        let lag = u32::try_from(self.seq.0.saturating_sub(self.durable.0)).unwrap_or(u32::MAX);
+        let mut at = MAGIC_AT;
         let mut field = |bytes: &[u8]| {
             header[at..at + bytes.len()].copy_from_slice(bytes);
             at += bytes.len();
         };
+        field(&MAGIC.to_le_bytes());
+        field(&[self.op.code(), self.flags, 0, self.attempt]);
         field(&self.seq.0.to_le_bytes());
         field(&self.time.0.to_le_bytes());
         field(&self.lba.0.to_le_bytes());
-        field(&(self.sectors.0 as u32).to_le_bytes());
-        field(&self.payload_bytes.to_le_bytes());
-        field(&self.subject.to_le_bytes());
-        field(&[self.op as u8, self.flags, 0, 0]);
-        field(&self.previous.to_le_bytes());
+        field(&length.to_le_bytes());
+        field(&self.subject.0.to_le_bytes());
         field(&self.incarnation.to_le_bytes());
-        field(&self.durable.0.to_le_bytes());
-        let crc = header_crc(log_id, &header[8..], &tail[crcs_start..]);
-        header[..4].copy_from_slice(&MAGIC.to_le_bytes());
-        header[4..8].copy_from_slice(&crc.to_le_bytes());
-        crc
+        field(&self.previous.to_le_bytes());
+        field(&lag.to_le_bytes());
+        field(&check.to_le_bytes());
+        let hash = key.hash(&header[HASH_BYTES..]);
+        header[..HASH_BYTES].copy_from_slice(&hash.to_le_bytes());
+        hash
     }
 
-    /// Decodes a header from its 64 bytes; its crc stays to be checked with [`header_crc`], as that needs
-    /// the tail. `None`: there is no header here.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<(Header, u32)> {
-        let mut b = Bytes(bytes.get(..HEADER_BYTES)?);
-        if b.u32()? != MAGIC {
-            return None;
+    /// Decodes the header in the first 64 bytes, if it is one of the log with this key.
+    ///
+    /// # Errors
+    /// [`Flaw::Header`] or [`Flaw::Newer`].
+    pub fn decode(key: &HeaderKey, bytes: &[u8]) -> Result<Proven, Flaw> {
+        let bytes = bytes.get(..HEADER_BYTES).ok_or(Flaw::Header)?;
+        if !Header::looks_like_one(bytes) {
+            return Err(Flaw::Header);
         }
-        let crc = b.u32()?;
-        let (seq, time, lba) = (Seq(b.u64()?), Micros(b.i64()?), Lba(b.u64()?));
-        let (sectors, payload_bytes, subject) = (Sectors(u64::from(b.u32()?)), b.u32()?, b.u32()?);
-        let (op, flags, encryption, compression) = (Op::of(b.u8()?)?, b.u8()?, b.u8()?, b.u8()?);
-        let (previous, incarnation, durable) = (b.u32()?, b.u32()?, Seq(b.u64()?));
+        let hash = key.hash(&bytes[HASH_BYTES..]);
+        if bytes[..HASH_BYTES] != hash.to_le_bytes() {
+            return Err(Flaw::Header);
+        }
+        let newer = Flaw::Newer(bytes[12]);
+        let (header, check) = Header::fields(&bytes[MAGIC_AT + 4..]).ok_or(newer)?;
+        Ok(Proven { header, hash, check })
+    }
+
+    /// The fields behind the magic number; what a log of this version does not hold is none.
+    fn fields(bytes: &[u8]) -> Option<(Header, u32)> {
+        let mut b = Bytes(bytes);
+        let (code, flags, transform, attempt) = (b.u8()?, b.u8()?, b.u8()?, b.u8()?);
+        let op = Op::of(code, flags & FLAG_SKIP != 0)?;
+        let (seq, time, lba, length) = (Seq(b.u64()?), Micros(b.i64()?), Lba(b.u64()?), b.u32()?);
+        let (subject, incarnation, previous) = (Subject(b.u32()?), b.u32()?, b.u32()?);
+        let (lag, check) = (b.u32()?, b.u32()?);
+        let sectors = Sectors(if op.is_block() { u64::from(length) } else { 0 });
+        let payload_bytes = match op {
+            Op::Write => sectors.bytes(),
+            Op::Zero | Op::Trim => 0,
+            _ => u64::from(length),
+        };
         let fits = match op {
-            Op::Write => sectors.bytes() == u64::from(payload_bytes) && payload_bytes > 0,
-            Op::Zero | Op::Trim => payload_bytes == 0 && sectors.0 > 0,
-            Op::Flush => payload_bytes == 0,
-            Op::Event | Op::Catalog => true,
+            Op::Write | Op::Zero | Op::Trim => length > 0 && subject.as_volume().is_some(),
+            Op::Flush => length == 0,
+            Op::Event => subject.as_branch().is_some(),
+            Op::Catalog | Op::Other(_) => true,
         };
         let range_ok = lba.0.checked_add(sectors.0).is_some_and(|end| end <= u64::MAX / 512);
-        if !fits
-            || !range_ok
-            || seq > SEQ_MAX
-            || payload_bytes as usize > PAYLOAD_BYTES_MAX
-            || encryption != 0
-            || compression != 0
-        {
+        // What a newer program says of a record that may be passed over is its own business.
+        let flags_known = flags & !FLAGS_KNOWN == 0 && transform == 0 || matches!(op, Op::Other(_));
+        if !fits || !range_ok || !flags_known || seq > SEQ_MAX || payload_bytes > PAYLOAD_BYTES_MAX as u64 {
             return None;
         }
+        let durable = if lag == u32::MAX { Seq::ZERO } else { Seq(seq.0.saturating_sub(u64::from(lag))) };
+        let payload_bytes = payload_bytes as u32;
         let header = Header {
             seq,
             time,
@@ -201,115 +327,81 @@ impl Header {
             subject,
             op,
             flags,
+            attempt,
             previous,
             incarnation,
             durable,
         };
-        Some((header, crc))
+        Some((header, check))
     }
 
-    /// Whether a header may begin here; saves decoding when searching.
+    /// Whether a header may begin here; saves hashing when searching.
     #[must_use]
     pub fn looks_like_one(bytes: &[u8]) -> bool {
-        bytes.starts_with(&MAGIC.to_le_bytes())
+        bytes.get(MAGIC_AT..MAGIC_AT + 4) == Some(&MAGIC.to_le_bytes())
     }
 
-    /// Bytes of the record that this header begins.
+    /// Where the payload of the record that begins at `at` stands.
     #[must_use]
-    pub fn record_bytes(&self) -> u64 {
-        record_bytes(self.payload_bytes as usize) as u64
+    pub fn payload_at(&self, at: u64) -> u64 {
+        payload_at(at, self.payload_bytes as usize, self.flags)
+    }
+
+    /// Where the record that begins at `at` ends.
+    #[must_use]
+    pub fn end(&self, at: u64) -> u64 {
+        end(at, self.payload_bytes as usize, self.flags)
     }
 }
 
-/// The crc of a header: over the log's id, its bytes 8..64 and the granule checksums behind the payload.
-#[must_use]
-pub fn header_crc(log_id: &[u8; 16], header_from_8: &[u8], granule_crcs: &[u8]) -> u32 {
-    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-    digest.update(log_id);
-    digest.update(header_from_8);
-    digest.update(granule_crcs);
-    u32::try_from(digest.finalize()).unwrap_or(u32::MAX)
+impl Proven {
+    /// Whether these are the checksums of its granules; they stand between header and payload, padding included. A payload of
+    /// one granule has none.
+    #[must_use]
+    pub fn vouches_for_crcs(&self, crcs: &[u8]) -> bool {
+        let count = (self.header.payload_bytes as usize).div_ceil(GRANULE_BYTES);
+        count <= 1 || crcs.get(..count * 4).is_some_and(|crcs| crc32c(crcs) == self.check)
+    }
+
+    /// Whether this is the payload's granule `index`, given the checksums it vouches for.
+    #[must_use]
+    pub fn vouches_for(&self, crcs: &[u8], index: usize, granule: &[u8]) -> bool {
+        if self.header.payload_bytes as usize <= GRANULE_BYTES {
+            return index == 0 && crc32c(granule) == self.check;
+        }
+        crcs.get(index * 4..index * 4 + 4) == Some(&crc32c(granule).to_le_bytes()[..])
+    }
+
+    /// Checks the record that begins at `at` of its segment and with `bytes`; returns its payload.
+    ///
+    /// # Errors
+    /// [`Flaw::Payload`], also when bytes are missing.
+    pub fn payload<'a>(&self, at: u64, bytes: &'a [u8]) -> Result<&'a [u8], Flaw> {
+        let header = &self.header;
+        let from = (header.payload_at(at) - at) as usize;
+        let crcs = bytes.get(HEADER_BYTES..HEADER_BYTES + crcs_bytes(header.payload_bytes as usize));
+        let payload = bytes.get(from..from + header.payload_bytes as usize);
+        let (Some(crcs), Some(payload)) = (crcs, payload) else { return Err(Flaw::Payload(0)) };
+        if !self.vouches_for_crcs(crcs) {
+            return Err(Flaw::Payload(0));
+        }
+        let wrong = payload
+            .chunks(GRANULE_BYTES)
+            .enumerate()
+            .find(|(i, granule)| !self.vouches_for(crcs, *i, granule));
+        wrong.map_or(Ok(payload), |(index, _)| Err(Flaw::Payload(index)))
+    }
 }
 
-/// What is wrong with a whole record's bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
-    /// No header, or one whose checksum is wrong.
-    Header,
-    /// The header holds, the payload's granule of this index does not.
-    Payload(usize),
-}
-
-/// Checks a whole record (header, payload and tail) and returns its header, the header's crc and its payload.
+/// Checks a whole record that begins at `at` of its segment; returns its header and its payload.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check<'a>(log_id: &[u8; 16], bytes: &'a [u8]) -> Result<(Header, u32, &'a [u8]), Flaw> {
-    let (header, crc) = Header::decode(bytes).ok_or(Flaw::Header)?;
-    let payload_bytes = header.payload_bytes as usize;
-    let crcs =
-        bytes.get(granule_crc_offset(payload_bytes, 0)..record_bytes(payload_bytes)).ok_or(Flaw::Header)?;
-    if header_crc(log_id, &bytes[8..HEADER_BYTES], crcs) != crc {
-        return Err(Flaw::Header);
-    }
-    let payload = &bytes[HEADER_BYTES..HEADER_BYTES + payload_bytes];
-    for (index, (granule, expected)) in payload.chunks(GRANULE_BYTES).zip(crcs.chunks(4)).enumerate() {
-        if crc32c(granule).to_le_bytes() != expected {
-            return Err(Flaw::Payload(index));
-        }
-    }
-    Ok((header, crc, payload))
+pub fn check<'a>(key: &HeaderKey, at: u64, bytes: &'a [u8]) -> Result<(Proven, &'a [u8]), Flaw> {
+    let proven = Header::decode(key, bytes)?;
+    let payload = proven.payload(at, bytes)?;
+    Ok((proven, payload))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ID: [u8; 16] = *b"the id of a log!";
-
-    fn encoded(payload: &[u8]) -> (Header, Vec<u8>) {
-        let header = Header {
-            seq: Seq(7),
-            time: Micros(-3),
-            lba: Lba(9),
-            sectors: Sectors::of_bytes(payload.len() as u64),
-            payload_bytes: payload.len() as u32,
-            subject: 4,
-            op: if payload.is_empty() { Op::Flush } else { Op::Write },
-            flags: FLAG_BASE,
-            previous: 11,
-            incarnation: 12,
-            durable: Seq(6),
-        };
-        let (mut head, mut tail) = ([0; HEADER_BYTES], Vec::new());
-        header.encode(&ID, payload, &mut head, &mut tail);
-        (header, [&head[..], payload, &tail].concat())
-    }
-
-    #[test]
-    fn a_record_comes_back_as_it_was() {
-        for len in [0, 512, 4096, 4608, 65536] {
-            let payload: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
-            let (header, bytes) = encoded(&payload);
-            assert_eq!(bytes.len() as u64, header.record_bytes());
-            let (back, _, content) = check(&ID, &bytes).unwrap();
-            assert_eq!((back, content), (header, &payload[..]));
-        }
-    }
-
-    #[test]
-    fn a_record_of_another_log_is_none() {
-        let (_, bytes) = encoded(&[5; 512]);
-        assert_eq!(check(&[0; 16], &bytes), Err(Flaw::Header));
-    }
-
-    #[test]
-    fn every_single_bit_flip_is_noticed() {
-        let (_, bytes) = encoded(&[5; 4608]);
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(check(&ID, &flipped).is_err(), "bit {bit}");
-        }
-    }
-}
+mod tests;

@@ -2,15 +2,21 @@
 //!
 //! ```text
 //! header  0 magic 8 | 8 version u16 | 10 encryption u8 | 11 compression u8 | 12 number u32 | 16 log id 16
-//!        32 first seq u64 | 40 created i64 µs | 48 incarnation u32 | 52 kind u8 | … zero … | 4092 crc u32
+//!        32 first seq u64 | 40 created i64 µs | 48 incarnation u32 | 52 term u32 | 56 kind u8 | zero 7
+//!        64 log secret 32 | 96 salt 32 | 128 key id 16 | … zero … | 4092 crc u32
 //! index   entries (28 bytes each, sorted by volume, lba, seq) | marks (16 bytes each) | times (varints)
 //! trailer 0 magic 8 | 8 records end u64 | 16 entries u32 | 20 marks u32 | 24 times bytes u32 | 28 index crc u32
-//!        32 first seq u64 | 40 records u32 | 44 first time i64 | 52 reserved u64 | 60 crc u32
+//!        32 first seq u64 | 40 records u32 | 44 first time i64 | 52 number u32 | 56 hash u64
 //! ```
+//! The trailer's hash is keyed, as those of records are: the last bytes of a segment that is not sealed may be a guest's.
 
 use bygone_model::{Lba, Micros, Sectors, Seq, VolumeId};
 
-use super::{Bytes, PutBytes, SEQ_MAX, VERSION, crc32c, record::Op};
+use super::{
+    Bytes, PutBytes, SEQ_MAX, VERSION, crc32c,
+    key::{HeaderKey, Identity, SALT_BYTES, SECRET_BYTES},
+    record::{FLAG_SKIP, Op, Subject},
+};
 
 /// Bytes of a segment's header; the first record starts here.
 pub const SEGMENT_HEADER_BYTES: usize = 4096;
@@ -24,6 +30,8 @@ const MAGIC: &[u8; 8] = b"BYGONEsg";
 const TRAILER_MAGIC: &[u8; 8] = b"BYGONEst";
 const ENTRY_BYTES: usize = 28;
 const MARK_BYTES: usize = 16;
+/// What of a trailer its hash covers.
+const HASHED_BYTES: usize = TRAILER_BYTES - 8;
 
 /// The name of a segment's file.
 #[must_use]
@@ -49,14 +57,18 @@ pub(crate) fn is_number(number: u32) -> bool {
 pub struct SegmentHeader {
     /// Counts from 1.
     pub number: u32,
-    /// Random; the same in every file of one log.
-    pub log_id: [u8; 16],
+    /// The log that it is of.
+    pub log: Identity,
     /// The first record's seq.
     pub first_seq: Seq,
     /// When it was begun.
     pub created: Micros,
     /// Counts the times that the log was opened for writing.
     pub incarnation: u32,
+    /// Counts the holders of the log: which of them wrote this.
+    pub term: u32,
+    /// Random: no two segments have the same, though number, seqs and times may come again after a power cut.
+    pub salt: [u8; SALT_BYTES],
 }
 
 /// Why there is no usable header.
@@ -77,10 +89,14 @@ impl SegmentHeader {
         out.put_u16(VERSION);
         out.put_u16(0);
         out.put_u32(self.number);
-        out.put(&self.log_id);
+        out.put(&self.log.id);
         out.put_u64(self.first_seq.0);
         out.put_i64(self.created.0);
         out.put_u32(self.incarnation);
+        out.put_u32(self.term);
+        out.put_u64(0);
+        out.put(&self.log.secret);
+        out.put(&self.salt);
         out.resize(SEGMENT_HEADER_BYTES - 4, 0);
         let crc = crc32c(&out);
         out.put_u32(crc);
@@ -101,9 +117,12 @@ impl SegmentHeader {
             let mut b = Bytes(bytes);
             let (magic, version, modes) = (b.take(8)?, b.u16()?, b.u16()?);
             let number = b.u32()?;
-            let log_id = b.take(16)?.try_into().ok()?;
+            let id = b.take(16)?.try_into().ok()?;
             let (first_seq, created, incarnation) = (Seq(b.u64()?), Micros(b.i64()?), b.u32()?);
-            let header = SegmentHeader { number, log_id, first_seq, created, incarnation };
+            let (term, _) = (b.u32()?, b.u64()?);
+            let log = Identity { id, secret: b.take(SECRET_BYTES)?.try_into().ok()? };
+            let salt = b.take(SALT_BYTES)?.try_into().ok()?;
+            let header = SegmentHeader { number, log, first_seq, created, incarnation, term, salt };
             (magic == MAGIC).then_some((version, modes, header))
         };
         match parse() {
@@ -114,8 +133,9 @@ impl SegmentHeader {
     }
 }
 
-/// Where a block record stands: segment and byte offset of its header. No record is at the offsets 0 and 1 (the
-/// segment's own header): they stand for zeroes that were trimmed, and for zeroes whose space stays reserved.
+/// The name of a block record, which it keeps for ever: the segment that it was written to, and the byte offset that its header
+/// had there. Where its bytes are today is the business of [`crate::place`]. No record is at the offsets 0 and 1 (the segment's
+/// own header): they stand for zeroes that were trimmed, and for zeroes whose space stays reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Location {
     /// Which segment.
@@ -184,6 +204,8 @@ pub struct Mark {
     pub offset: u32,
     /// What it is.
     pub op: Op,
+    /// What it is about.
+    pub subject: Subject,
 }
 
 /// All that a sealed segment says of itself.
@@ -215,15 +237,14 @@ pub struct Trailer {
 }
 
 impl Trailer {
-    /// Decodes the last [`TRAILER_BYTES`] bytes of a file that is `file_bytes` long.
+    /// Decodes the last [`TRAILER_BYTES`] bytes of segment `number`, a file that is `file_bytes` long.
     #[must_use]
-    pub fn decode(bytes: &[u8], file_bytes: u64) -> Option<Trailer> {
+    pub fn decode(key: &HeaderKey, number: u32, bytes: &[u8], file_bytes: u64) -> Option<Trailer> {
         let bytes: &[u8; TRAILER_BYTES] = bytes.try_into().ok()?;
-        if crc32c(&bytes[..60]).to_le_bytes() != bytes[60..] {
-            return None;
-        }
         let mut b = Bytes(bytes);
-        if b.take(8)? != TRAILER_MAGIC {
+        if b.take(8)? != TRAILER_MAGIC
+            || key.hash(&bytes[..HASHED_BYTES]).to_le_bytes() != bytes[HASHED_BYTES..]
+        {
             return None;
         }
         let trailer = Trailer {
@@ -236,9 +257,10 @@ impl Trailer {
             records: b.u32()?,
             first_time: Micros(b.i64()?),
         };
+        let its_own = b.u32()? == number;
         let end =
             trailer.records_end.checked_add(trailer.index_bytes())?.checked_add(TRAILER_BYTES as u64)?;
-        (end == file_bytes && trailer.last_seq() <= SEQ_MAX).then_some(trailer)
+        (its_own && end == file_bytes && trailer.last_seq() <= SEQ_MAX).then_some(trailer)
     }
 
     /// Where the index starts.
@@ -283,12 +305,12 @@ impl SegmentIndex {
 
     /// The bytes of index and trailer for the segment `number`.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self, key: &HeaderKey, number: u32) -> Vec<u8> {
         let mut out =
             Vec::with_capacity(self.entries.len() * ENTRY_BYTES + self.marks.len() * MARK_BYTES + 1024);
         let relative = |seq: Seq| (seq.0 - self.first_seq.0) as u32;
         for e in &self.entries {
-            out.put_u32(e.volume.0);
+            out.put_u32(Subject::volume(e.volume).0);
             out.put_u64(e.lba.0);
             out.put_u32(e.sectors.0 as u32);
             out.put_u32(relative(e.seq));
@@ -298,8 +320,9 @@ impl SegmentIndex {
         for m in &self.marks {
             out.put_u32(relative(m.seq));
             out.put_u32(m.offset);
-            out.put_u32(m.op as u32);
-            out.put_u32(0);
+            let may_skip = matches!(m.op, Op::Other(_));
+            out.put(&[m.op.code(), if may_skip { FLAG_SKIP } else { 0 }, 0, 0]);
+            out.put_u32(m.subject.0);
         }
         let times_start = out.len();
         let mut before = 0_i64;
@@ -319,9 +342,9 @@ impl SegmentIndex {
         out.put_u64(self.first_seq.0);
         out.put_u32(self.times.len() as u32);
         out.put_i64(self.times.first().map_or(0, |t| t.0));
-        out.put_u64(0);
-        let crc = crc32c(&out[trailer..]);
-        out.put_u32(crc);
+        out.put_u32(number);
+        let hash = key.hash(&out[trailer..]);
+        out.put_u64(hash);
         out
     }
 
@@ -335,7 +358,8 @@ impl SegmentIndex {
         let mut b = Bytes(bytes);
         let mut entries = Vec::with_capacity(trailer.entries as usize);
         for _ in 0..trailer.entries {
-            let (volume, lba, sectors) = (VolumeId(b.u32()?), Lba(b.u64()?), Sectors(u64::from(b.u32()?)));
+            let volume = Subject(b.u32()?).as_volume()?;
+            let (lba, sectors) = (Lba(b.u64()?), Sectors(u64::from(b.u32()?)));
             let (seq, offset, _) = (absolute(b.u32()?)?, b.u32()?, b.u32()?);
             lba.0.checked_add(sectors.0)?;
             if u64::from(offset) >= trailer.records_end {
@@ -345,14 +369,10 @@ impl SegmentIndex {
         }
         let mut marks = Vec::with_capacity(trailer.marks as usize);
         for _ in 0..trailer.marks {
-            let (seq, offset, op, _) = (absolute(b.u32()?)?, b.u32()?, b.u32()?, b.u32()?);
-            let op = match op {
-                16 => Op::Flush,
-                32 => Op::Event,
-                33 => Op::Catalog,
-                _ => return None,
-            };
-            marks.push(Mark { seq, offset, op });
+            let (seq, offset) = (absolute(b.u32()?)?, b.u32()?);
+            let (code, flags, _, subject) = (b.u8()?, b.u8()?, b.u16()?, Subject(b.u32()?));
+            let op = Op::of(code, flags & FLAG_SKIP != 0).filter(|op| !op.is_block())?;
+            marks.push(Mark { seq, offset, op, subject });
         }
         // A time takes at least one byte, so a lie about the count cannot make this large.
         if trailer.records > trailer.times_bytes {
@@ -387,14 +407,18 @@ fn unzigzag(n: u64) -> i64 {
 mod tests {
     use super::*;
 
+    const LOG: Identity = Identity { id: [9; 16], secret: [8; SECRET_BYTES] };
+
     #[test]
     fn header_comes_back_and_a_newer_version_is_told_from_damage() {
         let header = SegmentHeader {
             number: 3,
-            log_id: [9; 16],
+            log: LOG,
             first_seq: Seq(77),
             created: Micros(5),
             incarnation: 2,
+            term: 1,
+            salt: [4; SALT_BYTES],
         };
         let mut bytes = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes).unwrap().0, header);
@@ -411,8 +435,10 @@ mod tests {
             let first_seq = Seq(first);
             let times = vec![Micros(1), Micros(2)];
             let index = SegmentIndex { records_end: 5000, first_seq, times, ..SegmentIndex::default() };
-            let bytes = index.encode();
-            let trailer = Trailer::decode(&bytes[bytes.len() - TRAILER_BYTES..], 5000 + bytes.len() as u64);
+            let bytes = index.encode(&LOG.header_key(), 4);
+            let file_bytes = 5000 + bytes.len() as u64;
+            let trailer = &bytes[bytes.len() - TRAILER_BYTES..];
+            let trailer = Trailer::decode(&LOG.header_key(), 4, trailer, file_bytes);
             assert_eq!(trailer.is_some(), good, "{first}");
         }
         assert_eq!(number_of("0000000012.seg"), Some(12));
@@ -434,14 +460,17 @@ mod tests {
             records_end: 20_000,
             first_seq: Seq(100),
             entries: vec![entry(0, 100, 4096), entry(8, 102, 0)],
-            marks: vec![Mark { seq: Seq(101), offset: 8264, op: Op::Flush }],
+            marks: vec![
+                Mark { seq: Seq(101), offset: 8264, op: Op::Flush, subject: Subject::LOG },
+                Mark { seq: Seq(102), offset: 8328, op: Op::Other(99), subject: Subject(77) },
+            ],
             times: vec![Micros(1_000_000), Micros(999_000), Micros(999_001)],
         };
-        let bytes = index.encode();
+        let bytes = index.encode(&LOG.header_key(), 4);
         let file_bytes = index.records_end + bytes.len() as u64;
         let decode = |bytes: &[u8]| {
             let (body, trailer) = bytes.split_at(bytes.len() - TRAILER_BYTES);
-            SegmentIndex::decode(&Trailer::decode(trailer, file_bytes)?, 4, body)
+            SegmentIndex::decode(&Trailer::decode(&LOG.header_key(), 4, trailer, file_bytes)?, 4, body)
         };
         assert_eq!(decode(&bytes), Some(index));
         for bit in 0..bytes.len() * 8 {

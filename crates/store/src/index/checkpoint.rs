@@ -35,6 +35,8 @@ const BLOCK_BYTES_MAX: u32 = 1 << 30;
 pub struct Checkpoint {
     /// Which one.
     pub name: Name,
+    /// Which holder of the log wrote it.
+    pub term: u32,
     /// What it knows besides its trees.
     pub footer: Footer,
 }
@@ -142,11 +144,11 @@ impl IndexFiles {
             return Err(damaged(0, Damage::Truncated));
         }
         read_exact_at(&*file, &mut frame, 0).map_err(io)?;
-        match checkpoint::check_header(&frame, name.number, &self.log_id) {
-            Ok(()) => {}
+        let term = match checkpoint::check_header(&frame, name.number, &self.log_id) {
+            Ok(term) => term,
             Err(0) => return Err(damaged(0, Damage::Magic)),
             Err(found) => return Err(Error::NewerVersion { name: file_name, found, known: VERSION }),
-        }
+        };
         let trailer_at = len_bytes - FRAME_BYTES as u64;
         read_exact_at(&*file, &mut frame, trailer_at).map_err(io)?;
         let trailer =
@@ -162,7 +164,7 @@ impl IndexFiles {
         {
             return Err(damaged(trailer.offset, Damage::Inconsistent));
         }
-        Ok(Checkpoint { name, footer })
+        Ok(Checkpoint { name, term, footer })
     }
 
     fn read_json<T: serde::de::DeserializeOwned>(

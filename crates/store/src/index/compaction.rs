@@ -40,6 +40,8 @@ const WRITE_BYTES: usize = 1 << 20;
 
 /// What a new checkpoint is made of.
 pub struct Contents {
+    /// Which holder of the log writes it.
+    pub term: u32,
     /// The end of the checkpoint before.
     pub start: Seq,
     /// It will hold everything up to this record.
@@ -137,7 +139,7 @@ pub fn write(
             for (stripe, tree) in damaged.mended {
                 index.mended.add(stripe, tree, contents.end);
             }
-            Ok(Checkpoint { name, footer })
+            Ok(Checkpoint { name, term: contents.term, footer })
         }
         Err(e) => {
             // Half a checkpoint is of no use, and the room may be what is missing.
@@ -162,7 +164,7 @@ fn write_all(
     contents: &Contents,
     damaged: &mut Damaged<'_>,
 ) -> Result<Footer> {
-    out.append(&checkpoint::encode_header(out.number, log_id))?;
+    out.append(&checkpoint::encode_header(out.number, log_id, contents.term))?;
     let mut volumes: Vec<(u32, Tables)> = previous.map(|p| p.footer.volumes.clone()).unwrap_or_default();
     let mut rest = contents.versions.0.as_slice();
     let table_of = |&(volume, stripe): &StripeId| (volume, stripe / TABLE_STRIPES);

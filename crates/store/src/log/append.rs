@@ -19,7 +19,8 @@ use crate::{
     error::{Error, Result},
     format::{
         checkpoint::{SegmentStart, StoredEvent},
-        record::{self, FLAG_BASE, HEADER_BYTES, Op},
+        key::{HeaderKey, Identity},
+        record::{self, FLAG_ALIGNED, FLAG_BASE, HEADER_BYTES, Op, Subject},
         segment::{Entry, Mark},
     },
 };
@@ -76,21 +77,25 @@ pub struct Appended {
 pub(super) struct NewRecord<'a> {
     pub op: Op,
     pub flags: u8,
-    pub subject: u32,
+    pub subject: Subject,
     pub lba: Lba,
     pub sectors: Sectors,
     pub payload: &'a [u8],
 }
 
 impl NewRecord<'_> {
-    /// Where it starts when the one before it ends at `end`, and where it ends itself.
-    pub(super) fn place(&self, end: u64, options: &LogOptions) -> (u64, u64) {
+    /// The flags that it gets.
+    pub(super) fn flags(&self, options: &LogOptions) -> u8 {
         let aligned = self.op == Op::Write && self.payload.len() >= options.aligned_payload_bytes;
-        let start = if aligned { record::aligned_start(end) } else { end };
-        (start, start + record::record_bytes(self.payload.len()) as u64)
+        self.flags | if aligned { FLAG_ALIGNED } else { 0 }
     }
 
-    pub(super) fn plain(op: Op, subject: u32, payload: &[u8]) -> NewRecord<'_> {
+    /// Where it ends when the one before it ends at `at`.
+    pub(super) fn end(&self, at: u64, options: &LogOptions) -> u64 {
+        record::end(at, self.payload.len(), self.flags(options))
+    }
+
+    pub(super) fn plain(op: Op, subject: Subject, payload: &[u8]) -> NewRecord<'_> {
         NewRecord { op, flags: 0, subject, lba: Lba(0), sectors: Sectors(0), payload }
     }
 }
@@ -106,11 +111,13 @@ pub(super) struct Active {
     pub written_to: u64,
     /// Records may reach up to here: that much space is reserved.
     pub room_bytes: u64,
-    /// A write at `offset` failed, so whole records that were never acknowledged may stand there: the latest time that any
-    /// of them has.
-    pub torn: Option<Micros>,
+    /// A write at `offset` failed, so whole records that were never acknowledged may stand there.
+    pub torn: bool,
     /// A write failed since the file was made: the medium may hold other records than those written over them since.
     pub was_torn: bool,
+    /// How many failed. No two records that were ever written at one place have the same number, so their headers differ, and
+    /// what a failed write left behind cannot continue what is written over its beginning.
+    pub attempt: u8,
     /// The medium was asked to begin with everything up to here.
     pub begun_to: u64,
     pub entries: Vec<Entry>,
@@ -137,7 +144,10 @@ pub(super) struct Full {
 }
 
 pub(super) struct Sequencer {
-    pub log_id: [u8; 16],
+    pub log: Identity,
+    pub key: HeaderKey,
+    /// Which holder of the log this is.
+    pub term: u32,
     pub head: Seq,
     pub last_time: Micros,
     pub catalog: Catalog,
@@ -151,7 +161,7 @@ pub(super) struct Sequencer {
     pub reserve_kept: bool,
     /// The newest segment's number.
     pub newest: u32,
-    /// The crc that the next record names as its `previous`.
+    /// What the next record names as its `previous`.
     pub chain: u32,
     /// The file of the next segment.
     pub spare: Arc<Spare>,
@@ -173,7 +183,7 @@ pub(super) struct Sequencer {
     pub durable: Seq,
     /// Reused for encoding.
     pub heads: Vec<[u8; HEADER_BYTES]>,
-    pub tails: Vec<u8>,
+    pub crcs: Vec<u8>,
 }
 
 impl Sequencer {
@@ -186,20 +196,6 @@ impl Sequencer {
             (self.last_time, false)
         } else {
             (wall, true)
-        }
-    }
-
-    /// The time for what is written where a write failed, if that must not be `time`.
-    ///
-    /// No two records that were ever written at one place have the same time, so their headers differ, and what a failed
-    /// write left behind cannot continue what is written over its beginning. `None`: the times would have to run ahead of the
-    /// clock by too much, and the log goes on in another segment.
-    fn time_after_torn(&self, time: Micros) -> Option<Micros> {
-        match self.active.as_ref().and_then(|active| active.torn) {
-            Some(torn) if torn >= time => {
-                (torn.0 - time.0 < STEP_BACK_MICROS_MAX).then_some(Micros(torn.0 + 1))
-            }
-            _ => Some(time),
         }
     }
 
@@ -230,10 +226,10 @@ impl Sequencer {
         records: &[NewRecord<'_>],
         seen: &mut dyn FnMut(&Entry),
     ) -> Result<Appended> {
-        let (mut time, jumped_back) = self.next_time(clock);
-        match self.time_after_torn(time) {
-            Some(later) if self.active.is_some() => time = later,
-            _ => self.roll(dir, options, time, claim_of(records))?,
+        let (time, jumped_back) = self.next_time(clock);
+        // Attempts that could not be told from one another any more are made elsewhere.
+        if self.active.as_ref().is_none_or(|active| active.torn && active.attempt == u8::MAX) {
+            self.roll(dir, options, time, claim_of(records))?;
         }
         // First of all, so that no record of the era before is later than one of this era.
         if jumped_back {
@@ -255,8 +251,13 @@ impl Sequencer {
         time: Micros,
     ) -> Result<()> {
         let payload = encode_json(change)?;
-        let done =
-            self.append_at(dir, options, &[NewRecord::plain(Op::Catalog, 0, &payload)], time, &mut |_| {})?;
+        let done = self.append_at(
+            dir,
+            options,
+            &[NewRecord::plain(Op::Catalog, Subject::LOG, &payload)],
+            time,
+            &mut |_| {},
+        )?;
         self.catalog.apply(done.last, time, change);
         Ok(())
     }
@@ -279,7 +280,7 @@ impl Sequencer {
             let (mut end, limit, records_left) =
                 self.active.as_ref().map_or((0, 0, 0), |active| room::left(active, options, claim));
             let mut fits = |record: &&NewRecord<'_>| {
-                end = record.place(end, options).1;
+                end = record.end(end, options);
                 end <= limit
             };
             let mut count = rest.iter().take(records_left).take_while(&mut fits).count();
@@ -343,6 +344,9 @@ impl Log {
         for write in writes {
             let sectors = write.content.sectors();
             sequencer.catalog.check_range(write.volume, write.lba, sectors)?;
+            if write.volume.0 >= Subject::NUMBERS_END {
+                return Err(Error::NoVolume(write.volume));
+            }
             let (op, payload) = match write.content {
                 Content::Data(data) => (Op::Write, data),
                 Content::Zero(_) => (Op::Zero, &[][..]),
@@ -356,7 +360,14 @@ impl Log {
                 return Err(Error::OutOfRange { volume: write.volume, lba: write.lba, sectors });
             }
             let flags = if write.base { FLAG_BASE } else { 0 };
-            records.push(NewRecord { op, flags, subject: write.volume.0, lba: write.lba, sectors, payload });
+            records.push(NewRecord {
+                op,
+                flags,
+                subject: Subject::volume(write.volume),
+                lba: write.lba,
+                sectors,
+                payload,
+            });
         }
         if records.is_empty() {
             return Ok(Appended {
@@ -391,10 +402,10 @@ impl Log {
         let payload = encode_json(event)?;
         let mut sequencer = self.sequencer();
         self.check_poison()?;
-        if sequencer.catalog.branch(branch).is_none() {
+        if sequencer.catalog.branch(branch).is_none() || branch.0 >= Subject::NUMBERS_END {
             return Err(Error::NoBranch(branch.to_string()));
         }
-        let record = NewRecord::plain(Op::Event, branch.0, &payload);
+        let record = NewRecord::plain(Op::Event, Subject::branch(branch), &payload);
         let done = sequencer.append(&*self.dir, &*self.clock, &self.options, &[record], &mut |_| {});
         // Even if it failed, the log's own records before it may be there.
         self.head.store(sequencer.head.0, Ordering::Release);
@@ -410,7 +421,7 @@ impl Log {
             self.check_poison()?;
             let change = make(&sequencer.catalog, sequencer.head)?;
             let payload = encode_json(&change)?;
-            let record = NewRecord::plain(Op::Catalog, 0, &payload);
+            let record = NewRecord::plain(Op::Catalog, Subject::LOG, &payload);
             let done = sequencer.append(&*self.dir, &*self.clock, &self.options, &[record], &mut |_| {});
             self.head.store(sequencer.head.0, Ordering::Release);
             let done = done?;

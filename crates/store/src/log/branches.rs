@@ -6,10 +6,16 @@ use super::{Appended, Log};
 use crate::{
     catalog::{Act, Catalog, Change, Disk, NewBranch, TapMark},
     error::{Error, Result},
+    format::record::Subject,
 };
 
 /// A disk's size must fit the index: sectors are counted in stripes of 32 bits.
 const DISK_SECTORS_MAX: u64 = 1 << 50;
+
+/// The number of what comes after `count` others.
+fn number_for(count: usize, what: &'static str) -> Result<u32> {
+    u32::try_from(count).ok().filter(|n| *n < Subject::NUMBERS_END).ok_or(Error::NoNumberLeft(what))
+}
 
 /// A branch can start after the record `at` of branch `parent`.
 fn check_start(catalog: &Catalog, head: Seq, parent: BranchId, at: Seq) -> Result<()> {
@@ -54,7 +60,7 @@ impl Log {
     fn add_disk_that(&self, disk: &Disk, filling: bool) -> Result<VolumeId> {
         let mut made = VolumeId(0);
         self.change(|catalog, _| {
-            made = VolumeId(catalog.volumes.len() as u32);
+            made = VolumeId(number_for(catalog.volumes.len(), "volumes")?);
             if catalog.disks.iter().any(|d| d.name == disk.name) {
                 return Err(Error::DiskExists(disk.name.clone()));
             }
@@ -81,8 +87,9 @@ impl Log {
             if catalog.branch_named(name).is_ok() {
                 return Err(Error::BranchExists(name.to_owned()));
             }
-            made = BranchId(catalog.branches.len() as u32);
+            made = BranchId(number_for(catalog.branches.len(), "branches")?);
             let volumes_from = VolumeId(catalog.volumes.len() as u32);
+            number_for(catalog.volumes.len() + catalog.disks.len(), "volumes")?;
             Ok(Change::Branch { id: made, name: name.to_owned(), parent: (parent, at), volumes_from })
         })?;
         Ok(made)
@@ -113,8 +120,9 @@ impl Log {
             let mut act = act;
             if let Some((name, parent, at)) = make {
                 check_start(catalog, log_head, parent, at)?;
-                let id = BranchId(catalog.branches.len() as u32);
+                let id = BranchId(number_for(catalog.branches.len(), "branches")?);
                 let volumes_from = VolumeId(catalog.volumes.len() as u32);
+                number_for(catalog.volumes.len() + catalog.disks.len(), "volumes")?;
                 act.make = Some(NewBranch { id, name: name.to_owned(), parent: (parent, at), volumes_from });
                 act.head = id;
             }

@@ -7,7 +7,7 @@ use bygone_model::Seq;
 use super::{Log, append::NewRecord};
 use crate::{
     error::{Error, Result},
-    format::record::Op,
+    format::record::{Op, Subject},
 };
 
 impl Log {
@@ -50,7 +50,7 @@ impl Log {
         let (files, head) = {
             let mut sequencer = self.sequencer();
             if sequencer.wants_flush_mark {
-                let mark = NewRecord::plain(Op::Flush, 0, &[]);
+                let mark = NewRecord::plain(Op::Flush, Subject::LOG, &[]);
                 // Without room for the mark the flush itself can still be done.
                 let marked = sequencer.append(&*self.dir, &*self.clock, &self.options, &[mark], &mut |_| {});
                 self.head.store(sequencer.head.0, std::sync::atomic::Ordering::Release);

@@ -4,9 +4,9 @@
 //! as soon as that is worth a request of its own, so that it works while more is received, and a flush finds most of it done
 //! ([decision 9](../../../../docs/decisions/0009-large-writes.md)).
 
-use std::io::IoSlice;
+use std::{io::IoSlice, ops::Range};
 
-use bygone_model::{Micros, Seq, VolumeId};
+use bygone_model::{Micros, Seq};
 
 use super::{
     LogOptions,
@@ -25,6 +25,15 @@ use crate::{
 const AHEAD_BYTES: u64 = 256 << 10;
 static ZEROES: [u8; AHEAD_BYTES as usize] = [0; AHEAD_BYTES as usize];
 
+/// Where a record of a group stands, and what stands between its header and its payload.
+struct Place {
+    start: u64,
+    /// Its part of the group's checksums.
+    crcs: Range<usize>,
+    /// Zeroes that align the payload.
+    lead_bytes: usize,
+}
+
 impl Sequencer {
     /// Writes records that fit into the active segment.
     pub(super) fn write_group(
@@ -36,20 +45,11 @@ impl Sequencer {
     ) -> Result<()> {
         // There is one: whoever calls has seen to it.
         let Some(active) = &mut self.active else { return Ok(()) };
-        let mut places = Vec::with_capacity(group.len());
-        let mut end = active.offset;
-        for record in group {
-            let place = record.place(end, options);
-            places.push((place.0 - end, place.0));
-            end = place.1;
-        }
-        let bytes = end - active.offset;
-
-        let (mut heads, mut tails) = (std::mem::take(&mut self.heads), std::mem::take(&mut self.tails));
+        let (mut heads, mut crcs) = (std::mem::take(&mut self.heads), std::mem::take(&mut self.crcs));
         heads.clear();
-        tails.clear();
-        let mut chain = self.chain;
-        let mut tail_ends = Vec::with_capacity(group.len());
+        crcs.clear();
+        let (mut chain, mut end) = (self.chain, active.offset);
+        let mut places = Vec::with_capacity(group.len());
         for (i, record) in group.iter().enumerate() {
             let header = Header {
                 seq: Seq(self.head.0 + 1 + i as u64),
@@ -59,28 +59,28 @@ impl Sequencer {
                 payload_bytes: record.payload.len() as u32,
                 subject: record.subject,
                 op: record.op,
-                flags: record.flags,
+                flags: record.flags(options),
+                attempt: active.attempt,
                 previous: chain,
                 incarnation: self.catalog.incarnation,
                 durable: self.durable,
             };
             let mut bytes = [0; HEADER_BYTES];
-            chain = header.encode(&self.log_id, record.payload, &mut bytes, &mut tails);
+            let crcs_start = crcs.len();
+            chain = record::link(header.encode(&self.key, record.payload, &mut bytes, &mut crcs));
             heads.push(bytes);
-            tail_ends.push(tails.len());
+            let behind_crcs = end + (HEADER_BYTES + crcs.len() - crcs_start) as u64;
+            let lead_bytes = (header.payload_at(end) - behind_crcs) as usize;
+            places.push(Place { start: end, crcs: crcs_start..crcs.len(), lead_bytes });
+            end = header.end(end);
         }
-        let mut parts = Vec::with_capacity(group.len() * 4 + 1);
-        let mut tail_start = 0;
-        for (i, record) in group.iter().enumerate() {
-            if places[i].0 > 0 {
-                parts.push(IoSlice::new(&ZEROES[..places[i].0 as usize]));
-            }
-            parts.push(IoSlice::new(&heads[i]));
-            if !record.payload.is_empty() {
-                parts.push(IoSlice::new(record.payload));
-                parts.push(IoSlice::new(&tails[tail_start..tail_ends[i]]));
-            }
-            tail_start = tail_ends[i];
+        let bytes = end - active.offset;
+        let mut parts = Vec::with_capacity(group.len() * 2 + 1);
+        for ((record, head), place) in group.iter().zip(&heads).zip(&places) {
+            let padding = &ZEROES[..record::padding_bytes(record.payload.len())];
+            let behind = [&crcs[place.crcs.clone()], &ZEROES[..place.lead_bytes], record.payload, padding];
+            parts.push(IoSlice::new(head));
+            parts.extend(behind.into_iter().filter(|part| !part.is_empty()).map(IoSlice::new));
         }
         let mut written_to = active.written_to.max(end);
         let small_flushes = self.flush_bytes < AHEAD_BYTES && self.unflushed_bytes < AHEAD_BYTES;
@@ -92,37 +92,37 @@ impl Sequencer {
         let written = active.file.write_at(&mut parts, active.offset);
         drop(parts);
         self.heads = heads;
-        self.tails = tails;
+        self.crcs = crcs;
         if let Err(e) = written {
-            active.torn = active.torn.max(Some(time));
+            active.torn = true;
             active.was_torn = true;
+            active.attempt = active.attempt.saturating_add(1);
             return Err(Error::io("writing", &segment::file_name(active.number), e));
         }
 
         active.written_to = written_to;
-        active.torn = None;
+        active.torn = false;
         self.chain = chain;
         self.last_time = time;
         if active.is_empty() {
             self.segments.push((active.number, active.first_seq, time));
         }
-        for (record, &(_, start)) in group.iter().zip(&places) {
+        for (record, place) in group.iter().zip(&places) {
             self.head = self.head.next();
-            let offset = start as u32;
-            if record.op.is_block() {
-                let at = Location::of(active.number, record.op, start);
-                let volume = VolumeId(record.subject);
+            let offset = place.start as u32;
+            if let Some(volume) = record.subject.as_volume().filter(|_| record.op.is_block()) {
+                let at = Location::of(active.number, record.op, place.start);
                 let entry = Entry { volume, lba: record.lba, sectors: record.sectors, seq: self.head, at };
                 active.entries.push(entry);
                 seen(&entry);
             } else {
-                active.marks.push(Mark { seq: self.head, offset, op: record.op });
+                active.marks.push(Mark { seq: self.head, offset, op: record.op, subject: record.subject });
             }
             active.times.push(time);
         }
         active.offset = end;
         // The block at the end is left out: more of it comes with the next records.
-        let whole = end - end % record::BLOCK_BYTES;
+        let whole = end - end % record::PAYLOAD_ALIGN_BYTES;
         if whole.saturating_sub(active.begun_to) >= options.begin_bytes {
             active.file.begin_writing(active.begun_to, whole - active.begun_to);
             active.begun_to = whole;

@@ -29,21 +29,24 @@ use rustc_hash::FxHashMap;
 
 use crate::{
     catalog::Catalog,
-    env::{Clock, Dir},
+    env::{Clock, Dir, Random, SystemRandom},
     error::{Place, Result},
-    files::FileCache,
-    format::checkpoint::StoredEvent,
+    format::{
+        checkpoint::StoredEvent,
+        key::{HeaderKey, Identity},
+    },
     index::{
         cache::PageCache,
         checkpoint::{Checkpoint, IndexFiles},
         head::{Head, HeadMap},
     },
+    place::Places,
     sync::{AtomicU64, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use append::Sequencer;
 pub use append::{Appended, BlockWrite, Content};
-pub use read::{HeadFragment, View, Wait};
+pub use read::{HeadFragment, Unknown, View};
 pub use timeline::{Event, TimeHit};
 pub use verify::{Damaged, VerifyReport};
 
@@ -66,6 +69,8 @@ pub struct LogOptions {
     pub begin_bytes: u64,
     /// Holds index pages; may be shared by many logs.
     pub cache: Arc<PageCache>,
+    /// Where secrets and salts come from.
+    pub random: Arc<dyn Random>,
 }
 
 /// The memory for index pages unless told otherwise.
@@ -89,6 +94,7 @@ impl Default for LogOptions {
             aligned_payload_bytes: 128 << 10,
             begin_bytes: 1 << 20,
             cache: PageCache::new(CACHE_BYTES),
+            random: Arc::new(SystemRandom),
         }
     }
 }
@@ -134,19 +140,33 @@ struct Durability {
     flushing: bool,
 }
 
+/// What a file shows if it is of this log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LogKey {
+    id: [u8; 16],
+    header: HeaderKey,
+}
+
+impl LogKey {
+    fn of(log: &Identity) -> LogKey {
+        LogKey { id: log.id, header: log.header_key() }
+    }
+}
+
 /// See the module's comment.
 pub struct Log {
     dir: Arc<dyn Dir>,
     clock: Arc<dyn Clock>,
     options: LogOptions,
-    id: [u8; 16],
+    identity: Identity,
+    key: LogKey,
     sequencer: Mutex<Sequencer>,
     heads: RwLock<Heads>,
     durability: Mutex<Durability>,
     durability_changed: Condvar,
     head: AtomicU64,
     syncs: Arc<syncs::Syncs>,
-    segments: FileCache,
+    places: Places,
     index: IndexFiles,
     opened: Mutex<Vec<Arc<Checkpoint>>>,
     upkeep: Mutex<upkeep::Upkeep>,
@@ -189,7 +209,7 @@ impl Log {
     /// The random id that is in every file of this log.
     #[must_use]
     pub fn id(&self) -> [u8; 16] {
-        self.id
+        self.identity.id
     }
 
     /// The catalog as it is now.

@@ -3,46 +3,27 @@
 //! Every byte is checked against the checksum it was written with, and every record against the index entry that
 //! led to it (I5).
 
-use std::{
-    io::IoSliceMut,
-    sync::{Arc, PoisonError},
-};
+use std::sync::{Arc, PoisonError};
 
-use bygone_model::{Lba, SECTOR_BYTES, Sectors, Seq, VolumeId};
+use bygone_model::{Lba, Sectors, Seq, VolumeId};
 
 use super::{Below, Layer, LiveVolume, Log};
 use crate::{
-    env::File,
-    error::{Damage, Error, Result},
-    format::{
-        crc32c,
-        page::Page,
-        record::{
-            self, GRANULE_BYTES, HEADER_BYTES, Header, Op, granule_crc_offset, header_crc, record_bytes,
-        },
-        segment::{self, Location},
-    },
+    error::{Error, Result},
+    format::page::Page,
     index::{
         Fragment, Lookup,
         checkpoint::{Checkpoint, IndexFiles},
         head::{Head, HeadMap},
         tree::{PageRef, PageSource},
     },
+    place::{Piece, Records, Wait},
 };
 
 /// Checkpoints that stay open.
 const OPENED_MAX: usize = 16;
-/// One read fetches a whole record of one granule.
-const SMALL_BYTES: usize = record_bytes(GRANULE_BYTES);
-
-/// May a read wait for the medium?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// As long as it takes.
-    Yes,
-    /// No: [`Error::WouldBlock`] instead.
-    No,
-}
+/// Fills what no layer of the log knows.
+pub type Unknown<'a, E> = dyn FnMut(&Fragment, &mut [u8]) -> std::result::Result<(), E> + 'a;
 
 /// A run of sectors of the present, and what knows it.
 pub type HeadFragment = Fragment;
@@ -277,129 +258,57 @@ impl Log {
     ///
     /// # Errors
     /// When it cannot be read or is damaged.
-    pub fn read_fragment(&self, volume_of: &Fragment, buf: &mut [u8], wait: Wait) -> Result<()> {
-        match volume_of.found {
-            Some((seq, at)) if !at.is_zero() => self.read_record(at, seq, volume_of.lba, buf, wait),
-            _ => {
+    pub fn read_fragment(&self, fragment: &Fragment, buf: &mut [u8], wait: Wait) -> Result<()> {
+        match piece_of(fragment) {
+            Some(piece) => self.places.read(piece, buf, wait),
+            None => {
                 buf.fill(0);
                 Ok(())
             }
         }
     }
 
-    pub(super) fn segment_file(&self, number: u32) -> Result<Arc<dyn File>> {
-        self.segments.get(number, || Ok(segment::file_name(number)))
-    }
-
-    /// Reads all of a record of one granule, by far the most frequent kind, straight to where it is wanted. False: this is
-    /// another kind of record, or not as it should be, and `buf` holds anything.
-    fn read_granule(
+    /// Fills `buf` with the content of `fragments`, which follow one another. `unknown` fills what none of them knows.
+    ///
+    /// # Errors
+    /// As [`Log::read_fragment`], or what `unknown` says.
+    pub fn read_fragments<E: From<Error>>(
         &self,
-        file: &dyn File,
-        at: Location,
-        seq: Seq,
-        lba: Lba,
-        buf: &mut [u8],
+        fragments: &[Fragment],
+        mut buf: &mut [u8],
         wait: Wait,
-    ) -> Result<bool> {
-        let (mut head, mut crcs) = ([0; HEADER_BYTES], [0; SMALL_BYTES - HEADER_BYTES - GRANULE_BYTES]);
-        let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(buf), IoSliceMut::new(&mut crcs)];
-        let got = file
-            .read_parts_at(&mut parts, u64::from(at.offset), wait == Wait::No)
-            .map_err(|e| Error::io("reading", &segment::file_name(at.segment), e))?;
-        let Some((header, crc)) = Header::decode(&head).filter(|_| got == SMALL_BYTES) else {
-            return Ok(false);
-        };
-        let is_it = (header.op, header.seq, header.lba) == (Op::Write, seq, lba)
-            && header.payload_bytes as usize == GRANULE_BYTES;
-        Ok(is_it && header_crc(&self.id, &head[8..], &crcs) == crc && crc32c(buf).to_le_bytes() == crcs[..4])
-    }
-
-    /// Reads sectors from `lba` on out of the record at `at`, which must be the record `seq`.
-    fn read_record(&self, at: Location, seq: Seq, lba: Lba, buf: &mut [u8], wait: Wait) -> Result<()> {
-        let file = self.segment_file(at.segment)?;
-        if buf.len() == GRANULE_BYTES && self.read_granule(&*file, at, seq, lba, buf, wait)? {
-            return Ok(());
-        }
-        let read = |buf: &mut [u8], offset: u64| match wait {
-            Wait::Yes => file.read_at(buf, offset),
-            Wait::No => file.read_cached_at(buf, offset),
-        };
-        let io = |e| Error::io("reading", &segment::file_name(at.segment), e);
-        let damaged = |offset: u64, damage| {
-            Error::damaged(&segment::file_name(at.segment), u64::from(at.offset) + offset, damage)
-        };
-        let start = u64::from(at.offset);
-
-        let mut small = [0; SMALL_BYTES];
-        let want = if buf.len() <= GRANULE_BYTES { SMALL_BYTES } else { HEADER_BYTES };
-        let got = read(&mut small[..want], start).map_err(io)?;
-        let (header, crc) = Header::decode(&small[..got]).ok_or_else(|| damaged(0, Damage::Magic))?;
-        let skip = lba.0.checked_sub(header.lba.0).map(|sectors| sectors * SECTOR_BYTES);
-        let inside = |skip: u64| skip + buf.len() as u64 <= u64::from(header.payload_bytes);
-        let Some(skip) = skip.filter(|&skip| header.op == Op::Write && header.seq == seq && inside(skip))
-        else {
-            return Err(damaged(0, Damage::Misplaced));
-        };
-        let (payload_bytes, skip) = (header.payload_bytes as usize, skip as usize);
-
-        if payload_bytes <= GRANULE_BYTES && got >= record_bytes(payload_bytes) {
-            let crcs = &small[granule_crc_offset(payload_bytes, 0)..record_bytes(payload_bytes)];
-            let payload = &small[HEADER_BYTES..HEADER_BYTES + payload_bytes];
-            if header_crc(&self.id, &small[8..HEADER_BYTES], crcs) != crc {
-                return Err(damaged(0, Damage::Checksum));
+        unknown: &mut Unknown<'_, E>,
+    ) -> std::result::Result<(), E> {
+        for fragment in fragments {
+            let len = (fragment.sectors.bytes() as usize).min(buf.len());
+            let (part, rest) = std::mem::take(&mut buf).split_at_mut(len);
+            match fragment.found {
+                Some(_) => self.read_fragment(fragment, part, wait)?,
+                None => unknown(fragment, part)?,
             }
-            if crc32c(payload).to_le_bytes() != crcs[..4] {
-                return Err(damaged(HEADER_BYTES as u64, Damage::Checksum));
-            }
-            buf.copy_from_slice(&payload[skip..skip + buf.len()]);
-            return Ok(());
-        }
-
-        let first = skip / GRANULE_BYTES;
-        let end = (skip + buf.len()).div_ceil(GRANULE_BYTES);
-        let (from, to) = (first * GRANULE_BYTES, (end * GRANULE_BYTES).min(payload_bytes));
-        // All of them, because the header's checksum covers all of them, and only that says that the header is right.
-        let mut crcs = vec![0; record_bytes(payload_bytes) - granule_crc_offset(payload_bytes, 0)];
-        if read(&mut crcs, start + granule_crc_offset(payload_bytes, 0) as u64).map_err(io)? != crcs.len() {
-            return Err(damaged(0, Damage::Truncated));
-        }
-        if header_crc(&self.id, &small[8..HEADER_BYTES], &crcs) != crc {
-            return Err(damaged(0, Damage::Checksum));
-        }
-        let crcs = &crcs[first * 4..end * 4];
-        let whole_granules = from == skip && to == skip + buf.len();
-        let mut fetched = Vec::new();
-        let granules: &mut [u8] = if whole_granules {
-            &mut *buf
-        } else {
-            fetched.resize(to - from, 0);
-            &mut fetched
-        };
-        let payload_at = start + (HEADER_BYTES + from) as u64;
-        if read(granules, payload_at).map_err(io)? != granules.len() {
-            return Err(damaged(HEADER_BYTES as u64, Damage::Truncated));
-        }
-        for (i, (granule, crc)) in granules.chunks(GRANULE_BYTES).zip(crcs.chunks(4)).enumerate() {
-            if crc32c(granule).to_le_bytes() != crc {
-                return Err(damaged((HEADER_BYTES + from + i * GRANULE_BYTES) as u64, Damage::Checksum));
-            }
-        }
-        if !whole_granules {
-            buf.copy_from_slice(&fetched[skip - from..skip - from + buf.len()]);
+            buf = rest;
         }
         Ok(())
     }
 
     /// Asks for the content of a fragment to be brought into memory soon.
     pub fn prefetch_fragment(&self, fragment: &Fragment) {
-        if let Some((_, at)) = fragment.found
-            && !at.is_zero()
-            && let Ok(file) = self.segment_file(at.segment)
-        {
-            file.prefetch(u64::from(at.offset), record::HEADER_BYTES as u64 + fragment.sectors.bytes());
+        if let Some(piece) = piece_of(fragment) {
+            self.places.prefetch(piece, fragment.sectors.bytes());
         }
     }
+
+    /// From now on all that these segments hold is read from another container, which has it under the same names. Nothing else
+    /// changes: not the index, not views that are open. The segments must take no more records.
+    pub fn move_records(&self, segments: std::ops::RangeInclusive<u32>, to: Arc<dyn Records>) {
+        self.places.move_to(segments, to);
+    }
+}
+
+/// The piece of a record that a fragment is; `None` if it is zeroes.
+fn piece_of(fragment: &Fragment) -> Option<Piece> {
+    let (seq, name) = fragment.found.filter(|(_, name)| !name.is_zero())?;
+    Some(Piece { name, seq, lba: fragment.lba })
 }
 
 /// A volume at a moment. It never changes, whatever is written meanwhile.
@@ -450,13 +359,10 @@ impl View {
     /// As [`View::resolve`], or when the content cannot be read or is damaged.
     pub fn read(&self, lba: Lba, buf: &mut [u8], wait: Wait) -> Result<()> {
         let fragments = self.resolve(lba, Sectors::of_bytes(buf.len() as u64), wait)?;
-        let mut rest = buf;
-        for fragment in &fragments {
-            let (part, later) = rest.split_at_mut((fragment.sectors.bytes() as usize).min(rest.len()));
-            self.log.read_fragment(fragment, part, wait)?;
-            rest = later;
-        }
-        Ok(())
+        self.log.read_fragments(&fragments, buf, wait, &mut |_, part| {
+            part.fill(0);
+            Ok(())
+        })
     }
 
     /// Asks for a range to be brought into memory soon.

@@ -18,7 +18,7 @@ use self::{
     survey::Survey,
 };
 use super::{
-    Durability, Heads, Log, LogOptions,
+    Durability, Heads, Log, LogKey, LogOptions,
     append::Sequencer,
     room, scan,
     syncs::Syncs,
@@ -28,12 +28,16 @@ use crate::{
     catalog::{Catalog, Change},
     env::{Clock, Dir, File},
     error::{Damage, Error, Place, Result},
-    files::FileCache,
-    format::{self, segment},
+    format::{
+        self,
+        key::{Identity, SECRET_BYTES},
+        segment,
+    },
     index::{
         checkpoint::{Checkpoint, IndexFiles},
         compaction,
     },
+    place::{Places, Segments},
     sync::{Condvar, Mutex, RwLock},
 };
 
@@ -56,7 +60,9 @@ impl Log {
         }
         let now = clock.wall();
         let state = Recovered::new(Catalog::new(now), now);
-        let log = Log::start(dir, clock, options, id, None, state, 0)?;
+        let mut identity = Identity { id, secret: [0; SECRET_BYTES] };
+        options.random.fill(&mut identity.secret).map_err(|e| Error::io("drawing", "a secret", e))?;
+        let log = Log::start(dir, clock, options, identity, None, state, 0)?;
         // Its first segment is what makes it a log.
         log.change(|_, _| Ok(Change::Promote { id: BranchId(0) }))?;
         Ok(log)
@@ -97,18 +103,20 @@ impl Log {
         let (Some(&oldest), Some(&newest)) = (numbers.first(), numbers.last()) else {
             return Err(Error::NoLog);
         };
-        let id = find_id(&*dir, &numbers)?;
+        let identity = find_identity(&*dir, &numbers)?;
+        let (id, key) = (identity.id, LogKey::of(&identity));
         let index = IndexFiles::new(dir.clone(), id, options.cache.clone())?;
         let base = newest_checkpoint(&*dir, &index, &mut damage)?;
         let mut state = match &base {
             Some(base) => {
                 let mut state = Recovered::new(base.footer.catalog.clone(), base.footer.end_time);
                 state.head = base.footer.end;
+                state.term = state.term.max(base.term);
                 state
             }
             None => {
                 let created = open_segment(&*dir, oldest)?;
-                let created = created.map(|f| scan::read_header(&*f, oldest)).transpose()?.flatten();
+                let created = created.map(|f| scan::read_header(&*f, oldest, &key)).transpose()?.flatten();
                 let created = created.map_or(Micros(0), |(header, _)| header.created);
                 Recovered::new(Catalog::new(created), created)
             }
@@ -116,7 +124,7 @@ impl Log {
         state.damage = damage;
         let first = base.as_ref().and_then(|b| b.footer.segments.last()).map_or(oldest, |start| start.0);
         let mut base = base.map(Arc::new);
-        let survey = Survey::make(&*dir, id, &numbers, first, state.head)?;
+        let survey = Survey::make(&*dir, key, &numbers, first, state.head)?;
         survey.harden_newest_index(&*dir)?;
         survey.unsealed_before(&*dir, first, &mut state)?;
         let mut used = first.saturating_sub(1);
@@ -132,7 +140,7 @@ impl Log {
             }
             if state.entries >= options.checkpoint_entries {
                 // Only when checkpoints were lost; keeps memory bounded all the same.
-                state.seal_all(&*dir, &options)?;
+                state.seal_all(&*dir, key, &options)?;
                 let contents = state.contents(base.as_deref(), &options);
                 match compaction::write(&*dir, &id, &index, base.as_deref(), contents, None) {
                     Ok(made) => {
@@ -149,7 +157,7 @@ impl Log {
         if expected == first {
             state.missing.push(first);
         }
-        state.seal_all(&*dir, &options)?;
+        state.seal_all(&*dir, key, &options)?;
         if state.reached < survey.durable {
             // The log once reached further than its segments do.
             let (place, what) = match state.missing.last() {
@@ -175,25 +183,29 @@ impl Log {
             // Durably, before new records take their numbers.
             dir.sync("log").map_err(|e| Error::io("syncing", "log", e))?;
         }
-        Log::start(dir, clock, options, id, base, state, used)
+        state.term = state.term.max(survey.term);
+        Log::start(dir, clock, options, identity, base, state, used)
     }
 
     fn start(
         dir: Arc<dyn Dir>,
         clock: Arc<dyn Clock>,
         options: LogOptions,
-        id: [u8; 16],
+        identity: Identity,
         base: Option<Arc<Checkpoint>>,
         mut state: Recovered,
         newest: u32,
     ) -> Result<Arc<Log>> {
-        let index = IndexFiles::new(dir.clone(), id, options.cache.clone())?;
+        let index = IndexFiles::new(dir.clone(), identity.id, options.cache.clone())?;
+        let key = LogKey::of(&identity);
         state.catalog.incarnation += 1;
         let durable = state.head;
         let found_last = state.last_time;
         let syncs = Arc::new(Syncs::default());
         let sequencer = Sequencer {
-            log_id: id,
+            log: identity,
+            key: key.header,
+            term: state.term,
             head: state.head,
             last_time: state.last_time,
             catalog: state.catalog,
@@ -217,14 +229,15 @@ impl Log {
             wants_flush_mark: false,
             durable,
             heads: Vec::new(),
-            tails: Vec::new(),
+            crcs: Vec::new(),
         };
         let log = Log {
-            segments: FileCache::new(dir.clone()),
+            places: Places::new(Segments::new(dir.clone(), key.header)),
             dir,
             clock,
             options,
-            id,
+            identity,
+            key,
             head: sequencer.head.0.into(),
             sequencer: Mutex::new(sequencer),
             heads: RwLock::new(Heads { base, ..Heads::default() }),
@@ -257,13 +270,13 @@ fn open_segment(dir: &dyn Dir, number: u32) -> Result<Option<Arc<dyn File>>> {
     }
 }
 
-/// The log's id, from the first segment whose header can be read.
-fn find_id(dir: &dyn Dir, numbers: &[u32]) -> Result<[u8; 16]> {
+/// Who the log is, from the first segment whose header can be read.
+fn find_identity(dir: &dyn Dir, numbers: &[u32]) -> Result<Identity> {
     for &number in numbers {
         if let Some(file) = open_segment(dir, number)?
-            && let Some((header, _)) = scan::read_header(&*file, number)?
+            && let Some((header, _)) = scan::read_any_header(&*file, number)?
         {
-            return Ok(header.log_id);
+            return Ok(header.log);
         }
     }
     Err(Error::damaged(&segment::file_name(numbers.first().copied().unwrap_or(1)), 0, Damage::Magic))

@@ -2,7 +2,7 @@
 
 use std::{io::IoSlice, sync::Arc};
 
-use bygone_model::{Micros, Seq};
+use bygone_model::Micros;
 
 use super::{
     LogOptions,
@@ -16,7 +16,8 @@ use crate::{
     env::{Dir, File},
     error::{Error, Result},
     format::{
-        record::{self, HEADER_BYTES},
+        key::SALT_BYTES,
+        record::HEADER_BYTES,
         segment::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
     },
 };
@@ -31,10 +32,10 @@ impl Sequencer {
         claim: Claim,
     ) -> Result<()> {
         if let Some(active) = self.active.as_mut().filter(|active| active.was_torn) {
-            if active.torn.is_some() {
+            if active.torn {
                 // Else they would be taken for the log's continuation when this segment is read record by record.
                 end_records(&*active.file, active.number, active.offset)?;
-                active.torn = None;
+                active.torn = false;
             }
             // A power cut may bring back what a failed write left, and the next segment would continue that: a segment's first
             // record does not name the one before it.
@@ -53,7 +54,13 @@ impl Sequencer {
                     }
                     Err(e) => return Err(e),
                 };
-                begin(number, file, room_bytes, first, time, incarnation, self.log_id)
+                let mut salt = [0; SALT_BYTES];
+                let drawn = options.random.fill(&mut salt);
+                drawn.map_err(|e| Error::io("drawing", "a salt", e))?;
+                let (log, term) = (self.log, self.term);
+                let header =
+                    SegmentHeader { number, log, first_seq: first, created: time, incarnation, term, salt };
+                begin(&header, file, room_bytes)
             })?;
         self.newest = active.number;
         self.chain = chain;
@@ -101,16 +108,8 @@ impl Sequencer {
 }
 
 /// Writes a segment's header into its empty file.
-fn begin(
-    number: u32,
-    file: Arc<dyn File>,
-    room_bytes: u64,
-    first_seq: Seq,
-    created: Micros,
-    incarnation: u32,
-    log_id: [u8; 16],
-) -> Result<(Active, u32)> {
-    let header = SegmentHeader { number, log_id, first_seq, created, incarnation };
+fn begin(header: &SegmentHeader, file: Arc<dyn File>, room_bytes: u64) -> Result<(Active, u32)> {
+    let number = header.number;
     let bytes = header.encode();
     let chain = SegmentHeader::decode(&bytes).map_or(0, |(_, crc)| crc);
     file.write_at(&mut [IoSlice::new(&bytes)], 0)
@@ -119,12 +118,13 @@ fn begin(
     let active = Active {
         number,
         file,
-        first_seq,
+        first_seq: header.first_seq,
         offset,
         written_to: offset,
         room_bytes,
-        torn: None,
+        torn: false,
         was_torn: false,
+        attempt: 0,
         begun_to: offset,
         entries: Vec::new(),
         marks: Vec::new(),
@@ -133,11 +133,8 @@ fn begin(
     Ok((active, chain))
 }
 
-/// Makes sure that no record follows one that ends at `end`.
-pub(super) fn end_records(file: &dyn File, number: u32, end: u64) -> Result<()> {
-    for start in [end, record::aligned_start(end)] {
-        file.write_at(&mut [IoSlice::new(&[0; HEADER_BYTES])], start)
-            .map_err(|e| Error::io("writing", &segment::file_name(number), e))?;
-    }
-    Ok(())
+/// Makes sure that no record begins at `offset`.
+pub(super) fn end_records(file: &dyn File, number: u32, offset: u64) -> Result<()> {
+    file.write_at(&mut [IoSlice::new(&[0; HEADER_BYTES])], offset)
+        .map_err(|e| Error::io("writing", &segment::file_name(number), e))
 }

@@ -5,14 +5,15 @@
 
 use std::sync::Arc;
 
-use bygone_model::{Micros, Seq, VolumeId};
+use bygone_model::{Micros, Seq};
 
+use super::LogKey;
 use crate::{
     env::{File, read_exact_at},
-    error::{Damage, Error, Result},
+    error::{Damage, Error, Place, Result},
     format::{
         VERSION,
-        record::{self, HEADER_BYTES, Header, PAYLOAD_BYTES_MAX, record_bytes},
+        record::{self, Flaw, HEADER_BYTES, Header, PAYLOAD_BYTES_MAX, Proven},
         segment::{
             self, Entry, HeaderFlaw, Location, Mark, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentIndex,
             TRAILER_BYTES, Trailer,
@@ -43,8 +44,8 @@ pub(super) struct Scanned {
 /// What the rest of the log says about a segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Context {
-    /// The log's id.
-    pub id: [u8; 16],
+    /// The log that it is of.
+    pub log: LogKey,
     /// The seq that its first record should have.
     pub expected: Seq,
     /// The next segment begins with this record; what this segment has from there on was never acknowledged.
@@ -55,8 +56,8 @@ pub(super) struct Context {
 
 impl Context {
     /// Nothing is known.
-    pub(super) fn of(id: [u8; 16]) -> Context {
-        Context { id, expected: Seq(1), until: Seq::MAX, durable: Seq::ZERO }
+    pub(super) fn of(log: LogKey) -> Context {
+        Context { log, expected: Seq(1), until: Seq::MAX, durable: Seq::ZERO }
     }
 }
 
@@ -67,10 +68,10 @@ impl Scanned {
 }
 
 /// Reads the index of a sealed segment. `None`: it has none, or a damaged one.
-pub(super) fn sealed_index(file: &dyn File, number: u32) -> Result<Option<SegmentIndex>> {
+pub(super) fn sealed_index(file: &dyn File, number: u32, log: &LogKey) -> Result<Option<SegmentIndex>> {
     let name = segment::file_name(number);
     let io = |e| Error::io("reading", &name, e);
-    let Some(trailer) = trailer(file, &name)? else { return Ok(None) };
+    let Some(trailer) = trailer(file, number, log)? else { return Ok(None) };
     if trailer.index_bytes() > INDEX_BYTES_MAX {
         return Ok(None);
     }
@@ -79,20 +80,33 @@ pub(super) fn sealed_index(file: &dyn File, number: u32) -> Result<Option<Segmen
     Ok(SegmentIndex::decode(&trailer, number, &bytes))
 }
 
-fn trailer(file: &dyn File, name: &str) -> Result<Option<Trailer>> {
-    let io = |e| Error::io("reading", name, e);
+fn trailer(file: &dyn File, number: u32, log: &LogKey) -> Result<Option<Trailer>> {
+    let io = |e| Error::io("reading", &segment::file_name(number), e);
     let len_bytes = file.len_bytes().map_err(io)?;
     let Some(at) = len_bytes.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
     let mut bytes = [0; TRAILER_BYTES];
     read_exact_at(file, &mut bytes, at).map_err(io)?;
-    Ok(Trailer::decode(&bytes, len_bytes))
+    Ok(Trailer::decode(&log.header, number, &bytes, len_bytes))
 }
 
-/// Reads a segment's header. `None`: damaged, or nothing was ever written.
+/// Reads a segment's header. `None`: damaged, of another log, or nothing was ever written.
 ///
 /// # Errors
-/// When it is of a newer version, of another log, or cannot be read.
-pub(super) fn read_header(file: &dyn File, number: u32) -> Result<Option<(SegmentHeader, u32)>> {
+/// When it is of a newer version or cannot be read.
+pub(super) fn read_header(
+    file: &dyn File,
+    number: u32,
+    log: &LogKey,
+) -> Result<Option<(SegmentHeader, u32)>> {
+    let is_ours = |header: &SegmentHeader| LogKey::of(&header.log) == *log;
+    Ok(read_any_header(file, number)?.filter(|(header, _)| is_ours(header)))
+}
+
+/// Reads the header of a segment of any log.
+///
+/// # Errors
+/// As [`read_header`].
+pub(super) fn read_any_header(file: &dyn File, number: u32) -> Result<Option<(SegmentHeader, u32)>> {
     let name = segment::file_name(number);
     let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
     let got = file.read_at(&mut bytes, 0).map_err(|e| Error::io("reading", &name, e))?;
@@ -104,13 +118,13 @@ pub(super) fn read_header(file: &dyn File, number: u32) -> Result<Option<(Segmen
 }
 
 /// The last record of a segment, if it is sealed.
-pub(super) fn sealed_end(file: &dyn File, number: u32) -> Result<Option<Seq>> {
-    Ok(trailer(file, &segment::file_name(number))?.map(|trailer| trailer.last_seq()))
+pub(super) fn sealed_end(file: &dyn File, number: u32, log: &LogKey) -> Result<Option<Seq>> {
+    Ok(trailer(file, number, log)?.map(|trailer| trailer.last_seq()))
 }
 
 /// From where to where the index of a sealed segment reaches, with its trailer.
-pub(super) fn index_place(file: &dyn File, number: u32) -> Result<Option<(u64, u64)>> {
-    let trailer = trailer(file, &segment::file_name(number))?;
+pub(super) fn index_place(file: &dyn File, number: u32, log: &LogKey) -> Result<Option<(u64, u64)>> {
+    let trailer = trailer(file, number, log)?;
     Ok(trailer.map(|t| (t.index_offset(), t.index_offset() + t.index_bytes() + TRAILER_BYTES as u64)))
 }
 
@@ -119,8 +133,8 @@ pub(super) fn index_place(file: &dyn File, number: u32) -> Result<Option<(u64, u
 /// # Errors
 /// When it cannot be read, or is of a newer version.
 pub(super) fn scan(file: &Arc<dyn File>, number: u32, context: Context) -> Result<Scanned> {
-    let header = read_header(&**file, number)?;
-    if let Some(index) = sealed_index(&**file, number)? {
+    let header = read_header(&**file, number, &context.log)?;
+    if let Some(index) = sealed_index(&**file, number, &context.log)? {
         let damage = if header.is_none() { vec![(0, Damage::Checksum)] } else { Vec::new() };
         let durable = Seq::ZERO;
         return Ok(Scanned { index, sealed: true, damage, lost: false, starts: Vec::new(), durable });
@@ -148,7 +162,7 @@ pub(super) fn scan_records(
         starts: Vec::new(),
         durable: Seq::ZERO,
     };
-    let mut window = Window::new(file, segment::file_name(number), context.id);
+    let mut window = Window::new(file, segment::file_name(number), context.log);
     // Without a header the first record is believed about what comes before it.
     let mut chain = header.map(|h| h.1);
     let mut incarnation = header.map(|h| h.0.incarnation);
@@ -160,25 +174,20 @@ pub(super) fn scan_records(
                 && chain.is_none_or(|c| c == h.previous)
                 && incarnation.is_none_or(|i| i == h.incarnation)
         };
-        let mut here = window.record(at)?.filter(|(header, ..)| continues(header));
-        if here.is_none() {
-            let aligned = record::aligned_start(at);
-            here = window.record(aligned)?.filter(|(header, ..)| continues(header));
-            if here.is_some() {
-                at = aligned;
-            }
-        }
-        let (header, crc) = match here {
-            Some((header, crc, None)) => (header, crc),
-            Some((header, crc, Some(granule))) => {
+        let Proven { header, hash, .. } = match window.record(at)? {
+            Some((proven, None)) if continues(&proven.header) => proven,
+            Some((proven, Some(granule))) if continues(&proven.header) => {
+                let header = proven.header;
                 if context.durable < seq && !durable_later(&mut window, at + 8, &header, seq)? {
                     break;
                 }
-                out.damage
-                    .push((at + (HEADER_BYTES + granule * record::GRANULE_BYTES) as u64, Damage::Checksum));
-                (header, crc)
+                out.damage.push((
+                    header.payload_at(at) + (granule * record::GRANULE_BYTES) as u64,
+                    Damage::Checksum,
+                ));
+                proven
             }
-            None => match resync(&mut window, at + record::ALIGN_BYTES, incarnation, seq, context.durable)? {
+            _ => match resync(&mut window, at + record::ALIGN_BYTES, incarnation, seq, context.durable)? {
                 Some((next_at, next)) if next.seq < context.until => {
                     out.damage.push((at, Damage::Checksum));
                     out.lost = true;
@@ -196,9 +205,9 @@ pub(super) fn scan_records(
         out.starts.push(at);
         out.durable = out.durable.max(header.durable);
         note(&mut out.index, number, &header, at);
-        (chain, incarnation) = (Some(crc), Some(header.incarnation));
+        (chain, incarnation) = (Some(record::link(hash)), Some(header.incarnation));
         seq = seq.next();
-        at += header.record_bytes();
+        at = header.end(at);
         out.index.records_end = at;
     }
     if header.is_none() && context.durable.max(out.durable) < first_seq {
@@ -210,16 +219,16 @@ pub(super) fn scan_records(
 }
 
 fn note(index: &mut SegmentIndex, number: u32, header: &Header, at: u64) {
-    if header.op.is_block() {
+    if let Some(volume) = header.subject.as_volume().filter(|_| header.op.is_block()) {
         index.entries.push(Entry {
-            volume: VolumeId(header.subject),
+            volume,
             lba: header.lba,
             sectors: header.sectors,
             seq: header.seq,
             at: Location::of(number, header.op, at),
         });
     } else {
-        index.marks.push(Mark { seq: header.seq, offset: at as u32, op: header.op });
+        index.marks.push(Mark { seq: header.seq, offset: at as u32, op: header.op, subject: header.subject });
     }
     index.times.push(header.time);
 }
@@ -245,7 +254,7 @@ fn resync(
     let mut at = from.next_multiple_of(record::ALIGN_BYTES);
     while at < from + DISTANCE_MAX {
         let Some(found) = window.find_magic(at, from + DISTANCE_MAX)? else { return Ok(None) };
-        if let Some((header, ..)) = window.record(found)?
+        if let Some((Proven { header, .. }, _)) = window.record(found)?
             && header.seq > seq
             && header.seq.0 <= seq_max(found)
             && (header.durable >= seq || header.seq <= durable)
@@ -263,14 +272,14 @@ fn resync(
 struct Window<'a> {
     file: &'a dyn File,
     name: String,
-    id: [u8; 16],
+    log: LogKey,
     start: u64,
     bytes: Vec<u8>,
 }
 
 impl<'a> Window<'a> {
-    fn new(file: &'a dyn File, name: String, id: [u8; 16]) -> Window<'a> {
-        Window { file, name, id, start: 0, bytes: Vec::new() }
+    fn new(file: &'a dyn File, name: String, log: LogKey) -> Window<'a> {
+        Window { file, name, log, start: 0, bytes: Vec::new() }
     }
 
     /// The bytes from `at` on, as many of `len` as there are.
@@ -288,17 +297,27 @@ impl<'a> Window<'a> {
         Ok(self.bytes.get(from..end).unwrap_or(&[]))
     }
 
-    /// The record at `at`: its header, the header's crc and, if the payload does not hold, which granule.
-    fn record(&mut self, at: u64) -> Result<Option<(Header, u32, Option<usize>)>> {
-        let id = self.id;
-        let Some((header, _)) = Header::decode(self.get(at, HEADER_BYTES)?) else { return Ok(None) };
-        let bytes = self.get(at, record_bytes(header.payload_bytes as usize))?;
-        Ok(match record::check(&id, bytes) {
-            Ok((header, crc, _)) => Some((header, crc, None)),
-            Err(record::Flaw::Payload(granule)) => {
-                Header::decode(bytes).map(|(header, crc)| (header, crc, Some(granule)))
+    /// The record at `at` and, if the payload does not hold, which granule.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is one that only a newer program knows.
+    fn record(&mut self, at: u64) -> Result<Option<(Proven, Option<usize>)>> {
+        let key = self.log.header;
+        let proven = match Header::decode(&key, self.get(at, HEADER_BYTES)?) {
+            Ok(proven) => proven,
+            Err(Flaw::Newer(op)) => {
+                return Err(Error::UnknownRecord {
+                    place: Place { file: self.name.clone(), offset: at },
+                    op,
+                });
             }
-            Err(record::Flaw::Header) => None,
+            Err(_) => return Ok(None),
+        };
+        let bytes = self.get(at, (proven.header.end(at) - at) as usize)?;
+        Ok(match proven.payload(at, bytes) {
+            Ok(_) => Some((proven, None)),
+            Err(Flaw::Payload(granule)) => Some((proven, Some(granule))),
+            Err(_) => None,
         })
     }
 
@@ -307,13 +326,15 @@ impl<'a> Window<'a> {
         while at < end {
             let bytes = self.get(at, WINDOW_BYTES)?;
             let step = record::ALIGN_BYTES as usize;
-            if let Some(i) = bytes.chunks_exact(step).position(Header::looks_like_one) {
+            // A header's magic is its second word.
+            if let Some(i) = (0..bytes.len()).step_by(step).position(|i| Header::looks_like_one(&bytes[i..]))
+            {
                 return Ok(Some(at + (i * step) as u64));
             }
             if bytes.len() < WINDOW_BYTES {
                 return Ok(None);
             }
-            at += WINDOW_BYTES as u64;
+            at += (WINDOW_BYTES - HEADER_BYTES) as u64;
         }
         Ok(None)
     }
@@ -322,21 +343,24 @@ impl<'a> Window<'a> {
 /// Reads and checks the payload of the record at `offset`, which must be the record `seq`.
 pub(super) fn payload_at(
     file: &dyn File,
-    id: [u8; 16],
+    log: LogKey,
     (number, offset): (u32, u64),
     seq: Seq,
 ) -> Result<(Header, Vec<u8>)> {
     let name = segment::file_name(number);
     let damaged = |damage| Error::damaged(&name, offset, damage);
-    let mut window = Window::new(file, name.clone(), id);
-    let (header, _) =
-        Header::decode(window.get(offset, HEADER_BYTES)?).ok_or_else(|| damaged(Damage::Magic))?;
-    let bytes = window.get(offset, record_bytes(header.payload_bytes as usize))?;
-    match record::check(&id, bytes) {
-        Ok((header, _, payload)) if header.seq == seq => Ok((header, payload.to_vec())),
-        Ok(_) => Err(damaged(Damage::Misplaced)),
-        Err(_) => Err(damaged(Damage::Checksum)),
+    let mut window = Window::new(file, name.clone(), log);
+    let Some((proven, flaw)) = window.record(offset)? else { return Err(damaged(Damage::Magic)) };
+    let header = proven.header;
+    if header.seq != seq {
+        return Err(damaged(Damage::Misplaced));
     }
+    if flaw.is_some() {
+        return Err(damaged(Damage::Checksum));
+    }
+    let bytes = window.get(offset, (header.end(offset) - offset) as usize)?;
+    let payload = proven.payload(offset, bytes).map_err(|_| damaged(Damage::Checksum))?;
+    Ok((header, payload.to_vec()))
 }
 
 /// The time of a segment's first record, if it has one.

@@ -2,14 +2,14 @@
 
 use std::sync::PoisonError;
 
-use bygone_model::{BranchId, Micros, Place, Seq, VolumeId};
+use bygone_model::{Micros, Place, Seq};
 
 use super::{Log, recover::segment_numbers, scan};
 use crate::{
     error::{Damage, Error, Result},
     format::{
         checkpoint::{SegmentStart, StoredEvent},
-        record::Op,
+        record::{Op, Subject},
         segment::{self, Entry},
     },
     index::checkpoint::Checkpoint,
@@ -29,12 +29,6 @@ pub struct TimeHit {
     pub era: usize,
     /// The era reaches beyond the time asked for, so the log was there then; else the era ended before it.
     pub within: bool,
-}
-
-/// What a record is about.
-enum Subject {
-    Volume(VolumeId),
-    Branch(BranchId),
 }
 
 /// A stretch of the log: a checkpoint's span or what came after the last checkpoint.
@@ -137,8 +131,10 @@ impl Log {
             return Ok(catalog.lived_at(seq));
         }
         let branch = match self.subject_of(seq)? {
-            Some(Subject::Volume(volume)) => catalog.volume(volume)?.branch,
-            Some(Subject::Branch(branch)) => branch,
+            Some(subject) => match subject.as_volume() {
+                Some(volume) => catalog.volume(volume)?.branch,
+                None => subject.as_branch().unwrap_or_else(|| catalog.present_at(seq)),
+            },
             None => catalog.present_at(seq),
         };
         Ok(Place::new(branch, seq))
@@ -152,11 +148,11 @@ impl Log {
                 true => entries.binary_search_by_key(&seq, |e| e.seq).ok().map(|i| entries[i].volume),
                 false => entries.iter().find(|e| e.seq == seq).map(|e| e.volume),
             };
-            found.map(Subject::Volume)
+            found.map(Subject::volume)
         };
         let marked = |marks: &[segment::Mark]| {
             let mark = marks.binary_search_by_key(&seq, |mark| mark.seq).ok().map(|i| marks[i]);
-            mark.filter(|mark| mark.op == Op::Event)
+            mark.filter(|mark| mark.op == Op::Event).map(|mark| mark.subject)
         };
         let in_memory = {
             let sequencer = self.sequencer();
@@ -175,13 +171,7 @@ impl Log {
                 (written(&index.entries, false), marked(&index.marks))
             }
         };
-        if written.is_some() {
-            return Ok(written);
-        }
-        let Some(mark) = marked else { return Ok(None) };
-        let file = self.segment_file(number)?;
-        let (header, _) = scan::payload_at(&*file, self.id, (number, u64::from(mark.offset)), seq)?;
-        Ok(Some(Subject::Branch(BranchId(header.subject))))
+        Ok(written.or(marked))
     }
 
     /// The number of the segment that holds a record.
@@ -277,13 +267,16 @@ impl Log {
 
     /// What a segment holds that takes no more records.
     fn scan_segment(&self, number: u32) -> Result<scan::Scanned> {
-        let file = self.segment_file(number)?;
+        let file = self.places.segments.file(number)?;
         let durable = self.durable_seq();
-        scan::scan(&file, number, scan::Context { durable, ..scan::Context::of(self.id) })
+        scan::scan(&file, number, scan::Context { durable, ..scan::Context::of(self.key) })
     }
 
     /// The index of a segment that takes no more records; of one that lost it, made anew from the records.
     pub(super) fn segment_index(&self, number: u32) -> Result<segment::SegmentIndex> {
+        if let Some(container) = self.places.elsewhere(number) {
+            return container.index(number);
+        }
         let scanned = self.scan_segment(number)?;
         match scanned.damage.first() {
             // A record whose payload does not hold is known all the same; whoever reads it is told.

@@ -10,7 +10,7 @@ use bygone_model::{Micros, Seq, VolumeId};
 use rustc_hash::FxHashMap;
 
 use super::{
-    Below, EVENTS_MAX, Log,
+    Below, EVENTS_MAX, Log, LogKey,
     append::{Full, NewRecord},
     recover::segment_numbers,
     room::{self, CHECKPOINT_ENTRY_BYTES},
@@ -19,7 +19,7 @@ use crate::{
     env::File,
     error::{Damage, Error, Result},
     format::{
-        record::Op,
+        record::{Op, Subject},
         segment::{self, Entry, SegmentIndex},
     },
     index::compaction::{self, Contents, History},
@@ -44,7 +44,7 @@ impl Trouble {
 
 /// Gives a segment its index and makes that durable. Whoever calls has made the records durable: where there is an index,
 /// recovery believes it without looking at them.
-pub(super) fn seal(full: &Full, sync: impl FnOnce(&dyn File) -> Result<()>) -> Result<()> {
+pub(super) fn seal(full: &Full, log: LogKey, sync: impl FnOnce(&dyn File) -> Result<()>) -> Result<()> {
     let name = segment::file_name(full.number);
     let mut entries = full.entries.as_ref().clone();
     entries.sort_unstable_by_key(|e| (e.volume, e.lba, e.seq));
@@ -55,7 +55,7 @@ pub(super) fn seal(full: &Full, sync: impl FnOnce(&dyn File) -> Result<()>) -> R
         marks: full.marks.clone(),
         times: full.times.clone(),
     };
-    let bytes = index.encode();
+    let bytes = index.encode(&log.header, full.number);
     full.file
         .write_at(&mut [IoSlice::new(&bytes)], full.records_end)
         .and_then(|()| full.file.set_len(full.records_end + bytes.len() as u64))
@@ -144,7 +144,7 @@ impl Log {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(full) = self.sequencer().full.first().map(Full::share) else { return Ok(false) };
         self.syncs.sync(&*full.file, full.number)?;
-        seal(&full, |file| self.syncs.sync(file, full.number))?;
+        seal(&full, self.key, |file| self.syncs.sync(file, full.number))?;
         let mut sequencer = self.sequencer();
         sequencer.full.retain(|f| f.number != full.number);
         Ok(true)
@@ -191,7 +191,7 @@ impl Log {
                     return Ok(start);
                 }
                 // What is made anew goes into a checkpoint of its own, which ends later than the one before.
-                let mark = NewRecord::plain(Op::Flush, 0, &[]);
+                let mark = NewRecord::plain(Op::Flush, Subject::LOG, &[]);
                 let marked = sequencer.append(&*self.dir, &*self.clock, &self.options, &[mark], &mut |_| {});
                 self.head.store(sequencer.head.0, Ordering::Release);
                 marked?;
@@ -202,6 +202,7 @@ impl Log {
                 live.head.freeze();
             }
             let contents = Contents {
+                term: sequencer.term,
                 start,
                 end: sequencer.head,
                 end_time: sequencer.last_time,
@@ -216,8 +217,14 @@ impl Log {
         // An index must never know more than the log.
         self.flush_to(contents.end)?;
         let end = contents.end;
-        let made =
-            compaction::write(&*self.dir, &self.id, &self.index, previous.as_deref(), contents, Some(self))?;
+        let made = compaction::write(
+            &*self.dir,
+            &self.identity.id,
+            &self.index,
+            previous.as_deref(),
+            contents,
+            Some(self),
+        )?;
 
         let mut sequencer = self.sequencer();
         let mut heads = self.heads_mut();

@@ -64,6 +64,9 @@ impl Log {
         };
         let mut numbers: Vec<u32> =
             segment_numbers(&*self.dir)?.into_iter().filter(|n| *n <= newest).collect();
+        numbers.extend(self.places.moved());
+        numbers.sort_unstable();
+        numbers.dedup();
         let mut expected = 1;
         for there in numbers.iter().copied().chain([newest + 1]) {
             for missing in (expected..there).take(MISSING_MAX) {
@@ -128,15 +131,22 @@ impl Log {
         head: Seq,
         report: &mut VerifyReport,
     ) -> Result<Option<(Seq, Seq)>> {
-        let file = self.segment_file(number)?;
+        if let Some(container) = self.places.elsewhere(number) {
+            let checked = container.check(number)?;
+            report.checked_bytes += checked.bytes;
+            let damaged = checked.damaged.into_iter().map(|(place, damage)| Damaged { place, damage });
+            report.damaged.extend(damaged);
+            return Ok(checked.span);
+        }
+        let file = self.places.segments.file(number)?;
         let name = segment::file_name(number);
-        let header = scan::read_header(&*file, number)?;
-        let index = if active { None } else { scan::sealed_index(&*file, number)? };
+        let header = scan::read_header(&*file, number, &self.key)?;
+        let index = if active { None } else { scan::sealed_index(&*file, number, &self.key)? };
         let expected = index.as_ref().map_or(Seq(1), |index| index.first_seq);
         let durable = if active { self.durable_seq() } else { head };
         // Behind its last record there may be whole ones of a write that failed: they are nobody's.
         let until = self.end_of_full(number).unwrap_or(Seq::MAX);
-        let context = scan::Context { expected, until, durable, ..scan::Context::of(self.id) };
+        let context = scan::Context { expected, until, durable, ..scan::Context::of(self.key) };
         let scanned = scan::scan_records(&*file, number, header, context)?;
         report.checked_bytes += file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
         for (offset, damage) in &scanned.damage {

@@ -121,9 +121,10 @@ fn damage_in_a_segment_without_an_index_is_not_hidden_by_giving_it_one() {
     drop(log);
     let segment = &world.files("log")[0];
     let mut bytes = std::fs::read(segment).unwrap();
-    let starts: Vec<usize> = (4096..bytes.len() - 8).filter(|i| bytes[*i..].starts_with(b"ByRe")).collect();
+    let starts: Vec<usize> =
+        (4096..bytes.len() - 64).filter(|i| bytes[*i + 8..].starts_with(b"ByRe")).collect();
     let at = starts[starts.len() - 2];
-    let lost = Seq(u64::from_le_bytes(bytes[at + 8..at + 16].try_into().unwrap()));
+    let lost = Seq(u64::from_le_bytes(bytes[at + 16..at + 24].try_into().unwrap()));
     bytes[at] ^= 1;
     std::fs::write(segment, &bytes).unwrap();
     for life in 0..2 {

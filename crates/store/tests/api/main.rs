@@ -3,9 +3,11 @@
 
 mod damage;
 mod fixture;
+mod forge;
 mod full;
 mod invariants;
 mod large;
 mod mending;
+mod place;
 mod races;
 mod world;

@@ -196,6 +196,7 @@ mod tests {
             .collect();
         let end = Seq(start + entries.len() as u64);
         let contents = Contents {
+            term: 1,
             start: Seq(start),
             end,
             end_time: Micros(0),

@@ -6,7 +6,7 @@ use bygone_model::{Micros, Seq};
 
 use super::{
     super::{
-        Events, LogOptions, room,
+        Events, LogKey, LogOptions, room,
         scan::{self, Scanned},
         upkeep,
     },
@@ -26,6 +26,9 @@ use crate::{
     index::{checkpoint::Checkpoint, compaction::Contents},
 };
 
+/// The first holder of a log.
+const TERM_FIRST: u32 = 1;
+
 /// What a segment was good for.
 pub(super) enum Loaded {
     Taken,
@@ -39,6 +42,8 @@ pub(super) enum Loaded {
 pub(super) struct Recovered {
     pub(super) catalog: Catalog,
     pub(super) head: Seq,
+    /// Which holder of the log wrote last.
+    pub(super) term: u32,
     /// The last record that a segment has.
     pub(super) reached: Seq,
     pub(super) last_time: Micros,
@@ -57,6 +62,7 @@ impl Recovered {
         Recovered {
             catalog,
             head: Seq::ZERO,
+            term: TERM_FIRST,
             reached: Seq::ZERO,
             last_time,
             recent: Vec::new(),
@@ -75,7 +81,7 @@ impl Recovered {
 
     /// Makes everything durable and gives each segment its index, in order. Those that there is no room for wait for it; they
     /// can be read without.
-    pub(super) fn seal_all(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<()> {
+    pub(super) fn seal_all(&mut self, dir: &dyn Dir, log: LogKey, options: &LogOptions) -> Result<()> {
         let waiting = self.unsealed.len();
         for unsealed in &self.unsealed {
             unsealed.harden()?;
@@ -83,7 +89,7 @@ impl Recovered {
         // A damaged segment gets no index: it would be believed and hide the damage.
         self.unsealed.retain(|unsealed| unsealed.whole);
         while let Some(first) = self.unsealed.first() {
-            match upkeep::seal(&first.full, |file| sync(file, first.full.number)) {
+            match upkeep::seal(&first.full, log, |file| sync(file, first.full.number)) {
                 Ok(()) => drop(self.unsealed.remove(0)),
                 Err(Error::Full { .. }) => break,
                 Err(e) => return Err(e),
@@ -125,7 +131,7 @@ impl Recovered {
             // An earlier life of the log ended here, and what followed went elsewhere.
             return Ok(Loaded::Taken);
         }
-        self.take_marks(&*file, survey.id, number, &scanned)?;
+        self.take_marks(&*file, survey.log, number, &scanned)?;
         let known = self.head;
         self.head = self.head.max(scanned.last_seq());
         self.last_time = scanned.index.times.last().copied().unwrap_or(self.last_time);
@@ -140,11 +146,11 @@ impl Recovered {
         Ok(Loaded::Taken)
     }
 
-    fn take_marks(&mut self, file: &dyn File, id: [u8; 16], number: u32, scanned: &Scanned) -> Result<()> {
+    fn take_marks(&mut self, file: &dyn File, log: LogKey, number: u32, scanned: &Scanned) -> Result<()> {
         let known = self.head;
         for mark in scanned.index.marks.iter().filter(|mark| mark.seq > known && mark.op != Op::Flush) {
             let (header, payload) =
-                match scan::payload_at(file, id, (number, u64::from(mark.offset)), mark.seq) {
+                match scan::payload_at(file, log, (number, u64::from(mark.offset)), mark.seq) {
                     Ok(found) => found,
                     Err(Error::Damaged { place, damage }) => {
                         self.damage.push((place, damage));
@@ -153,11 +159,12 @@ impl Recovered {
                     Err(e) => return Err(e),
                 };
             let understood = match mark.op {
+                Op::Other(_) => continue,
                 Op::Event => serde_json::from_slice(&payload).map(|event| {
                     self.events.push(StoredEvent {
                         seq: mark.seq,
                         time: header.time,
-                        branch: bygone_model::BranchId(header.subject),
+                        branch: header.subject.as_branch().unwrap_or_default(),
                         event,
                     });
                 }),
@@ -173,6 +180,7 @@ impl Recovered {
 
     pub(super) fn contents(&self, base: Option<&Checkpoint>, options: &LogOptions) -> Contents {
         Contents {
+            term: self.term,
             start: base.map_or(Seq::ZERO, |b| b.footer.end),
             end: self.head,
             end_time: self.last_time,

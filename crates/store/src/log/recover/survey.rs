@@ -3,7 +3,7 @@
 use bygone_model::Seq;
 
 use super::{
-    super::scan,
+    super::{LogKey, scan},
     harden::{Unsealed, sync, write_again},
     open_segment,
     recovered::Recovered,
@@ -12,7 +12,9 @@ use crate::{env::Dir, error::Result};
 
 /// What the segments say of each other, before any is taken in.
 pub(super) struct Survey {
-    pub(super) id: [u8; 16],
+    pub(super) log: LogKey,
+    /// The newest holder that a segment's header names.
+    pub(super) term: u32,
     /// The segments that follow the newest checkpoint or wait for their index, with their first seqs.
     firsts: Vec<(u32, Seq)>,
     /// The newest segment that has an index.
@@ -24,17 +26,17 @@ pub(super) struct Survey {
 impl Survey {
     pub(super) fn make(
         dir: &dyn Dir,
-        id: [u8; 16],
+        log: LogKey,
         numbers: &[u32],
         first: u32,
         covered: Seq,
     ) -> Result<Survey> {
-        let mut survey = Survey { id, firsts: Vec::new(), sealed: None, durable: covered };
+        let mut survey = Survey { log, term: 0, firsts: Vec::new(), sealed: None, durable: covered };
         let mut from = first;
         while from > 1
             && let Some(file) = open_segment(dir, from - 1)?
         {
-            if scan::sealed_end(&*file, from - 1)?.is_some() {
+            if scan::sealed_end(&*file, from - 1, &log)?.is_some() {
                 survey.sealed = Some(from - 1);
                 break;
             }
@@ -43,16 +45,17 @@ impl Survey {
         let mut unsealed = 0;
         for &number in numbers.iter().filter(|number| **number >= from) {
             let Some(file) = open_segment(dir, number)? else { continue };
-            let header = scan::read_header(&*file, number)?;
+            let header = scan::read_header(&*file, number, &log)?;
+            survey.term = header.map_or(survey.term, |(header, _)| survey.term.max(header.term));
             survey.firsts.extend(header.map(|(header, _)| (number, header.first_seq)));
-            if let Some(end) = scan::sealed_end(&*file, number)? {
+            if let Some(end) = scan::sealed_end(&*file, number, &log)? {
                 survey.durable = survey.durable.max(end);
                 survey.sealed = Some(number);
                 continue;
             }
             // What the first one says of itself it says when it is loaded.
             if unsealed > 0 && header.is_some() {
-                let scanned = scan::scan_records(&*file, number, header, scan::Context::of(id))?;
+                let scanned = scan::scan_records(&*file, number, header, scan::Context::of(log))?;
                 survey.durable = survey.durable.max(scanned.durable);
             }
             unsealed += 1;
@@ -63,7 +66,7 @@ impl Survey {
     pub(super) fn context(&self, number: u32, expected: Seq) -> scan::Context {
         let next = self.firsts.iter().find(|(n, _)| *n > number);
         scan::Context {
-            id: self.id,
+            log: self.log,
             expected,
             until: next.map_or(Seq::MAX, |(_, first)| *first),
             durable: self.durable,
@@ -74,7 +77,7 @@ impl Survey {
     pub(super) fn harden_newest_index(&self, dir: &dyn Dir) -> Result<()> {
         let Some(number) = self.sealed else { return Ok(()) };
         let Some(file) = open_segment(dir, number)? else { return Ok(()) };
-        if let Some((from, end)) = scan::index_place(&*file, number)? {
+        if let Some((from, end)) = scan::index_place(&*file, number, &self.log)? {
             write_again(&*file, number, from, end)?;
             sync(&*file, number)?;
         }

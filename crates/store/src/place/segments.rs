@@ -1,0 +1,144 @@
+//! Records where they were written: in their segments.
+
+use std::{io::IoSliceMut, sync::Arc};
+
+use bygone_model::SECTOR_BYTES;
+
+use super::{Piece, Wait};
+use crate::{
+    env::{Dir, File},
+    error::{Damage, Error, Place, Result},
+    files::FileCache,
+    format::{
+        key::HeaderKey,
+        record::{self, Flaw, GRANULE_BYTES, HEADER_BYTES, Header, Op, crcs_bytes, record_bytes},
+        segment,
+    },
+};
+
+/// One read fetches a whole record of one granule, and of a larger one the header with the checksums of up to 4 MiB.
+const FRONT_BYTES: usize = record_bytes(GRANULE_BYTES);
+
+/// The segment files of a log.
+pub(crate) struct Segments {
+    files: FileCache,
+    key: HeaderKey,
+}
+
+impl Segments {
+    pub(crate) fn new(dir: Arc<dyn Dir>, key: HeaderKey) -> Segments {
+        Segments { files: FileCache::new(dir), key }
+    }
+
+    /// A segment's file.
+    pub(crate) fn file(&self, number: u32) -> Result<Arc<dyn File>> {
+        self.files.get(number, || Ok(segment::file_name(number)))
+    }
+
+    /// See [`super::Records::read`].
+    pub(crate) fn read(&self, piece: Piece, buf: &mut [u8], wait: Wait) -> Result<()> {
+        let file = self.file(piece.name.segment)?;
+        if buf.len() == GRANULE_BYTES && self.read_granule(&*file, piece, buf, wait)? {
+            return Ok(());
+        }
+        self.read_part(&*file, piece, buf, wait)
+    }
+
+    /// See [`super::Records::prefetch`].
+    pub(crate) fn prefetch(&self, piece: Piece, len_bytes: u64) {
+        if let Ok(file) = self.file(piece.name.segment) {
+            file.prefetch(u64::from(piece.name.offset), HEADER_BYTES as u64 + len_bytes);
+        }
+    }
+
+    /// Reads all of a record of one granule, by far the most frequent kind, straight to where it is wanted. False: this is
+    /// another kind of record, or not as it should be, and `buf` holds anything.
+    fn read_granule(&self, file: &dyn File, piece: Piece, buf: &mut [u8], wait: Wait) -> Result<bool> {
+        let mut head = [0; HEADER_BYTES];
+        let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(buf)];
+        let got = file
+            .read_parts_at(&mut parts, u64::from(piece.name.offset), wait == Wait::No)
+            .map_err(|e| Error::io("reading", &segment::file_name(piece.name.segment), e))?;
+        let Ok(proven) = Header::decode(&self.key, &head) else { return Ok(false) };
+        let header = &proven.header;
+        let is_it = (header.op, header.seq, header.lba) == (Op::Write, piece.seq, piece.lba)
+            && header.payload_bytes as usize == GRANULE_BYTES
+            && header.flags & record::FLAG_ALIGNED == 0;
+        Ok(is_it && got == FRONT_BYTES && proven.vouches_for(&[], 0, buf))
+    }
+
+    /// Reads any part of a record.
+    fn read_part(&self, file: &dyn File, piece: Piece, buf: &mut [u8], wait: Wait) -> Result<()> {
+        let name = segment::file_name(piece.name.segment);
+        let start = u64::from(piece.name.offset);
+        let damaged = |offset: u64, damage| Error::damaged(&name, offset, damage);
+        let read = |buf: &mut [u8], offset: u64| {
+            let got =
+                if wait == Wait::Yes { file.read_at(buf, offset) } else { file.read_cached_at(buf, offset) };
+            got.map_err(|e| Error::io("reading", &name, e))
+        };
+        let mut front = [0; FRONT_BYTES];
+        let got = read(&mut front, start)?;
+        let front = &front[..got];
+        let proven = Header::decode(&self.key, front).map_err(|flaw| match flaw {
+            Flaw::Newer(op) => {
+                Error::UnknownRecord { place: Place { file: name.clone(), offset: start }, op }
+            }
+            _ if Header::looks_like_one(front) => damaged(start, Damage::Checksum),
+            _ => damaged(start, Damage::Magic),
+        })?;
+        let header = &proven.header;
+        let payload_bytes = header.payload_bytes as usize;
+        let skip =
+            piece.lba.0.checked_sub(header.lba.0).and_then(|sectors| sectors.checked_mul(SECTOR_BYTES));
+        let inside = |skip: &u64| skip.saturating_add(buf.len() as u64) <= payload_bytes as u64;
+        let is_it = header.op == Op::Write && header.seq == piece.seq;
+        let Some(skip) = skip.filter(|skip| is_it && inside(skip)) else {
+            return Err(damaged(start, Damage::Misplaced));
+        };
+
+        let (crcs_from, crcs_end) = (HEADER_BYTES, HEADER_BYTES + crcs_bytes(payload_bytes));
+        let mut fetched_crcs = Vec::new();
+        // All of them, because the header vouches for all of them together.
+        let crcs = match front.get(crcs_from..crcs_end) {
+            Some(crcs) => crcs,
+            None => {
+                fetched_crcs.resize(crcs_end - crcs_from, 0);
+                if read(&mut fetched_crcs, start + crcs_from as u64)? != fetched_crcs.len() {
+                    return Err(damaged(start, Damage::Truncated));
+                }
+                &fetched_crcs
+            }
+        };
+        if !proven.vouches_for_crcs(crcs) {
+            return Err(damaged(start + crcs_from as u64, Damage::Checksum));
+        }
+
+        let (skip, payload_at) = (skip as usize, header.payload_at(start));
+        let (first, end) = (skip / GRANULE_BYTES, (skip + buf.len()).div_ceil(GRANULE_BYTES));
+        let (from, to) = (first * GRANULE_BYTES, (end * GRANULE_BYTES).min(payload_bytes));
+        let whole_granules = from == skip && to == skip + buf.len();
+        let mut fetched = Vec::new();
+        let granules: &mut [u8] = if whole_granules {
+            &mut *buf
+        } else {
+            fetched.resize(to - from, 0);
+            &mut fetched
+        };
+        let at = payload_at + from as u64;
+        match front.get((at - start) as usize..(at - start) as usize + granules.len()) {
+            Some(there) => granules.copy_from_slice(there),
+            None if read(granules, at)? != granules.len() => return Err(damaged(at, Damage::Truncated)),
+            None => {}
+        }
+        for (index, granule) in (first..).zip(granules.chunks(GRANULE_BYTES)) {
+            if !proven.vouches_for(crcs, index, granule) {
+                return Err(damaged(payload_at + (index * GRANULE_BYTES) as u64, Damage::Checksum));
+            }
+        }
+        if !whole_granules {
+            buf.copy_from_slice(&fetched[skip - from..skip - from + buf.len()]);
+        }
+        Ok(())
+    }
+}

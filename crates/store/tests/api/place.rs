@@ -1,0 +1,253 @@
+//! Records whose bytes moved: another kind of container takes the segments over, and nobody who reads notices.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bygone_model::{BranchId, Event, Kind, Lba, Micros, SECTOR_BYTES, Seq, VolumeId};
+use bygone_store::{
+    Below, Damage, Error, Log, Place, Result, View, Wait,
+    format::{
+        crc32c,
+        record::{self, Header, Op},
+        segment::{Location, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentIndex, TRAILER_BYTES, Trailer},
+    },
+    place::{Checked, Piece, Records},
+};
+
+use crate::world::{World, mark, sector, write};
+
+/// Where a record's content is in a pack, and what it is.
+struct Kept {
+    seq: Seq,
+    lba: Lba,
+    at: usize,
+    len: usize,
+    crc: u32,
+}
+
+/// All content of some segments in one piece: the last record first, and every byte the other way round.
+struct Pack {
+    bytes: Mutex<Vec<u8>>,
+    kept: BTreeMap<(u32, u32), Kept>,
+    indexes: BTreeMap<u32, SegmentIndex>,
+    reads: AtomicU64,
+}
+
+impl Pack {
+    fn of(world: &World, numbers: impl Iterator<Item = u32>) -> Pack {
+        let (mut contents, mut indexes) = (Vec::new(), BTreeMap::new());
+        for number in numbers {
+            let bytes = std::fs::read(world.path(&format!("log/{number:010}.seg"))).unwrap();
+            let key = SegmentHeader::decode(&bytes).unwrap().0.log.header_key();
+            let (_, trailer) = bytes.split_at(bytes.len() - TRAILER_BYTES);
+            let trailer = Trailer::decode(&key, number, trailer, bytes.len() as u64).unwrap();
+            let end = trailer.index_offset() as usize;
+            let index = &bytes[end..bytes.len() - TRAILER_BYTES];
+            indexes.insert(number, SegmentIndex::decode(&trailer, number, index).unwrap());
+            let mut at = SEGMENT_HEADER_BYTES;
+            while at < end {
+                let header = Header::decode(&key, &bytes[at..]).unwrap().header;
+                let next = header.end(at as u64) as usize;
+                let (_, payload) = record::check(&key, at as u64, &bytes[at..next]).unwrap();
+                if header.op == Op::Write {
+                    contents.push(((number, at as u32), header.seq, header.lba, payload.to_vec()));
+                }
+                at = next;
+            }
+        }
+        let (mut bytes, mut kept) = (Vec::new(), BTreeMap::new());
+        for (name, seq, lba, payload) in contents.into_iter().rev() {
+            let (at, len, crc) = (bytes.len(), payload.len(), crc32c(&payload));
+            bytes.extend(payload.iter().map(|byte| !byte));
+            kept.insert(name, Kept { seq, lba, at, len, crc });
+        }
+        Pack { bytes: Mutex::new(bytes), kept, indexes, reads: AtomicU64::new(0) }
+    }
+
+    fn content(&self, kept: &Kept) -> Option<Vec<u8>> {
+        let bytes: Vec<u8> =
+            self.bytes.lock().unwrap()[kept.at..kept.at + kept.len].iter().map(|byte| !byte).collect();
+        (crc32c(&bytes) == kept.crc).then_some(bytes)
+    }
+}
+
+fn damaged(offset: usize, damage: Damage) -> Error {
+    Error::Damaged { place: Place { file: "pack".to_owned(), offset: offset as u64 }, damage }
+}
+
+impl Records for Pack {
+    fn read(&self, piece: Piece, buf: &mut [u8], _: Wait) -> Result<()> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let Location { segment, offset } = piece.name;
+        let kept = self.kept.get(&(segment, offset)).ok_or_else(|| damaged(0, Damage::Missing))?;
+        let skip = piece.lba.0.checked_sub(kept.lba.0).map(|sectors| (sectors * SECTOR_BYTES) as usize);
+        let skip = skip.filter(|skip| kept.seq == piece.seq && skip + buf.len() <= kept.len);
+        let skip = skip.ok_or_else(|| damaged(kept.at, Damage::Misplaced))?;
+        let content = self.content(kept).ok_or_else(|| damaged(kept.at, Damage::Checksum))?;
+        buf.copy_from_slice(&content[skip..skip + buf.len()]);
+        Ok(())
+    }
+
+    fn prefetch(&self, _: Piece, _: u64) {}
+
+    fn index(&self, segment: u32) -> Result<SegmentIndex> {
+        self.indexes.get(&segment).cloned().ok_or_else(|| damaged(0, Damage::Missing))
+    }
+
+    fn check(&self, segment: u32) -> Result<Checked> {
+        let index = self.index(segment)?;
+        let of_it = self.kept.iter().filter(|((number, _), _)| *number == segment);
+        let (mut bytes, mut wrong) = (0, Vec::new());
+        for (_, kept) in of_it {
+            bytes += kept.len as u64;
+            if self.content(kept).is_none() {
+                wrong.push((Place { file: "pack".to_owned(), offset: kept.at as u64 }, Damage::Checksum));
+            }
+        }
+        let last = Seq(index.first_seq.0 + index.times.len() as u64 - 1);
+        Ok(Checked { bytes, span: Some((index.first_seq, last)), damaged: wrong })
+    }
+}
+
+const SECTORS: u64 = 240;
+
+/// Everything there is to see of a log: each volume at many moments, times, events, the present of a tap.
+#[derive(PartialEq, Eq, Debug)]
+struct Seen {
+    marks: Vec<u64>,
+    times: Vec<Micros>,
+    events: Vec<Seq>,
+    at_time: Vec<Seq>,
+    present: Vec<u64>,
+}
+
+fn look(log: &Arc<Log>, volumes: &[VolumeId], head: Seq) -> Seen {
+    let mut seen = Seen { marks: vec![], times: vec![], events: vec![], at_time: vec![], present: vec![] };
+    for seq in (8..=head.0).step_by(7).chain([head.0]) {
+        for &volume in volumes {
+            let view = log.view(volume, Seq(seq));
+            seen.marks.extend(view.map_or(vec![u64::MAX], |view| marks(&view)));
+        }
+        seen.times.push(log.time_of(Seq(seq)).unwrap());
+        seen.at_time.extend(log.at_time(*seen.times.last().unwrap()).unwrap().iter().map(|hit| hit.seq));
+    }
+    log.events(Seq(0), head, &mut |event| {
+        seen.events.push(event.seq);
+        true
+    })
+    .unwrap();
+    log.open_volume(volumes[0], Below::Device, Seq(3)).unwrap();
+    for fragment in log.resolve_head(volumes[0], Lba(0), bygone_model::Sectors(SECTORS), Wait::Yes).unwrap() {
+        let mut bytes = sector(0);
+        log.read_fragment(&fragment, &mut bytes, Wait::Yes).unwrap();
+        seen.present.extend([fragment.lba.0, u64::from_le_bytes(*bytes.first_chunk().unwrap())]);
+    }
+    log.close_volume(volumes[0]);
+    seen
+}
+
+/// The mark of each sector, all read at once as a restore does.
+fn marks(view: &View) -> Vec<u64> {
+    let mut bytes = sector(0).repeat(SECTORS as usize);
+    view.read(Lba(0), &mut bytes, Wait::Yes).unwrap();
+    bytes.chunks(SECTOR_BYTES as usize).map(|one| u64::from_le_bytes(*one.first_chunk().unwrap())).collect()
+}
+
+/// A log with a branch; all its segments but the newest are sealed.
+fn some_history() -> (World, Arc<Log>, Vec<VolumeId>, Seq) {
+    let (world, log, volume) = World::make(1024);
+    for i in 0..40 {
+        write(&log, volume, i % 12 * 20, 20, i + 1);
+    }
+    log.event(BranchId(0), &Event::new(Kind::Point, "middle")).unwrap();
+    let branch = log.add_branch("try", BranchId(0), log.head_seq()).unwrap();
+    let own = log.catalog().volumes_of(branch, Seq::MAX).next().unwrap().id;
+    for i in 0..30 {
+        write(&log, if i % 2 == 0 { own } else { volume }, i % 11 * 21, 3 + i % 9, 100 + i);
+        while log.maintain().unwrap() {}
+    }
+    let head = log.checkpoint().unwrap();
+    while log.maintain().unwrap() {}
+    (world, log, vec![volume, own], head)
+}
+
+/// Moves all that is sealed into a pack, and takes the segments away.
+fn repack(world: &World, log: &Arc<Log>) -> Arc<Pack> {
+    let sealed = world.files("log").len() as u32 - 2;
+    let pack = Arc::new(Pack::of(world, 1..=sealed));
+    log.move_records(1..=sealed, pack.clone());
+    for number in 1..=sealed {
+        let path = world.path(&format!("log/{number:010}.seg"));
+        // Also for whoever has it open.
+        std::fs::write(&path, []).unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
+    assert!(sealed > 10, "{sealed}");
+    pack
+}
+
+#[test]
+fn all_of_history_is_read_through_another_container() {
+    let (world, log, volumes, head) = some_history();
+    let before = look(&log, &volumes, head);
+    assert!(before.marks.iter().any(|mark| *mark > 100) && before.events.len() == 1);
+    let early = log.view(volumes[0], Seq(head.0 / 2)).unwrap();
+    let early_marks = marks(&early);
+    let index = world.files("index");
+
+    let pack = repack(&world, &log);
+    assert_eq!(look(&log, &volumes, head), before);
+    assert_eq!(marks(&early), early_marks, "a view that was open before");
+    assert_eq!(world.files("index"), index, "no index was rewritten");
+    assert!(pack.reads.load(Ordering::Relaxed) > 200);
+    let report = log.verify(false, &mut |_, _| true).unwrap();
+    assert!(report.complete && report.damaged.is_empty(), "{:?}", report.damaged);
+
+    // The log goes on, and a branch from back then is made as ever.
+    write(&log, volumes[0], 3, 1, 777);
+    let branch = log.add_branch("late", BranchId(0), Seq(head.0 / 2)).unwrap();
+    let late = log.catalog().volumes_of(branch, Seq::MAX).next().unwrap().id;
+    let now = log.head_seq();
+    assert_eq!(marks(&log.view(late, now).unwrap()), early_marks);
+    assert_eq!(mark(&log, volumes[0], 3, now).unwrap(), 777);
+}
+
+#[test]
+fn damage_in_another_container_is_told_and_never_served() {
+    let (world, log, volumes, head) = some_history();
+    let before = look(&log, &volumes, head);
+    let pack = repack(&world, &log);
+    let middle = pack.bytes.lock().unwrap().len() / 2;
+    pack.bytes.lock().unwrap()[middle] ^= 1;
+    let report = log.verify(false, &mut |_, _| true).unwrap();
+    assert_eq!(report.damaged.len(), 1);
+    assert_eq!((report.damaged[0].place.file.as_str(), report.damaged[0].damage), ("pack", Damage::Checksum));
+    let mut told = 0;
+    let moments = (8..=head.0).step_by(7).chain([head.0]);
+    let all =
+        moments.flat_map(|seq| volumes.iter().flat_map(move |v| (0..SECTORS).map(move |lba| (*v, seq, lba))));
+    let mut expected = before.marks.iter();
+    let mut skip_until = None;
+    for (volume, seq, lba) in all {
+        // A moment before the volume has one mark only.
+        if skip_until == Some((volume, seq)) {
+            continue;
+        }
+        let right = *expected.next().unwrap();
+        if right == u64::MAX {
+            skip_until = Some((volume, seq));
+            continue;
+        }
+        match mark(&log, volume, lba, Seq(seq)) {
+            Ok(mark) => assert_eq!(mark, right),
+            Err(Error::Damaged { place, .. }) => told += u64::from(place.file == "pack"),
+            Err(e) => unreachable!("{e}"),
+        }
+    }
+    assert!(told > 0);
+}
