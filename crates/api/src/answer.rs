@@ -248,3 +248,36 @@ pub struct Compacted {
     /// The bytes that it takes now (or would take).
     pub after_bytes: u64,
 }
+
+/// `plan`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Planned {
+    pub target: String,
+    /// The moment that would be brought back.
+    pub moment: Option<MomentInfo>,
+    /// What history would be lost.
+    pub loses: Vec<Loss>,
+    /// Disks that are nowhere but in what would be lost.
+    pub lost_disks: Vec<DiskStatus>,
+    /// Bytes of the store that would come free.
+    pub freed_bytes: u64,
+}
+
+/// A stretch of history that would be lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    pub branch: String,
+    /// The last moment before it; 0 if nothing is left of the branch.
+    pub after_seq: u64,
+    pub after_time: Option<String>,
+    /// The last record in it that is known of.
+    pub to_seq: u64,
+    pub to_time: String,
+    /// The labels of its points, the newest [`LABELS_MAX`].
+    pub labels: Vec<String>,
+    /// How many points it has.
+    pub points: u64,
+}
+
+/// So many labels stand in a [`Loss`].
+pub const LABELS_MAX: usize = 8;

@@ -1,40 +1,44 @@
-//! Asking before something is lost. Only on terminals: scripts have said what they want.
+//! Asking before something is lost for good.
+//!
+//! On a terminal a person is asked, after the manager has made all its checks and said what would be lost, and only the word yes
+//! goes on. Elsewhere nobody can be asked, so nothing is lost without `--yes`.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use bygone_api::{
+    Planned,
+    call::{Destroying, Plan},
+};
 
 use crate::{
     error::{Error, Result},
+    manager,
     session::Session,
-    show::{Style, words},
+    show,
 };
 
-/// Asks whether to go on, unless `yes` has been said or nobody is there to be asked.
+/// Goes on if `yes` was said, or a person says it. What was planned is returned if somebody was asked.
 ///
 /// # Errors
-/// Somebody said no.
-pub(crate) fn confirm(session: &Session, yes: bool, question: &str) -> Result<()> {
-    if yes || session.json() || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Ok(());
+/// Nobody can be asked, somebody said something else than yes, or it could not be done anyway.
+pub(crate) fn before_loss(
+    session: &Session,
+    yes: bool,
+    call: impl Into<Destroying>,
+) -> Result<Option<Planned>> {
+    if yes {
+        return Ok(None);
     }
-    let question = session.stderr().apply(Style::Bold, &words::line(question));
+    if session.json() || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Error::NeedsYes);
+    }
+    let call = call.into();
+    let planned = manager::ask(session, &Plan { of: call.clone() })?;
+    let look = session.look_of_stderr();
+    let question = show::plan::question(&call, &planned, &look);
     let mut err = io::stderr().lock();
-    write!(err, "{question} [y/N] ").and_then(|()| err.flush()).map_err(Error::Output)?;
+    write!(err, "{question}Type yes to go on: ").and_then(|()| err.flush()).map_err(Error::Output)?;
     let mut answer = String::new();
-    io::stdin().read_line(&mut answer).map_err(Error::Output)?;
-    if is_yes(&answer) { Ok(()) } else { Err(Error::Declined) }
-}
-
-fn is_yes(answer: &str) -> bool {
-    matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_yes_is_yes() {
-        assert!(["y\n", "Y", " yes \n"].into_iter().all(is_yes));
-        assert!(!["", "\n", "n", "yep", "no"].into_iter().any(is_yes));
-    }
+    io::stdin().lock().read_line(&mut answer).map_err(Error::Output)?;
+    if answer.trim() == "yes" { Ok(Some(planned)) } else { Err(Error::Declined) }
 }

@@ -34,9 +34,12 @@ pub(crate) enum Error {
     /// Nobody said where the store is.
     #[error("there is no home to look for the store in")]
     NoHome,
-    /// Asked whether to go on, somebody said no.
+    /// Asked whether to go on, somebody did not say yes.
     #[error("nothing was done")]
     Declined,
+    /// Something would be lost, and nobody can be asked.
+    #[error("this gives up history, and nobody is here to be asked; nothing was done")]
+    NeedsYes,
     /// What was checked did not hold. It has been shown already.
     #[error("{} damaged", Places(*.0))]
     Damaged(usize),
@@ -90,7 +93,8 @@ impl Error {
             Error::Engine(_) | Error::Output(_) => (1, "output", "check where the output goes"),
             Error::Answer(_) => (1, "not-json", "leave --json out"),
             Error::NoHome => (2, "no-home", "say where it is with --store DIR or $BYGONE_STORE"),
-            Error::Declined => (1, "declined", "answer `y`, or give --yes"),
+            Error::Declined => (1, "declined", "type the word yes, or give --yes"),
+            Error::NeedsYes => (2, "needs-yes", "give --yes if that is what you want"),
             Error::Damaged(_) => (
                 3,
                 "damaged",
@@ -276,6 +280,7 @@ mod tests {
         for (error, code) in [
             (Error::NoHome, 2),
             (Error::Declined, 1),
+            (Error::NeedsYes, 2),
             (Error::Damaged(1), 3),
             (Error::Output(io::ErrorKind::StorageFull.into()), 1),
             (Error::Signals(io::ErrorKind::Other.into()), 1),

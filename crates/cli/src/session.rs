@@ -64,6 +64,11 @@ impl Session {
         self.look.refreshed()
     }
 
+    /// How things look on standard error.
+    pub(crate) fn look_of_stderr(&self) -> Look {
+        Look::of_stderr()
+    }
+
     /// The colours of standard error.
     pub(crate) fn stderr(&self) -> Paint {
         self.stderr

@@ -50,6 +50,7 @@ impl Manager {
             Request::BranchDrop(call) => through(self, call, answers),
             Request::Undo(call) => through(self, call, answers),
             Request::Restore(call) => through(self, call, answers),
+            Request::Plan(call) => through(self, call, answers),
             Request::Verify(call) => through(self, call, answers),
             Request::Compact(call) => through(self, call, answers),
             Request::Shutdown(call) => through(self, call, answers),

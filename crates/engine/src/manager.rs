@@ -4,6 +4,7 @@ mod branches;
 mod export;
 mod history;
 mod machines;
+mod plan;
 mod registry;
 pub(crate) mod removed;
 mod store;

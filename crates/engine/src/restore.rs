@@ -27,7 +27,7 @@ use crate::{
 
 use self::damage::Unread;
 pub(crate) use self::{
-    branches::{drop_branch, promote, undo},
+    branches::{check_unused, drop_branch, promote, undo},
     outside::{Prepared, fill, fill_unasked},
 };
 

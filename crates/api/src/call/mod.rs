@@ -2,6 +2,7 @@
 
 mod history;
 mod machines;
+mod plan;
 mod store;
 mod targets;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use history::{BranchDrop, BranchList, BranchPromote, Point, Points, Restore, RestoreTo, Timeline, Undo};
 pub use machines::{Export, ExportTo, Run, Stop, Wait};
+pub use plan::{Destroying, Plan};
 pub use store::{Compact, Shutdown, Status, Verify};
 pub use targets::{
     NewDisk, NewSource, TargetAdd, TargetList, TargetRemove, TargetRepair, TargetRestore, TargetSet,
@@ -16,8 +18,8 @@ pub use targets::{
 };
 
 use crate::{
-    BranchInfo, Compacted, Exported, MomentInfo, Removed, Repaired, Restored, Started, Status as StatusInfo,
-    TargetInfo, Verified,
+    BranchInfo, Compacted, Exported, MomentInfo, Planned, Removed, Repaired, Restored, Started,
+    Status as StatusInfo, TargetInfo, Verified,
 };
 
 /// A request, and the types of what comes back.
@@ -106,6 +108,7 @@ calls! {
     BranchDrop,    "branch-drop",    Destroys, Nothing => MomentInfo;
     Undo,          "undo",           Changes,  Nothing => MomentInfo;
     Restore,       "restore",        Destroys, Nothing => Restored;
+    Plan,          "plan",           Looks,    Nothing => Planned;
     Verify,        "verify",         Looks,    Nothing => Verified;
     Compact,       "compact",        Changes,  Nothing => Compacted;
     Shutdown,      "shutdown",       Changes,  Nothing => ();

@@ -4,7 +4,7 @@ use bygone_api::{BranchInfo, call};
 use clap::{Args, Subcommand};
 
 use crate::{
-    confirm::confirm,
+    confirm::before_loss,
     error::Result,
     manager::{self, OnInterrupt},
     session::Session,
@@ -53,14 +53,16 @@ pub(crate) struct Promote {
 
 /// `branch drop`.
 #[derive(Debug, Args)]
-#[command(long_about = "Give a branch up: what happened on it can then be freed.")]
+#[command(
+    long_about = "Give a branch up: what happened on it can then be freed. On a terminal you are asked first; elsewhere --yes is needed."
+)]
 pub(crate) struct Drop {
     /// Of which target
     name: String,
     /// Which branch
     #[arg(value_name = "B")]
     branch: String,
-    /// Do not ask
+    /// Do not ask; needed where nobody can be asked
     #[arg(short, long)]
     yes: bool,
 }
@@ -118,9 +120,7 @@ pub(crate) fn run(session: &Session, branch: &Branch) -> Result<()> {
             session.tell(&answer, |moment, look| show::branches::promoted(&args.name, moment, look))
         }
         Branch::Drop(args) => {
-            let question =
-                format!("Give up branch {} of {} and what happened on it?", args.branch, args.name);
-            confirm(session, args.yes, &question)?;
+            before_loss(session, args.yes, args.call())?;
             let answer = manager::ask(session, &args.call())?;
             session
                 .tell(&answer, |moment, look| show::branches::dropped(&args.name, &args.branch, moment, look))

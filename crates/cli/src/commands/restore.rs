@@ -9,7 +9,7 @@ use bygone_api::{
 use clap::{ArgGroup, Args};
 
 use crate::{
-    confirm::confirm,
+    confirm::before_loss,
     error::{Error, Result},
     manager,
     session::Session,
@@ -51,7 +51,7 @@ pub(crate) struct Restore {
     /// Give up the history after that moment
     #[arg(long, conflicts_with = "to")]
     discard_later: bool,
-    /// Do not ask
+    /// Do not ask before history is given up; needed where nobody can be asked
     #[arg(short, long)]
     yes: bool,
 }
@@ -66,20 +66,17 @@ impl Restore {
             discard_later: self.discard_later,
         }
     }
-
-    /// What is asked before it is done, if anything is at stake.
-    fn question(&self) -> Option<String> {
-        let later =
-            if self.discard_later { "give up all later history" } else { "keep what is now as history" };
-        self.in_place.then(|| format!("Put {} back to {:?} and {later}?", self.name, self.at))
-    }
 }
 
 pub(crate) fn run(session: &Session, args: &Restore) -> Result<()> {
-    if let Some(question) = args.question() {
-        confirm(session, args.yes, &question)?;
+    let mut call = args.call();
+    if args.discard_later
+        && let Some(planned) = before_loss(session, args.yes, call.clone())?
+    {
+        // What was asked about is done, however long the answer took.
+        call.at = planned.moment.map_or(call.at, |moment| moment.when);
     }
-    let restored = manager::ask_for_long(session, &args.call())?;
+    let restored = manager::ask_for_long(session, &call)?;
     session.tell(&restored, show::restore::restored)?;
     let damaged = restored.disks.iter().map(|disk| disk.unreadable.len()).sum();
     if damaged > 0 { Err(Error::Damaged(damaged)) } else { Ok(()) }

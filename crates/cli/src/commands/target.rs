@@ -10,7 +10,7 @@ use bygone_api::{
 use clap::{ArgAction, Args, Subcommand, ValueEnum};
 
 use crate::{
-    confirm::confirm,
+    confirm::before_loss,
     error::Result,
     manager::{self, OnInterrupt},
     session::Session,
@@ -175,7 +175,7 @@ pub(crate) struct Remove {
     /// Delete its history too
     #[arg(long)]
     delete_history: bool,
-    /// Do not ask
+    /// Do not ask before history is deleted; needed where nobody can be asked
     #[arg(short, long)]
     yes: bool,
 }
@@ -232,8 +232,7 @@ pub(crate) fn run(session: &Session, target: &Target) -> Result<()> {
         Target::Set(args) => session.tell(&manager::ask(session, &args.call())?, show::target::target),
         Target::Remove(args) => {
             if args.delete_history {
-                let question = format!("Delete {} and all of its history for good?", args.name);
-                confirm(session, args.yes, &question)?;
+                before_loss(session, args.yes, args.call())?;
             }
             session.tell(&manager::ask(session, &args.call())?, show::target::removed)
         }

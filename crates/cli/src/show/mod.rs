@@ -4,6 +4,7 @@ pub(crate) mod branches;
 pub(crate) mod machine;
 pub(crate) mod moments;
 mod paint;
+pub(crate) mod plan;
 pub(crate) mod restore;
 pub(crate) mod status;
 pub(crate) mod store;
@@ -35,8 +36,17 @@ impl Look {
     /// As standard output is.
     pub(crate) fn of_stdout() -> Look {
         let stdout = io::stdout();
-        let terminal = stdout.is_terminal();
-        let width = || rustix::termios::tcgetwinsize(&stdout).ok().map(|size| usize::from(size.ws_col));
+        Look::of(&stdout, stdout.is_terminal())
+    }
+
+    /// As standard error is.
+    pub(crate) fn of_stderr() -> Look {
+        let stderr = io::stderr();
+        Look::of(&stderr, stderr.is_terminal())
+    }
+
+    fn of(stream: impl std::os::fd::AsFd, terminal: bool) -> Look {
+        let width = || rustix::termios::tcgetwinsize(&stream).ok().map(|size| usize::from(size.ws_col));
         Look {
             now: Zoned::now(),
             paint: Paint::for_stream(terminal),

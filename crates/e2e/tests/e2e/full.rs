@@ -315,7 +315,7 @@ fn commands_on_a_full_store_say_so_and_leave_nothing_behind() {
         &["restore", "m", "--at", "point:full", "--to", &text(&world.path("out2.raw"))],
         &["restore", "m", "--at", "point:before", "--in-place"],
         &["branch", "promote", "m", "main"],
-        &["branch", "drop", "m", "restored-1"],
+        &["branch", "drop", "m", "restored-1", "--yes"],
     ] {
         world.ok(args);
     }

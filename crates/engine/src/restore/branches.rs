@@ -154,7 +154,10 @@ fn name_of(catalog: &Catalog, branch: BranchId) -> String {
 }
 
 /// Nobody writes to a branch that is going to be dropped.
-fn check_unused(target: &Target, branch: BranchId) -> Result<()> {
+///
+/// # Errors
+/// When somebody does.
+pub(crate) fn check_unused(target: &Target, branch: BranchId) -> Result<()> {
     let used = [Use::Machine, Use::Guest, Use::Client].iter().any(|used| target.is_used(branch, *used));
     if used || target.running_branch() == Some(branch) {
         return Err(Error::BranchUsed(name_of(&target.log.catalog(), branch)));

@@ -1,0 +1,59 @@
+//! The question before something is lost.
+
+use bygone_api::{Loss, Planned, call::Destroying};
+
+use super::{Cell, Column, Look, Style, Table, words};
+
+/// What is about to be lost, and the question whether that is meant.
+pub(crate) fn question(call: &Destroying, planned: &Planned, look: &Look) -> String {
+    let target = words::line(&planned.target);
+    let question = match call {
+        Destroying::TargetRemove(_) => format!("Delete {target} and all of its history for good?"),
+        Destroying::BranchDrop(drop) => {
+            format!("Give up branch {} of {target}, and what happened on it?", words::line(&drop.branch))
+        }
+        Destroying::Restore(_) => format!("Put {target} back, and give up what came after that moment?"),
+    };
+    let mut table = Table::untitled([Column::left(""), Column::left("")], 2);
+    let mut row = |what: &str, text: String, style| {
+        table.row([Cell::new(what).styled(Style::Dim), Cell::new(text).styled(style)]);
+    };
+    if let Some(moment) = &planned.moment {
+        let text =
+            format!("{} on branch {}", words::moment_in_full(moment, look), words::line(&moment.branch));
+        row("moment", text, Style::Plain);
+    }
+    for loss in &planned.loses {
+        row("lost", lost(loss, look), Style::Warn);
+    }
+    for disk in &planned.lost_disks {
+        let size = words::bytes(disk.size_bytes);
+        row("lost", format!("disk {} ({size}), which is nowhere but in the store", disk.id), Style::Warn);
+    }
+    if planned.freed_bytes > 0 {
+        row("freed", words::bytes(planned.freed_bytes), Style::Plain);
+    }
+    if !matches!(call, Destroying::TargetRemove(_)) {
+        row("undo", format!("bygone undo {target}, as long as nothing of it was freed"), Style::Plain);
+    }
+    format!("{}\n{}", look.paint.apply(Style::Bold, &question), table.render(look))
+}
+
+/// `branch main after yesterday 14:59 (seq:912345) up to 11:59 (seq:1000002); 2 points: good, better`.
+fn lost(loss: &Loss, look: &Look) -> String {
+    let after = loss
+        .after_time
+        .as_ref()
+        .map_or(String::new(), |time| format!(" after {} (seq:{})", words::time(time, look), loss.after_seq));
+    let to = format!(" up to {} (seq:{})", words::time(&loss.to_time, look), loss.to_seq);
+    let points = match loss.points {
+        0 => String::new(),
+        n => {
+            let labels: Vec<String> = loss.labels.iter().map(|label| words::line(label)).collect();
+            let more = if n > loss.labels.len() as u64 { ", …" } else { "" };
+            let count = words::count(usize::try_from(n).unwrap_or(usize::MAX), "point");
+            format!("; {count}: {}{more}", labels.join(", "))
+        }
+    };
+    format!("branch {}{after}{to}{points}", words::line(&loss.branch))
+}

@@ -1,0 +1,126 @@
+//! What a call that may destroy something would do. Its checks are made, and nothing is done.
+
+use std::sync::Arc;
+
+use bygone_model::{BranchId, Kind, Seq, when::WholeDay};
+use bygone_store::catalog::Catalog;
+use jiff::Zoned;
+
+use super::Manager;
+use crate::{
+    api::{
+        Items, LABELS_MAX, Loss, Nothing, Planned,
+        call::{self, Destroying, RestoreTo},
+    },
+    calls::{Handle, asked_at},
+    error::Result,
+    history,
+    lifecycle::Request,
+    restore::{check_moment, check_unused},
+    target::Target,
+    timeline,
+};
+
+impl Handle<call::Plan> for Manager {
+    fn handle(&self, call: &call::Plan, answers: &mut dyn Items<Nothing>) -> Result<Planned> {
+        match &call.of {
+            Destroying::TargetRemove(remove) => plan_remove(&self.target(&remove.name)?, remove),
+            Destroying::BranchDrop(drop) => plan_drop(&self.target(&drop.name)?, drop),
+            Destroying::Restore(restore) => {
+                plan_restore(&self.target(&restore.name)?, restore, &asked_at(answers))
+            }
+        }
+    }
+}
+
+fn nothing_lost(target: &Target) -> Planned {
+    Planned {
+        target: target.name.clone(),
+        moment: None,
+        loses: Vec::new(),
+        lost_disks: Vec::new(),
+        freed_bytes: 0,
+    }
+}
+
+fn plan_remove(target: &Arc<Target>, call: &call::TargetRemove) -> Result<Planned> {
+    target.check(Request::Remove)?;
+    let mut planned = nothing_lost(target);
+    if !call.delete_history {
+        return Ok(planned);
+    }
+    let catalog = target.log.catalog();
+    for branch in catalog.branches.iter().filter(|b| b.dropped.is_none()) {
+        planned.loses.push(loss(target, &catalog, branch.id, Seq::ZERO)?);
+    }
+    planned.lost_disks = target.status()?.disks.into_iter().filter(|disk| disk.path.is_none()).collect();
+    planned.freed_bytes = target.log.used_bytes()?;
+    Ok(planned)
+}
+
+fn plan_drop(target: &Arc<Target>, call: &call::BranchDrop) -> Result<Planned> {
+    let catalog = target.log.catalog();
+    let branch = history::branch_named(&catalog, &call.branch)?;
+    target.check(Request::Branches)?;
+    if branch == catalog.head {
+        return Err(bygone_store::Error::BranchInUse(call.branch.clone()).into());
+    }
+    check_unused(target, branch)?;
+    let loses = vec![loss(target, &catalog, branch, start(&catalog, branch))?];
+    Ok(Planned { loses, ..nothing_lost(target) })
+}
+
+fn plan_restore(target: &Arc<Target>, call: &call::Restore, now: &Zoned) -> Result<Planned> {
+    let found = history::find(&target.log, &call.at, WholeDay::Refuse, now)?;
+    let catalog = target.log.catalog();
+    let mut planned = Planned { moment: Some(found.info(&catalog)), ..nothing_lost(target) };
+    if call.to != RestoreTo::InPlace {
+        return Ok(planned);
+    }
+    target.check(Request::Move)?;
+    check_moment(target, found.place)?;
+    if call.discard_later {
+        check_unused(target, catalog.head)?;
+        let of_present = found.place.branch == catalog.head;
+        let after = if of_present { found.place.seq } else { start(&catalog, catalog.head) };
+        planned.loses.push(loss(target, &catalog, catalog.head, after)?);
+    }
+    Ok(planned)
+}
+
+/// The moment of another branch at which this one begins.
+fn start(catalog: &Catalog, branch: BranchId) -> Seq {
+    catalog.branch(branch).and_then(|b| b.parent).map_or(Seq::ZERO, |(_, seq)| seq)
+}
+
+/// What a branch has after `after`.
+fn loss(target: &Target, catalog: &Catalog, branch: BranchId, after: Seq) -> Result<Loss> {
+    let log = &target.log;
+    let mut to = if branch == catalog.head { log.head_seq() } else { after };
+    let mut labels = Vec::new();
+    let mut points = 0;
+    log.events(Seq::ZERO, log.head_seq(), &mut |event| {
+        let place = event.place();
+        if place.branch == branch && place.seq > after {
+            to = to.max(place.seq);
+            if event.event.kind == Kind::Point {
+                points += 1;
+                labels.push(event.event.label.clone());
+                if labels.len() > LABELS_MAX {
+                    labels.remove(0);
+                }
+            }
+        }
+        true
+    })?;
+    let after_time = (after > Seq::ZERO).then(|| log.time_of(after)).transpose()?;
+    Ok(Loss {
+        branch: history::name_for_people(catalog, branch),
+        after_seq: after.0,
+        after_time: after_time.map(timeline::rfc3339),
+        to_seq: to.0,
+        to_time: timeline::rfc3339(log.time_of(to)?),
+        labels,
+        points,
+    })
+}
