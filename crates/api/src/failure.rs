@@ -92,7 +92,7 @@ pub enum Failure {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         candidates: Vec<String>,
     },
-    #[error("a point is labelled {label:?} already: {when}, {time}, on branch {branch}")]
+    #[error("a point is labelled {label:?} already: {when}, on branch {branch}")]
     LabelTaken { label: String, when: String, time: String, branch: String },
     #[error("{why}")]
     OutsideHistory { why: String },
@@ -158,7 +158,7 @@ pub enum Failure {
     /// The disk's file system cannot keep others off it.
     #[error("disk {path}: {why}")]
     DiskUnlockable { path: String, why: String },
-    #[error("{doing} {path}: {why}")]
+    #[error("{doing} {path} failed: {why}")]
     File { doing: String, path: String, problem: IoProblem, why: String },
     #[error("{why}")]
     NoRoom { why: String },

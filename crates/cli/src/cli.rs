@@ -24,7 +24,6 @@ Moments (WHEN):
   15:04 · yesterday 14:59 · tuesday 9:00 a time of day
   2026-11-22 15:04 · RFC 3339            a date and time
   last shutdown · last boot · last clean a state
-  before install nginx                   before a change of software
   point:LABEL · branch:B · seq:12345     a name, the head of a branch, a place in the log
   A moment means the nearest one at or before it; an impossible or ambiguous one is refused with candidates.
   Quote it if it has spaces: --at '3 days ago'.
@@ -121,11 +120,11 @@ pub(crate) enum Command {
 
     #[command(about = "Read history back and check it")]
     Verify(store::Verify),
-    #[command(about = "Write checkpoints and free what is no longer needed")]
+    #[command(about = "Write index checkpoints, so that the past is read faster")]
     Compact(store::Compact),
     #[command(about = "Measure this machine")]
     Bench(store::Bench),
-    #[command(about = "Run the manager: exports, API, detection, timers")]
+    #[command(about = "Run the manager")]
     Serve(serve::Serve),
 
     #[command(about = "Write a completion script for a shell")]

@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use bygone_api::{Failure, Remedy};
+use bygone_api::{Failure, Remedy, config::check_name};
 use clap::{CommandFactory as _, error::ErrorKind};
 use serde_json::{Map, Value, json};
 
@@ -105,7 +105,7 @@ impl Error {
         };
         Refusal {
             code: code.to_owned(),
-            message: self.to_string(),
+            message: without_number(&self.to_string()),
             hint: hint.to_owned(),
             exit,
             candidates: Vec::new(),
@@ -116,6 +116,14 @@ impl Error {
     /// Whoever read the output went away: no failure, nobody wants more.
     fn is_closed_output(&self) -> bool {
         matches!(self, Error::Output(source) if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// The system's words without its number.
+fn without_number(text: &str) -> String {
+    match text.split_once(" (os error ") {
+        Some((before, after)) => format!("{before}{}", after.split_once(')').map_or("", |(_, rest)| rest)),
+        None => text.to_owned(),
     }
 }
 
@@ -139,11 +147,14 @@ fn of_failure(failure: &Failure) -> Refusal {
 }
 
 /// Says why a command ended early, and gives the exit code.
-pub(crate) fn report(session: &Session, error: &Error) -> ExitCode {
+pub(crate) fn report(session: &Session, error: &Error, target: Option<&str>) -> ExitCode {
     if error.is_closed_output() {
         return ExitCode::SUCCESS;
     }
-    let refusal = error.refusal();
+    let mut refusal = error.refusal();
+    if let Some(target) = target.filter(|target| check_name(target).is_ok()) {
+        refusal.hint = refusal.hint.replace(" NAME", &format!(" {target}"));
+    }
     // `eprint!` panics when standard error cannot be written.
     let _ = io::stderr().write_all(in_words(&refusal, session.stderr()).as_bytes());
     // A check that did not hold has been answered with its own document.

@@ -16,7 +16,7 @@ pub(crate) fn of(failure: &Failure) -> String {
             "a name has at most 64 letters, digits, '-', '_' and '.', and begins with a letter or digit"
         }
         Failure::NoSetting { .. } => "`bygone target set --help` lists the settings",
-        Failure::BadSetting { .. } => "`bygone target add --help` says what it can be",
+        Failure::BadSetting { key, .. } => of_setting(key),
         Failure::BadAddress { .. } => "write HOST:PORT, such as 127.0.0.1:10809",
         Failure::BadDevice { .. } => "write NAME, NAME/DISK, NAME/DISK@WHEN or NAME/DISK#BRANCH",
         Failure::WhichDisk { target, disks } => {
@@ -149,7 +149,9 @@ pub(crate) fn of(failure: &Failure) -> String {
                 "Bygone must be able to write to it: check its permissions, and whether it is mounted read-only"
             }
             IoProblem::IsFolder => "name a raw file or a block device",
-            _ => "check the disk and the system's log (`dmesg`)",
+            _ => {
+                "name a raw file or a block device that can be read; the system's log (`dmesg`) may say more"
+            }
         },
         Failure::DiskUnlockable { .. } => {
             "put the image on a file system with byte-range locks: a local one, or NFS version 4"
@@ -197,6 +199,17 @@ pub(crate) fn of(failure: &Failure) -> String {
         }
     };
     fixed.to_owned()
+}
+
+fn of_setting(key: &str) -> &'static str {
+    match key {
+        "memory" => "write a size, such as 512M or 4G",
+        "cpus" => "write a number from 1 to 255",
+        "firmware" => "write bios or uefi",
+        "autostart" => "write true or false",
+        "net" => "write user[,hostfwd=…], tap:INTERFACE or none",
+        _ => "`bygone target add --help` says what it can be",
+    }
 }
 
 /// How moments are written, for a text that is none.

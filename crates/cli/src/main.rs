@@ -12,6 +12,7 @@
 mod answers;
 mod cli;
 mod commands;
+mod complete;
 mod confirm;
 mod error;
 mod hints;
@@ -26,12 +27,15 @@ mod values;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
+use clap_complete::CompleteEnv;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{cli::Cli, session::Session};
 
 fn main() -> ExitCode {
+    // A shell that asks for completions gets them here.
+    CompleteEnv::with_factory(Cli::command).complete();
     // Everything that is said to the manager is text.
     if let Some(odd) = std::env::args_os().find(|word| word.to_str().is_none()) {
         return error::refuse_word(&odd);
@@ -45,7 +49,7 @@ fn main() -> ExitCode {
     let session = Session::new(cli.global);
     match commands::run(&session, &cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => error::report(&session, &error),
+        Err(error) => error::report(&session, &error, commands::target(&cli.command).as_deref()),
     }
 }
 

@@ -23,6 +23,15 @@ pub(crate) enum Misread {
     /// No size.
     #[error("{0:?} is no size: write 20G, 512M, 1.5T, …")]
     Size(String),
+    /// No path.
+    #[error("write a path")]
+    NoPath,
+    /// No number of processors.
+    #[error("write a number from 1 to 255")]
+    Cpus,
+    /// No number of seconds.
+    #[error("write a number of seconds, such as 300")]
+    Seconds,
     /// No block size.
     #[error("write 512 or 4096")]
     BlockSize,
@@ -84,6 +93,21 @@ pub(crate) fn disk(text: &str) -> Result<DiskArg, Misread> {
 
 fn path_of(text: &str) -> Result<PathBuf, Misread> {
     if text.is_empty() { Err(Misread::NoSource) } else { Ok(absolute(Path::new(text))) }
+}
+
+/// Reads a path. Paths of others go through JSON and are told to people, so they are text.
+pub(crate) fn path(text: &str) -> Result<PathBuf, Misread> {
+    if text.is_empty() { Err(Misread::NoPath) } else { Ok(PathBuf::from(text)) }
+}
+
+/// Reads a number of processors.
+pub(crate) fn cpus(text: &str) -> Result<u32, Misread> {
+    text.parse().ok().filter(|n| (1..=255).contains(n)).ok_or(Misread::Cpus)
+}
+
+/// Reads a number of seconds.
+pub(crate) fn whole_seconds(text: &str) -> Result<u32, Misread> {
+    text.parse().map_err(|_| Misread::Seconds)
 }
 
 /// Reads `512` or `4096`.

@@ -328,7 +328,7 @@ mod tests {
     fn the_systems_words_come_without_its_number() {
         let missing = io::Error::from_raw_os_error(2);
         let failure = Error::file("reading", "/s/x", missing).failure();
-        assert_eq!(failure.to_string(), "reading /s/x: No such file or directory");
+        assert_eq!(failure.to_string(), "reading /s/x failed: No such file or directory");
         assert_eq!(failure.remedy(), Remedy::Repair);
     }
 

@@ -25,7 +25,7 @@ use crate::{
     machine::Machine,
     manager::{Manager, stop_machine},
     socket::{self, ApiServer},
-    store_dir::{Configs, StorePaths},
+    store_dir::StorePaths,
     target::{Begun, Target},
 };
 
@@ -444,7 +444,9 @@ fn start_in_background(paths: &StorePaths, wanted: &mut dyn FnMut() -> bool) -> 
 pub fn console(store: &Path, name: &str) -> Result<()> {
     let paths = StorePaths::new(store);
     paths.check()?;
-    Configs::of(&paths.target_dir(name), name).load()?;
+    if !paths.targets()?.iter().any(|target| target == name) {
+        return Err(Error::NoTarget(name.to_owned()));
+    }
     let places = Places::new(paths.run_dir(name))?;
     if bygone_qemu::Running::find(&places)?.is_none() {
         return Err(Error::TargetStopped(name.to_owned()));

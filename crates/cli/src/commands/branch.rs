@@ -3,7 +3,10 @@
 use bygone_api::{BranchInfo, call};
 use clap::{Args, Subcommand};
 
+use clap_complete::engine::ArgValueCandidates;
+
 use crate::{
+    complete,
     confirm::before_loss,
     error::Result,
     manager::{self, OnInterrupt},
@@ -37,6 +40,7 @@ pub(crate) enum Branch {
 #[derive(Debug, Args)]
 pub(crate) struct List {
     /// Of which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
 }
 
@@ -45,22 +49,24 @@ pub(crate) struct List {
 #[command(long_about = "Make a branch the present. What was the present stays in the history, as a branch.")]
 pub(crate) struct Promote {
     /// Of which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
     /// Which branch; the only one there is unless given
-    #[arg(value_name = "B")]
+    #[arg(value_name = "B", add = ArgValueCandidates::new(complete::branches))]
     branch: Option<String>,
 }
 
 /// `branch drop`.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Give a branch up: what happened on it can then be freed. On a terminal you are asked first; elsewhere --yes is needed."
+    long_about = "Give a branch up: it is listed no more, and later versions may free what is only on it. `bygone undo` takes it back. On a terminal you are asked first; elsewhere --yes is needed."
 )]
 pub(crate) struct Drop {
     /// Of which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
     /// Which branch
-    #[arg(value_name = "B")]
+    #[arg(value_name = "B", add = ArgValueCandidates::new(complete::branches))]
     branch: String,
     /// Do not ask; needed where nobody can be asked
     #[arg(short, long)]
@@ -80,6 +86,7 @@ Examples:
 )]
 pub(crate) struct Undo {
     /// Of which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
 }
 

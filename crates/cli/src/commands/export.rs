@@ -8,7 +8,9 @@ use bygone_api::{
 };
 use clap::{ArgGroup, Args};
 
-use crate::{error::Result, manager, session::Session, show, values};
+use clap_complete::engine::ArgValueCandidates;
+
+use crate::{complete, error::Result, manager, session::Session, show, values};
 
 /// `export`.
 #[derive(Debug, Args)]
@@ -25,18 +27,19 @@ DISK can be left out if there is only one.",
 Examples:
   bygone export web@yesterday --nbd unix:/tmp/web.sock
   bygone export 'web/vda@3 days ago 15:00' --nbd 127.0.0.1:10809
-  bygone export web@now --file /mnt/web.img
+  bygone export web@now --file /mnt/web.img                   a file until Ctrl-C; `restore --to` writes one that stays
   qemu-img convert 'nbd+unix:///?socket=/tmp/web.sock' web.qcow2",
     group = ArgGroup::new("to").required(true)
 )]
 pub(crate) struct Export {
     /// What to serve: NAME[/DISK][@WHEN] or NAME/DISK#BRANCH
+    #[arg(add = ArgValueCandidates::new(complete::devices))]
     what: String,
     /// As NBD: unix:PATH or HOST:PORT
     #[arg(long, value_name = "ADDRESS", group = "to", value_parser = values::nbd)]
     nbd: Option<ExportTo>,
-    /// As a file
-    #[arg(long, value_name = "PATH", group = "to")]
+    /// As a raw file, which is there until Ctrl-C
+    #[arg(long, value_name = "PATH", group = "to", value_parser = values::path)]
     file: Option<PathBuf>,
 }
 

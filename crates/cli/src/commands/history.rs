@@ -7,7 +7,10 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
+use clap_complete::engine::ArgValueCandidates;
+
 use crate::{
+    complete,
     error::Result,
     manager::{self, OnInterrupt},
     session::Session,
@@ -39,16 +42,17 @@ Examples:
   bygone timeline web
   bygone timeline web --since yesterday --kind boot,shutdown
   bygone timeline web --since 'last boot' --until '15:00'
-  bygone timeline web --json | jq -r 'select(.kind == \"package\") | .label'"
+  bygone timeline web --json | jq -r 'select(.kind == \"point\") | .label'"
 )]
 pub(crate) struct Timeline {
     /// Of which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
     /// Not before this moment
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", add = ArgValueCandidates::new(complete::moments))]
     since: Option<String>,
     /// Not after this moment
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", add = ArgValueCandidates::new(complete::moments))]
     until: Option<String>,
     /// Only these kinds: K,K or given again
     #[arg(
@@ -59,7 +63,7 @@ pub(crate) struct Timeline {
     )]
     kinds: Vec<Kind>,
     /// Only what happened on this branch
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", add = ArgValueCandidates::new(complete::branches))]
     branch: Option<String>,
 }
 
@@ -77,7 +81,7 @@ impl Timeline {
 /// `points`.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Show the moments worth choosing from: boots, shutdowns, changes of software, points; the newest \
+    long_about = "Show the moments worth choosing from: boots, stops, points; the newest \
                   last.",
     after_long_help = "\
 Examples:
@@ -86,6 +90,7 @@ Examples:
 )]
 pub(crate) struct Points {
     /// Of which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
 }
 
@@ -100,14 +105,15 @@ Examples:
 )]
 pub(crate) struct Point {
     /// Of which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
     /// Which moment; now unless given
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", add = ArgValueCandidates::new(complete::moments))]
     at: Option<String>,
     /// What it is called
     #[arg(long, value_name = "TEXT")]
     label: String,
-    /// Keep it at least this long, such as 30d
+    /// Keep it at least this long, such as 30d (only noted yet: nothing is ever freed in this version)
     #[arg(long, value_name = "TIME", value_parser = values::hold)]
     hold: Option<String>,
 }

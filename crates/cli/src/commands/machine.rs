@@ -3,7 +3,9 @@
 use bygone_api::{call, config::Display};
 use clap::Args;
 
-use crate::{error::Result, manager, session::Session, show, values};
+use clap_complete::engine::ArgValueCandidates;
+
+use crate::{complete, error::Result, manager, session::Session, show, values};
 
 /// `run`.
 #[derive(Debug, Args)]
@@ -20,18 +22,19 @@ Examples:
   bygone run web
   bygone run web --console                          and attach to its serial console
   bygone run web --at 'last shutdown'               as it was then, on a new branch
-  bygone run web --at 'before install nginx' --branch try-1
+  bygone run web --at 'point:before the migration' --branch try-1
   bygone run web --branch try-1                     go on with that branch
   bygone run web --wait                             return when it has stopped"
 )]
 pub(crate) struct Run {
     /// Which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
     /// From which moment; the present unless given
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", add = ArgValueCandidates::new(complete::moments))]
     at: Option<String>,
     /// On which branch; with --at, what the new branch is called
-    #[arg(long, value_name = "B")]
+    #[arg(long, value_name = "B", add = ArgValueCandidates::new(complete::branches))]
     branch: Option<String>,
     /// What its user sees: none, gtk (a window) or vnc:ADDRESS
     #[arg(long, value_name = "DISPLAY", value_parser = values::display)]
@@ -65,6 +68,7 @@ Examples:
 )]
 pub(crate) struct Console {
     /// Which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
 }
 
@@ -81,12 +85,13 @@ Examples:
 )]
 pub(crate) struct Stop {
     /// Which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
     /// At once, as if the power were cut
     #[arg(long, conflicts_with = "deadline")]
     force: bool,
     /// How long it may take before it is forced, in seconds [default: 90]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = values::whole_seconds)]
     deadline: Option<u32>,
 }
 

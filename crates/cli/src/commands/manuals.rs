@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _};
-use clap_complete::Shell;
+use clap_complete::{Shell, env::Shells};
 
 use crate::{
     cli::Cli,
@@ -14,7 +14,7 @@ use crate::{
 /// `completions`.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Write a completion script for a shell to standard output.",
+    long_about = "Write a completion script for a shell to standard output. It completes targets, branches, moments and disks too: the shell asks bygone.",
     after_long_help = "\
 Examples:
   bygone completions bash > /etc/bash_completion.d/bygone
@@ -44,7 +44,13 @@ pub(crate) struct Man {
 
 pub(crate) fn completions(session: &Session, args: &Completions) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "bygone", &mut script);
+    let shells = Shells::builtins();
+    // The shells of the argument are those.
+    if let Some(shell) = shells.completer(&args.shell.to_string()) {
+        shell
+            .write_registration("COMPLETE", "bygone", "bygone", "bygone", &mut script)
+            .map_err(Error::Output)?;
+    }
     session.print(&String::from_utf8_lossy(&script))
 }
 

@@ -8,12 +8,15 @@ use bygone_api::{
 };
 use clap::{ArgGroup, Args};
 
+use clap_complete::engine::ArgValueCandidates;
+
 use crate::{
+    complete,
     confirm::before_loss,
     error::{Error, Result},
     manager,
     session::Session,
-    show,
+    show, values,
 };
 
 /// `restore`.
@@ -27,7 +30,7 @@ unless --discard-later gives it up. To a path, raw images are written and the ta
     after_long_help = "\
 Examples:
   bygone restore web --at 'last shutdown' --in-place
-  bygone restore web --at 'before install nginx' --in-place --discard-later
+  bygone restore web --at 'point:before the migration' --in-place --discard-later
   bygone restore web --at '3 days ago 15:00' --to /mnt/web.img      one disk
   bygone restore db --at yesterday --disk data --to /mnt/data.img
   bygone restore db --at yesterday --to /mnt/db/                    a folder, for several disks",
@@ -35,18 +38,19 @@ Examples:
 )]
 pub(crate) struct Restore {
     /// Of which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
     /// Which moment
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", add = ArgValueCandidates::new(complete::moments))]
     at: String,
     /// Write to the target itself
     #[arg(long, group = "destination")]
     in_place: bool,
     /// Write to a raw file or block device, or to a folder if there are several disks
-    #[arg(long, value_name = "PATH", group = "destination")]
+    #[arg(long, value_name = "PATH", group = "destination", value_parser = values::path)]
     to: Option<PathBuf>,
     /// Only this disk; all of them unless given
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", add = ArgValueCandidates::new(complete::disks))]
     disk: Option<String>,
     /// Give up the history after that moment
     #[arg(long, conflicts_with = "to")]

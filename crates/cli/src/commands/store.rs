@@ -4,7 +4,10 @@ use bygone_api::call;
 use clap::Args;
 use serde_json::json;
 
+use clap_complete::engine::ArgValueCandidates;
+
 use crate::{
+    complete,
     error::{Error, Result},
     manager,
     session::Session,
@@ -48,6 +51,7 @@ Examples:
 )]
 pub(crate) struct Verify {
     /// Only this target; everything unless given
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: Option<String>,
     /// Everything, however long it takes (the default)
     #[arg(long, conflicts_with_all = ["newest_first", "for_s"])]
@@ -69,10 +73,11 @@ impl Verify {
 /// `compact`.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Write checkpoints and free what is no longer needed. No moment is lost by this.",
+    long_about = "Write index checkpoints of all targets, so that the past is read faster after the next start. No moment is lost by this, and no \
+                  history is freed: this version keeps everything.",
     after_long_help = "\
 Examples:
-  bygone compact --dry-run    what it would free
+  bygone compact --dry-run    what the store takes now
   bygone compact"
 )]
 pub(crate) struct Compact {
@@ -102,7 +107,11 @@ pub(crate) struct Bench {}
 pub(crate) fn init(session: &Session) -> Result<()> {
     manager::init(session)?;
     let store = session.store()?;
-    session.tell(&json!({"store": store}), |_, _| show::store::made(&store))
+    // A file system that is too small is better known before there is something in the store.
+    let problems = manager::ask(session, &call::Status {})?.problems;
+    session.tell(&json!({"store": store, "problems": problems}), |_, look| {
+        format!("{}{}", show::status::problems(&problems, look), show::store::made(&store))
+    })
 }
 
 pub(crate) fn status(session: &Session) -> Result<()> {

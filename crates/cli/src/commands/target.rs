@@ -9,7 +9,10 @@ use bygone_api::{
 };
 use clap::{ArgAction, Args, Subcommand, ValueEnum};
 
+use clap_complete::engine::ArgValueCandidates;
+
 use crate::{
+    complete,
     confirm::before_loss,
     error::Result,
     manager::{self, OnInterrupt},
@@ -73,13 +76,13 @@ pub(crate) struct Add {
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = values::memory_mib)]
     memory: u32,
     /// Virtual processors
-    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=255))]
+    #[arg(long, value_name = "N", default_value = "2", value_parser = values::cpus)]
     cpus: u32,
     /// A kernel to boot directly
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = values::path)]
     kernel: Option<PathBuf>,
     /// Its initial RAM disk
-    #[arg(long, value_name = "FILE", requires = "kernel")]
+    #[arg(long, value_name = "FILE", requires = "kernel", value_parser = values::path)]
     initrd: Option<PathBuf>,
     /// Its command line
     #[arg(long, value_name = "TEXT", requires = "kernel", allow_hyphen_values = true)]
@@ -115,6 +118,7 @@ enum FirmwareArg {
 )]
 pub(crate) struct Show {
     /// Which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
 }
 
@@ -133,6 +137,7 @@ Examples:
 )]
 pub(crate) struct Set {
     /// Which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
     /// What to change
     #[arg(required = true, value_name = "KEY=VALUE", value_parser = values::setting)]
@@ -156,6 +161,7 @@ Bring back a target whose newest configuration cannot be read. It is made anew f
 settings and disks, or, if it says nothing, from an older configuration. Its history is left as it is.")]
 pub(crate) struct Repair {
     /// Which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
 }
 
@@ -171,6 +177,7 @@ Examples:
 )]
 pub(crate) struct Remove {
     /// Which target
+    #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
     /// Delete its history too
     #[arg(long)]

@@ -36,6 +36,10 @@ impl World {
         self.dir.path().join("store")
     }
 
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     /// The binary with this store, in a time zone of its own, and without a terminal.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bygone"));
