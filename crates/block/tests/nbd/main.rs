@@ -15,9 +15,9 @@ mod lifecycle;
 mod places;
 mod room;
 mod scope;
+mod stored;
 mod tools;
 mod transmission;
-mod unaligned;
 
 use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Clients that never asked how large blocks are.
+//! A served disk of the store: clients that never asked how large blocks are, and damage.
 
 use std::{path::Path, sync::Arc};
 
@@ -94,6 +94,46 @@ fn a_client_that_asked_has_to_keep_to_the_blocks() {
     client.option(OPT_INFO, &info_data(EXPORT, &[3]));
     client.go_asking(EXPORT, &[]).unwrap();
     assert_eq!(client.write(512, &[1; 512]), EINVAL);
+}
+
+#[test]
+fn a_damaged_block_fails_alone_and_says_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let _serving = served(folder.path());
+    let path = folder.path().join("nbd.sock");
+    let mut client = Client::connect(&path);
+    client.agree_on_all(EXPORT);
+    let data = pattern(1, 256 << 10);
+    assert_eq!(client.write(0, &data), 0);
+    assert_eq!(client.write(1 << 20, &[2; 4096]), 0);
+    client.flush();
+    // One bit of the fourth block, in the middle of a large record.
+    let segment = folder.path().join("log/log/0000000001.seg");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.windows(64).position(|found| found == &data[3 * 4096..3 * 4096 + 64]).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let mut simple = Client::connect(&path);
+    simple.go(EXPORT).unwrap();
+    let whole = client.ask(READ, 0, 0, 256 << 10);
+    let alone = client.ask(READ, 0, 3 * 4096, 4096);
+    for outcome in [whole, alone] {
+        assert_eq!(outcome.error, EIO);
+        assert!(outcome.message.contains("0000000001.seg"), "{}", outcome.message);
+    }
+    assert_eq!(simple.ask(READ, 0, 3 * 4096, 4096).error, EIO);
+    for (offset, len) in [(0, 3 * 4096), (4 * 4096, 60 * 4096), (1 << 20, 4096)] {
+        let read = client.read(offset, len);
+        let at = usize::try_from(offset).unwrap();
+        if offset < 1 << 20 {
+            assert!(read == data[at..at + len as usize]);
+        } else {
+            assert_eq!(read, [2; 4096]);
+        }
+    }
+    // Written again, it is well.
+    assert_eq!(client.write(3 * 4096, &data[3 * 4096..4 * 4096]), 0);
+    assert!(client.read(0, 256 << 10) == data);
 }
 
 #[test]
