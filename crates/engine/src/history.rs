@@ -3,7 +3,7 @@
 //! Names are resolved here and nowhere below: what comes out is a [`Place`], which means the same moment whatever becomes of
 //! the target, and the words that are told of it.
 
-use std::{cell::OnceCell, ops::ControlFlow};
+use std::{cell::OnceCell, ops::ControlFlow, sync::Arc};
 
 use bygone_model::{
     BranchId, Details, Event, Grade, Kind, Micros, Moment, Place, Seq, Truth,
@@ -121,7 +121,7 @@ pub(crate) fn name_of(catalog: &Catalog, place: Place) -> String {
 /// The history of a log, as the grammar of moments asks for it.
 struct LogHistory<'a> {
     log: &'a Log,
-    catalog: Catalog,
+    catalog: Arc<Catalog>,
     lived: OnceCell<Line>,
 }
 

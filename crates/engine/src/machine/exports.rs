@@ -77,12 +77,12 @@ pub(super) fn serve(target: &Arc<Target>, branch: BranchId) -> Result<(PathBuf, 
 impl Exports for MachineExports {
     fn list(&self) -> Vec<ExportInfo> {
         let Some(target) = self.target.upgrade() else { return Vec::new() };
-        let disks = target.log.catalog().disks;
+        let catalog = target.log.catalog();
         let info = |disk: &bygone_store::catalog::Disk| ExportInfo {
             name: name(&target, &disk.name),
             description: format!("disk {} of {}", disk.name, target.name),
         };
-        disks.iter().map(info).collect()
+        catalog.disks.iter().map(info).collect()
     }
 
     fn open(&self, asked: &str) -> std::result::Result<Arc<dyn BlockDevice>, OpenError> {

@@ -112,7 +112,7 @@ impl Writer {
         let head = self.log.head_seq();
         let times = (1..=head.0).map(|seq| self.log.time_of(Seq(seq)).unwrap()).collect();
         // A branch shows its parent's past as well.
-        for volume in self.log.catalog().volumes {
+        for volume in self.log.catalog().volumes.clone() {
             let Some((parent, from)) = volume.parent else { continue };
             let seen = self.images.range((parent.0, Seq(0))..=(parent.0, from));
             let seen: Vec<_> = seen.map(|((_, seq), image)| (*seq, image.clone())).collect();

@@ -277,7 +277,7 @@ impl World {
     fn roam(&mut self) {
         let Some(log) = self.log.clone() else { return };
         let head = log.head_seq();
-        for volume in log.catalog().volumes {
+        for volume in &log.catalog().volumes {
             let seq = bygone_model::Seq(self.rng.below(head.0 + 1));
             let Ok(view) = log.view(volume.id, seq) else { continue };
             let mut bytes = vec![0; 64 << 9];

@@ -17,8 +17,8 @@ use crate::{
     format::{
         VERSION,
         checkpoint::{
-            self, FRAME_BYTES, Footer, Name, Row, StoredEvent, TABLE_STRIPES, Table, TableRef, Tables,
-            Trailer, TreeRef,
+            self, FRAME_BYTES, Footer, Name, Row, StoredEvent, TABLE_STRIPES, Table, TableRef, Trailer,
+            TreeRef,
         },
         crc32c,
         page::{self, PAGE_BYTES_MAX, Page, STRIPE_SECTORS},
@@ -45,8 +45,9 @@ impl Checkpoint {
     /// The tables of a volume.
     #[must_use]
     pub fn tables(&self, volume: VolumeId) -> &[TableRef] {
-        let of = |tables: &(u32, Tables)| tables.0 == volume.0;
-        self.footer.volumes.iter().find(|tables| of(tables)).map_or(&[], |(_, tables)| tables.as_slice())
+        let volumes = &self.footer.volumes;
+        let at = volumes.binary_search_by_key(&volume.0, |tables| tables.0);
+        at.map_or(&[], |at| volumes[at].1.as_slice())
     }
 }
 
@@ -160,6 +161,7 @@ impl IndexFiles {
         if footer.end != name.end
             || footer.start > footer.end
             || !numbers.clone().is_sorted_by(|a, b| a < b)
+            || !footer.volumes.is_sorted_by(|a, b| a.0 < b.0)
             || !numbers.into_iter().all(segment::is_number)
         {
             return Err(damaged(trailer.offset, Damage::Inconsistent));

@@ -57,7 +57,7 @@ pub struct Contents {
     /// The segments of that span, in order.
     pub segments: Vec<SegmentStart>,
     /// The catalog at its end.
-    pub catalog: Catalog,
+    pub catalog: Arc<Catalog>,
 }
 
 impl std::fmt::Debug for Contents {
@@ -219,7 +219,7 @@ fn write_all(
         segments: contents.segments.clone(),
         events,
         events_count: contents.events.len() as u32,
-        catalog: contents.catalog.clone(),
+        catalog: Catalog::clone(&contents.catalog),
     };
     let block = out.append_json(&footer)?;
     let trailer = Trailer { offset: block.offset, len_bytes: block.len_bytes, crc: block.crc };

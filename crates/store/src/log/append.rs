@@ -150,7 +150,8 @@ pub(super) struct Sequencer {
     pub term: u32,
     pub head: Seq,
     pub last_time: Micros,
-    pub catalog: Catalog,
+    /// Shared with whoever looks at it; a change makes it anew only while somebody does.
+    pub catalog: Arc<Catalog>,
     /// `None` until the first record: a log that is only read gets no new segment.
     pub active: Option<Active>,
     /// This life of the log has said that it began.
@@ -258,7 +259,7 @@ impl Sequencer {
             time,
             &mut |_| {},
         )?;
-        self.catalog.apply(done.last, time, change);
+        Arc::make_mut(&mut self.catalog).apply(done.last, time, change);
         Ok(())
     }
 
@@ -425,7 +426,7 @@ impl Log {
             let done = sequencer.append(&*self.dir, &*self.clock, &self.options, &[record], &mut |_| {});
             self.head.store(sequencer.head.0, Ordering::Release);
             let done = done?;
-            sequencer.catalog.apply(done.last, done.time, &change);
+            Arc::make_mut(&mut sequencer.catalog).apply(done.last, done.time, &change);
             done
         };
         self.flush()?;

@@ -127,6 +127,14 @@ struct Layer {
     checkpoint: Option<Arc<Checkpoint>>,
 }
 
+impl Layer {
+    /// Anything was ever written to the volume up to then; else whoever looks up sectors need not ask it.
+    fn knows_anything(&self) -> bool {
+        self.recent.as_ref().is_some_and(|recent| !recent.is_empty())
+            || self.checkpoint.as_ref().is_some_and(|checkpoint| !checkpoint.tables(self.volume).is_empty())
+    }
+}
+
 /// What a lookup of the present needs; always consistent in itself.
 #[derive(Default)]
 struct Heads {
@@ -212,9 +220,9 @@ impl Log {
         self.identity.id
     }
 
-    /// The catalog as it is now.
+    /// The catalog as it is now. It is shared, not copied.
     #[must_use]
-    pub fn catalog(&self) -> Catalog {
+    pub fn catalog(&self) -> Arc<Catalog> {
         self.sequencer().catalog.clone()
     }
 

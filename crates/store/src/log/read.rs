@@ -49,18 +49,28 @@ impl Log {
     pub fn open_volume(&self, volume: VolumeId, below: Below, since: Seq) -> Result<()> {
         let parents = Arc::new(self.ancestors(volume)?);
         let mut head = Head::default();
-        let sequencer = self.sequencer();
-        let covered = self.heads().base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
-        let since = if below == Below::Index { covered } else { since };
-        if since < covered {
-            self.entries_between(since, covered, &mut |entry| {
-                if entry.volume == volume {
-                    head.active.insert(entry);
-                }
-            })?;
-        }
+        let covered = || self.heads().base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
+        let mut since = if below == Below::Index { Seq::MAX } else { since };
+        let sequencer = loop {
+            // What a checkpoint has is read from the segments while nobody waits for it; it may take long.
+            let known = covered();
+            if since < known {
+                self.entries_between(since, known, &mut |entry| {
+                    if entry.volume == volume {
+                        head.active.insert(entry);
+                    }
+                })?;
+                since = known;
+            }
+            let sequencer = self.sequencer();
+            if since >= covered() {
+                break sequencer;
+            }
+        };
+        // Of the others, what is in memory is all that there is.
+        let since = if below == Below::Index { covered() } else { since };
         for entry in sequencer.recent() {
-            if entry.volume == volume && entry.seq > since.max(covered) {
+            if entry.volume == volume && entry.seq > since {
                 head.active.insert(entry);
             }
         }
@@ -175,7 +185,7 @@ impl Log {
                 return Err(Error::NoVolume(parent));
             }
             seq = seq.min(from);
-            out.push(self.layer(parent, seq)?);
+            out.extend(Some(self.layer(parent, seq)?).filter(Layer::knows_anything));
             at = catalog.volume(parent)?;
         }
         Ok(out)
@@ -372,3 +382,6 @@ impl View {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -208,7 +208,7 @@ impl Log {
             term: state.term,
             head: state.head,
             last_time: state.last_time,
-            catalog: state.catalog,
+            catalog: Arc::new(state.catalog),
             active: None,
             opened: false,
             starved: false,

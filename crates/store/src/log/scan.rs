@@ -3,7 +3,7 @@
 //! A record that does not hold ends the log, because a power cut may have left it so — unless a later record
 //! says that it was durable already: then it is damage, reported, and the rest is still read (I5).
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use bygone_model::{Micros, Seq};
 
@@ -33,8 +33,8 @@ pub(super) struct Scanned {
     pub sealed: bool,
     /// Damaged places.
     pub damage: Vec<(u64, Damage)>,
-    /// Of some records not even the header is left: what they wrote where is not known.
-    pub lost: bool,
+    /// Records of which not even the header is left: what they wrote where, and when, is not known.
+    pub lost: Vec<Range<Seq>>,
     /// Where each record is, unless there is an index.
     pub starts: Vec<u64>,
     /// Its records say that everything up to here was durable.
@@ -137,7 +137,7 @@ pub(super) fn scan(file: &Arc<dyn File>, number: u32, context: Context) -> Resul
     if let Some(index) = sealed_index(&**file, number, &context.log)? {
         let damage = if header.is_none() { vec![(0, Damage::Checksum)] } else { Vec::new() };
         let durable = Seq::ZERO;
-        return Ok(Scanned { index, sealed: true, damage, lost: false, starts: Vec::new(), durable });
+        return Ok(Scanned { index, sealed: true, damage, lost: Vec::new(), starts: Vec::new(), durable });
     }
     scan_records(&**file, number, header, context)
 }
@@ -158,7 +158,7 @@ pub(super) fn scan_records(
         },
         sealed: false,
         damage: if header.is_none() { vec![(0, Damage::Checksum)] } else { Vec::new() },
-        lost: false,
+        lost: Vec::new(),
         starts: Vec::new(),
         durable: Seq::ZERO,
     };
@@ -190,7 +190,7 @@ pub(super) fn scan_records(
             _ => match resync(&mut window, at + record::ALIGN_BYTES, incarnation, seq, context.durable)? {
                 Some((next_at, next)) if next.seq < context.until => {
                     out.damage.push((at, Damage::Checksum));
-                    out.lost = true;
+                    out.lost.push(seq..next.seq);
                     // What is lost keeps its seqs; its times are unknown.
                     let before = out.index.times.last().copied().unwrap_or(next.time);
                     out.index.times.extend((seq.0..next.seq.0).map(|_| before));

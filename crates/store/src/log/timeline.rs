@@ -1,6 +1,6 @@
 //! Time and seq, and the events between two moments.
 
-use std::sync::PoisonError;
+use std::{ops::Range, sync::PoisonError};
 
 use bygone_model::{Micros, Place, Seq};
 
@@ -193,7 +193,7 @@ impl Log {
                 if start > last || (start >= first && start_time > time) {
                     continue;
                 }
-                let (start, times) = self.segment_times(number)?;
+                let (start, times, lost) = self.segment_times(number)?;
                 let at = |seq: Seq| times.get((seq.0.checked_sub(start.0)?) as usize).copied();
                 let from = first.max(start);
                 let end = span.segments.get(i + 1).map_or(span.end, |next| Seq(next.1.0.saturating_sub(1)));
@@ -208,6 +208,9 @@ impl Log {
                 let count = range.partition_point(|t| *t <= time) as u64;
                 if count > 0 {
                     let seq = Seq(from.0 + count - 1);
+                    if lost.iter().any(|lost| lost.contains(&seq)) {
+                        return Err(Error::damaged(&segment::file_name(number), 0, Damage::Checksum));
+                    }
                     return Ok(at(seq).map(|t| (seq, t)));
                 }
             }
@@ -250,19 +253,19 @@ impl Log {
         Ok(out)
     }
 
-    /// The first seq of a segment and the times of all its records.
-    fn segment_times(&self, number: u32) -> Result<(Seq, Vec<Micros>)> {
+    /// The first seq of a segment and the times of all its records, and for which of them that time is not known.
+    fn segment_times(&self, number: u32) -> Result<(Seq, Vec<Micros>, Vec<Range<Seq>>)> {
         {
             let sequencer = self.sequencer();
             if let Some(active) = sequencer.active.as_ref().filter(|active| active.number == number) {
-                return Ok((active.first_seq, active.times.clone()));
+                return Ok((active.first_seq, active.times.clone(), Vec::new()));
             }
             if let Some(full) = sequencer.full.iter().find(|full| full.number == number) {
-                return Ok((full.first_seq, full.times.clone()));
+                return Ok((full.first_seq, full.times.clone(), Vec::new()));
             }
         }
-        let index = self.index_of_what_is_left(number)?;
-        Ok((index.first_seq, index.times))
+        let scanned = self.scan_segment(number)?;
+        Ok((scanned.index.first_seq, scanned.index.times, scanned.lost))
     }
 
     /// What a segment holds that takes no more records.
@@ -280,7 +283,7 @@ impl Log {
         let scanned = self.scan_segment(number)?;
         match scanned.damage.first() {
             // A record whose payload does not hold is known all the same; whoever reads it is told.
-            Some(&(offset, damage)) if scanned.lost => {
+            Some(&(offset, damage)) if !scanned.lost.is_empty() => {
                 Err(Error::damaged(&segment::file_name(number), offset, damage))
             }
             _ => Ok(scanned.index),

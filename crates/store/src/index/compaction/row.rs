@@ -145,7 +145,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        catalog::Catalog,
         env::{Dir, RealDir},
         error::{Damage, Place},
         format::{
@@ -204,7 +203,7 @@ mod tests {
             at_once: 700,
             events: Vec::new(),
             segments: Vec::new(),
-            catalog: Catalog::default(),
+            catalog: Arc::default(),
         };
         compaction::write(&**dir, &ID, index, previous, contents, None).unwrap()
     }

@@ -188,7 +188,7 @@ impl Recovered {
             at_once: options.at_once(),
             events: self.events.clone(),
             segments: self.segments.clone(),
-            catalog: self.catalog.clone(),
+            catalog: Arc::new(self.catalog.clone()),
         }
     }
 
