@@ -253,6 +253,8 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "index", steps: INDEX, wide: false },
     Profile { name: "mixed", steps: MIXED, wide: false },
     Profile { name: "wide", steps: MIXED, wide: true },
+    // Pages of a few entries, so that trees have many levels.
+    Profile { name: "pages", steps: MIXED, wide: false },
 ];
 
 /// The mixture of this name.

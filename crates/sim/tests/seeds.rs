@@ -49,6 +49,8 @@ worlds! {
     everything_at_once_1: "mixed" 0..150;
     everything_at_once_2: "mixed" 150..300;
     everything_at_once_3: "mixed" 300..450;
+    everything_at_once_in_tall_trees_1: "pages" 0..100;
+    everything_at_once_in_tall_trees_2: "pages" 100..200;
     everything_at_once_on_wide_disks_1: "wide" 0..100;
     everything_at_once_on_wide_disks_2: "wide" 100..200;
 }

@@ -23,6 +23,7 @@ fn options() -> LogOptions {
         segment_records_max: 64,
         checkpoint_entries: 12,
         checkpoint_bytes: 1 << 30,
+        page_entries_max: usize::MAX,
         versions_max: usize::MAX,
         aligned_payload_bytes: 1024,
         begin_bytes: 8192,

@@ -107,6 +107,7 @@ impl World {
             segment_records_max: rng.pick(&[5, 40, 1 << 16]),
             checkpoint_entries: rng.pick(&[16, 120, 500]),
             checkpoint_bytes: 1 << 30,
+            page_entries_max: usize::MAX,
             versions_max: usize::MAX,
             aligned_payload_bytes: [512, 4096, 1 << 20][(seed % 3) as usize],
             begin_bytes: 8192,

@@ -182,6 +182,7 @@ impl World {
             segment_records_max: rng.pick(&[5, 40, 1 << 16, 1 << 16]),
             checkpoint_entries: rng.pick(&[16, 40, 120, 500]),
             checkpoint_bytes: rng.pick(&[100 << 10, 1 << 30]),
+            page_entries_max: if profile.name == "pages" { 8 } else { usize::MAX },
             versions_max: if profile.name == "index" { 600 } else { usize::MAX },
             aligned_payload_bytes: [512, 2048, 8192, 1 << 20][(mix(seed) % 4) as usize],
             begin_bytes: 8192,

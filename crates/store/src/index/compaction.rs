@@ -35,6 +35,8 @@ use crate::{
 
 pub use mend::History;
 
+/// With fewer entries in a page trees would grow too high.
+const PAGE_ENTRIES_MIN: usize = 8;
 /// Pages are collected up to this size before they are written.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -52,6 +54,8 @@ pub struct Contents {
     pub versions: Versions,
     /// Merge about this many versions at a time: what bounds memory.
     pub at_once: usize,
+    /// Put no more entries into a page than this.
+    pub page_entries_max: usize,
     /// The events of that span, in order.
     pub events: Vec<StoredEvent>,
     /// The segments of that span, in order.
@@ -127,8 +131,14 @@ pub fn write(
     let file_name = name.file_name();
     remove_leftover(dir, &file_name)?;
     let file = dir.create(&file_name).map_err(|e| Error::io("making", &file_name, e))?;
-    let mut out =
-        Writer { file, name: file_name.clone(), number: name.number, buffer: Vec::new(), written: 0 };
+    let mut out = Writer {
+        file,
+        name: file_name.clone(),
+        number: name.number,
+        buffer: Vec::new(),
+        written: 0,
+        page_entries_max: contents.page_entries_max,
+    };
     let result = write_all(&mut out, log_id, index, previous, &contents, &mut damaged).and_then(|footer| {
         dir.sync(checkpoint::folder()).map_err(|e| Error::io("syncing", checkpoint::folder(), e))?;
         Ok(footer)
@@ -314,6 +324,7 @@ struct Writer {
     number: u32,
     buffer: Vec<u8>,
     written: u64,
+    page_entries_max: usize,
 }
 
 impl Writer {
@@ -349,6 +360,10 @@ impl Writer {
 }
 
 impl PageSink for Writer {
+    fn entries_max(&self, level: u8) -> usize {
+        page::entries_max(level).min(self.page_entries_max.max(PAGE_ENTRIES_MIN))
+    }
+
     fn file(&self) -> u32 {
         self.number
     }

@@ -61,6 +61,8 @@ pub struct LogOptions {
     pub checkpoint_entries: usize,
     /// … or this many bytes of log came since the last one.
     pub checkpoint_bytes: u64,
+    /// An index page gets no more entries than this: fewer than fit only where little data is to make tall trees.
+    pub page_entries_max: usize,
     /// So many versions may be in memory only; then changes of blocks are refused until a checkpoint could be written.
     pub versions_max: usize,
     /// Payloads of at least this many bytes begin at a block of their segment ([decision 9](../../../docs/decisions/0009-large-writes.md)).
@@ -90,6 +92,7 @@ impl Default for LogOptions {
             segment_records_max: 1 << 16,
             checkpoint_entries: 1 << 18,
             checkpoint_bytes: 4 << 30,
+            page_entries_max: usize::MAX,
             versions_max: 1 << 20,
             aligned_payload_bytes: 128 << 10,
             begin_bytes: 1 << 20,

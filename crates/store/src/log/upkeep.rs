@@ -208,6 +208,7 @@ impl Log {
                 end_time: sequencer.last_time,
                 versions: sequencer.recent().filter(|e| e.seq > start).collect(),
                 at_once: self.options.at_once(),
+                page_entries_max: self.options.page_entries_max,
                 events: sequencer.events.clone(),
                 segments: sequencer.segments.clone(),
                 catalog: sequencer.catalog.clone(),

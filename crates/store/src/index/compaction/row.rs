@@ -201,6 +201,7 @@ mod tests {
             end_time: Micros(0),
             versions: entries.iter().collect(),
             at_once: 700,
+            page_entries_max: usize::MAX,
             events: Vec::new(),
             segments: Vec::new(),
             catalog: Arc::default(),

@@ -12,13 +12,8 @@ use std::{collections::BTreeMap, ops::Range};
 use super::{PageRef, clipped, current_runs};
 use crate::{
     error::Result,
-    format::page::{self, PageEntry, STRIPE_SECTORS, entries_max},
+    format::page::{self, PageEntry, STRIPE_SECTORS},
 };
-
-/// A page of a delta begins at most half full, so that the next split is paid for by as many new versions.
-const fn begin_entries_max(level: u8) -> usize {
-    entries_max(level) / 2
-}
 
 /// The pages of one level that were written, and the entries that lead to them from the level above.
 #[derive(Debug, Default)]
@@ -52,6 +47,16 @@ pub trait PageSink {
     /// # Errors
     /// When they cannot be written.
     fn append(&mut self, bytes: &[u8]) -> Result<PageRef>;
+
+    /// How many entries a page of a level gets, at least 4: fewer than fit, where a test wants many pages of little.
+    fn entries_max(&self, level: u8) -> usize {
+        page::entries_max(level)
+    }
+}
+
+/// A page of a delta begins at most half full, so that the next split is paid for by as many new versions.
+fn begin_entries_max(sink: &dyn PageSink, level: u8) -> usize {
+    sink.entries_max(level) / 2
 }
 
 /// Builds a delta tree of one stripe.
@@ -116,7 +121,7 @@ impl ImageBuilder {
     pub fn add(&mut self, sink: &mut dyn PageSink, runs: &[PageEntry]) -> Result<()> {
         for run in runs {
             self.waiting.push(*run);
-            if self.waiting.len() == entries_max(0) {
+            if self.waiting.len() == sink.entries_max(0) {
                 write_run_page(sink, 0, &self.waiting, &[], &mut self.below)?;
                 self.waiting.clear();
             }
@@ -137,7 +142,7 @@ impl ImageBuilder {
         while self.below.pages.len() > 1 {
             level += 1;
             let mut above = Below::default();
-            for chunk in self.below.entries.chunks(entries_max(level)) {
+            for chunk in self.below.entries.chunks(sink.entries_max(level)) {
                 write_run_page(sink, level, chunk, &self.below.pages, &mut above)?;
             }
             self.below = above;
@@ -190,7 +195,7 @@ fn sweep(
     let mut live = BTreeMap::new();
     live.insert(slice.start, LivePage { end: slice.end, since: 0, entries: Vec::new() });
     let mut end = slice.end;
-    for (i, entries) in before.chunks(begin_entries_max(level)).enumerate().rev() {
+    for (i, entries) in before.chunks(begin_entries_max(sink, level)).enumerate().rev() {
         // The first one also has what is in front of it, and each what is between it and the next one.
         let first = if i == 0 { slice.start } else { entries[0].lba };
         live.insert(first, LivePage { end, since: 0, entries: in_order(entries.to_vec()) });
@@ -216,12 +221,12 @@ fn sweep(
         for tile in touched.iter().filter(|tile| !(merged && is_whole(tile))) {
             let Some(page) = live.get_mut(&tile.start) else { continue };
             page.entries.extend(clipped(version, tile));
-            if page.entries.len() == entries_max(level)
+            if page.entries.len() == sink.entries_max(level)
                 && let Some(full) = live.remove(&tile.start)
             {
                 // What comes next may have the same seq, so the fresh pages count from this one on, not the next.
                 close(sink, level, (tile.start, &full), version.seq, children, done)?;
-                split(&mut live, level, tile.start, &full, version.seq);
+                split(&mut live, begin_entries_max(sink, level), tile.start, &full, version.seq);
             }
         }
     }
@@ -248,9 +253,9 @@ fn close(
 }
 
 /// Begins one or two pages with what is still current in a page that is full.
-fn split(live: &mut BTreeMap<u32, LivePage>, level: u8, first: u32, full: &LivePage, since: u64) {
+fn split(live: &mut BTreeMap<u32, LivePage>, begin_max: usize, first: u32, full: &LivePage, since: u64) {
     let mut current = current_runs(&full.entries);
-    if current.len() <= begin_entries_max(level) {
+    if current.len() <= begin_max {
         live.insert(first, LivePage { end: full.end, since, entries: in_order(current) });
         return;
     }

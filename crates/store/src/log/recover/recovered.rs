@@ -186,6 +186,7 @@ impl Recovered {
             end_time: self.last_time,
             versions: self.recent.iter().flat_map(|chunk| chunk.iter()).collect(),
             at_once: options.at_once(),
+            page_entries_max: options.page_entries_max,
             events: self.events.clone(),
             segments: self.segments.clone(),
             catalog: Arc::new(self.catalog.clone()),
