@@ -37,7 +37,7 @@ use super::{
 use crate::parts::widened;
 
 /// From so much data in writes on it is worth to collect more, and to receive while they are made.
-const LARGE_BYTES: usize = 64 << 10;
+const LARGE_BYTES: usize = 256 << 10;
 
 /// What has to happen before the next request can be worked on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

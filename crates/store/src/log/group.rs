@@ -120,6 +120,11 @@ impl Sequencer {
             }
             active.times.push(time);
         }
+        if self.unflushed_bytes == 0 {
+            // A flush has just taken what came before.
+            active.begun_to =
+                active.begun_to.max(active.offset - active.offset % record::PAYLOAD_ALIGN_BYTES);
+        }
         active.offset = end;
         // The block at the end is left out: more of it comes with the next records.
         let whole = end - end % record::PAYLOAD_ALIGN_BYTES;

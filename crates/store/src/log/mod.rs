@@ -95,7 +95,7 @@ impl Default for LogOptions {
             page_entries_max: usize::MAX,
             versions_max: 1 << 20,
             aligned_payload_bytes: 128 << 10,
-            begin_bytes: 1 << 20,
+            begin_bytes: 4 << 20,
             cache: PageCache::new(CACHE_BYTES),
             random: Arc::new(SystemRandom),
         }
