@@ -20,7 +20,7 @@ use std::{
 
 use crate::{
     error::Result,
-    runner::{self, Launcher},
+    runner,
     store_dir::{StoreLock, StorePaths},
     target::{Shared, Target},
 };
@@ -52,17 +52,16 @@ impl Manager {
     /// # Errors
     /// When there is no store that this program can use, or another process has it.
     pub(crate) fn open(paths: &StorePaths) -> Result<Arc<Manager>> {
-        Manager::open_with(paths, Arc::new(runner::Qemu::default()))
+        Manager::open_shared(Shared::new(paths, Arc::new(runner::Qemu::default())))
     }
 
-    /// The same, with machines from `launcher`.
+    /// The same, with what its targets share.
     ///
     /// # Errors
     /// As [`Manager::open`].
-    pub(crate) fn open_with(paths: &StorePaths, launcher: Arc<dyn Launcher>) -> Result<Arc<Manager>> {
-        paths.check()?;
-        let store_lock = paths.lock()?;
-        let shared = Shared::new(paths, launcher);
+    pub(crate) fn open_shared(shared: Arc<Shared>) -> Result<Arc<Manager>> {
+        shared.paths.check()?;
+        let store_lock = shared.paths.lock()?;
         Ok(Arc::new(Manager {
             registry: Registry::open(&shared),
             shared,

@@ -26,7 +26,6 @@ use bygone_store::{
     Log, LogOptions,
     catalog::{Disk, Keeping},
     env::SystemClock,
-    index::cache::PageCache,
 };
 
 use self::{folder::Folder, lease::Live, op::Turn, size::Size};
@@ -50,8 +49,8 @@ use crate::{
 pub(crate) struct Shared {
     /// Where the store is.
     pub paths: StorePaths,
-    /// Index pages of all logs.
-    pub cache: Arc<PageCache>,
+    /// How logs are kept; all of them share its cache of index pages.
+    pub options: LogOptions,
     /// Starts machines.
     pub launcher: Arc<dyn Launcher>,
     /// Serves disks; each machine has a socket of its own.
@@ -61,9 +60,18 @@ pub(crate) struct Shared {
 impl Shared {
     /// For the store in `paths`, with machines from `launcher`.
     pub(crate) fn new(paths: &StorePaths, launcher: Arc<dyn Launcher>) -> Arc<Shared> {
+        Shared::with_options(paths, launcher, LogOptions::default())
+    }
+
+    /// The same, with other sizes.
+    pub(crate) fn with_options(
+        paths: &StorePaths,
+        launcher: Arc<dyn Launcher>,
+        options: LogOptions,
+    ) -> Arc<Shared> {
         Arc::new(Shared {
             paths: paths.clone(),
-            cache: PageCache::new(bygone_store::CACHE_BYTES),
+            options,
             launcher,
             nbd: bygone_block::nbd::Server::new(bygone_block::nbd::Limits::default()),
         })
@@ -100,6 +108,7 @@ pub(crate) struct Target {
     closing: AtomicBool,
     /// Held while a label is looked for and given.
     pub(crate) pointing: Mutex<()>,
+    gone: AtomicBool,
     written_bytes: AtomicU64,
     size: Size,
 }
@@ -139,10 +148,6 @@ fn open_log_in(folder: &Arc<Folder>, dir: &Path, options: LogOptions) -> Result<
 }
 
 impl Target {
-    fn log_options(cache: &Arc<PageCache>) -> LogOptions {
-        LogOptions { cache: cache.clone(), ..LogOptions::default() }
-    }
-
     /// Opens a target that there is.
     ///
     /// # Errors
@@ -154,7 +159,7 @@ impl Target {
     fn open_in(shared: &Arc<Shared>, name: &str, dir: PathBuf) -> Result<Arc<Target>> {
         let config = Configs::of(&dir, name).load()?;
         let folder = Folder::new(&dir);
-        let log = open_log_in(&folder, &dir, Target::log_options(&shared.cache))?;
+        let log = open_log_in(&folder, &dir, shared.options.clone())?;
         for (place, damage) in log.damage_at_open() {
             tracing::error!(target = name, %place, %damage, "damaged");
         }
@@ -178,6 +183,7 @@ impl Target {
             claims: Mutex::default(),
             closing: AtomicBool::new(false),
             pointing: Mutex::default(),
+            gone: AtomicBool::new(false),
             written_bytes: AtomicU64::new(0),
             size: Size::default(),
         };
@@ -211,7 +217,7 @@ impl Target {
         fill: impl FnOnce(&Arc<Target>) -> Result<()>,
     ) -> Result<()> {
         Configs::of(dir, &config.name).save(config)?;
-        let (clock, options) = (Arc::new(SystemClock::new()), Target::log_options(&shared.cache));
+        let (clock, options) = (Arc::new(SystemClock::new()), shared.options.clone());
         let log = Log::make(Folder::new(dir), clock, options, random_id()?)?;
         let mut filling = Vec::new();
         for disk in &config.disks {
@@ -241,9 +247,21 @@ impl Target {
         &self.dir
     }
 
-    /// Lets go of its folder: nothing is written there any more.
+    /// Lets go of its folder: nothing is written there any more, and nothing is begun with it.
     pub(crate) fn leave_folder(&self) {
+        self.gone.store(true, Ordering::Release);
         self.folder.leave();
+    }
+
+    /// It was removed, and only whoever still holds it knows it.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Nothing of ours works on its disks.
+    #[cfg(test)]
+    pub(crate) fn is_quiet(&self) -> bool {
+        !self.has_work() && lock(&self.claims).is_empty()
     }
 
     /// How it is made up.
@@ -280,7 +298,7 @@ impl Target {
     /// Something still uses it: a machine, a client, a thread that reads a disk.
     #[must_use]
     pub(crate) fn is_busy(&self) -> bool {
-        self.is_running() || self.workers.load(Ordering::Acquire) > 0 || !lock(&self.live).is_empty()
+        self.is_running() || self.has_work() || !lock(&self.live).is_empty()
     }
 
     pub(crate) fn is_closing(&self) -> bool {

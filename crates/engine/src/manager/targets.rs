@@ -40,7 +40,8 @@ impl Handle<call::TargetAdd> for Manager {
             return Err(error);
         }
         let mut told = false;
-        while *wait && target.is_busy() {
+        // Not for as long as somebody uses it otherwise.
+        while *wait && target.has_work() {
             if !answers.wanted() {
                 break;
             }

@@ -1,5 +1,6 @@
 mod machines;
 mod removed;
+mod sequences;
 
 use std::{
     path::Path,
@@ -22,6 +23,7 @@ use crate::{
     runner::fake::Fake,
     serve::Nobody,
     store_dir::StorePaths,
+    target::Shared,
 };
 
 /// A store in a temporary folder, and a place for machines that are none.
@@ -42,7 +44,7 @@ impl World {
     }
 
     fn manager(&self) -> Arc<Manager> {
-        Manager::open_with(&self.paths(), self.fake.clone()).unwrap()
+        Manager::open_shared(Shared::new(&self.paths(), self.fake.clone())).unwrap()
     }
 
     /// A manager of a store with these targets, which have one disk of 1 MiB each.

@@ -199,7 +199,12 @@ fn move_present(op: &Op, change: Move, answers: &mut dyn Answers) -> Result<Mome
         Next::New { name, parent, at } => Some((name.as_str(), *parent, *at)),
         Next::Branch(_) => None,
     };
-    let (_, head) = target.log.act(act, make)?;
+    // Without a change there is nothing to take back.
+    let head = if moves || act.drop.is_some() || act.revive.is_some() {
+        target.log.act(act, make)?.1
+    } else {
+        catalog.head
+    };
     let label = event.label.clone();
     let partly = |why: Error| Error::Partly { done: label.clone(), why: Box::new(why) };
     let moment = note(target, head, event).map_err(partly)?;

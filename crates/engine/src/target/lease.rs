@@ -122,7 +122,7 @@ impl Lease {
         drop(device);
         let mut right = right;
         right.given_back = true;
-        right.target.give_back(right.volume, right.used)
+        right.target.give_back(right.volume, right.used, true)
     }
 
     /// The disk's name.
@@ -140,7 +140,7 @@ impl Lease {
 impl Drop for Right {
     fn drop(&mut self) {
         if !self.given_back {
-            drop(self.target.give_back(self.volume, self.used));
+            self.target.give_back(self.volume, self.used, false);
         }
     }
 }
@@ -301,6 +301,10 @@ impl Target {
     }
 
     fn open_volume(&self, volume: VolumeId) -> Result<(LiveKind, Then)> {
+        // What is being filled is opened once it has been.
+        if let Ok(volume) = self.log.catalog().volume(volume) {
+            self.wait_unclaimed(volume.disk);
+        }
         let catalog = self.log.catalog();
         let entry = catalog.volume(volume)?.clone();
         let disk = catalog.disk_of(volume)?.clone();
@@ -340,9 +344,9 @@ impl Target {
         Ok((raw, image_lock))
     }
 
-    /// Gives back one use of a disk. After the last one it is closed; the lock of a disk outside the store is left to the caller, who
-    /// may go on with it without anybody coming in between.
-    fn give_back(&self, volume: VolumeId, used: Use) -> Option<ImageLock> {
+    /// Gives back one use of a disk. After the last one it is closed; with `keep_lock`, the lock of a disk outside the store is left to
+    /// the caller, who may go on with it without anybody coming in between.
+    fn give_back(&self, volume: VolumeId, used: Use, keep_lock: bool) -> Option<ImageLock> {
         let mut live = lock(&self.live);
         match live.get_mut(&volume) {
             Some(Live::Open { uses, .. }) => {
@@ -361,7 +365,8 @@ impl Target {
         };
         live.insert(volume, Live::Closing(tap));
         drop(live);
-        let kept = self.close(kind);
+        // An unwanted lock goes before anybody may open the disk again: they would find it locked.
+        let kept = self.close(kind).filter(|_| keep_lock);
         // What is left of the device goes with the lock held: whoever opens the disk next must find nothing of it.
         lock(&self.live).remove(&volume);
         self.live_changed.notify_all();

@@ -84,6 +84,9 @@ impl Target {
         let end = Instant::now() + WAIT_MAX;
         let mut doing = lock(&self.turn.doing);
         loop {
+            if self.is_gone() {
+                return Err(Error::NoTarget(self.name.clone()));
+            }
             match lifecycle::decide(*doing, self.machine_state(), request) {
                 verdict @ (Verdict::Go | Verdict::Adopt) => {
                     *doing = Some(Doing { change, since: self.log.now() });
@@ -124,6 +127,9 @@ impl Target {
         let end = Instant::now() + WAIT_MAX;
         let mut doing = lock(&self.turn.doing);
         loop {
+            if self.is_gone() {
+                return Err(Error::NoTarget(self.name.clone()));
+            }
             match lifecycle::decide(*doing, self.machine_state(), request) {
                 Verdict::Wait if Instant::now() < end => {
                     let left = end.saturating_duration_since(Instant::now());

@@ -196,6 +196,22 @@ impl Target {
         }
     }
 
+    /// Waits until nobody takes a disk outside the store away from what it shows. One that is being filled shows nothing, and whoever
+    /// wants it is served from the store.
+    pub(super) fn wait_unclaimed(&self, disk: u32) {
+        const LONGEST: Duration = Duration::from_secs(30);
+        let end = Instant::now() + LONGEST;
+        let shows_something = || matches!(self.log.catalog().shows.get(&disk), Some(Shows::Volume(_)));
+        while self.is_claimed(disk) && shows_something() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Threads read or fill its disks.
+    pub(crate) fn has_work(&self) -> bool {
+        self.workers.load(Ordering::Acquire) > 0
+    }
+
     /// Somebody fills this disk, or is about to.
     pub(crate) fn is_claimed(&self, disk: u32) -> bool {
         lock(&self.claims).contains_key(&disk)

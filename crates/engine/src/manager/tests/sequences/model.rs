@@ -1,0 +1,297 @@
+//! What a target is, by the plainest means: branches with their content, which is the present, the last change that can be taken back.
+//!
+//! [`Model::take`] is given what was asked and what was answered. It says whether that answer is legal in this state, and if so goes on
+//! to the state after it.
+
+use std::collections::BTreeMap;
+
+use crate::{Error, lifecycle};
+
+pub(super) const BLOCKS: usize = 8;
+pub(super) type Content = [u8; BLOCKS];
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub(super) enum Ask {
+    Add,
+    Set,
+    Run,
+    RunAt(String),
+    Stop,
+    GuestWrite(usize, u8),
+    PresentWrite(usize, u8),
+    Promote(String),
+    Restore(String, bool),
+    Undo,
+    Drop(String),
+    Remove,
+    BringBack,
+    Point(String),
+    Read(String),
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// It was done; the name of the branch that it made, if it made one.
+    Done(Option<String>),
+    Refused(Error),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Branch {
+    pub(super) name: String,
+    pub(super) dropped: bool,
+    pub(super) content: Content,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Machine {
+    Stopped,
+    Running(usize),
+    Left(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Inverse {
+    head: usize,
+    dropped: Option<usize>,
+    revived: Option<usize>,
+}
+
+/// A named moment, and what the disk held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Point {
+    pub(super) branch: usize,
+    pub(super) content: Content,
+}
+
+/// A target.
+#[derive(Clone, Debug)]
+pub(super) struct Model {
+    pub(super) branches: Vec<Branch>,
+    pub(super) head: usize,
+    pub(super) machine: Machine,
+    pub(super) points: BTreeMap<String, Point>,
+    pub(super) last: Option<Inverse>,
+    /// The disk is one outside the store, …
+    pub(super) tapped: bool,
+    /// … which is not there, …
+    pub(super) away: bool,
+    /// … or was changed without anybody having noticed.
+    pub(super) changed: Option<Content>,
+    pub(super) generation: u32,
+}
+
+/// What all requests of a round may meet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Round {
+    /// Another request for the same target is made at the same time.
+    pub(super) crowded: bool,
+    /// One of them has a disk or a moment open.
+    pub(super) served: bool,
+    /// So many of them stop it.
+    pub(super) stops: usize,
+}
+
+impl Model {
+    pub(super) fn new(tapped: bool, generation: u32) -> Model {
+        let main = Branch { name: "main".into(), dropped: false, content: [0; BLOCKS] };
+        Model {
+            branches: vec![main],
+            head: 0,
+            machine: Machine::Stopped,
+            points: BTreeMap::new(),
+            last: None,
+            tapped,
+            away: false,
+            changed: None,
+            generation,
+        }
+    }
+
+    pub(super) fn live(&self) -> impl Iterator<Item = (usize, &Branch)> {
+        self.branches.iter().enumerate().filter(|(_, branch)| !branch.dropped)
+    }
+
+    fn named(&self, name: &str) -> Option<usize> {
+        self.live().find(|(_, branch)| branch.name == name).map(|(id, _)| id)
+    }
+
+    /// Whoever opened the disk outside found what was changed there.
+    pub(super) fn notice(&mut self) {
+        if let Some(content) = self.changed.take() {
+            self.branches[self.head].content = content;
+        }
+    }
+
+    /// The disk of the present cannot be opened.
+    fn unreachable(&self) -> bool {
+        let open = matches!(self.machine, Machine::Running(branch) if branch == self.head);
+        self.tapped && self.away && !open
+    }
+
+    fn decide(&self, request: lifecycle::Request) -> lifecycle::Verdict {
+        let machine = match self.machine {
+            Machine::Stopped => lifecycle::Machine::Stopped,
+            Machine::Running(_) => lifecycle::Machine::Running,
+            Machine::Left(_) => lifecycle::Machine::LeftRunning,
+        };
+        lifecycle::decide(None, machine, request)
+    }
+
+    /// Another branch becomes the present; false if that is not legal.
+    fn may_move_to(&self, branch: Option<usize>) -> bool {
+        let stays = matches!(self.machine, Machine::Running(on) if Some(on) == branch);
+        let request = if stays { lifecycle::Request::MoveToRunning } else { lifecycle::Request::Move };
+        let moves = branch != Some(self.head);
+        self.decide(request) == lifecycle::Verdict::Go && !(moves && self.tapped && self.away)
+    }
+
+    /// Goes on to the state after this answer; false if it is not legal.
+    pub(super) fn take(&mut self, ask: &Ask, said: &Said, round: Round) -> bool {
+        match said {
+            Said::Refused(Error::Busy { .. }) => round.crowded,
+            // Whoever stops what is being stopped waits along.
+            Said::Done(_)
+                if matches!(ask, Ask::Stop) && round.stops > 1 && self.machine == Machine::Stopped =>
+            {
+                true
+            }
+            Said::Refused(Error::TargetStopping(_)) if round.stops > 0 => true,
+            Said::Refused(Error::Served(_) | Error::Moved(_) | Error::BranchUsed(_)) if round.served => true,
+            Said::Refused(error) => !self.clone().done(ask, None) && !matches!(error, Error::Partly { .. }),
+            Said::Done(made) => self.done(ask, made.as_ref()),
+        }
+    }
+
+    /// It was done; false if it could not have been.
+    fn done(&mut self, ask: &Ask, made: Option<&String>) -> bool {
+        use lifecycle::Verdict;
+        match ask {
+            Ask::Add | Ask::BringBack => return false,
+            Ask::Set => {}
+            Ask::Run => match (self.decide(lifecycle::Request::Run), self.machine) {
+                (Verdict::Go, _) if !self.unreachable() => {
+                    self.notice();
+                    self.machine = Machine::Running(self.head);
+                }
+                (Verdict::Adopt, Machine::Left(branch)) => {
+                    if branch == self.head && self.unreachable() {
+                        return false;
+                    }
+                    self.machine = Machine::Running(branch);
+                }
+                _ => return false,
+            },
+            Ask::RunAt(point) => {
+                let Some(Point { content, .. }) = self.points.get(point) else { return false };
+                if self.decide(lifecycle::Request::Run) != Verdict::Go {
+                    return false;
+                }
+                let (name, content) = (made.cloned().unwrap_or_default(), *content);
+                self.branches.push(Branch { name, dropped: false, content });
+                self.machine = Machine::Running(self.branches.len() - 1);
+            }
+            Ask::Stop => match self.machine {
+                Machine::Stopped => return false,
+                Machine::Left(branch) if branch == self.head && self.unreachable() => return false,
+                Machine::Left(_) | Machine::Running(_) => self.machine = Machine::Stopped,
+            },
+            Ask::GuestWrite(block, byte) => {
+                let Machine::Running(branch) = self.machine else { return false };
+                self.branches[branch].content[*block] = *byte;
+            }
+            Ask::PresentWrite(block, byte) => {
+                if self.decide(lifecycle::Request::Serve) != Verdict::Go || self.unreachable() {
+                    return false;
+                }
+                self.notice();
+                self.branches[self.head].content[*block] = *byte;
+            }
+            Ask::Promote(name) => {
+                let Some(branch) = self.named(name) else { return false };
+                if !self.may_move_to(Some(branch)) {
+                    return false;
+                }
+                if branch != self.head {
+                    self.notice();
+                    self.last = Some(Inverse { head: self.head, dropped: None, revived: None });
+                    self.head = branch;
+                }
+            }
+            Ask::Restore(point, discard) => {
+                let Some(Point { content, .. }) = self.points.get(point) else { return false };
+                if !self.may_move_to(None) {
+                    return false;
+                }
+                let content = *content;
+                if *discard {
+                    self.changed = None;
+                } else {
+                    self.notice();
+                }
+                let dropped = discard.then_some(self.head);
+                self.last = Some(Inverse { head: self.head, dropped, revived: None });
+                if let Some(old) = dropped {
+                    self.branches[old].dropped = true;
+                }
+                let name = made.cloned().unwrap_or_default();
+                self.branches.push(Branch { name, dropped: false, content });
+                self.head = self.branches.len() - 1;
+            }
+            Ask::Undo => {
+                let Some(Inverse { head, dropped, revived }) = self.last else { return false };
+                let moves = head != self.head;
+                if moves && !self.may_move_to(Some(head)) {
+                    return false;
+                }
+                let runs_on = match self.machine {
+                    Machine::Stopped => None,
+                    Machine::Running(branch) | Machine::Left(branch) => Some(branch),
+                };
+                if revived.is_some() && revived == runs_on {
+                    return false;
+                }
+                if moves {
+                    self.notice();
+                }
+                if let Some(back) = dropped {
+                    let name = self.branches[back].name.clone();
+                    let names = std::iter::once(name.clone()).chain((2..).map(|n| format!("{name}-{n}")));
+                    let free = names.into_iter().find(|name| self.named(name).is_none()).unwrap();
+                    self.branches[back].name = free;
+                    self.branches[back].dropped = false;
+                }
+                if let Some(gone) = revived {
+                    self.branches[gone].dropped = true;
+                }
+                self.last = Some(Inverse { head: self.head, dropped: revived, revived: dropped });
+                self.head = head;
+            }
+            Ask::Drop(name) => {
+                let Some(branch) = self.named(name) else { return false };
+                let runs_on = match self.machine {
+                    Machine::Stopped => None,
+                    Machine::Running(branch) | Machine::Left(branch) => Some(branch),
+                };
+                if branch == self.head || runs_on == Some(branch) {
+                    return false;
+                }
+                self.branches[branch].dropped = true;
+                self.last = Some(Inverse { head: self.head, dropped: Some(branch), revived: None });
+            }
+            // Who removes a target is asked for by the world: the model goes with it.
+            Ask::Remove => return self.machine == Machine::Stopped,
+            Ask::Point(label) => {
+                if self.points.contains_key(label) || self.changed.is_some() {
+                    return false;
+                }
+                let point = Point { branch: self.head, content: self.branches[self.head].content };
+                self.points.insert(label.clone(), point);
+            }
+            Ask::Read(point) => return self.points.contains_key(point),
+        }
+        true
+    }
+}
