@@ -176,3 +176,72 @@ pub(crate) fn decide(doing: Option<Doing>, machine: Machine, request: Request) -
         (Machine::Stopping, _) => Refused(Refusal::Stopping),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MACHINES: [Machine; 5] =
+        [Machine::Stopped, Machine::Starting, Machine::Running, Machine::Stopping, Machine::LeftRunning];
+
+    fn word(verdict: Verdict) -> &'static str {
+        match verdict {
+            Verdict::Go => "",
+            Verdict::Adopt => "adopt",
+            Verdict::Wait => "wait",
+            Verdict::Refused(Refusal::Busy(_)) => "busy",
+            Verdict::Refused(Refusal::Running) => "running",
+            Verdict::Refused(Refusal::Stopping) => "stopping",
+            Verdict::Refused(Refusal::LeftRunning) => "left",
+            Verdict::Refused(Refusal::Stopped) => "stopped",
+        }
+    }
+
+    /// The tables of `docs/lifecycle.md`.
+    #[test]
+    fn every_state_answers_every_request_as_the_contract_says() {
+        for (request, wanted) in [
+            (Request::Run, ["", "running", "running", "stopping", "adopt"]),
+            (Request::Stop, ["stopped", "", "", "", "adopt"]),
+            (Request::Move, ["", "running", "running", "stopping", "left"]),
+            (Request::MoveToRunning, ["", "", "", "stopping", "left"]),
+            (Request::Branches, ["", "", "", "", ""]),
+            (Request::Serve, ["", "", "", "", "left"]),
+            (Request::Note, ["", "", "", "", ""]),
+            (Request::Remove, ["", "running", "running", "stopping", "left"]),
+        ] {
+            let said = MACHINES.map(|machine| word(decide(None, machine, request)));
+            assert_eq!(said, wanted, "{request:?}");
+        }
+        let moving = [Change::Restore, Change::Promote, Change::Undo];
+        let gone = [Change::Add, Change::Repair, Change::Remove];
+        let while_in = |change, request| {
+            let doing = Doing { change, since: Micros(0) };
+            MACHINES.map(|machine| word(decide(Some(doing), machine, request)))
+        };
+        for request in [
+            Request::Run,
+            Request::Move,
+            Request::MoveToRunning,
+            Request::Branches,
+            Request::Serve,
+            Request::Remove,
+        ] {
+            assert_eq!(while_in(Change::Start, request), ["busy"; 5], "{request:?}");
+            assert_eq!(while_in(Change::Drop, request), ["wait"; 5], "{request:?}");
+            for change in moving {
+                assert_eq!(while_in(change, request), ["busy"; 5], "{change:?} {request:?}");
+            }
+        }
+        for request in [Request::Run, Request::Stop, Request::Branches, Request::Note, Request::Serve] {
+            for change in gone {
+                assert_eq!(while_in(change, request), ["busy"; 5], "{change:?} {request:?}");
+            }
+        }
+        assert_eq!(while_in(Change::Start, Request::Stop), ["wait"; 5]);
+        for change in moving.into_iter().chain([Change::Drop]) {
+            assert_eq!(while_in(change, Request::Stop), ["stopped", "", "", "", "adopt"]);
+            assert_eq!(while_in(change, Request::Note), [""; 5]);
+        }
+    }
+}

@@ -249,13 +249,24 @@ impl Target {
 
     /// Lets go of its folder: nothing is written there any more, and nothing is begun with it.
     pub(crate) fn leave_folder(&self) {
-        self.gone.store(true, Ordering::Release);
+        {
+            let _no_settings_meanwhile = lock(&self.config);
+            self.gone.store(true, Ordering::Release);
+        }
         self.folder.leave();
     }
 
     /// It was removed, and only whoever still holds it knows it.
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
+    }
+
+    /// Of a target that was removed meanwhile, what came of it says nothing but that.
+    ///
+    /// # Errors
+    /// As `result`, or that there is no such target.
+    pub(crate) fn unless_gone<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| if self.is_gone() { Error::NoTarget(self.name.clone()) } else { error })
     }
 
     /// Nothing of ours works on its disks.
@@ -279,6 +290,10 @@ impl Target {
         change: impl FnOnce(&mut TargetConfig) -> Result<()>,
     ) -> Result<TargetConfig> {
         let mut config = lock(&self.config);
+        if self.is_gone() {
+            // Its folder may be another target's by now.
+            return Err(Error::NoTarget(self.name.clone()));
+        }
         let mut new = config.clone();
         change(&mut new)?;
         if new != *config {
@@ -374,7 +389,7 @@ impl Target {
         self.check(Request::Note)?;
         self.check_exact(volume, seq)?;
         let block_bytes = self.log.catalog().disk_of(volume)?.block_bytes;
-        let view = self.log.view(volume, seq)?;
+        let view = self.unless_gone(self.log.view(volume, seq).map_err(Error::from))?;
         Ok(PastDisk { device: AsOfDevice::new(self.log.clone(), view, block_bytes), _hold: hold })
     }
 

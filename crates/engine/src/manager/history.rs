@@ -5,6 +5,7 @@ use crate::{
     api::{Items, MomentInfo, Nothing, Restored, call},
     calls::{Handle, asked_at},
     error::Result,
+    lifecycle::Request,
     outside, restore, timeline,
 };
 
@@ -12,14 +13,16 @@ impl Handle<call::Timeline> for Manager {
     fn handle(&self, call: &call::Timeline, answers: &mut dyn Items<MomentInfo>) -> Result<()> {
         let target = self.target(&call.name)?;
         let (since, until) = (call.since.as_deref(), call.until.as_deref());
-        say(timeline::timeline(&target.log, since, until, &call.kinds, &asked_at(answers))?, answers);
+        let moments = timeline::timeline(&target.log, since, until, &call.kinds, &asked_at(answers));
+        say(target.unless_gone(moments)?, answers);
         Ok(())
     }
 }
 
 impl Handle<call::Points> for Manager {
     fn handle(&self, call: &call::Points, answers: &mut dyn Items<MomentInfo>) -> Result<()> {
-        say(timeline::points(&self.target(&call.name)?.log)?, answers);
+        let target = self.target(&call.name)?;
+        say(target.unless_gone(timeline::points(&target.log))?, answers);
         Ok(())
     }
 }
@@ -36,7 +39,8 @@ impl Handle<call::Point> for Manager {
     fn handle(&self, call: &call::Point, answers: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
         let target = self.target(&call.name)?;
         let (at, hold) = (call.at.as_deref(), call.hold.as_deref());
-        timeline::add_point(&target, at, &call.label, hold, &asked_at(answers))
+        target.check(Request::Note)?;
+        target.unless_gone(timeline::add_point(&target, at, &call.label, hold, &asked_at(answers)))
     }
 }
 
@@ -47,6 +51,7 @@ impl Handle<call::Restore> for Manager {
             outside::check_free(self.paths(), &self.targets(), path)?;
         }
         let (disk, now) = (call.disk.as_deref(), asked_at(answers));
-        restore::restore(&target, &call.at, disk, &call.to, call.discard_later, &now, answers)
+        let done = restore::restore(&target, &call.at, disk, &call.to, call.discard_later, &now, answers);
+        target.unless_gone(done)
     }
 }

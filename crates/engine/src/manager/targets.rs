@@ -14,6 +14,7 @@ use crate::{
     config::{self, DiskConfig, TargetConfig},
     error::{Error, Result},
     import::Image,
+    lifecycle::Request,
     outside,
     target::Target,
 };
@@ -148,6 +149,7 @@ impl Handle<call::TargetShow> for Manager {
 impl Handle<call::TargetSet> for Manager {
     fn handle(&self, call: &call::TargetSet, _: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
         let target = self.target(&call.name)?;
+        target.check(Request::Note)?;
         target.change_config(|config| {
             call.settings.iter().try_for_each(|(key, text)| Ok(config.set(key, text)?))
         })?;

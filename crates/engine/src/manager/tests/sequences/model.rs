@@ -54,9 +54,9 @@ pub(super) enum Machine {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Inverse {
-    head: usize,
-    dropped: Option<usize>,
-    revived: Option<usize>,
+    pub(super) head: usize,
+    pub(super) dropped: Option<usize>,
+    pub(super) revived: Option<usize>,
 }
 
 /// A named moment, and what the disk held.
@@ -90,6 +90,8 @@ pub(super) struct Round {
     pub(super) crowded: bool,
     /// One of them has a disk or a moment open.
     pub(super) served: bool,
+    /// The disk is not known to be what it was, so it is read again by whoever opens it.
+    pub(super) unread: bool,
     /// So many of them stop it.
     pub(super) stops: usize,
 }
@@ -158,6 +160,7 @@ impl Model {
             {
                 true
             }
+            Said::Refused(Error::BaseIncomplete { .. }) if round.unread => true,
             Said::Refused(Error::TargetStopping(_)) if round.stops > 0 => true,
             Said::Refused(Error::Served(_) | Error::Moved(_) | Error::BranchUsed(_)) if round.served => true,
             Said::Refused(error) => !self.clone().done(ask, None) && !matches!(error, Error::Partly { .. }),
@@ -284,7 +287,8 @@ impl Model {
             // Who removes a target is asked for by the world: the model goes with it.
             Ask::Remove => return self.machine == Machine::Stopped,
             Ask::Point(label) => {
-                if self.points.contains_key(label) || self.changed.is_some() {
+                let content = self.branches[self.head].content;
+                if self.points.contains_key(label) || self.changed.is_some_and(|changed| changed != content) {
                     return false;
                 }
                 let point = Point { branch: self.head, content: self.branches[self.head].content };
