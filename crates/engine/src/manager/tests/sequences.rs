@@ -520,7 +520,7 @@ impl Play {
 
     /// In the end every named moment still is the one that was named.
     fn end(&mut self) {
-        for ((name, generation, label), _) in &self.points {
+        for (name, generation, label) in self.points.keys() {
             let which = NAMES.iter().position(|n| n == name).unwrap();
             if self.names[which].target.as_ref().is_some_and(|model| model.generation == *generation) {
                 self.read_point(name, *generation, label).unwrap();
