@@ -44,10 +44,10 @@ impl Sequencer {
         }
         let (incarnation, first) = (self.catalog.incarnation, self.head.next());
         let (active, chain) =
-            self.spare.clone().take(dir, options, self.recent_entries, |number, made| {
+            self.spare.clone().take(dir, options, self.recent_entries, claim, |number, made| {
                 self.note_room(&made);
                 let (file, room_bytes) = match made {
-                    Ok(file) => (file, options.segment_bytes),
+                    Ok(made) => made,
                     Err(Error::Full { .. }) if claim == Own => {
                         self.reserve_kept = false;
                         room::make_small(dir, options, number)?
@@ -92,7 +92,7 @@ impl Sequencer {
         self.starved = matches!(made, Err(Error::Full { .. }));
     }
 
-    /// Makes a small segment, which was begun when there was no room for more, a whole one.
+    /// Makes a small segment, which was begun for the log's own records, a whole one.
     pub(super) fn grow(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<()> {
         let entries = self.recent_entries;
         let Some(active) = self.active.as_mut().filter(|a| a.room_bytes < options.segment_bytes) else {

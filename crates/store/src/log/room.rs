@@ -1,7 +1,8 @@
 //! Room on the medium (I6).
 //!
 //! - Writes of blocks are done only where space was reserved for them beforehand, a whole segment at a time. So a full
-//!   medium shows between two writes, and the write that meets it was not begun: it can wait.
+//!   medium shows between two writes, and the write that meets it was not begun: it can wait. Before the first of them only
+//!   as much is reserved as the log's own records need.
 //! - A segment's last part is kept for the log's own records (events, the catalog, flush marks) and for its index, so
 //!   that a flush, a point, the end of a machine still find room when no write does.
 //! - When that is used up, or the log is opened while there is no room, the *reserve* is given up for a small segment
@@ -126,19 +127,21 @@ impl Spare {
         Ok(true)
     }
 
-    /// Gives its number and its file, which is made now if it was not made ahead, to `begin`. Its number is used up only when
+    /// Gives its number and its file with the room in it, which is made now if it was not made ahead, to `begin`. Its number is used up only when
     /// that goes well; the file is dropped either way, and made anew.
     pub(super) fn take<T>(
         &self,
         dir: &dyn Dir,
         options: &LogOptions,
         entries: usize,
-        begin: impl FnOnce(u32, Result<Arc<dyn File>>) -> Result<T>,
+        claim: Claim,
+        begin: impl FnOnce(u32, Result<(Arc<dyn File>, u64)>) -> Result<T>,
     ) -> Result<T> {
         let mut next = self.next();
         let made = match next.file.take() {
-            Some(file) => Ok(file),
-            None => make_whole(dir, options, next.number, entries),
+            Some(file) => Ok((file, options.segment_bytes)),
+            None if claim == Claim::Own => make_idle(dir, options, next.number, entries),
+            None => make_whole(dir, options, next.number, entries).map(|file| (file, options.segment_bytes)),
         };
         let begun = begin(next.number, made)?;
         next.number += 1;
@@ -150,6 +153,19 @@ impl Spare {
 fn make_whole(dir: &dyn Dir, options: &LogOptions, number: u32, entries: usize) -> Result<Arc<dyn File>> {
     check_room(dir, options, &segment::file_name(number), entries)?;
     make_file(dir, number, options.segment_bytes)
+}
+
+/// Makes the file of a segment that begins with records of the log's own, where there is room for a whole one. Many logs are idle and
+/// write nothing else, so only what such records need is reserved; the rest is when the first change of blocks comes.
+fn make_idle(
+    dir: &dyn Dir,
+    options: &LogOptions,
+    number: u32,
+    entries: usize,
+) -> Result<(Arc<dyn File>, u64)> {
+    check_room(dir, options, &segment::file_name(number), entries)?;
+    let bytes = whole_reserve_bytes(options);
+    make_file(dir, number, bytes).map(|file| (file, bytes))
 }
 
 /// Reserves the space of a whole segment for one that was begun small.

@@ -127,7 +127,9 @@ impl Log {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         let (spare, entries) = {
             let mut sequencer = self.sequencer();
-            sequencer.grow(&*self.dir, &self.options)?;
+            if sequencer.starved {
+                sequencer.grow(&*self.dir, &self.options)?;
+            }
             // Not before it is likely to be needed: many logs are idle.
             let used = sequencer.active.as_ref().is_some_and(|a| a.offset * 4 >= self.options.segment_bytes);
             if !used {

@@ -284,3 +284,27 @@ fn write_after_room(small: &Small, log: &Arc<Log>, volume: bygone_model::VolumeI
     assert!(!log.is_full());
     assert_eq!(mark(log, volume, written * 8, seq).unwrap(), 77);
 }
+
+#[test]
+fn i6_an_idle_log_reserves_little_and_the_first_write_a_whole_segment() {
+    use std::os::unix::fs::MetadataExt;
+    let world = World::empty();
+    let reserved = || -> u64 {
+        world.files("log").iter().map(|path| std::fs::metadata(path).unwrap().blocks() * 512).sum()
+    };
+    let options = bygone_store::LogOptions::default();
+    let segment_bytes = options.segment_bytes;
+    let log = Log::make(world.dir(), Arc::new(Ticks::default()), options, *b"sixteen bytes id").unwrap();
+    let volume = log.add_disk(&crate::world::disk(1 << 20)).unwrap();
+    for i in 0..100 {
+        log.event(BranchId(0), &Event::new(Kind::Manager, format!("idle {i}"))).unwrap();
+        log.flush().unwrap();
+        while log.maintain().unwrap() {}
+    }
+    // A file system that cannot reserve has nothing to show.
+    let idle = reserved();
+    assert!(idle <= segment_bytes / 16, "{idle} bytes");
+    write(&log, volume, 0, 8, 1);
+    let busy = reserved();
+    assert!(busy >= segment_bytes || busy < segment_bytes / 32, "{busy} bytes");
+}
