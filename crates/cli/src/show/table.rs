@@ -1,11 +1,13 @@
 //! Tables: aligned columns; empty ones are left out; the last one wraps where the terminal ends.
 
-use unicode_width::UnicodeWidthStr as _;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::{Look, Style, words};
 
 /// Between columns.
 const GAP: usize = 2;
+/// A column of names is not shortened below this.
+const SHORT_COLUMNS_MIN: usize = 12;
 /// With less room than this the last column is not wrapped: a word a line helps nobody.
 const WRAP_COLUMNS_MIN: usize = 16;
 
@@ -92,6 +94,7 @@ impl Table {
                 shown.push((index, width.max(title)));
             }
         }
+        self.shrink(&mut shown, look.width);
         let mut out = String::new();
         if self.titled {
             let titles: Vec<Cell> =
@@ -104,6 +107,22 @@ impl Table {
         out
     }
 
+    /// Takes what does not fit from the widest columns of names, as far as they stay readable. The last column wraps instead.
+    fn shrink(&self, shown: &mut [(usize, usize)], columns: Option<usize>) {
+        let Some(columns) = columns else { return };
+        let Some((last, others)) = shown.split_last_mut() else { return };
+        let end = if self.wraps { last.1.min(WRAP_COLUMNS_MIN) } else { last.1 };
+        loop {
+            let used = self.indent + others.iter().map(|(_, width)| width + GAP).sum::<usize>() + end;
+            let names = others.iter_mut().filter(|(index, _)| !self.columns[*index].right);
+            let Some((_, widest)) = names.max_by_key(|(_, width)| *width) else { return };
+            if used <= columns || *widest <= SHORT_COLUMNS_MIN {
+                return;
+            }
+            *widest -= 1;
+        }
+    }
+
     fn write_row(&self, row: &[Cell], shown: &[(usize, usize)], look: &Look, out: &mut String) {
         let mut line = " ".repeat(self.indent);
         // Blanks are written only before something, so that no line ends in them.
@@ -112,8 +131,11 @@ impl Table {
         for (place, (index, width)) in shown.iter().enumerate() {
             let (text, style) = row.get(*index).map_or(("", Style::Plain), |cell| (&*cell.text, cell.style));
             let last = place + 1 == shown.len();
-            let pieces =
-                if last && self.wraps { wrap(text, look.width, column) } else { vec![text.to_owned()] };
+            let pieces = match (last, self.wraps) {
+                (true, true) => wrap(text, look.width, column),
+                (true, false) => vec![text.to_owned()],
+                (false, _) => vec![shorten(text, *width)],
+            };
             for (number, piece) in pieces.iter().enumerate() {
                 if number > 0 {
                     out.push_str(line.trim_end());
@@ -137,6 +159,22 @@ impl Table {
         out.push_str(line.trim_end());
         out.push('\n');
     }
+}
+
+/// A text that is too wide, with an ellipsis for its end.
+fn shorten(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut short = String::new();
+    for c in text.chars() {
+        if short.width() + c.width().unwrap_or(0) + 1 > width {
+            break;
+        }
+        short.push(c);
+    }
+    short.push('…');
+    short
 }
 
 /// Breaks a text that begins at `column` into lines that end before `width`. A word is never broken.

@@ -349,3 +349,15 @@ fn damage_is_told_place_by_place() {
       targets/web/log/000012.seg at 40960: the checksum does not match
     ");
 }
+
+#[test]
+fn tables_fit_sixty_columns_whatever_the_names_are() {
+    let long = "web-server-of-the-department-in-the-basement";
+    let info = TargetInfo { config: TargetConfig::new(long), status: target(long, "stopped") };
+    let listed = target::list(&[info], &look(Some(60)));
+    for line in listed.lines() {
+        assert!(unicode_width::UnicodeWidthStr::width(line) <= 60, "{listed}");
+    }
+    assert!(listed.contains("web-server-") && listed.contains('…'), "{listed}");
+    assert!(target::list(&[], &look(Some(60))).contains("Nothing"));
+}
