@@ -46,6 +46,15 @@ pub struct TargetConfig {
     /// Its command line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub append: Option<String>,
+    /// An image of a CD, from which it boots when none of its disks can be booted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cdrom: Option<PathBuf>,
+    /// What cloud-init inside of it is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<PathBuf>,
+    /// What its user sees, unless it is run with another one.
+    #[serde(default, skip_serializing_if = "Display::is_none")]
+    pub display: Display,
     /// What starts the boot loader.
     #[serde(default)]
     pub firmware: Firmware,
@@ -97,6 +106,35 @@ pub enum Display {
     Vnc(String),
 }
 
+impl Display {
+    /// Only the serial console.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Display::None
+    }
+}
+
+impl std::fmt::Display for Display {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Display::None => f.pad("none"),
+            Display::Gtk => f.pad("gtk"),
+            Display::Vnc(address) => write!(f, "vnc:{address}"),
+        }
+    }
+}
+
+/// Reads `none`, `gtk`, `vnc:ADDRESS`.
+#[must_use]
+pub fn parse_display(text: &str) -> Option<Display> {
+    match (text, text.strip_prefix("vnc:")) {
+        ("none", _) => Some(Display::None),
+        ("gtk", _) => Some(Display::Gtk),
+        (_, Some(address)) if !address.is_empty() => Some(Display::Vnc(address.to_owned())),
+        _ => None,
+    }
+}
+
 fn default_memory() -> u32 {
     1024
 }
@@ -135,6 +173,9 @@ impl TargetConfig {
             kernel: None,
             initrd: None,
             append: None,
+            cdrom: None,
+            user_data: None,
+            display: Display::None,
             firmware: Firmware::Bios,
             qemu_args: Vec::new(),
             net: default_net(),
@@ -155,6 +196,10 @@ impl TargetConfig {
             "kernel" => self.kernel = path(value),
             "initrd" => self.initrd = path(value),
             "append" => self.append = Some(value.to_owned()).filter(|s| !s.is_empty()),
+            "cdrom" => self.cdrom = path(value),
+            "user-data" => self.user_data = path(value),
+            "display" if value.is_empty() => self.display = Display::None,
+            "display" => self.display = parse_display(value).ok_or_else(bad)?,
             "firmware" => {
                 self.firmware = match value {
                     "bios" => Firmware::Bios,

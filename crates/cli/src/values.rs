@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bygone_api::{
     call::{ExportTo, NewSource},
-    config::{Display, absolute, check_name, parse_bytes, parse_mib},
+    config::{Display, absolute, check_name, parse_bytes, parse_display, parse_mib},
 };
 use bygone_model::when::{ParseError, parse_duration};
 
@@ -153,19 +153,14 @@ pub(crate) fn listen(text: &str) -> Result<String, Misread> {
 
 /// Reads `none`, `gtk`, `vnc:ADDRESS`.
 pub(crate) fn display(text: &str) -> Result<Display, Misread> {
-    match (text, text.strip_prefix("vnc:")) {
-        ("none", _) => Ok(Display::None),
-        ("gtk", _) => Ok(Display::Gtk),
-        (_, Some(address)) if !address.is_empty() => Ok(Display::Vnc(address.to_owned())),
-        _ => Err(Misread::Display),
-    }
+    parse_display(text).ok_or(Misread::Display)
 }
 
 /// Reads `KEY=VALUE` of `target set`. Files are told to the manager by absolute path, for it runs in a folder of its
 /// own.
 pub(crate) fn setting(text: &str) -> Result<(String, String), Misread> {
     let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or(Misread::Setting)?;
-    let is_file = matches!(key, "kernel" | "initrd") && !value.is_empty();
+    let is_file = matches!(key, "kernel" | "initrd" | "cdrom" | "user-data") && !value.is_empty();
     let value =
         if is_file { absolute(Path::new(value)).to_string_lossy().into_owned() } else { value.to_owned() };
     Ok((key.to_owned(), value))

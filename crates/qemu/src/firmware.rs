@@ -3,13 +3,11 @@
 //! Invariant: the code is used where it is and only read; the variables are copied once and then belong to the
 //! machine, so that what a guest writes there stays with it.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use super::{
     error::{Error, Result},
+    places::write_whole,
     spec::Firmware,
 };
 
@@ -44,25 +42,11 @@ pub fn uefi(root: &Path, vars: &Path) -> Result<Firmware> {
         return Err(Error::NoFirmware { first: Path::new("/").join(FILES[0].0), others: FILES.len() - 1 });
     };
     if !vars.exists() {
-        copy_whole(&empty, vars).map_err(Error::file(vars))?;
+        // Not `fs::copy`: the copy is to be writable whatever the original is.
+        let copied = fs::read(&empty).and_then(|bytes| write_whole(vars, &bytes));
+        copied.map_err(Error::file(vars))?;
     }
     Ok(Firmware::Uefi { code, vars: vars.to_owned() })
-}
-
-/// Copies so that the copy is there whole or not at all.
-fn copy_whole(from: &Path, to: &Path) -> io::Result<()> {
-    let mut part = to.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    // Not `fs::copy`: the copy is to be writable whatever the original is.
-    let copy = || {
-        fs::write(&part, fs::read(from)?)?;
-        fs::File::open(&part)?.sync_all()?;
-        fs::rename(&part, to)
-    };
-    copy().inspect_err(|_| {
-        let _ = fs::remove_file(&part);
-    })
 }
 
 #[cfg(test)]

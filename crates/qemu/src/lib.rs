@@ -9,6 +9,7 @@
 //! | [`qmp`] | speaks to its monitor |
 //! | [`watch`] | does all of that for one machine: start or adopt it, tell what happens to it, stop it |
 //! | [`console`] | attaches to its serial console |
+//! | [`seed`] | makes the volume by which cloud-init sets a machine up |
 //! | [`image`] | recognises images of disks, and makes raw ones of them |
 //!
 //! Invariants:
@@ -31,6 +32,7 @@ mod places;
 pub mod process;
 pub mod qmp;
 mod running;
+pub mod seed;
 pub mod spec;
 mod tool;
 pub mod watch;

@@ -5,7 +5,7 @@
 
 use std::{
     fs, io,
-    io::{Read, Seek, SeekFrom},
+    io::{Read, Seek, SeekFrom, Write},
     os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
     path::{Path, PathBuf},
 };
@@ -96,6 +96,12 @@ impl Places {
         self.dir.join("qemu.json")
     }
 
+    /// The volume by which cloud-init sets the machine up; see [`super::seed`].
+    #[must_use]
+    pub fn seed(&self) -> PathBuf {
+        self.dir.join("seed.iso")
+    }
+
     /// The machine's own copy of the UEFI variables.
     #[must_use]
     pub fn uefi_vars(&self) -> PathBuf {
@@ -126,6 +132,22 @@ pub(super) fn older(log: &Path) -> PathBuf {
     let mut name = log.as_os_str().to_owned();
     name.push(".1");
     PathBuf::from(name)
+}
+
+/// Writes a file so that it is there whole or not at all.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let write = || {
+        let mut file = fs::File::create(&part)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&part, path)
+    };
+    write().inspect_err(|_| {
+        let _ = fs::remove_file(&part);
+    })
 }
 
 /// The last `bytes_max` bytes of a file.

@@ -3,17 +3,13 @@
 //! Invariants: the file is there whole or not at all; a machine that runs is found even when the manager died before
 //! it could write the file, by the process number that QEMU itself writes down.
 
-use std::{
-    fs, io,
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     error::{Error, Result},
-    places::{Places, utf8},
+    places::{Places, utf8, write_whole},
     process::{Identity, Process},
 };
 
@@ -31,17 +27,8 @@ impl Running {
     /// [`Error::File`].
     pub(super) fn save(&self, places: &Places) -> Result<()> {
         let path = places.state_file();
-        let write = |part: &Path| -> io::Result<()> {
-            let mut file = fs::File::create(part)?;
-            file.write_all(&serde_json::to_vec_pretty(self)?)?;
-            file.sync_all()?;
-            fs::rename(part, &path)
-        };
-        let part: PathBuf = path.with_extension("json.part");
-        write(&part).map_err(|e| {
-            let _ = fs::remove_file(&part);
-            Error::file(&path)(e)
-        })
+        let text = serde_json::to_vec_pretty(self).map_err(io::Error::other);
+        text.and_then(|text| write_whole(&path, &text)).map_err(Error::file(&path))
     }
 
     /// The machine that runs in this place, with its process; `None` when none does.

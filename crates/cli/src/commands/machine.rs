@@ -36,7 +36,7 @@ pub(crate) struct Run {
     /// On which branch; with --at, what the new branch is called
     #[arg(long, value_name = "B", add = ArgValueCandidates::new(complete::branches))]
     branch: Option<String>,
-    /// What its user sees: none, gtk (a window) or vnc:ADDRESS
+    /// What its user sees, instead of the target's own setting: none, gtk (a window) or vnc:ADDRESS
     #[arg(long, value_name = "DISPLAY", value_parser = values::display)]
     display: Option<Display>,
     /// Attach to its serial console once it runs

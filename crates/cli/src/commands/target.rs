@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bygone_api::{
     TargetInfo,
     call::{self, NewDisk},
-    config::{Firmware, TargetConfig, absolute},
+    config::{Display, Firmware, TargetConfig, absolute},
 };
 use clap::{ArgAction, Args, Subcommand, ValueEnum};
 
@@ -36,6 +36,8 @@ const ADD_EXAMPLES: &str = "\
 Examples:
   bygone target add web --disk store:20G --memory 2G --cpus 4
   bygone target add web --disk import:debian.qcow2 --firmware uefi --net user,hostfwd=tcp::2222-:22
+  bygone target add new --disk store:20G --cdrom debian-netinst.iso --display gtk
+  bygone target add cloud --disk import:debian-generic.qcow2 --user-data user-data.yaml --net user
   bygone target add db --disk root=/dev/vg/db --disk data=/srv/data.img --autostart
   bygone target add tiny --disk store:1G --kernel vmlinuz --append 'console=ttyS0 root=/dev/vda'
   bygone target add odd --disk store:1G --qemu-arg -device --qemu-arg virtio-rng-pci";
@@ -45,7 +47,7 @@ Examples:
 #[command(long_about = "Add, list, show, change or remove what is protected.")]
 pub(crate) enum Target {
     #[command(about = "Protect a new target")]
-    Add(Add),
+    Add(Box<Add>),
     #[command(about = "List what is protected")]
     List,
     #[command(about = "Show how a target is made up")]
@@ -87,6 +89,15 @@ pub(crate) struct Add {
     /// Its command line
     #[arg(long, value_name = "TEXT", requires = "kernel", allow_hyphen_values = true)]
     append: Option<String>,
+    /// An image of a CD, such as an installer: booted when none of its disks can be
+    #[arg(long, value_name = "ISO")]
+    cdrom: Option<PathBuf>,
+    /// A file for cloud-init inside of it, which finds it as user-data on a small disk of its own
+    #[arg(long, value_name = "FILE")]
+    user_data: Option<PathBuf>,
+    /// What its user sees, unless `run` says otherwise: none, gtk (a window) or vnc:ADDRESS
+    #[arg(long, value_name = "DISPLAY", default_value = "none", value_parser = values::display)]
+    display: Display,
     /// What starts the boot loader
     #[arg(long, value_name = "KIND", value_enum, default_value = "bios")]
     firmware: FirmwareArg,
@@ -128,7 +139,7 @@ pub(crate) struct Show {
     long_about = "\
 Change a target's settings. They hold from its next start on; how it was made up before stays known.
 
-Keys: memory, cpus, kernel, initrd, append, firmware, net, autostart, qemu-arg. KEY= clears a setting.",
+Keys: memory, cpus, kernel, initrd, append, firmware, cdrom, user-data, display, net, autostart, qemu-arg. KEY= clears a setting.",
     after_long_help = "\
 Examples:
   bygone target set web memory=4G cpus=4
@@ -195,6 +206,9 @@ impl Add {
         config.kernel = self.kernel.as_deref().map(absolute);
         config.initrd = self.initrd.as_deref().map(absolute);
         config.append.clone_from(&self.append);
+        config.cdrom = self.cdrom.as_deref().map(absolute);
+        config.user_data = self.user_data.as_deref().map(absolute);
+        config.display.clone_from(&self.display);
         config.firmware = match self.firmware {
             FirmwareArg::Bios => Firmware::Bios,
             FirmwareArg::Uefi => Firmware::Uefi,

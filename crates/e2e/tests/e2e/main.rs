@@ -8,6 +8,7 @@ mod history;
 mod images;
 mod killed;
 mod machines;
+mod media;
 mod resets;
 mod small_fs;
 mod world;

@@ -85,7 +85,7 @@ fn boot(
     answers: &mut dyn Items<Nothing>,
 ) -> Result<Started> {
     let (branch, from) = (chosen.branch, chosen.from.clone());
-    let display = call.display.clone().unwrap_or_default();
+    let display = call.display.clone().unwrap_or_else(|| op.target().config().display);
     let machine = Machine::boot(&op, &Boot { branch, from, display, accelerator: accelerator? })?;
     // From here on it can be stopped.
     drop(op);

@@ -70,7 +70,7 @@ impl Manager {
         disks: &[NewDisk],
         answers: &mut dyn Answers,
     ) -> Result<Arc<Target>> {
-        for file in config.kernel.iter().chain(&config.initrd) {
+        for file in [&config.kernel, &config.initrd, &config.cdrom, &config.user_data].into_iter().flatten() {
             fs::metadata(file).map_err(|e| Error::file("using", file, e))?;
         }
         let mut config = config.clone();

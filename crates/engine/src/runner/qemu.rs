@@ -107,6 +107,12 @@ fn describe(launch: &Launch<'_>, places: &Places, accel: qemu::Accel) -> Result<
         places.make()?;
         machine.firmware = qemu::firmware::uefi(Path::new("/"), &places.uefi_vars())?;
     }
+    machine.cdrom.clone_from(&config.cdrom);
+    if let Some(user_data) = &config.user_data {
+        places.make()?;
+        qemu::seed::write(places, &config.name, user_data)?;
+        machine.seed = Some(places.seed());
+    }
     machine.nets = match config.net.as_str() {
         "none" | "" => Vec::new(),
         net => match net.strip_prefix("tap:") {

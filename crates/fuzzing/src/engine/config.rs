@@ -36,7 +36,20 @@ fn set(text: &str) {
     let mut after = before.clone();
     let result = after.set(key, value);
     comes_back(&after);
-    let keys = ["memory", "cpus", "kernel", "initrd", "append", "firmware", "net", "autostart", "qemu-arg"];
+    let keys = [
+        "memory",
+        "cpus",
+        "kernel",
+        "initrd",
+        "append",
+        "firmware",
+        "net",
+        "autostart",
+        "qemu-arg",
+        "cdrom",
+        "user-data",
+        "display",
+    ];
     if result.is_err() {
         assert_eq!(after, before);
         return;

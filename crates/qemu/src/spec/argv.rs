@@ -3,6 +3,8 @@
 //! Devices and block nodes are given as JSON, where nothing needs escaping; what has no JSON form goes through
 //! [`Options`], which doubles commas.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::{Disk, Display, FIRMWARE_LOG, FIRMWARE_LOG_BYTES, Firmware, Machine, Net, RECONNECT_SECONDS_MAX};
@@ -43,6 +45,7 @@ impl Machine {
         self.storage(&mut args)?;
         self.network(&mut args);
         self.screen(&mut args);
+        self.media(&mut args)?;
         args.0.extend(self.extra_args.iter().cloned());
         Ok(args.0)
     }
@@ -118,6 +121,38 @@ impl Machine {
                 "rerror": "stop",
                 "werror": "stop",
             }));
+        }
+        Ok(())
+    }
+
+    /// What is only read. On the controller that the board has anyway, and behind everything else, so that no other
+    /// device gets another address by it.
+    fn media(&self, args: &mut Args) -> Result<()> {
+        let mut node = |name: &str, path: &Path, device: Value| -> Result<()> {
+            args.pair(
+                "-blockdev",
+                json!({
+                    "driver": "raw",
+                    "node-name": name,
+                    "read-only": true,
+                    "file": { "driver": "file", "filename": utf8(path)? },
+                })
+                .to_string(),
+            );
+            args.device(device);
+            Ok(())
+        };
+        if let Some(path) = &self.cdrom {
+            // An empty disk cannot be booted, so an installer comes up; what it installed comes before it.
+            let index = self.disks.len() + 1;
+            let device = json!({ "driver": "ide-cd", "id": "cd", "drive": "cdrom", "bus": "ide.0", "bootindex": index });
+            node("cdrom", path, device)?;
+        }
+        if let Some(path) = &self.seed {
+            // Kernels of cloud images know this, and often no CD.
+            let device =
+                json!({ "driver": "virtio-blk-pci", "id": "cloud", "drive": "seed", "serial": "cidata" });
+            node("seed", path, device)?;
         }
         Ok(())
     }

@@ -40,6 +40,10 @@ pub struct Machine {
     pub kernel: Option<Kernel>,
     /// Its disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
+    /// An image of a CD, from which it boots when none of its disks can be booted.
+    pub cdrom: Option<PathBuf>,
+    /// The volume by which cloud-init sets it up; see [`super::seed`].
+    pub seed: Option<PathBuf>,
     /// Its network cards.
     pub nets: Vec<Net>,
     /// Where its screen is shown.
@@ -136,6 +140,8 @@ impl Machine {
             firmware: Firmware::Bios,
             kernel: None,
             disks: Vec::new(),
+            cdrom: None,
+            seed: None,
             nets: Vec::new(),
             display: Display::None,
             accel,

@@ -79,6 +79,8 @@ fn the_command_line_of_an_unusual_machine() {
     machine.kernel = Some(kernel);
     machine.nets = vec![Net::parse("tap:tap0").unwrap().unwrap()];
     machine.display = "vnc:127.0.0.1:1".parse().unwrap();
+    machine.cdrom = Some("/iso,1".into());
+    machine.seed = Some("/seed".into());
     machine.sandbox = false;
     let places = Places::new("/run/b,c").unwrap();
     assert_eq!(
@@ -114,7 +116,11 @@ fn the_command_line_of_an_unusual_machine() {
 -display vnc=127.0.0.1:1
 -device {"driver":"qemu-xhci","id":"usb"}
 -device {"bus":"usb.0","driver":"usb-kbd","id":"keyboard"}
--device {"bus":"usb.0","driver":"usb-tablet","id":"pointer"}"#
+-device {"bus":"usb.0","driver":"usb-tablet","id":"pointer"}
+-blockdev {"driver":"raw","file":{"driver":"file","filename":"/iso,1"},"node-name":"cdrom","read-only":true}
+-device {"bootindex":1,"bus":"ide.0","drive":"cdrom","driver":"ide-cd","id":"cd"}
+-blockdev {"driver":"raw","file":{"driver":"file","filename":"/seed"},"node-name":"seed","read-only":true}
+-device {"drive":"seed","driver":"virtio-blk-pci","id":"cloud","serial":"cidata"}"#
     );
 }
 
