@@ -34,6 +34,18 @@ pub struct MomentInfo {
     pub details: Details,
 }
 
+/// `when`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MomentMeant {
+    #[serde(flatten)]
+    pub moment: MomentInfo,
+    /// All of what the disks held then is known, so it can be brought back.
+    pub exact: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
 /// `status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {

@@ -24,7 +24,9 @@ Moments (WHEN):
   15:04 · yesterday 14:59 · tuesday 9:00 a time of day
   2026-11-22 15:04 · RFC 3339            a date and time
   last shutdown · last boot · last clean a state
-  point:LABEL · branch:B · seq:12345     a name, the head of a branch, a place in the log
+  point:LABEL · seq:12345                a name, a record where it was written
+  branch:B · B@15:04 · B@last shutdown   a branch's newest moment, or another one of it
+  22:44 UTC · 15:04 Europe/Berlin        the time of another zone than yours
   A moment means the nearest one at or before it; an impossible or ambiguous one is refused with candidates.
   Quote it if it has spaces: --at '3 days ago'.
 
@@ -106,6 +108,8 @@ pub(crate) enum Command {
     Timeline(history::Timeline),
     #[command(about = "Show the moments worth choosing from, the newest last")]
     Points(history::Points),
+    #[command(about = "Say what a moment would be, without acting on it")]
+    When(history::When),
     #[command(about = "Name a moment and keep it")]
     Point(history::Point),
     #[command(about = "List, promote or drop the lines of a target's history", subcommand)]

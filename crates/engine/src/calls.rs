@@ -43,6 +43,7 @@ impl Manager {
             Request::Stop(call) => through(self, call, answers),
             Request::Export(call) => through(self, call, answers),
             Request::Timeline(call) => through(self, call, answers),
+            Request::When(call) => through(self, call, answers),
             Request::Point(call) => through(self, call, answers),
             Request::Points(call) => through(self, call, answers),
             Request::BranchList(call) => through(self, call, answers),

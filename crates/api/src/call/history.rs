@@ -17,6 +17,13 @@ pub struct Timeline {
     pub kinds: Vec<Kind>,
 }
 
+/// Says what a text means, without acting on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct When {
+    pub name: String,
+    pub at: String,
+}
+
 /// Names a moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {

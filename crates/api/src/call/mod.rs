@@ -8,7 +8,9 @@ mod targets;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-pub use history::{BranchDrop, BranchList, BranchPromote, Point, Points, Restore, RestoreTo, Timeline, Undo};
+pub use history::{
+    BranchDrop, BranchList, BranchPromote, Point, Points, Restore, RestoreTo, Timeline, Undo, When,
+};
 pub use machines::{Export, ExportTo, Run, Stop, Wait};
 pub use plan::{Destroying, Plan};
 pub use store::{Compact, Shutdown, Status, Verify};
@@ -18,7 +20,7 @@ pub use targets::{
 };
 
 use crate::{
-    BranchInfo, Compacted, Exported, MomentInfo, Planned, Removed, Repaired, Restored, Started,
+    BranchInfo, Compacted, Exported, MomentInfo, MomentMeant, Planned, Removed, Repaired, Restored, Started,
     Status as StatusInfo, TargetInfo, Verified,
 };
 
@@ -102,6 +104,7 @@ calls! {
     Export,        "export",         Changes,  Exported => Exported;
     Timeline,      "timeline",       Looks,    MomentInfo => ();
     Point,         "point",          Changes,  Nothing => MomentInfo;
+    When,          "when",           Looks,    Nothing => MomentMeant;
     Points,        "points",         Looks,    MomentInfo => ();
     BranchList,    "branch-list",    Looks,    BranchInfo => ();
     BranchPromote, "branch-promote", Changes,  Nothing => MomentInfo;

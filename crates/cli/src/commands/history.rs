@@ -94,6 +94,26 @@ pub(crate) struct Points {
     name: String,
 }
 
+/// `when`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "\
+Say what a moment would be, without acting on it: which one it is, when, on which branch, how good it is to come \
+back to, and whether it can be had.",
+    after_long_help = "\
+Examples:
+  bygone when web 'yesterday 14:59'
+  bygone when web 'try-1@last shutdown'
+  bygone when web '22:44 UTC' --json"
+)]
+pub(crate) struct When {
+    /// Of which target
+    name: String,
+    /// Which moment
+    #[arg(value_name = "WHEN")]
+    at: String,
+}
+
 /// `point`.
 #[derive(Debug, Args)]
 #[command(
@@ -136,6 +156,11 @@ pub(crate) fn timeline(session: &Session, args: &Timeline) -> Result<()> {
 
 pub(crate) fn points(session: &Session, args: &Points) -> Result<()> {
     moments(session, &call::Points { name: args.name.clone() }, &|_| true)
+}
+
+pub(crate) fn when(session: &Session, args: &When) -> Result<()> {
+    let call = call::When { name: args.name.clone(), at: args.at.clone() };
+    session.tell(&manager::ask(session, &call)?, show::moments::meant)
 }
 
 pub(crate) fn point(session: &Session, args: &Point) -> Result<()> {

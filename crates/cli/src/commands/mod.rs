@@ -23,6 +23,7 @@ pub(crate) fn run(session: &Session, command: &Command) -> Result<()> {
         Command::Stop(args) => machine::stop(session, args),
         Command::Timeline(args) => history::timeline(session, args),
         Command::Points(args) => history::points(session, args),
+        Command::When(args) => history::when(session, args),
         Command::Point(args) => history::point(session, args),
         Command::Branch(args) => branch::run(session, args),
         Command::Undo(args) => branch::undo(session, args),

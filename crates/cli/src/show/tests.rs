@@ -296,7 +296,7 @@ fn what_was_done_is_said_in_a_sentence() {
     ];
     assert_snapshot!(all.concat(), @r"
     web runs on branch try-1 from seq:912345 (kvm, process 4711). Its console: bygone console web
-    web stopped yesterday 14:59 (seq:912345, grade stopped): shut down in order
+    web stopped yesterday 14:59 (seq:912345, branch main, grade stopped): shut down in order
     web/vda@yesterday is served at nbd+unix:///?socket=/tmp/x.sock (20 GiB, read-only, seq:912345) until Ctrl-C
     The manager runs. API: /s/run/api.sock  NBD: nbd+unix:///?socket=/s/run/nbd.sock
     The manager runs. API: /s/run/api.sock  NBD: nbd+unix:///?socket=/s/run/nbd.sock and nbd://127.0.0.1:10809
@@ -322,7 +322,7 @@ fn a_restore_says_what_is_where() {
     let done =
         Restored { moment: history()[2].clone(), disks: vec![disk], branch: Some("main-2".to_owned()) };
     assert_snapshot!(restore::restored(&done, &look(Some(80))), @r"
-    Restored as of yesterday 14:59 (seq:912345, grade stopped): shut down in order
+    Restored as of yesterday 14:59 (seq:912345, branch main, grade stopped): shut down in order
         vda  20 GiB  3 GiB written  /mnt/web.img
     The present is branch main-2 now.
     ");

@@ -50,16 +50,22 @@ pub(crate) fn time(text: &str, look: &Look) -> String {
     }
 }
 
+/// The text that names a moment for good: `seq:812345`, `try-1@seq:812345`.
+pub(crate) fn name(moment: &MomentInfo) -> String {
+    if moment.when.is_empty() { format!("seq:{}", moment.seq) } else { line(&moment.when) }
+}
+
 /// `yesterday 14:59 (seq:812345)`.
 pub(crate) fn moment(moment: &MomentInfo, look: &Look) -> String {
-    format!("{} (seq:{})", time(&moment.time, look), moment.seq)
+    format!("{} ({})", time(&moment.time, look), name(moment))
 }
 
 /// `yesterday 14:59 (seq:812345, grade stopped): shut down in order`.
 pub(crate) fn moment_in_full(moment: &MomentInfo, look: &Look) -> String {
     let label = label(moment);
     let label = if label.is_empty() { label } else { format!(": {label}") };
-    format!("{} (seq:{}, grade {}){label}", time(&moment.time, look), moment.seq, moment.grade)
+    let (time, name, branch) = (time(&moment.time, look), name(moment), line(&moment.branch));
+    format!("{time} ({name}, branch {branch}, grade {}){label}", moment.grade)
 }
 
 /// What happened, and whether only the target says so.

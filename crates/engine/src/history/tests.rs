@@ -1,5 +1,7 @@
 //! What a text means, through a real store without guests: where it leads, what the answer says, and what is there.
 
+mod model;
+
 use std::{path::Path, sync::Arc};
 
 use bygone_block::{BlockDevice, Reading, Writing};

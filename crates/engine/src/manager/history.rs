@@ -1,10 +1,13 @@
 //! Moments: listing them, naming one, bringing one back.
 
+use bygone_model::when::WholeDay;
+
 use super::Manager;
 use crate::{
-    api::{Items, MomentInfo, Nothing, Restored, call},
+    api::{Items, MomentInfo, MomentMeant, Nothing, Restored, call},
     calls::{Handle, asked_at},
     error::Result,
+    history,
     lifecycle::Request,
     outside, restore, timeline,
 };
@@ -32,6 +35,16 @@ fn say(moments: Vec<MomentInfo>, answers: &mut dyn Items<MomentInfo>) {
         if !answers.item(moment) {
             break;
         }
+    }
+}
+
+impl Handle<call::When> for Manager {
+    fn handle(&self, call: &call::When, answers: &mut dyn Items<Nothing>) -> Result<MomentMeant> {
+        let target = self.target(&call.name)?;
+        let found = history::find(&target.log, &call.at, WholeDay::Refuse, &asked_at(answers))?;
+        let why = target.volumes_at(found.place).err().map(|e| e.to_string());
+        let moment = found.info(&target.log.catalog());
+        Ok(MomentMeant { moment, exact: why.is_none(), why })
     }
 }
 
