@@ -185,8 +185,14 @@ fn machines_are_run_and_stopped() {
 #[test]
 fn history_is_asked_for() {
     let kinds = vec![Kind::Boot, Kind::Shutdown, Kind::Point];
-    let timeline =
-        Request::from(call::Timeline { name: web(), since: some("yesterday"), until: some("now"), kinds });
+    let timeline = Request::from(call::Timeline {
+        name: web(),
+        since: some("yesterday"),
+        until: some("now"),
+        kinds,
+        branch: None,
+        limit: None,
+    });
     for words in [
         &[
             "timeline",

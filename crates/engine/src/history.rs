@@ -3,13 +3,13 @@
 //! Names are resolved here and nowhere below: what comes out is a [`Place`], which means the same moment whatever becomes of
 //! the target, and the words that are told of it.
 
-use std::{cell::OnceCell, ops::ControlFlow, sync::Arc};
+use std::{cell::OnceCell, sync::Arc};
 
 use bygone_model::{
     BranchId, Details, Event, Grade, Kind, Micros, Moment, Place, Seq, Truth,
     when::{self, HistoryError, Mark, TimeHit, What, When, WholeDay},
 };
-use bygone_store::{Line, Log, catalog::Catalog};
+use bygone_store::{EventOrder, EventQuery, Line, Log, catalog::Catalog};
 use jiff::{Zoned, tz::TimeZone};
 
 use crate::{
@@ -72,7 +72,7 @@ pub(crate) fn find(log: &Log, text: &str, day: WholeDay, now: &Zoned) -> Result<
         Error::Moment { text: text.to_owned(), source: Box::new(source), candidates }
     })?;
     let name = history.name_of(found.place)?;
-    let best = history.stands_at(found.place)?;
+    let best = log.event_at(found.place)?.map(|stored| stored.event);
     let grade = best.as_ref().map_or(Grade::Crash, |event| event.grade);
     let event = found.event.or(best);
     Ok(Found { place: found.place, time: found.time, how: found.how, grade, event, name })
@@ -137,16 +137,22 @@ impl<'a> LogHistory<'a> {
         }
     }
 
-    /// Calls `each` with the events of a line, in the order in which they were written.
-    fn each_event(
+    /// The first event of a line, in this order and within these bounds, that is what is asked for.
+    fn event_that(
         &self,
-        line: when::Line,
-        each: &mut dyn FnMut(Moment) -> ControlFlow<()>,
-    ) -> bygone_store::Result<()> {
-        let line = self.line(line);
-        self.log.events(Seq::ZERO, self.log.head_seq(), &mut |event| {
-            !line.has(event.place()) || each(timeline::moment(event)).is_continue()
-        })
+        what: &What,
+        query: EventQuery<'_>,
+        order: EventOrder,
+    ) -> bygone_store::Result<Option<Moment>> {
+        let kinds = match what {
+            What::Kind(kind) => vec![kind.clone()],
+            What::Change { .. } => vec![Kind::Package],
+            What::Graded(_) => Vec::new(),
+        };
+        let grade = if let What::Graded(grade) = what { *grade } else { Grade::Crash };
+        let query = EventQuery { kinds: &kinds, grade, ..query };
+        let found = self.log.find_events(&query, order, 1, &mut |event| what.matches(&event.event))?;
+        Ok(found.first().map(timeline::moment))
     }
 
     /// What a person can say to mean this moment: its seq alone, if that is on this branch.
@@ -157,38 +163,8 @@ impl<'a> LogHistory<'a> {
         Ok(name_of(&self.catalog, place))
     }
 
-    /// The newest event that tells of this moment, of those that say how good it is the best one.
-    fn stands_at(&self, place: Place) -> bygone_store::Result<Option<Event>> {
-        let mut best: Option<Event> = None;
-        self.log.events(Seq::ZERO, self.log.head_seq(), &mut |event| {
-            let better = best.as_ref().is_none_or(|best| best.grade <= event.event.grade);
-            if event.place() == place && better {
-                best = Some(event.event.clone());
-            }
-            true
-        })?;
-        Ok(best)
-    }
-
     fn mark(&self, place: Place) -> bygone_store::Result<Mark> {
         Ok(Mark { place, time: self.log.time_of(place.seq)? })
-    }
-
-    fn last_matching(
-        &self,
-        line: when::Line,
-        before: Seq,
-        matches: &dyn Fn(&Moment) -> bool,
-    ) -> bygone_store::Result<Option<Moment>> {
-        let mut last: Option<Moment> = None;
-        self.each_event(line, &mut |moment| {
-            let later = last.as_ref().is_none_or(|last| last.place.seq <= moment.place.seq);
-            if moment.place.seq < before && later && matches(&moment) {
-                last = Some(moment);
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(last)
     }
 }
 
@@ -248,7 +224,9 @@ impl when::History for LogHistory<'_> {
         what: &What,
         before: Seq,
     ) -> std::result::Result<Option<Moment>, HistoryError> {
-        boxed(self.last_matching(line, before, &|moment| what.matches(&moment.event)))
+        let line = self.line(line);
+        let query = EventQuery { line: Some(&line), before: (before, Seq::ZERO), ..EventQuery::default() };
+        boxed(self.event_that(what, query, EventOrder::Newest))
     }
 
     fn first_event(
@@ -256,28 +234,15 @@ impl when::History for LogHistory<'_> {
         line: when::Line,
         what: &What,
     ) -> std::result::Result<Option<Moment>, HistoryError> {
-        let mut first: Option<Moment> = None;
-        let found = self.each_event(line, &mut |moment| {
-            let earlier = first.as_ref().is_none_or(|first| moment.place.seq < first.place.seq);
-            if earlier && what.matches(&moment.event) {
-                first = Some(moment);
-            }
-            ControlFlow::Continue(())
-        });
-        boxed(found.map(|()| first))
+        let line = self.line(line);
+        let query = EventQuery { line: Some(&line), ..EventQuery::default() };
+        boxed(self.event_that(what, query, EventOrder::Oldest))
     }
 
     fn points(&self, label: &str, limit: usize) -> std::result::Result<Vec<Moment>, HistoryError> {
-        let mut points = Vec::new();
-        let found = self.log.events(Seq::ZERO, self.log.head_seq(), &mut |event| {
-            if event.event.kind == Kind::Point && event.event.label == label {
-                points.push(timeline::moment(event));
-            }
-            true
-        });
-        points.reverse();
-        points.truncate(limit);
-        boxed(found.map(|()| points))
+        let query = EventQuery { label: Some(label), kinds: &[Kind::Point], ..EventQuery::default() };
+        let found = self.log.find_events(&query, EventOrder::Newest, limit, &mut |_| true);
+        boxed(found.map(|found| found.iter().map(timeline::moment).collect()))
     }
 
     fn nearest(
@@ -286,14 +251,15 @@ impl when::History for LogHistory<'_> {
         seq: Seq,
         limit: usize,
     ) -> std::result::Result<Vec<Moment>, HistoryError> {
-        let mut near: Vec<Moment> = Vec::new();
-        let found = self.each_event(line, &mut |moment| {
-            near.push(moment);
-            near.sort_by_key(|m| m.place.seq.0.abs_diff(seq.0));
-            near.truncate(limit);
-            ControlFlow::Continue(())
-        });
-        boxed(found.map(|()| near))
+        let line = self.line(line);
+        let (to, any) = ((seq, Seq::MAX), EventQuery { line: Some(&line), ..EventQuery::default() });
+        let before = EventQuery { before: to, ..any };
+        let mut near = boxed(self.log.find_events(&before, EventOrder::Newest, limit, &mut |_| true))?;
+        let after = EventQuery { after: to, ..any };
+        near.extend(boxed(self.log.find_events(&after, EventOrder::Oldest, limit, &mut |_| true))?);
+        near.sort_by_key(|event| event.place().seq.0.abs_diff(seq.0));
+        near.truncate(limit);
+        Ok(near.iter().map(timeline::moment).collect())
     }
 
     fn is_on(&self, line: when::Line, place: Place) -> bool {

@@ -4,14 +4,14 @@
 //! be long after that moment. A label names one point of a target, on whatever line it is.
 
 use bygone_model::{
-    At, Event, Kind, Micros, Moment, Seq,
+    At, BranchId, Event, Kind, Micros, Moment, Seq,
     when::{ParseError, Span, When, WholeDay},
 };
-use bygone_store::{Log, catalog::Catalog};
+use bygone_store::{EventOrder, EventQuery, Log, catalog::Catalog, cursor_of};
 use jiff::Zoned;
 
 use crate::{
-    api::MomentInfo,
+    api::{MomentInfo, call},
     error::{Error, Result},
     history::{self, Found},
     target::{Target, lock},
@@ -66,19 +66,48 @@ pub(crate) fn info(catalog: &Catalog, moment: Moment) -> MomentInfo {
     }
 }
 
-/// Events and points between two moments, in the order of what they speak of. All branches are shown.
+/// Events are told in parts of so many, so that no history is in memory as a whole.
+const PART: usize = 4096;
+
+/// Calls `each` with the events that fit `query` and of which `wanted` says so, in the order of what they tell of, until it
+/// returns false. With a limit, only the newest ones.
+fn tell(
+    log: &Log,
+    query: EventQuery<'_>,
+    limit: Option<usize>,
+    wanted: &mut dyn FnMut(&bygone_store::Event) -> bool,
+    each: &mut dyn FnMut(MomentInfo) -> bool,
+) -> Result<()> {
+    let catalog = log.catalog();
+    if let Some(limit) = limit {
+        let mut newest = log.find_events(&query, EventOrder::Newest, limit, wanted)?;
+        newest.reverse();
+        let _ = newest.iter().all(|event| each(info(&catalog, moment(event))));
+        return Ok(());
+    }
+    let mut after = query.after;
+    loop {
+        let query = EventQuery { after, ..query };
+        let part = log.find_events(&query, EventOrder::Oldest, PART, wanted)?;
+        if !part.iter().all(|event| each(info(&catalog, moment(event)))) || part.len() < PART {
+            return Ok(());
+        }
+        after = part.last().map_or(after, cursor_of);
+    }
+}
+
+/// Events and points between two moments, in the order of what they speak of. All branches are told, unless one is asked for.
 ///
 /// # Errors
-/// When a moment does not exist or the history cannot be read.
+/// When a moment or branch does not exist or the history cannot be read.
 pub(crate) fn timeline(
     log: &Log,
-    since: Option<&str>,
-    until: Option<&str>,
-    kinds: &[Kind],
+    call: &call::Timeline,
     now: &Zoned,
-) -> Result<Vec<MomentInfo>> {
+    each: &mut dyn FnMut(MomentInfo) -> bool,
+) -> Result<()> {
     let catalog = log.catalog();
-    let from = match since {
+    let from = match &call.since {
         None => Seq::ZERO,
         Some(text) => match history::find(log, text, WholeDay::Start, now) {
             // What came after a time before the beginning is everything.
@@ -90,21 +119,29 @@ pub(crate) fn timeline(
             found => Seq(found?.place.seq.0.saturating_sub(1)),
         },
     };
-    let to = match until {
-        None => log.head_seq(),
+    let to = match &call.until {
+        None => Seq::MAX,
         Some(text) => history::find(log, text, WholeDay::End, now)?.place.seq,
     };
-    let mut moments = Vec::new();
-    log.events(Seq::ZERO, log.head_seq(), &mut |event| {
-        let wanted = kinds.is_empty() || kinds.contains(&event.event.kind);
-        let moment = moment(event);
-        if wanted && moment.place.seq > from && moment.place.seq <= to {
-            moments.push(moment);
-        }
-        true
-    })?;
-    moments.sort_by_key(|m| m.place.seq);
-    Ok(moments.into_iter().map(|moment| info(&catalog, moment)).collect())
+    let branches = call.branch.as_ref().map(|name| all_named(&catalog, name)).transpose()?;
+    let query = EventQuery {
+        kinds: &call.kinds,
+        after: (from, Seq::MAX),
+        before: (to, Seq::MAX),
+        ..EventQuery::default()
+    };
+    let mut wanted = |event: &bygone_store::Event| {
+        branches.as_ref().is_none_or(|branches| branches.contains(&event.branch))
+    };
+    let limit = call.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    tell(log, query, limit, &mut wanted, each)
+}
+
+/// The branches that have or had this name, or the one of this id.
+fn all_named(catalog: &Catalog, name: &str) -> Result<Vec<BranchId>> {
+    let named: Vec<BranchId> =
+        catalog.branches.iter().filter(|branch| branch.name == name).map(|branch| branch.id).collect();
+    if named.is_empty() { Ok(vec![history::branch_named(catalog, name)?]) } else { Ok(named) }
 }
 
 /// The moments worth choosing from: what the target's present went through (boots, stops, what changed it), and the points
@@ -112,25 +149,13 @@ pub(crate) fn timeline(
 ///
 /// # Errors
 /// When the history cannot be read.
-pub(crate) fn points(log: &Log) -> Result<Vec<MomentInfo>> {
-    let catalog = log.catalog();
-    let lived = catalog.lived_line();
-    let mut moments = Vec::new();
-    log.events(Seq::ZERO, log.head_seq(), &mut |event| {
-        let worth = match event.event.kind {
-            Kind::Point => true,
-            Kind::Boot | Kind::Shutdown | Kind::Package | Kind::Suspect | Kind::Panic => {
-                lived.has(event.place())
-            }
-            _ => false,
-        };
-        if worth {
-            moments.push(moment(event));
-        }
-        true
-    })?;
-    moments.sort_by_key(|m| m.place.seq);
-    Ok(moments.into_iter().map(|moment| info(&catalog, moment)).collect())
+pub(crate) fn points(log: &Log, each: &mut dyn FnMut(MomentInfo) -> bool) -> Result<()> {
+    const KINDS: [Kind; 6] =
+        [Kind::Point, Kind::Boot, Kind::Shutdown, Kind::Package, Kind::Suspect, Kind::Panic];
+    let lived = log.catalog().lived_line();
+    let mut wanted =
+        |event: &bygone_store::Event| event.event.kind == Kind::Point || lived.has(event.place());
+    tell(log, EventQuery { kinds: &KINDS, ..EventQuery::default() }, None, &mut wanted, each)
 }
 
 /// A label as it is kept: without white space at its ends, and such that `point:` and it is a moment.
@@ -194,12 +219,7 @@ pub(crate) fn add_point(
 
 /// The point of this label.
 fn labelled(log: &Log, label: &str) -> Result<Option<MomentInfo>> {
-    let mut taken = None;
-    log.events(Seq::ZERO, log.head_seq(), &mut |event| {
-        if event.event.kind == Kind::Point && event.event.label == label {
-            taken = Some(moment(event));
-        }
-        taken.is_none()
-    })?;
-    Ok(taken.map(|taken| info(&log.catalog(), taken)))
+    let query = EventQuery { label: Some(label), kinds: &[Kind::Point], ..EventQuery::default() };
+    let taken = log.find_events(&query, EventOrder::Newest, 1, &mut |_| true)?;
+    Ok(taken.first().map(|taken| info(&log.catalog(), moment(taken))))
 }

@@ -68,7 +68,7 @@ pub(crate) fn pages_end(bytes: &[u8]) -> Option<usize> {
     let from = trailer.offset as usize;
     let footer = bytes.get(from..from + trailer.len_bytes as usize)?;
     let footer: checkpoint::Footer = serde_json::from_slice(footer).ok()?;
-    let events = if footer.events_count > 0 { footer.events.offset as usize } else { from };
+    let events = footer.events.first().map_or(from, |first| first.block.offset as usize);
     Some(events.min(from))
 }
 

@@ -15,6 +15,12 @@ pub struct Timeline {
     pub until: Option<String>,
     /// Only these kinds; all of them if there are none.
     pub kinds: Vec<Kind>,
+    /// Only what happened on this branch: its name, also of one that was dropped, or `id:NUMBER`.
+    #[serde(default)]
+    pub branch: Option<String>,
+    /// Only the newest ones, so many.
+    #[serde(default)]
+    pub limit: Option<u64>,
 }
 
 /// Says what a text means, without acting on it.

@@ -1,5 +1,7 @@
 //! What happened to a target: `timeline`, `points`, `point`.
 
+use std::io::IsTerminal as _;
+
 use bygone_api::{Call, MomentInfo, call};
 use bygone_model::Kind;
 use clap::{
@@ -19,6 +21,8 @@ use crate::{
 
 /// So many moments are laid out as one table; a longer history comes as several.
 const TABLE_ROWS_MAX: usize = 1000;
+/// So many moments are shown on a terminal unless told otherwise.
+const TERMINAL_ROWS: u64 = 200;
 
 /// The kinds of moments, as `--kind` takes them.
 const KINDS: [&str; 14] = [
@@ -65,6 +69,9 @@ pub(crate) struct Timeline {
     /// Only what happened on this branch
     #[arg(long, value_name = "B", add = ArgValueCandidates::new(complete::branches))]
     branch: Option<String>,
+    /// Only the newest ones, so many [default: 200 on a terminal, else all]
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
 }
 
 impl Timeline {
@@ -74,6 +81,8 @@ impl Timeline {
             since: self.since.clone(),
             until: self.until.clone(),
             kinds: self.kinds.clone(),
+            branch: self.branch.clone(),
+            limit: self.limit,
         }
     }
 }
@@ -150,12 +159,16 @@ impl Point {
 }
 
 pub(crate) fn timeline(session: &Session, args: &Timeline) -> Result<()> {
-    let branch = args.branch.as_deref();
-    moments(session, &args.call(), &|moment| branch.is_none_or(|branch| moment.branch == branch))
+    let mut call = args.call();
+    // A person reads the end of it; whoever asks for a part or reads it by program gets all of that.
+    if !session.json() && args.since.is_none() && std::io::stdout().is_terminal() {
+        call.limit = call.limit.or(Some(TERMINAL_ROWS));
+    }
+    moments(session, &call)
 }
 
 pub(crate) fn points(session: &Session, args: &Points) -> Result<()> {
-    moments(session, &call::Points { name: args.name.clone() }, &|_| true)
+    moments(session, &call::Points { name: args.name.clone() })
 }
 
 pub(crate) fn when(session: &Session, args: &When) -> Result<()> {
@@ -168,17 +181,10 @@ pub(crate) fn point(session: &Session, args: &Point) -> Result<()> {
 }
 
 /// Shows moments as they come: one by one in JSON, in tables for people.
-fn moments<C: Call<Item = MomentInfo>>(
-    session: &Session,
-    call: &C,
-    wanted: &dyn Fn(&MomentInfo) -> bool,
-) -> Result<()> {
+fn moments<C: Call<Item = MomentInfo>>(session: &Session, call: &C) -> Result<()> {
     let mut rows: Vec<MomentInfo> = Vec::new();
     let mut tables = 0;
     manager::ask_for_items(session, call, OnInterrupt::Die, &mut |item| {
-        if !wanted(&item) {
-            return Ok(());
-        }
         if session.json() {
             return session.print_json(&item);
         }

@@ -10,7 +10,10 @@ use jiff::Zoned;
 
 use crate::{
     Error,
-    api::{MomentInfo, Restored, Unreadable, call::RestoreTo},
+    api::{
+        MomentInfo, Restored, Unreadable,
+        call::{RestoreTo, Timeline},
+    },
     config::{DiskConfig, TargetConfig},
     lifecycle::{Change, Request},
     restore,
@@ -166,7 +169,16 @@ fn a_moment_that_is_listed_is_the_one_that_is_had_whatever_is_the_present() {
     means(&target, &format!("seq:{own}"), 2, 4);
     target.log.drop_branch(branch).unwrap();
     means(&target, &format!("seq:{own}"), 2, 4);
-    for moment in timeline::timeline(&target.log, None, None, &[], &Zoned::now()).unwrap() {
+    let mut listed = Vec::new();
+    let call =
+        Timeline { name: "web".into(), since: None, until: None, kinds: vec![], branch: None, limit: None };
+    let mut each = |moment| {
+        listed.push(moment);
+        true
+    };
+    timeline::timeline(&target.log, &call, &Zoned::now(), &mut each).unwrap();
+    assert!(listed.len() > 2);
+    for moment in listed {
         let found = find(&target, &moment.when).unwrap();
         assert_eq!((found.place.branch.0, found.place.seq.0), (moment.branch_id, moment.seq), "{moment:?}");
     }

@@ -15,26 +15,16 @@ use crate::{
 impl Handle<call::Timeline> for Manager {
     fn handle(&self, call: &call::Timeline, answers: &mut dyn Items<MomentInfo>) -> Result<()> {
         let target = self.target(&call.name)?;
-        let (since, until) = (call.since.as_deref(), call.until.as_deref());
-        let moments = timeline::timeline(&target.log, since, until, &call.kinds, &asked_at(answers));
-        say(target.unless_gone(moments)?, answers);
-        Ok(())
+        let now = asked_at(answers);
+        let told = timeline::timeline(&target.log, call, &now, &mut |moment| answers.item(moment));
+        target.unless_gone(told)
     }
 }
 
 impl Handle<call::Points> for Manager {
     fn handle(&self, call: &call::Points, answers: &mut dyn Items<MomentInfo>) -> Result<()> {
         let target = self.target(&call.name)?;
-        say(target.unless_gone(timeline::points(&target.log))?, answers);
-        Ok(())
-    }
-}
-
-fn say(moments: Vec<MomentInfo>, answers: &mut dyn Items<MomentInfo>) {
-    for moment in moments {
-        if !answers.item(moment) {
-            break;
-        }
+        target.unless_gone(timeline::points(&target.log, &mut |moment| answers.item(moment)))
     }
 }
 

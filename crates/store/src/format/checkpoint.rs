@@ -184,10 +184,8 @@ pub struct Footer {
     pub volumes: Vec<(u32, Tables)>,
     /// The segments of its span, in order.
     pub segments: Vec<SegmentStart>,
-    /// The events of its span, as a JSON array of [`StoredEvent`]; no block if there are none.
-    pub events: Block,
-    /// How many events.
-    pub events_count: u32,
+    /// The events of its span, in blocks, by seq.
+    pub events: Vec<super::events::EventBlock>,
     /// The catalog at its end.
     pub catalog: Catalog,
 }

@@ -21,6 +21,7 @@ use crate::{
             TreeRef,
         },
         crc32c,
+        events::EventBlock,
         page::{self, PAGE_BYTES_MAX, Page, STRIPE_SECTORS},
         segment,
     },
@@ -189,16 +190,13 @@ impl IndexFiles {
         serde_json::from_slice(&bytes).map_err(|_| damaged(Damage::Inconsistent))
     }
 
-    /// The events of a checkpoint's span.
+    /// The events of one block of a checkpoint.
     ///
     /// # Errors
     /// When they cannot be read or are damaged.
-    pub fn events(&self, checkpoint: &Checkpoint) -> Result<Vec<StoredEvent>> {
-        if checkpoint.footer.events_count == 0 {
-            return Ok(Vec::new());
-        }
-        let file = self.file(checkpoint.name.number)?;
-        self.read_json(&*file, &checkpoint.name.file_name(), checkpoint.footer.events)
+    pub fn event_block(&self, name: Name, block: &EventBlock) -> Result<Vec<StoredEvent>> {
+        let file = self.file(name.number)?;
+        self.read_json(&*file, &name.file_name(), block.block)
     }
 
     /// The bytes of a page or a table, if they are the ones that are meant.

@@ -28,6 +28,7 @@ use crate::{
             self, Block, Footer, Name, Row, SegmentStart, StoredEvent, TABLE_STRIPES, Table, Tables, Trailer,
         },
         crc32c,
+        events::{self, EventBlock},
         page::{self, BLOCK_ALIGN_BYTES, PageEntry, STRIPE_SECTORS},
         segment::Entry,
     },
@@ -216,11 +217,10 @@ fn write_all(
             Err(i) => tables.insert(i, entry),
         }
     }
-    let events = if contents.events.is_empty() {
-        Block { offset: 0, len_bytes: 0, crc: 0 }
-    } else {
-        out.append_json(&contents.events)?
-    };
+    let mut events = Vec::new();
+    for block in events::blocks(&contents.events) {
+        events.push(EventBlock::of(out.append_json(&block)?, block));
+    }
     let footer = Footer {
         start: contents.start,
         end: contents.end,
@@ -228,7 +228,6 @@ fn write_all(
         volumes,
         segments: contents.segments.clone(),
         events,
-        events_count: contents.events.len() as u32,
         catalog: Catalog::clone(&contents.catalog),
     };
     let block = out.append_json(&footer)?;

@@ -10,6 +10,7 @@
 
 mod append;
 mod branches;
+mod events;
 mod flush;
 mod group;
 mod read;
@@ -46,6 +47,7 @@ use crate::{
 
 use append::Sequencer;
 pub use append::{Appended, BlockWrite, Content};
+pub use events::{EventCursor, EventOrder, EventQuery, cursor_of};
 pub use read::{HeadFragment, Unknown, View};
 pub use timeline::{Event, TimeHit};
 pub use verify::{Damaged, VerifyReport};
@@ -179,6 +181,7 @@ pub struct Log {
     syncs: Arc<syncs::Syncs>,
     places: Places,
     index: IndexFiles,
+    event_summaries: events::Known,
     opened: Mutex<Vec<Arc<Checkpoint>>>,
     upkeep: Mutex<upkeep::Upkeep>,
     trouble: upkeep::Trouble,

@@ -245,6 +245,7 @@ impl Log {
             durability_changed: Condvar::new(),
             syncs,
             index,
+            event_summaries: super::events::Known::default(),
             opened: Mutex::default(),
             upkeep: Mutex::new(Upkeep),
             trouble: Trouble::default(),

@@ -39,7 +39,8 @@ struct Span {
 }
 
 impl Log {
-    /// Calls `each` with the events after `from`, up to and with `to`, in order, until it returns false.
+    /// Calls `each` with the events that are written after `from`, up to and with `to`, in order, until it returns false. What is
+    /// asked of many events is asked with [`Log::find_events`].
     ///
     /// # Errors
     /// When they cannot be read or are damaged.
@@ -55,9 +56,11 @@ impl Log {
                 return Ok(());
             }
             let checkpoint = self.index.open(name)?;
-            for event in self.index.events(&checkpoint)? {
-                if event.seq > reached && event.seq <= to && !each(&event) {
-                    return Ok(());
+            for block in checkpoint.footer.events.iter().filter(|b| b.seqs.1 > reached && b.seqs.0 <= to) {
+                for event in self.index.event_block(name, block)? {
+                    if event.seq > reached && event.seq <= to && !each(&event) {
+                        return Ok(());
+                    }
                 }
             }
             reached = reached.max(name.end);

@@ -193,7 +193,9 @@ impl Log {
         keep_going: &mut dyn FnMut(u64) -> bool,
     ) -> Result<()> {
         let checkpoint = self.index.open(name)?;
-        self.index.events(&checkpoint)?;
+        for block in &checkpoint.footer.events {
+            self.index.event_block(name, block)?;
+        }
         for (_, tables) in &checkpoint.footer.volumes {
             for (_, at) in tables.iter().filter(|table| table.1.file == name.number) {
                 let table = self.index.read_table(*at)?;

@@ -101,10 +101,10 @@ impl Model {
         one.parent.is_some_and(|(parent, from)| place.1 <= from && self.is_on_line(parent, place))
     }
 
-    /// All records at which the clock was at, or about to pass, a time.
-    fn at_time(&self, time: i64) -> Vec<u64> {
+    /// All records at which the clock was at, or about to pass, a time. It is `now`, and what is to come is no moment yet.
+    fn at_time(&self, time: i64, now: i64) -> Vec<u64> {
         let passes = |i: usize| match self.records.get(i + 1).map(|next| next.0) {
-            None => true,
+            None => time <= now || self.records[i].0 == time,
             Some(next) => next > time || (next < self.records[i].0 && self.records[i].0 == time),
         };
         let is_it = |i: &usize| self.records[*i].0 <= time && passes(*i);
@@ -277,20 +277,24 @@ impl Life {
     }
 
     #[track_caller]
-    fn means(&self, text: &str, (branch, seq): Spot) {
+    fn means(&mut self, text: &str, (branch, seq): Spot) {
         let found = self.find(text).unwrap_or_else(|e| panic!("{text}: {e}"));
         assert_eq!(found.place, Place::new(BranchId(branch), Seq(seq)), "{text}");
         assert_eq!(found.time, Micros(self.model.records[seq as usize - 1].0), "{text}");
         let info = found.info(&self.log().catalog());
         assert_eq!(self.find(&info.when).unwrap().place, found.place, "{text}, by {}", info.when);
-        let Ok(volume) = self.log().catalog().volume_of(BranchId(branch), "vda").map(|volume| volume.id)
-        else {
+        let catalog = self.log().catalog();
+        let volume = catalog.volume_of(BranchId(branch), "vda").unwrap();
+        if volume.made > Seq(seq) {
+            // There was no disk yet.
             return;
-        };
+        }
         let mut block = [0; 4096];
-        let view = self.log().view(volume, Seq(seq)).unwrap();
+        let view = self.log().view(volume.id, Seq(seq)).unwrap();
         view.read(Lba(0), &mut block, Wait::Yes).unwrap();
         assert_eq!(block[0], self.model.content((branch, seq)), "the content of {text}");
+        // A look into the past may have flushed.
+        self.took(None);
     }
 
     fn ask(&mut self) {
@@ -298,38 +302,42 @@ impl Life {
         let branch = self.dice.below(self.model.branches.len() as u64) as u32;
         let (form, off) = (self.dice.below(6), self.dice.below(3) as i64 - 1);
         let nth = self.dice.below(1 << 20) as usize;
-        let model = &self.model;
-        let record = model.records[seq as usize - 1];
+        let record = self.model.records[seq as usize - 1];
         match form {
-            0 => self.means(&format!("seq:{seq}"), record.1.map_or(model.lived(seq), |on| (on, seq))),
+            0 => {
+                let place = record.1.map_or(self.model.lived(seq), |on| (on, seq));
+                self.means(&format!("seq:{seq}"), place);
+            }
             1 => {
-                let end = model.branches[branch as usize].dropped.unwrap_or(model.head());
-                self.means(&format!("id:{branch}@seq:{}", seq.min(end)), model.on(branch, seq.min(end)));
+                let end = self.model.branches[branch as usize].dropped.unwrap_or(self.model.head());
+                let place = self.model.on(branch, seq.min(end));
+                self.means(&format!("id:{branch}@seq:{}", seq.min(end)), place);
             }
             2 => self.ask_time(record.0 + off),
             3 => self.ask_event(branch),
             4 => {
-                let points: Vec<_> =
-                    model.events.iter().filter(|(_, event)| event.kind == Kind::Point).collect();
-                if let Some((place, event)) = points.get(nth % points.len().max(1)) {
-                    self.means(&format!("point:{}", event.label), *place);
+                let points = self.model.events.iter().filter(|(_, event)| event.kind == Kind::Point);
+                let points: Vec<_> = points.map(|(place, event)| (*place, event.label.clone())).collect();
+                if let Some((place, label)) = points.get(nth % points.len().max(1)) {
+                    self.means(&format!("point:{label}"), *place);
                 }
             }
             _ => {
-                let head = model.head();
-                self.means("now", (model.present, head));
-                let one = &model.branches[branch as usize];
+                self.means("now", (self.model.present, self.model.head()));
+                let one = &self.model.branches[branch as usize];
                 if one.dropped.is_none() {
-                    self.means(&format!("branch:{}", one.name), (branch, head));
+                    let text = format!("branch:{}", one.name);
+                    self.means(&text, (branch, self.model.head()));
                 }
-                self.means(&format!("branch:id:{branch}"), model.on(branch, head));
+                let place = self.model.on(branch, self.model.head());
+                self.means(&format!("branch:id:{branch}"), place);
             }
         }
     }
 
-    fn ask_time(&self, time: i64) {
+    fn ask_time(&mut self, time: i64) {
         let text = rfc3339(Micros(time));
-        let at = self.model.at_time(time);
+        let at = self.model.at_time(time, self.clock.wall().0);
         match at.as_slice() {
             [only] => self.means(&text, self.model.lived(*only)),
             // Between two eras, where the nearest earlier one is taken, or before everything.
@@ -353,7 +361,7 @@ impl Life {
         }
     }
 
-    fn ask_event(&self, branch: u32) {
+    fn ask_event(&mut self, branch: u32) {
         type Wanted = fn(&Event) -> bool;
         let words: [(&str, Wanted); 3] = [
             ("last shutdown", |event| event.kind == Kind::Shutdown),
@@ -363,13 +371,15 @@ impl Life {
         for (text, wanted) in words {
             let fitting = || self.model.events.iter().filter(|(_, e)| wanted(e)).map(|(place, _)| *place);
             let lived = fitting().filter(|place| self.model.lived(place.1) == *place);
-            self.expect(text, lived.max_by_key(|place| place.1));
+            let lived = lived.max_by_key(|place| place.1);
             let own = fitting().filter(|place| self.model.is_on_line(branch, *place));
-            self.expect(&format!("id:{branch}@{text}"), own.max_by_key(|place| place.1));
+            let own = own.max_by_key(|place| place.1);
+            self.expect(text, lived);
+            self.expect(&format!("id:{branch}@{text}"), own);
         }
     }
 
-    fn expect(&self, text: &str, place: Option<Spot>) {
+    fn expect(&mut self, text: &str, place: Option<Spot>) {
         match place {
             Some(place) => self.means(text, place),
             None => assert!(self.find(text).is_err(), "{text}"),

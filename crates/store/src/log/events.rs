@@ -1,0 +1,268 @@
+//! Questions about events, answered without reading all of history: the newest or the oldest that fit, wherever they were
+//! written.
+//!
+//! Events are in memory until a checkpoint has them, then in blocks whose summaries stay in memory (about a kilobyte for 512
+//! events). A question reads the blocks that may hold a better answer than it has, the likeliest first.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bygone_model::{Grade, Kind, Place, Seq};
+
+use super::{Event, Log};
+use crate::{
+    error::Result,
+    format::{checkpoint::Name, events::EventBlock},
+    line::Line,
+};
+
+/// A place in the order of events: the moment that one tells of, then where it is written.
+pub type EventCursor = (Seq, Seq);
+
+/// Which events are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct EventQuery<'a> {
+    /// Only those that lie on this line; of any branch without.
+    pub line: Option<&'a Line>,
+    /// Only these kinds; any if there are none.
+    pub kinds: &'a [Kind],
+    /// Only those of this grade or a better one.
+    pub grade: Grade,
+    /// Only the points of this label.
+    pub label: Option<&'a str>,
+    /// Only those behind this place, …
+    pub after: EventCursor,
+    /// … and before this one.
+    pub before: EventCursor,
+}
+
+impl Default for EventQuery<'_> {
+    fn default() -> Self {
+        EventQuery {
+            line: None,
+            kinds: &[],
+            grade: Grade::Crash,
+            label: None,
+            after: (Seq::ZERO, Seq::ZERO),
+            before: (Seq::MAX, Seq::MAX),
+        }
+    }
+}
+
+/// Which of the events that fit are wanted first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventOrder {
+    /// The newest.
+    Newest,
+    /// The oldest.
+    Oldest,
+}
+
+/// The place of an event in the order of events.
+#[must_use]
+pub fn cursor_of(event: &Event) -> EventCursor {
+    (event.place().seq, event.seq)
+}
+
+impl EventQuery<'_> {
+    fn fits(&self, event: &Event) -> bool {
+        let cursor = cursor_of(event);
+        self.after < cursor
+            && cursor < self.before
+            && (self.kinds.is_empty() || self.kinds.contains(&event.event.kind))
+            && event.event.grade >= self.grade
+            && self.label.is_none_or(|label| event.event.kind == Kind::Point && event.event.label == label)
+            && self.line.is_none_or(|line| line.has(event.place()))
+    }
+
+    /// The moments of a block that may hold events which fit; `None`: it holds none.
+    fn span_in(&self, block: &EventBlock) -> Option<(Seq, Seq)> {
+        if self.label.is_some_and(|label| !block.may_have_label(label)) {
+            return None;
+        }
+        let mut span: Option<(Seq, Seq)> = None;
+        let mut widen = |low: Seq, high: Seq| {
+            if low <= high {
+                span = Some(span.map_or((low, high), |span| (span.0.min(low), span.1.max(high))));
+            }
+        };
+        let (low, high) = (self.after.0, self.before.0);
+        if block.about.is_empty() {
+            widen(block.moments.0.max(low), block.moments.1.min(high));
+        }
+        for about in &block.about {
+            let wanted =
+                (self.kinds.is_empty() || self.kinds.contains(&about.kind)) && about.grade >= self.grade;
+            if !wanted {
+                continue;
+            }
+            let (low, high) = (about.moments.0.max(low), about.moments.1.min(high));
+            match self.line {
+                None => widen(low, high),
+                Some(line) => {
+                    for stretch in line.stretches().iter().filter(|s| s.branch == about.branch) {
+                        widen(low.max(stretch.from), high.min(stretch.to));
+                    }
+                }
+            }
+        }
+        span
+    }
+}
+
+/// The summaries of a checkpoint's blocks of events.
+type Summaries = BTreeMap<u32, Arc<Vec<EventBlock>>>;
+
+/// The summaries that were read so far, by checkpoint.
+#[derive(Default)]
+pub(super) struct Known(Mutex<Summaries>);
+
+/// A block that may hold an answer, with the moment at which it can begin to.
+struct Chance<'a> {
+    best: Seq,
+    name: Name,
+    block: &'a EventBlock,
+}
+
+impl Log {
+    /// At most `limit` events that fit `query` and of which `wanted` says so, the first ones in this order.
+    ///
+    /// # Errors
+    /// When they cannot be read or are damaged.
+    pub fn find_events(
+        &self,
+        query: &EventQuery<'_>,
+        order: EventOrder,
+        limit: usize,
+        wanted: &mut dyn FnMut(&Event) -> bool,
+    ) -> Result<Vec<Event>> {
+        // First what is in memory, so that a checkpoint made meanwhile can lead to no omission.
+        let mut found = Found { order, limit, seqs: HashSet::new(), events: Vec::new() };
+        {
+            let sequencer = self.sequencer();
+            for event in sequencer.events.iter().filter(|event| query.fits(event)) {
+                if wanted(event) {
+                    found.add(event.clone());
+                }
+            }
+        }
+        let checkpoints = self.event_blocks()?;
+        let mut chances = Vec::new();
+        for (name, blocks) in &checkpoints {
+            for block in blocks.iter() {
+                if let Some((low, high)) = query.span_in(block) {
+                    let best = if order == EventOrder::Newest { high } else { low };
+                    chances.push(Chance { best, name: *name, block });
+                }
+            }
+        }
+        chances.sort_by_key(|chance| chance.best);
+        if order == EventOrder::Newest {
+            chances.reverse();
+        }
+        for chance in chances {
+            if found.is_beyond(chance.best) {
+                break;
+            }
+            for event in self.index.event_block(chance.name, chance.block)? {
+                if query.fits(&event) && wanted(&event) {
+                    found.add(event);
+                }
+            }
+        }
+        found.cut();
+        Ok(found.events)
+    }
+
+    /// The event that is written at `seq`, or the place of an event, is told by [`Log::find_events`]; this is the best grade of
+    /// the events that tell of exactly this place, with the newest event of that grade.
+    ///
+    /// # Errors
+    /// As [`Log::find_events`].
+    pub fn event_at(&self, place: Place) -> Result<Option<Event>> {
+        let query = EventQuery {
+            after: (Seq(place.seq.0.saturating_sub(1)), Seq::MAX),
+            before: (place.seq, Seq::MAX),
+            ..EventQuery::default()
+        };
+        let mut best: Option<Event> = None;
+        self.find_events(&query, EventOrder::Oldest, 1, &mut |event| {
+            let better = best.as_ref().is_none_or(|best| best.event.grade <= event.event.grade);
+            if event.branch == place.branch && better {
+                best = Some(event.clone());
+            }
+            false
+        })?;
+        Ok(best)
+    }
+
+    /// The blocks of all checkpoints.
+    fn event_blocks(&self) -> Result<Vec<(Name, Arc<Vec<EventBlock>>)>> {
+        let names = self.index.names();
+        let mut known = self.event_summaries.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|number, _| names.binary_search_by_key(number, |name| name.number).is_ok());
+        let mut out = Vec::with_capacity(names.len());
+        for name in names {
+            let blocks = match known.get(&name.number) {
+                Some(blocks) => blocks.clone(),
+                None => {
+                    let blocks = Arc::new(self.index.open(name)?.footer.events);
+                    known.insert(name.number, blocks.clone());
+                    blocks
+                }
+            };
+            out.push((name, blocks));
+        }
+        Ok(out)
+    }
+}
+
+/// The best answers so far.
+struct Found {
+    order: EventOrder,
+    limit: usize,
+    /// A checkpoint that was made meanwhile has what was in memory as well.
+    seqs: HashSet<Seq>,
+    events: Vec<Event>,
+}
+
+impl Found {
+    fn add(&mut self, event: Event) {
+        if self.limit == 0 || !self.seqs.insert(event.seq) {
+            return;
+        }
+        self.events.push(event);
+        if self.events.len() >= self.limit.saturating_mul(2).max(64) {
+            self.cut();
+        }
+    }
+
+    /// Keeps the best ones only, in order.
+    fn cut(&mut self) {
+        self.events.sort_by_key(cursor_of);
+        if self.order == EventOrder::Newest {
+            self.events.reverse();
+        }
+        self.events.truncate(self.limit);
+        if self.seqs.len() > self.events.len() {
+            self.seqs = self.events.iter().map(|event| event.seq).collect();
+        }
+    }
+
+    /// No event at this moment or a worse one can be among the best any more.
+    fn is_beyond(&mut self, best: Seq) -> bool {
+        if self.limit == 0 {
+            return true;
+        }
+        if self.events.len() < self.limit {
+            return false;
+        }
+        self.cut();
+        self.events.last().is_some_and(|worst| match self.order {
+            EventOrder::Newest => best < worst.place().seq,
+            EventOrder::Oldest => best > worst.place().seq,
+        })
+    }
+}

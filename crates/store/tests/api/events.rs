@@ -1,0 +1,104 @@
+//! Questions about events, against a list of all of them.
+
+use bygone_model::{At, BranchId, Event, Grade, Kind, Micros, Seq};
+use bygone_store::{EventOrder, EventQuery, cursor_of};
+
+use crate::world::World;
+
+const KINDS: [Kind; 4] = [Kind::Boot, Kind::Shutdown, Kind::Point, Kind::Package];
+const GRADES: [Grade; 3] = [Grade::Crash, Grade::Clean, Grade::Stopped];
+
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n.max(1)
+    }
+}
+
+#[test]
+fn a_question_about_events_finds_what_a_search_through_all_of_them_finds() {
+    let (world, mut log, _) = World::make(1 << 20);
+    let mut dice = Dice(7);
+    let mut all: Vec<bygone_store::Event> = Vec::new();
+    let branches: Vec<BranchId> =
+        (0..3).map(|n| log.add_branch(&format!("b{n}"), BranchId(0), log.head_seq()).unwrap()).collect();
+    let mut asked = 0;
+    for n in 0..2500_u64 {
+        let branch = if n % 3 == 0 { BranchId(0) } else { branches[dice.below(3) as usize] };
+        let kind = KINDS[dice.below(4) as usize].clone();
+        let mut event = Event::new(kind, format!("label {}", n / 2)).graded(GRADES[dice.below(3) as usize]);
+        if dice.below(5) == 0 {
+            event = event.at(At::exactly(Seq(1 + dice.below(log.head_seq().0)), Micros(0)));
+        }
+        let done = log.event(branch, &event).unwrap();
+        all.push(bygone_store::Event { seq: done.last, time: done.time, branch, event });
+        if n % 700 == 699 {
+            log.promote_branch(branches[(n / 700) as usize % 3]).unwrap();
+        }
+        if n % 600 == 599 {
+            log.checkpoint().unwrap();
+        }
+        if n == 2000 {
+            log.flush().unwrap();
+            drop(log);
+            log = world.open();
+        }
+        if n % 25 != 0 {
+            continue;
+        }
+        let catalog = log.catalog();
+        let lines = [catalog.lived_line(), catalog.line_of(branches[dice.below(3) as usize])];
+        let kinds: Vec<Kind> = KINDS.iter().filter(|_| dice.below(3) == 0).cloned().collect();
+        let label = format!("label {}", dice.below(n + 5) / 2);
+        let head = log.head_seq().0;
+        let (one, other) = (dice.below(head + 2), dice.below(head + 2));
+        let query = EventQuery {
+            line: lines.get(dice.below(3) as usize),
+            kinds: &kinds,
+            grade: GRADES[dice.below(3) as usize],
+            label: (dice.below(3) == 0).then_some(label.as_str()),
+            after: (Seq(one.min(other)), Seq(dice.below(head))),
+            before: (Seq(one.max(other)), Seq(dice.below(head))),
+        };
+        let fits = |event: &&bygone_store::Event| {
+            let cursor = cursor_of(event);
+            query.after < cursor
+                && cursor < query.before
+                && (kinds.is_empty() || kinds.contains(&event.event.kind))
+                && event.event.grade >= query.grade
+                && query.label.is_none_or(|l| event.event.kind == Kind::Point && event.event.label == l)
+                && query.line.is_none_or(|line| line.has(event.place()))
+        };
+        let mut expected: Vec<&bygone_store::Event> = all.iter().filter(fits).collect();
+        expected.sort_by_key(|event| cursor_of(event));
+        let limit = [1, 3, 50, 10_000][dice.below(4) as usize];
+        for order in [EventOrder::Oldest, EventOrder::Newest] {
+            if order == EventOrder::Newest {
+                expected.reverse();
+            }
+            let found = log.find_events(&query, order, limit, &mut |_| true).unwrap();
+            assert!(found.iter().eq(expected.iter().copied().take(limit)), "{query:?} {order:?} {limit}");
+            asked += found.len();
+        }
+    }
+    assert!(asked > 1000, "the questions found too little to show anything: {asked}");
+}
+
+#[test]
+fn the_best_event_that_tells_of_a_place_is_found() {
+    let (_world, log, _) = World::make(1 << 20);
+    let stop = Event::new(Kind::Shutdown, "stopped").graded(Grade::Stopped);
+    let at = log.event(BranchId(0), &stop).unwrap();
+    let place = bygone_model::Place::new(BranchId(0), at.last);
+    let point = Event::new(Kind::Point, "here").at(At::exactly(at.last, at.time));
+    log.event(BranchId(0), &point).unwrap();
+    log.checkpoint().unwrap();
+    let told = || log.event_at(place).unwrap().unwrap().event.label;
+    assert_eq!(told(), "stopped");
+    log.event(BranchId(0), &stop.at(At::exactly(at.last, at.time))).unwrap();
+    assert_eq!(told(), "stopped");
+    let next = bygone_model::Place::new(BranchId(0), at.last.next());
+    assert!(log.event_at(next).unwrap().is_none(), "a point tells of the moment that it names only");
+}
