@@ -1,5 +1,5 @@
-//! Appending, flushing, sealing, checkpoints, views and closing in every order that a scheduler comes up with. A failure prints
-//! its schedule, which `shuttle::replay` plays again.
+//! Appending, flushing, sealing, checkpoints, views, verification and closing in every order that a scheduler comes up with. A failure
+//! prints its schedule, which `shuttle::replay` plays again.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod medium;
@@ -211,5 +211,32 @@ fn branches_events_and_flushes_that_come_at_once_are_all_there_after_a_power_cut
         assert!(log.catalog().branch_named("b").is_ok());
         assert_eq!(mark(&log, volume, 3, log.head_seq()), 5);
         assert!(!matches!(log.flush(), Err(Error::Poisoned)));
+    });
+}
+
+#[test]
+fn verification_finds_nothing_wrong_with_a_log_that_is_written_and_kept_up_meanwhile() {
+    explore(|| {
+        let memory = Memory::default();
+        let (log, volume) = make(&memory);
+        let upkeep = {
+            let log = log.clone();
+            thread::spawn(move || while log.maintain().unwrap() {})
+        };
+        let verifier = {
+            let log = log.clone();
+            thread::spawn(move || {
+                for newest_first in [true, false] {
+                    let report = log.verify(newest_first, &mut |_, _| true).unwrap();
+                    assert!(report.complete && report.damaged.is_empty(), "{report:?}");
+                }
+            })
+        };
+        for i in 1..=8 {
+            write(&log, volume, 0, i).unwrap();
+        }
+        log.checkpoint().unwrap();
+        upkeep.join().unwrap();
+        verifier.join().unwrap();
     });
 }

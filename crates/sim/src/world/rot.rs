@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bygone_model::Seq;
-use bygone_store::{Error, Log, format::checkpoint::FRAME_BYTES};
+use bygone_store::{
+    Error, Log,
+    format::{checkpoint::FRAME_BYTES, record::HEADER_BYTES},
+};
 
 use super::{Done, World, check};
 use crate::{inspect, oracle::Rec};
@@ -153,7 +156,7 @@ impl World {
             let Some(bytes) = self.medium.bytes(name).filter(|bytes| !bytes.is_empty()) else { continue };
             match self.rng.below(20) {
                 0 => {
-                    let len = self.rng.below(bytes.len() as u64) as usize;
+                    let len = self.place_to_cut(&bytes);
                     self.say(format!("cut {name} to {len}"));
                     self.medium.truncate(name, len);
                 }
@@ -182,10 +185,20 @@ impl World {
         hurt
     }
 
+    /// Often within a record's header, where what is left looks whole, and often the first one's.
+    fn place_to_cut(&mut self, bytes: &[u8]) -> usize {
+        let starts = starts_of_records(bytes);
+        let place = match self.rng.below(4) {
+            0 if !starts.is_empty() => starts[0] as u64 + self.rng.below(HEADER_BYTES as u64),
+            1 if !starts.is_empty() => self.rng.pick(&starts) as u64 + self.rng.below(HEADER_BYTES as u64),
+            _ => self.rng.below(bytes.len() as u64),
+        };
+        place.min(bytes.len() as u64 - 1) as usize
+    }
+
     fn place_to_hurt(&mut self, bytes: &[u8]) -> usize {
         let len = bytes.len() as u64;
-        let starts: Vec<usize> =
-            (0..bytes.len()).step_by(8).filter(|&i| bytes[i..].get(8..12) == Some(b"ByRe")).collect();
+        let starts = starts_of_records(bytes);
         let place = match self.rng.below(4) {
             // Where headers are: mostly what a lookup believes.
             0 | 1 if !starts.is_empty() => {
@@ -293,6 +306,10 @@ impl World {
         let _ = log.verify(false, &mut |_, _| true);
         let _ = log.maintain();
     }
+}
+
+fn starts_of_records(bytes: &[u8]) -> Vec<usize> {
+    (0..bytes.len()).step_by(8).filter(|&i| bytes[i..].get(8..12) == Some(b"ByRe")).collect()
 }
 
 /// Bytes that no checksum covers: zeroes that fill up to a multiple of 8.

@@ -1,5 +1,7 @@
 //! Reading everything back and checking it.
 
+use std::collections::BTreeSet;
+
 use bygone_model::Seq;
 
 use super::{
@@ -58,9 +60,12 @@ impl Log {
     ) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         let total = self.used_bytes()?;
-        let (active, newest, head) = {
+        let (active, newest, head, mut begun) = {
             let sequencer = self.sequencer();
-            (sequencer.active.as_ref().map(|active| active.number), sequencer.newest, sequencer.head)
+            let active = sequencer.active.as_ref().map(|active| active.number);
+            // The segments that are known to have records.
+            let begun: BTreeSet<u32> = sequencer.segments.iter().map(|start| start.0).collect();
+            (active, sequencer.newest, sequencer.head, begun)
         };
         let mut numbers: Vec<u32> =
             segment_numbers(&*self.dir)?.into_iter().filter(|n| *n <= newest).collect();
@@ -83,8 +88,8 @@ impl Log {
             names.reverse();
         }
         for name in names {
-            let checked =
-                self.verify_checkpoint(name, &mut report, &mut |checked| keep_going(checked, total));
+            let checked = self
+                .verify_checkpoint(name, &mut begun, &mut report, &mut |checked| keep_going(checked, total));
             report.note(checked)?;
             if !keep_going(report.checked_bytes, total) {
                 return Ok(report);
@@ -94,6 +99,10 @@ impl Log {
         for number in numbers {
             let checked = self.verify_segment(number, Some(number) == active, head, &mut report);
             match checked {
+                // Nothing is left of it. The next one would tell that something is missing, but may be damaged as well.
+                Ok(Some((first, last))) if last < first && begun.contains(&number) => {
+                    report.note(Err(Error::damaged(&segment::file_name(number), 0, Damage::Truncated)))?;
+                }
                 Ok(span) => spans.extend(span.map(|(first, last)| (number, first, last))),
                 Err(e) => report.note(Err(e))?,
             }
@@ -141,11 +150,13 @@ impl Log {
         let file = self.places.segments.file(number)?;
         let name = segment::file_name(number);
         let header = scan::read_header(&*file, number, &self.key)?;
+        // Asked before the file: it may be given its index meanwhile.
+        let waiting = self.end_of_full(number);
         let index = if active { None } else { scan::sealed_index(&*file, number, &self.key)? };
         let expected = index.as_ref().map_or(Seq(1), |index| index.first_seq);
         let durable = if active { self.durable_seq() } else { head };
         // Behind its last record there may be whole ones of a write that failed: they are nobody's.
-        let until = self.end_of_full(number).unwrap_or(Seq::MAX);
+        let until = waiting.unwrap_or(Seq::MAX);
         let context = scan::Context { expected, until, durable, ..scan::Context::of(self.key) };
         let scanned = scan::scan_records(&*file, number, header, context)?;
         report.checked_bytes += file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
@@ -164,11 +175,13 @@ impl Log {
             None if active && scanned.last_seq() < head && !scanned.index.times.is_empty() => {
                 damaged(Damage::Checksum)
             }
-            // One without records may have none because a write failed in it and the log went on elsewhere; the next one tells.
+            None if waiting.is_some_and(|end| scanned.last_seq().next() < end) => damaged(Damage::Truncated),
+            // One without records may have none because a write failed in it and the log went on elsewhere; others tell.
             _ if scanned.index.times.is_empty() => {
                 Ok(header.map(|_| (first, Seq(first.0.saturating_sub(1)))))
             }
-            None if !active && self.has_index_by_now(number) => damaged(Damage::Truncated),
+            // It takes no more records and does not wait for its index, so it should have one.
+            None if !active && waiting.is_none() => damaged(Damage::Truncated),
             _ => Ok(Some((first, scanned.last_seq()))),
         }
     }
@@ -180,19 +193,15 @@ impl Log {
         Some(Seq(full.first_seq.0 + full.times.len() as u64))
     }
 
-    /// A segment that takes no more records and does not wait for its index should have one.
-    fn has_index_by_now(&self, number: u32) -> bool {
-        let sequencer = self.sequencer();
-        !sequencer.full.iter().any(|full| full.number == number)
-    }
-
     fn verify_checkpoint(
         &self,
         name: crate::format::checkpoint::Name,
+        begun: &mut BTreeSet<u32>,
         report: &mut VerifyReport,
         keep_going: &mut dyn FnMut(u64) -> bool,
     ) -> Result<()> {
         let checkpoint = self.index.open(name)?;
+        begun.extend(checkpoint.footer.segments.iter().map(|start| start.0));
         for block in &checkpoint.footer.events {
             self.index.event_block(name, block)?;
         }
