@@ -267,6 +267,10 @@ impl Log {
                 return Ok((full.first_seq, full.times.clone(), Vec::new()));
             }
         }
+        if let Some(container) = self.places.elsewhere(number) {
+            let index = container.index(number)?;
+            return Ok((index.first_seq, index.times, Vec::new()));
+        }
         let scanned = self.scan_segment(number)?;
         Ok((scanned.index.first_seq, scanned.index.times, scanned.lost))
     }
@@ -296,7 +300,8 @@ impl Log {
     /// The same; of a segment whose damage was reported when the log was opened, what is left of it.
     pub(super) fn index_of_what_is_left(&self, number: u32) -> Result<segment::SegmentIndex> {
         let file = segment::file_name(number);
-        if self.damage_at_open.iter().any(|(place, _)| place.file == file) {
+        let moved = self.places.elsewhere(number).is_some();
+        if !moved && self.damage_at_open.iter().any(|(place, _)| place.file == file) {
             return Ok(self.scan_segment(number)?.index);
         }
         self.segment_index(number)
