@@ -19,6 +19,8 @@ fn worlds_of_a_tapped_disk_that_went_wrong_once_go_well() {
     for seed in [505_545, 511_138] {
         run_tapped(seed, 300).unwrap_or_else(|failure| panic!("{failure}"));
     }
+    // A write failed, another one came in its place, and a power cut took that and left the first.
+    run_tapped(1_795_662_900_000_290, 200).unwrap_or_else(|failure| panic!("{failure}"));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use bygone_block::TapState;
 use bygone_model::{Lba, Sectors, Seq};
 use bygone_store::{Log, Wait};
 
-use super::{DISK, Done, World, disk::SimDisk};
+use super::{DISK, Done, World, Write, disk::SimDisk};
 use crate::world::{Failure, check};
 
 impl World {
@@ -69,16 +69,19 @@ impl World {
         // those that it came with. So the newest version in the log tells.
         let unsure = |upto: Seq| upto > sure && upto >= head;
         let last = self.writes.pop_if(|last| last.upto.is_none_or(unsure));
-        for write in last.into_iter().chain(std::mem::take(&mut self.limbo)) {
-            if write.after < head && self.newest_is(write.first, &write.content)? {
+        let mut candidates: Vec<Write> = last.into_iter().collect();
+        candidates.extend(std::mem::take(&mut self.limbo).into_iter().filter(|failed| failed.after >= sure));
+        for write in candidates {
+            if write.after < head && self.newest_is(&write)? {
                 self.writes.push(write);
             }
         }
         Ok(())
     }
 
-    /// The log's newest version of these sectors is this content.
-    pub(super) fn newest_is(&self, first: usize, content: &[u8]) -> Done<bool> {
+    /// The log's newest version of the sectors of this write came after what it came after, and is its content.
+    pub(super) fn newest_is(&self, write: &Write) -> Done<bool> {
+        let (first, content) = (write.first, &write.content);
         let log = self.log()?;
         let view = log.view(self.volume, log.head_seq());
         let view = view.map_err(|e| Failure(format!("a view of the present: {e}")))?;
@@ -87,6 +90,6 @@ impl World {
         let fragments = fragments.map_err(|e| Failure(format!("looking up the present: {e}")))?;
         let read = view.read(Lba(first as u64), &mut bytes, Wait::Yes);
         read.map_err(|e| Failure(format!("reading the present: {e}")))?;
-        Ok(fragments.iter().all(|f| f.found.is_some()) && bytes == content)
+        Ok(fragments.iter().all(|f| f.found.is_some_and(|(seq, _)| seq > write.after)) && bytes == *content)
     }
 }

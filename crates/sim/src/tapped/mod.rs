@@ -55,7 +55,8 @@ struct World {
     /// What the disk held before the writes.
     before: Vec<u8>,
     writes: Vec<Write>,
-    /// The writes that failed since the last one that did not.
+    /// The writes that failed. What came in the place of one may be lost again in a power cut that leaves the failed one there,
+    /// until something behind it is durable.
     limbo: Vec<Write>,
     /// Everything up to here was acknowledged as durable.
     durable: Seq,
@@ -295,15 +296,12 @@ impl World {
         if let Err(e) = result {
             self.excuse("write", &e)?;
             if !dead && !self.is_appended(&log, after, first, sectors)? {
-                // Until something else stands in its place, a whole record of it may be there.
-                self.limbo.push(Write { after, upto: None, first, content });
+                // A whole record of it may be there, as the next one of the log.
+                self.limbo.push(Write { after: upto, upto: None, first, content });
                 return Ok(());
             }
         }
         self.undestaged += 1;
-        if !dead {
-            self.limbo.clear();
-        }
         self.writes.push(Write { after, upto: (!dead).then_some(upto), first, content });
         Ok(())
     }
