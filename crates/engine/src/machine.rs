@@ -54,6 +54,8 @@ pub(crate) struct Machine {
     start: Mutex<Start>,
     start_changed: Condvar,
     stop_asked: Mutex<Option<&'static str>>,
+    /// Its stop, once it has ended.
+    ended: Mutex<Option<MomentInfo>>,
     leases: Mutex<Vec<Lease>>,
     serving: Mutex<Option<Serving>>,
 }
@@ -208,6 +210,7 @@ impl Machine {
             start: Mutex::new(Start::Pending),
             start_changed: Condvar::new(),
             stop_asked: Mutex::default(),
+            ended: Mutex::default(),
             leases: Mutex::new(leases),
             serving: Mutex::new(Some(serving)),
         });

@@ -305,12 +305,11 @@ fn stop_all(manager: &Arc<Manager>) {
                 let said = stop_machine(&target, &machine, false, None, &mut |step| {
                     tracing::info!(target = name, "{step}");
                 });
-                drop(machine);
                 if let Err(e) = said {
                     tracing::error!(target = name, error = %e, "cannot be stopped");
                     return;
                 }
-                let _ = target.wait_stopped(&mut || true);
+                let _ = target.wait_ended(&machine, &mut || true);
             };
             std::thread::Builder::new().name("stop".into()).spawn(stop).ok()
         })

@@ -59,11 +59,14 @@ fn problems(of: &Value) -> String {
     of["problems"].to_string()
 }
 
+/// What is said of a target whose writes wait.
+const STANDS_STILL: &str = "the target stands still";
+
 /// Waits until the target's writes wait, and the store says so.
 fn wait_paused(world: &World) -> Value {
     until("the pause", || {
         let status = world.json(&["status"]);
-        (status["store"]["state"] == "full" && problems(&status).contains("writes wait")).then_some(status)
+        (status["store"]["state"] == "full" && problems(&status).contains(STANDS_STILL)).then_some(status)
     })
 }
 
@@ -114,7 +117,7 @@ fn a_full_store_pauses_the_guest_which_goes_on_by_itself_when_there_is_room() {
     until("the guest to go on", || world.last_number("m", "done ").filter(|done| *done > stuck_at + 5));
     assert!(flood.wait().expect("ended").success(), "the other writer saw an error");
     let status = world.json(&["status"]);
-    assert!(!problems(&status).contains("writes wait"), "{status}");
+    assert!(!problems(&status).contains(STANDS_STILL), "{status}");
     samples.push(sample(&world));
     let stop = world.json(&["stop", "m"]);
     assert_eq!(stop["kind"], "shutdown");
@@ -171,7 +174,7 @@ fn a_target_that_waits_for_room_can_be_stopped_and_run_again() {
     // Nothing waits any more, and the disk is free.
     let status = world.json(&["status"]);
     assert_eq!(status["targets"][0]["state"], "stopped", "{status}");
-    until("nobody waits", || (!problems(&world.json(&["status"])).contains("writes wait")).then_some(()));
+    until("nobody waits", || (!problems(&world.json(&["status"])).contains(STANDS_STILL)).then_some(()));
     // Without room for the few files that a machine needs it is not run, and nothing is left of the attempt.
     world.fs().brim();
     let before = tree(&world.store().join("run"));

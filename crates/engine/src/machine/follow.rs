@@ -236,6 +236,7 @@ impl Machine {
                 None
             }
         };
+        lock(&self.ended).clone_from(&stop);
         *lock(&target.last_stop) = stop;
         *lock(&target.machine) = Slot::None;
         target.stopped.notify_all();

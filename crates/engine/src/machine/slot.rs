@@ -236,24 +236,36 @@ impl Target {
         }
     }
 
-    /// Waits until the machine has stopped, or `wanted` says no.
+    /// Waits until the machine that runs now has stopped, or `wanted` says no. One that is started after it is not waited for.
     ///
     /// # Errors
-    /// When it does not run, or nobody waits any more.
+    /// When none runs and none did, or nobody waits any more.
     pub(crate) fn wait_stopped(&self, wanted: &mut dyn FnMut() -> bool) -> Result<MomentInfo> {
+        match self.machine() {
+            Some(machine) => self.wait_ended(&machine, wanted),
+            None => lock(&self.last_stop).clone().ok_or_else(|| Error::TargetStopped(self.name.clone())),
+        }
+    }
+
+    /// Waits until this machine has stopped, or `wanted` says no.
+    ///
+    /// # Errors
+    /// When its stop could not be written, or nobody waits any more.
+    pub(crate) fn wait_ended(
+        &self,
+        machine: &Arc<Machine>,
+        wanted: &mut dyn FnMut() -> bool,
+    ) -> Result<MomentInfo> {
         const LOOK_EVERY: Duration = Duration::from_millis(200);
         let mut slot = self.slot();
-        if !matches!(&*slot, Slot::Watched(_)) && lock(&self.last_stop).is_none() {
-            return Err(Error::TargetStopped(self.name.clone()));
-        }
-        while matches!(&*slot, Slot::Watched(_)) {
+        while matches!(&*slot, Slot::Watched(watched) if Arc::ptr_eq(watched, machine)) {
             if !wanted() {
                 return Err(Error::Abandoned);
             }
             slot = self.stopped.wait_timeout(slot, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(slot);
-        lock(&self.last_stop).clone().ok_or_else(|| Error::TargetStopped(self.name.clone()))
+        lock(&machine.ended).clone().ok_or_else(|| Error::TargetStopped(self.name.clone()))
     }
 
     /// As a manager that is killed leaves it.

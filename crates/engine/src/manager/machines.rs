@@ -108,8 +108,7 @@ impl Handle<call::Stop> for Manager {
         }
         let machine = target.machine().ok_or_else(|| Error::TargetStopped(call.name.clone()))?;
         stop_machine(&target, &machine, call.force, call.deadline_s, &mut |text| answers.note(text))?;
-        drop(machine);
-        target.wait_stopped(&mut || true)
+        target.wait_ended(&machine, &mut || true)
     }
 }
 

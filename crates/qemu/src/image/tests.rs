@@ -174,7 +174,8 @@ fn a_truncated_or_damaged_image_is_refused_and_snapshots_inside_are_named() {
         lab.look("image", format).unwrap();
         let len = std::fs::metadata(lab.path("image")).unwrap().len();
         let image = std::fs::OpenOptions::new().write(true).open(lab.path("image")).unwrap();
-        image.set_len(len - len / 4).unwrap();
+        // The last quarter may be room that no data have come to.
+        image.set_len(len / 2).unwrap();
         let refused = lab.look("image", format);
         assert!(refused.is_err(), "{format:?}: {refused:?}");
     }
@@ -192,7 +193,9 @@ fn a_truncated_or_damaged_image_is_refused_and_snapshots_inside_are_named() {
     let said = lab.look("image", Format::Qcow2).unwrap_err().to_string();
     assert!(said.contains("it is damaged"), "{said}");
     // What qemu-img says comes through.
-    std::fs::write(lab.path("image"), b"QFI\xfb\0\0\0\x63 no version of ours").unwrap();
+    let mut unknown = b"QFI\xfb\0\0\0\x63".to_vec();
+    unknown.resize(512, 0);
+    std::fs::write(lab.path("image"), unknown).unwrap();
     let said = lab.look("image", Format::Qcow2).unwrap_err().to_string();
     assert!(said.contains("qemu-img failed: ") && said.contains("version"), "{said}");
 }

@@ -164,7 +164,15 @@ impl Model {
             Said::Refused(Error::TargetStopping(_)) if round.stops > 0 => true,
             Said::Refused(Error::Served(_) | Error::Moved(_) | Error::BranchUsed(_)) if round.served => true,
             Said::Refused(error) => !self.clone().done(ask, None) && !matches!(error, Error::Partly { .. }),
-            Said::Done(made) => self.done(ask, made.as_ref()),
+            Said::Done(made) => {
+                let left = (ask, self.machine, round.stops);
+                if let (Ask::GuestWrite(block, byte), Machine::Left(branch), 1..) = left {
+                    // Whoever stops a machine that was left running takes it over first; its guest goes on until it is down.
+                    self.branches[branch].content[*block] = *byte;
+                    return true;
+                }
+                self.done(ask, made.as_ref())
+            }
         }
     }
 
