@@ -147,6 +147,7 @@ impl World {
         if names.is_empty() {
             return hurt;
         }
+        let mut flipped = Vec::new();
         for _ in 0..self.rng.within(1, 3) {
             let name = if self.rng.chance(300) {
                 names[names.len() - 1]
@@ -170,6 +171,11 @@ impl World {
                         continue;
                     }
                     let bit = self.rng.below(8) as u32;
+                    // A bit that is flipped back is no damage.
+                    if flipped.contains(&(name, offset, bit)) {
+                        continue;
+                    }
+                    flipped.push((name, offset, bit));
                     self.say(format!("flip bit {bit} of byte {offset} of {} of {name}", bytes.len()));
                     self.medium.flip(name, offset, bit);
                 }
