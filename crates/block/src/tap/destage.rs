@@ -24,6 +24,8 @@ const MARK_BYTES: u64 = 256 << 20;
 const MARK_RECORDS: u64 = 1 << 18;
 /// Neighbouring runs are written to the disk together up to this size.
 const WRITE_BYTES: usize = 1 << 20;
+/// What is this large then does not stay in the system's memory.
+const UNCACHED_BYTES: usize = 256 << 10;
 
 /// The disk below refuses what is carried to it.
 #[derive(Clone, Debug)]
@@ -276,7 +278,12 @@ impl<'a> Pending<'a> {
 
     fn write(&mut self) -> std::io::Result<()> {
         if !self.bytes.is_empty() {
-            self.file.write_at(&mut [IoSlice::new(&self.bytes)], self.start)?;
+            let parts = &mut [IoSlice::new(&self.bytes)];
+            if self.bytes.len() >= UNCACHED_BYTES {
+                self.file.write_uncached_at(parts, self.start)?;
+            } else {
+                self.file.write_at(parts, self.start)?;
+            }
             self.bytes.clear();
         }
         Ok(())

@@ -27,6 +27,7 @@ fn options() -> LogOptions {
         versions_max: usize::MAX,
         aligned_payload_bytes: 1024,
         begin_bytes: 8192,
+        uncached_bytes: 16384,
         cache: PageCache::new(64 << 10),
         random: Arc::new(NoChance),
     }

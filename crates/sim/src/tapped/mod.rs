@@ -112,6 +112,7 @@ impl World {
             versions_max: usize::MAX,
             aligned_payload_bytes: [512, 4096, 1 << 20][(seed % 3) as usize],
             begin_bytes: 8192,
+            uncached_bytes: 16384,
             cache: PageCache::new(64 << 10),
             random: Arc::new(SimRandom::new(seed)),
         };

@@ -186,6 +186,7 @@ impl World {
             versions_max: if profile.name == "index" { 600 } else { usize::MAX },
             aligned_payload_bytes: [512, 2048, 8192, 1 << 20][(mix(seed) % 4) as usize],
             begin_bytes: 8192,
+            uncached_bytes: 16384,
             cache: PageCache::new(rng.pick(&[4 << 10, 64 << 10, 1 << 20])),
             random: Arc::new(SimRandom::new(seed)),
         };

@@ -95,6 +95,15 @@ pub trait File: Send + Sync {
     /// What the medium says; then the range holds anything.
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
 
+    /// As [`File::write_at`], for much that is not likely to be read soon: the medium begins with it at once, and it is kept
+    /// in memory no longer than that takes, if the system can.
+    ///
+    /// # Errors
+    /// As [`File::write_at`].
+    fn write_uncached_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.write_at(parts, offset)
+    }
+
     /// Asks the medium to begin with what was written to a range, without waiting for it: a later [`File::sync`] has less to
     /// wait for. Promises nothing.
     fn begin_writing(&self, _offset: u64, _len_bytes: u64) {}

@@ -5,7 +5,10 @@ use std::{
     io::{IoSlice, IoSliceMut},
     os::{fd::AsFd, unix::fs::FileExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -17,8 +20,20 @@ use rustix::{
 
 use super::{Clock, Dir, File, Random, ahead};
 
+#[cfg(test)]
+mod tests;
+
 /// At most this many buffers in one vectored write; the kernel's own limit (`IOV_MAX`).
 const IOV_MAX: usize = 1024;
+
+/// At most this many bytes in one write: a record of 1 MiB, and less than 2 MiB. For more at once Linux looks for pieces of memory
+/// of 2 MiB and more to keep them in, which may take six times as long (decision 9).
+const WRITE_BYTES_MAX: usize = (1 << 20) + (64 << 10);
+
+/// The unit in which the system keeps files in memory.
+const BLOCK_BYTES: u64 = 4096;
+/// `RWF_DONTCACHE`, which Linux has since 6.14: begins writing at once, and gives the memory back afterwards.
+const DROP_BEHIND: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 /// A directory of the operating system.
 #[derive(Debug)]
@@ -106,19 +121,60 @@ impl Dir for RealDir {
 
 /// A file of the operating system.
 #[derive(Debug)]
-pub struct RealFile(Arc<fs::File>);
+pub struct RealFile {
+    file: Arc<fs::File>,
+    can_drop_behind: AtomicBool,
+}
 
 impl RealFile {
     /// Uses a file that is open already.
     #[must_use]
     pub fn new(file: fs::File) -> RealFile {
-        RealFile(Arc::new(file))
+        RealFile { file: Arc::new(file), can_drop_behind: AtomicBool::new(true) }
     }
 
     /// The open file.
     #[must_use]
     pub fn file(&self) -> &fs::File {
-        &self.0
+        &self.file
+    }
+}
+
+fn len_of(parts: &[IoSlice<'_>]) -> u64 {
+    parts.iter().map(|part| part.len() as u64).sum()
+}
+
+impl RealFile {
+    /// Writes what is left of `parts` at `at`, as far as to `end`, and moves both on.
+    fn write_up_to(
+        &self,
+        end: u64,
+        left: &mut &mut [IoSlice<'_>],
+        at: &mut u64,
+        flags: ReadWriteFlags,
+    ) -> Result<(), Errno> {
+        while *at < end {
+            let mut room = WRITE_BYTES_MAX.min(usize::try_from(end - *at).unwrap_or(usize::MAX));
+            let mut piece = Vec::with_capacity(left.len().min(IOV_MAX));
+            for part in left.iter().take(IOV_MAX) {
+                let len_bytes = part.len().min(room);
+                piece.push(IoSlice::new(&part[..len_bytes]));
+                room -= len_bytes;
+                if room == 0 {
+                    break;
+                }
+            }
+            match rustix::io::pwritev2(self.file.as_fd(), &piece, *at, flags) {
+                Ok(0) => return Err(Errno::IO),
+                Ok(n) => {
+                    *at += n as u64;
+                    IoSlice::advance_slices(left, n);
+                }
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -126,7 +182,7 @@ impl File for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match self.0.read_at(rest, offset + done as u64) {
+            match self.file.read_at(rest, offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -141,7 +197,7 @@ impl File for RealFile {
         while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let mut parts = [IoSliceMut::new(rest)];
             match rustix::io::preadv2(
-                self.0.as_fd(),
+                self.file.as_fd(),
                 &mut parts,
                 offset + done as u64,
                 ReadWriteFlags::NOWAIT,
@@ -160,7 +216,7 @@ impl File for RealFile {
     fn read_parts_at(&self, parts: &mut [IoSliceMut<'_>], offset: u64, cached: bool) -> io::Result<usize> {
         let flags = if cached { ReadWriteFlags::NOWAIT } else { ReadWriteFlags::empty() };
         loop {
-            match rustix::io::preadv2(self.0.as_fd(), parts, offset, flags) {
+            match rustix::io::preadv2(self.file.as_fd(), parts, offset, flags) {
                 Err(Errno::INTR) => {}
                 // A file system that cannot tell is waited for.
                 Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) if cached => {
@@ -171,47 +227,45 @@ impl File for RealFile {
         }
     }
 
-    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let mut left = parts;
-        let mut at = offset;
-        while !left.is_empty() {
-            let batch = left.len().min(IOV_MAX);
-            match rustix::io::pwritev(self.0.as_fd(), &left[..batch], at) {
-                Ok(0) if left.iter().any(|part| !part.is_empty()) => {
-                    return Err(io::ErrorKind::WriteZero.into());
+    fn write_at(&self, mut parts: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        let end = offset + len_of(parts);
+        Ok(self.write_up_to(end, &mut parts, &mut offset, ReadWriteFlags::empty())?)
+    }
+
+    fn write_uncached_at(&self, mut parts: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        let end = offset + len_of(parts);
+        // The block at the end stays: the next write goes on in it, and would have to read it first.
+        let whole = end - end % BLOCK_BYTES;
+        if self.can_drop_behind.load(Ordering::Relaxed) {
+            match self.write_up_to(whole, &mut parts, &mut offset, DROP_BEHIND) {
+                // Not this kernel, or not this file system.
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
+                    self.can_drop_behind.store(false, Ordering::Relaxed);
                 }
-                Ok(n) => {
-                    at += n as u64;
-                    IoSlice::advance_slices(&mut left, n);
-                    if n == 0 {
-                        break;
-                    }
-                }
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
+                done => done?,
             }
         }
-        Ok(())
+        Ok(self.write_up_to(end, &mut parts, &mut offset, ReadWriteFlags::empty())?)
     }
 
     fn begin_writing(&self, offset: u64, len_bytes: u64) {
-        ahead::begin(&self.0, offset, len_bytes);
+        ahead::begin(&self.file, offset, len_bytes);
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn len_bytes(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, len_bytes: u64) -> io::Result<()> {
-        self.0.set_len(len_bytes)
+        self.file.set_len(len_bytes)
     }
 
     fn reserve(&self, len_bytes: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(self.0.as_fd(), FallocateFlags::KEEP_SIZE, 0, len_bytes) {
+        match rustix::fs::fallocate(self.file.as_fd(), FallocateFlags::KEEP_SIZE, 0, len_bytes) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             Err(e) => Err(e.into()),
         }
@@ -219,7 +273,8 @@ impl File for RealFile {
 
     fn prefetch(&self, offset: u64, len_bytes: u64) {
         // Advice only: a refusal costs nothing but time.
-        let _ = rustix::fs::fadvise(&*self.0, offset, std::num::NonZeroU64::new(len_bytes), Advice::WillNeed);
+        let _ =
+            rustix::fs::fadvise(&*self.file, offset, std::num::NonZeroU64::new(len_bytes), Advice::WillNeed);
     }
 }
 

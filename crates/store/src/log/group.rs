@@ -1,8 +1,8 @@
 //! Writing records that belong together, with one call.
 //!
-//! Everything goes through the system's memory, where the next reads find it. The medium is asked to begin with what was written
-//! as soon as that is worth a request of its own, so that it works while more is received, and a flush finds most of it done
-//! ([decision 9](../../../../docs/decisions/0009-large-writes.md)).
+//! Everything goes through the system's memory, where the next reads find it; what is large, only until the medium has it.
+//! The medium is asked to begin with what was written as soon as that is worth a request of its own, so that it works while
+//! more is received, and a flush finds most of it done ([decision 9](../../../../docs/decisions/0009-large-writes.md)).
 
 use std::{io::IoSlice, ops::Range};
 
@@ -89,7 +89,12 @@ impl Sequencer {
             parts.push(IoSlice::new(&ZEROES[..ahead as usize]));
             written_to = end + ahead;
         }
-        let written = active.file.write_at(&mut parts, active.offset);
+        let large = group.iter().map(|record| record.payload.len()).sum::<usize>() >= options.uncached_bytes;
+        let written = if large {
+            active.file.write_uncached_at(&mut parts, active.offset)
+        } else {
+            active.file.write_at(&mut parts, active.offset)
+        };
         drop(parts);
         self.heads = heads;
         self.crcs = crcs;
@@ -128,7 +133,10 @@ impl Sequencer {
         active.offset = end;
         // The block at the end is left out: more of it comes with the next records.
         let whole = end - end % record::PAYLOAD_ALIGN_BYTES;
-        if whole.saturating_sub(active.begun_to) >= options.begin_bytes {
+        if large {
+            // The medium has begun with it; what little came before waits for the flush.
+            active.begun_to = whole;
+        } else if whole.saturating_sub(active.begun_to) >= options.begin_bytes {
             active.file.begin_writing(active.begun_to, whole - active.begun_to);
             active.begun_to = whole;
         }

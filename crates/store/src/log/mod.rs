@@ -71,6 +71,8 @@ pub struct LogOptions {
     pub aligned_payload_bytes: usize,
     /// The medium is asked to begin with what was written each time that it is this much, and not only at the next flush.
     pub begin_bytes: u64,
+    /// So much payload written at once does not stay in the system's memory.
+    pub uncached_bytes: usize,
     /// Holds index pages; may be shared by many logs.
     pub cache: Arc<PageCache>,
     /// Where secrets and salts come from.
@@ -98,6 +100,7 @@ impl Default for LogOptions {
             versions_max: 1 << 20,
             aligned_payload_bytes: 128 << 10,
             begin_bytes: 4 << 20,
+            uncached_bytes: 256 << 10,
             cache: PageCache::new(CACHE_BYTES),
             random: Arc::new(SystemRandom),
         }

@@ -42,6 +42,7 @@ pub(crate) fn options(segment_bytes: u64) -> LogOptions {
         checkpoint_bytes: 1 << 30,
         aligned_payload_bytes: 16 << 10,
         begin_bytes: 8192,
+        uncached_bytes: 16384,
         cache: PageCache::new(64 << 10),
         ..LogOptions::default()
     }
