@@ -3,6 +3,7 @@
 //! Invariant: an image becomes a disk whole or not at all; what in it is no part of the disk is said.
 
 use std::{
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,6 +18,9 @@ use crate::{
     outside::{self, Facts},
     target::{Target, Use},
 };
+
+#[cfg(test)]
+mod tests;
 
 const PIECE_BYTES: u64 = 1 << 20;
 
@@ -115,17 +119,13 @@ fn copy(path: &Path, id: &str, to: &dyn BlockDevice, progress: &mut dyn FnMut(u6
         at = data - data % PIECE_BYTES;
         let len = PIECE_BYTES.min(size - at);
         piece.resize(len as usize, 0);
-        bygone_store::env::read_exact_at(raw.file(), &mut piece, at).map_err(io)?;
-        // In blocks, so that zeroes between data cost nothing.
-        let mut start = 0;
-        let mut writings = Vec::new();
-        const BLOCK: usize = 64 << 10;
-        for block in piece.chunks(BLOCK) {
-            if block.iter().any(|b| *b != 0) {
-                writings.push(Writing { offset: at + start, change: Change::Data(block) });
-            }
-            start += block.len() as u64;
+        if raw.file().read_uncached_at(&mut piece, at).map_err(io)? < piece.len() {
+            return Err(io(std::io::ErrorKind::UnexpectedEof.into()));
         }
+        let writings: Vec<Writing<'_>> = stretches(&piece)
+            .into_iter()
+            .map(|data| Writing { offset: at + data.start as u64, change: Change::Data(&piece[data]) })
+            .collect();
         to.write(&writings).map_err(|e| match e {
             // An import is a command: it fails at once instead of waiting.
             IoError::Paused => bygone_store::Error::Full { name: format!("disk {id}") }.into(),
@@ -137,6 +137,21 @@ fn copy(path: &Path, id: &str, to: &dyn BlockDevice, progress: &mut dyn FnMut(u6
         }
     }
     Ok(())
+}
+
+/// Where there are data: as few stretches as possible, and zeroes between them cost nothing.
+fn stretches(piece: &[u8]) -> Vec<Range<usize>> {
+    const BLOCK: usize = 64 << 10;
+    let is_zero = |block: &[u8]| block.iter().all(|b| *b == 0);
+    let blocks = piece.chunks(BLOCK).collect::<Vec<_>>();
+    let mut start = 0;
+    let runs = blocks.chunk_by(|a, b| is_zero(a) == is_zero(b)).map(|run| {
+        let len_bytes: usize = run.iter().map(|block| block.len()).sum();
+        let place = start..start + len_bytes;
+        start = place.end;
+        (!is_zero(run[0])).then_some(place)
+    });
+    runs.flatten().collect()
 }
 
 /// Removed when it is no longer needed, however that comes.

@@ -263,7 +263,7 @@ fn copy_extent(
         let len = PIECE_BYTES.min(extent.len_bytes - done) as usize;
         let at = start + done;
         unread.read(device, at, &mut buf[..len])?;
-        raw.file().write_at(&mut [IoSlice::new(&buf[..len])], at).map_err(io)?;
+        raw.file().write_uncached_at(&mut [IoSlice::new(&buf[..len])], at).map_err(io)?;
         done += len as u64;
         if !progress(start + done) {
             return Err(Error::Abandoned);

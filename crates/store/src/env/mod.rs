@@ -70,6 +70,14 @@ pub trait File: Send + Sync {
         self.read_at(buf, offset)
     }
 
+    /// As [`File::read_at`], for much that is read once: it is kept in memory no longer than that takes, if the system can.
+    ///
+    /// # Errors
+    /// As [`File::read_at`].
+    fn read_uncached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_at(buf, offset)
+    }
+
     /// Fills `parts`, one after the other, with what stands from `offset` on; says how many bytes that were, which may be fewer
     /// than there are. With `cached` only as far as nothing has to be waited for.
     ///

@@ -145,6 +145,21 @@ fn len_of(parts: &[IoSlice<'_>]) -> u64 {
 }
 
 impl RealFile {
+    /// Reads with `flags` until `buf` is full or the file ends.
+    fn read_with(&self, buf: &mut [u8], offset: u64, flags: ReadWriteFlags) -> Result<usize, Errno> {
+        let mut done = 0;
+        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let mut parts = [IoSliceMut::new(rest)];
+            match rustix::io::preadv2(self.file.as_fd(), &mut parts, offset + done as u64, flags) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
     /// Writes what is left of `parts` at `at`, as far as to `end`, and moves both on.
     fn write_up_to(
         &self,
@@ -193,24 +208,23 @@ impl File for RealFile {
     }
 
     fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let mut parts = [IoSliceMut::new(rest)];
-            match rustix::io::preadv2(
-                self.file.as_fd(),
-                &mut parts,
-                offset + done as u64,
-                ReadWriteFlags::NOWAIT,
-            ) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(Errno::INTR) => {}
-                // A file system that cannot tell is waited for.
-                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => return self.read_at(buf, offset),
-                Err(e) => return Err(e.into()),
+        match self.read_with(buf, offset, ReadWriteFlags::NOWAIT) {
+            // A file system that cannot tell is waited for.
+            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => self.read_at(buf, offset),
+            done => Ok(done?),
+        }
+    }
+
+    fn read_uncached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        if self.can_drop_behind.load(Ordering::Relaxed) {
+            match self.read_with(buf, offset, DROP_BEHIND) {
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
+                    self.can_drop_behind.store(false, Ordering::Relaxed);
+                }
+                done => return Ok(done?),
             }
         }
-        Ok(done)
+        self.read_at(buf, offset)
     }
 
     fn read_parts_at(&self, parts: &mut [IoSliceMut<'_>], offset: u64, cached: bool) -> io::Result<usize> {

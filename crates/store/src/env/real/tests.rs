@@ -26,6 +26,12 @@ fn both_ways_write_the_same(folder: &Path, len_bytes: &[usize], offset: u64) {
             file.write_at(&mut slices, offset).unwrap();
         }
         file.sync().unwrap();
+        for from in [0, offset] {
+            let (mut plain, mut once) = (vec![0; 5 << 20], vec![1; 5 << 20]);
+            let read = file.read_at(&mut plain, from).unwrap();
+            assert_eq!(file.read_uncached_at(&mut once, from).unwrap(), read);
+            assert!(plain[..read] == once[..read], "read past the system's memory");
+        }
         found.push(std::fs::read(folder.path().join(name)).unwrap());
     }
     let mut expected = before;
