@@ -29,6 +29,9 @@ pub enum Trouble {
     NoTargets { why: Failure },
     #[error("cannot be used: {why}")]
     Unavailable { why: Failure },
+    /// The manager began a moment ago.
+    #[error("is still being opened; whoever asks for it waits for that")]
+    Opening,
     /// A machine that an earlier manager left running and that no manager looks after; `why` it could not be taken over so far.
     #[error("its machine (process {pid}) runs, and no manager looks after it yet{}", why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
     LeftRunning { pid: u32, why: Option<String> },

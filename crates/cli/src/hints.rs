@@ -266,6 +266,7 @@ pub(crate) fn of_trouble(trouble: &Trouble) -> String {
             "free space on the store's file system; nothing that is stored is lost"
         }
         Trouble::NoTargets { why } | Trouble::Unavailable { why } => return of(why),
+        Trouble::Opening => "wait; after a crash, what was written last has to be read again first",
         Trouble::LeftRunning { why: None, .. } => "`bygone serve` takes it over",
         Trouble::LeftRunning { .. } => "put that right; a manager tries again and again to take it over",
         Trouble::Damaged { .. } => "`bygone verify` shows all that is damaged",

@@ -93,7 +93,7 @@ pub(crate) struct ManagerExports(pub(crate) Arc<Manager>);
 impl Exports for ManagerExports {
     fn list(&self) -> Vec<ExportInfo> {
         let mut out = Vec::new();
-        for target in self.0.targets() {
+        for target in self.0.served() {
             let catalog = target.log.catalog();
             for disk in &catalog.disks {
                 let name = format!("{}/{}", target.name, disk.name);

@@ -35,6 +35,8 @@ const WANTED_EVERY: Duration = Duration::from_millis(200);
 pub(crate) struct Manager {
     shared: Arc<Shared>,
     registry: Registry,
+    /// Targets are opened in the background; else whoever needs all of them opens them.
+    serves: bool,
     stopping: AtomicBool,
     pub(crate) keep_targets: AtomicBool,
     _lock: StoreLock,
@@ -47,23 +49,32 @@ impl std::fmt::Debug for Manager {
 }
 
 impl Manager {
-    /// Opens a store and all its targets. A target that cannot be opened does not keep the others from it.
+    /// Opens a store for one request: a target is opened when it is asked for.
     ///
     /// # Errors
     /// When there is no store that this program can use, or another process has it.
     pub(crate) fn open(paths: &StorePaths) -> Result<Arc<Manager>> {
-        Manager::open_shared(Shared::new(paths, Arc::new(runner::Qemu::default())))
+        Manager::open_shared(Shared::new(paths, Arc::new(runner::Qemu::default())), false)
+    }
+
+    /// Opens a store to serve it: whoever calls opens its targets, with [`Manager::open_all`].
+    ///
+    /// # Errors
+    /// As [`Manager::open`].
+    pub(crate) fn open_to_serve(paths: &StorePaths) -> Result<Arc<Manager>> {
+        Manager::open_shared(Shared::new(paths, Arc::new(runner::Qemu::default())), true)
     }
 
     /// The same, with what its targets share.
     ///
     /// # Errors
     /// As [`Manager::open`].
-    pub(crate) fn open_shared(shared: Arc<Shared>) -> Result<Arc<Manager>> {
+    pub(crate) fn open_shared(shared: Arc<Shared>, serves: bool) -> Result<Arc<Manager>> {
         shared.paths.check()?;
         let store_lock = shared.paths.lock()?;
         Ok(Arc::new(Manager {
-            registry: Registry::open(&shared),
+            registry: Registry::new(&shared, serves),
+            serves,
             shared,
             stopping: AtomicBool::new(false),
             keep_targets: AtomicBool::new(false),
@@ -71,10 +82,28 @@ impl Manager {
         }))
     }
 
-    /// All targets that can be used.
+    /// Opens all targets, several at once. One that cannot be opened does not keep the others from it.
+    pub(crate) fn open_all(&self) {
+        self.registry.open_all(&|| self.is_stopping());
+    }
+
+    /// All targets that can be used; waits until all are open.
     #[must_use]
     pub(crate) fn targets(&self) -> Vec<Arc<Target>> {
+        self.open_all();
         self.registry.served()
+    }
+
+    /// All targets that can be used by now.
+    #[must_use]
+    pub(crate) fn served(&self) -> Vec<Arc<Target>> {
+        self.registry.served()
+    }
+
+    /// Some targets are still being opened.
+    #[must_use]
+    pub(crate) fn is_opening(&self) -> bool {
+        self.serves && self.registry.is_opening()
     }
 
     /// The target of this name.
@@ -111,7 +140,7 @@ impl Manager {
     /// Something runs or is being read.
     #[must_use]
     pub(crate) fn is_busy(&self) -> bool {
-        self.targets().iter().any(|target| target.is_busy())
+        self.served().iter().any(|target| target.is_busy())
     }
 }
 

@@ -87,7 +87,7 @@ impl Keeper {
         let keep = move || {
             let mut troubled = HashMap::new();
             while !stopping.load(Ordering::Acquire) {
-                for target in manager.targets() {
+                for target in manager.served() {
                     upkeep_of(&target, &mut troubled);
                 }
                 std::thread::sleep(TICK);
@@ -141,16 +141,14 @@ impl Drop for Keeper {
 /// When the store cannot be opened or the sockets not be made.
 pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeInfo)) -> Result<()> {
     let paths = StorePaths::new(store);
-    let manager = Manager::open(&paths)?;
+    let manager = Manager::open_to_serve(&paths)?;
     let run = paths.root().join("run");
     fs::create_dir_all(&run).map_err(|e| Error::file("making", &run, e))?;
     let exports = Arc::new(ManagerExports(manager.clone()));
     let server = manager.nbd().clone();
     let scope = nbd::Scope::new(exports);
-    // The disks first: a machine that stands still waits for nothing else.
-    for target in manager.targets() {
-        target.serve_left_early();
-    }
+    // The disks first: a machine that stands still waits for nothing else. Each target is served as soon as it is open.
+    let opener = Opener::start(manager.clone())?;
     let nbd_socket = paths.nbd_socket();
     let unix = server.serve_unix(&nbd_socket, scope.clone())?;
     let keeper = Keeper::start(manager.clone())?;
@@ -173,8 +171,8 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
     });
     let mut busy_at = Instant::now();
     while !STOP.load(Ordering::Acquire) && !manager.is_stopping() {
-        let left = manager.targets().iter().any(|target| target.is_left_running());
-        if left || manager.is_busy() || api.is_busy() || !caretaker.has_begun() {
+        let left = manager.served().iter().any(|target| target.is_left_running());
+        if left || manager.is_opening() || manager.is_busy() || api.is_busy() || !caretaker.has_begun() {
             busy_at = Instant::now();
         }
         if options.until_idle && busy_at.elapsed() > IDLE_MAX {
@@ -188,6 +186,7 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
         stop_all(&manager);
     }
     manager.stop(keep_targets);
+    drop(opener);
     // From here on a new manager may be started: the socket is what commands look for.
     drop(api);
     let _ = fs::remove_file(paths.api_socket());
@@ -195,12 +194,34 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
     if let Some(tcp) = &tcp {
         tcp.stop(NBD_STOP_MAX);
     }
-    for target in manager.targets() {
+    for target in manager.served() {
         target.stop_serving_machine();
     }
     close(&manager, keep_targets);
     drop(keeper);
     Ok(())
+}
+
+/// Opens all targets.
+struct Opener(Option<JoinHandle<()>>);
+
+impl Opener {
+    fn start(manager: Arc<Manager>) -> Result<Opener> {
+        let thread = std::thread::Builder::new()
+            .name("opener".into())
+            .spawn(move || manager.open_all())
+            .map_err(|e| Error::file("starting a thread for", "opening", e))?;
+        Ok(Opener(Some(thread)))
+    }
+}
+
+/// Waits for those that are being opened; no more are begun once the manager stops.
+impl Drop for Opener {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Takes over machines that were left running, again and again until that works, starts those that are to run, and goes on reading disks:
@@ -220,7 +241,7 @@ impl Caretaker {
             let mut adopt_at = Instant::now();
             while !stopping.load(Ordering::Acquire) {
                 let adopts = Instant::now() >= adopt_at;
-                for target in manager.targets() {
+                for target in manager.served() {
                     if stopping.load(Ordering::Acquire) {
                         return;
                     }
@@ -296,7 +317,7 @@ fn take_up(manager: &Arc<Manager>, target: &Arc<Target>) {
 
 fn stop_all(manager: &Arc<Manager>) {
     let stopping: Vec<JoinHandle<()>> = manager
-        .targets()
+        .served()
         .into_iter()
         .filter_map(|target| {
             let machine = target.machine()?;
@@ -321,14 +342,14 @@ fn stop_all(manager: &Arc<Manager>) {
 
 /// Lets go of all targets; what is being read is given up and goes on the next time.
 fn close(manager: &Manager, keep_targets: bool) {
-    for target in manager.targets() {
+    for target in manager.served() {
         target.begin_closing();
     }
     let end = Instant::now() + CLOSE_MAX;
     while !keep_targets && manager.is_busy() && Instant::now() < end {
         std::thread::sleep(TICK / 5);
     }
-    for target in manager.targets() {
+    for target in manager.served() {
         if let Err(e) = target.log.flush() {
             tracing::error!(target = target.name, error = %e, "the log could not be flushed");
         }

@@ -1,11 +1,12 @@
 //! Which targets a store has, by name.
 //!
-//! Invariants: a name stands for at most one target, from the moment at which it begins to be added until it has gone; a target that
-//! cannot be used keeps its name and everything that is stored of it, and keeps no other from being used.
+//! Invariants: a name stands for at most one target, from the moment at which it begins to be added until it has gone; one thread
+//! at a time opens a target, and whoever asks for it meanwhile waits for that one only; a target that cannot be used keeps its name
+//! and everything that is stored of it, and keeps no other from being used.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use bygone_model::Micros;
@@ -16,56 +17,70 @@ use crate::{
     target::{Shared, Target, lock},
 };
 
+/// So many targets are opened at once: opening one waits for the medium more than it computes.
+const OPENERS: std::ops::RangeInclusive<usize> = 2..=16;
+
 enum Slot {
-    /// It is being added.
+    /// It is being added, or repaired.
     Adding(Doing),
+    /// It is there, and nobody has opened it yet.
+    Closed,
+    /// Somebody opens it; the time before, if there was one, it could not be.
+    Opening(Option<Arc<Error>>),
     Served(Arc<Target>),
     /// It is there, and cannot be opened.
     Unavailable(Arc<Error>),
 }
 
+type Slots = BTreeMap<String, Slot>;
+
 /// See the module's comment.
 pub(super) struct Registry {
     shared: Arc<Shared>,
-    slots: RwLock<BTreeMap<String, Slot>>,
+    slots: Mutex<Slots>,
+    changed: Condvar,
     /// The folder of all targets cannot be read.
     folder: Mutex<Option<Arc<Error>>>,
-    /// One thread at a time tries to open what could not be opened.
-    opening: Mutex<()>,
+    /// The disks of machines that were left running are served as soon as their target is open.
+    serves: bool,
 }
 
 impl Registry {
-    /// Opens all targets of a store. What cannot be opened is tried again when it is asked for.
-    pub(super) fn open(shared: &Arc<Shared>) -> Registry {
+    /// Looks for the targets of a store. Each is opened when it is asked for, or by [`Registry::open_all`].
+    pub(super) fn new(shared: &Arc<Shared>, serves: bool) -> Registry {
         shared.paths.forget_unfinished();
         let registry = Registry {
             shared: shared.clone(),
-            slots: RwLock::default(),
+            slots: Mutex::default(),
+            changed: Condvar::new(),
             folder: Mutex::default(),
-            opening: Mutex::default(),
+            serves,
         };
         registry.look_again();
         registry
     }
 
-    fn slots(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Slot>> {
-        self.slots.read().unwrap_or_else(PoisonError::into_inner)
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        lock(&self.slots)
     }
 
-    fn slots_mut(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, Slot>> {
-        self.slots.write().unwrap_or_else(PoisonError::into_inner)
+    fn wait<'a>(&self, slots: MutexGuard<'a, Slots>) -> MutexGuard<'a, Slots> {
+        self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the targets whose folders are there and that nobody knows yet.
+    fn put(&self, name: &str, slot: Slot) {
+        self.slots().insert(name.to_owned(), slot);
+        self.changed.notify_all();
+    }
+
+    /// Finds the targets whose folders are there and that nobody knows yet.
     fn look_again(&self) {
-        let _turn = lock(&self.opening);
         match self.shared.paths.targets() {
             Ok(names) => {
+                let mut slots = self.slots();
                 *lock(&self.folder) = None;
                 for name in names {
-                    if !self.slots().contains_key(&name) {
-                        self.try_open(&name);
-                    }
+                    slots.entry(name).or_insert(Slot::Closed);
                 }
             }
             Err(error) => {
@@ -75,10 +90,51 @@ impl Registry {
         }
     }
 
-    fn try_open(&self, name: &str) {
+    /// Opens every target that nobody has opened yet, several at once, and waits for those that others open. `stop` ends it early.
+    pub(super) fn open_all(&self, stop: &(dyn Fn() -> bool + Sync)) {
+        let mut waiting: Vec<String> = self
+            .slots()
+            .iter()
+            .filter(|(_, slot)| matches!(slot, Slot::Closed))
+            .map(|(name, _)| name.clone())
+            .collect();
+        // From the end; a machine that was left running stands still until its disks are served.
+        waiting.sort_by_cached_key(|name| self.shared.paths.run_dir(name).exists());
+        let openers = std::thread::available_parallelism().map_or(1, |n| n.get() * 2);
+        let openers = openers.clamp(*OPENERS.start(), *OPENERS.end()).min(waiting.len());
+        let waiting = Mutex::new(waiting);
+        let open_each = || {
+            while !stop() {
+                let Some(name) = lock(&waiting).pop() else { break };
+                let mut slots = self.slots();
+                if let Some(slot @ Slot::Closed) = slots.get_mut(&name) {
+                    *slot = Slot::Opening(None);
+                    drop(slots);
+                    self.open(&name);
+                }
+            }
+        };
+        std::thread::scope(|threads| {
+            for _ in 1..openers {
+                // Without more threads it takes longer, and no more.
+                let _ = std::thread::Builder::new().name("open".into()).spawn_scoped(threads, open_each);
+            }
+            open_each();
+        });
+        let mut slots = self.slots();
+        while !stop() && slots.values().any(|slot| matches!(slot, Slot::Opening(_))) {
+            slots = self.wait(slots);
+        }
+    }
+
+    /// Opens a target whose slot is [`Slot::Opening`].
+    fn open(&self, name: &str) {
         let slot = match Target::open(&self.shared, name) {
             Ok(target) => {
                 target.look_for_machine();
+                if self.serves {
+                    target.serve_left_early();
+                }
                 Slot::Served(target)
             }
             Err(error) => {
@@ -86,10 +142,23 @@ impl Registry {
                 Slot::Unavailable(Arc::new(error))
             }
         };
-        self.slots_mut().insert(name.to_owned(), slot);
+        self.put(name, slot);
     }
 
-    /// All targets that can be used.
+    /// Some targets were not opened yet.
+    pub(super) fn is_opening(&self) -> bool {
+        self.slots().values().any(|slot| matches!(slot, Slot::Closed | Slot::Opening(None)))
+    }
+
+    /// The names of the targets that were not opened yet.
+    pub(super) fn opening(&self) -> Vec<String> {
+        let opening = |(name, slot): (&String, &Slot)| {
+            matches!(slot, Slot::Closed | Slot::Opening(None)).then(|| name.clone())
+        };
+        self.slots().iter().filter_map(opening).collect()
+    }
+
+    /// All targets that can be used by now.
     pub(super) fn served(&self) -> Vec<Arc<Target>> {
         let served = |slot: &Slot| match slot {
             Slot::Served(target) => Some(target.clone()),
@@ -98,7 +167,7 @@ impl Registry {
         self.slots().values().filter_map(served).collect()
     }
 
-    /// The target of this name. One that could not be opened is tried again: what was missing may be back.
+    /// The target of this name; waits until it is open. One that could not be opened is tried again: what was missing may be back.
     ///
     /// # Errors
     /// When there is none, it is just being added, or it cannot be opened.
@@ -106,18 +175,28 @@ impl Registry {
         if lock(&self.folder).is_some() {
             self.look_again();
         }
-        if matches!(self.slots().get(name), Some(Slot::Unavailable(_))) {
-            let _turn = lock(&self.opening);
-            if matches!(self.slots().get(name), Some(Slot::Unavailable(_))) {
-                self.try_open(name);
+        let mut slots = self.slots();
+        loop {
+            match slots.get_mut(name) {
+                Some(Slot::Opening(_)) => slots = self.wait(slots),
+                Some(slot @ (Slot::Closed | Slot::Unavailable(_))) => {
+                    *slot = Slot::Opening(slot.why());
+                    drop(slots);
+                    self.open(name);
+                    slots = self.slots();
+                    break;
+                }
+                _ => break,
             }
         }
-        match self.slots().get(name) {
+        match slots.get(name) {
             Some(Slot::Served(target)) => Ok(target.clone()),
             Some(Slot::Adding(doing)) => Err(Error::busy(name, *doing)),
-            Some(Slot::Unavailable(why)) => {
-                Err(Error::Unavailable { name: name.to_owned(), why: why.clone() })
-            }
+            Some(slot) => match slot.why() {
+                Some(why) => Err(Error::Unavailable { name: name.to_owned(), why }),
+                // It was forgotten and found again meanwhile.
+                None => Err(Error::NoTarget(name.to_owned())),
+            },
             None => match &*lock(&self.folder) {
                 Some(why) => Err(Error::Unavailable { name: name.to_owned(), why: why.clone() }),
                 None => Err(Error::NoTarget(name.to_owned())),
@@ -127,11 +206,7 @@ impl Registry {
 
     /// What cannot be used, and why.
     pub(super) fn unavailable(&self) -> Vec<(String, Arc<Error>)> {
-        let why = |(name, slot): (&String, &Slot)| match slot {
-            Slot::Unavailable(why) => Some((name.clone(), why.clone())),
-            _ => None,
-        };
-        self.slots().iter().filter_map(why).collect()
+        self.slots().iter().filter_map(|(name, slot)| Some((name.clone(), slot.why()?))).collect()
     }
 
     /// Why the targets cannot even be looked for.
@@ -150,7 +225,7 @@ impl Registry {
         make: impl FnOnce() -> Result<Arc<Target>>,
     ) -> Result<Arc<Target>> {
         {
-            let mut slots = self.slots_mut();
+            let mut slots = self.slots();
             match slots.get(name) {
                 Some(Slot::Adding(doing)) => return Err(Error::busy(name, *doing)),
                 Some(_) => return Err(Error::TargetExists(name.to_owned())),
@@ -159,18 +234,17 @@ impl Registry {
             slots.insert(name.to_owned(), Slot::Adding(Doing { change: Change::Add, since }));
         }
         let made = make();
-        let mut slots = self.slots_mut();
         match &made {
-            Ok(target) => slots.insert(name.to_owned(), Slot::Served(target.clone())),
-            Err(_) => slots.remove(name),
-        };
+            Ok(target) => self.put(name, Slot::Served(target.clone())),
+            Err(_) => self.forget(name),
+        }
         made
     }
 
     /// Opens a target again that was left alone half-way.
     pub(super) fn reopen(&self, name: &str) {
-        let _turn = lock(&self.opening);
-        self.try_open(name);
+        self.put(name, Slot::Opening(None));
+        self.open(name);
     }
 
     /// Repairs what cannot be used. Nobody tries to open it meanwhile.
@@ -183,29 +257,39 @@ impl Registry {
         since: Micros,
         repair: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        let _turn = lock(&self.opening);
-        let doing = Doing { change: Change::Repair, since };
-        let before = match self.slots_mut().insert(name.to_owned(), Slot::Adding(doing)) {
-            Some(Slot::Unavailable(why)) => Slot::Unavailable(why),
-            other => {
-                let error = match &other {
-                    Some(Slot::Adding(doing)) => Error::busy(name, *doing),
-                    _ => Error::NoTarget(name.to_owned()),
-                };
-                match other {
-                    Some(slot) => self.slots_mut().insert(name.to_owned(), slot),
-                    None => self.slots_mut().remove(name),
-                };
-                return Err(error);
+        let mut slots = self.slots();
+        while matches!(slots.get(name), Some(Slot::Opening(_))) {
+            slots = self.wait(slots);
+        }
+        let why = match slots.get_mut(name) {
+            Some(slot @ Slot::Unavailable(_)) => {
+                let why = slot.why();
+                *slot = Slot::Adding(Doing { change: Change::Repair, since });
+                why
             }
+            Some(Slot::Adding(doing)) => return Err(Error::busy(name, *doing)),
+            _ => return Err(Error::NoTarget(name.to_owned())),
         };
+        drop(slots);
         let repaired = repair();
-        self.slots_mut().insert(name.to_owned(), before);
+        self.put(name, why.map_or(Slot::Closed, Slot::Unavailable));
         repaired
     }
 
     /// Forgets a name; the target has gone, or its folder has.
     pub(super) fn forget(&self, name: &str) {
-        self.slots_mut().remove(name);
+        self.slots().remove(name);
+        self.changed.notify_all();
+    }
+}
+
+impl Slot {
+    /// Why it cannot be used.
+    fn why(&self) -> Option<Arc<Error>> {
+        match self {
+            Slot::Unavailable(why) => Some(why.clone()),
+            Slot::Opening(why) => why.clone(),
+            _ => None,
+        }
     }
 }

@@ -22,7 +22,10 @@ impl Handle<call::Status> for Manager {
         let mut problems = Vec::new();
         let (mut used_bytes, mut logical_bytes) = (0, 0);
         let (mut state, mut full) = ("ok", false);
-        for target in self.targets() {
+        if !self.serves {
+            self.open_all();
+        }
+        for target in self.served() {
             // Whatever is wrong with one, the others are told of.
             let status = match target.status() {
                 Ok(status) => status,
@@ -59,6 +62,9 @@ impl Handle<call::Status> for Manager {
                 problems.push(Problem::of_disk(&target.name, &disk.id, trouble));
             }
             targets.push(status);
+        }
+        for name in self.registry.opening() {
+            problems.push(Problem::of_target(&name, Trouble::Opening));
         }
         if let Some(why) = self.registry.folder_trouble() {
             problems.push(Problem::of_store(Trouble::NoTargets { why: why.failure() }));

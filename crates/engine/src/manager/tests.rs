@@ -1,4 +1,5 @@
 mod machines;
+mod opening;
 mod removed;
 mod sequences;
 
@@ -44,7 +45,7 @@ impl World {
     }
 
     fn manager(&self) -> Arc<Manager> {
-        Manager::open_shared(Shared::new(&self.paths(), self.fake.clone())).unwrap()
+        Manager::open_shared(Shared::new(&self.paths(), self.fake.clone()), false).unwrap()
     }
 
     /// A manager of a store with these targets, which have one disk of 1 MiB each.

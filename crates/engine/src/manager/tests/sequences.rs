@@ -157,7 +157,7 @@ impl Play {
     fn open(&mut self) {
         let options = LogOptions { segment_bytes: 256 << 10, ..LogOptions::default() };
         let shared = Shared::with_options(&self.world.paths(), self.world.fake.clone(), options);
-        self.manager = Some(Manager::open_shared(shared).unwrap());
+        self.manager = Some(Manager::open_shared(shared, false).unwrap());
     }
 
     fn manager(&self) -> &Arc<Manager> {
