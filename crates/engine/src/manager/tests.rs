@@ -48,6 +48,11 @@ impl World {
         Manager::open_shared(Shared::new(&self.paths(), self.fake.clone()), false).unwrap()
     }
 
+    /// One that serves, and has opened nothing yet.
+    fn serving(&self) -> Arc<Manager> {
+        Manager::open_shared(Shared::new(&self.paths(), self.fake.clone()), true).unwrap()
+    }
+
     /// A manager of a store with these targets, which have one disk of 1 MiB each.
     fn with(names: &[&str]) -> (World, Arc<Manager>) {
         let world = World::new();

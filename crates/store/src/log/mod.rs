@@ -10,6 +10,7 @@
 
 mod append;
 mod branches;
+mod contents;
 mod events;
 mod flush;
 mod group;

@@ -55,11 +55,7 @@ impl Log {
             // What a checkpoint has is read from the segments while nobody waits for it; it may take long.
             let known = covered();
             if since < known {
-                self.entries_between(since, known, &mut |entry| {
-                    if entry.volume == volume {
-                        head.active.insert(entry);
-                    }
-                })?;
+                self.versions_between(volume, since, known, &mut |entry| head.active.insert(entry))?;
                 since = known;
             }
             let sequencer = self.sequencer();

@@ -1,10 +1,10 @@
 //! Time and seq, and the events between two moments.
 
-use std::{ops::Range, sync::PoisonError};
+use std::sync::PoisonError;
 
 use bygone_model::{Micros, Place, Seq};
 
-use super::{Log, recover::segment_numbers, scan};
+use super::Log;
 use crate::{
     error::{Damage, Error, Result},
     format::{
@@ -254,106 +254,6 @@ impl Log {
             out.push(span_of(&self.index.open(*name)?));
         }
         Ok(out)
-    }
-
-    /// The first seq of a segment and the times of all its records, and for which of them that time is not known.
-    fn segment_times(&self, number: u32) -> Result<(Seq, Vec<Micros>, Vec<Range<Seq>>)> {
-        {
-            let sequencer = self.sequencer();
-            if let Some(active) = sequencer.active.as_ref().filter(|active| active.number == number) {
-                return Ok((active.first_seq, active.times.clone(), Vec::new()));
-            }
-            if let Some(full) = sequencer.full.iter().find(|full| full.number == number) {
-                return Ok((full.first_seq, full.times.clone(), Vec::new()));
-            }
-        }
-        if let Some(container) = self.places.elsewhere(number) {
-            let index = container.index(number)?;
-            return Ok((index.first_seq, index.times, Vec::new()));
-        }
-        let scanned = self.scan_segment(number)?;
-        Ok((scanned.index.first_seq, scanned.index.times, scanned.lost))
-    }
-
-    /// What a segment holds that takes no more records.
-    fn scan_segment(&self, number: u32) -> Result<scan::Scanned> {
-        let file = self.places.segments.file(number)?;
-        let durable = self.durable_seq();
-        scan::scan(&file, number, scan::Context { durable, ..scan::Context::of(self.key) })
-    }
-
-    /// The index of a segment that takes no more records; of one that lost it, made anew from the records.
-    pub(super) fn segment_index(&self, number: u32) -> Result<segment::SegmentIndex> {
-        if let Some(container) = self.places.elsewhere(number) {
-            return container.index(number);
-        }
-        let scanned = self.scan_segment(number)?;
-        match scanned.damage.first() {
-            // A record whose payload does not hold is known all the same; whoever reads it is told.
-            Some(&(offset, damage)) if !scanned.lost.is_empty() => {
-                Err(Error::damaged(&segment::file_name(number), offset, damage))
-            }
-            _ => Ok(scanned.index),
-        }
-    }
-
-    /// The same; of a segment whose damage was reported when the log was opened, what is left of it.
-    pub(super) fn index_of_what_is_left(&self, number: u32) -> Result<segment::SegmentIndex> {
-        let file = segment::file_name(number);
-        let moved = self.places.elsewhere(number).is_some();
-        if !moved && self.damage_at_open.iter().any(|(place, _)| place.file == file) {
-            return Ok(self.scan_segment(number)?.index);
-        }
-        self.segment_index(number)
-    }
-
-    /// Calls `each` with every version after `from`, up to and with `to`, in order of seq, from the segments themselves.
-    pub(super) fn entries_between(&self, from: Seq, to: Seq, each: &mut dyn FnMut(&Entry)) -> Result<()> {
-        let mut numbers: Vec<u32> = Vec::new();
-        for name in self.index.names().into_iter().filter(|n| n.end > from) {
-            let checkpoint = self.index.open(name)?;
-            if checkpoint.footer.start >= to {
-                break;
-            }
-            numbers.extend(checkpoint.footer.segments.iter().map(|start| start.0));
-        }
-        numbers.dedup();
-        let mut reached = from;
-        for number in numbers {
-            let index = self.index_of_what_is_left(number)?;
-            let end = index.last_seq();
-            if index.first_seq > reached.next() {
-                return Err(Error::damaged(&segment::file_name(number), 0, Damage::Inconsistent));
-            }
-            reached = reached.max(end);
-            let mut entries = index.entries;
-            entries.sort_unstable_by_key(|e| e.seq);
-            entries.iter().filter(|e| e.seq > from && e.seq <= to).for_each(&mut *each);
-        }
-        if reached < to {
-            return Err(Error::damaged("log", 0, Damage::Truncated));
-        }
-        Ok(())
-    }
-
-    /// Bytes that the log's files take.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    pub fn used_bytes(&self) -> Result<u64> {
-        let mut total = 0;
-        for number in segment_numbers(&*self.dir)? {
-            // Not by way of the files that stay open: one that is only prepared may yet be replaced.
-            let name = segment::file_name(number);
-            let len = self.dir.open(&name).and_then(|file| file.len_bytes());
-            total += len.map_err(|e| Error::io("reading", &name, e))?;
-        }
-        for name in self.index.names() {
-            let name = name.file_name();
-            let file = self.dir.open(&name).map_err(|e| Error::io("opening", &name, e))?;
-            total += file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
-        }
-        Ok(total)
     }
 
     /// The checkpoints that are open for readers; for tests of memory.

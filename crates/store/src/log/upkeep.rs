@@ -7,7 +7,6 @@ use std::{
 };
 
 use bygone_model::{Micros, Seq, VolumeId};
-use rustc_hash::FxHashMap;
 
 use super::{
     Below, EVENTS_MAX, Log, LogKey,
@@ -17,7 +16,7 @@ use super::{
 };
 use crate::{
     env::File,
-    error::{Damage, Error, Result},
+    error::{Error, Result},
     format::{
         record::{Op, Subject},
         segment::{self, Entry, SegmentIndex},
@@ -246,50 +245,12 @@ impl Log {
 
 impl History for Log {
     fn versions(&self, volume: VolumeId, upto: Seq, each: &mut dyn FnMut(&Entry)) -> Result<()> {
-        // Segments that are not sealed yet are in memory.
-        let (newest, waiting) = {
-            let sequencer = self.sequencer();
-            let mut waiting: FxHashMap<u32, (Seq, Arc<Vec<Entry>>)> = sequencer
-                .full
-                .iter()
-                .map(|full| (full.number, (full.last_seq(), full.entries.clone())))
-                .collect();
-            if let Some(active) = &sequencer.active {
-                let wanted = |entry: &&Entry| entry.volume == volume && entry.seq <= upto;
-                let entries = active.entries.iter().filter(wanted).copied().collect();
-                waiting.insert(active.number, (sequencer.head, Arc::new(entries)));
-            }
-            (sequencer.newest, waiting)
-        };
-        let mut reached = Seq::ZERO;
-        for number in segment_numbers(&*self.dir)? {
-            if number > newest || reached >= upto {
-                break;
-            }
-            let (last, entries) = match waiting.get(&number) {
-                Some((last, entries)) => (*last, entries.clone()),
-                None => {
-                    let mut index = self.index_of_what_is_left(number)?;
-                    if index.first_seq > reached.next() {
-                        return Err(Error::damaged(&segment::file_name(number), 0, Damage::Inconsistent));
-                    }
-                    index.entries.sort_unstable_by_key(|entry| entry.seq);
-                    (index.last_seq(), Arc::new(index.entries))
-                }
-            };
-            let wanted = |e: &&Entry| e.volume == volume && e.seq > reached && e.seq <= upto;
-            entries.iter().filter(wanted).for_each(&mut *each);
-            reached = reached.max(last);
-        }
-        if reached < upto {
-            return Err(Error::damaged("log", 0, Damage::Truncated));
-        }
-        Ok(())
+        self.versions_in(segment_numbers(&*self.dir)?, volume, Seq::ZERO, upto, each)
     }
 }
 
 impl Full {
-    fn last_seq(&self) -> Seq {
+    pub(super) fn last_seq(&self) -> Seq {
         Seq((self.first_seq.0 + self.times.len() as u64).saturating_sub(1))
     }
 

@@ -1,7 +1,7 @@
 //! Two threads at the same moment, held at the worst place.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     sync::{Arc, Condvar, Mutex, mpsc},
     thread,
     time::Duration,
@@ -9,7 +9,7 @@ use std::{
 
 use bygone_model::Seq;
 use bygone_store::{
-    Log,
+    Below, Log,
     env::{Dir, File, RealDir},
 };
 
@@ -50,6 +50,113 @@ impl Dir for Held {
     fn free_bytes(&self) -> io::Result<u64> {
         self.inner.free_bytes()
     }
+}
+
+/// A thread comes here and waits until it may go on.
+#[derive(Default)]
+struct Stop {
+    state: Mutex<(bool, bool)>,
+    changed: Condvar,
+}
+
+impl Stop {
+    fn reach(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.0 = true;
+        self.changed.notify_all();
+        drop(self.changed.wait_while(state, |state| !state.1).unwrap());
+    }
+    /// Waits until a thread is here, but not for ever: it may rightly do something else.
+    fn wait_for_it(&self) {
+        let limit = Duration::from_millis(300);
+        drop(self.changed.wait_timeout_while(self.state.lock().unwrap(), limit, |state| !state.0).unwrap());
+    }
+    fn go_on(&self) {
+        self.state.lock().unwrap().1 = true;
+        self.changed.notify_all();
+    }
+}
+
+/// A folder in which a thread of the name `reader` is stopped where what it reads ends in zeroes; of the header that somebody
+/// writes there meanwhile it sees nothing, of what comes behind everything.
+struct Slow(RealDir, Arc<Stop>);
+struct SlowFile(Arc<dyn File>, Arc<Stop>);
+
+impl Dir for Slow {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.0.create(name)
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(SlowFile(self.0.open(name)?, self.1.clone())))
+    }
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.0.list(folder)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+    fn sync(&self, folder: &str) -> io::Result<()> {
+        self.0.sync(folder)
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.0.free_bytes()
+    }
+}
+
+impl File for SlowFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        const HEADER_BYTES: usize = 64;
+        let got = self.0.read_at(buf, offset)?;
+        let zeroes_from = buf[..got].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let rest = zeroes_from + HEADER_BYTES + 8;
+        if thread::current().name() != Some("reader") || rest >= got {
+            return Ok(got);
+        }
+        self.1.reach();
+        Ok(rest + self.0.read_at(&mut buf[rest..], offset + rest as u64)?)
+    }
+    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.0.write_at(parts, offset)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+    fn len_bytes(&self) -> io::Result<u64> {
+        self.0.len_bytes()
+    }
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.0.set_len(len_bytes)
+    }
+    fn reserve(&self, len_bytes: u64) -> io::Result<()> {
+        self.0.reserve(len_bytes)
+    }
+    fn prefetch(&self, offset: u64, len_bytes: u64) {
+        self.0.prefetch(offset, len_bytes);
+    }
+}
+
+/// Whoever reads a segment while it is written may find a hole, and behind it a record that says that what was there is durable:
+/// damage in a segment that takes no more records, and nothing at all in one that does.
+#[test]
+fn a_volume_can_be_opened_while_records_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let stop = Arc::new(Stop::default());
+    let dir = Arc::new(Slow(RealDir::new(folder.path()), stop.clone()));
+    let log = Log::make(dir, Arc::new(Ticks::default()), options(64 << 10), *b"sixteen bytes id").unwrap();
+    let volume = log.add_disk(&disk(1024)).unwrap();
+    (0..4).for_each(|n| _ = write(&log, volume, n * 4, 4, 10 + n));
+    // What it holds is looked for in the segments.
+    log.checkpoint().unwrap();
+    let other = log.clone();
+    let reader = move || other.open_volume(volume, Below::Device, Seq::ZERO);
+    let reader = thread::Builder::new().name("reader".into()).spawn(reader).unwrap();
+    stop.wait_for_it();
+    write(&log, volume, 16, 4, 14);
+    log.flush().unwrap();
+    write(&log, volume, 20, 4, 15);
+    stop.go_on();
+    reader.join().unwrap().unwrap();
+    assert!((4..=6).contains(&log.head_runs(volume)));
 }
 
 #[test]

@@ -30,8 +30,7 @@ fn a_target_is_served_as_soon_as_it_is_open_however_long_another_takes() {
     fs::remove_file(&path).unwrap();
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
 
-    let shared = Shared::new(&world.paths(), world.fake.clone());
-    let manager = Manager::open_shared(shared, true).unwrap();
+    let manager = world.serving();
     assert!(manager.is_opening());
     std::thread::scope(|threads| {
         let opener = threads.spawn(|| manager.open_all());
@@ -66,7 +65,7 @@ fn one_broken_target_of_many_leaves_the_others_served_and_is_named() {
     let (world, manager) = World::with(&names);
     world.kill(manager);
     fs::write(configuration(&world, "t17"), b"{").unwrap();
-    let manager = Manager::open_shared(Shared::new(&world.paths(), world.fake.clone()), true).unwrap();
+    let manager = world.serving();
     manager.open_all();
     assert_eq!(manager.served().len(), names.len() - 1);
     let problems = problems(&manager);
