@@ -142,13 +142,17 @@ impl Target {
                 return;
             }
         };
-        // A machine that is being started is found too. Whoever starts it has the turn until it is in the slot.
-        if self.doing().is_some() {
-            return;
-        }
+        // A machine that is being started is found too, and whoever starts it has the turn until it is in the slot. Nobody begins that
+        // meanwhile, so what it needs is not taken away together with what is left of an earlier one.
+        self.between_changes(|| self.note_machine(found));
+    }
+
+    /// Notes what was found. It may be out of date: a machine that is watched may have ended since.
+    pub(crate) fn note_machine(&self, found: Option<u32>) {
         let mut slot = self.slot();
         match (&mut *slot, found) {
-            (Slot::None, Some(pid)) => {
+            (Slot::None, Some(_)) => {
+                let Ok(Some(pid)) = self.shared.launcher.find(&self.run_dir()) else { return };
                 let branch =
                     Kept::load(self).map(|kept| kept.branch).or_else(|| exports::branch_of_socket(self));
                 *slot = Slot::Left(Left { pid, branch, serving: None, why: None });

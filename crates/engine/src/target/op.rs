@@ -74,6 +74,14 @@ impl Target {
         *lock(&self.turn.doing)
     }
 
+    /// Does something while nobody can begin a change; nothing if one is under way.
+    pub(crate) fn between_changes(&self, work: impl FnOnce()) {
+        let doing = lock(&self.turn.doing);
+        if doing.is_none() {
+            work();
+        }
+    }
+
     /// Takes the right to change it, if `request` is legal in its state.
     ///
     /// # Errors

@@ -150,6 +150,22 @@ fn a_machine_that_ended_while_no_manager_was_there_is_noted_once() {
 }
 
 #[test]
+fn a_machine_that_ends_while_somebody_looks_for_it_is_no_machine_that_was_left_running() {
+    let (_world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    run(&manager, "web").unwrap();
+    let found = status(&manager).targets[0].machine.as_ref().map(|machine| machine.pid);
+    stop(&manager, "web").unwrap();
+    target.note_machine(found);
+    assert_eq!(life(&manager), "stopped");
+    run(&manager, "web").unwrap();
+    target.note_machine(None);
+    assert_eq!(life(&manager), "running");
+    stop(&manager, "web").unwrap();
+    assert_eq!(count(&target, &Kind::Shutdown), 2);
+}
+
+#[test]
 fn a_start_that_failed_leaves_no_boot_no_branch_and_nothing_in_its_place() {
     let (world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();

@@ -335,7 +335,7 @@ impl Play {
         self.said.push(format!("{name}: {:?}", asks.iter().zip(&said).collect::<Vec<_>>()));
         let round = Round {
             crowded: asks.len() > 1,
-            unread: self.names[which].target.as_ref().is_some_and(|target| target.changed.is_some()),
+            unread: self.names[which].target.as_ref().is_some_and(|t| t.changed.is_some() || t.renamed),
             stops: asks.iter().filter(|ask| matches!(ask, Ask::Stop)).count(),
             served: asks.len() > 1
                 && asks.iter().any(|ask| {
@@ -358,6 +358,7 @@ impl Play {
         for state in &mut legal {
             if let Some(target) = state.target.as_mut().filter(|target| !target.away) {
                 target.notice();
+                target.renamed = false;
             }
         }
         let mut seen = Vec::new();
@@ -428,6 +429,7 @@ impl Play {
         let (from, to) = if target.away { (there, here) } else { (here, there) };
         std::fs::rename(from, to).unwrap();
         target.away = !target.away;
+        target.renamed = true;
         if target.machine == Machine::Stopped && target.changed.is_none() {
             // It was renamed, so it is no longer known to be the same.
             target.changed = Some(target.branches[target.head].content);

@@ -78,6 +78,8 @@ pub(super) struct Model {
     pub(super) tapped: bool,
     /// … which is not there, …
     pub(super) away: bool,
+    /// It was renamed since it was last opened: it is read again then, and until it is, no moment of it is given out.
+    pub(super) renamed: bool,
     /// … or was changed without anybody having noticed.
     pub(super) changed: Option<Content>,
     pub(super) generation: u32,
@@ -107,6 +109,7 @@ impl Model {
             last: None,
             tapped,
             away: false,
+            renamed: false,
             changed: None,
             generation,
         }
