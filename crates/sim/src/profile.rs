@@ -35,6 +35,8 @@ pub enum Step {
     ReadEvents,
     /// A tapped disk takes what is new.
     Tap,
+    /// A follower goes on.
+    Follow,
     /// The process is killed.
     Kill,
     /// The power goes.
@@ -243,6 +245,33 @@ const MIXED: &[(Step, u32)] = &[
     (CompareAll, 2),
 ];
 
+const FOLLOW: &[(Step, u32)] = &[
+    (Append, 240),
+    (Flush, 60),
+    (Event, 20),
+    (Maintain, 60),
+    (MaintainAll, 10),
+    (Checkpoint, 8),
+    (AddDisk, 2),
+    (AddBranch, 6),
+    (DropBranch, 2),
+    (Promote, 3),
+    (OpenOrClose, 12),
+    (ReadPast, 10),
+    (Follow, 120),
+    (Kill, 12),
+    (PowerCut, 12),
+    (Doom, 20),
+    (Full, 10),
+    (FailSync, 6),
+    (FailReads, 6),
+    (Rot, 3),
+    (LoseIndex, 3),
+    (Jump, 4),
+    (Verify, 2),
+    (CompareAll, 1),
+];
+
 /// All mixtures.
 pub const PROFILES: &[Profile] = &[
     Profile { name: "calm", steps: CALM, wide: false },
@@ -255,6 +284,7 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "wide", steps: MIXED, wide: true },
     // Pages of a few entries, so that trees have many levels.
     Profile { name: "pages", steps: MIXED, wide: false },
+    Profile { name: "follow", steps: FOLLOW, wide: false },
 ];
 
 /// The mixture of this name.

@@ -136,6 +136,9 @@ pub enum Error {
     /// The name is taken.
     #[error("there is a disk {0:?} already")]
     DiskExists(String),
+    /// A cursor of another log.
+    #[error("this is a place in another log")]
+    OtherLog,
     /// A moment that the log has not reached.
     #[error("moment {asked} is later than the last one, {head}")]
     InTheFuture {

@@ -19,7 +19,8 @@ mod sync;
 pub use error::{Damage, Error, Place, Result, is_full};
 pub use line::{Line, Stretch};
 pub use log::{
-    Appended, Below, BlockWrite, CACHE_BYTES, Content, Damaged, Event, EventCursor, EventOrder, EventQuery,
-    HeadFragment, Log, LogOptions, TimeHit, Unknown, VerifyReport, View, cursor_of,
+    Appended, Batch, Below, BlockWrite, CACHE_BYTES, Content, Cursor, Damaged, Event, EventCursor,
+    EventOrder, EventQuery, Followed, Follower, HeadFragment, Log, LogOptions, TimeHit, Unknown,
+    VerifyReport, View, cursor_of,
 };
 pub use place::Wait;

@@ -1,6 +1,7 @@
 //! One world: a medium, a clock, a store, an oracle, and steps that a seed chooses.
 
 mod ends;
+mod follow;
 mod reads;
 mod rot;
 mod steps;
@@ -166,6 +167,10 @@ struct World {
     hurt_unsealed: bool,
     /// Records that were hurt.
     suspects: Vec<Seq>,
+    /// The place that the follower kept …
+    followed: Seq,
+    /// … and those of which it was not told that they are kept.
+    followed_perhaps: Vec<Seq>,
     next_content: u64,
     digest: u64,
     stats: Stats,
@@ -212,6 +217,8 @@ impl World {
             lost_index: false,
             hurt_unsealed: false,
             suspects: Vec::new(),
+            followed: Seq::ZERO,
+            followed_perhaps: Vec::new(),
             next_content: 1,
             digest: 0,
             stats: Stats::default(),
@@ -433,6 +440,7 @@ impl World {
                 self.medium.set_faults(Faults { read_fails: 100, would_block: 300, ..Faults::default() });
                 Ok(())
             }
+            Step::Follow => self.follow(),
             Step::Rot => self.rot(),
             Step::LoseIndex => self.lose_index(),
             Step::RotIndex => self.rot_index(),

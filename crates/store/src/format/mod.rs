@@ -6,6 +6,7 @@
 
 mod bytes;
 pub mod checkpoint;
+pub mod cursor;
 pub mod events;
 pub mod key;
 pub mod page;

@@ -72,6 +72,14 @@ impl Log {
         self.segment_index(number)
     }
 
+    /// What can still be read of a damaged segment; `None`: nothing.
+    pub(super) fn what_is_left(&self, number: u32) -> Option<segment::SegmentIndex> {
+        if self.places.elsewhere(number).is_some() {
+            return None;
+        }
+        Some(self.scan_segment(number).ok()?.index)
+    }
+
     /// The segments that are in memory, with the versions of `volume` up to `upto`, and perhaps others.
     fn unsealed(&self, volume: VolumeId, upto: Seq) -> FxHashMap<u32, Unsealed> {
         let sequencer = self.sequencer();

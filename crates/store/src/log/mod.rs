@@ -11,8 +11,10 @@
 mod append;
 mod branches;
 mod contents;
+mod cursors;
 mod events;
 mod flush;
+mod follow;
 mod group;
 mod read;
 mod recover;
@@ -49,6 +51,7 @@ use crate::{
 use append::Sequencer;
 pub use append::{Appended, BlockWrite, Content};
 pub use events::{EventCursor, EventOrder, EventQuery, cursor_of};
+pub use follow::{Batch, Cursor, Followed, Follower};
 pub use read::{HeadFragment, Unknown, View};
 pub use timeline::{Event, TimeHit};
 pub use verify::{Damaged, VerifyReport};

@@ -179,10 +179,16 @@ impl Log {
 
     /// The number of the segment that holds a record.
     fn segment_of(&self, seq: Seq) -> Result<u32> {
+        Ok(self.segment_around(seq)?.0)
+    }
+
+    /// The same, and up to which record it is known to reach.
+    pub(super) fn segment_around(&self, seq: Seq) -> Result<(u32, Seq)> {
         for span in self.spans(seq, seq, Micros::MAX)? {
             let at = span.segments.partition_point(|start| start.1 <= seq);
             if let Some(start) = at.checked_sub(1).and_then(|at| span.segments.get(at)) {
-                return Ok(start.0);
+                let next = span.segments.get(at).map(|next| Seq(next.1.0.saturating_sub(1)));
+                return Ok((start.0, next.unwrap_or(span.end).max(seq)));
             }
         }
         Err(Error::damaged("log", 0, Damage::Truncated))

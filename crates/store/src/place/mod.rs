@@ -65,6 +65,12 @@ pub trait Records: Send + Sync {
     /// Asks for `len_bytes` from `piece` on to be brought into memory soon.
     fn prefetch(&self, piece: Piece, len_bytes: u64);
 
+    /// The payload of the record `seq` of this name, which is not about blocks.
+    ///
+    /// # Errors
+    /// As [`Records::read`].
+    fn payload(&self, name: Location, seq: Seq) -> Result<Vec<u8>>;
+
     /// What a segment holds: each record's place in the log, its kind, time and name.
     ///
     /// # Errors
@@ -128,6 +134,14 @@ impl Places {
         match self.elsewhere(piece.name.segment) {
             Some(container) => container.read(piece, buf, wait),
             None => self.segments.read(piece, buf, wait),
+        }
+    }
+
+    /// As [`Records::payload`].
+    pub(crate) fn payload(&self, name: Location, seq: Seq) -> Result<Vec<u8>> {
+        match self.elsewhere(name.segment) {
+            Some(container) => container.payload(name, seq),
+            None => self.segments.payload(name, seq),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{io::IoSliceMut, sync::Arc};
 
-use bygone_model::SECTOR_BYTES;
+use bygone_model::{SECTOR_BYTES, Seq};
 
 use super::{Piece, Wait};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     format::{
         key::HeaderKey,
         record::{self, Flaw, GRANULE_BYTES, HEADER_BYTES, Header, Op, crcs_bytes, record_bytes},
-        segment,
+        segment::{self, Location},
     },
 };
 
@@ -42,6 +42,28 @@ impl Segments {
             return Ok(());
         }
         self.read_part(&*file, piece, buf, wait)
+    }
+
+    /// See [`super::Records::payload`].
+    pub(crate) fn payload(&self, name: Location, seq: Seq) -> Result<Vec<u8>> {
+        let file = self.file(name.segment)?;
+        let key = &self.key;
+        let (file_name, start) = (segment::file_name(name.segment), u64::from(name.offset));
+        let damaged = |damage| Error::damaged(&file_name, start, damage);
+        let read = |buf: &mut [u8]| {
+            let got = file.read_at(buf, start).map_err(|e| Error::io("reading", &file_name, e))?;
+            if got < buf.len() { Err(damaged(Damage::Truncated)) } else { Ok(()) }
+        };
+        let mut head = [0; HEADER_BYTES];
+        read(&mut head)?;
+        let header = Header::decode(key, &head).map_err(|_| damaged(Damage::Magic))?.header;
+        if header.seq != seq || header.op.is_block() {
+            return Err(damaged(Damage::Misplaced));
+        }
+        let mut whole = vec![0; (header.end(start) - start) as usize];
+        read(&mut whole)?;
+        let (_, payload) = record::check(key, start, &whole).map_err(|_| damaged(Damage::Checksum))?;
+        Ok(payload.to_vec())
     }
 
     /// See [`super::Records::prefetch`].

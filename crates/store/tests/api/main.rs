@@ -4,6 +4,7 @@
 mod damage;
 mod events;
 mod fixture;
+mod follow;
 mod forge;
 mod full;
 mod invariants;

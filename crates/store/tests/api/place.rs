@@ -10,7 +10,7 @@ use std::{
 
 use bygone_model::{BranchId, Event, Kind, Lba, Micros, SECTOR_BYTES, Seq, VolumeId};
 use bygone_store::{
-    Below, Damage, Error, Log, Place, Result, View, Wait,
+    Below, Cursor, Damage, Error, Followed, Log, Place, Result, View, Wait,
     format::{
         crc32c,
         record::{self, Header, Op},
@@ -54,7 +54,7 @@ impl Pack {
                 let header = Header::decode(&key, &bytes[at..]).unwrap().header;
                 let next = header.end(at as u64) as usize;
                 let (_, payload) = record::check(&key, at as u64, &bytes[at..next]).unwrap();
-                if header.op == Op::Write {
+                if !matches!(header.op, Op::Zero | Op::Trim) {
                     contents.push(((number, at as u32), header.seq, header.lba, payload.to_vec()));
                 }
                 at = next;
@@ -93,6 +93,13 @@ impl Records for Pack {
         Ok(())
     }
 
+    fn payload(&self, name: Location, seq: Seq) -> Result<Vec<u8>> {
+        let kept = self.kept.get(&(name.segment, name.offset)).ok_or_else(|| damaged(0, Damage::Missing))?;
+        let kept = Some(kept).filter(|kept| kept.seq == seq);
+        let kept = kept.ok_or_else(|| damaged(0, Damage::Misplaced))?;
+        self.content(kept).ok_or_else(|| damaged(kept.at, Damage::Checksum))
+    }
+
     fn prefetch(&self, _: Piece, _: u64) {}
 
     fn index(&self, segment: u32) -> Result<SegmentIndex> {
@@ -124,10 +131,19 @@ struct Seen {
     events: Vec<Seq>,
     at_time: Vec<Seq>,
     present: Vec<u64>,
+    /// What a follower is told, with a checksum of the payload.
+    followed: Vec<(Followed, u32)>,
 }
 
 fn look(log: &Arc<Log>, volumes: &[VolumeId], head: Seq) -> Seen {
-    let mut seen = Seen { marks: vec![], times: vec![], events: vec![], at_time: vec![], present: vec![] };
+    let mut seen = Seen {
+        marks: vec![],
+        times: vec![],
+        events: vec![],
+        at_time: vec![],
+        present: vec![],
+        followed: vec![],
+    };
     for seq in (8..=head.0).step_by(7).chain([head.0]) {
         for &volume in volumes {
             let view = log.view(volume, Seq(seq));
@@ -148,6 +164,21 @@ fn look(log: &Arc<Log>, volumes: &[VolumeId], head: Seq) -> Seen {
         seen.present.extend([fragment.lba.0, u64::from_le_bytes(*bytes.first_chunk().unwrap())]);
     }
     log.close_volume(volumes[0]);
+    let mut follower = log.follow(Cursor { log: log.id(), seq: Seq::ZERO }).unwrap();
+    while let Some(batch) = follower.next_batch().unwrap() {
+        assert!(batch.lost.is_empty(), "{:?}", batch.lost);
+        for record in batch.records.into_iter().filter(|record| record.seq <= head) {
+            let payload = if record.op.is_block() {
+                let mut bytes = vec![0; record.sectors.bytes() as usize];
+                follower.read(&record, record.lba, &mut bytes).unwrap();
+                bytes
+            } else {
+                follower.payload(&record).unwrap()
+            };
+            seen.followed.push((record, crc32c(&payload)));
+        }
+    }
+    assert_eq!(seen.followed.len() as u64, head.0);
     seen
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use bygone_model::Seq;
 use bygone_store::{
-    Below, Log,
+    Below, Cursor, Log,
     env::{Dir, File, RealDir},
 };
 
@@ -77,17 +77,25 @@ impl Stop {
     }
 }
 
-/// A folder in which a thread of the name `reader` is stopped where what it reads ends in zeroes; of the header that somebody
-/// writes there meanwhile it sees nothing, of what comes behind everything.
-struct Slow(RealDir, Arc<Stop>);
-struct SlowFile(Arc<dyn File>, Arc<Stop>);
+/// Where a thread of the name `reader` is stopped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Where {
+    /// Where what it reads ends in zeroes; of the header that somebody writes there meanwhile it sees nothing, of what comes behind
+    /// everything.
+    AtTheEnd,
+    /// At everything that it reads.
+    Everywhere,
+}
+
+struct Slow(RealDir, Arc<Stop>, Where);
+struct SlowFile(Arc<dyn File>, Arc<Stop>, Where);
 
 impl Dir for Slow {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.0.create(name)
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(SlowFile(self.0.open(name)?, self.1.clone())))
+        Ok(Arc::new(SlowFile(self.0.open(name)?, self.1.clone(), self.2)))
     }
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         self.0.list(folder)
@@ -109,7 +117,11 @@ impl File for SlowFile {
         let got = self.0.read_at(buf, offset)?;
         let zeroes_from = buf[..got].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         let rest = zeroes_from + HEADER_BYTES + 8;
-        if thread::current().name() != Some("reader") || rest >= got {
+        let is_reader = thread::current().name() == Some("reader");
+        if is_reader && self.2 == Where::Everywhere {
+            self.1.reach();
+        }
+        if !is_reader || self.2 == Where::Everywhere || rest >= got {
             return Ok(got);
         }
         self.1.reach();
@@ -141,7 +153,7 @@ impl File for SlowFile {
 fn a_volume_can_be_opened_while_records_are_written() {
     let folder = tempfile::tempdir().unwrap();
     let stop = Arc::new(Stop::default());
-    let dir = Arc::new(Slow(RealDir::new(folder.path()), stop.clone()));
+    let dir = Arc::new(Slow(RealDir::new(folder.path()), stop.clone(), Where::AtTheEnd));
     let log = Log::make(dir, Arc::new(Ticks::default()), options(64 << 10), *b"sixteen bytes id").unwrap();
     let volume = log.add_disk(&disk(1024)).unwrap();
     (0..4).for_each(|n| _ = write(&log, volume, n * 4, 4, 10 + n));
@@ -157,6 +169,38 @@ fn a_volume_can_be_opened_while_records_are_written() {
     stop.go_on();
     reader.join().unwrap().unwrap();
     assert!((4..=6).contains(&log.head_runs(volume)));
+}
+
+/// However long a follower waits for the medium, nobody who writes or reads waits for it.
+#[test]
+fn a_follower_that_waits_for_the_medium_holds_nobody_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let stop = Arc::new(Stop::default());
+    let dir = Arc::new(Slow(RealDir::new(folder.path()), stop.clone(), Where::Everywhere));
+    let log = Log::make(dir, Arc::new(Ticks::default()), options(24 << 10), *b"sixteen bytes id").unwrap();
+    let volume = log.add_disk(&disk(1024)).unwrap();
+    (0..40).for_each(|n| _ = write(&log, volume, n * 4, 4, 10 + n));
+    while log.maintain().unwrap() {}
+    let head = log.flush().unwrap();
+    let mut follower = log.follow(Cursor { log: log.id(), seq: Seq::ZERO }).unwrap();
+    let reader = move || {
+        let mut seen = 0;
+        while let Some(batch) = follower.next_batch().unwrap() {
+            assert!(batch.lost.is_empty());
+            seen += batch.records.len() as u64;
+        }
+        seen
+    };
+    let reader = thread::Builder::new().name("reader".into()).spawn(reader).unwrap();
+    stop.wait_for_it();
+    assert!(stop.state.lock().unwrap().0, "what is sealed is read from the medium");
+    (40..80).for_each(|n| _ = write(&log, volume, n * 4, 4, 10 + n));
+    log.flush().unwrap();
+    while log.maintain().unwrap() {}
+    assert_eq!(mark(&log, volume, 4, log.head_seq()).unwrap(), 11);
+    assert!(!reader.is_finished());
+    stop.go_on();
+    assert!(reader.join().unwrap() > head.0);
 }
 
 #[test]

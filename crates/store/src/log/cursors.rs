@@ -1,0 +1,71 @@
+//! Places of followers that outlive them: each is kept durably before what it replaces is removed, so a follower that dies at any
+//! moment goes on where it was or a little before, and never behind something that it has not dealt with.
+
+use std::{io::IoSlice, sync::Arc};
+
+use bygone_model::Seq;
+
+use super::{Log, follow::Cursor};
+use crate::{
+    env::{Dir, File},
+    error::{Error, Result},
+    format::cursor,
+};
+
+impl Log {
+    /// Remembers up to where the follower `name` (small letters, digits and hyphens) has dealt with this log. Durable when this
+    /// returns. One thread at a time does this for a name.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the place before still counts.
+    pub fn keep_cursor(&self, name: &str, seq: Seq) -> Result<()> {
+        assert!(cursor::is_name(name), "a follower's name");
+        let older = cursor_numbers(&*self.dir, name)?;
+        let next = older.last().map_or(1, |newest| newest + 1);
+        let file_name = cursor::file_name(name, next);
+        let written = self.dir.create(&file_name).and_then(|file| {
+            let bytes = cursor::encode(&self.id(), seq);
+            file.write_at(&mut [IoSlice::new(&bytes)], 0)?;
+            file.sync()?;
+            self.dir.sync(cursor::folder())
+        });
+        if let Err(e) = written {
+            let _ = self.dir.remove(&file_name);
+            return Err(Error::io("writing", &file_name, e));
+        }
+        for number in older {
+            // What stays is removed the next time.
+            let _ = self.dir.remove(&cursor::file_name(name, number));
+        }
+        Ok(())
+    }
+
+    /// Up to where the follower `name` has dealt with this log; the beginning if nothing is kept.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is another log's.
+    pub fn kept_cursor(&self, name: &str) -> Result<Cursor> {
+        for number in cursor_numbers(&*self.dir, name)?.into_iter().rev() {
+            let file_name = cursor::file_name(name, number);
+            let io = |e| Error::io("reading", &file_name, e);
+            let file: Arc<dyn File> = self.dir.open(&file_name).map_err(io)?;
+            let mut bytes = [0; cursor::CURSOR_BYTES];
+            let got = file.read_at(&mut bytes, 0).map_err(io)?;
+            match cursor::decode(&bytes[..got]) {
+                Some((log, seq)) if log == self.id() => return Ok(Cursor { log, seq }),
+                Some(_) => return Err(Error::OtherLog),
+                // A power cut came while it was written.
+                None => {}
+            }
+        }
+        Ok(Cursor { log: self.id(), seq: Seq::ZERO })
+    }
+}
+
+/// The numbers of a follower's places, in order.
+fn cursor_numbers(dir: &dyn Dir, name: &str) -> Result<Vec<u64>> {
+    let files = dir.list(cursor::folder()).map_err(|e| Error::io("listing", cursor::folder(), e))?;
+    let mut numbers: Vec<u64> = files.iter().filter_map(|file| cursor::number_of(file, name)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}

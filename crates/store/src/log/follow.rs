@@ -1,0 +1,283 @@
+//! Following the log: every record once, in the order of seq, as soon as it is durable.
+//!
+//! Detectors, replicas and packers read the log this way. They are no part of the write path, which knows nothing of them: a
+//! follower that lags costs nobody anything but itself.
+//!
+//! Invariants: nothing is given out that a power cut could take back; every seq up to the follower's place was given out, or was
+//! said to be lost; memory is bounded by what one segment says of itself, whatever a target wrote.
+
+use std::{ops::RangeInclusive, sync::Arc, sync::PoisonError, time::Duration};
+
+use bygone_model::{Lba, Micros, Sectors, Seq};
+
+use super::Log;
+use crate::{
+    error::{Error, Result},
+    format::{
+        record::{Op, Subject},
+        segment::{Entry, Location, Mark},
+    },
+    place::{Piece, Wait},
+};
+
+/// At most so many records at a time.
+const BATCH_RECORDS: u64 = 4096;
+
+/// A place in a log: everything up to and with `seq` was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The log's id.
+    pub log: [u8; 16],
+    /// The last record seen; 0 for none.
+    pub seq: Seq,
+}
+
+/// What the log says of a record. Its payload is read when it is asked for: [`Follower::read`], [`Follower::payload`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Followed {
+    /// Its place in the log.
+    pub seq: Seq,
+    /// When it was received.
+    pub time: Micros,
+    /// What it does.
+    pub op: Op,
+    /// What it is about.
+    pub subject: Subject,
+    /// First sector, for block records.
+    pub lba: Lba,
+    /// How many sectors, for block records.
+    pub sectors: Sectors,
+    at: Location,
+}
+
+/// Records that follow one another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Those that are wanted, in order.
+    pub records: Vec<Followed>,
+    /// Of these nothing is known any more: they are damaged, or their segment is missing.
+    pub lost: Vec<RangeInclusive<Seq>>,
+    /// The batch reaches up to here. This is where to go on once it is dealt with.
+    pub upto: Seq,
+}
+
+/// Reads a log from a place on, as far as it is durable.
+pub struct Follower {
+    log: Arc<Log>,
+    seen: Seq,
+    subjects: Option<Vec<Subject>>,
+    part: Option<Part>,
+}
+
+/// What a segment, or a part of it, says of its records.
+struct Part {
+    span: RangeInclusive<Seq>,
+    records: Vec<Followed>,
+}
+
+impl std::fmt::Debug for Follower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Follower").field("seen", &self.seen).finish_non_exhaustive()
+    }
+}
+
+impl Followed {
+    fn of_entry(entry: &Entry, time: Micros) -> Followed {
+        let op = match entry.at {
+            at if at.is_trimmed() => Op::Trim,
+            at if at.is_zero() => Op::Zero,
+            _ => Op::Write,
+        };
+        let (subject, at) = (Subject::volume(entry.volume), entry.at);
+        Followed { seq: entry.seq, time, op, subject, lba: entry.lba, sectors: entry.sectors, at }
+    }
+
+    fn of_mark(mark: &Mark, time: Micros, segment: u32) -> Followed {
+        let at = Location { segment, offset: mark.offset };
+        let (lba, sectors) = (Lba(0), Sectors(0));
+        Followed { seq: mark.seq, time, op: mark.op, subject: mark.subject, lba, sectors, at }
+    }
+}
+
+impl Part {
+    /// The records of `span` among the entries and marks of a segment, both in order of seq.
+    fn of(
+        number: u32,
+        (first, times): (Seq, &[Micros]),
+        entries: &[Entry],
+        marks: &[Mark],
+        span: RangeInclusive<Seq>,
+    ) -> Part {
+        let time = |seq: Seq| {
+            let at = seq.0.checked_sub(first.0).and_then(|at| times.get(at as usize));
+            at.or(times.last()).copied().unwrap_or(Micros(0))
+        };
+        let from = |start: Seq, seqs: &dyn Fn(usize) -> Seq, len: usize| {
+            let (mut low, mut high) = (0, len);
+            while low < high {
+                let middle = usize::midpoint(low, high);
+                if seqs(middle) < start { low = middle + 1 } else { high = middle }
+            }
+            low
+        };
+        let entries = &entries[from(*span.start(), &|i| entries[i].seq, entries.len())..];
+        let marks = &marks[from(*span.start(), &|i| marks[i].seq, marks.len())..];
+        let entries = entries.iter().map(|entry| Followed::of_entry(entry, time(entry.seq)));
+        let marks = marks.iter().map(|mark| Followed::of_mark(mark, time(mark.seq), number));
+        let inside = |record: &Followed| record.seq <= *span.end();
+        let mut records: Vec<Followed> = entries.take_while(inside).chain(marks.take_while(inside)).collect();
+        records.sort_unstable_by_key(|record| record.seq);
+        Part { span, records }
+    }
+}
+
+impl Log {
+    /// Follows the log from `cursor` on. It gives out what is durable: who wants to be near the present calls [`Log::flush`] now
+    /// and then.
+    ///
+    /// # Errors
+    /// When the cursor is another log's, or further than this log ever was.
+    pub fn follow(self: &Arc<Self>, cursor: Cursor) -> Result<Follower> {
+        if cursor.log != self.id() {
+            return Err(Error::OtherLog);
+        }
+        let head = self.head_seq();
+        if cursor.seq > head {
+            return Err(Error::InTheFuture { asked: cursor.seq, head });
+        }
+        Ok(Follower { log: self.clone(), seen: cursor.seq, subjects: None, part: None })
+    }
+
+    /// What is known of the records from `want` on, up to `upto`: at least of one, and of no more than a segment has.
+    fn part_from(&self, want: Seq, upto: Seq) -> Result<Part> {
+        let (number, end) = self.segment_around(want)?;
+        {
+            let sequencer = self.sequencer();
+            let last = |first: Seq, records: usize| Seq((first.0 + records as u64).saturating_sub(1));
+            let span = |last: Seq| want..=last.min(upto).min(Seq(want.0 + BATCH_RECORDS - 1));
+            if let Some(active) = sequencer.active.as_ref().filter(|active| active.number == number) {
+                let times = (active.first_seq, active.times.as_slice());
+                let span = span(last(active.first_seq, active.times.len()));
+                return Ok(Part::of(number, times, &active.entries, &active.marks, span));
+            }
+            if let Some(full) = sequencer.full.iter().find(|full| full.number == number) {
+                let span = span(last(full.first_seq, full.times.len()));
+                let times = (full.first_seq, full.times.as_slice());
+                return Ok(Part::of(number, times, &full.entries, &full.marks, span));
+            }
+        }
+        let index = match self.index_of_what_is_left(number) {
+            Err(Error::Damaged { .. }) => self.what_is_left(number),
+            read => Some(read?),
+        };
+        let Some(mut index) = index else { return Ok(Part { span: want..=end, records: Vec::new() }) };
+        index.entries.sort_unstable_by_key(|entry| entry.seq);
+        let span = want..=index.last_seq().max(end);
+        Ok(Part::of(number, (index.first_seq, &index.times), &index.entries, &index.marks, span))
+    }
+}
+
+impl Follower {
+    /// Only records about these; the others are passed over. What is lost is told all the same.
+    #[must_use]
+    pub fn only(mut self, subjects: Vec<Subject>) -> Follower {
+        self.subjects = Some(subjects);
+        self
+    }
+
+    /// Up to where everything was given out.
+    #[must_use]
+    pub fn cursor(&self) -> Cursor {
+        Cursor { log: self.log.id(), seq: self.seen }
+    }
+
+    /// How many records are durable and not given out yet.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        self.log.durable_seq().0.saturating_sub(self.seen.0)
+    }
+
+    /// The next records; `None` when there is nothing durable that was not given out. A batch may have no records, when none of
+    /// them is wanted.
+    ///
+    /// # Errors
+    /// When the index or the medium cannot be read; asking again goes on at the same place. What is damaged is no error: see
+    /// [`Batch::lost`].
+    pub fn next_batch(&mut self) -> Result<Option<Batch>> {
+        let durable = self.log.durable_seq();
+        if self.seen >= durable {
+            return Ok(None);
+        }
+        let want = self.seen.next();
+        let part = match self.part.take().filter(|part| part.span.contains(&want)) {
+            Some(part) => part,
+            None => self.log.part_from(want, durable)?,
+        };
+        let upto = (*part.span.end()).min(durable).min(Seq(want.0 + BATCH_RECORDS - 1));
+        assert!(want <= upto, "a part begins with what was asked for");
+        let from = part.records.partition_point(|record| record.seq < want);
+        let (mut records, mut lost, mut next) = (Vec::new(), Vec::new(), want);
+        for record in part.records[from..].iter().take_while(|record| record.seq <= upto) {
+            if next < record.seq {
+                lost.push(next..=Seq(record.seq.0 - 1));
+            }
+            next = record.seq.next();
+            if self.subjects.as_ref().is_none_or(|wanted| wanted.contains(&record.subject)) {
+                records.push(*record);
+            }
+        }
+        if next <= upto {
+            lost.push(next..=upto);
+        }
+        if upto < *part.span.end() {
+            self.part = Some(part);
+        }
+        self.seen = upto;
+        Ok(Some(Batch { records, lost, upto }))
+    }
+
+    /// Waits until there is more, but no longer than `at_most`; says whether there is.
+    #[must_use]
+    pub fn wait(&self, at_most: Duration) -> bool {
+        let state = self.log.durability.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.durable > self.seen {
+            return true;
+        }
+        let waited = self.log.durability_changed.wait_timeout(state, at_most);
+        waited.unwrap_or_else(PoisonError::into_inner).0.durable > self.seen
+    }
+
+    /// Fills `buf` with what a block record wrote from the sector `from` on.
+    ///
+    /// # Errors
+    /// When that is not within the record, cannot be read, or is damaged.
+    pub fn read(&self, record: &Followed, from: Lba, buf: &mut [u8]) -> Result<()> {
+        let (start, end) = (record.lba.0, record.lba.0.saturating_add(record.sectors.0));
+        let inside = start <= from.0 && from.0.saturating_add(Sectors::of_bytes(buf.len() as u64).0) <= end;
+        match (record.subject.as_volume(), record.op) {
+            (Some(_), Op::Zero | Op::Trim) if inside => {
+                buf.fill(0);
+                Ok(())
+            }
+            (Some(_), Op::Write) if inside => {
+                let piece = Piece { name: record.at, seq: record.seq, lba: from };
+                self.log.places.read(piece, buf, Wait::Yes)
+            }
+            (volume, _) => {
+                let volume = volume.unwrap_or_default();
+                let sectors = Sectors::of_bytes(buf.len() as u64);
+                Err(Error::OutOfRange { volume, lba: from, sectors })
+            }
+        }
+    }
+
+    /// The payload of a record that is not about blocks: an event or a change of the catalog as JSON, or whatever a newer program
+    /// wrote.
+    ///
+    /// # Errors
+    /// When it cannot be read or is damaged.
+    pub fn payload(&self, record: &Followed) -> Result<Vec<u8>> {
+        assert!(!record.op.is_block(), "blocks are read in parts");
+        self.log.places.payload(record.at, record.seq)
+    }
+}
