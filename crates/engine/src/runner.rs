@@ -5,7 +5,7 @@
 
 #[cfg(test)]
 pub(crate) mod fake;
-mod qemu;
+pub(crate) mod qemu;
 
 use std::{
     path::{Path, PathBuf},

@@ -5,6 +5,7 @@
 use std::{
     fs, io,
     io::{BufRead, BufReader, Read, Write},
+    net::Shutdown,
     os::unix::{
         fs::PermissionsExt,
         net::{UnixListener, UnixStream},
@@ -33,6 +34,10 @@ const CONNECTIONS_MAX: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(30);
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 const ACCEPT_EVERY: Duration = Duration::from_millis(100);
+/// So long a client waits for the manager to put away what was made for it: a socket with clients takes five seconds.
+const PUT_AWAY_MAX: Duration = Duration::from_secs(7);
+/// How often a client looks whether its user still wants the answer.
+const WANTED_EVERY: Duration = Duration::from_millis(200);
 
 /// A listening API.
 pub(crate) struct ApiServer {
@@ -176,7 +181,7 @@ impl Answers for Client<'_> {
 
 impl Items<Value> for Client<'_> {
     fn item(&mut self, item: Value) -> bool {
-        self.send(&Reply::Item(item))
+        self.send(&Reply::Item(item)) && self.wanted()
     }
 }
 
@@ -188,7 +193,8 @@ pub(crate) fn connect(path: &Path) -> Option<UnixStream> {
 /// Asks a running manager.
 ///
 /// # Errors
-/// What it says, or that it went away.
+/// What it says, or that it went away. [`Error::Abandoned`] when the answer was no longer wanted: what the manager held for it is gone
+/// then, if that took no longer than [`PUT_AWAY_MAX`].
 pub(crate) fn ask<C: Call>(
     stream: &UnixStream,
     call: &C,
@@ -200,7 +206,7 @@ pub(crate) fn ask<C: Call>(
     line.push(b'\n');
     (&*stream).write_all(&line).map_err(gone)?;
     // A short wait, so that a signal to this side is noticed while the other has nothing to say.
-    stream.set_read_timeout(Some(Duration::from_millis(200))).map_err(gone)?;
+    stream.set_read_timeout(Some(WANTED_EVERY)).map_err(gone)?;
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
     loop {
@@ -209,7 +215,7 @@ pub(crate) fn ask<C: Call>(
             Ok(_) => return Err(Error::ManagerGone),
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 if !answers.wanted() {
-                    return Err(Error::Abandoned);
+                    return Err(give_up(stream));
                 }
                 continue;
             }
@@ -229,7 +235,21 @@ pub(crate) fn ask<C: Call>(
             Reply::Failed(failure) => return Err(Error::Told(failure)),
         };
         if !wanted || !answers.wanted() {
-            return Err(Error::Abandoned);
+            return Err(give_up(stream));
         }
     }
+}
+
+/// Closes this side, by which the manager sees that nobody wants its answer, and waits until it has closed the other.
+fn give_up(mut stream: &UnixStream) -> Error {
+    let end = Instant::now() + PUT_AWAY_MAX;
+    let mut scrap = [0; 16 << 10];
+    let mut open = stream.shutdown(Shutdown::Write).is_ok();
+    while open && Instant::now() < end {
+        open = match stream.read(&mut scrap) {
+            Ok(len) => len > 0,
+            Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+        };
+    }
+    Error::Abandoned
 }

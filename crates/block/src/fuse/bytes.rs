@@ -1,9 +1,9 @@
 //! A block device as a row of bytes: any offset, any length.
 //!
-//! Invariants: a block of which only a part changes is read, changed and written while nobody else here writes;
-//! whole blocks are written side by side. No request reaches past the end of the device.
+//! Invariants: no request reaches past the end of the device. Parts of blocks are left to the device, which has other
+//! writers beside this one.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing, device::PAUSE};
 
@@ -48,15 +48,13 @@ impl Waiting {
 pub(super) struct Bytes {
     device: Arc<dyn BlockDevice>,
     geometry: Geometry,
-    /// Shared by writes of whole blocks, exclusive for a write of a part of one.
-    parts: RwLock<()>,
     waiting: Arc<Waiting>,
 }
 
 impl Bytes {
     pub(super) fn new(device: Arc<dyn BlockDevice>) -> Bytes {
         let geometry = device.geometry();
-        Bytes { device, geometry, parts: RwLock::new(()), waiting: Arc::default() }
+        Bytes { device, geometry, waiting: Arc::default() }
     }
 
     pub(super) fn waiting(&self) -> &Arc<Waiting> {
@@ -67,25 +65,8 @@ impl Bytes {
         self.geometry
     }
 
-    fn block(&self) -> u64 {
-        u64::from(self.geometry.block_bytes.max(1))
-    }
-
-    fn down(&self, offset: u64) -> u64 {
-        offset - offset % self.block()
-    }
-
-    /// Not past the end, which is a multiple of the block size.
-    fn up(&self, offset: u64) -> u64 {
-        offset.checked_next_multiple_of(self.block()).map_or(self.geometry.size_bytes, |up| self.clip(up))
-    }
-
     fn clip(&self, offset: u64) -> u64 {
         offset.min(self.geometry.size_bytes)
-    }
-
-    fn is_whole(&self, start: u64, end: u64) -> bool {
-        start.is_multiple_of(self.block()) && end.is_multiple_of(self.block())
     }
 
     /// What there is of `len_bytes` from `offset`: nothing at and past the end. `buf` is room that is used again.
@@ -100,13 +81,12 @@ impl Bytes {
         if start == end {
             return Ok(&[]);
         }
-        let (from, to) = (self.down(start), self.up(end));
-        let room = (to - from) as usize;
+        let room = (end - start) as usize;
         if buf.len() < room {
             buf.resize(room, 0);
         }
-        self.device.read(from, &mut buf[..room], Reading::MayWait)?;
-        Ok(&buf[(start - from) as usize..(end - from) as usize])
+        self.device.read(start, &mut buf[..room], Reading::MayWait)?;
+        Ok(&buf[..room])
     }
 
     /// Writes as much of `data` as the device reaches, and says how much that was. At the end that is nothing, which
@@ -120,36 +100,11 @@ impl Bytes {
         if data.is_empty() {
             return if room == 0 { Err(IoError::Full) } else { Ok(0) };
         }
-        if self.is_whole(offset, offset + data.len() as u64) {
-            let _shared = self.parts.read().unwrap_or_else(PoisonError::into_inner);
-            self.put(&[Writing { offset, change: Change::Data(data) }])?;
-        } else {
-            let _alone = self.parts.write().unwrap_or_else(PoisonError::into_inner);
-            self.write_part(offset, data)?;
-        }
+        self.put(&[Writing { offset, change: Change::Data(data) }])?;
         Ok(data.len())
     }
 
-    /// Reads the blocks at the ends, puts `data` (not empty, within the device) in place, writes them all.
-    fn write_part(&self, offset: u64, data: &[u8]) -> Result<(), IoError> {
-        let end = offset + data.len() as u64;
-        let (from, to) = (self.down(offset), self.up(end));
-        let block = self.block() as usize;
-        let mut blocks = vec![0; (to - from) as usize];
-        let last = blocks.len() - block;
-        if from < offset {
-            self.device.read(from, &mut blocks[..block], Reading::MayWait)?;
-        }
-        if end < to && (last > 0 || from == offset) {
-            self.device.read(to - block as u64, &mut blocks[last..], Reading::MayWait)?;
-        }
-        let skip = (offset - from) as usize;
-        blocks[skip..skip + data.len()].copy_from_slice(data);
-        self.put(&[Writing { offset: from, change: Change::Data(&blocks) }])
-    }
-
-    /// Makes the range read as zeroes, as far as the device reaches. Whole blocks are cleared, the parts of blocks at
-    /// its ends are written.
+    /// Makes the range read as zeroes, as far as the device reaches.
     pub(super) fn clear(&self, offset: u64, len_bytes: u64, clearing: Clearing) -> Result<(), IoError> {
         if self.geometry.read_only {
             return Err(IoError::ReadOnly);
@@ -159,27 +114,6 @@ impl Bytes {
         if start == end {
             return Ok(());
         }
-        if self.is_whole(start, end) {
-            let _shared = self.parts.read().unwrap_or_else(PoisonError::into_inner);
-            return self.clear_blocks(start, end, clearing);
-        }
-        let _alone = self.parts.write().unwrap_or_else(PoisonError::into_inner);
-        let (from, to) = (self.up(start), self.down(end));
-        if from >= to {
-            // Less than two blocks, and no whole one or one that is not worth a request of its own.
-            return self.write_part(start, &vec![0; (end - start) as usize]);
-        }
-        if start < from {
-            self.write_part(start, &vec![0; (from - start) as usize])?;
-        }
-        self.clear_blocks(from, to, clearing)?;
-        if to < end {
-            self.write_part(to, &vec![0; (end - to) as usize])?;
-        }
-        Ok(())
-    }
-
-    fn clear_blocks(&self, start: u64, end: u64, clearing: Clearing) -> Result<(), IoError> {
         let len_bytes = end - start;
         let change = match clearing {
             Clearing::Trim if self.geometry.can_trim => Change::Trim { len_bytes },
@@ -210,7 +144,7 @@ impl Bytes {
         if offset >= size_bytes {
             return Ok(None);
         }
-        let mut at = self.down(offset);
+        let mut at = offset - offset % u64::from(self.geometry.block_bytes.max(1));
         let mut found = None;
         self.device.extents(at, size_bytes - at, &mut |extent: Extent| {
             let end = at.saturating_add(extent.len_bytes);

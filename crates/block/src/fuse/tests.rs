@@ -71,6 +71,34 @@ proptest! {
 }
 
 #[test]
+fn a_part_of_a_block_that_another_client_writes_meanwhile_keeps_its_content() {
+    use std::{sync::atomic::Ordering::SeqCst, thread};
+
+    let device = Arc::new(Memory::new(SIZE_BYTES, 4096));
+    device.read_pause_ms.store(200, SeqCst);
+    for step in 0..2 {
+        let bytes = Bytes::new(Arc::clone(&device) as _);
+        let at = step * 8192;
+        let writer = thread::spawn(move || {
+            if step == 0 {
+                bytes.write(at, &[1; 512]).map(drop)
+            } else {
+                bytes.clear(at, 512, Clearing::Zero)
+            }
+        });
+        // A front end that changes blocks itself is in the middle of that now.
+        while device.reads_now.load(SeqCst) == 0 && !writer.is_finished() {
+            thread::yield_now();
+        }
+        thread::sleep(std::time::Duration::from_millis(50));
+        device.write(&[Writing { offset: at + 512, change: Change::Data(&[2; 512]) }]).unwrap();
+        writer.join().unwrap().unwrap();
+        let at = at as usize;
+        assert!(device.bytes()[at + 512..at + 1024].iter().all(|byte| *byte == 2), "step {step}");
+    }
+}
+
+#[test]
 fn holes_and_data_are_found_from_the_middle_of_a_block() {
     let bytes = Bytes::new(Arc::new(Memory::new(SIZE_BYTES, 4096)));
     bytes.write(4096, &[1; 8192]).unwrap();

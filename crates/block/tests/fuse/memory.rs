@@ -71,17 +71,14 @@ impl Memory {
     }
 
     fn range(&self, offset: u64, len_bytes: u64) -> Result<std::ops::Range<usize>, IoError> {
-        let block = u64::from(self.geometry.block_bytes);
         assert!(!self.panics.load(Ordering::Relaxed), "asked to panic");
         if self.fails.load(Ordering::Relaxed) {
             return Err(IoError::Medium(std::io::Error::other("asked to fail")));
         }
         let end = offset.checked_add(len_bytes).filter(|end| *end <= self.geometry.size_bytes);
         match end {
-            Some(end) if offset.is_multiple_of(block) && end.is_multiple_of(block) => {
-                Ok(offset as usize..end as usize)
-            }
-            _ => Err(IoError::Invalid { offset, len_bytes }),
+            Some(end) => Ok(offset as usize..end as usize),
+            None => Err(IoError::Invalid { offset, len_bytes }),
         }
     }
 }
@@ -95,8 +92,8 @@ impl BlockDevice for Memory {
         let range = self.range(offset, buf.len() as u64)?;
         let now = self.reads_now.fetch_add(1, Ordering::SeqCst) + 1;
         self.reads_most.fetch_max(now, Ordering::SeqCst);
-        thread::sleep(Duration::from_millis(self.read_pause_ms.load(Ordering::Relaxed)));
         buf.copy_from_slice(&self.content.lock().unwrap().bytes[range]);
+        thread::sleep(Duration::from_millis(self.read_pause_ms.load(Ordering::Relaxed)));
         self.reads_now.fetch_sub(1, Ordering::SeqCst);
         Ok(())
     }
@@ -112,13 +109,17 @@ impl BlockDevice for Memory {
         for writing in writings {
             let range = self.range(writing.offset, writing.change.len_bytes())?;
             let block = self.geometry.block_bytes as usize;
-            let blocks = range.start / block..range.end / block;
+            let touched = range.start / block..range.end.div_ceil(block);
+            let whole = range.start.div_ceil(block)..range.end / block;
             let mut content = self.content.lock().unwrap();
             match writing.change {
                 Change::Data(data) => content.bytes[range].copy_from_slice(data),
                 Change::Zero { .. } | Change::Trim { .. } => content.bytes[range].fill(0),
             }
-            content.mapped[blocks].fill(!matches!(writing.change, Change::Trim { .. }));
+            content.mapped[touched].fill(true);
+            if matches!(writing.change, Change::Trim { .. }) && !whole.is_empty() {
+                content.mapped[whole].fill(false);
+            }
         }
         Ok(())
     }
@@ -137,6 +138,9 @@ impl BlockDevice for Memory {
     ) -> Result<(), IoError> {
         let range = self.range(offset, len_bytes)?;
         let block = self.geometry.block_bytes as usize;
+        if !range.start.is_multiple_of(block) || !range.end.is_multiple_of(block) {
+            return Err(IoError::Invalid { offset, len_bytes });
+        }
         let mapped = self.content.lock().unwrap().mapped[range.start / block..range.end / block].to_vec();
         for run in mapped.chunk_by(|a, b| a == b) {
             let len_bytes = (run.len() * block) as u64;

@@ -1,3 +1,4 @@
+mod asked;
 mod machines;
 mod opening;
 mod removed;

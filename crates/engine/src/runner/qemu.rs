@@ -20,6 +20,12 @@ pub(crate) struct Qemu {
 }
 
 impl Qemu {
+    /// One that needs not find out how processors are run.
+    #[cfg(test)]
+    pub(crate) fn with(accel: qemu::Accel) -> Qemu {
+        Qemu { accel: accel.into() }
+    }
+
     /// KVM where it really works, else TCG.
     fn accel(&self, scratch: &Path) -> Result<qemu::Accel> {
         if let Some(accel) = self.accel.get() {

@@ -358,7 +358,8 @@ impl Play {
         for state in &mut legal {
             if let Some(target) = state.target.as_mut().filter(|target| !target.away) {
                 target.notice();
-                target.renamed = false;
+                // The disk of a machine is opened by nobody else.
+                target.renamed &= target.machine != Machine::Stopped;
             }
         }
         let mut seen = Vec::new();
