@@ -12,11 +12,13 @@ pub(crate) const PIECE_BYTES: usize = 1 << 20;
 /// `budget_bytes`; it is what lets every connection go on when the budget is used up.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Clients that use an export at the same time, over all listeners. More are refused.
+    /// Clients that use an export at the same time, over all listeners but those that keep places. More are refused.
     pub connections_max: usize,
     /// Those of them that came through TCP. The rest is kept for clients of this machine.
     pub remote_max: usize,
-    /// Handshakes at the same time, over all listeners. For one more, the one that was silent for longest is ended.
+    /// Connections at the same time of each listener that keeps places for its clients ([`super::Scope::kept`]).
+    pub kept_max: usize,
+    /// Handshakes at the same time, over all other listeners. For one more, the one that was silent for longest is ended.
     pub greeting_max: usize,
     /// How long a handshake may take.
     pub handshake: Duration,
@@ -36,6 +38,7 @@ impl Default for Limits {
         Self {
             connections_max: 256,
             remote_max: 128,
+            kept_max: 128,
             greeting_max: 64,
             handshake: Duration::from_secs(15),
             send_stall: Duration::from_secs(30),

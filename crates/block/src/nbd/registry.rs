@@ -1,6 +1,7 @@
 //! Who is connected, and who gives way to whom.
 //!
-//! A guest's disk must always find a place, whoever else is there. Handshakes have places of their own; of those for clients
+//! A guest's disk must always find a place, whoever else is there. The socket of a machine keeps places for its clients: they are
+//! counted apart, give way to nobody and make nobody else give way. Elsewhere handshakes have places of their own; of those for clients
 //! that use an export, some are kept for this machine (unix sockets), and where there is none left for a client of this machine
 //! that may write, the read-only client that has been silent for longest gives way.
 //!
@@ -49,12 +50,19 @@ enum Stage {
 struct Entry {
     socket: Arc<Socket>,
     listener: u64,
+    /// Its listener keeps places.
+    kept: bool,
     stage: Stage,
 }
 
 impl Entry {
     fn is_serving(&self) -> bool {
         matches!(self.stage, Stage::Serving { .. })
+    }
+
+    /// It counts against what all listeners share.
+    fn shares(&self) -> bool {
+        !self.kept
     }
 }
 
@@ -102,19 +110,29 @@ impl Registry {
     }
 
     /// Lets a connection in for its handshake, or says how many were turned away by now.
-    pub(crate) fn enter(self: &Arc<Self>, socket: Arc<Socket>, listener: u64) -> Result<Place, u64> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        socket: Arc<Socket>,
+        listener: u64,
+        kept: bool,
+    ) -> Result<Place, u64> {
         let mut state = lock(&self.state);
         let local = socket.is_local();
-        let greeting = |entry: &Entry| entry.stage == Stage::Greeting;
-        if state.count(greeting) >= self.limits.greeting_max
-            && !state.make_way(|entry| greeting(entry) && (local || !entry.socket.is_local()))
-        {
+        let greeting = |entry: &Entry| entry.stage == Stage::Greeting && entry.shares();
+        let room = if kept {
+            let of_listener = |entry: &Entry| entry.listener == listener;
+            state.count(of_listener) < self.limits.kept_max
+        } else {
+            state.count(greeting) < self.limits.greeting_max
+                || state.make_way(|entry| greeting(entry) && (local || !entry.socket.is_local()))
+        };
+        if !room {
             state.turned_away += 1;
             return Err(state.turned_away);
         }
         state.accepted += 1;
         let id = state.accepted;
-        state.entries.insert(id, Entry { socket, listener, stage: Stage::Greeting });
+        state.entries.insert(id, Entry { socket, listener, kept, stage: Stage::Greeting });
         Ok(Place { registry: Arc::clone(self), id })
     }
 
@@ -176,14 +194,16 @@ impl Place {
         let Some(entry) = state.entries.get(&self.id).filter(|entry| entry.stage == Stage::Greeting) else {
             return false;
         };
-        let local = entry.socket.is_local();
-        let remote_serving = |entry: &Entry| entry.is_serving() && !entry.socket.is_local();
-        let read_only = |entry: &Entry| entry.stage == Stage::Serving { writable: false };
-        let room = if local {
-            state.count(Entry::is_serving) < limits.connections_max || (writable && state.make_way(read_only))
+        let (local, kept) = (entry.socket.is_local(), entry.kept);
+        let serving = |entry: &Entry| entry.is_serving() && entry.shares();
+        let remote_serving = |entry: &Entry| serving(entry) && !entry.socket.is_local();
+        let read_only = |entry: &Entry| entry.shares() && entry.stage == Stage::Serving { writable: false };
+        let room = if kept {
+            true
+        } else if local {
+            state.count(serving) < limits.connections_max || (writable && state.make_way(read_only))
         } else {
-            state.count(Entry::is_serving) < limits.connections_max
-                && state.count(remote_serving) < limits.remote_max
+            state.count(serving) < limits.connections_max && state.count(remote_serving) < limits.remote_max
         };
         if !room {
             state.turned_away += 1;

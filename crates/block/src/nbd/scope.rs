@@ -43,6 +43,7 @@ pub struct Scope {
     read_only: bool,
     peers: Peers,
     observer: Option<Arc<dyn Observer>>,
+    kept: bool,
 }
 
 impl std::fmt::Debug for Scope {
@@ -59,7 +60,7 @@ impl Scope {
     /// All of `exports`, for anyone.
     #[must_use]
     pub fn new(exports: Arc<dyn Exports>) -> Self {
-        Self { exports, names: None, read_only: false, peers: Peers::Anyone, observer: None }
+        Self { exports, names: None, read_only: false, peers: Peers::Anyone, observer: None, kept: false }
     }
 
     /// Only the exports of these names.
@@ -88,6 +89,17 @@ impl Scope {
     pub fn observed(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(observer);
         self
+    }
+
+    /// A place is kept for every client: they count against [`super::Limits::kept_max`], whoever else is connected elsewhere.
+    #[must_use]
+    pub fn kept(mut self) -> Self {
+        self.kept = true;
+        self
+    }
+
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept
     }
 
     pub(crate) fn peers(&self) -> Peers {

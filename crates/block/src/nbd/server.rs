@@ -205,7 +205,7 @@ impl Door {
             tracing::debug!(peer = socket.peer(), %address, "this client is not for this socket");
             return;
         }
-        let place = match shared.registry.enter(Arc::clone(&socket), self.id) {
+        let place = match shared.registry.enter(Arc::clone(&socket), self.id, self.scope.is_kept()) {
             Ok(place) => place,
             Err(turned_away) => {
                 // Whoever floods the door is not to flood the log as well.

@@ -105,3 +105,29 @@ fn the_reader_that_was_silent_for_longest_gives_way_to_a_disk_and_a_disk_to_nobo
     }
     assert!(Arc::strong_count(&device) > 0);
 }
+
+#[test]
+fn a_machine_finds_a_place_on_its_own_socket_whoever_else_is_there() {
+    let device = Mem::new(1 << 20);
+    let fixture = Fixture::limited(&device, Limits { kept_max: 4, ..few(1, 1) });
+    let machine = fixture.folder.path().join("machine.sock");
+    let _serving = fixture.server.serve_unix(&machine, only(&device).kept()).unwrap();
+    let mut other = fixture.client();
+    let _idle: Vec<Client> = (0..3).map(|_| Client::connect(&fixture.path())).collect();
+    let mut disks: Vec<Client> = (0..4)
+        .map(|_| {
+            let mut client = Client::connect(&machine);
+            client.go(EXPORT).unwrap();
+            client
+        })
+        .collect();
+    Client::silent(&machine).assert_closed();
+    for disk in disks.iter_mut().chain([&mut other]) {
+        assert_eq!(disk.write(0, &[1; 512]), 0);
+    }
+    let counts = fixture.server.connections();
+    assert_eq!((counts.serving, counts.greeting, counts.gave_way, counts.turned_away), (5, 3, 0, 1));
+    disks.pop();
+    eventually("a place is free", || fixture.server.connections().serving == 4);
+    Client::connect(&machine).go(EXPORT).unwrap();
+}

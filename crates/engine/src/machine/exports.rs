@@ -68,7 +68,7 @@ pub(super) fn remove_socket(target: &Target, branch: BranchId) {
 pub(super) fn serve(target: &Arc<Target>, branch: BranchId) -> Result<(PathBuf, Serving)> {
     let path = socket(target, branch);
     let exports = Arc::new(MachineExports { target: Arc::downgrade(target), branch });
-    let serving = target.shared.nbd.serve_unix(&path, Scope::new(exports));
+    let serving = target.shared.nbd.serve_unix(&path, Scope::new(exports).kept());
     let serving = serving
         .map_err(|e| Error::file("listening on", path.clone(), std::io::Error::other(e.to_string())))?;
     Ok((path, serving))
