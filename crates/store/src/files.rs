@@ -39,4 +39,9 @@ impl FileCache {
         self.open.insert(number, file.clone());
         Ok(file)
     }
+
+    /// The next one who asks opens it anew.
+    pub(crate) fn forget(&self, number: u32) {
+        self.open.remove(&number);
+    }
 }

@@ -13,6 +13,7 @@ pub mod format;
 pub mod index;
 mod line;
 mod log;
+mod manifest;
 pub mod place;
 mod sync;
 

@@ -43,7 +43,7 @@ impl Handle<call::Status> for Manager {
             logical_bytes += status.disks.iter().map(|d| d.size_bytes).sum::<u64>();
             problems.extend(status.problems.iter().cloned());
             full |= target.log.is_full();
-            for (place, damage) in target.log.damage_at_open() {
+            for (place, damage) in target.log.damage() {
                 let (place, damage) = (place.to_string(), damage.to_string());
                 problems.push(Problem::of_target(&target.name, Trouble::Damaged { place, damage }));
             }

@@ -9,6 +9,7 @@ use bygone_store::format::{
     self,
     checkpoint::{self, Name, Table, TreeRef},
     key::{Identity, SECRET_BYTES},
+    manifest::{Flaw as ManifestFlaw, Manifest},
     page::{self, STRIPE_SECTORS},
     record::{self, Flaw, Header},
     segment::{self, HeaderFlaw, SegmentHeader, SegmentIndex},
@@ -22,6 +23,8 @@ const LOG: Identity = Identity { id: ID, secret: [7; SECRET_BYTES] };
 const AT: usize = 4096 + 8;
 /// The file number that pages and tables should have.
 const FILE: u32 = 7;
+/// Inputs that begin with this or more are manifests. The other decoders keep the inputs that they had.
+const MANIFESTS_FROM: u8 = 250;
 
 /// See the module's comment. Which decoder, whether to make checksums right, then what it gets.
 pub fn formats(bytes: &[u8]) {
@@ -30,6 +33,10 @@ pub fn formats(bytes: &[u8]) {
     let mut bytes = input.0.to_vec();
     let right = how & 1 == 0;
     assert_eq!(format::crc32c(&bytes), repair::crc32c(&bytes));
+    if which >= MANIFESTS_FROM {
+        let _ = right.then(|| repair::manifest(&mut bytes));
+        return manifest(&bytes);
+    }
     match which % 10 {
         0 => {
             let _ = right.then(|| repair::record(&LOG, AT, &mut bytes));
@@ -56,6 +63,24 @@ pub fn formats(bytes: &[u8]) {
         7 => json::changes(&bytes),
         8 => json::event(&bytes),
         _ => json::footer(&bytes),
+    }
+}
+
+fn manifest(bytes: &[u8]) {
+    match Manifest::decode(bytes, FILE, &ID) {
+        Ok(manifest) => {
+            assert_eq!(manifest.encode(), bytes, "a manifest has one form only");
+            assert!(manifest.is_full || manifest.previous.is_some());
+            assert!(manifest.previous.is_none_or(|(before, _)| before < FILE));
+            assert!(manifest.entries.is_sorted_by(|a, b| a.number < b.number));
+            for entry in &manifest.entries {
+                assert!((1..=1 << 31).contains(&entry.number) && entry.last_seq <= format::SEQ_MAX);
+                assert!(entry.first_seq.0 <= entry.last_seq.0 + 1);
+            }
+            assert_eq!(Manifest::decode(bytes, FILE + 1, &ID), Err(ManifestFlaw::Damaged));
+        }
+        Err(ManifestFlaw::Newer(version)) => assert!(version > format::VERSION),
+        Err(ManifestFlaw::Damaged) => {}
     }
 }
 

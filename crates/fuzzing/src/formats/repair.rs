@@ -1,7 +1,7 @@
 //! Makes checksums right, so that what a decoder believes of its fields is reached. The checksum is computed here from its
-//! definition; a hash with a key, which no guest has, by the store's own code.
+//! definition; a hash by the store's own code.
 
-use bygone_store::format::key::Identity;
+use bygone_store::format::{key::Identity, manifest::hash};
 
 /// CRC-32C: polynomial 0x1EDC6F41 with its bits the other way round, as in iSCSI (RFC 3720, B.4).
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
@@ -34,6 +34,13 @@ pub(super) fn frame(bytes: &mut [u8]) -> Option<()> {
     let at = bytes.len().checked_sub(4)?;
     let crc = crc32c(&bytes[..at]);
     put(bytes, at, crc)
+}
+
+/// A manifest ends in the hash of what is before it.
+pub(super) fn manifest(bytes: &mut [u8]) -> Option<()> {
+    let (content, own) = bytes.split_at_mut_checked(bytes.len().checked_sub(32)?)?;
+    own.copy_from_slice(&hash(content));
+    Some(())
 }
 
 /// A page or a table begins with the crc of what is behind it.

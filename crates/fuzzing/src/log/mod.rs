@@ -28,6 +28,7 @@ fn options() -> LogOptions {
         aligned_payload_bytes: 1024,
         begin_bytes: 8192,
         uncached_bytes: 16384,
+        inventory_micros: 0,
         cache: PageCache::new(64 << 10),
         random: Arc::new(NoChance),
     }

@@ -113,6 +113,7 @@ impl World {
             aligned_payload_bytes: [512, 4096, 1 << 20][(seed % 3) as usize],
             begin_bytes: 8192,
             uncached_bytes: 16384,
+            inventory_micros: 0,
             cache: PageCache::new(64 << 10),
             random: Arc::new(SimRandom::new(seed)),
         };

@@ -192,6 +192,7 @@ impl World {
             aligned_payload_bytes: [512, 2048, 8192, 1 << 20][(mix(seed) % 4) as usize],
             begin_bytes: 8192,
             uncached_bytes: 16384,
+            inventory_micros: 0,
             cache: PageCache::new(rng.pick(&[4 << 10, 64 << 10, 1 << 20])),
             random: Arc::new(SimRandom::new(seed)),
         };

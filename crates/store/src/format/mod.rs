@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod cursor;
 pub mod events;
 pub mod key;
+pub mod manifest;
 pub mod page;
 pub mod record;
 pub mod segment;

@@ -6,7 +6,8 @@
 //! segments, writing checkpoints) is done by [`Log::maintain`], which its owner calls from a thread of its own, or the
 //! simulator whenever it likes: the store starts no threads.
 //!
-//! Locks, always taken in this order: `upkeep`, `sequencer`, the next segment's (`room::Spare`), `heads`, `durability`, and last that of [`syncs::Syncs`].
+//! Locks, always taken in this order: `upkeep`, `sequencer`, the next segment's (`room::Spare`), `heads`, `durability`, and last that of
+//! [`syncs::Syncs`], or that of the manifest.
 
 mod append;
 mod branches;
@@ -16,6 +17,7 @@ mod events;
 mod flush;
 mod follow;
 mod group;
+mod inventory;
 mod read;
 mod recover;
 mod roll;
@@ -44,6 +46,7 @@ use crate::{
         checkpoint::{Checkpoint, IndexFiles},
         head::{Head, HeadMap},
     },
+    manifest::Known,
     place::Places,
     sync::{AtomicU64, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -77,6 +80,8 @@ pub struct LogOptions {
     pub begin_bytes: u64,
     /// So much payload written at once does not stay in the system's memory.
     pub uncached_bytes: usize,
+    /// The folder is compared with what should be in it each time that so much time has passed.
+    pub inventory_micros: i64,
     /// Holds index pages; may be shared by many logs.
     pub cache: Arc<PageCache>,
     /// Where secrets and salts come from.
@@ -105,6 +110,7 @@ impl Default for LogOptions {
             aligned_payload_bytes: 128 << 10,
             begin_bytes: 4 << 20,
             uncached_bytes: 256 << 10,
+            inventory_micros: 3_000_000,
             cache: PageCache::new(CACHE_BYTES),
             random: Arc::new(SystemRandom),
         }
@@ -191,6 +197,7 @@ pub struct Log {
     event_summaries: events::Known,
     opened: Mutex<Vec<Arc<Checkpoint>>>,
     upkeep: Mutex<upkeep::Upkeep>,
+    manifest: Mutex<Known>,
     trouble: upkeep::Trouble,
     found_last: Micros,
     damage_at_open: Vec<(Place, crate::Damage)>,

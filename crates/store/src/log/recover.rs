@@ -20,6 +20,7 @@ use self::{
 use super::{
     Durability, Heads, Log, LogKey, LogOptions,
     append::Sequencer,
+    inventory::lost,
     room, scan,
     syncs::Syncs,
     upkeep::{Trouble, Upkeep},
@@ -31,12 +32,14 @@ use crate::{
     format::{
         self,
         key::{Identity, SECRET_BYTES},
+        manifest::State,
         segment,
     },
     index::{
         checkpoint::{Checkpoint, IndexFiles},
         compaction,
     },
+    manifest::Known,
     place::{Places, Segments},
     sync::{Condvar, Mutex, RwLock},
 };
@@ -62,7 +65,8 @@ impl Log {
         let state = Recovered::new(Catalog::new(now), now);
         let mut identity = Identity { id, secret: [0; SECRET_BYTES] };
         options.random.fill(&mut identity.secret).map_err(|e| Error::io("drawing", "a secret", e))?;
-        let log = Log::start(dir, clock, options, identity, None, state, 0)?;
+        let (manifest, _) = Known::load(&*dir, &id)?;
+        let log = Log::start(dir, clock, options, identity, manifest, None, state, 0)?;
         // Its first segment is what makes it a log.
         log.change(|_, _| Ok(Change::Promote { id: BranchId(0) }))?;
         Ok(log)
@@ -105,6 +109,9 @@ impl Log {
         };
         let identity = find_identity(&*dir, &numbers)?;
         let (id, key) = (identity.id, LogKey::of(&identity));
+        let (manifest, flaws) = Known::load(&*dir, &id)?;
+        damage.extend(flaws);
+        let mut lost = lost(&manifest, &numbers);
         let index = IndexFiles::new(dir.clone(), id, options.cache.clone())?;
         let base = newest_checkpoint(&*dir, &index, &mut damage)?;
         let mut state = match &base {
@@ -124,14 +131,20 @@ impl Log {
         state.damage = damage;
         let first = base.as_ref().and_then(|b| b.footer.segments.last()).map_or(oldest, |start| start.0);
         let mut base = base.map(Arc::new);
-        let survey = Survey::make(&*dir, key, &numbers, first, state.head)?;
+        let mut survey = Survey::make(&*dir, key, &numbers, first, state.head)?;
+        survey.durable = survey.durable.max(manifest.durable());
         survey.harden_newest_index(&*dir)?;
         survey.unsealed_before(&*dir, first, &mut state)?;
         let mut used = first.saturating_sub(1);
         let newest = newest.max(first);
         let mut expected = first;
         for &number in numbers.iter().filter(|number| **number >= first) {
-            state.missing.extend((expected..number).take(MISSING_MAX));
+            let missing = (expected..number).filter(|number| !manifest.is_dropped(*number));
+            state.missing.extend(missing.take(MISSING_MAX));
+            // What is known to be lost keeps its seqs.
+            for (_, entry) in lost.extract_if(..number, |_, _| true) {
+                state.pass(&entry);
+            }
             expected = number + 1;
             match state.load(&*dir, number, &survey)? {
                 Loaded::Taken => used = number,
@@ -157,6 +170,12 @@ impl Log {
         if expected == first {
             state.missing.push(first);
         }
+        // No file that was sealed once is taken for one that holds nothing, and no number of one is used again.
+        used = used.max(manifest.segments().last().map_or(0, |entry| entry.number));
+        for (number, entry) in lost {
+            state.pass(&entry);
+            state.missing.extend((entry.state != State::Dropped).then_some(number));
+        }
         state.seal_all(&*dir, key, &options)?;
         if state.reached < survey.durable {
             // The log once reached further than its segments do.
@@ -168,6 +187,13 @@ impl Log {
             used = used.max(first);
         }
         drop(index);
+        for entry in manifest.segments().filter(|entry| entry.state != State::Dropped) {
+            let place = Place { file: segment::file_name(entry.number), offset: 0 };
+            let is_there = numbers.binary_search(&entry.number).is_ok();
+            if !is_there && !state.damage.iter().any(|(known, _)| *known == place) {
+                state.damage.push((place, Damage::Missing));
+            }
+        }
         for &number in numbers.iter().rev().filter(|number| **number > used) {
             // Prepared and never used, or cut off in its very first write, or the continuation of what a power cut took: as
             // if it had never been.
@@ -184,14 +210,16 @@ impl Log {
             dir.sync("log").map_err(|e| Error::io("syncing", "log", e))?;
         }
         state.term = state.term.max(survey.term);
-        Log::start(dir, clock, options, identity, base, state, used)
+        Log::start(dir, clock, options, identity, manifest, base, state, used)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "all that a log consists of")]
     fn start(
         dir: Arc<dyn Dir>,
         clock: Arc<dyn Clock>,
         options: LogOptions,
         identity: Identity,
+        manifest: Known,
         base: Option<Arc<Checkpoint>>,
         mut state: Recovered,
         newest: u32,
@@ -247,7 +275,8 @@ impl Log {
             index,
             event_summaries: super::events::Known::default(),
             opened: Mutex::default(),
-            upkeep: Mutex::new(Upkeep),
+            upkeep: Mutex::new(Upkeep::default()),
+            manifest: Mutex::new(manifest),
             trouble: Trouble::default(),
             found_last,
             damage_at_open: state.damage,

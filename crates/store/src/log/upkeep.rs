@@ -26,7 +26,11 @@ use crate::{
 };
 
 /// One thread at a time does upkeep.
-pub(super) struct Upkeep;
+#[derive(Default)]
+pub(super) struct Upkeep {
+    /// When the folder was last compared with the manifest.
+    pub(super) looked: Option<Micros>,
+}
 
 /// Who writes does not help again so soon after upkeep failed.
 const HELP_AFTER_MICROS: i64 = 1_000_000;
@@ -85,7 +89,9 @@ impl Log {
         self.keep_reserve();
         // What finds no room does not keep the rest from being done: sealing a segment gives room back.
         let mut refused = None;
-        for piece in [Log::prepare_next, Log::seal_next, Log::mend_index, Log::checkpoint_if_due] {
+        for piece in
+            [Log::prepare_next, Log::seal_next, Log::mend_index, Log::checkpoint_if_due, Log::take_inventory]
+        {
             match piece(self) {
                 Ok(true) => return Ok(true),
                 Ok(false) => {}
@@ -143,7 +149,13 @@ impl Log {
 
     fn seal_next(&self) -> Result<bool> {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(full) = self.sequencer().full.first().map(Full::share) else { return Ok(false) };
+        let first = || self.sequencer().full.first().map(Full::share);
+        let Some(mut full) = first() else { return Ok(false) };
+        if self.is_gone(full.number)? {
+            // Once it is sealed nobody has its records but the file.
+            self.note_gone(full.number, true)?;
+            full = first().unwrap_or(full);
+        }
         self.syncs.sync(&*full.file, full.number)?;
         seal(&full, self.key, |file| self.syncs.sync(file, full.number))?;
         let mut sequencer = self.sequencer();

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Damage, Error, Place, Result},
-    format::segment,
+    format::{manifest::State, segment},
     index::tree::{self, PageSource},
 };
 
@@ -74,7 +74,8 @@ impl Log {
         numbers.dedup();
         let mut expected = 1;
         for there in numbers.iter().copied().chain([newest + 1]) {
-            for missing in (expected..there).take(MISSING_MAX) {
+            let dropped = |number: &u32| self.manifest().is_dropped(*number);
+            for missing in (expected..there).filter(|number| !dropped(number)).take(MISSING_MAX) {
                 let place = Place { file: segment::file_name(missing), offset: 0 };
                 report.damaged.push(Damaged { place, damage: Damage::Missing });
             }
@@ -97,7 +98,11 @@ impl Log {
         }
         let mut spans = Vec::with_capacity(numbers.len());
         for number in numbers {
-            let checked = self.verify_segment(number, Some(number) == active, head, &mut report);
+            let found = report.damaged.len();
+            let mut checked = self.verify_segment(number, Some(number) == active, head, &mut report);
+            if checked.is_ok() && report.damaged.len() == found {
+                checked = self.verify_identity(number).and(checked);
+            }
             match checked {
                 // Nothing is left of it. The next one would tell that something is missing, but may be damaged as well.
                 Ok(Some((first, last))) if last < first && begun.contains(&number) => {
@@ -184,6 +189,26 @@ impl Log {
             None if !active && waiting.is_none() => damaged(Damage::Truncated),
             _ => Ok(Some((first, scanned.last_seq()))),
         }
+    }
+
+    /// A segment that is whole in itself may still not be the one that was sealed under its number.
+    fn verify_identity(&self, number: u32) -> Result<()> {
+        let known = self.manifest().segment(number).copied().filter(|entry| entry.state == State::Lives);
+        let Some(known) = known.filter(|_| self.places.elsewhere(number).is_none()) else { return Ok(()) };
+        let name = segment::file_name(number);
+        let file = self.places.segments.file(number)?;
+        let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
+        let header_crc = scan::read_header(&*file, number, &self.key)?.map(|(_, crc)| crc);
+        if header_crc != Some(known.header_crc) {
+            return Err(Error::damaged(&name, 0, Damage::Misplaced));
+        }
+        if len_bytes < known.len_bytes {
+            return Err(Error::damaged(&name, len_bytes, Damage::Truncated));
+        }
+        if len_bytes > known.len_bytes {
+            return Err(Error::damaged(&name, known.len_bytes, Damage::Misplaced));
+        }
+        Ok(())
     }
 
     /// The seq behind the last record of a segment that waits for its index.

@@ -35,6 +35,11 @@ impl Segments {
         self.files.get(number, || Ok(segment::file_name(number)))
     }
 
+    /// Another file has this segment's name now.
+    pub(crate) fn forget(&self, number: u32) {
+        self.files.forget(number);
+    }
+
     /// See [`super::Records::read`].
     pub(crate) fn read(&self, piece: Piece, buf: &mut [u8], wait: Wait) -> Result<()> {
         let file = self.file(piece.name.segment)?;

@@ -9,6 +9,7 @@ mod forge;
 mod full;
 mod invariants;
 mod large;
+mod manifest;
 mod mending;
 mod place;
 mod races;

@@ -43,6 +43,7 @@ pub(crate) fn options(segment_bytes: u64) -> LogOptions {
         aligned_payload_bytes: 16 << 10,
         begin_bytes: 8192,
         uncached_bytes: 16384,
+        inventory_micros: 0,
         cache: PageCache::new(64 << 10),
         ..LogOptions::default()
     }
@@ -65,7 +66,7 @@ impl World {
 
     pub(crate) fn copy_of(folder: &Path) -> World {
         let world = World::empty();
-        for part in ["log", "index"] {
+        for part in ["log", "index", "manifest"] {
             std::fs::create_dir_all(world.path(part)).unwrap();
             let Ok(entries) = std::fs::read_dir(folder.join(part)) else { continue };
             for entry in entries {

@@ -20,6 +20,7 @@ use crate::{
     error::{Damage, Error, Place, Result},
     format::{
         checkpoint::{SegmentStart, StoredEvent},
+        manifest,
         record::Op,
         segment::{self, Entry},
     },
@@ -176,6 +177,14 @@ impl Recovered {
             }
         }
         Ok(())
+    }
+
+    /// A segment that is gone: its records keep their seqs.
+    pub(super) fn pass(&mut self, gone: &manifest::Entry) {
+        if gone.last_seq > self.head {
+            self.head = gone.last_seq;
+            self.last_time = self.last_time.max(gone.last_time);
+        }
     }
 
     pub(super) fn contents(&self, base: Option<&Checkpoint>, options: &LogOptions) -> Contents {

@@ -1,0 +1,250 @@
+//! Manifests: which files a log should have.
+//!
+//! ```text
+//! header   0 magic 8 | 8 version u16 | 10 kind u8 | 11 zero u8 | 12 number u32 | 16 log id 16 | 32 term u32
+//!         36 entries u32 | 40 time i64 | 48 number of the one before u32 | 52 zero 12 | 64 its hash 32
+//! entries  0 kind u8 | 1 state u8 | 2 density u8 | 3 zero u8 | 4 number u32 | 8 bytes u64 | 16 first seq u64
+//!         24 last seq u64 | 32 first time i64 | 40 last time i64 | 48 since i64 | 56 crc of its header u32 | 60 zero u32
+//!         64 hash 32
+//! end      hash of everything before 32
+//! ```
+
+use bygone_model::{Micros, Seq};
+
+use super::{Bytes, PutBytes, SEQ_MAX, VERSION, segment};
+
+/// Larger manifests are not believed: 2.7 million files.
+pub const MANIFEST_BYTES_MAX: u64 = 256 << 20;
+
+const MAGIC: &[u8; 8] = b"BYGONEmf";
+const HEADER_BYTES: usize = 96;
+const ENTRY_BYTES: usize = 96;
+const HASH_BYTES: usize = 32;
+const FOLDER: &str = "manifest";
+const FULL: u8 = 1;
+const CHANGES: u8 = 2;
+const SEGMENT: u8 = 1;
+const EVERY_WRITE: u8 = 1;
+
+/// The folder of the manifests.
+#[must_use]
+pub fn folder() -> &'static str {
+    FOLDER
+}
+
+/// The name of a manifest, with its folder.
+#[must_use]
+pub fn file_name(number: u32) -> String {
+    format!("{FOLDER}/{number:010}")
+}
+
+/// Reads a file name (without its folder).
+#[must_use]
+pub fn number_of(name: &str) -> Option<u32> {
+    let number = name.parse().ok()?;
+    (number > 0 && file_name(number).ends_with(name) && name.len() == 10).then_some(number)
+}
+
+/// A BLAKE3 hash.
+pub type Hash = [u8; HASH_BYTES];
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is there.
+    Lives,
+    /// It is not counted any more.
+    Retired,
+    /// It should be there and was found missing: damage.
+    Missing,
+    /// Its records were dropped on purpose: no damage.
+    Dropped,
+}
+
+impl State {
+    fn code(self) -> u8 {
+        match self {
+            State::Lives => 1,
+            State::Retired => 2,
+            State::Missing => 3,
+            State::Dropped => 4,
+        }
+    }
+
+    fn of(code: u8) -> Option<State> {
+        [State::Lives, State::Retired, State::Missing, State::Dropped].into_iter().find(|s| s.code() == code)
+    }
+}
+
+/// A segment, as a manifest knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What became of it.
+    pub state: State,
+    /// Its number.
+    pub number: u32,
+    /// The file's length; 0: not known.
+    pub len_bytes: u64,
+    /// Its first record; of a segment without records that are known, one more than the last.
+    pub first_seq: Seq,
+    /// Its last record.
+    pub last_seq: Seq,
+    /// When its first record was received.
+    pub first_time: Micros,
+    /// When its last record was received.
+    pub last_time: Micros,
+    /// When it was noticed missing, or dropped; else 0.
+    pub since: Micros,
+    /// The crc of its header, which holds a salt that no other segment has; 0: not known.
+    pub header_crc: u32,
+    /// The hash of the whole file, once somebody has read it.
+    pub hash: Option<Hash>,
+}
+
+/// One manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// Counts from 1.
+    pub number: u32,
+    /// Which log.
+    pub log_id: [u8; 16],
+    /// Which holder of the log wrote it.
+    pub term: u32,
+    /// When it was written.
+    pub time: Micros,
+    /// It names all files; else what changed since the one before.
+    pub is_full: bool,
+    /// The one before, with the hash of its whole file.
+    pub previous: Option<(u32, Hash)>,
+    /// At most one for each number, in order of number.
+    pub entries: Vec<Entry>,
+}
+
+/// Why bytes are no manifest that can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// They are damaged, cut off, or not the one that was asked for.
+    Damaged,
+    /// A newer program wrote it, in this version.
+    Newer(u16),
+}
+
+impl Manifest {
+    /// The file's bytes.
+    ///
+    /// # Panics
+    /// When the entries are not in order of number.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        assert!(self.entries.is_sorted_by(|a, b| a.number < b.number), "entries in order of number");
+        let mut out = Vec::with_capacity(HEADER_BYTES + self.entries.len() * ENTRY_BYTES + HASH_BYTES);
+        out.put(MAGIC);
+        out.put_u16(VERSION);
+        out.put_u8(if self.is_full { FULL } else { CHANGES });
+        out.put_u8(0);
+        out.put_u32(self.number);
+        out.put(&self.log_id);
+        out.put_u32(self.term);
+        out.put_u32(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
+        out.put_i64(self.time.0);
+        out.put_u32(self.previous.map_or(0, |(number, _)| number));
+        out.put(&[0; 12]);
+        out.put(&self.previous.map_or([0; HASH_BYTES], |(_, hash)| hash));
+        self.entries.iter().for_each(|entry| entry.put(&mut out));
+        let hash = hash(&out);
+        out.put(&hash);
+        out
+    }
+
+    /// Decodes a whole file.
+    ///
+    /// # Errors
+    /// When it does not hold, is of another log, or has another number.
+    pub fn decode(bytes: &[u8], number: u32, log_id: &[u8; 16]) -> Result<Manifest, Flaw> {
+        let end = bytes.len().checked_sub(HASH_BYTES).ok_or(Flaw::Damaged)?;
+        let (content, own) = bytes.split_at(end);
+        // Cheap before dear: what is of another kind is not hashed.
+        if !content.starts_with(MAGIC) || hash(content) != own {
+            return Err(Flaw::Damaged);
+        }
+        let mut b = Bytes(&content[MAGIC.len()..]);
+        match b.u16() {
+            Some(version) if version > VERSION => return Err(Flaw::Newer(version)),
+            Some(VERSION) => {}
+            _ => return Err(Flaw::Damaged),
+        }
+        Manifest::parse(&mut b).filter(|m| m.number == number && m.log_id == *log_id).ok_or(Flaw::Damaged)
+    }
+
+    fn parse(b: &mut Bytes<'_>) -> Option<Manifest> {
+        let (kind, zero, number) = (b.u8()?, b.u8()?, b.u32()?);
+        let log_id = b.take(16)?.try_into().ok()?;
+        let (term, count, time, before) = (b.u32()?, b.u32()? as usize, Micros(b.i64()?), b.u32()?);
+        let zeroes = b.take(12)?;
+        let hash: Hash = b.take(HASH_BYTES)?.try_into().ok()?;
+        if Some(b.0.len()) != count.checked_mul(ENTRY_BYTES) {
+            return None;
+        }
+        let entries = (0..count).map(|_| Entry::take(b)).collect::<Option<Vec<_>>>()?;
+        let is_full = kind == FULL;
+        let holds = (is_full || kind == CHANGES && before > 0)
+            && zero == 0
+            && zeroes.iter().all(|byte| *byte == 0)
+            && before < number
+            && (before > 0 || hash == [0; HASH_BYTES])
+            && entries.is_sorted_by(|a, b| a.number < b.number);
+        let previous = (before > 0).then_some((before, hash));
+        holds.then_some(Manifest { number, log_id, term, time, is_full, previous, entries })
+    }
+}
+
+impl Entry {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.put(&[SEGMENT, self.state.code(), EVERY_WRITE, 0]);
+        out.put_u32(self.number);
+        out.put_u64(self.len_bytes);
+        out.put_u64(self.first_seq.0);
+        out.put_u64(self.last_seq.0);
+        out.put_i64(self.first_time.0);
+        out.put_i64(self.last_time.0);
+        out.put_i64(self.since.0);
+        out.put_u32(self.header_crc);
+        out.put_u32(0);
+        out.put(&self.hash.unwrap_or_default());
+    }
+
+    fn take(b: &mut Bytes<'_>) -> Option<Entry> {
+        let (kind, state, density, zero) = (b.u8()?, State::of(b.u8()?)?, b.u8()?, b.u8()?);
+        let (number, len_bytes) = (b.u32()?, b.u64()?);
+        let (first_seq, last_seq) = (Seq(b.u64()?), Seq(b.u64()?));
+        let (first_time, last_time, since) = (Micros(b.i64()?), Micros(b.i64()?), Micros(b.i64()?));
+        let (header_crc, zeroes) = (b.u32()?, b.u32()?);
+        let hash: Hash = b.take(HASH_BYTES)?.try_into().ok()?;
+        let hash = (hash != Hash::default()).then_some(hash);
+        let holds = (kind, density, zero, zeroes) == (SEGMENT, EVERY_WRITE, 0, 0)
+            && segment::is_number(number)
+            && last_seq <= SEQ_MAX
+            && first_seq.0 <= last_seq.0 + 1;
+        holds.then_some(Entry {
+            state,
+            number,
+            len_bytes,
+            first_seq,
+            last_seq,
+            first_time,
+            last_time,
+            since,
+            header_crc,
+            hash,
+        })
+    }
+}
+
+/// The hash by which manifests name files and one another.
+#[must_use]
+pub fn hash(bytes: &[u8]) -> Hash {
+    *blake3::hash(bytes).as_bytes()
+}
+
+#[cfg(test)]
+mod tests;

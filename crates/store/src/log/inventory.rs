@@ -1,0 +1,292 @@
+//! Which segments there are, and which there should be.
+//!
+//! Now and then upkeep compares the folder with what it should have. A segment that was sealed goes into the manifest; one that is
+//! gone is damage, and the manifest keeps that known. One that is still open is written anew, for its records are all there: nothing
+//! goes on being acknowledged into a file without a name.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::IoSlice,
+    sync::{Arc, PoisonError},
+};
+
+use bygone_model::{Micros, Seq};
+
+use super::{Log, append::Sequencer, recover::segment_numbers, scan};
+use crate::{
+    env::{File, read_exact_at},
+    error::{Damage, Error, Place, Result},
+    format::{
+        manifest::{Entry, State},
+        segment,
+    },
+    manifest::{self, Known},
+    sync::MutexGuard,
+};
+
+/// So many segments are looked into, or named as missing, at a time.
+const NEWS_MAX: usize = 64;
+
+/// The part of a segment that is in memory while it is open.
+struct Open {
+    file: Arc<dyn File>,
+    end: u64,
+    room_bytes: u64,
+    first_seq: Seq,
+    last_seq: Seq,
+    times: Option<(Micros, Micros)>,
+}
+
+impl Log {
+    pub(super) fn manifest(&self) -> MutexGuard<'_, Known> {
+        self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known to be damaged: what was found when the log was opened, and segments that are gone since. The rest is usable.
+    #[must_use]
+    pub fn damage(&self) -> Vec<(Place, Damage)> {
+        let mut damage = self.damage_at_open.clone();
+        let manifest = self.manifest();
+        for entry in manifest.segments().filter(|entry| entry.state == State::Missing) {
+            let place = Place { file: segment::file_name(entry.number), offset: 0 };
+            if !damage.iter().any(|(known, _)| *known == place) {
+                damage.push((place, Damage::Missing));
+            }
+        }
+        damage
+    }
+
+    /// Looks whether all segments are there if that is due, and writes a manifest if there is something to say.
+    pub(super) fn take_inventory(&self) -> Result<bool> {
+        let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.monotonic();
+        let period = self.options.inventory_micros;
+        if upkeep.looked.is_some_and(|at| now.0.saturating_sub(at.0) < period) {
+            return Ok(false);
+        }
+        let looked = self.look();
+        upkeep.looked = (!matches!(looked, Ok(true))).then_some(now);
+        let written = self.write_manifest();
+        looked.and(written)
+    }
+
+    /// Compares; says whether there is more than was looked at.
+    fn look(&self) -> Result<bool> {
+        let (newest, open) = {
+            let sequencer = self.sequencer();
+            let full = sequencer.full.iter().map(|full| full.number);
+            let open: BTreeSet<u32> = full.chain(sequencer.active.iter().map(|a| a.number)).collect();
+            (sequencer.newest, open)
+        };
+        // Listed after the question which is the newest: all up to that one have been made.
+        let mut there = segment_numbers(&*self.dir)?;
+        let (mut gone, mut news) = (Vec::new(), Vec::new());
+        {
+            let moved = self.places.moved();
+            let manifest = self.manifest();
+            there.extend(&moved);
+            there.sort_unstable();
+            let mut expected = 1;
+            for &number in there.iter().take_while(|number| **number <= newest).chain([&(newest + 1)]) {
+                let is_news = |missing: &u32| {
+                    let known = manifest.segment(*missing).map(|entry| entry.state);
+                    open.contains(missing) || !matches!(known, Some(State::Missing | State::Dropped))
+                };
+                gone.extend((expected..number).filter(is_news).take(NEWS_MAX - gone.len().min(NEWS_MAX)));
+                let lives = manifest.segment(number).is_some_and(|entry| entry.state == State::Lives);
+                if !lives && number <= newest && !moved.contains(&number) {
+                    news.push(number);
+                }
+                expected = number.saturating_add(1);
+            }
+        }
+        let mut failed = None;
+        for &number in &gone {
+            if let Err(e) = self.note_gone(number, open.contains(&number)) {
+                failed = failed.or(Some(e));
+            }
+        }
+        let mut added = 0;
+        for number in news {
+            if added == NEWS_MAX {
+                break;
+            }
+            let entry =
+                if open.contains(&number) { self.found_again(number) } else { self.entry_of(number)? };
+            if let Some(entry) = entry {
+                self.manifest().note(entry);
+                added += 1;
+            }
+        }
+        failed.map_or(Ok(added == NEWS_MAX || gone.len() == NEWS_MAX), Err)
+    }
+
+    /// A segment that takes records, or waits for its index, and was said to be missing: it is not.
+    fn found_again(&self, number: u32) -> Option<Entry> {
+        let missing = self.manifest().segment(number).copied();
+        missing.filter(|e| e.state == State::Missing).map(|e| Entry { state: State::Retired, ..e })
+    }
+
+    /// What a manifest says of a sealed segment. Others belong to the tail.
+    fn entry_of(&self, number: u32) -> Result<Option<Entry>> {
+        let name = segment::file_name(number);
+        let file = match self.dir.open(&name) {
+            // Gone in between: the next look tells.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|e| Error::io("opening", &name, e))?,
+        };
+        let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
+        let Some((_, header_crc)) = scan::read_header(&*file, number, &self.key)? else { return Ok(None) };
+        let Some(index) = scan::sealed_index(&*file, number, &self.key)? else { return Ok(None) };
+        let (Some(&first_time), Some(&last_time)) = (index.times.first(), index.times.last()) else {
+            return Ok(None);
+        };
+        Ok(Some(Entry {
+            state: State::Lives,
+            number,
+            len_bytes,
+            first_seq: index.first_seq,
+            last_seq: index.last_seq(),
+            first_time,
+            last_time,
+            since: Micros(0),
+            header_crc,
+            hash: None,
+        }))
+    }
+
+    pub(super) fn is_gone(&self, number: u32) -> Result<bool> {
+        let name = segment::file_name(number);
+        match self.dir.open(&name) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(true),
+            Err(e) => Err(Error::io("opening", &name, e)),
+            Ok(_) => Ok(false),
+        }
+    }
+
+    /// A segment has no name any more. If it is still open it gets one again, with the same content.
+    pub(super) fn note_gone(&self, number: u32, is_open: bool) -> Result<()> {
+        let mut memory = None;
+        let mut rescued = Ok(());
+        if is_open {
+            let mut sequencer = self.sequencer();
+            memory = sequencer.open_segment(number);
+            if let Some(open) = &memory {
+                rescued = self.write_anew(&mut sequencer, number, open);
+                if rescued.is_ok() {
+                    return Ok(());
+                }
+            }
+        }
+        let mut manifest = self.manifest();
+        let known = manifest.segment(number).copied().unwrap_or(Entry {
+            state: State::Missing,
+            number,
+            len_bytes: 0,
+            first_seq: Seq(1),
+            last_seq: Seq(0),
+            first_time: Micros(0),
+            last_time: Micros(0),
+            since: Micros(0),
+            header_crc: 0,
+            hash: None,
+        });
+        if known.state == State::Missing && known.since != Micros(0) {
+            return rescued;
+        }
+        let mut entry = Entry { state: State::Missing, since: self.clock.wall(), ..known };
+        if let Some(open) = memory {
+            (entry.first_seq, entry.last_seq) = (open.first_seq, open.last_seq);
+            (entry.first_time, entry.last_time) = open.times.unwrap_or_default();
+        }
+        manifest.note(entry);
+        rescued
+    }
+
+    /// Writes a segment that is open into a new file of its name. Nothing is appended meanwhile.
+    fn write_anew(&self, sequencer: &mut Sequencer, number: u32, open: &Open) -> Result<()> {
+        let name = segment::file_name(number);
+        let file = self.dir.create(&name).map_err(|e| Error::io("making", &name, e))?;
+        // Its own fsync and not by way of `syncs`: until it takes the other's place nobody relies on it.
+        let done = copy(&*open.file, &*file, open.end, open.room_bytes)
+            .and_then(|()| file.sync())
+            .and_then(|()| self.dir.sync("log"));
+        if let Err(e) = done {
+            let _ = self.dir.remove(&name);
+            return Err(Error::io("writing anew", &name, e));
+        }
+        sequencer.replace_file(number, &file);
+        self.places.segments.forget(number);
+        Ok(())
+    }
+
+    /// Writes what changed into a manifest; says whether there was something.
+    fn write_manifest(&self) -> Result<bool> {
+        let term = self.sequencer().term;
+        let made = self.manifest().next(self.identity.id, term, self.clock.wall());
+        let Some(made) = made else { return Ok(false) };
+        let hash = manifest::write(&*self.dir, &made)?;
+        let unneeded = self.manifest().written(&made, hash);
+        if let Some(first) = unneeded {
+            manifest::remove_before(&*self.dir, first);
+        }
+        Ok(true)
+    }
+}
+
+fn copy(from: &dyn File, to: &dyn File, end: u64, room_bytes: u64) -> std::io::Result<()> {
+    const CHUNK_BYTES: u64 = 1 << 20;
+    to.reserve(room_bytes)?;
+    let (mut at, mut chunk) = (0, Vec::new());
+    while at < end {
+        chunk.resize(CHUNK_BYTES.min(end - at) as usize, 0);
+        read_exact_at(from, &mut chunk, at)?;
+        to.write_at(&mut [IoSlice::new(&chunk)], at)?;
+        at += chunk.len() as u64;
+    }
+    Ok(())
+}
+
+impl Sequencer {
+    fn open_segment(&self, number: u32) -> Option<Open> {
+        let span = |times: &[Micros]| Some((*times.first()?, *times.last()?));
+        if let Some(active) = self.active.as_ref().filter(|active| active.number == number) {
+            return Some(Open {
+                file: active.file.clone(),
+                end: active.offset,
+                room_bytes: active.room_bytes,
+                first_seq: active.first_seq,
+                last_seq: Seq((active.first_seq.0 + active.times.len() as u64).saturating_sub(1)),
+                times: span(&active.times),
+            });
+        }
+        let full = self.full.iter().find(|full| full.number == number)?;
+        Some(Open {
+            file: full.file.clone(),
+            end: full.records_end,
+            room_bytes: full.records_end,
+            first_seq: full.first_seq,
+            last_seq: full.last_seq(),
+            times: span(&full.times),
+        })
+    }
+
+    /// The content of an open segment is in `file` now, durably, and nothing else is.
+    fn replace_file(&mut self, number: u32, file: &Arc<dyn File>) {
+        if let Some(active) = self.active.as_mut().filter(|active| active.number == number) {
+            active.file = file.clone();
+            (active.written_to, active.begun_to) = (active.offset, active.offset);
+            (active.torn, active.was_torn) = (false, false);
+        }
+        if let Some(full) = self.full.iter_mut().find(|full| full.number == number) {
+            full.file = file.clone();
+        }
+        self.unsynced.retain(|(unsynced, _)| *unsynced != number);
+    }
+}
+
+/// What a manifest knows of segments that are not in the folder, in order.
+pub(super) fn lost(known: &Known, numbers: &[u32]) -> BTreeMap<u32, Entry> {
+    let lost = known.segments().filter(|entry| numbers.binary_search(&entry.number).is_err());
+    lost.map(|entry| (entry.number, *entry)).collect()
+}

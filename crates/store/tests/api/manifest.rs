@@ -1,0 +1,249 @@
+//! What should be there is written down: a file that is gone, cut or exchanged is damage, now and after any restart.
+
+use std::path::{Path, PathBuf};
+
+use bygone_model::{Micros, Seq, VolumeId};
+use bygone_store::{
+    Damage, Log, Place,
+    format::{
+        manifest::{self, Entry, Manifest, State},
+        segment,
+    },
+};
+
+use crate::world::{World, mark, write};
+
+fn upkeep(log: &Log) {
+    while log.maintain().unwrap() {}
+}
+
+/// A log with many sealed segments; sector `i * 20` holds mark `i + 1`.
+fn some_history(writes: u64) -> (World, std::sync::Arc<Log>, VolumeId) {
+    let (world, log, volume) = World::make(1 << 20);
+    for i in 0..writes {
+        write(&log, volume, i * 20, 20, i + 1);
+        upkeep(&log);
+    }
+    (world, log, volume)
+}
+
+fn missing(number: u32) -> (Place, Damage) {
+    (Place { file: segment::file_name(number), offset: 0 }, Damage::Missing)
+}
+
+fn verified(log: &Log) -> Vec<(Place, Damage)> {
+    let report = log.verify(false, &mut |_, _| true).unwrap();
+    report.damaged.into_iter().map(|damaged| (damaged.place, damaged.damage)).collect()
+}
+
+fn newest_sealed(world: &World) -> (PathBuf, u32) {
+    let segments = world.files("log");
+    (segments[segments.len() - 3].clone(), u32::try_from(segments.len()).unwrap() - 2)
+}
+
+#[test]
+fn a_segment_removed_under_a_running_log_is_noticed_and_stays_known() {
+    let (world, log, volume) = some_history(60);
+    let (path, number) = newest_sealed(&world);
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(log.damage(), []);
+    upkeep(&log);
+    assert_eq!(log.damage(), [missing(number)]);
+    let end = write(&log, volume, 0, 20, 999);
+    drop(log);
+    for life in 0..4 {
+        let log = world.open();
+        assert_eq!(log.damage(), [missing(number)], "life {life}");
+        assert_eq!(verified(&log), [missing(number)], "life {life}");
+        assert_eq!(mark(&log, volume, 0, end).unwrap(), 999);
+        write(&log, volume, 40, 20, life);
+        upkeep(&log);
+    }
+}
+
+#[test]
+fn segments_lost_at_the_end_keep_their_numbers_and_seqs() {
+    let (world, log, volume) = some_history(60);
+    log.flush().unwrap();
+    let head = log.head_seq();
+    drop(log);
+    drop(world.open());
+    let log = world.open();
+    upkeep(&log);
+    drop(log);
+    let segments = world.files("log");
+    let lost: Vec<u32> = (segments.len() as u32 - 2..=segments.len() as u32).collect();
+    for path in &segments[segments.len() - 3..] {
+        std::fs::remove_file(path).unwrap();
+    }
+    // No checkpoint tells that they were there.
+    std::fs::remove_dir_all(world.path("index")).unwrap();
+    for life in 0..3 {
+        let log = world.open();
+        for number in &lost {
+            assert!(log.damage().contains(&missing(*number)), "{number} in life {life}: {:?}", log.damage());
+            assert!(verified(&log).contains(&missing(*number)), "{number} in life {life}");
+        }
+        assert!(write(&log, volume, 0, 20, life) > head, "no seq is given twice");
+        assert!(!lost.iter().any(|number| world.folder.path().join(segment::file_name(*number)).exists()));
+        upkeep(&log);
+    }
+}
+
+#[test]
+fn a_segment_that_is_open_gets_its_name_again_with_all_that_it_holds() {
+    let (world, log, volume) = some_history(40);
+    for round in 0..30 {
+        let end = write(&log, volume, 0, 20, 5000 + round);
+        let newest = world.files("log").pop().unwrap();
+        let spare = std::fs::metadata(&newest).unwrap().len() == 0;
+        let open = if spare { world.files("log").iter().rev().nth(1).unwrap().clone() } else { newest };
+        std::fs::remove_file(&open).unwrap();
+        write(&log, volume, 20, 20, 6000 + round);
+        upkeep(&log);
+        assert!(open.exists() || spare, "{round}");
+        assert_eq!(mark(&log, volume, 0, end).unwrap(), 5000 + round);
+        assert_eq!(log.damage(), []);
+    }
+    log.flush().unwrap();
+    let end = log.head_seq();
+    drop(log);
+    let log = world.open();
+    assert_eq!((log.head_seq(), log.damage()), (end, Vec::new()));
+    assert_eq!(verified(&log), []);
+    assert_eq!(mark(&log, volume, 20, end).unwrap(), 6029);
+    for i in 2..40 {
+        assert_eq!(mark(&log, volume, i * 20, end).unwrap(), i + 1);
+    }
+}
+
+#[test]
+fn a_sealed_segment_that_was_cut_or_exchanged_is_found() {
+    let (world, log, volume) = some_history(40);
+    let (path, number) = newest_sealed(&world);
+    let sound = std::fs::read(&path).unwrap();
+    let file = segment::file_name(number);
+    let finds = |log: &Log, bytes: &[u8], damage: Damage| {
+        std::fs::write(&path, bytes).unwrap();
+        let found = verified(log);
+        assert!(found.iter().any(|(place, what)| place.file == file && *what == damage), "{found:?}");
+        std::fs::write(&path, &sound).unwrap();
+    };
+    finds(&log, &sound[..sound.len() - 1], Damage::Truncated);
+    finds(&log, &sound[..sound.len() / 2], Damage::Truncated);
+    // What another life wrote under this number: whole in itself, and every checksum holds.
+    let other = World::copy_of(world.folder.path());
+    let numbered = other.files("log");
+    for path in &numbered[number as usize - 1..] {
+        std::fs::remove_file(path).unwrap();
+    }
+    for folder in ["index", "manifest"] {
+        std::fs::remove_dir_all(other.path(folder)).unwrap();
+    }
+    let rewritten = other.open();
+    for i in 0..20 {
+        write(&rewritten, volume, i * 20, 20, 7000 + i);
+        upkeep(&rewritten);
+    }
+    finds(&log, &std::fs::read(&numbered[number as usize - 1]).unwrap(), Damage::Misplaced);
+    assert_eq!(verified(&log), []);
+}
+
+fn read(path: &Path) -> Manifest {
+    let number = manifest::number_of(path.file_name().unwrap().to_str().unwrap()).unwrap();
+    Manifest::decode(&std::fs::read(path).unwrap(), number, b"sixteen bytes id").unwrap()
+}
+
+#[test]
+fn a_folder_with_gaps_that_are_wanted_is_opened_and_verified() {
+    let (world, log, volume) = some_history(60);
+    log.checkpoint().unwrap();
+    let end = write(&log, volume, 0, 20, 999);
+    upkeep(&log);
+    drop(log);
+    let newest = read(world.files("manifest").last().unwrap());
+    let dropped = |number| Entry {
+        state: State::Dropped,
+        number,
+        len_bytes: 0,
+        first_seq: Seq(1),
+        last_seq: Seq(0),
+        first_time: Micros(0),
+        last_time: Micros(0),
+        since: Micros(1),
+        header_crc: 0,
+        hash: None,
+    };
+    let gaps = [1, 2, 3, 7, 12];
+    let bytes = std::fs::read(world.path(&manifest::file_name(newest.number))).unwrap();
+    let next = Manifest {
+        number: newest.number + 1,
+        is_full: false,
+        previous: Some((newest.number, manifest::hash(&bytes))),
+        entries: gaps.map(dropped).to_vec(),
+        ..newest
+    };
+    std::fs::write(world.path(&manifest::file_name(next.number)), next.encode()).unwrap();
+    for number in gaps {
+        std::fs::remove_file(world.path(&segment::file_name(number))).unwrap();
+    }
+    for life in 0..3 {
+        let log = world.open();
+        assert_eq!((log.damage(), verified(&log)), (Vec::new(), Vec::new()), "life {life}");
+        assert_eq!(mark(&log, volume, 0, end).unwrap(), 999);
+        write(&log, volume, 20, 20, life);
+        upkeep(&log);
+        // One that nobody dropped is still missed.
+        if life == 2 {
+            std::fs::remove_file(world.path(&segment::file_name(9))).unwrap();
+            upkeep(&log);
+            assert_eq!((log.damage(), verified(&log)), (vec![missing(9)], vec![missing(9)]));
+        }
+    }
+}
+
+#[test]
+fn manifests_that_are_torn_or_damaged_cost_no_more_than_they_must() {
+    let (world, log, _) = some_history(200);
+    let first = world.path(&segment::file_name(1));
+    std::fs::remove_file(&first).unwrap();
+    upkeep(&log);
+    drop(log);
+    let manifests = world.files("manifest");
+    assert!(manifests.len() > 20);
+    // Cut off while it was written: as if it had never been begun.
+    let torn = World::copy_of(world.folder.path());
+    let newest = torn.files("manifest").pop().unwrap();
+    let bytes = std::fs::read(&newest).unwrap();
+    std::fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
+    let log = torn.open();
+    upkeep(&log);
+    drop(log);
+    let log = torn.open();
+    assert_eq!(log.damage(), [missing(1)]);
+    // In the middle: told, the rest is known, and a full one mends it.
+    let middle = &manifests[manifests.len() - 5];
+    std::fs::write(middle, b"something else").unwrap();
+    let log = world.open();
+    let name =
+        manifest::file_name(manifest::number_of(middle.file_name().unwrap().to_str().unwrap()).unwrap());
+    assert!(log.damage().iter().any(|(place, _)| place.file == name), "{:?}", log.damage());
+    assert!(log.damage().contains(&missing(1)));
+    upkeep(&log);
+    drop(log);
+    let log = world.open();
+    assert_eq!(log.damage(), [missing(1)]);
+}
+
+#[test]
+fn manifests_do_not_grow_in_number_and_an_idle_log_writes_none() {
+    let (world, log, _) = some_history(400);
+    let (segments, manifests) = (world.files("log").len(), world.files("manifest").len());
+    assert!(segments > 190 && manifests <= 3 * 64, "{manifests} manifests of {segments} segments");
+    for _ in 0..100 {
+        upkeep(&log);
+    }
+    assert_eq!(world.files("manifest").len(), manifests);
+    let full: Vec<bool> = world.files("manifest").iter().map(|path| read(path).is_full).collect();
+    assert!(full[0] && full.iter().filter(|full| **full).count() <= 3, "{full:?}");
+}
