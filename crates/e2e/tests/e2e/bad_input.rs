@@ -153,6 +153,41 @@ fn a_truncated_segment_is_reported_and_the_rest_still_works() {
 }
 
 #[test]
+fn a_segment_removed_under_a_running_manager_is_named_now_and_after_restarts() {
+    let mut world = World::new();
+    let image = world.path("i.raw");
+    fs::write(&image, vec![0x5a; 4 << 20]).expect("written");
+    world.ok(&["target", "add", "a", "--disk", &format!("import:{}", image.display())]);
+    world.serve();
+    let segment = largest_segment(&world, "a");
+    world.ok(&["point", "a", "--label", "before"]);
+    // The one that takes records: nothing is lost with its name.
+    let folder = segment.parent().expect("a folder");
+    let entries = fs::read_dir(folder).expect("a log").map(|entry| entry.expect("an entry").path());
+    let open = entries.filter(|path| path.extension().is_some_and(|e| e == "seg")).max().expect("a segment");
+    assert_ne!(open, segment);
+    fs::remove_file(&open).expect("removed");
+    world.ok(&["point", "a", "--label", "into-no-file"]);
+    until("the open segment to have a name again", || open.exists().then_some(()));
+    world.ok(&["point", "a", "--label", "after"]);
+    // One that is sealed.
+    fs::remove_file(&segment).expect("removed");
+    let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
+    until("status to name it", || world.json(&["status"]).to_string().contains(&name).then_some(()));
+    for _ in 0..2 {
+        world.kill_and_restart();
+        assert!(world.json(&["status"]).to_string().contains(&name));
+        let done = world.run(&["--json", "verify"]);
+        assert_eq!(done.status.code(), Some(3), "{}", String::from_utf8_lossy(&done.stderr));
+        assert!(String::from_utf8_lossy(&done.stdout).contains(&name));
+        let points = world.ok(&["points", "a"]);
+        for label in ["before", "into-no-file", "after"] {
+            assert!(points.contains(label), "{label} is not in {points}");
+        }
+    }
+}
+
+#[test]
 fn a_read_only_disk_is_refused() {
     let world = World::new();
     let disk = world.path("d.raw");
