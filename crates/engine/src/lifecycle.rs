@@ -158,6 +158,8 @@ pub(crate) fn decide(doing: Option<Doing>, machine: Machine, request: Request) -
             (_, Request::Note) => return Go,
             // Who asks for the stop of a machine that starts wants it stopped when it has.
             (Change::Start, Request::Stop) => true,
+            // It is taken over first, which is a change as well.
+            (_, Request::Stop) if machine == Machine::LeftRunning => true,
             (_, Request::Stop) => return decide(None, machine, request),
             (change, _) => change.is_short(),
         };
@@ -240,7 +242,7 @@ mod tests {
         }
         assert_eq!(while_in(Change::Start, Request::Stop), ["wait"; 5]);
         for change in moving.into_iter().chain([Change::Drop]) {
-            assert_eq!(while_in(change, Request::Stop), ["stopped", "", "", "", "adopt"]);
+            assert_eq!(while_in(change, Request::Stop), ["stopped", "", "", "", "wait"]);
             assert_eq!(while_in(change, Request::Note), [""; 5]);
         }
     }

@@ -97,6 +97,7 @@ impl Target {
             }
             match lifecycle::decide(*doing, self.machine_state(), request) {
                 verdict @ (Verdict::Go | Verdict::Adopt) => {
+                    assert!(doing.is_none(), "one change at a time");
                     *doing = Some(Doing { change, since: self.log.now() });
                     let op = Op { target: self.clone() };
                     return Ok(if verdict == Verdict::Go { Begun::Go(op) } else { Begun::Adopt(op) });
