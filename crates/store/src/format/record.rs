@@ -341,6 +341,17 @@ impl Header {
         bytes.get(MAGIC_AT..MAGIC_AT + 4) == Some(&MAGIC.to_le_bytes())
     }
 
+    /// The seq and the incarnation that a header claims, if one may begin here: nothing of it is proven. Whoever searches can pass over
+    /// what it cannot be without hashing it.
+    #[must_use]
+    pub fn claim(bytes: &[u8]) -> Option<(Seq, u32)> {
+        const SEQ_AT: usize = 16;
+        const INCARNATION_AT: usize = 48;
+        let seq = bytes.get(SEQ_AT..SEQ_AT + 8)?.try_into().ok()?;
+        let incarnation = bytes.get(INCARNATION_AT..INCARNATION_AT + 4)?.try_into().ok()?;
+        Header::looks_like_one(bytes).then(|| (Seq(u64::from_le_bytes(seq)), u32::from_le_bytes(incarnation)))
+    }
+
     /// Where the payload of the record that begins at `at` stands.
     #[must_use]
     pub fn payload_at(&self, at: u64) -> u64 {

@@ -253,7 +253,10 @@ fn resync(
     let seq_max = |at: u64| seq.0 + (at - from) / HEADER_BYTES as u64 + 1;
     let mut at = from.next_multiple_of(record::ALIGN_BYTES);
     while at < from + DISTANCE_MAX {
-        let Some(found) = window.find_magic(at, from + DISTANCE_MAX)? else { return Ok(None) };
+        let claimed = |at: u64, (claimed, life): (Seq, u32)| {
+            claimed > seq && claimed.0 <= seq_max(at) && incarnation.is_none_or(|i| i == life)
+        };
+        let Some(found) = window.find(at, from + DISTANCE_MAX, &claimed)? else { return Ok(None) };
         if let Some((Proven { header, .. }, _)) = window.record(found)?
             && header.seq > seq
             && header.seq.0 <= seq_max(found)
@@ -297,6 +300,12 @@ impl<'a> Window<'a> {
         Ok(self.bytes.get(from..end).unwrap_or(&[]))
     }
 
+    /// What is in memory from `at` on, which is at least a header if the file goes on that far.
+    fn rest(&mut self, at: u64) -> Result<&[u8]> {
+        self.get(at, HEADER_BYTES)?;
+        Ok(self.bytes.get((at - self.start) as usize..).unwrap_or(&[]))
+    }
+
     /// The record at `at` and, if the payload does not hold, which granule.
     ///
     /// # Errors
@@ -321,20 +330,29 @@ impl<'a> Window<'a> {
         })
     }
 
-    /// The first place from `at` on, before `end`, that could be a record.
-    fn find_magic(&mut self, mut at: u64, end: u64) -> Result<Option<u64>> {
+    /// The first place from `at` on, before `end`, that could be a record of which `claimed` says so.
+    fn find(
+        &mut self,
+        mut at: u64,
+        end: u64,
+        claimed: &dyn Fn(u64, (Seq, u32)) -> bool,
+    ) -> Result<Option<u64>> {
+        let step = record::ALIGN_BYTES as usize;
         while at < end {
-            let bytes = self.get(at, WINDOW_BYTES)?;
-            let step = record::ALIGN_BYTES as usize;
-            // A header's magic is its second word.
-            if let Some(i) = (0..bytes.len()).step_by(step).position(|i| Header::looks_like_one(&bytes[i..]))
-            {
+            // What is in memory is searched to its end, however often the search begins anew behind something that was no record:
+            // a target may have written nothing but that.
+            let bytes = self.rest(at)?;
+            let places = bytes.len().saturating_sub(HEADER_BYTES - 1);
+            let found = (0..places)
+                .step_by(step)
+                .position(|i| Header::claim(&bytes[i..]).is_some_and(|claim| claimed(at + i as u64, claim)));
+            if let Some(i) = found {
                 return Ok(Some(at + (i * step) as u64));
             }
-            if bytes.len() < WINDOW_BYTES {
+            if places == 0 {
                 return Ok(None);
             }
-            at += (WINDOW_BYTES - HEADER_BYTES) as u64;
+            at += (places.next_multiple_of(step)) as u64;
         }
         Ok(None)
     }

@@ -13,4 +13,5 @@ mod manifest;
 mod mending;
 mod place;
 mod races;
+mod tail;
 mod world;

@@ -1,0 +1,145 @@
+//! What opening costs is not in a guest's hands: an unsealed segment in which everything looks like a header.
+
+use std::{
+    io::{self, IoSlice},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bygone_model::{Lba, Micros, Sectors, Seq, VolumeId};
+use bygone_store::{
+    BlockWrite, Content, Log,
+    env::{Dir, File, RealDir},
+    format::{
+        key::Identity,
+        record::{HEADER_BYTES, Header, Op, Subject},
+    },
+};
+
+use crate::world::{Ticks, World, options};
+
+/// A folder that counts the bytes read from it.
+struct Counting(RealDir, Arc<AtomicU64>);
+struct CountingFile(Arc<dyn File>, Arc<AtomicU64>);
+
+impl Dir for Counting {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.0.create(name)
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(CountingFile(self.0.open(name)?, self.1.clone())))
+    }
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.0.list(folder)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.0.remove(name)
+    }
+    fn sync(&self, folder: &str) -> io::Result<()> {
+        self.0.sync(folder)
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.0.free_bytes()
+    }
+}
+
+impl File for CountingFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let got = self.0.read_at(buf, offset)?;
+        self.1.fetch_add(got as u64, Ordering::Relaxed);
+        Ok(got)
+    }
+    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.0.write_at(parts, offset)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+    fn len_bytes(&self) -> io::Result<u64> {
+        self.0.len_bytes()
+    }
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.0.set_len(len_bytes)
+    }
+    fn reserve(&self, len_bytes: u64) -> io::Result<()> {
+        self.0.reserve(len_bytes)
+    }
+    fn prefetch(&self, offset: u64, len_bytes: u64) {
+        self.0.prefetch(offset, len_bytes);
+    }
+}
+
+const RECORD_BYTES: usize = 64 << 10;
+
+/// Headers that could be the next records, each with `payload_bytes`, but for the secret.
+fn headers(seq: Seq, payload_bytes: u32) -> Vec<u8> {
+    let key = Identity { id: *b"sixteen bytes id", secret: [0; 32] }.header_key();
+    let mut out = Vec::new();
+    while out.len() < RECORD_BYTES {
+        let header = Header {
+            seq: Seq(seq.0 + 1),
+            time: Micros(1_700_000_000_000_000),
+            lba: Lba(0),
+            sectors: Sectors(u64::from(payload_bytes / 512)),
+            payload_bytes,
+            subject: Subject::volume(VolumeId(0)),
+            op: Op::Write,
+            flags: 0,
+            attempt: 0,
+            previous: 7,
+            incarnation: 1,
+            durable: seq,
+        };
+        let mut bytes = [0; HEADER_BYTES];
+        header.encode(&key, &vec![0; payload_bytes as usize], &mut bytes, &mut Vec::new());
+        out.extend_from_slice(&bytes);
+    }
+    out
+}
+
+/// Bytes read to open a log of one segment, the first of whose records of this content is torn.
+fn read_to_open(content: &dyn Fn(Seq) -> Vec<u8>) -> u64 {
+    let (world, log, volume) = World::make_of(1 << 20, 8 << 20);
+    log.flush().unwrap();
+    let first = log.head_seq().next();
+    let begin = log.used_bytes().unwrap();
+    for i in 0..48 {
+        let data = content(first);
+        let write = BlockWrite { volume, lba: Lba(i * 128), content: Content::Data(&data), base: false };
+        log.append(&[write]).unwrap();
+    }
+    drop(log);
+    let path = world.path("log").join(&world.files("log")[0]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    assert!(bytes.len() as u64 > begin + (2 << 20), "it is not sealed");
+    // Its header.
+    let key = bygone_store::format::segment::SegmentHeader::decode(&bytes).unwrap().0.log.header_key();
+    let is_first =
+        |at: &usize| Header::decode(&key, &bytes[*at..]).is_ok_and(|proven| proven.header.seq == first);
+    let at = (4096..bytes.len()).step_by(8).find(is_first).unwrap();
+    bytes[at + 20] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let read = Arc::new(AtomicU64::new(0));
+    let dir = Counting(RealDir::new(world.folder.path()), read.clone());
+    let log = Log::open(Arc::new(dir), Arc::new(Ticks::default()), options(8 << 20)).unwrap();
+    assert!(log.head_seq() < first, "what was torn and never durable is gone");
+    read.load(Ordering::Relaxed)
+}
+
+#[test]
+fn a_hostile_tail_costs_at_most_twice_what_an_innocent_one_does() {
+    let innocent = read_to_open(&|seq| (0..RECORD_BYTES).map(|i| ((i as u64 * 31) ^ seq.0) as u8).collect());
+    for payload_bytes in [0, 512, 4096, 32 << 20] {
+        let hostile = read_to_open(&|seq| {
+            // Making the largest takes its time.
+            let mut one = headers(seq, payload_bytes.min(4096));
+            for header in one.chunks_exact_mut(HEADER_BYTES) {
+                header[40..44].copy_from_slice(&(payload_bytes / 512).to_le_bytes());
+            }
+            one
+        });
+        assert!(hostile <= 2 * innocent, "{payload_bytes}: {hostile} bytes read instead of {innocent}");
+    }
+}
