@@ -295,3 +295,32 @@ fn one_flipped_bit_in_the_newest_segment_costs_that_block_and_nothing_else() {
         drop(log);
     }
 }
+
+/// A process that is killed within a write may leave a record whole but for the zeroes that fill it up.
+#[test]
+fn a_last_record_without_its_padding_does_not_keep_a_log_from_being_opened() {
+    for letters in 1..=8 {
+        let (world, log, _) = World::make(1024);
+        let label = "x".repeat(letters);
+        log.event(BranchId(0), &Event::new(Kind::Point, &label)).unwrap();
+        drop(log);
+        let newest = world
+            .files("log")
+            .into_iter()
+            .rev()
+            .find(|path| std::fs::read(path).unwrap().iter().any(|byte| *byte != 0));
+        let newest = newest.unwrap();
+        let bytes = std::fs::read(&newest).unwrap();
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        std::fs::write(&newest, &bytes[..end]).unwrap();
+        let log = world.open();
+        assert!(log.damage().is_empty(), "{letters}: {:?}", log.damage());
+        let mut found = false;
+        log.events(Seq::ZERO, log.head_seq(), &mut |event| {
+            found |= event.event.label == label;
+            true
+        })
+        .unwrap();
+        assert!(found, "{letters}");
+    }
+}

@@ -6,7 +6,7 @@ use bygone_model::Seq;
 
 use super::super::{append::Full, roll::end_records, scan::Scanned};
 use crate::{
-    env::{File, read_exact_at},
+    env::File,
     error::{Error, Result},
     format::segment,
 };
@@ -64,11 +64,18 @@ pub(super) fn sync(file: &dyn File, number: u32) -> Result<()> {
 /// the same bytes in the same place.
 pub(super) fn write_again(file: &dyn File, number: u32, from: u64, end: u64) -> Result<()> {
     const CHUNK_BYTES: u64 = 1 << 20;
+    /// A record is filled up with fewer zeroes than this.
+    const PADDING_BYTES_END: usize = 8;
     let name = segment::file_name(number);
     let (mut at, mut chunk) = (from, Vec::new());
     while at < end {
         chunk.resize(CHUNK_BYTES.min(end - at) as usize, 0);
-        read_exact_at(file, &mut chunk, at).map_err(|e| Error::io("reading", &name, e))?;
+        let got = file.read_at(&mut chunk, at).map_err(|e| Error::io("reading", &name, e))?;
+        if chunk.len() - got >= PADDING_BYTES_END {
+            return Err(Error::io("reading", &name, std::io::ErrorKind::UnexpectedEof.into()));
+        }
+        // A process that was killed within a write may have left the last record whole but for these.
+        chunk[got..].fill(0);
         match file.write_at(&mut [IoSlice::new(&chunk)], at).map_err(|e| Error::io("writing", &name, e)) {
             // Only a medium that never overwrites needs room for this, and that does not show what it lost.
             Ok(()) | Err(Error::Full { .. }) => {}
