@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bygone_model::{Lba, Sectors, Seq, VolumeId};
 use bygone_store::{
-    Below, BlockWrite, Content, Error, Log, LogOptions, Wait,
+    Below, BlockWrite, Content, Cursor, Error, Log, LogOptions, Wait,
     catalog::{Disk, Keeping},
     index::cache::PageCache,
 };
@@ -176,6 +176,70 @@ fn a_volume_that_is_closed_and_opened_between_writes_and_checkpoints_shows_the_n
             log.read_fragment(&fragments[0], &mut now, Wait::Yes).unwrap();
             assert_eq!(now[0], wanted, "sector {lba}");
         }
+    });
+}
+
+#[test]
+fn a_follower_is_told_everything_once_and_nothing_that_a_power_cut_takes() {
+    explore(|| {
+        let memory = Memory::default();
+        let (log, volume) = make(&memory);
+        let upkeep = {
+            let log = log.clone();
+            thread::spawn(move || {
+                let _ = log.checkpoint();
+                while log.maintain().unwrap() {}
+            })
+        };
+        let follower = {
+            let log = log.clone();
+            thread::spawn(move || {
+                let mut follower = log.follow(Cursor { log: log.id(), seq: Seq::ZERO }).unwrap();
+                let (mut told, mut marks) = (0, 0);
+                for _ in 0..40 {
+                    while let Some(batch) = follower.next_batch().unwrap() {
+                        assert!(batch.lost.is_empty(), "{:?}", batch.lost);
+                        for record in batch.records {
+                            told += 1;
+                            assert_eq!(record.seq.0, told);
+                            if record.op.is_block() {
+                                let mut bytes = [0; 512];
+                                follower.read(&record, record.lba, &mut bytes).unwrap();
+                                marks += 1;
+                                assert_eq!(bytes, [marks; 512]);
+                            }
+                        }
+                        assert_eq!(batch.upto.0, told);
+                        assert!(batch.upto <= log.durable_seq());
+                    }
+                    log.keep_cursor("races", Seq(told)).unwrap();
+                    if marks == 6 {
+                        break;
+                    }
+                    thread::yield_now();
+                }
+                told
+            })
+        };
+        for i in 1..=6 {
+            write(&log, volume, u64::from(i), i).unwrap();
+            if i % 2 == 0 {
+                log.flush().unwrap();
+            }
+        }
+        upkeep.join().unwrap();
+        let told = follower.join().unwrap();
+        drop(log);
+        let log = open(memory.after_a_power_cut());
+        assert!(log.head_seq().0 >= told && log.damage_at_open().is_empty());
+        assert_eq!(log.kept_cursor("races").unwrap().seq.0, told);
+        let mut rest = log.follow(log.kept_cursor("races").unwrap()).unwrap();
+        let mut seen = told;
+        while let Some(batch) = rest.next_batch().unwrap() {
+            assert!(batch.lost.is_empty());
+            seen += batch.records.len() as u64;
+        }
+        assert_eq!(seen, log.durable_seq().0);
     });
 }
 
