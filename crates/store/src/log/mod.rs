@@ -92,6 +92,11 @@ pub struct LogOptions {
 pub const CACHE_BYTES: u64 = 48 << 20;
 
 impl LogOptions {
+    /// A view keeps at most so many versions in memory that no checkpoint has yet; for more of them a checkpoint is written.
+    fn view_versions_max(&self) -> usize {
+        self.checkpoint_entries / 32
+    }
+
     /// How many versions are merged at a time while a checkpoint is written: fewer than there are in memory anyway.
     fn at_once(&self) -> usize {
         self.checkpoint_entries / 2

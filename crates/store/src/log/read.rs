@@ -189,25 +189,37 @@ impl Log {
 
     /// A volume as of `seq`, without those below it.
     fn layer(&self, volume: VolumeId, seq: Seq) -> Result<Layer> {
+        // Reading writes no file unless that saves memory: whoever asks for the present again and again would leave one each time.
+        if let Some(layer) = self.layer_in_memory(volume, seq, self.options.view_versions_max()) {
+            return Ok(layer);
+        }
         match self.checkpoint_holding(seq) {
             Ok(checkpoint) => return Ok(Layer { volume, seq, recent: None, checkpoint }),
             Err(Error::Full { .. }) => {}
             Err(e) => return Err(e),
         }
-        // Reading never needs room: what no checkpoint has yet is in memory, and is looked up there.
+        // Reading never needs room.
+        match self.layer_in_memory(volume, seq, usize::MAX) {
+            Some(layer) => Ok(layer),
+            // There was room after all, a moment later.
+            None => Ok(Layer { volume, seq, recent: None, checkpoint: self.checkpoint_holding(seq)? }),
+        }
+    }
+
+    /// The same by way of what no checkpoint has yet, which is in memory. `None`: a checkpoint has it all, or that is more than `max`
+    /// versions.
+    fn layer_in_memory(&self, volume: VolumeId, seq: Seq, max: usize) -> Option<Layer> {
         let sequencer = self.sequencer();
         let checkpoint = self.heads().base.clone();
         let covered = checkpoint.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
-        if covered >= seq {
-            // There was room after all, a moment later.
-            drop(sequencer);
-            return Ok(Layer { volume, seq, recent: None, checkpoint: self.checkpoint_holding(seq)? });
+        if covered >= seq || sequencer.recent_entries > max {
+            return None;
         }
         let mut recent = HeadMap::default();
         for entry in sequencer.recent().filter(|e| e.volume == volume && e.seq > covered && e.seq <= seq) {
             recent.insert(entry);
         }
-        Ok(Layer { volume, seq, recent: Some(Arc::new(recent)), checkpoint })
+        Some(Layer { volume, seq, recent: Some(Arc::new(recent)), checkpoint })
     }
 
     /// The checkpoint in whose span `seq` lies; writes one if there is none yet.

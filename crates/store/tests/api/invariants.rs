@@ -1,11 +1,14 @@
 //! One test for each invariant of `ARCHITECTURE.md` that is the store's.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bygone_model::{BranchId, Event, Kind, Lba, Sectors, Seq};
-use bygone_store::{Below, BlockWrite, Content, Error, Wait};
+use bygone_store::{Below, BlockWrite, Content, Error, Log, LogOptions, Wait};
 
-use crate::world::{World, mark, sector, write};
+use crate::world::{Ticks, World, mark, sector, write};
 
 #[test]
 fn i1_acknowledged_write_survives_the_death_of_the_manager() {
@@ -181,4 +184,31 @@ fn what_was_frozen_keeps_its_moment() {
     // The device did not take it; it comes again, without what was written since.
     let (map, at) = log.freeze_head(volume).unwrap();
     assert_eq!((map.len(), at), (1, first));
+}
+
+#[test]
+fn asking_for_the_present_again_and_again_leaves_no_files_without_end() {
+    let (world, log, volume) = World::make_of(1024, 1 << 20);
+    drop(log);
+    // Sizes as they are by default: a checkpoint is due after many more writes than are made here.
+    let options = LogOptions::default();
+    let log = Log::open(world.dir(), Arc::new(Ticks::default()), options).unwrap();
+    let mut views = Vec::new();
+    for n in 0..1000 {
+        let seq = write(&log, volume, n % 100 * 4, 4, n + 1);
+        let view = log.view(volume, seq).unwrap();
+        if n % 50 == 0 {
+            views.push((view, n));
+        }
+        assert_eq!(mark(&log, volume, n % 100 * 4, seq).unwrap(), n + 1);
+    }
+    let files = std::fs::read_dir(world.path("index")).map_or(0, Iterator::count);
+    assert!(files <= 1, "{files} files");
+    // Whatever was taken over by a checkpoint meanwhile, a view shows what it showed.
+    log.checkpoint().unwrap();
+    for (view, n) in views {
+        let mut bytes = sector(0);
+        view.read(Lba(n % 100 * 4 + 1), &mut bytes, Wait::Yes).unwrap();
+        assert_eq!(bytes, sector(n + 1));
+    }
 }
