@@ -22,7 +22,8 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-const PIECE_BYTES: u64 = 1 << 20;
+/// Small enough to stay in the system's memory as far as there is room: it is what the machine boots from next.
+const PIECE_BYTES: u64 = 128 << 10;
 
 /// An image that can be imported.
 #[derive(Clone, Debug)]
