@@ -19,6 +19,7 @@ use crate::{
     config::{DiskConfig, TargetConfig},
     error::{Error, Result},
     lifecycle::{Change, Request},
+    outside,
     store_dir::{Configs, rename_new},
     target::{self, Target, Use},
 };
@@ -87,8 +88,9 @@ impl Manager {
         } else {
             let folder = self.paths().removed_dir();
             fs::create_dir_all(&folder).map_err(|e| Error::file("making", &folder, e))?;
-            let free = (1..).map(|n: u32| folder.join(format!("{name}-{n}"))).find(|path| !path.exists());
-            free.unwrap_or_else(|| folder.join(name))
+            // Later than all that are there, so that the highest number is always the one that was removed last.
+            let newest = self.removed_numbers(name).map(|(number, _)| number).max().unwrap_or(0);
+            folder.join(format!("{name}-{}", newest.saturating_add(1)))
         };
         rename_new(&dir, &to)?;
         for folder in [dir.parent(), to.parent()].into_iter().flatten() {
@@ -97,24 +99,22 @@ impl Manager {
         Ok(to)
     }
 
+    /// The removed targets that had this name, with the numbers of their folders.
+    fn removed_numbers(&self, name: &str) -> impl Iterator<Item = (u32, PathBuf)> {
+        let entries = fs::read_dir(self.paths().removed_dir()).into_iter().flatten().flatten();
+        entries.filter_map(move |entry| {
+            let file_name = entry.file_name();
+            let (had, number) = file_name.to_str()?.rsplit_once('-')?;
+            (had == name).then_some((number.parse().ok()?, entry.path()))
+        })
+    }
+
     /// The folder of a removed target, and the name that it had.
     fn removed(&self, asked: &str) -> Result<(PathBuf, String)> {
-        let folder = self.paths().removed_dir();
-        let mut found: Option<(u32, PathBuf, String)> = None;
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let file_name = entry.file_name();
-            let Some((name, number)) = file_name.to_str().and_then(|text| text.rsplit_once('-')) else {
-                continue;
-            };
-            let Ok(number) = number.parse::<u32>() else { continue };
-            if name == asked && found.as_ref().is_none_or(|(newest, ..)| *newest < number) {
-                found = Some((number, entry.path(), name.to_owned()));
-            }
+        if let Some((_, path)) = self.removed_numbers(asked).max_by_key(|(number, _)| *number) {
+            return Ok((path, asked.to_owned()));
         }
-        if let Some((_, path, name)) = found {
-            return Ok((path, name));
-        }
-        let exact = folder.join(asked);
+        let exact = self.paths().removed_dir().join(asked);
         match asked.rsplit_once('-') {
             Some((name, number)) if number.parse::<u32>().is_ok() && exact.is_dir() => {
                 Ok((exact, name.to_owned()))
@@ -129,6 +129,11 @@ impl Handle<call::TargetRestore> for Manager {
         crate::config::check_name(&call.name)?;
         let (from, name) = self.removed(&call.name)?;
         let to = self.paths().target_dir(&name);
+        // Its disks may have become another target's meanwhile.
+        let disks = Configs::of(&from, &name).load().map(|config| config.disks).unwrap_or_default();
+        for path in disks.iter().filter_map(|disk| disk.path.as_deref()) {
+            outside::check_free(self.paths(), &self.targets(), path)?;
+        }
         let target = self.registry.add(&name, now(), || {
             rename_new(&from, &to)?;
             Target::open(&self.shared, &name).inspect_err(|_| {

@@ -30,6 +30,39 @@ fn what_was_removed_can_be_brought_back() {
 }
 
 #[test]
+fn the_one_that_was_removed_last_is_brought_back_whichever_were_brought_back_before() {
+    let (_world, manager) = World::with(&["web"]);
+    let first = manager.target("web").unwrap().log.id();
+    remove(&manager, "web").unwrap();
+    add(&manager, "web").unwrap();
+    remove(&manager, "web").unwrap();
+    bring_back(&manager, "web-1").unwrap();
+    remove(&manager, "web").unwrap();
+    bring_back(&manager, "web").unwrap();
+    assert_eq!(manager.target("web").unwrap().log.id(), first);
+}
+
+#[test]
+fn what_was_removed_does_not_come_back_to_a_disk_that_another_target_has_by_now() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.dir.path().join("disk.raw");
+    std::fs::write(&disk, vec![1; 1 << 20]).unwrap();
+    let tapped = |name: &str| {
+        let disks = vec![NewDisk { id: None, source: NewSource::Tap(disk.clone()), block_bytes: None }];
+        let add = call::TargetAdd { config: TargetConfig::new(name), disks, wait: true };
+        manager.handle(&add, &mut Nobody).map(drop)
+    };
+    tapped("a").unwrap();
+    remove(&manager, "a").unwrap();
+    tapped("b").unwrap();
+    let refused = bring_back(&manager, "a");
+    assert!(matches!(&refused, Err(Error::Tapped { target, .. }) if target == "b"), "{refused:?}");
+    assert!(matches!(manager.target("a"), Err(Error::NoTarget(_))));
+    remove(&manager, "b").unwrap();
+    bring_back(&manager, "a").unwrap();
+}
+
+#[test]
 fn a_target_of_which_a_moment_is_read_is_not_removed() {
     let (_world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
