@@ -245,10 +245,12 @@ impl Caretaker {
                     if stopping.load(Ordering::Acquire) {
                         return;
                     }
-                    if adopts && target.is_left_running() {
+                    // At once when it is open, then again and again.
+                    let is_new = seen.insert(target.name.clone());
+                    if (adopts || is_new) && target.is_left_running() {
                         adopt(&target);
                     }
-                    if seen.insert(target.name.clone()) {
+                    if is_new {
                         take_up(&manager, &target);
                     }
                     target.count_size();

@@ -66,7 +66,9 @@ const STANDS_STILL: &str = "the target stands still";
 fn wait_paused(world: &World) -> Value {
     until("the pause", || {
         let status = world.json(&["status"]);
-        (status["store"]["state"] == "full" && problems(&status).contains(STANDS_STILL)).then_some(status)
+        // A manager that has just started serves its disks before it looks after the machine.
+        let stands = status["store"]["state"] == "full" && problems(&status).contains(STANDS_STILL);
+        (stands && status["targets"][0]["state"] == "running").then_some(status)
     })
 }
 

@@ -199,7 +199,9 @@ impl World {
     /// The number in the last line of the console that begins with `word`.
     pub(crate) fn last_number(&self, name: &str, word: &str) -> Option<u64> {
         let console = self.console(name);
-        let mut lines = console.lines().rev();
+        // A line that is being written would give a smaller number.
+        let whole = console.rfind('\n').map_or("", |end| &console[..end]);
+        let mut lines = whole.lines().rev();
         lines.find_map(|line| line.trim().strip_prefix(word)?.trim().parse().ok())
     }
 
