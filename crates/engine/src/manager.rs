@@ -12,7 +12,7 @@ mod targets;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -37,6 +37,8 @@ pub(crate) struct Manager {
     registry: Registry,
     /// Targets are opened in the background; else whoever needs all of them opens them.
     serves: bool,
+    /// Held from looking whose a disk outside the store is until it is a target's.
+    taking_disks: Mutex<()>,
     stopping: AtomicBool,
     pub(crate) keep_targets: AtomicBool,
     _lock: StoreLock,
@@ -76,6 +78,7 @@ impl Manager {
             registry: Registry::new(&shared, serves),
             serves,
             shared,
+            taking_disks: Mutex::default(),
             stopping: AtomicBool::new(false),
             keep_targets: AtomicBool::new(false),
             _lock: store_lock,
@@ -103,7 +106,7 @@ impl Manager {
     /// Some targets are still being opened.
     #[must_use]
     pub(crate) fn is_opening(&self) -> bool {
-        self.serves && self.registry.is_opening()
+        self.serves && !self.registry.opening().is_empty()
     }
 
     /// The target of this name.

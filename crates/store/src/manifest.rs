@@ -74,6 +74,7 @@ impl Known {
             let is_full = read.is_full;
             chain.push(read);
             if is_full {
+                known.full = number;
                 wanted = None;
                 break;
             }

@@ -248,7 +248,7 @@ fn cache_ends_with_its_client_and_holds_nobody_up() {
     }
     client.send(&request(READ, 0, 1000, 0, 512));
     assert_eq!(client.any_outcome().unwrap().0, 1000);
-    assert_eq!(prefetched(&device).len(), 1);
+    eventually("the one piece has begun", || prefetched(&device).len() == 1);
     drop(client);
     gate.open();
     eventually("the client is gone", || fixture.server.connections().serving == 0);

@@ -145,17 +145,10 @@ impl Registry {
         self.put(name, slot);
     }
 
-    /// Some targets were not opened yet.
-    pub(super) fn is_opening(&self) -> bool {
-        self.slots().values().any(|slot| matches!(slot, Slot::Closed | Slot::Opening(None)))
-    }
-
     /// The names of the targets that were not opened yet.
     pub(super) fn opening(&self) -> Vec<String> {
-        let opening = |(name, slot): (&String, &Slot)| {
-            matches!(slot, Slot::Closed | Slot::Opening(None)).then(|| name.clone())
-        };
-        self.slots().iter().filter_map(opening).collect()
+        let opening = |slot: &Slot| matches!(slot, Slot::Closed | Slot::Opening(None));
+        self.slots().iter().filter(|(_, slot)| opening(slot)).map(|(name, _)| name.clone()).collect()
     }
 
     /// All targets that can be used by now.

@@ -21,7 +21,7 @@ use crate::{
     lifecycle::{Change, Request},
     outside,
     store_dir::{Configs, rename_new},
-    target::{self, Target, Use},
+    target::{self, Target, Use, lock},
 };
 
 /// How long those who use a target may take to let go of it.
@@ -130,6 +130,7 @@ impl Handle<call::TargetRestore> for Manager {
         let (from, name) = self.removed(&call.name)?;
         let to = self.paths().target_dir(&name);
         // Its disks may have become another target's meanwhile.
+        let _taking = lock(&self.taking_disks);
         let disks = Configs::of(&from, &name).load().map(|config| config.disks).unwrap_or_default();
         for path in disks.iter().filter_map(|disk| disk.path.as_deref()) {
             outside::check_free(self.paths(), &self.targets(), path)?;

@@ -22,10 +22,8 @@ impl Handle<call::Status> for Manager {
         let mut problems = Vec::new();
         let (mut used_bytes, mut logical_bytes) = (0, 0);
         let (mut state, mut full) = ("ok", false);
-        if !self.serves {
-            self.open_all();
-        }
-        for target in self.served() {
+        // A manager that serves is not waited for: what is not open yet is named.
+        for target in if self.serves { self.served() } else { self.targets() } {
             // Whatever is wrong with one, the others are told of.
             let status = match target.status() {
                 Ok(status) => status,

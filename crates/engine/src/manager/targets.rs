@@ -16,7 +16,7 @@ use crate::{
     import::Image,
     lifecycle::Request,
     outside,
-    target::Target,
+    target::{Target, lock},
 };
 
 /// The largest disk: beyond all that exist, and far from what the store or QEMU cannot count.
@@ -30,7 +30,10 @@ impl Handle<call::TargetAdd> for Manager {
     fn handle(&self, call: &call::TargetAdd, answers: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
         let call::TargetAdd { config, disks, wait } = call;
         config::check_name(&config.name)?;
+        let taps = |disk: &NewDisk| matches!(disk.source, NewSource::Tap(_) | NewSource::TapRaw(_));
+        let taking = disks.iter().any(taps).then(|| lock(&self.taking_disks));
         let target = self.registry.add(&config.name, now(), || self.make(config, disks, answers))?;
+        drop(taking);
         if let Err(error) = target.read_disks() {
             // Somebody took a disk since it was looked at. What failed has added nothing.
             drop(target);

@@ -96,22 +96,22 @@ impl Target {
                 return Err(Error::NoTarget(self.name.clone()));
             }
             match lifecycle::decide(*doing, self.machine_state(), request) {
-                verdict @ (Verdict::Go | Verdict::Adopt) => {
-                    assert!(doing.is_none(), "one change at a time");
+                // A turn that somebody has is never taken, also by what may be done meanwhile.
+                verdict @ (Verdict::Go | Verdict::Adopt) if doing.is_none() => {
                     *doing = Some(Doing { change, since: self.log.now() });
                     let op = Op { target: self.clone() };
                     return Ok(if verdict == Verdict::Go { Begun::Go(op) } else { Begun::Adopt(op) });
                 }
-                Verdict::Wait if Instant::now() < end => {
+                Verdict::Refused(refusal) => return Err(self.refused(refusal)),
+                _ if Instant::now() < end => {
                     let left = end.saturating_duration_since(Instant::now());
                     doing =
                         self.turn.changed.wait_timeout(doing, left).unwrap_or_else(PoisonError::into_inner).0;
                 }
-                Verdict::Wait => {
+                _ => {
                     let refusal = doing.map_or(Refusal::Stopped, Refusal::Busy);
                     return Err(self.refused(refusal));
                 }
-                Verdict::Refused(refusal) => return Err(self.refused(refusal)),
             }
         }
     }

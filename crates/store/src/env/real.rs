@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     io::{IoSlice, IoSliceMut},
-    os::{fd::AsFd, unix::fs::FileExt},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -140,8 +140,27 @@ impl RealFile {
     }
 }
 
+/// Not this kernel, or not this file system.
+fn is_unknown_flag(error: Errno) -> bool {
+    matches!(error, Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS)
+}
+
 fn len_of(parts: &[IoSlice<'_>]) -> u64 {
     parts.iter().map(|part| part.len() as u64).sum()
+}
+
+/// As much of the first of `parts` as there is room for.
+fn first_of<'a>(parts: &'a [IoSlice<'a>], mut room: usize) -> Vec<IoSlice<'a>> {
+    let mut first = Vec::with_capacity(parts.len().min(IOV_MAX));
+    for part in parts.iter().take(IOV_MAX) {
+        if room == 0 {
+            break;
+        }
+        let len_bytes = part.len().min(room);
+        first.push(IoSlice::new(&part[..len_bytes]));
+        room -= len_bytes;
+    }
+    first
 }
 
 impl RealFile {
@@ -169,17 +188,15 @@ impl RealFile {
         flags: ReadWriteFlags,
     ) -> Result<(), Errno> {
         while *at < end {
-            let mut room = WRITE_BYTES_MAX.min(usize::try_from(end - *at).unwrap_or(usize::MAX));
-            let mut piece = Vec::with_capacity(left.len().min(IOV_MAX));
-            for part in left.iter().take(IOV_MAX) {
-                let len_bytes = part.len().min(room);
-                piece.push(IoSlice::new(&part[..len_bytes]));
-                room -= len_bytes;
-                if room == 0 {
-                    break;
-                }
-            }
-            match rustix::io::pwritev2(self.file.as_fd(), &piece, *at, flags) {
+            let room = WRITE_BYTES_MAX.min(usize::try_from(end - *at).unwrap_or(usize::MAX));
+            // By far the most writes are one call.
+            let fits = left.len() <= IOV_MAX && len_of(left) <= room as u64;
+            let wrote = if fits {
+                rustix::io::pwritev2(self.file.as_fd(), left, *at, flags)
+            } else {
+                rustix::io::pwritev2(self.file.as_fd(), &first_of(left, room), *at, flags)
+            };
+            match wrote {
                 Ok(0) => return Err(Errno::IO),
                 Ok(n) => {
                     *at += n as u64;
@@ -195,22 +212,13 @@ impl RealFile {
 
 impl File for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, offset + done as u64) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(done)
+        Ok(self.read_with(buf, offset, ReadWriteFlags::empty())?)
     }
 
     fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         match self.read_with(buf, offset, ReadWriteFlags::NOWAIT) {
             // A file system that cannot tell is waited for.
-            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => self.read_at(buf, offset),
+            Err(e) if is_unknown_flag(e) => self.read_at(buf, offset),
             done => Ok(done?),
         }
     }
@@ -218,9 +226,7 @@ impl File for RealFile {
     fn read_uncached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         if self.can_drop_behind.load(Ordering::Relaxed) {
             match self.read_with(buf, offset, DROP_BEHIND) {
-                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
-                    self.can_drop_behind.store(false, Ordering::Relaxed);
-                }
+                Err(e) if is_unknown_flag(e) => self.can_drop_behind.store(false, Ordering::Relaxed),
                 done => return Ok(done?),
             }
         }
@@ -233,7 +239,7 @@ impl File for RealFile {
             match rustix::io::preadv2(self.file.as_fd(), parts, offset, flags) {
                 Err(Errno::INTR) => {}
                 // A file system that cannot tell is waited for.
-                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) if cached => {
+                Err(e) if cached && is_unknown_flag(e) => {
                     return self.read_parts_at(parts, offset, false);
                 }
                 done => return Ok(done?),
@@ -252,10 +258,7 @@ impl File for RealFile {
         let whole = end - end % BLOCK_BYTES;
         if self.can_drop_behind.load(Ordering::Relaxed) {
             match self.write_up_to(whole, &mut parts, &mut offset, DROP_BEHIND) {
-                // Not this kernel, or not this file system.
-                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
-                    self.can_drop_behind.store(false, Ordering::Relaxed);
-                }
+                Err(e) if is_unknown_flag(e) => self.can_drop_behind.store(false, Ordering::Relaxed),
                 done => done?,
             }
         }

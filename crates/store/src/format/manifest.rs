@@ -16,6 +16,9 @@ use super::{Bytes, PutBytes, SEQ_MAX, VERSION, segment};
 /// Larger manifests are not believed: 2.7 million files.
 pub const MANIFEST_BYTES_MAX: u64 = 256 << 20;
 
+/// A larger number is not believed: there are always some left.
+const NUMBER_MAX: u32 = 1 << 31;
+
 const MAGIC: &[u8; 8] = b"BYGONEmf";
 const HEADER_BYTES: usize = 96;
 const ENTRY_BYTES: usize = 96;
@@ -42,7 +45,8 @@ pub fn file_name(number: u32) -> String {
 #[must_use]
 pub fn number_of(name: &str) -> Option<u32> {
     let number = name.parse().ok()?;
-    (number > 0 && file_name(number).ends_with(name) && name.len() == 10).then_some(number)
+    let plain = name.len() == 10 && name.bytes().all(|byte| byte.is_ascii_digit());
+    (plain && (1..=NUMBER_MAX).contains(&number)).then_some(number)
 }
 
 /// A BLAKE3 hash.
@@ -99,6 +103,25 @@ pub struct Entry {
     pub header_crc: u32,
     /// The hash of the whole file, once somebody has read it.
     pub hash: Option<Hash>,
+}
+
+impl Entry {
+    /// A segment of which nothing else is known.
+    #[must_use]
+    pub fn unknown(number: u32, state: State) -> Entry {
+        Entry {
+            state,
+            number,
+            len_bytes: 0,
+            first_seq: Seq(1),
+            last_seq: Seq(0),
+            first_time: Micros(0),
+            last_time: Micros(0),
+            since: Micros(0),
+            header_crc: 0,
+            hash: None,
+        }
+    }
 }
 
 /// One manifest.

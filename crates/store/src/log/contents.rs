@@ -10,7 +10,10 @@ use rustc_hash::FxHashMap;
 use super::{Log, recover::segment_numbers, scan};
 use crate::{
     error::{Damage, Error, Result},
-    format::segment::{self, Entry},
+    format::{
+        cursor, manifest,
+        segment::{self, Entry},
+    },
 };
 
 /// What is known of a segment that has no index yet.
@@ -72,12 +75,19 @@ impl Log {
         self.segment_index(number)
     }
 
-    /// What can still be read of a damaged segment; `None`: nothing.
-    pub(super) fn what_is_left(&self, number: u32) -> Option<segment::SegmentIndex> {
-        if self.places.elsewhere(number).is_some() {
-            return None;
+    /// What can still be read of a segment, damaged or not; `None`: nothing.
+    ///
+    /// # Errors
+    /// When the medium cannot be read.
+    pub(super) fn what_is_left(&self, number: u32) -> Result<Option<segment::SegmentIndex>> {
+        let read = match self.places.elsewhere(number) {
+            Some(container) => container.index(number),
+            None => self.scan_segment(number).map(|scanned| scanned.index),
+        };
+        match read {
+            Err(Error::Damaged { .. }) => Ok(None),
+            read => read.map(Some),
         }
-        Some(self.scan_segment(number).ok()?.index)
     }
 
     /// The segments that are in memory, with the versions of `volume` up to `upto`, and perhaps others.
@@ -164,17 +174,22 @@ impl Log {
     /// # Errors
     /// When they cannot be read.
     pub fn used_bytes(&self) -> Result<u64> {
-        let mut total = 0;
-        for number in segment_numbers(&*self.dir)? {
-            // Not by way of the files that stay open: one that is only prepared may yet be replaced.
-            let name = segment::file_name(number);
-            let len = self.dir.open(&name).and_then(|file| file.len_bytes());
-            total += len.map_err(|e| Error::io("reading", &name, e))?;
+        // Not by way of the files that stay open: one that is only prepared may yet be replaced.
+        let mut names: Vec<String> =
+            segment_numbers(&*self.dir)?.into_iter().map(segment::file_name).collect();
+        names.extend(self.index.names().into_iter().map(|name| name.file_name()));
+        for folder in [manifest::folder(), cursor::folder()] {
+            let files = self.dir.list(folder).map_err(|e| Error::io("listing", folder, e))?;
+            names.extend(files.into_iter().map(|file| format!("{folder}/{file}")));
         }
-        for name in self.index.names() {
-            let name = name.file_name();
-            let file = self.dir.open(&name).map_err(|e| Error::io("opening", &name, e))?;
-            total += file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
+        let mut total = 0;
+        for name in names {
+            let len = self.dir.open(&name).and_then(|file| file.len_bytes());
+            total += match len {
+                // Replaced meanwhile by a later one.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
+                len => len.map_err(|e| Error::io("reading", &name, e))?,
+            };
         }
         Ok(total)
     }

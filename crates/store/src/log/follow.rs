@@ -112,16 +112,8 @@ impl Part {
             let at = seq.0.checked_sub(first.0).and_then(|at| times.get(at as usize));
             at.or(times.last()).copied().unwrap_or(Micros(0))
         };
-        let from = |start: Seq, seqs: &dyn Fn(usize) -> Seq, len: usize| {
-            let (mut low, mut high) = (0, len);
-            while low < high {
-                let middle = usize::midpoint(low, high);
-                if seqs(middle) < start { low = middle + 1 } else { high = middle }
-            }
-            low
-        };
-        let entries = &entries[from(*span.start(), &|i| entries[i].seq, entries.len())..];
-        let marks = &marks[from(*span.start(), &|i| marks[i].seq, marks.len())..];
+        let entries = &entries[entries.partition_point(|entry| entry.seq < *span.start())..];
+        let marks = &marks[marks.partition_point(|mark| mark.seq < *span.start())..];
         let entries = entries.iter().map(|entry| Followed::of_entry(entry, time(entry.seq)));
         let marks = marks.iter().map(|mark| Followed::of_mark(mark, time(mark.seq), number));
         let inside = |record: &Followed| record.seq <= *span.end();
@@ -151,26 +143,24 @@ impl Log {
     /// What is known of the records from `want` on, up to `upto`: at least of one, and of no more than a segment has.
     fn part_from(&self, want: Seq, upto: Seq) -> Result<Part> {
         let (number, end) = self.segment_around(want)?;
+        let lost = |upto: Seq| Part { span: want..=upto, records: Vec::new() };
         {
             let sequencer = self.sequencer();
-            let last = |first: Seq, records: usize| Seq((first.0 + records as u64).saturating_sub(1));
-            let span = |last: Seq| want..=last.min(upto).min(Seq(want.0 + BATCH_RECORDS - 1));
-            if let Some(active) = sequencer.active.as_ref().filter(|active| active.number == number) {
-                let times = (active.first_seq, active.times.as_slice());
-                let span = span(last(active.first_seq, active.times.len()));
-                return Ok(Part::of(number, times, &active.entries, &active.marks, span));
-            }
-            if let Some(full) = sequencer.full.iter().find(|full| full.number == number) {
-                let span = span(last(full.first_seq, full.times.len()));
-                let times = (full.first_seq, full.times.as_slice());
-                return Ok(Part::of(number, times, &full.entries, &full.marks, span));
+            let full = sequencer.full.iter().find(|full| full.number == number);
+            let full = full.map(|full| (full.first_seq, &full.times, full.entries.as_slice(), &full.marks));
+            let active = sequencer.active.as_ref().filter(|active| active.number == number);
+            let active = active.map(|a| (a.first_seq, &a.times, a.entries.as_slice(), &a.marks));
+            if let Some((first, times, entries, marks)) = full.or(active) {
+                let last = Seq((first.0 + times.len() as u64).saturating_sub(1));
+                // What the segments behind it had is gone with them.
+                if last < want {
+                    return Ok(lost(end));
+                }
+                let span = want..=last.min(upto).min(Seq(want.0 + BATCH_RECORDS - 1));
+                return Ok(Part::of(number, (first, times), entries, marks, span));
             }
         }
-        let index = match self.index_of_what_is_left(number) {
-            Err(Error::Damaged { .. }) => self.what_is_left(number),
-            read => Some(read?),
-        };
-        let Some(mut index) = index else { return Ok(Part { span: want..=end, records: Vec::new() }) };
+        let Some(mut index) = self.what_is_left(number)? else { return Ok(lost(end)) };
         index.entries.sort_unstable_by_key(|entry| entry.seq);
         let span = want..=index.last_seq().max(end);
         Ok(Part::of(number, (index.first_seq, &index.times), &index.entries, &index.marks, span))

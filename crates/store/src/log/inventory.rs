@@ -179,18 +179,8 @@ impl Log {
             }
         }
         let mut manifest = self.manifest();
-        let known = manifest.segment(number).copied().unwrap_or(Entry {
-            state: State::Missing,
-            number,
-            len_bytes: 0,
-            first_seq: Seq(1),
-            last_seq: Seq(0),
-            first_time: Micros(0),
-            last_time: Micros(0),
-            since: Micros(0),
-            header_crc: 0,
-            hash: None,
-        });
+        let known = manifest.segment(number).copied();
+        let known = known.unwrap_or_else(|| Entry::unknown(number, State::Missing));
         if known.state == State::Missing && known.since != Micros(0) {
             return rescued;
         }

@@ -358,29 +358,6 @@ impl<'a> Window<'a> {
     }
 }
 
-/// Reads and checks the payload of the record at `offset`, which must be the record `seq`.
-pub(super) fn payload_at(
-    file: &dyn File,
-    log: LogKey,
-    (number, offset): (u32, u64),
-    seq: Seq,
-) -> Result<(Header, Vec<u8>)> {
-    let name = segment::file_name(number);
-    let damaged = |damage| Error::damaged(&name, offset, damage);
-    let mut window = Window::new(file, name.clone(), log);
-    let Some((proven, flaw)) = window.record(offset)? else { return Err(damaged(Damage::Magic)) };
-    let header = proven.header;
-    if header.seq != seq {
-        return Err(damaged(Damage::Misplaced));
-    }
-    if flaw.is_some() {
-        return Err(damaged(Damage::Checksum));
-    }
-    let bytes = window.get(offset, (header.end(offset) - offset) as usize)?;
-    let payload = proven.payload(offset, bytes).map_err(|_| damaged(Damage::Checksum))?;
-    Ok((header, payload.to_vec()))
-}
-
 /// The time of a segment's first record, if it has one.
 pub(super) fn first_time(index: &SegmentIndex) -> Option<Micros> {
     index.times.first().copied()

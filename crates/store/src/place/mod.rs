@@ -21,7 +21,7 @@ use crate::{
     sync::{AtomicBool, RwLock},
 };
 
-pub(crate) use segments::Segments;
+pub(crate) use segments::{Segments, read_whole};
 
 /// May a read wait for the medium?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

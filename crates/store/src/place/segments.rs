@@ -51,24 +51,7 @@ impl Segments {
 
     /// See [`super::Records::payload`].
     pub(crate) fn payload(&self, name: Location, seq: Seq) -> Result<Vec<u8>> {
-        let file = self.file(name.segment)?;
-        let key = &self.key;
-        let (file_name, start) = (segment::file_name(name.segment), u64::from(name.offset));
-        let damaged = |damage| Error::damaged(&file_name, start, damage);
-        let read = |buf: &mut [u8]| {
-            let got = file.read_at(buf, start).map_err(|e| Error::io("reading", &file_name, e))?;
-            if got < buf.len() { Err(damaged(Damage::Truncated)) } else { Ok(()) }
-        };
-        let mut head = [0; HEADER_BYTES];
-        read(&mut head)?;
-        let header = Header::decode(key, &head).map_err(|_| damaged(Damage::Magic))?.header;
-        if header.seq != seq || header.op.is_block() {
-            return Err(damaged(Damage::Misplaced));
-        }
-        let mut whole = vec![0; (header.end(start) - start) as usize];
-        read(&mut whole)?;
-        let (_, payload) = record::check(key, start, &whole).map_err(|_| damaged(Damage::Checksum))?;
-        Ok(payload.to_vec())
+        Ok(read_whole(&*self.file(name.segment)?, &self.key, name, seq)?.1)
     }
 
     /// See [`super::Records::prefetch`].
@@ -168,4 +151,41 @@ impl Segments {
         }
         Ok(())
     }
+}
+
+/// Reads the record `seq` of this name, which is not about blocks, from its segment's file.
+///
+/// # Errors
+/// When it cannot be read, is damaged, or is one that only a newer program knows.
+pub(crate) fn read_whole(
+    file: &dyn File,
+    key: &HeaderKey,
+    name: Location,
+    seq: Seq,
+) -> Result<(Header, Vec<u8>)> {
+    let (file_name, start) = (segment::file_name(name.segment), u64::from(name.offset));
+    let damaged = |damage| Error::damaged(&file_name, start, damage);
+    let read = |buf: &mut Vec<u8>| {
+        let got = file.read_at(buf, start).map_err(|e| Error::io("reading", &file_name, e))?;
+        buf.truncate(got);
+        Ok::<_, Error>(())
+    };
+    let mut bytes = vec![0; HEADER_BYTES];
+    read(&mut bytes)?;
+    let proven = match Header::decode(key, &bytes) {
+        Ok(proven) => proven,
+        Err(Flaw::Newer(op)) => {
+            return Err(Error::UnknownRecord { place: Place { file: file_name, offset: start }, op });
+        }
+        Err(_) => return Err(damaged(Damage::Magic)),
+    };
+    let header = proven.header;
+    if header.seq != seq || header.op.is_block() {
+        return Err(damaged(Damage::Misplaced));
+    }
+    bytes.resize((header.end(start) - start) as usize, 0);
+    // Of the last record of a log the zeroes that fill it up may be missing.
+    read(&mut bytes)?;
+    let payload = proven.payload(start, &bytes).map_err(|_| damaged(Damage::Checksum))?;
+    Ok((header, payload.to_vec()))
 }

@@ -8,11 +8,11 @@ use std::{
 
 use bygone_model::{BranchId, Event, Kind, Lba, Sectors, Seq};
 use bygone_store::{
-    Below, BlockWrite, Content, Error, Log, LogOptions, Wait,
+    Below, BlockWrite, Content, Cursor, Error, Log, LogOptions, Wait,
     env::{Dir, File, RealDir},
 };
 
-use crate::world::{Ticks, World, mark, options, sector, write};
+use crate::world::{Ticks, World, disk, mark, options, sector, write};
 
 const SEGMENT_BYTES: u64 = 4 << 20;
 
@@ -164,6 +164,38 @@ fn full() -> (World, Small, Arc<Log>, bygone_model::VolumeId, u64) {
     let written = fill(&log, volume, 0);
     assert!(written > 100 && log.is_full());
     (world, small, log, volume, written)
+}
+
+#[test]
+fn a_follower_of_a_full_log_that_lost_a_segment_is_told_which_records() {
+    let world = World::empty();
+    let small = Small::new(&world, 64 << 20);
+    let options = LogOptions { segment_bytes: 24 << 10, ..small.options() };
+    let make = |dir: Small| {
+        Log::make(Arc::new(dir), Arc::new(Ticks::default()), options.clone(), *b"sixteen bytes id").unwrap()
+    };
+    let log = make(small.clone());
+    let volume = log.add_disk(&disk(1024)).unwrap();
+    (0..60).for_each(|n| _ = write(&log, volume, n * 8, 8, n + 1));
+    let durable = log.flush().unwrap();
+    write(&log, volume, 0, 8, 1);
+    log.flush().unwrap();
+    drop(log);
+    // Nothing is sealed yet, and nothing can be: what is before the gap stays in memory.
+    let files = world.files("log");
+    assert!(files.len() > 5);
+    std::fs::remove_file(&files[2]).unwrap();
+    small.set_free(0);
+    small.room.lock().unwrap().taken.clear();
+    let log = Log::open(Arc::new(small), Arc::new(Ticks::default()), options.clone()).unwrap();
+    let mut follower = log.follow(Cursor { log: log.id(), seq: Seq::ZERO }).unwrap();
+    let (mut told, mut lost) = (0, 0);
+    while let Some(batch) = follower.next_batch().unwrap() {
+        told += batch.records.len() as u64;
+        lost += batch.lost.iter().map(|range| range.end().0 - range.start().0 + 1).sum::<u64>();
+    }
+    assert!(lost > 3 && told > 3 && follower.cursor().seq >= durable);
+    assert_eq!(told + lost, follower.cursor().seq.0);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bygone_model::{Micros, Seq, VolumeId};
+use bygone_model::{Micros, VolumeId};
 use bygone_store::{
     Damage, Log, Place,
     format::{
@@ -162,18 +162,7 @@ fn a_folder_with_gaps_that_are_wanted_is_opened_and_verified() {
     upkeep(&log);
     drop(log);
     let newest = read(world.files("manifest").last().unwrap());
-    let dropped = |number| Entry {
-        state: State::Dropped,
-        number,
-        len_bytes: 0,
-        first_seq: Seq(1),
-        last_seq: Seq(0),
-        first_time: Micros(0),
-        last_time: Micros(0),
-        since: Micros(1),
-        header_crc: 0,
-        hash: None,
-    };
+    let dropped = |number| Entry { since: Micros(1), ..Entry::unknown(number, State::Dropped) };
     let gaps = [1, 2, 3, 7, 12];
     let bytes = std::fs::read(world.path(&manifest::file_name(newest.number))).unwrap();
     let next = Manifest {
@@ -246,4 +235,21 @@ fn manifests_do_not_grow_in_number_and_an_idle_log_writes_none() {
     assert_eq!(world.files("manifest").len(), manifests);
     let full: Vec<bool> = world.files("manifest").iter().map(|path| read(path).is_full).collect();
     assert!(full[0] && full.iter().filter(|full| **full).count() <= 3, "{full:?}");
+}
+
+#[test]
+fn a_log_that_lives_often_and_briefly_keeps_few_manifests() {
+    let (world, log, volume) = some_history(20);
+    drop(log);
+    for life in 0..12 {
+        let log = world.open();
+        // Enough to seal a segment, so that there is something to say.
+        for i in 0..6 {
+            write(&log, volume, i * 20, 20, life);
+            upkeep(&log);
+        }
+    }
+    let full = world.files("manifest").iter().filter(|path| read(path).is_full).count();
+    assert!((1..=3).contains(&full), "{full} full ones after 12 lives");
+    assert_eq!(world.open().damage(), []);
 }

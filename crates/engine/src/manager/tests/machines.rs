@@ -150,6 +150,26 @@ fn a_machine_that_ended_while_no_manager_was_there_is_noted_once() {
 }
 
 #[test]
+fn a_turn_that_somebody_has_is_not_taken_by_what_may_be_done_meanwhile() {
+    let (_world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    run(&manager, "web").unwrap();
+    // A stop is legal whatever is being changed, and needs no turn while the machine is looked after.
+    let moving = lifecycle::Request::MoveToRunning;
+    let held = target.begin_change(lifecycle::Change::Promote, moving).unwrap();
+    std::thread::scope(|scope| {
+        let begun = scope.spawn(|| target.begin(lifecycle::Change::Start, lifecycle::Request::Stop));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!begun.is_finished());
+        assert_eq!(target.doing().map(|doing| doing.change), Some(lifecycle::Change::Promote));
+        drop(held);
+        begun.join().unwrap().unwrap();
+    });
+    assert!(target.doing().is_none());
+    stop(&manager, "web").unwrap();
+}
+
+#[test]
 fn a_machine_that_ends_while_somebody_looks_for_it_is_no_machine_that_was_left_running() {
     let (_world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();

@@ -74,7 +74,7 @@ fn lies_that_have_a_right_hash_are_refused() {
 #[test]
 fn a_name_has_one_form() {
     assert_eq!(number_of("0000000012"), Some(12));
-    for name in ["12", "0000000000", "+000000012", "00000000012", "0000000012.part", ""] {
+    for name in ["12", "0000000000", "4294967295", "+000000012", "00000000012", "0000000012.part", ""] {
         assert_eq!(number_of(name), None, "{name}");
     }
 }

@@ -22,9 +22,10 @@ use crate::{
         checkpoint::{SegmentStart, StoredEvent},
         manifest,
         record::Op,
-        segment::{self, Entry},
+        segment::{self, Entry, Location},
     },
     index::{checkpoint::Checkpoint, compaction::Contents},
+    place::read_whole,
 };
 
 /// The first holder of a log.
@@ -150,15 +151,19 @@ impl Recovered {
     fn take_marks(&mut self, file: &dyn File, log: LogKey, number: u32, scanned: &Scanned) -> Result<()> {
         let known = self.head;
         for mark in scanned.index.marks.iter().filter(|mark| mark.seq > known && mark.op != Op::Flush) {
-            let (header, payload) =
-                match scan::payload_at(file, log, (number, u64::from(mark.offset)), mark.seq) {
-                    Ok(found) => found,
-                    Err(Error::Damaged { place, damage }) => {
-                        self.damage.push((place, damage));
-                        continue;
-                    }
-                    Err(e) => return Err(e),
-                };
+            let (header, payload) = match read_whole(
+                file,
+                &log.header,
+                Location { segment: number, offset: mark.offset },
+                mark.seq,
+            ) {
+                Ok(found) => found,
+                Err(Error::Damaged { place, damage }) => {
+                    self.damage.push((place, damage));
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
             let understood = match mark.op {
                 Op::Other(_) => continue,
                 Op::Event => serde_json::from_slice(&payload).map(|event| {
