@@ -18,7 +18,7 @@ pub(crate) fn table(moments: &[MomentInfo], look: &Look) -> String {
         Column::left("MOMENT"),
         Column::left("KIND"),
         Column::left("GRADE"),
-        Column::left("BRANCH"),
+        Column::left("BRANCH").shortened(),
         Column::left("WHAT"),
     ]);
     let branches = moments.iter().any(|moment| moment.branch != FIRST_BRANCH);

@@ -7,20 +7,18 @@ use unicode_width::UnicodeWidthStr as _;
 
 use crate::hints;
 
-use super::{Cell, Column, Look, Style, Table, words};
+use super::{Cell, Column, Look, Style, Table, table::wrap, words};
 
 /// Everything.
 pub(crate) fn status(status: &Status, look: &Look) -> String {
     let mut out = String::new();
-    let name_width = status.targets.iter().map(|target| target.name.width()).max().unwrap_or(0);
+    let widths = Widths::of(&status.targets);
     // One table for the disks of all, so that their columns stand in line.
-    let disks = disks(status.targets.iter().flat_map(|target| &target.disks), look);
-    let mut disks = disks.lines();
+    let mut disks = disks(status.targets.iter().flat_map(|target| &target.disks), look).into_iter();
     for target in &status.targets {
-        out.push_str(&line(target, name_width, look));
-        for disk in disks.by_ref().take(target.disks.len()) {
-            out.push_str(&format!("{disk}\n"));
-        }
+        out.push_str(&head(target, &widths, look));
+        out.push_str(&facts(target, look));
+        out.extend(disks.by_ref().take(target.disks.len()));
     }
     if status.targets.is_empty() {
         out.push_str("Nothing is protected yet. Begin with: bygone target add NAME --disk store:20G\n");
@@ -31,15 +29,33 @@ pub(crate) fn status(status: &Status, look: &Look) -> String {
     out
 }
 
+/// One target: what it is doing, what its machine is reached by, how far its history reaches, its disks.
+pub(crate) fn target(target: &TargetStatus, look: &Look) -> String {
+    let disks = disks(&target.disks, look).concat();
+    format!("{}{}{disks}", head(target, &Widths::of(std::slice::from_ref(target)), look), facts(target, look))
+}
+
 /// What is wrong, each with what to do about it.
 pub(crate) fn problems(problems: &[Problem], look: &Look) -> String {
     let mark = look.paint.apply(Style::Bad, "!");
     let hint = look.paint.apply(Style::Hint, "hint:");
     let lines = |problem: &Problem| {
-        let said = words::lines(&problem.to_string()).replace('\n', "\n  ");
-        format!("{mark} {said}\n  {hint} {}\n", words::lines(&hints::of_trouble(&problem.trouble)))
+        let said = prose(&problem.to_string(), 2, look);
+        let todo = prose(&hints::of_trouble(&problem.trouble), 8, look);
+        format!("{mark} {said}\n  {hint} {todo}\n")
     };
     problems.iter().map(lines).collect()
+}
+
+/// A text that begins in this column; what does not fit is indented a little.
+fn prose(text: &str, column: usize, look: &Look) -> String {
+    let text = words::lines(text);
+    let mut lines = Vec::new();
+    for line in text.split('\n') {
+        let column = if lines.is_empty() { column } else { 2 };
+        lines.extend(wrap(line, look.width, column));
+    }
+    lines.join("\n  ")
 }
 
 /// Gives each problem in a JSON answer its words, beside its code: programs decide by the one and show the other.
@@ -65,37 +81,106 @@ fn in_words(said: &mut Value) {
     }
 }
 
-/// One target: its state, its branch, how far its history reaches.
-pub(crate) fn line(target: &TargetStatus, name_width: usize, look: &Look) -> String {
+/// How wide the first columns of several targets are, so that what follows stands in line.
+struct Widths {
+    name: usize,
+    state: usize,
+}
+
+impl Widths {
+    /// A longer name than this moves only what stands beside itself.
+    const NAME_MAX: usize = 24;
+
+    fn of(targets: &[TargetStatus]) -> Widths {
+        Widths {
+            name: targets.iter().map(|target| target.name.width()).max().unwrap_or(0).min(Self::NAME_MAX),
+            state: targets.iter().map(|target| state(target).width()).max().unwrap_or(0),
+        }
+    }
+}
+
+/// What it is doing, in a word: a change that is under way, else how its machine is.
+fn state(target: &TargetStatus) -> String {
+    let life = if target.life.is_empty() { &target.state } else { &target.life };
+    words::line(life).replace('-', " ")
+}
+
+/// `● web  running  on main  3 seconds ago`.
+fn head(target: &TargetStatus, widths: &Widths, look: &Look) -> String {
     let (mark, style) = match target.state.as_str() {
         "running" => ("●", Style::Good),
         "stopped" => ("○", Style::Dim),
         _ => ("?", Style::Warn),
     };
-    let padding = " ".repeat(name_width.saturating_sub(target.name.width()));
-    let reach = if target.head_seq == 0 {
-        "no history yet".to_owned()
-    } else {
-        format!("{}, seq:{}", words::time(&target.head_time, look), target.head_seq)
+    let machine = target.machine.as_ref().and_then(|machine| machine.branch.as_ref());
+    let reach = match target.head_seq {
+        0 => "no history yet".to_owned(),
+        _ => words::time(&target.head_time, look),
     };
-    let pending = match target.head_seq.saturating_sub(target.durable_seq) {
-        0 => String::new(),
-        _ => format!(", durable to seq:{}", target.durable_seq),
-    };
-    format!(
-        "{} {}{padding}  {}  on {}  {}\n",
-        look.paint.apply(style, mark),
-        look.paint.apply(Style::Bold, &words::line(&target.name)),
-        look.paint.apply(style, &format!("{:<7}", words::line(&target.state))),
-        words::line(&target.branch),
-        look.paint.apply(Style::Dim, &format!("{reach}{pending}")),
-    )
+    let parts = [
+        (words::line(&target.name), widths.name, Style::Bold),
+        (state(target), widths.state, style),
+        (format!("on {}", words::line(machine.unwrap_or(&target.branch))), 0, Style::Plain),
+        (reach, 0, Style::Dim),
+    ];
+    let mut out = format!("{} ", look.paint.apply(style, mark));
+    let (mut column, mut blanks) = (2, 0);
+    for (text, width, style) in parts {
+        if blanks > 0 && look.width.is_some_and(|width| column + blanks + text.width() > width) {
+            out.push('\n');
+            (column, blanks) = (0, 4);
+        }
+        out.push_str(&" ".repeat(blanks));
+        out.push_str(&look.paint.apply(style, &text));
+        column += blanks + text.width();
+        blanks = width.saturating_sub(text.width()) + 2;
+    }
+    out + "\n"
 }
 
-/// Disks, one a line.
-pub(crate) fn disks<'a>(disks: impl IntoIterator<Item = &'a DiskStatus>, look: &Look) -> String {
+/// What there is to know of a target beside its disks, a line each.
+fn facts(target: &TargetStatus, look: &Look) -> String {
+    let mut table = Table::untitled([Column::left(""), Column::left("")], 4);
+    let mut row = |what: &str, text: String| {
+        table.row([Cell::new(what).styled(Style::Dim), Cell::new(text)]);
+    };
+    if let Some(since) = &target.life_since {
+        row("since", words::time(since, look));
+    }
+    if let Some(machine) = &target.machine {
+        row("process", format!("{} ({})", machine.pid, machine.accelerator));
+        row("console", format!("bygone console {}", target.name));
+        if !machine.display.is_none() {
+            row("display", machine.display.to_string());
+        }
+        if !machine.forwards.is_empty() {
+            row("ports", machine.forwards.join(", "));
+        }
+        match &machine.branch {
+            None => row("branch", "nobody knows on which one it runs".to_owned()),
+            Some(branch) if *branch == target.branch => {}
+            Some(_) => row("present", target.branch.clone()),
+        }
+    }
+    let takes = format!("{} in the store", words::bytes(target.used_bytes));
+    row(
+        "history",
+        match (target.head_seq, target.durable_seq) {
+            (0, _) => takes,
+            (head, durable) if durable < head => format!("seq:{head}, durable to seq:{durable}, {takes}"),
+            (head, _) => format!("seq:{head}, {takes}"),
+        },
+    );
+    if target.written_bytes > 0 {
+        row("written", format!("{} since the manager began", words::bytes(target.written_bytes)));
+    }
+    table.render(look)
+}
+
+/// Disks, one a row.
+fn disks<'a>(disks: impl IntoIterator<Item = &'a DiskStatus>, look: &Look) -> Vec<String> {
     let columns = [Column::left(""), Column::right(""), Column::left(""), Column::left(""), Column::left("")];
-    let mut table = Table::untitled(columns, 4).unwrapped();
+    let mut table = Table::untitled(columns, 4);
     for disk in disks {
         let (progress, style) = completeness(disk);
         let path = disk.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
@@ -107,7 +192,7 @@ pub(crate) fn disks<'a>(disks: impl IntoIterator<Item = &'a DiskStatus>, look: &
             Cell::new(path),
         ]);
     }
-    table.render(look)
+    table.rows(look)
 }
 
 /// Whether the store has all of a disk.

@@ -1,4 +1,5 @@
-//! Tables: aligned columns; empty ones are left out; the last one wraps where the terminal ends.
+//! Tables: aligned columns; empty ones are left out; the last one wraps where the terminal ends. What does not fit beside the
+//! rest stands below it, indented: a name, a moment or a path is never cut, for somebody may have to type it.
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
@@ -6,26 +7,34 @@ use super::{Look, Style, words};
 
 /// Between columns.
 const GAP: usize = 2;
-/// A column of names is not shortened below this.
+/// What stands below a row stands so far to the right of its beginning.
+const INDENT: usize = 4;
+/// A column is not shortened below this.
 const SHORT_COLUMNS_MIN: usize = 12;
-/// With less room than this the last column is not wrapped: a word a line helps nobody.
+/// With less room than this the last column stands below: a word a line helps nobody.
 const WRAP_COLUMNS_MIN: usize = 16;
 
 /// A column.
 pub(crate) struct Column {
     title: &'static str,
     right: bool,
+    shortened: bool,
 }
 
 impl Column {
     /// Aligned to the left.
     pub(crate) const fn left(title: &'static str) -> Column {
-        Column { title, right: false }
+        Column { title, right: false, shortened: false }
     }
 
     /// Aligned to the right.
     pub(crate) const fn right(title: &'static str) -> Column {
-        Column { title, right: true }
+        Column { title, right: true, shortened: false }
+    }
+
+    /// The same with an ellipsis in texts that do not fit: what stands in it is said in full elsewhere.
+    pub(crate) const fn shortened(self) -> Column {
+        Column { shortened: true, ..self }
     }
 }
 
@@ -53,29 +62,20 @@ pub(crate) struct Table {
     rows: Vec<Vec<Cell>>,
     indent: usize,
     titled: bool,
-    wraps: bool,
 }
+
+/// A column as it is laid out: which one, and how wide.
+type Place = (usize, usize);
 
 impl Table {
     /// An empty table with titles.
     pub(crate) fn new(columns: impl IntoIterator<Item = Column>) -> Table {
-        Table {
-            columns: columns.into_iter().collect(),
-            rows: Vec::new(),
-            indent: 0,
-            titled: true,
-            wraps: true,
-        }
+        Table { columns: columns.into_iter().collect(), rows: Vec::new(), indent: 0, titled: true }
     }
 
     /// An empty table of so many columns without titles.
     pub(crate) fn untitled(columns: impl IntoIterator<Item = Column>, indent: usize) -> Table {
         Table { indent, titled: false, ..Table::new(columns) }
-    }
-
-    /// The same with one line a row, however long.
-    pub(crate) fn unwrapped(self) -> Table {
-        Table { wraps: false, ..self }
     }
 
     /// One more row; cells that are not given are empty.
@@ -85,7 +85,22 @@ impl Table {
 
     /// The whole table, each line ending in a newline.
     pub(crate) fn render(&self, look: &Look) -> String {
-        let mut shown = Vec::new();
+        let titles: Vec<Cell> =
+            self.columns.iter().map(|column| Cell::new(column.title).styled(Style::Dim)).collect();
+        let lines = self.lines(look.width);
+        let titles = self.titled.then(|| write_row(&self.columns, &titles, &lines, self.indent, look));
+        titles.into_iter().chain(self.rows(look)).collect()
+    }
+
+    /// Its rows, each line of each ending in a newline.
+    pub(crate) fn rows(&self, look: &Look) -> Vec<String> {
+        let lines = self.lines(look.width);
+        self.rows.iter().map(|row| write_row(&self.columns, row, &lines, self.indent, look)).collect()
+    }
+
+    /// Which columns stand on which line of a row: all on one, if they fit there.
+    fn lines(&self, width: Option<usize>) -> Vec<Vec<Place>> {
+        let mut shown: Vec<Place> = Vec::new();
         for (index, column) in self.columns.iter().enumerate() {
             let cells = self.rows.iter().filter_map(|row| row.get(index));
             let width = cells.map(|cell| cell.text.width()).max().unwrap_or(0);
@@ -94,71 +109,102 @@ impl Table {
                 shown.push((index, width.max(title)));
             }
         }
-        self.shrink(&mut shown, look.width);
-        let mut out = String::new();
-        if self.titled {
-            let titles: Vec<Cell> =
-                self.columns.iter().map(|column| Cell::new(column.title).styled(Style::Dim)).collect();
-            self.write_row(&titles, &shown, look, &mut out);
+        let Some(room) = width.map(|width| width.saturating_sub(self.indent)) else { return vec![shown] };
+        self.shrink(&mut shown, room);
+        if needed(&shown, true) <= room {
+            return vec![shown];
         }
-        for row in &self.rows {
-            self.write_row(row, &shown, look, &mut out);
+        let (mut lines, mut line) = (Vec::new(), Vec::new());
+        let last = shown.last().copied();
+        for place in shown {
+            line.push(place);
+            let room = if lines.is_empty() { room } else { room.saturating_sub(INDENT) };
+            if line.len() > 1 && needed(&line, Some(place) == last) > room {
+                line.pop();
+                lines.push(std::mem::replace(&mut line, vec![place]));
+            }
         }
-        out
+        lines.push(line);
+        lines
     }
 
-    /// Takes what does not fit from the widest columns of names, as far as they stay readable. The last column wraps instead.
-    fn shrink(&self, shown: &mut [(usize, usize)], columns: Option<usize>) {
-        let Some(columns) = columns else { return };
-        let Some((last, others)) = shown.split_last_mut() else { return };
-        let end = if self.wraps { last.1.min(WRAP_COLUMNS_MIN) } else { last.1 };
-        loop {
-            let used = self.indent + others.iter().map(|(_, width)| width + GAP).sum::<usize>() + end;
-            let names = others.iter_mut().filter(|(index, _)| !self.columns[*index].right);
-            let Some((_, widest)) = names.max_by_key(|(_, width)| *width) else { return };
-            if used <= columns || *widest <= SHORT_COLUMNS_MIN {
-                return;
+    /// Takes what does not fit from columns that can be shortened, as far as they stay readable.
+    fn shrink(&self, shown: &mut [Place], room: usize) {
+        while needed(shown, true) > room {
+            let last = shown.len().saturating_sub(1);
+            let short = shown[..last].iter_mut().filter(|(index, _)| self.columns[*index].shortened);
+            match short.max_by_key(|(_, width)| *width) {
+                Some((_, widest)) if *widest > SHORT_COLUMNS_MIN => *widest -= 1,
+                _ => return,
             }
-            *widest -= 1;
         }
     }
+}
 
-    fn write_row(&self, row: &[Cell], shown: &[(usize, usize)], look: &Look, out: &mut String) {
-        let mut line = " ".repeat(self.indent);
-        // Blanks are written only before something, so that no line ends in them.
-        let mut blanks = 0;
-        let mut column = self.indent;
-        for (place, (index, width)) in shown.iter().enumerate() {
-            let (text, style) = row.get(*index).map_or(("", Style::Plain), |cell| (&*cell.text, cell.style));
-            let last = place + 1 == shown.len();
-            let pieces = match (last, self.wraps) {
-                (true, true) => wrap(text, look.width, column),
-                (true, false) => vec![text.to_owned()],
-                (false, _) => vec![shorten(text, *width)],
-            };
-            for (number, piece) in pieces.iter().enumerate() {
-                if number > 0 {
-                    out.push_str(line.trim_end());
-                    out.push('\n');
-                    line = String::new();
-                    blanks = column;
-                }
-                let padding = width.saturating_sub(piece.width());
-                let (before, after) = if self.columns[*index].right { (padding, 0) } else { (0, padding) };
-                if piece.is_empty() {
-                    blanks += padding;
-                } else {
-                    line.push_str(&" ".repeat(blanks + before));
-                    line.push_str(&look.paint.apply(style, piece));
-                    blanks = after;
-                }
-            }
-            blanks += GAP;
-            column += width + GAP;
+/// The room that columns beside each other need; the last one of a table wraps.
+fn needed(shown: &[Place], wraps: bool) -> usize {
+    let Some(((_, last), others)) = shown.split_last() else { return 0 };
+    let last = if wraps { *last.min(&WRAP_COLUMNS_MIN) } else { *last };
+    others.iter().map(|(_, width)| width + GAP).sum::<usize>() + last
+}
+
+fn write_row(columns: &[Column], row: &[Cell], lines: &[Vec<Place>], indent: usize, look: &Look) -> String {
+    let mut out = String::new();
+    for (number, shown) in lines.iter().enumerate() {
+        if number == 0 {
+            write_line(columns, row, shown, indent, look, &mut out);
+        } else if shown.iter().any(|(index, _)| row.get(*index).is_some_and(|cell| !cell.text.is_empty())) {
+            write_line(columns, row, shown, indent + INDENT, look, &mut out);
         }
-        out.push_str(line.trim_end());
-        out.push('\n');
     }
+    out
+}
+
+fn write_line(
+    columns: &[Column],
+    row: &[Cell],
+    shown: &[Place],
+    indent: usize,
+    look: &Look,
+    out: &mut String,
+) {
+    let mut line = " ".repeat(indent);
+    // Blanks are written only before something, so that no line ends in them.
+    let mut blanks = 0;
+    let mut column = indent;
+    for (place, (index, width)) in shown.iter().enumerate() {
+        let (text, style) = row.get(*index).map_or(("", Style::Plain), |cell| (&*cell.text, cell.style));
+        let last = place + 1 == shown.len();
+        let longest = text.split_whitespace().map(|word| word.width()).max().unwrap_or(0);
+        if last && place > 0 && look.width.is_some_and(|width| column + longest > width) {
+            out.push_str(line.trim_end());
+            out.push('\n');
+            (line, blanks, column) = (String::new(), indent + INDENT, indent + INDENT);
+        }
+        let pieces = if last { wrap(text, look.width, column) } else { vec![shorten(text, *width)] };
+        for (number, piece) in pieces.iter().enumerate() {
+            if number > 0 {
+                out.push_str(line.trim_end());
+                out.push('\n');
+                line = String::new();
+                blanks = column;
+            }
+            let padding =
+                if last && !columns[*index].right { 0 } else { width.saturating_sub(piece.width()) };
+            let (before, after) = if columns[*index].right { (padding, 0) } else { (0, padding) };
+            if piece.is_empty() {
+                blanks += padding;
+            } else {
+                line.push_str(&" ".repeat(blanks + before));
+                line.push_str(&look.paint.apply(style, piece));
+                blanks = after;
+            }
+        }
+        blanks += GAP;
+        column += width + GAP;
+    }
+    out.push_str(line.trim_end());
+    out.push('\n');
 }
 
 /// A text that is too wide, with an ellipsis for its end.
@@ -178,7 +224,7 @@ fn shorten(text: &str, width: usize) -> String {
 }
 
 /// Breaks a text that begins at `column` into lines that end before `width`. A word is never broken.
-fn wrap(text: &str, width: Option<usize>, column: usize) -> Vec<String> {
+pub(super) fn wrap(text: &str, width: Option<usize>, column: usize) -> Vec<String> {
     let room = width.and_then(|width| width.checked_sub(column)).filter(|room| *room >= WRAP_COLUMNS_MIN);
     let Some(room) = room.filter(|room| text.width() > *room) else { return vec![text.to_owned()] };
     let mut lines = vec![String::new()];

@@ -6,7 +6,6 @@ use bygone_api::{
     Removed, Repaired, TargetInfo,
     config::{Firmware, TargetConfig},
 };
-use unicode_width::UnicodeWidthStr as _;
 
 use super::{Cell, Column, Look, Style, Table, status, words};
 
@@ -18,8 +17,7 @@ pub(crate) fn added(info: &TargetInfo, look: &Look) -> String {
 
 /// How a target is, and how it is made up.
 pub(crate) fn target(info: &TargetInfo, look: &Look) -> String {
-    let mut out = status::line(&info.status, info.status.name.width(), look);
-    out.push_str(&status::disks(&info.status.disks, look));
+    let mut out = status::target(&info.status, look);
     out.push_str(&status::problems(&info.status.problems, look));
     let mut table = Table::untitled([Column::left(""), Column::left("")], 4);
     for (key, value) in settings(&info.config) {

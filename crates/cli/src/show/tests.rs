@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use bygone_api::{
-    BranchInfo, Compacted, DamagedPlace, DiskStatus, Exported, MomentInfo, Problem, Removed, Restored,
-    RestoredDisk, Started, Status, StoreStatus, TargetInfo, TargetStatus, Trouble, Unreadable, Verified,
-    config::TargetConfig,
+    BranchInfo, Compacted, DamagedPlace, DiskStatus, Exported, MachineStatus, MomentInfo, Problem, Removed,
+    Restored, RestoredDisk, Started, Status, StoreStatus, TargetInfo, TargetStatus, Trouble, Unreadable,
+    Verified,
+    config::{Display, TargetConfig},
 };
 use bygone_model::{Details, Grade, Kind, Truth};
 use insta::assert_snapshot;
@@ -87,6 +88,23 @@ fn target(name: &str, state: &str) -> TargetStatus {
     }
 }
 
+fn machine() -> MachineStatus {
+    MachineStatus {
+        branch: Some("try-1".to_owned()),
+        pid: 4711,
+        accelerator: "kvm".to_owned(),
+        console: PathBuf::from("/s/run/web/console.sock"),
+        display: Display::Vnc("127.0.0.1:1".to_owned()),
+        forwards: vec!["tcp:127.0.0.1:2222-:22".to_owned(), "tcp:127.0.0.1:8080-:80".to_owned()],
+    }
+}
+
+fn fits(text: &str, columns: usize) {
+    for line in text.lines() {
+        assert!(unicode_width::UnicodeWidthStr::width(line) <= columns, "{line}\nin\n{text}");
+    }
+}
+
 fn store_status(state: &str) -> StoreStatus {
     StoreStatus {
         path: PathBuf::from("/var/lib/bygone"),
@@ -155,6 +173,9 @@ fn colours_change_nothing_but_colours() {
 fn a_status_is_readable_at_a_glance() {
     let mut web = target("web", "running");
     web.durable_seq -= 3;
+    web.used_bytes = 11 << 30;
+    web.written_bytes = 3 << 20;
+    web.machine = Some(machine());
     let mut data = disk("data", "tap");
     data.size_bytes = 100 << 30;
     data.path = Some(PathBuf::from("/dev/vg/data"));
@@ -164,8 +185,14 @@ fn a_status_is_readable_at_a_glance() {
     let mut fresh = target("mail-2", "unknown");
     fresh.head_seq = 0;
     fresh.durable_seq = 0;
+    fresh.life = "left-running".to_owned();
+    fresh.machine =
+        Some(MachineStatus { branch: None, display: Display::None, forwards: vec![], ..machine() });
+    let mut moving = target("db", "stopped");
+    moving.life = "restoring".to_owned();
+    moving.life_since = Some("2026-11-25T02:58:30Z".to_owned());
     let status = Status {
-        targets: vec![web, target("db", "stopped"), fresh],
+        targets: vec![web, moving, fresh],
         store: store_status("full"),
         problems: vec![Problem::of_disk(
             "mail-2",
@@ -173,13 +200,57 @@ fn a_status_is_readable_at_a_glance() {
             Trouble::DiskFails { why: "the disk is gone\nplug it in again".to_owned() },
         )],
     };
-    assert_snapshot!(status::status(&status, &look(Some(80))), @r"
-    ● web     running  on main  3 seconds ago, seq:1000002, durable to seq:999999
+    fits(&status::status(&status, &look(Some(60))), 60);
+    assert_snapshot!(status::status(&status, &look(Some(60))), @r"
+    ● web     running       on try-1  3 seconds ago
+        process  4711 (kvm)
+        console  bygone console web
+        display  vnc:127.0.0.1:1
+        ports    tcp:127.0.0.1:2222-:22, tcp:127.0.0.1:8080-:80
+        present  main
+        history  seq:1000002, durable to seq:999999, 11 GiB in
+                 the store
+        written  3 MiB since the manager began
         vda    20 GiB  store  complete
         data  100 GiB  tap    45% taken over  /dev/vg/data
-    ○ db      stopped  on main  3 seconds ago, seq:1000002
+    ○ db      restoring     on main  3 seconds ago
+        since    1 minute ago
+        history  seq:1000002, 0 B in the store
         vda    20 GiB  store  complete
-    ? mail-2  unknown  on main  no history yet
+    ? mail-2  left running  on main  no history yet
+        process  4711 (kvm)
+        console  bygone console mail-2
+        branch   nobody knows on which one it runs
+        history  0 B in the store
+        vda    20 GiB  store  complete
+
+    store /var/lib/bygone  full
+        11 GiB used for 140 GiB of disks, 300 GiB free
+    ! mail-2/vda: the disk outside the store takes no writes:
+      the disk is gone
+      plug it in again; the store has everything
+      hint: check that disk and the system's log (`dmesg`)
+    ");
+    assert_snapshot!(status::status(&status, &look(Some(80))), @r"
+    ● web     running       on try-1  3 seconds ago
+        process  4711 (kvm)
+        console  bygone console web
+        display  vnc:127.0.0.1:1
+        ports    tcp:127.0.0.1:2222-:22, tcp:127.0.0.1:8080-:80
+        present  main
+        history  seq:1000002, durable to seq:999999, 11 GiB in the store
+        written  3 MiB since the manager began
+        vda    20 GiB  store  complete
+        data  100 GiB  tap    45% taken over  /dev/vg/data
+    ○ db      restoring     on main  3 seconds ago
+        since    1 minute ago
+        history  seq:1000002, 0 B in the store
+        vda    20 GiB  store  complete
+    ? mail-2  left running  on main  no history yet
+        process  4711 (kvm)
+        console  bygone console mail-2
+        branch   nobody knows on which one it runs
+        history  0 B in the store
         vda    20 GiB  store  complete
 
     store /var/lib/bygone  full
@@ -204,7 +275,8 @@ fn an_empty_store_says_how_to_begin() {
 #[test]
 fn a_target_is_shown_by_the_keys_that_change_it() {
     assert_snapshot!(target::added(&info(), &look(None)), @r"
-    ● web  running  on main  3 seconds ago, seq:1000002
+    ● web  running  on main  3 seconds ago
+        history  seq:1000002, 0 B in the store
         vda  20 GiB  store  complete
 
         memory     1 GiB
@@ -351,13 +423,68 @@ fn damage_is_told_place_by_place() {
 }
 
 #[test]
-fn tables_fit_sixty_columns_whatever_the_names_are() {
+fn everything_fits_sixty_columns_and_no_name_is_cut() {
     let long = "web-server-of-the-department-in-the-basement";
+    let look = look(Some(60));
     let info = TargetInfo { config: TargetConfig::new(long), status: target(long, "stopped") };
-    let listed = target::list(&[info], &look(Some(60)));
-    for line in listed.lines() {
-        assert!(unicode_width::UnicodeWidthStr::width(line) <= 60, "{listed}");
-    }
-    assert!(listed.contains("web-server-") && listed.contains('…'), "{listed}");
-    assert!(target::list(&[], &look(Some(60))).contains("Nothing"));
+    let listed = target::list(&[info, self::info()], &look);
+    fits(&listed, 60);
+    assert_snapshot!(listed, @r"
+    NAME                                          STATE
+        BRANCH  DISKS    SIZE  NEWEST
+    web-server-of-the-department-in-the-basement  stopped
+        main        1  20 GiB  3 seconds ago
+    web                                           running
+        main        1  20 GiB  3 seconds ago
+    ");
+    assert!(target::list(&[], &look).contains("Nothing"));
+
+    let mut moments = history();
+    fits(&moments::table(&moments, &look), 60);
+    moments[4].branch = "before-the-migration-to-the-new-database".to_owned();
+    fits(&moments::table(&moments, &look), 60);
+    assert_snapshot!(moments::table(&moments, &look), @r"
+    WHEN              MOMENT       KIND      GRADE
+        BRANCH        WHAT
+    2026-11-16 09:10  seq:1        boot      crash
+        main          first boot
+    3 days ago 15:04  seq:812345   package   flushed
+        main          before apt install nginx 1.22,
+                      libnginx-mod-http-geoip2 and 4 more
+    yesterday 14:59   seq:912345   shutdown  stopped
+        main          shut down in order
+    1 minute ago      seq:1000001  suspect   crash
+        main          talked to �[31mevil.example (so it says)
+    now               seq:1000002  point     clean
+        before-the-…  移行の前
+    ");
+
+    let branch = BranchInfo {
+        name: "before-the-migration-to-the-new-database".to_owned(),
+        present: false,
+        parent: Some("restored-before-the-migration".to_owned()),
+        from_seq: Some(912_345),
+        from_time: Some("2026-11-24T05:59:00Z".to_owned()),
+        made: "2026-11-25T02:00:00Z".to_owned(),
+        running: true,
+    };
+    let main = BranchInfo { name: "main".to_owned(), present: true, parent: None, ..branch.clone() };
+    let listed = branches::table(&[main, branch], &look);
+    fits(&listed, 60);
+    assert_snapshot!(listed, @r"
+       BRANCH                                    MADE
+        STATE    FROM
+    *  main                                      today 11:00
+        running
+       before-the-migration-to-the-new-database  today 11:00
+        running  restored-before-the-migration, yesterday 14:59
+                 (seq:912345)
+    ");
+
+    let mut deep = target(long, "running");
+    let path = "/var/lib/libvirt/images/of/the/basement.raw";
+    deep.disks[0].path = Some(PathBuf::from(path));
+    let shown = status::target(&deep, &look);
+    fits(&shown, 60);
+    assert!(shown.contains(long) && shown.contains(path), "{shown}");
 }

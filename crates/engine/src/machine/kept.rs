@@ -21,6 +21,9 @@ pub(crate) struct Kept {
     /// What its user sees.
     #[serde(default)]
     pub display: Display,
+    /// Ports of this computer that are forwarded to it; its configuration may have others for its next start.
+    #[serde(default)]
+    pub forwards: Vec<String>,
     /// Its boot stands in the log.
     #[serde(default)]
     pub noted: bool,
@@ -44,7 +47,10 @@ impl Kept {
             accelerator: boot.accelerator.clone(),
             console: target.shared.launcher.console(&target.run_dir()),
         };
-        Kept { branch: boot.branch, display: boot.display.clone(), noted: false, started }
+        let net = target.config().net;
+        let forwards = net.split(',').filter_map(|part| part.strip_prefix("hostfwd=")).map(str::to_owned);
+        let (branch, display) = (boot.branch, boot.display.clone());
+        Kept { branch, display, forwards: forwards.collect(), noted: false, started }
     }
 
     /// What is known of a machine whose file is lost.

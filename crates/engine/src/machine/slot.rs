@@ -11,7 +11,6 @@ use bygone_model::{BranchId, Event, Kind};
 use super::{Machine, NBD_STOP_MAX, exports, kept::Kept};
 use crate::{
     api::{MachineStatus, MomentInfo},
-    config::TargetConfig,
     error::{Error, Result},
     lifecycle,
     runner::Phase,
@@ -101,24 +100,25 @@ impl Target {
     }
 
     /// What is to be known of its machine, if one runs.
-    pub(crate) fn machine_status(&self, config: &TargetConfig) -> Option<MachineStatus> {
+    pub(crate) fn machine_status(&self) -> Option<MachineStatus> {
         let (pid, branch, kept) = match &*self.slot() {
             Slot::None => return None,
-            Slot::Left(left) => (left.pid, left.branch, None),
+            Slot::Left(left) => {
+                (left.pid, left.branch, Kept::load(self).filter(|kept| kept.started.pid == left.pid))
+            }
             Slot::Watched(machine) => {
                 let kept = lock(&machine.kept).clone();
                 (kept.started.pid, Some(machine.branch), Some(kept))
             }
         };
         let branch = branch.and_then(|id| self.log.catalog().branch(id).map(|branch| branch.name.clone()));
-        let forwards = config.net.split(',').filter_map(|part| part.strip_prefix("hostfwd="));
         Some(MachineStatus {
             branch,
             pid,
             accelerator: kept.as_ref().map_or("unknown", |kept| &kept.started.accelerator).to_owned(),
             console: self.shared.launcher.console(&self.run_dir()),
-            display: kept.map(|kept| kept.display).unwrap_or_default(),
-            forwards: forwards.map(str::to_owned).collect(),
+            display: kept.as_ref().map(|kept| kept.display.clone()).unwrap_or_default(),
+            forwards: kept.map(|kept| kept.forwards).unwrap_or_default(),
         })
     }
 

@@ -66,7 +66,7 @@ impl Target {
             .to_owned(),
             life: doing.map_or(state.state(), |doing| doing.change.state()).to_owned(),
             life_since: doing.map(|doing| rfc3339(doing.since)),
-            machine: self.machine_status(&config),
+            machine: self.machine_status(),
             used_bytes: self.used_bytes(),
             written_bytes: self.written_bytes(),
             head_seq: head.0,

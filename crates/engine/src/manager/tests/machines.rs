@@ -94,6 +94,31 @@ fn a_machine_that_was_left_running_is_taken_over_by_run() {
 }
 
 #[test]
+fn a_machine_is_told_by_what_it_was_started_with_whoever_looks_after_it() {
+    let (world, manager) = World::with(&["web"]);
+    let set = |net: &str| {
+        let settings = vec![("net".to_owned(), net.to_owned())];
+        manager.handle(&call::TargetSet { name: "web".into(), settings }, &mut Nobody).unwrap();
+    };
+    set("user,hostfwd=tcp::2222-:22");
+    let display = Some(crate::config::Display::Vnc("127.0.0.1:1".to_owned()));
+    manager.handle(&call::Run { display: display.clone(), ..run_call("web") }, &mut Nobody).unwrap();
+    // It holds from the next start on.
+    set("none");
+    let said = |manager: &Manager| status(manager).targets[0].machine.clone().unwrap();
+    let before = said(&manager);
+    assert_eq!(
+        (&before.forwards[..], Some(&before.display)),
+        (&["tcp::2222-:22".to_owned()][..], display.as_ref())
+    );
+    world.kill(manager);
+    let manager = world.manager();
+    assert_eq!(life(&manager), "left-running");
+    assert_eq!(said(&manager), before);
+    stop(&manager, "web").unwrap();
+}
+
+#[test]
 fn a_machine_whose_disk_is_away_is_not_forgotten_and_taken_over_once_it_is_back() {
     let (world, manager) = World::with(&[]);
     let disk = world.tapped(&manager, "web");
