@@ -21,7 +21,7 @@ use crate::{
     lifecycle::{Change, Request},
     outside,
     store_dir::{Configs, rename_new},
-    target::{self, Target, Use, lock},
+    target::{self, Target, lock},
 };
 
 /// How long those who use a target may take to let go of it.
@@ -63,8 +63,7 @@ impl Handle<call::TargetRemove> for Manager {
 
 /// Makes everything of ours let go of a target.
 fn wait_until_unused(target: &Arc<Target>) -> Result<()> {
-    let served = || target.is_used(target.present(), Use::Client) || target.readers() > 0;
-    if served() {
+    if target.is_served() || target.readers() > 0 {
         return Err(Error::Served(target.name.clone()));
     }
     target.begin_closing();
@@ -127,15 +126,17 @@ impl Manager {
 impl Handle<call::TargetRestore> for Manager {
     fn handle(&self, call: &call::TargetRestore, _: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
         crate::config::check_name(&call.name)?;
-        let (from, name) = self.removed(&call.name)?;
+        let (_, name) = self.removed(&call.name)?;
         let to = self.paths().target_dir(&name);
         // Its disks may have become another target's meanwhile.
         let _taking = lock(&self.taking_disks);
-        let disks = Configs::of(&from, &name).load().map(|config| config.disks).unwrap_or_default();
-        for path in disks.iter().filter_map(|disk| disk.path.as_deref()) {
-            outside::check_free(self.paths(), &self.targets(), path)?;
-        }
         let target = self.registry.add(&name, now(), || {
+            // With the name taken, so that it is the last one also if another was removed since.
+            let (from, _) = self.removed(&call.name)?;
+            let disks = Configs::of(&from, &name).load().map(|config| config.disks).unwrap_or_default();
+            for path in disks.iter().filter_map(|disk| disk.path.as_deref()) {
+                outside::check_free(self.paths(), &self.targets(), path)?;
+            }
             rename_new(&from, &to)?;
             Target::open(&self.shared, &name).inspect_err(|_| {
                 let _ = rename_new(&to, &from);

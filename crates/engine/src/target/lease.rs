@@ -288,6 +288,12 @@ impl Target {
         matches!(lock(&self.live).get(&volume), Some(Live::Open { uses, .. }) if uses.all() == 1)
     }
 
+    /// Somebody other than its machine has a disk of it open, of whichever branch.
+    pub(crate) fn is_served(&self) -> bool {
+        let open = |open: &Live| matches!(open, Live::Open { uses, .. } if uses.of(Use::Client) > 0);
+        lock(&self.live).values().any(open)
+    }
+
     /// A disk of this branch is open for this.
     pub(crate) fn is_used(&self, branch: BranchId, used: Use) -> bool {
         let catalog = self.log.catalog();

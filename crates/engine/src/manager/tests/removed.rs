@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::lifecycle;
 
@@ -43,6 +45,34 @@ fn the_one_that_was_removed_last_is_brought_back_whichever_were_brought_back_bef
 }
 
 #[test]
+fn whoever_brings_back_while_another_removes_gets_what_was_removed_last() {
+    let (_world, manager) = World::with(&["web"]);
+    remove(&manager, "web").unwrap();
+    for _ in 0..60 {
+        add(&manager, "web").unwrap();
+        let id = manager.target("web").unwrap().log.id();
+        let (start, back) = (std::sync::Barrier::new(3), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    start.wait();
+                    let end = Instant::now() + Duration::from_secs(30);
+                    while !back.load(Ordering::Acquire) && Instant::now() < end {
+                        if bring_back(&manager, "web").is_ok() {
+                            back.store(true, Ordering::Release);
+                        }
+                    }
+                });
+            }
+            start.wait();
+            remove(&manager, "web").unwrap();
+        });
+        assert_eq!(manager.target("web").unwrap().log.id(), id);
+        remove(&manager, "web").unwrap();
+    }
+}
+
+#[test]
 fn what_was_removed_does_not_come_back_to_a_disk_that_another_target_has_by_now() {
     let (world, manager) = World::with(&[]);
     let disk = world.dir.path().join("disk.raw");
@@ -72,6 +102,26 @@ fn a_target_of_which_a_moment_is_read_is_not_removed() {
     drop(past);
     remove(&manager, "web").unwrap();
     assert!(target.dir().join("log").exists() || !target.dir().exists());
+}
+
+#[test]
+fn a_target_of_which_a_branch_is_served_is_not_removed_and_says_so_at_once() {
+    let (_world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    let branch = target.log.add_branch("try-1", BranchId(0), target.log.head_seq()).unwrap();
+    let served = target.serve(target.volume(branch, None).unwrap(), false).unwrap();
+    std::thread::scope(|scope| {
+        let removing = scope.spawn(|| remove(&manager, "web"));
+        while !removing.is_finished() {
+            // What goes on with it is not given up for a removal that cannot be.
+            assert!(!target.is_closing());
+            std::thread::yield_now();
+        }
+        let refused = removing.join().unwrap();
+        assert!(matches!(refused, Err(Error::Served(_))), "{refused:?}");
+    });
+    drop(served);
+    remove(&manager, "web").unwrap();
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //!
 //! `BYGONE_SEQUENCES=10000` plays so many, `BYGONE_SEED=17` begins with that one.
 
+mod exports;
 mod model;
 
 use std::{collections::BTreeMap, path::PathBuf};
@@ -13,7 +14,10 @@ use bygone_block::{BlockDevice, Change, Reading, Writing};
 use bygone_model::Seq;
 use bygone_store::{LogOptions, Wait};
 
-use self::model::{Ask, BLOCKS, Content, Machine, Model, Round, Said};
+use self::{
+    exports::Served,
+    model::{Ask, BLOCKS, Content, Machine, Model, Round, Said, Which},
+};
 use super::*;
 use crate::{
     api::call::RestoreTo,
@@ -23,6 +27,8 @@ use crate::{
 const BLOCK: usize = 4096;
 const NAMES: [&str; 2] = ["web", "db"];
 const ROUNDS: usize = 14;
+const EXPORTS_MAX: usize = 3;
+
 /// SplitMix64.
 struct Random(u64);
 
@@ -72,7 +78,7 @@ impl Named {
             }
             (Ask::Remove, Said::Done(_)) => {
                 let gone = self.target.take();
-                let legal = gone.as_ref().is_some_and(|gone| gone.machine == Machine::Stopped);
+                let legal = gone.as_ref().is_some_and(Model::may_be_removed);
                 self.removed.extend(gone);
                 legal
             }
@@ -104,7 +110,7 @@ fn expected(model: &Model) -> Found {
             Machine::Running(branch) => Some((true, name(branch))),
             Machine::Left(branch) => Some((false, name(branch))),
         },
-        disk: (model.tapped && !model.away && model.machine == Machine::Stopped)
+        disk: (model.tapped && !model.away && !model.is_open())
             .then(|| model.changed.unwrap_or(model.branches[model.head].content)),
         points: model.points.iter().map(|(label, point)| (label.clone(), point.content)).collect(),
         last: model.last.map(|last| (name(last.head), last.dropped.map(name), last.revived.map(name))),
@@ -117,6 +123,9 @@ struct Play {
     names: [Named; 2],
     /// Where a point is in the log, by target and label.
     points: BTreeMap<(String, u32, String), (BranchId, Seq)>,
+    served: Served,
+    /// How many exports and labels there were so far.
+    numbers: u32,
     labels: u32,
     generations: u32,
     said: Vec<String>,
@@ -146,6 +155,8 @@ impl Play {
             manager: None,
             names: Default::default(),
             points: BTreeMap::new(),
+            served: Served::default(),
+            numbers: 0,
             labels: 0,
             generations: 0,
             said: Vec::new(),
@@ -232,6 +243,13 @@ impl Play {
                 nothing(manager.handle(&point, &mut Nobody).map(drop))
             }
             Ask::Read(label) => nothing(self.read_point(name, new.generation, label)),
+            Ask::Export(number, which) => nothing(self.served.begin(manager, name, *number, which)),
+            Ask::ReadExport(number, block) => match self.served.read(*number, *block) {
+                Ok(byte) => return Said::Block(byte),
+                Err(error) => Err(error),
+            },
+            Ask::WriteExport(number, block, byte) => nothing(self.served.write(*number, *block, *byte)),
+            Ask::EndExport(number) => nothing(self.served.end(*number)),
         };
         match result {
             Ok(made) => Said::Done(made),
@@ -288,12 +306,11 @@ impl Play {
             branches.insert(branch.name.clone(), to_content(&bytes));
         }
         let name_of = |id: BranchId| catalog.branch(id).unwrap().name.clone();
-        let stopped = target.running_branch().is_none();
         Some(Found {
             head: name_of(catalog.head),
             branches,
             machine: target.running_branch().map(|branch| (target.is_running(), name_of(branch))),
-            disk: (model.tapped && !model.away && stopped)
+            disk: (model.tapped && !model.away && !model.is_open())
                 .then(|| to_content(&std::fs::read(self.disk(name, model.generation)).unwrap())),
             points,
             last: catalog
@@ -341,7 +358,14 @@ impl Play {
                 && asks.iter().any(|ask| {
                     matches!(
                         ask,
-                        Ask::GuestWrite(..) | Ask::PresentWrite(..) | Ask::Read(_) | Ask::RunAt(_) | Ask::Run
+                        Ask::GuestWrite(..)
+                            | Ask::PresentWrite(..)
+                            | Ask::Read(_)
+                            | Ask::RunAt(_)
+                            | Ask::Run
+                            | Ask::Export(..)
+                            | Ask::ReadExport(..)
+                            | Ask::WriteExport(..)
                     )
                 }),
         };
@@ -353,28 +377,31 @@ impl Play {
             }
         }
         assert!(!legal.is_empty(), "no order gives these answers: {}", self.said.last().unwrap());
+        let left: Vec<Option<Content>> = legal.iter().map(|state| self.disk_left(name, state)).collect();
         // Whoever was refused may or may not have noticed what was changed outside; now it is noticed.
         self.settle(name);
         for state in &mut legal {
             if let Some(target) = state.target.as_mut().filter(|target| !target.away) {
                 target.notice();
-                // The disk of a machine is opened by nobody else.
-                target.renamed &= target.machine != Machine::Stopped;
+                // A disk that is open is not opened anew.
+                target.renamed &= target.is_open();
             }
         }
         let mut seen = Vec::new();
-        let fits = legal.into_iter().find(|state| {
+        let fits = legal.into_iter().zip(left).find(|(state, left)| {
             let found = match &state.target {
                 Some(model) => self.found(name, model),
                 None => self.manager().target(name).ok().map(|_| panic!("{name} is still there")),
             };
             let wanted = state.target.as_ref().map(expected);
-            let fits = found == wanted;
-            seen.push(format!("found {found:?}\nwanted {wanted:?}"));
+            // Whoever had the disk outside open last left it whole.
+            let shown = wanted.as_ref().and_then(|wanted| wanted.disk);
+            let fits = found == wanted && (left.is_none() || shown.is_none() || shown == *left);
+            seen.push(format!("found {found:?}\nwanted {wanted:?}\nthe disk was left as {left:?}"));
             fits
         });
         let Some(fits) = fits else { panic!("no order leads to this state:\n{}", seen.join("\n")) };
-        self.names[which] = fits;
+        self.names[which] = fits.0;
         self.note_points(name, which);
     }
 
@@ -383,6 +410,14 @@ impl Play {
             self.generations += 1;
         }
         Model::new(which == 0, self.generations)
+    }
+
+    /// The disk outside, as those left it who had it open; nothing if somebody else changed it since.
+    fn disk_left(&self, name: &str, state: &Named) -> Option<Content> {
+        let model = state.target.as_ref().filter(|model| model.changed.is_none() && !model.renamed)?;
+        let target = self.manager().target(name).ok()?;
+        wait_for("the target to be quiet", || target.is_quiet());
+        std::fs::read(self.disk(name, model.generation)).ok().map(|bytes| to_content(&bytes))
     }
 
     /// Opens the disk of the present once, so that a change behind our back is noticed.
@@ -406,12 +441,12 @@ impl Play {
 
     fn kill(&mut self) {
         self.said.push("the manager is killed".to_owned());
+        self.served.end_all();
         let manager = self.manager.take().unwrap();
         self.world.kill(manager);
-        for named in &mut self.names {
-            if let Some(target) = &mut named.target
-                && let Machine::Running(branch) = target.machine
-            {
+        for target in self.names.iter_mut().filter_map(|named| named.target.as_mut()) {
+            target.exports.clear();
+            if let Machine::Running(branch) = target.machine {
                 target.machine = Machine::Left(branch);
             }
         }
@@ -431,7 +466,7 @@ impl Play {
         std::fs::rename(from, to).unwrap();
         target.away = !target.away;
         target.renamed = true;
-        if target.machine == Machine::Stopped && target.changed.is_none() {
+        if !target.is_open() && target.changed.is_none() {
             // It was renamed, so it is no longer known to be the same.
             target.changed = Some(target.branches[target.head].content);
         }
@@ -440,7 +475,7 @@ impl Play {
 
     fn change_outside(&mut self, which: usize, content: Content) {
         let name = NAMES[which];
-        let free = |t: &&mut Model| t.tapped && !t.away && t.machine == Machine::Stopped;
+        let free = |t: &&mut Model| t.tapped && !t.away && !t.is_open();
         let Some(target) = self.names[which].target.as_mut().filter(free) else { return };
         let generation = target.generation;
         target.changed = Some(content);
@@ -464,7 +499,8 @@ impl Play {
         let branch = random.pick(&branches).cloned().unwrap_or_default();
         let point = random.pick(&points).cloned();
         let block = random.below(BLOCKS);
-        match random.below(25) {
+        let exports: Vec<u32> = model.exports.keys().copied().collect();
+        match random.below(33) {
             0..=2 => Ask::Run,
             3 | 4 => Ask::Stop,
             5..=7 => Ask::GuestWrite(block, byte),
@@ -482,6 +518,21 @@ impl Play {
             21 => Ask::Add,
             22 => Ask::BringBack,
             23 => random.pick(&points).cloned().map_or(Ask::Undo, Ask::Read),
+            24..=27 if exports.len() < EXPORTS_MAX => {
+                let which = match (random.below(3), point) {
+                    (0, _) => Which::Present,
+                    (1, Some(point)) => Which::Point(point),
+                    _ => Which::Branch(branch),
+                };
+                self.numbers += 1;
+                Ask::Export(self.numbers, which)
+            }
+            28..=31 => match (random.pick(&exports), random.below(3)) {
+                (None, _) => Ask::Set,
+                (Some(number), 0) => Ask::ReadExport(*number, block),
+                (Some(number), 1) => Ask::WriteExport(*number, block, byte),
+                (Some(number), _) => Ask::EndExport(*number),
+            },
             _ => Ask::Set,
         }
     }
@@ -507,7 +558,15 @@ impl Play {
                         let seen = |ask: &Ask| {
                             matches!(
                                 ask,
-                                Ask::Remove | Ask::Run | Ask::Stop | Ask::Set | Ask::Add | Ask::BringBack
+                                Ask::Remove
+                                    | Ask::Run
+                                    | Ask::Stop
+                                    | Ask::Set
+                                    | Ask::Add
+                                    | Ask::BringBack
+                                    | Ask::Export(..)
+                                    | Ask::ReadExport(..)
+                                    | Ask::EndExport(_)
                             )
                         };
                         for ask in asks.iter_mut().filter(|ask| !seen(ask)) {
@@ -529,6 +588,7 @@ impl Play {
                 self.read_point(name, *generation, label).unwrap();
             }
         }
+        self.served.end_all();
         let manager = self.manager.take().unwrap();
         self.world.kill(manager);
     }

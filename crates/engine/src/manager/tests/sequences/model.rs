@@ -28,6 +28,27 @@ pub(super) enum Ask {
     BringBack,
     Point(String),
     Read(String),
+    /// A disk is served from now on, under this number.
+    Export(u32, Which),
+    /// One block of what is served, …
+    ReadExport(u32, usize),
+    WriteExport(u32, usize, u8),
+    EndExport(u32),
+}
+
+/// What is served.
+#[derive(Clone, Debug)]
+pub(super) enum Which {
+    Present,
+    Branch(String),
+    Point(String),
+}
+
+/// What an export shows, whatever becomes of the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    Branch(usize),
+    Moment(Content),
 }
 
 /// What was answered.
@@ -35,6 +56,8 @@ pub(super) enum Ask {
 pub(super) enum Said {
     /// It was done; the name of the branch that it made, if it made one.
     Done(Option<String>),
+    /// What was read.
+    Block(u8),
     Refused(Error),
 }
 
@@ -74,6 +97,8 @@ pub(super) struct Model {
     pub(super) machine: Machine,
     pub(super) points: BTreeMap<String, Point>,
     pub(super) last: Option<Inverse>,
+    /// What is served to others than its machine.
+    pub(super) exports: BTreeMap<u32, Shown>,
     /// The disk is one outside the store, …
     pub(super) tapped: bool,
     /// … which is not there, …
@@ -107,6 +132,7 @@ impl Model {
             machine: Machine::Stopped,
             points: BTreeMap::new(),
             last: None,
+            exports: BTreeMap::new(),
             tapped,
             away: false,
             renamed: false,
@@ -123,6 +149,11 @@ impl Model {
         self.live().find(|(_, branch)| branch.name == name).map(|(id, _)| id)
     }
 
+    /// No machine runs, and nobody reads from it.
+    pub(super) fn may_be_removed(&self) -> bool {
+        self.machine == Machine::Stopped && self.exports.is_empty()
+    }
+
     /// Whoever opened the disk outside found what was changed there.
     pub(super) fn notice(&mut self) {
         if let Some(content) = self.changed.take() {
@@ -130,10 +161,20 @@ impl Model {
         }
     }
 
+    /// Somebody else than the machine has this branch open for writing.
+    pub(super) fn is_served(&self, branch: usize) -> bool {
+        self.exports.values().any(|shown| *shown == Shown::Branch(branch))
+    }
+
+    /// The disk of the present may be open, so the file outside need not show it, and is not opened anew.
+    pub(super) fn is_open(&self) -> bool {
+        self.machine != Machine::Stopped || self.is_served(self.head)
+    }
+
     /// The disk of the present cannot be opened.
     fn unreachable(&self) -> bool {
         let open = matches!(self.machine, Machine::Running(branch) if branch == self.head);
-        self.tapped && self.away && !open
+        self.tapped && self.away && !open && !self.is_served(self.head)
     }
 
     fn decide(&self, request: lifecycle::Request) -> lifecycle::Verdict {
@@ -150,7 +191,8 @@ impl Model {
         let stays = matches!(self.machine, Machine::Running(on) if Some(on) == branch);
         let request = if stays { lifecycle::Request::MoveToRunning } else { lifecycle::Request::Move };
         let moves = branch != Some(self.head);
-        self.decide(request) == lifecycle::Verdict::Go && !(moves && self.tapped && self.away)
+        self.decide(request) == lifecycle::Verdict::Go
+            && !(moves && (self.tapped && self.away || self.is_served(self.head)))
     }
 
     /// Goes on to the state after this answer; false if it is not legal.
@@ -167,6 +209,10 @@ impl Model {
             Said::Refused(Error::TargetStopping(_)) if round.stops > 0 => true,
             Said::Refused(Error::Served(_) | Error::Moved(_) | Error::BranchUsed(_)) if round.served => true,
             Said::Refused(error) => !self.clone().done(ask, None) && !matches!(error, Error::Partly { .. }),
+            Said::Block(byte) => match ask {
+                Ask::ReadExport(number, block) => self.shows(*number, *block) == Some(*byte),
+                _ => false,
+            },
             Said::Done(made) => {
                 let left = (ask, self.machine, round.stops);
                 if let (Ask::GuestWrite(block, byte), Machine::Left(branch), 1..) = left {
@@ -177,6 +223,32 @@ impl Model {
                 self.done(ask, made.as_ref())
             }
         }
+    }
+
+    /// What is served, if that may be; the disk of the present is opened with it.
+    fn export(&mut self, which: &Which) -> Option<Shown> {
+        let branch = match which {
+            Which::Point(label) => return self.points.get(label).map(|point| Shown::Moment(point.content)),
+            Which::Present => self.head,
+            Which::Branch(name) => self.named(name)?,
+        };
+        let present = branch == self.head;
+        if self.decide(lifecycle::Request::Serve) != lifecycle::Verdict::Go || (present && self.unreachable())
+        {
+            return None;
+        }
+        if present {
+            self.notice();
+        }
+        Some(Shown::Branch(branch))
+    }
+
+    /// What an export shows in this block.
+    fn shows(&self, number: u32, block: usize) -> Option<u8> {
+        Some(match *self.exports.get(&number)? {
+            Shown::Branch(branch) => self.branches[branch].content[block],
+            Shown::Moment(content) => content[block],
+        })
     }
 
     /// It was done; false if it could not have been.
@@ -264,7 +336,7 @@ impl Model {
                     Machine::Stopped => None,
                     Machine::Running(branch) | Machine::Left(branch) => Some(branch),
                 };
-                if revived.is_some() && revived == runs_on {
+                if revived.is_some_and(|gone| Some(gone) == runs_on || self.is_served(gone)) {
                     return false;
                 }
                 if moves {
@@ -289,14 +361,14 @@ impl Model {
                     Machine::Stopped => None,
                     Machine::Running(branch) | Machine::Left(branch) => Some(branch),
                 };
-                if branch == self.head || runs_on == Some(branch) {
+                if branch == self.head || runs_on == Some(branch) || self.is_served(branch) {
                     return false;
                 }
                 self.branches[branch].dropped = true;
                 self.last = Some(Inverse { head: self.head, dropped: Some(branch), revived: None });
             }
             // Who removes a target is asked for by the world: the model goes with it.
-            Ask::Remove => return self.machine == Machine::Stopped,
+            Ask::Remove => return self.may_be_removed(),
             Ask::Point(label) => {
                 let content = self.branches[self.head].content;
                 if self.points.contains_key(label) || self.changed.is_some_and(|changed| changed != content) {
@@ -306,6 +378,17 @@ impl Model {
                 self.points.insert(label.clone(), point);
             }
             Ask::Read(point) => return self.points.contains_key(point),
+            Ask::Export(number, which) => {
+                let Some(shown) = self.export(which) else { return false };
+                self.exports.insert(*number, shown);
+            }
+            // What was read is said: see `Said::Block`.
+            Ask::ReadExport(number, _) => return self.exports.contains_key(number),
+            Ask::WriteExport(number, block, byte) => {
+                let Some(Shown::Branch(branch)) = self.exports.get(number) else { return false };
+                self.branches[*branch].content[*block] = *byte;
+            }
+            Ask::EndExport(number) => return self.exports.remove(number).is_some(),
         }
         true
     }

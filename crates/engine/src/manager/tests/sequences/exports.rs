@@ -1,0 +1,54 @@
+//! Disks and moments that are served while other things are asked for, as the clients of NBD sockets and of `export` have them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use bygone_block::Reading;
+use jiff::Zoned;
+
+use super::{BLOCK, Which, writing};
+use crate::{Error, Result, exports::Opened, manager::Manager, target::lock};
+
+/// What is served, by number.
+#[derive(Default)]
+pub(super) struct Served(Mutex<BTreeMap<u32, Arc<Opened>>>);
+
+impl Served {
+    pub(super) fn begin(&self, manager: &Manager, name: &str, number: u32, which: &Which) -> Result<()> {
+        let what = match which {
+            Which::Present => name.to_owned(),
+            Which::Branch(branch) => format!("{name}#{branch}"),
+            Which::Point(label) => format!("{name}@point:{label}"),
+        };
+        let opened = manager.open_device(&what, &Zoned::now())?;
+        lock(&self.0).insert(number, Arc::new(opened));
+        Ok(())
+    }
+
+    fn find(&self, number: u32) -> Result<Arc<Opened>> {
+        // As of an export that was ended: its socket is gone.
+        lock(&self.0).get(&number).cloned().ok_or(Error::Abandoned)
+    }
+
+    pub(super) fn read(&self, number: u32, block: usize) -> Result<u8> {
+        let mut bytes = [0; BLOCK];
+        self.find(number)?.device.read((block * BLOCK) as u64, &mut bytes, Reading::MayWait)?;
+        assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a block is torn");
+        Ok(bytes[0])
+    }
+
+    pub(super) fn write(&self, number: u32, block: usize, byte: u8) -> Result<()> {
+        Ok(self.find(number)?.device.write(&[writing(block, &[byte; BLOCK])])?)
+    }
+
+    pub(super) fn end(&self, number: u32) -> Result<()> {
+        let ended = lock(&self.0).remove(&number);
+        ended.map(drop).ok_or(Error::Abandoned)
+    }
+
+    pub(super) fn end_all(&self) {
+        drop(std::mem::take(&mut *lock(&self.0)));
+    }
+}
