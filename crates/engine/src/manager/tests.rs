@@ -1,4 +1,5 @@
 mod asked;
+mod filling;
 mod machines;
 mod opening;
 mod removed;

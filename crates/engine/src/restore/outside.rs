@@ -174,7 +174,7 @@ fn note_lost(target: &Target, volume: VolumeId, disk: &str, raw: &OsDisk) -> Res
 /// # Errors
 /// When the disk cannot be written, or the store not be read.
 pub(crate) fn fill(
-    target: &Target,
+    target: &Arc<Target>,
     volume: VolumeId,
     prepared: Prepared,
     keep_going: &mut dyn FnMut(u64, u64) -> bool,
@@ -217,8 +217,13 @@ pub(crate) fn fill(
     raw.sync().map_err(io)?;
     let complete = log.catalog().is_exact(volume, seq);
     let identity = raw.identity().map_err(io)?;
+    let written_since = log.head_seq() > seq;
     // Nobody writes to it until it is opened as a tap, so any change until then is one behind our back.
     log.mark_tap(volume, &TapMark { applied: seq, clean: true, complete, identity })?;
+    if written_since {
+        // Whoever did may be gone by now.
+        target.bring_up_to_date(vec![volume]);
+    }
     keep_going(size, size);
     Ok(())
 }

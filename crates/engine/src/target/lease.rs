@@ -352,7 +352,7 @@ impl Target {
 
     /// Gives back one use of a disk. After the last one it is closed; with `keep_lock`, the lock of a disk outside the store is left to
     /// the caller, who may go on with it without anybody coming in between.
-    fn give_back(&self, volume: VolumeId, used: Use, keep_lock: bool) -> Option<ImageLock> {
+    fn give_back(self: &Arc<Self>, volume: VolumeId, used: Use, keep_lock: bool) -> Option<ImageLock> {
         let mut live = lock(&self.live);
         match live.get_mut(&volume) {
             Some(Live::Open { uses, .. }) => {
@@ -369,10 +369,16 @@ impl Target {
             LiveKind::Tap { tap, .. } => Some(tap.clone()),
             LiveKind::Log(_) => None,
         };
+        let from_store = tap.is_none();
         live.insert(volume, Live::Closing(tap));
         drop(live);
         // An unwanted lock goes before anybody may open the disk again: they would find it locked.
         let kept = self.close(kind).filter(|_| keep_lock);
+        if from_store && self.is_shown(volume) {
+            // It became the present while it was open, and the disk outside was filled with it as it was then. Begun before it counts
+            // as closed, so that the target is busy all the time.
+            self.bring_up_to_date(vec![volume]);
+        }
         // What is left of the device goes with the lock held: whoever opens the disk next must find nothing of it.
         lock(&self.live).remove(&volume);
         self.live_changed.notify_all();

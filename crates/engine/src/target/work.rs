@@ -243,20 +243,32 @@ impl Target {
 
     /// Begins to bring tapped disks of the present up to date that an earlier life left behind, in a thread of its own.
     pub(crate) fn catch_up(self: &Arc<Self>) {
-        fn warn(target: &Target, error: &Error) {
-            tracing::warn!(target = target.name, %error, "its disk cannot be brought up to date now");
-        }
         let catalog = self.log.catalog();
         let behind: Vec<VolumeId> =
             catalog.volumes.iter().filter(|v| self.is_behind(&catalog, v)).map(|v| v.id).collect();
         for volume in catalog.volumes_of(catalog.head, Seq::MAX).filter(|v| is_stale(&catalog, v)) {
             self.fill_in_background(volume.id);
         }
-        if behind.is_empty() {
-            return;
+        if !behind.is_empty() {
+            self.bring_up_to_date(behind);
+        }
+    }
+
+    /// The disk outside the store shows this volume, which is one of the present.
+    pub(super) fn is_shown(&self, volume: VolumeId) -> bool {
+        let catalog = self.log.catalog();
+        catalog.volume(volume).is_ok_and(|found| {
+            found.branch == catalog.head && catalog.shows.get(&found.disk) == Some(&Shows::Volume(volume))
+        })
+    }
+
+    /// Carries what the store has of these volumes to the disks outside that show them, in a thread of its own.
+    pub(crate) fn bring_up_to_date(self: &Arc<Self>, volumes: Vec<VolumeId>) {
+        fn warn(target: &Target, error: &Error) {
+            tracing::warn!(target = target.name, %error, "its disk cannot be brought up to date now");
         }
         let begun = self.in_background("catch up", move |target| {
-            for volume in behind {
+            for volume in volumes {
                 // Whoever uses a disk last brings it up to date.
                 if let Err(e) = target.lease(volume, Use::Upkeep) {
                     warn(target, &e);

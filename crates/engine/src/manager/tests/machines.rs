@@ -13,7 +13,7 @@ use crate::{
 
 impl World {
     /// A target with one disk of 1 MiB outside the store, full of ones, that was read completely.
-    fn tapped(&self, manager: &Manager, name: &str) -> PathBuf {
+    pub(super) fn tapped(&self, manager: &Manager, name: &str) -> PathBuf {
         let disk = self.dir.path().join(format!("{name}.raw"));
         std::fs::write(&disk, vec![1; 1 << 20]).unwrap();
         let new = NewDisk { id: None, source: NewSource::Tap(disk.clone()), block_bytes: None };
@@ -35,7 +35,7 @@ fn run(manager: &Manager, name: &str) -> Result<()> {
     manager.handle(&run_call(name), &mut Nobody).map(drop)
 }
 
-fn stop(manager: &Manager, name: &str) -> Result<()> {
+pub(super) fn stop(manager: &Manager, name: &str) -> Result<()> {
     let stop = call::Stop { name: name.into(), force: false, deadline_s: Some(1) };
     manager.handle(&stop, &mut Nobody).map(drop)
 }

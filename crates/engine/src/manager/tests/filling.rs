@@ -1,0 +1,114 @@
+//! Disks outside the store that are filled with another present.
+
+use bygone_block::{BlockDevice, Change, Writing};
+
+use super::{machines::stop, *};
+use crate::{
+    api::{Answers, Items, Nothing, Progress, call::RestoreTo},
+    target::{Lease, Target, Use},
+};
+
+fn write(disk: &dyn BlockDevice, byte: u8) {
+    disk.write(&[Writing { offset: 0, change: Change::Data(&[byte; 4096]) }]).unwrap();
+}
+
+/// The first byte of each half of a disk outside, once nothing of ours works on it.
+fn shown(target: &Target, disk: &Path) -> [u8; 2] {
+    wait_for("the target to be quiet", || target.is_quiet());
+    let bytes = std::fs::read(disk).unwrap();
+    [bytes[0], bytes[bytes.len() / 2]]
+}
+
+fn promote(manager: &Manager, branch: &str, answers: &mut dyn Items<Nothing>) -> Result<()> {
+    let promote = call::BranchPromote { name: "web".into(), branch: Some(branch.into()) };
+    manager.handle(&promote, answers).map(drop)
+}
+
+/// Does something once, when a disk begins to be filled.
+struct AtFilling<F>(Option<F>);
+
+impl<F: FnOnce()> Answers for AtFilling<F> {
+    fn progress(&mut self, progress: Progress) -> bool {
+        if progress.doing.starts_with("filling")
+            && let Some(work) = self.0.take()
+        {
+            work();
+        }
+        true
+    }
+    fn note(&mut self, _: String) {}
+    fn wanted(&mut self) -> bool {
+        true
+    }
+}
+
+impl<F: FnOnce()> Items<Nothing> for AtFilling<F> {
+    fn item(&mut self, _: Nothing) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_disk_shows_what_its_machine_wrote_after_its_branch_became_the_present() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.tapped(&manager, "web");
+    let target = manager.target("web").unwrap();
+    let at = Some(format!("seq:{}", target.log.head_seq()));
+    let run = call::Run { name: "web".into(), at, branch: None, display: None };
+    let branch = manager.handle(&run, &mut Nobody).unwrap().branch;
+    promote(&manager, &branch, &mut Nobody).unwrap();
+    wait_for("the disk to be filled", || target.is_quiet());
+    let volume = target.volume(target.present(), None).unwrap();
+    write(&target.lease(volume, Use::Guest).unwrap(), 7);
+    stop(&manager, "web").unwrap();
+    assert_eq!(shown(&target, &disk), [7, 1]);
+    assert!(status(&manager).problems.is_empty(), "{:?}", status(&manager).problems);
+}
+
+#[test]
+fn a_disk_shows_what_was_written_to_its_branch_while_it_was_filled() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.tapped(&manager, "web");
+    let target = manager.target("web").unwrap();
+    let branch = target.log.add_branch("try-1", BranchId(0), target.log.head_seq()).unwrap();
+    let served: Lease = target.serve(target.volume(branch, None).unwrap(), false).unwrap();
+    // The client goes before the disk is filled.
+    let mut answers = AtFilling(Some(move || write(&served, 7)));
+    promote(&manager, "try-1", &mut answers).unwrap();
+    assert!(answers.0.is_none());
+    assert_eq!(shown(&target, &disk), [7, 1]);
+}
+
+#[test]
+fn what_was_done_before_a_disk_failed_is_said_and_stays_done() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.tapped(&manager, "web");
+    let target = manager.target("web").unwrap();
+    let early = target.log.head_seq();
+    write(&target.serve(target.volume(BranchId(0), None).unwrap(), true).unwrap(), 5);
+    let whole = std::fs::File::options().write(true).open(&disk).unwrap();
+    let size = whole.metadata().unwrap().len();
+
+    // Nothing of it can be read any more, so that nobody knows what has to be written.
+    let mut answers = AtFilling(Some(|| whole.set_len(0).unwrap()));
+    let (at, to) = (format!("seq:{early}"), RestoreTo::InPlace);
+    let restore = call::Restore { name: "web".into(), at, disk: None, to, discard_later: false };
+    let partly = manager.handle(&restore, &mut answers).unwrap_err();
+    let Error::Partly { done, why } = &partly else { panic!("{partly:?}") };
+    assert!(done.contains("restored") && done.ends_with("on branch restored-1"), "{done}");
+    assert!(matches!(&**why, Error::Disk { path, .. } if *path == disk), "{why:?}");
+    let present = |of: &Target| of.log.catalog().branch(of.present()).unwrap().name.clone();
+    assert_eq!(present(&target), "restored-1");
+    // It cannot be used, and what it was filled with so far is not taken for a change that somebody made.
+    assert!(!status(&manager).problems.is_empty());
+    let mut answers = AtFilling(None::<fn()>);
+    assert!(matches!(promote(&manager, "main", &mut answers), Err(Error::DiskSize { .. })));
+    assert_eq!(present(&target), "restored-1");
+
+    whole.set_len(size).unwrap();
+    drop(target.lease(target.volume(target.present(), None).unwrap(), Use::Guest).unwrap());
+    assert_eq!(shown(&target, &disk), [1, 1]);
+    assert!(status(&manager).problems.is_empty(), "{:?}", status(&manager).problems);
+    manager.handle(&call::Undo { name: "web".into() }, &mut Nobody).unwrap();
+    assert_eq!((present(&target).as_str(), shown(&target, &disk)), ("main", [5, 1]));
+}
