@@ -164,7 +164,13 @@ impl LogWriter {
             return Err(IoError::Closing);
         }
         let mut appended = self.log.append(writes);
-        if matches!(appended, Err(StoreError::Behind { .. })) && self.log.maintain().is_ok() {
+        let mut more = true;
+        // Upkeep makes room in memory, a piece at a time; perhaps somebody else has just done so.
+        while more && matches!(appended, Err(StoreError::Behind { .. })) {
+            match self.log.maintain() {
+                Ok(done) => more = done,
+                Err(_) => break,
+            }
             appended = self.log.append(writes);
         }
         match appended {

@@ -103,6 +103,11 @@ impl Manager {
         self.registry.served()
     }
 
+    /// What the logs of all targets have in common.
+    pub(crate) fn logs(&self) -> &bygone_store::Store {
+        &self.shared.options.store
+    }
+
     /// Some targets are still being opened.
     #[must_use]
     pub(crate) fn is_opening(&self) -> bool {

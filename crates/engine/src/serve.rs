@@ -15,6 +15,7 @@ use std::{
 
 use bygone_block::nbd;
 use bygone_qemu::Places;
+use bygone_store::Error as StoreError;
 
 use crate::{
     api::{Answers, Call, Items, Request, call},
@@ -85,12 +86,13 @@ impl Keeper {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
         let keep = move || {
-            let mut troubled = HashMap::new();
+            let mut said = HashMap::new();
             while !stopping.load(Ordering::Acquire) {
-                for target in manager.served() {
-                    upkeep_of(&target, &mut troubled);
+                let done = manager.logs().work();
+                say_troubles(&manager, &mut said);
+                if !done {
+                    std::thread::sleep(TICK);
                 }
-                std::thread::sleep(TICK);
             }
         };
         let thread = std::thread::Builder::new()
@@ -101,25 +103,21 @@ impl Keeper {
     }
 }
 
-/// Does all upkeep that a target's log needs now; `troubled` is what kept it from that the last time, by target.
-fn upkeep_of(target: &Target, troubled: &mut HashMap<String, String>) {
-    loop {
-        match target.log.maintain() {
-            Ok(true) => {}
-            Ok(false) => {
-                troubled.remove(&target.name);
-                return;
-            }
-            Err(e) => {
-                // One line for each new trouble, not one a second: the messages may go to the same full medium.
-                let why = e.to_string();
-                if troubled.get(&target.name) != Some(&why) {
-                    tracing::warn!(target = target.name, error = %e, "upkeep has to wait");
-                    troubled.insert(target.name.clone(), why);
-                }
-                std::thread::sleep(TICK * 20);
-                return;
-            }
+/// Says of each target what keeps upkeep from its work, once and not again while it is the same: the messages may go to the same
+/// full medium. `said` is what was said last, by target.
+fn say_troubles(manager: &Manager, said: &mut HashMap<String, String>) {
+    for target in manager.served() {
+        let log = &target.log;
+        let trouble = log.upkeep_trouble().or(log.is_poisoned().then_some(StoreError::Poisoned));
+        let why = trouble.map(|error| error.to_string());
+        if why.as_ref() == said.get(&target.name) {
+            continue;
+        }
+        if let Some(why) = why {
+            tracing::warn!(target = target.name, error = why, "upkeep has to wait");
+            said.insert(target.name.clone(), why);
+        } else {
+            said.remove(&target.name);
         }
     }
 }

@@ -49,7 +49,7 @@ use crate::{
 pub(crate) struct Shared {
     /// Where the store is.
     pub paths: StorePaths,
-    /// How logs are kept; all of them share its cache of index pages.
+    /// How logs are kept; all of them are of its store.
     pub options: LogOptions,
     /// Starts machines.
     pub launcher: Arc<dyn Launcher>,

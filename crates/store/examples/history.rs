@@ -22,10 +22,9 @@ use std::{
 
 use bygone_model::{BranchId, Event, Kind, Lba, SECTOR_BYTES, Sectors, Seq, VolumeId};
 use bygone_store::{
-    Below, BlockWrite, Content, Log, LogOptions, View, Wait,
+    Below, BlockWrite, Content, Log, LogOptions, MEMORY_BYTES, Store, View, Wait,
     catalog::{Disk, Keeping},
     env::{Clock, Dir, File, RealDir, SystemClock},
-    index::cache::PageCache,
 };
 
 type Done<T = ()> = Result<T, Box<dyn Error>>;
@@ -164,8 +163,8 @@ fn compare(a: &Path, b: &Path, range_gib: u64) -> Done {
     let blocks = (range_gib << 30) / BLOCK_BYTES;
     let views = || -> Done<_> {
         // Large enough for all pages of all the moments, so that "cached" is the same state for each.
-        let cache = PageCache::new(1 << 30);
-        let options = || LogOptions { cache: cache.clone(), ..LogOptions::default() };
+        let store = Arc::new(Store::new(1 << 30, MEMORY_BYTES));
+        let options = || LogOptions { store: store.clone(), ..LogOptions::default() };
         let (log_a, _) = open_with(a, range_gib, true, options())?;
         let (log_b, _) = open_with(b, range_gib, true, options())?;
         let (end_a, end_b) = (log_a.head_seq(), log_b.head_seq());

@@ -14,14 +14,16 @@ pub mod index;
 mod line;
 mod log;
 mod manifest;
+mod memory;
 pub mod place;
+mod store;
 mod sync;
 
 pub use error::{Damage, Error, Place, Result, is_full};
 pub use line::{Line, Stretch};
 pub use log::{
-    Appended, Batch, Below, BlockWrite, CACHE_BYTES, Content, Cursor, Damaged, Event, EventCursor,
-    EventOrder, EventQuery, Followed, Follower, HeadFragment, Log, LogOptions, TimeHit, Unknown,
-    VerifyReport, View, cursor_of,
+    Appended, Batch, Below, BlockWrite, Content, Cursor, Damaged, Event, EventCursor, EventOrder, EventQuery,
+    Followed, Follower, HeadFragment, Log, LogOptions, TimeHit, Unknown, VerifyReport, View, cursor_of,
 };
 pub use place::Wait;
+pub use store::{CACHE_BYTES, MEMORY_BYTES, Store};

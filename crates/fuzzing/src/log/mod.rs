@@ -7,7 +7,7 @@ mod edits;
 use std::sync::Arc;
 
 use bygone_model::{BranchId, Event, Kind, Lba, SECTOR_BYTES, Sectors, Seq, VolumeId};
-use bygone_store::{Below, BlockWrite, Content, Log, LogOptions, Wait, index::cache::PageCache};
+use bygone_store::{Below, BlockWrite, Content, Log, LogOptions, MEMORY_BYTES, Store, Wait};
 
 use crate::{
     input::Input,
@@ -29,7 +29,7 @@ fn options() -> LogOptions {
         begin_bytes: 8192,
         uncached_bytes: 16384,
         inventory_micros: 0,
-        cache: PageCache::new(64 << 10),
+        store: Arc::new(Store::new(64 << 10, MEMORY_BYTES)),
         random: Arc::new(NoChance),
     }
 }

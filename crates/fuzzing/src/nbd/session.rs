@@ -16,9 +16,8 @@ use bygone_block::{
 };
 use bygone_model::Sectors;
 use bygone_store::{
-    Log, LogOptions,
+    Log, LogOptions, MEMORY_BYTES, Store,
     catalog::{Disk, Keeping},
-    index::cache::PageCache,
 };
 
 use super::{
@@ -108,7 +107,7 @@ fn disk_in_a_log(block_bytes: u32) -> LogDevice {
         segment_bytes: 256 << 10,
         segment_records_max: 64,
         checkpoint_entries: 24,
-        cache: PageCache::new(64 << 10),
+        store: Arc::new(Store::new(64 << 10, MEMORY_BYTES)),
         ..LogOptions::default()
     };
     let clock = Ticks::from(1_700_000_000_000_000);

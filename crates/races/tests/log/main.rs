@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use bygone_model::{Lba, Sectors, Seq, VolumeId};
 use bygone_store::{
-    Below, BlockWrite, Content, Cursor, Error, Log, LogOptions, Wait,
+    Below, BlockWrite, Content, Cursor, Error, Log, LogOptions, MEMORY_BYTES, Store, Wait,
     catalog::{Disk, Keeping},
-    index::cache::PageCache,
 };
 use medium::{Memory, Ticks};
 use shuttle::{
@@ -28,7 +27,7 @@ fn options() -> LogOptions {
         segment_bytes: 32 << 10,
         segment_records_max: 4,
         checkpoint_entries: 3,
-        cache: PageCache::new(64 << 10),
+        store: Arc::new(Store::new(64 << 10, MEMORY_BYTES)),
         ..LogOptions::default()
     }
 }

@@ -14,9 +14,8 @@ use std::sync::Arc;
 use bygone_block::{BlockDevice, Change, Reading, TapDevice, TapState, WhenFull, Writing};
 use bygone_model::{Lba, Micros, Sectors, Seq, VolumeId};
 use bygone_store::{
-    Log, LogOptions, Wait,
+    Log, LogOptions, MEMORY_BYTES, Store, Wait,
     catalog::{Disk, Keeping},
-    index::cache::PageCache,
 };
 
 use crate::{
@@ -114,7 +113,7 @@ impl World {
             begin_bytes: 8192,
             uncached_bytes: 16384,
             inventory_micros: 0,
-            cache: PageCache::new(64 << 10),
+            store: Arc::new(Store::new(64 << 10, MEMORY_BYTES)),
             random: Arc::new(SimRandom::new(seed)),
         };
         let log = Log::make(log_medium.dir(), clock.clone(), options.clone(), [seed as u8; 16]);

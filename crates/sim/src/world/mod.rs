@@ -14,7 +14,7 @@ use std::{
 };
 
 use bygone_model::{BranchId, Micros, Seq};
-use bygone_store::{Error, Log, LogOptions, View, catalog::Change, env::Clock, index::cache::PageCache};
+use bygone_store::{Error, Log, LogOptions, MEMORY_BYTES, Store, View, catalog::Change, env::Clock};
 
 use crate::{
     SimClock,
@@ -193,7 +193,7 @@ impl World {
             begin_bytes: 8192,
             uncached_bytes: 16384,
             inventory_micros: 0,
-            cache: PageCache::new(rng.pick(&[4 << 10, 64 << 10, 1 << 20])),
+            store: Arc::new(Store::new(rng.pick(&[4 << 10, 64 << 10, 1 << 20]), MEMORY_BYTES)),
             random: Arc::new(SimRandom::new(seed)),
         };
         let start = Micros(1_700_000_000_000_000 + rng.below(1 << 40) as i64);

@@ -96,6 +96,12 @@ impl Versions {
         }
     }
 
+    /// What they take in memory.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.0.capacity() * size_of::<Version>()) as u64
+    }
+
     fn sort(&mut self) {
         self.0.sort_unstable_by_key(|&(volume, stripe, version)| (volume, stripe, version.seq));
     }

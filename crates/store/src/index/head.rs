@@ -17,6 +17,9 @@ struct Run {
     at: Location,
 }
 
+/// What a run takes in memory, about: trees of runs that come in any order are two thirds full.
+pub(crate) const RUN_BYTES: usize = 48;
+
 /// The newest version of each sector. Keys are first sectors.
 #[derive(Clone, Debug, Default)]
 pub struct HeadMap {
@@ -117,6 +120,12 @@ impl Head {
         {
             frozen.resolve(lookup);
         }
+    }
+
+    /// How many runs it has.
+    #[must_use]
+    pub fn runs(&self) -> usize {
+        self.active.len() + self.frozen.as_ref().map_or(0, |frozen| frozen.len())
     }
 
     /// Freezes what is active, unless something is frozen already; returns what is frozen now.

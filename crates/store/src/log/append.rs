@@ -303,6 +303,11 @@ impl Sequencer {
         Ok(Appended { first, last: self.head, time })
     }
 
+    /// Lets go of the versions that a checkpoint up to `end` has.
+    pub(super) fn forget_covered(&mut self, end: Seq) {
+        self.recent.retain(|chunk| chunk.last().is_some_and(|entry| entry.seq > end));
+    }
+
     /// Versions that are in memory only, oldest first; some of them may be in the newest checkpoint.
     pub(super) fn recent(&self) -> impl Iterator<Item = &Entry> {
         self.recent.iter().flat_map(|chunk| chunk.iter()).chain(self.active.iter().flat_map(|a| &a.entries))
@@ -377,7 +382,8 @@ impl Log {
                 time: sequencer.last_time,
             });
         }
-        if sequencer.recent_entries.saturating_add(records.len()) > self.options.versions_max {
+        let too_many = sequencer.recent_entries.saturating_add(records.len()) > self.options.versions_max;
+        if too_many || !self.share.may_grow() {
             return Err(Error::Behind { versions: sequencer.recent_entries });
         }
         let mut entries = Vec::with_capacity(records.len());
@@ -390,6 +396,7 @@ impl Log {
                 live.head.active.insert(entry);
             }
         }
+        self.note_held(sequencer, &heads);
         drop(heads);
         self.head.store(sequencer.head.0, Ordering::Release);
         result

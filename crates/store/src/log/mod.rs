@@ -17,6 +17,7 @@ mod events;
 mod flush;
 mod follow;
 mod group;
+mod held;
 mod inventory;
 mod read;
 mod recover;
@@ -42,12 +43,13 @@ use crate::{
         key::{HeaderKey, Identity},
     },
     index::{
-        cache::PageCache,
         checkpoint::{Checkpoint, IndexFiles},
         head::{Head, HeadMap},
     },
     manifest::Known,
+    memory::Share,
     place::Places,
+    store::Store,
     sync::{AtomicU64, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -82,14 +84,11 @@ pub struct LogOptions {
     pub uncached_bytes: usize,
     /// The folder is compared with what should be in it each time that so much time has passed.
     pub inventory_micros: i64,
-    /// Holds index pages; may be shared by many logs.
-    pub cache: Arc<PageCache>,
+    /// Of which store the log is: it shares memory with all others.
+    pub store: Arc<Store>,
     /// Where secrets and salts come from.
     pub random: Arc<dyn Random>,
 }
-
-/// The memory for index pages unless told otherwise.
-pub const CACHE_BYTES: u64 = 48 << 20;
 
 impl LogOptions {
     /// A view keeps at most so many versions in memory that no checkpoint has yet; for more of them a checkpoint is written.
@@ -116,7 +115,7 @@ impl Default for LogOptions {
             begin_bytes: 4 << 20,
             uncached_bytes: 256 << 10,
             inventory_micros: 3_000_000,
-            cache: PageCache::new(CACHE_BYTES),
+            store: Arc::default(),
             random: Arc::new(SystemRandom),
         }
     }
@@ -202,6 +201,7 @@ pub struct Log {
     event_summaries: events::Known,
     opened: Mutex<Vec<Arc<Checkpoint>>>,
     upkeep: Mutex<upkeep::Upkeep>,
+    share: Share,
     manifest: Mutex<Known>,
     trouble: upkeep::Trouble,
     found_last: Micros,

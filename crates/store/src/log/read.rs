@@ -70,13 +70,18 @@ impl Log {
                 head.active.insert(entry);
             }
         }
-        self.heads_mut().live.insert(volume, LiveVolume { head, frozen_at: Seq::ZERO, below, parents });
+        let mut heads = self.heads_mut();
+        heads.live.insert(volume, LiveVolume { head, frozen_at: Seq::ZERO, below, parents });
+        self.note_held(&sequencer, &heads);
         Ok(())
     }
 
     /// Stops keeping the head map of a volume.
     pub fn close_volume(&self, volume: VolumeId) {
-        self.heads_mut().live.remove(&volume);
+        let sequencer = self.sequencer();
+        let mut heads = self.heads_mut();
+        heads.live.remove(&volume);
+        self.note_held(&sequencer, &heads);
     }
 
     /// Where the present of a range is. Fragments that nothing was found for are zeroes, or ([`Below::Device`]) what the
@@ -156,17 +161,19 @@ impl Log {
 
     /// The device below has what was frozen.
     pub fn drop_frozen_head(&self, volume: VolumeId) {
-        if let Some(live) = self.heads_mut().live.get_mut(&volume) {
+        let sequencer = self.sequencer();
+        let mut heads = self.heads_mut();
+        if let Some(live) = heads.live.get_mut(&volume) {
             live.head.drop_frozen();
         }
+        self.note_held(&sequencer, &heads);
     }
 
     /// Runs in the head map of a volume: what a device below has not taken yet.
     #[must_use]
     pub fn head_runs(&self, volume: VolumeId) -> usize {
         let heads = self.heads();
-        let frozen = |head: &Head| head.frozen.as_ref().map_or(0, |frozen| frozen.len());
-        heads.live.get(&volume).map_or(0, |live| live.head.active.len() + frozen(&live.head))
+        heads.live.get(&volume).map_or(0, |live| live.head.runs())
     }
 
     /// The volumes below a volume, nearest first, each at the moment at which the one above began.

@@ -112,7 +112,7 @@ impl Log {
         let (manifest, flaws) = Known::load(&*dir, &id)?;
         damage.extend(flaws);
         let mut lost = lost(&manifest, &numbers);
-        let index = IndexFiles::new(dir.clone(), id, options.cache.clone())?;
+        let index = IndexFiles::new(dir.clone(), id, options.store.cache.clone())?;
         let base = newest_checkpoint(&*dir, &index, &mut damage)?;
         let mut state = match &base {
             Some(base) => {
@@ -137,6 +137,7 @@ impl Log {
         survey.unsealed_before(&*dir, first, &mut state)?;
         let mut used = first.saturating_sub(1);
         let newest = newest.max(first);
+        let share = options.store.share();
         let mut expected = first;
         for &number in numbers.iter().filter(|number| **number >= first) {
             let missing = (expected..number).filter(|number| !manifest.is_dropped(*number));
@@ -151,8 +152,9 @@ impl Log {
                 Loaded::Nothing => {}
                 Loaded::Stale => break,
             }
-            if state.entries >= options.checkpoint_entries {
-                // Only when checkpoints were lost; keeps memory bounded all the same.
+            share.set(state.held_bytes());
+            if state.entries >= options.checkpoint_entries || state.entries > 0 && share.should_give() {
+                // Only when checkpoints were lost, or many logs are opened at once; keeps memory bounded all the same.
                 state.seal_all(&*dir, key, &options)?;
                 let contents = state.contents(base.as_deref(), &options);
                 match compaction::write(&*dir, &id, &index, base.as_deref(), contents, None) {
@@ -186,7 +188,7 @@ impl Log {
             state.damage.push((Place { file: place, offset: 0 }, what));
             used = used.max(first);
         }
-        drop(index);
+        drop((index, share));
         for entry in manifest.segments().filter(|entry| entry.state != State::Dropped) {
             let place = Place { file: segment::file_name(entry.number), offset: 0 };
             let is_there = numbers.binary_search(&entry.number).is_ok();
@@ -224,7 +226,7 @@ impl Log {
         mut state: Recovered,
         newest: u32,
     ) -> Result<Arc<Log>> {
-        let index = IndexFiles::new(dir.clone(), identity.id, options.cache.clone())?;
+        let index = IndexFiles::new(dir.clone(), identity.id, options.store.cache.clone())?;
         let key = LogKey::of(&identity);
         state.catalog.incarnation += 1;
         let durable = state.head;
@@ -263,7 +265,6 @@ impl Log {
             places: Places::new(Segments::new(dir.clone(), key.header)),
             dir,
             clock,
-            options,
             identity,
             key,
             head: sequencer.head.0.into(),
@@ -280,8 +281,13 @@ impl Log {
             trouble: Trouble::default(),
             found_last,
             damage_at_open: state.damage,
+            share: options.store.share(),
+            options,
         };
-        Ok(Arc::new(log))
+        log.note_held(&log.sequencer(), &log.heads());
+        let log = Arc::new(log);
+        log.options.store.add(&log);
+        Ok(log)
     }
 }
 

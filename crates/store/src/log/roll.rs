@@ -66,7 +66,11 @@ impl Sequencer {
         self.chain = chain;
         let Some(full) = self.active.replace(active) else { return Ok(()) };
         self.unsynced.push((full.number, full.file.clone()));
-        let entries = Arc::new(full.entries);
+        let (mut entries, mut marks, mut times) = (full.entries, full.marks, full.times);
+        entries.shrink_to_fit();
+        marks.shrink_to_fit();
+        times.shrink_to_fit();
+        let entries = Arc::new(entries);
         self.recent.push(entries.clone());
         self.full.push(Full {
             number: full.number,
@@ -74,8 +78,8 @@ impl Sequencer {
             first_seq: full.first_seq,
             records_end: full.offset,
             entries,
-            marks: full.marks,
-            times: full.times,
+            marks,
+            times,
         });
         Ok(())
     }

@@ -32,8 +32,8 @@ pub(super) struct Upkeep {
     pub(super) looked: Option<Micros>,
 }
 
-/// Who writes does not help again so soon after upkeep failed.
-const HELP_AFTER_MICROS: i64 = 1_000_000;
+/// Upkeep that failed is not tried again so soon.
+const TRY_AGAIN_MICROS: i64 = 1_000_000;
 
 /// What kept upkeep from its work the last time, and when.
 #[derive(Default)]
@@ -89,9 +89,15 @@ impl Log {
         self.keep_reserve();
         // What finds no room does not keep the rest from being done: sealing a segment gives room back.
         let mut refused = None;
-        for piece in
-            [Log::prepare_next, Log::seal_next, Log::mend_index, Log::checkpoint_if_due, Log::take_inventory]
-        {
+        let pieces = [
+            Log::prepare_next,
+            Log::end_segment_early,
+            Log::seal_next,
+            Log::mend_index,
+            Log::checkpoint_if_due,
+            Log::take_inventory,
+        ];
+        for piece in pieces {
             match piece(self) {
                 Ok(true) => return Ok(true),
                 Ok(false) => {}
@@ -119,13 +125,21 @@ impl Log {
     #[must_use]
     pub fn is_overdue(&self) -> bool {
         const FULL_SEGMENTS_MAX: usize = 4;
-        let now = self.clock.monotonic().0;
-        if self.trouble.last().as_ref().is_some_and(|(at, _)| now - at.0 < HELP_AFTER_MICROS) {
+        if self.has_just_failed() {
             return false;
+        }
+        if self.share.should_give_at_once() {
+            return true;
         }
         let sequencer = self.sequencer();
         sequencer.recent_entries >= self.options.checkpoint_entries.saturating_mul(2)
             || sequencer.full.len() >= FULL_SEGMENTS_MAX
+    }
+
+    /// Upkeep failed so short a time ago that trying again would be in vain.
+    pub(crate) fn has_just_failed(&self) -> bool {
+        let now = self.clock.monotonic().0;
+        self.trouble.last().as_ref().is_some_and(|(at, _)| now - at.0 < TRY_AGAIN_MICROS)
     }
 
     fn prepare_next(&self) -> Result<bool> {
@@ -160,6 +174,10 @@ impl Log {
         seal(&full, self.key, |file| self.syncs.sync(file, full.number))?;
         let mut sequencer = self.sequencer();
         sequencer.full.retain(|f| f.number != full.number);
+        let heads = self.heads();
+        let covered = heads.base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
+        sequencer.forget_covered(covered);
+        self.note_held(&sequencer, &heads);
         Ok(true)
     }
 
@@ -169,6 +187,7 @@ impl Log {
             sequencer.recent_entries >= self.options.checkpoint_entries
                 || sequencer.recent_bytes >= self.options.checkpoint_bytes
                 || sequencer.events.len() >= EVENTS_MAX
+                || sequencer.recent_entries > 0 && self.share.should_give()
         };
         if due {
             let wanted = self.sequencer().recent_entries as u64 * CHECKPOINT_ENTRY_BYTES;
@@ -230,6 +249,7 @@ impl Log {
         };
         // An index must never know more than the log.
         self.flush_to(contents.end)?;
+        let _lent = self.share.lend(contents.versions.bytes());
         let end = contents.end;
         let made = compaction::write(
             &*self.dir,
@@ -246,11 +266,12 @@ impl Log {
             live.head.drop_frozen();
         }
         heads.base = Some(Arc::new(made));
-        sequencer.recent.retain(|chunk| chunk.last().is_some_and(|e| e.seq > end));
+        sequencer.forget_covered(end);
         sequencer.recent_entries = sequencer.recent().filter(|e| e.seq > end).count();
         sequencer.recent_bytes = 0;
         sequencer.events.retain(|event| event.seq > end);
         sequencer.segments.retain(|start| start.0 >= newest);
+        self.note_held(&sequencer, &heads);
         Ok(end)
     }
 }

@@ -10,6 +10,7 @@ mod full;
 mod invariants;
 mod large;
 mod manifest;
+mod memory;
 mod mending;
 mod place;
 mod races;

@@ -11,10 +11,9 @@ use std::{
 
 use bygone_model::{Lba, Micros, SECTOR_BYTES, Sectors, Seq, VolumeId};
 use bygone_store::{
-    BlockWrite, Content, Log, LogOptions, Wait,
+    BlockWrite, Content, Log, LogOptions, MEMORY_BYTES, Store, Wait,
     catalog::{Disk, Keeping},
     env::{Clock, Dir, File, RealDir},
-    index::cache::PageCache,
 };
 use tempfile::TempDir;
 
@@ -44,7 +43,7 @@ pub(crate) fn options(segment_bytes: u64) -> LogOptions {
         begin_bytes: 8192,
         uncached_bytes: 16384,
         inventory_micros: 0,
-        cache: PageCache::new(64 << 10),
+        store: Arc::new(Store::new(64 << 10, MEMORY_BYTES)),
         ..LogOptions::default()
     }
 }

@@ -81,6 +81,11 @@ impl Recovered {
         self.damage.push((Place { file: segment::file_name(number), offset }, damage));
     }
 
+    /// What the versions that were read take in memory.
+    pub(super) fn held_bytes(&self) -> u64 {
+        (self.recent.iter().map(|chunk| chunk.len()).sum::<usize>() * size_of::<Entry>()) as u64
+    }
+
     /// Makes everything durable and gives each segment its index, in order. Those that there is no room for wait for it; they
     /// can be read without.
     pub(super) fn seal_all(&mut self, dir: &dyn Dir, log: LogKey, options: &LogOptions) -> Result<()> {

@@ -1,0 +1,73 @@
+//! What the log holds in memory because no checkpoint and no segment's index has it yet, and giving that up early when the logs
+//! of a store hold too much together ([`crate::memory`]).
+
+use std::sync::PoisonError;
+
+use super::{Heads, Log, append::Sequencer, room::Claim};
+use crate::{
+    error::{Error, Result},
+    format::segment::{Entry, Mark},
+    index::head::RUN_BYTES,
+};
+
+/// A segment that holds less than this does not end early: it would free little.
+const SEGMENT_HELD_BYTES_MIN: u64 = 32 << 10;
+
+/// What the records of a segment take in memory until it has its index, apart from its versions.
+fn records_bytes(times: usize, marks: usize) -> u64 {
+    (times * size_of::<bygone_model::Micros>() + marks * size_of::<Mark>()) as u64
+}
+
+fn versions_bytes(versions: usize) -> u64 {
+    (versions * size_of::<Entry>()) as u64
+}
+
+impl Sequencer {
+    fn active_bytes(&self) -> u64 {
+        self.active.as_ref().map_or(0, |active| {
+            versions_bytes(active.entries.capacity())
+                + records_bytes(active.times.capacity(), active.marks.capacity())
+        })
+    }
+
+    fn held_bytes(&self) -> u64 {
+        let full = self.full.iter().map(|full| records_bytes(full.times.len(), full.marks.len()));
+        versions_bytes(self.recent.iter().map(|chunk| chunk.len()).sum())
+            + full.sum::<u64>()
+            + self.active_bytes()
+    }
+}
+
+impl Log {
+    /// Says what the log holds by now.
+    pub(super) fn note_held(&self, sequencer: &Sequencer, heads: &Heads) {
+        let runs: usize = heads.live.values().map(|live| live.head.runs()).sum();
+        self.share.set(sequencer.held_bytes() + (runs * RUN_BYTES) as u64);
+    }
+
+    /// Ends the segment that takes records, so that it can be sealed and a checkpoint lets go of all that it holds.
+    pub(super) fn end_segment_early(&self) -> Result<bool> {
+        if !self.share.should_give() {
+            return Ok(false);
+        }
+        let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let (spare, entries) = {
+            let sequencer = self.sequencer();
+            if sequencer.active_bytes() < SEGMENT_HELD_BYTES_MIN {
+                return Ok(false);
+            }
+            (sequencer.spare.clone(), sequencer.recent_entries)
+        };
+        // While nobody waits for it.
+        let made = spare.prepare(&*self.dir, &self.options, entries);
+        let mut sequencer = self.sequencer();
+        sequencer.note_room(&made);
+        let time = sequencer.last_time;
+        match made.and_then(|_| sequencer.roll(&*self.dir, &self.options, time, Claim::Blocks)) {
+            Ok(()) => Ok(true),
+            // A checkpoint frees some of it all the same.
+            Err(Error::Full { .. }) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! One memory for all logs of a store (I8).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use bygone_model::{Lba, Seq, VolumeId};
+use bygone_store::{Below, BlockWrite, Content, Error, Log, LogOptions, Store};
+
+use crate::world::{Ticks, World, disk, mark, sector};
+
+const SECTORS: u64 = 1 << 20;
+
+struct Member {
+    world: World,
+    log: Arc<Log>,
+    volume: VolumeId,
+}
+
+fn options(store: &Arc<Store>) -> LogOptions {
+    LogOptions { segment_bytes: 8 << 20, store: store.clone(), ..LogOptions::default() }
+}
+
+fn member(store: &Arc<Store>) -> Member {
+    let world = World::empty();
+    let log =
+        Log::make(world.dir(), Arc::new(Ticks::default()), options(store), *b"sixteen bytes id").unwrap();
+    let volume = log.add_disk(&disk(SECTORS)).unwrap();
+    log.open_volume(volume, Below::Index, Seq::ZERO).unwrap();
+    Member { world, log, volume }
+}
+
+impl Member {
+    /// Writes a sector far from the ones before it, as a device does: whoever is refused does upkeep.
+    fn write(&self, n: u64) -> Result<(), Error> {
+        let data = sector(n);
+        let lba = Lba(n * 7919 % SECTORS);
+        let write = BlockWrite { volume: self.volume, lba, content: Content::Data(&data), base: false };
+        let mut more = true;
+        loop {
+            match self.log.append(&[write]) {
+                Err(Error::Behind { .. }) if more => more = self.log.maintain()?,
+                done => return done.map(drop),
+            }
+        }
+    }
+
+    fn check(&self, n: u64) {
+        assert_eq!(mark(&self.log, self.volume, n * 7919 % SECTORS, self.log.head_seq()).unwrap(), n);
+    }
+}
+
+#[test]
+fn i8_many_logs_under_load_stay_within_one_memory() {
+    const LOGS: usize = 24;
+    const WRITES: u64 = 4000;
+    const MEMORY_BYTES: u64 = 4 << 20;
+    let store = Arc::new(Store::new(64 << 10, MEMORY_BYTES));
+    let mut members: Vec<Member> = (0..LOGS).map(|_| member(&store)).collect();
+    let (most, done) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                store.work();
+            }
+        });
+        let writers: Vec<_> = members
+            .chunks(LOGS / 2)
+            .map(|mine| {
+                let (store, most) = (&store, &most);
+                scope.spawn(move || {
+                    for n in 0..WRITES {
+                        for member in mine {
+                            member.write(n).unwrap();
+                            most.fetch_max(store.drawn_bytes(), Ordering::Relaxed);
+                        }
+                    }
+                })
+            })
+            .collect();
+        let ends: Vec<_> = writers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        done.store(true, Ordering::Relaxed);
+        ends.into_iter().for_each(|end| end.unwrap());
+    });
+    // Without a bound it would be 9 MB.
+    let most = most.into_inner();
+    assert!(most <= MEMORY_BYTES, "{most} bytes were drawn");
+    for member in &members {
+        (0..WRITES).step_by(97).for_each(|n| member.check(n));
+    }
+    // What was in memory is given back with the log, and drawn again by the one that is opened.
+    for member in &mut members {
+        let drawn = store.drawn_bytes();
+        let clock = Arc::new(Ticks::default());
+        let other = World::empty();
+        let empty = Log::make(other.dir(), clock.clone(), options(&store), [1; 16]).unwrap();
+        member.log = empty;
+        assert!(store.drawn_bytes() <= drawn);
+        member.log = Log::open(member.world.dir(), clock, options(&store)).unwrap();
+        assert!(store.drawn_bytes() <= MEMORY_BYTES);
+        (0..WRITES).step_by(331).for_each(|n| member.check(n));
+    }
+    drop(members);
+    assert_eq!(store.drawn_bytes(), 0);
+}
+
+#[test]
+fn i8_a_log_that_cannot_give_memory_starves_no_other() {
+    let store = Arc::new(Store::new(64 << 10, 2 << 20));
+    let (stuck, other) = (member(&store), member(&store));
+    let index = stuck.world.path("index");
+    std::fs::write(&index, b"no folder").unwrap();
+    let refused = (0..100_000).find(|n| stuck.write(*n).is_err()).unwrap();
+    assert!(store.drawn_bytes() >= 1 << 20, "it was refused while there was enough");
+    // The other one has its floor, and what it gives up it has again.
+    for n in 0..20_000 {
+        store.work();
+        other.write(n).unwrap();
+    }
+    assert!(stuck.write(refused).is_err());
+    assert!(stuck.log.upkeep_trouble().is_some() && other.log.upkeep_trouble().is_none());
+    (0..20_000).step_by(997).for_each(|n| other.check(n));
+
+    std::fs::remove_file(&index).unwrap();
+    stuck.write(refused).unwrap();
+    stuck.check(refused);
+}
