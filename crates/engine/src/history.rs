@@ -109,13 +109,14 @@ pub(crate) fn branch_named(catalog: &Catalog, name: &str) -> bygone_store::Resul
     }
 }
 
-/// A text that means a moment for good, as [`find`] understands it; without a look at the log.
+/// A text that means a moment for good, as [`find`] understands it; without a look at the log. Not by the branch's name, which may be
+/// another's by the time that somebody comes back to it.
 #[must_use]
 pub(crate) fn name_of(catalog: &Catalog, place: Place) -> String {
     if catalog.branches.len() == 1 {
         return format!("seq:{}", place.seq);
     }
-    format!("{}@seq:{}", name_of_branch(catalog, place.branch), place.seq)
+    format!("{BY_ID}{}@seq:{}", place.branch, place.seq)
 }
 
 /// The history of a log, as the grammar of moments asks for it.

@@ -50,7 +50,7 @@ pub(crate) fn time(text: &str, look: &Look) -> String {
     }
 }
 
-/// The text that names a moment for good: `seq:812345`, `try-1@seq:812345`.
+/// The text that names a moment for good: `seq:812345`, `id:1@seq:812345`.
 pub(crate) fn name(moment: &MomentInfo) -> String {
     if moment.when.is_empty() { format!("seq:{}", moment.seq) } else { line(&moment.when) }
 }

@@ -145,6 +145,26 @@ fn what_was_discarded_can_still_be_named_and_a_name_that_is_used_again_does_not_
 }
 
 #[test]
+fn a_text_that_was_told_means_the_same_whatever_becomes_of_its_branch_and_of_that_ones_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    write(&target, BranchId(0), 1);
+    let branch = new_branch(&target, "now", "try-1");
+    write(&target, branch, 2);
+    // The last record is on another branch, so its seq alone would mean something else.
+    write(&target, BranchId(0), 3);
+    let told = means(&target, "branch:try-1", 1, 2).info(&target.log.catalog()).when;
+    let named = point(&target, Some("branch:try-1"), "good").unwrap().when;
+    target.log.drop_branch(branch).unwrap();
+    means(&target, &told, 1, 2);
+    means(&target, &named, 1, 2);
+    let again = new_branch(&target, "now", "try-1");
+    write(&target, again, 9);
+    means(&target, &told, 1, 2);
+    means(&target, &named, 1, 2);
+}
+
+#[test]
 fn a_moment_that_is_listed_is_the_one_that_is_had_whatever_is_the_present() {
     let dir = tempfile::tempdir().unwrap();
     let target = target(dir.path());

@@ -5,24 +5,25 @@
 //!
 //! `BYGONE_SEQUENCES=10000` plays so many, `BYGONE_SEED=17` begins with that one.
 
+mod asking;
 mod exports;
+mod found;
 mod model;
+mod when;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use bygone_block::{BlockDevice, Change, Reading, Writing};
-use bygone_model::Seq;
-use bygone_store::{LogOptions, Wait};
+use bygone_block::{Change, Writing};
+use bygone_store::LogOptions;
 
 use self::{
     exports::Served,
+    found::expected,
     model::{Ask, BLOCKS, Content, Machine, Model, Round, Said, Which},
+    when::{At, Meant, Past},
 };
 use super::*;
-use crate::{
-    api::call::RestoreTo,
-    target::{Shared, Target, Use},
-};
+use crate::target::{Shared, Use};
 
 const BLOCK: usize = 4096;
 const NAMES: [&str; 2] = ["web", "db"];
@@ -88,41 +89,12 @@ impl Named {
     }
 }
 
-/// What is found of a target.
-#[derive(Debug, PartialEq, Eq)]
-struct Found {
-    head: String,
-    branches: BTreeMap<String, Content>,
-    machine: Option<(bool, String)>,
-    disk: Option<Content>,
-    points: BTreeMap<String, Content>,
-    /// What would be taken back: the present before, what was dropped, what was brought back.
-    last: Option<(String, Option<String>, Option<String>)>,
-}
-
-fn expected(model: &Model) -> Found {
-    let name = |branch: usize| model.branches[branch].name.clone();
-    Found {
-        head: name(model.head),
-        branches: model.live().map(|(_, branch)| (branch.name.clone(), branch.content)).collect(),
-        machine: match model.machine {
-            Machine::Stopped => None,
-            Machine::Running(branch) => Some((true, name(branch))),
-            Machine::Left(branch) => Some((false, name(branch))),
-        },
-        disk: (model.tapped && !model.away && !model.is_open())
-            .then(|| model.changed.unwrap_or(model.branches[model.head].content)),
-        points: model.points.iter().map(|(label, point)| (label.clone(), point.content)).collect(),
-        last: model.last.map(|last| (name(last.head), last.dropped.map(name), last.revived.map(name))),
-    }
-}
-
 struct Play {
     world: World,
     manager: Option<Arc<Manager>>,
     names: [Named; 2],
-    /// Where a point is in the log, by target and label.
-    points: BTreeMap<(String, u32, String), (BranchId, Seq)>,
+    /// By target, under whatever name it is.
+    pasts: BTreeMap<u32, Past>,
     served: Served,
     /// How many exports and labels there were so far.
     numbers: u32,
@@ -154,7 +126,7 @@ impl Play {
             world,
             manager: None,
             names: Default::default(),
-            points: BTreeMap::new(),
+            pasts: BTreeMap::new(),
             served: Served::default(),
             numbers: 0,
             labels: 0,
@@ -177,147 +149,6 @@ impl Play {
 
     fn disk(&self, name: &str, generation: u32) -> PathBuf {
         self.world.dir.path().join(format!("{name}-{generation}.raw"))
-    }
-
-    fn ask(&self, name: &str, ask: &Ask, new: &Model) -> Said {
-        let manager = self.manager();
-        let nothing = |result: Result<()>| result.map(|()| None);
-        let result = match ask {
-            Ask::Add => {
-                let path = self.disk(name, new.generation);
-                let source =
-                    if new.tapped { NewSource::Tap(path) } else { NewSource::Store((BLOCKS * BLOCK) as u64) };
-                let disk = NewDisk { id: None, source, block_bytes: None };
-                let add = call::TargetAdd { config: TargetConfig::new(name), disks: vec![disk], wait: true };
-                manager.handle(&add, &mut Nobody).map(|_| None)
-            }
-            Ask::Set => {
-                let settings = vec![("memory".to_owned(), format!("{}M", 64 + new.generation))];
-                nothing(
-                    manager.handle(&call::TargetSet { name: name.into(), settings }, &mut Nobody).map(drop),
-                )
-            }
-            Ask::Run => {
-                let run = call::Run { name: name.into(), at: None, branch: None, display: None };
-                nothing(manager.handle(&run, &mut Nobody).map(drop))
-            }
-            Ask::RunAt(point) => {
-                let at = Some(format!("point:{point}"));
-                let run = call::Run { name: name.into(), at, branch: None, display: None };
-                manager.handle(&run, &mut Nobody).map(|started| Some(started.branch))
-            }
-            Ask::Stop => {
-                let stop = call::Stop { name: name.into(), force: false, deadline_s: Some(1) };
-                nothing(manager.handle(&stop, &mut Nobody).map(drop))
-            }
-            Ask::GuestWrite(block, byte) => nothing(self.guest_write(name, *block, *byte)),
-            Ask::PresentWrite(block, byte) => nothing(self.present_write(name, *block, *byte)),
-            Ask::Promote(branch) => {
-                let promote = call::BranchPromote { name: name.into(), branch: Some(branch.clone()) };
-                nothing(manager.handle(&promote, &mut Nobody).map(drop))
-            }
-            Ask::Restore(point, discard_later) => {
-                let restore = call::Restore {
-                    name: name.into(),
-                    at: format!("point:{point}"),
-                    disk: None,
-                    to: RestoreTo::InPlace,
-                    discard_later: *discard_later,
-                };
-                manager.handle(&restore, &mut Nobody).map(|restored| restored.branch)
-            }
-            Ask::Undo => nothing(manager.handle(&call::Undo { name: name.into() }, &mut Nobody).map(drop)),
-            Ask::Drop(branch) => {
-                let drop_it = call::BranchDrop { name: name.into(), branch: branch.clone() };
-                nothing(manager.handle(&drop_it, &mut Nobody).map(drop))
-            }
-            Ask::Remove => {
-                let remove = call::TargetRemove { name: name.into(), delete_history: false };
-                nothing(manager.handle(&remove, &mut Nobody).map(drop))
-            }
-            Ask::BringBack => {
-                nothing(manager.handle(&call::TargetRestore { name: name.into() }, &mut Nobody).map(drop))
-            }
-            Ask::Point(label) => {
-                let point = call::Point { name: name.into(), at: None, label: label.clone(), hold: None };
-                nothing(manager.handle(&point, &mut Nobody).map(drop))
-            }
-            Ask::Read(label) => nothing(self.read_point(name, new.generation, label)),
-            Ask::Export(number, which) => nothing(self.served.begin(manager, name, *number, which)),
-            Ask::ReadExport(number, block) => match self.served.read(*number, *block) {
-                Ok(byte) => return Said::Block(byte),
-                Err(error) => Err(error),
-            },
-            Ask::WriteExport(number, block, byte) => nothing(self.served.write(*number, *block, *byte)),
-            Ask::EndExport(number) => nothing(self.served.end(*number)),
-        };
-        match result {
-            Ok(made) => Said::Done(made),
-            Err(error) => Said::Refused(error),
-        }
-    }
-
-    fn guest_write(&self, name: &str, block: usize, byte: u8) -> Result<()> {
-        let target = self.manager().target(name)?;
-        let machine = target.machine().ok_or_else(|| Error::TargetStopped(name.into()))?;
-        let lease = target.lease(target.volume(machine.branch, None)?, Use::Guest)?;
-        // As a machine that ended meanwhile does not write any more.
-        if target.machine_state() != crate::lifecycle::Machine::Running {
-            return Err(Error::TargetStopped(name.into()));
-        }
-        Ok(lease.write(&[writing(block, &[byte; BLOCK])])?)
-    }
-
-    fn present_write(&self, name: &str, block: usize, byte: u8) -> Result<()> {
-        let target = self.manager().target(name)?;
-        let lease = target.serve(target.volume(target.present(), None)?, true)?;
-        Ok(lease.write(&[writing(block, &[byte; BLOCK])])?)
-    }
-
-    /// Whatever is done at the same time, a named moment holds what it held.
-    fn read_point(&self, name: &str, generation: u32, label: &str) -> Result<()> {
-        let target = self.manager().target(name)?;
-        let (branch, seq) = self.points[&(name.to_owned(), generation, label.to_owned())];
-        let past = target.as_of(target.volume(branch, None)?, seq)?;
-        let mut bytes = vec![0; BLOCKS * BLOCK];
-        past.read(0, &mut bytes, Reading::MayWait)?;
-        let known = self.names.iter().flat_map(|n| n.target.iter().chain(&n.removed));
-        let known =
-            known.filter(|model| model.generation == generation).find_map(|model| model.points.get(label));
-        assert_eq!(Some(to_content(&bytes)), known.map(|point| point.content), "{name} at {label}");
-        Ok(())
-    }
-
-    fn found(&self, name: &str, model: &Model) -> Option<Found> {
-        let target = self.manager().target(name).ok()?;
-        wait_for("the target to be quiet", || target.is_quiet());
-        let catalog = target.log.catalog();
-        let (mut branches, mut bytes) = (BTreeMap::new(), vec![0; BLOCKS * BLOCK]);
-        let mut points = BTreeMap::new();
-        for (label, branch, seq) in points_of(&target) {
-            let view = target.log.view(target.volume(branch, None).unwrap(), seq).unwrap();
-            view.read(bygone_model::Lba(0), &mut bytes, Wait::Yes).unwrap();
-            points.insert(label, to_content(&bytes));
-        }
-        for branch in catalog.branches.iter().filter(|branch| branch.dropped.is_none()) {
-            let volume = target.volume(branch.id, None).unwrap();
-            let view = target.log.view(volume, target.log.head_seq()).unwrap();
-            view.read(bygone_model::Lba(0), &mut bytes, Wait::Yes).unwrap();
-            branches.insert(branch.name.clone(), to_content(&bytes));
-        }
-        let name_of = |id: BranchId| catalog.branch(id).unwrap().name.clone();
-        Some(Found {
-            head: name_of(catalog.head),
-            branches,
-            machine: target.running_branch().map(|branch| (target.is_running(), name_of(branch))),
-            disk: (model.tapped && !model.away && !model.is_open())
-                .then(|| to_content(&std::fs::read(self.disk(name, model.generation)).unwrap())),
-            points,
-            last: catalog
-                .acts
-                .last()
-                .map(|act| (name_of(act.head_before), act.dropped.map(name_of), act.revived.map(name_of))),
-        })
     }
 
     /// Requests for one name at the same time, and a look at what came of them.
@@ -360,7 +191,7 @@ impl Play {
                         ask,
                         Ask::GuestWrite(..)
                             | Ask::PresentWrite(..)
-                            | Ask::Read(_)
+                            | Ask::When(_)
                             | Ask::RunAt(_)
                             | Ask::Run
                             | Ask::Export(..)
@@ -402,7 +233,20 @@ impl Play {
         });
         let Some(fits) = fits else { panic!("no order leads to this state:\n{}", seen.join("\n")) };
         self.names[which] = fits.0;
-        self.note_points(name, which);
+        if let Some(model) = &mut self.names[which].target {
+            let target = self.manager.as_ref().unwrap().target(name).unwrap();
+            // Of what others did at the same time, only what changes something matters.
+            let looks = |ask: &Ask| {
+                matches!(
+                    ask,
+                    Ask::Set | Ask::When(_) | Ask::ReadExport(..) | Ask::Export(_, Which::Moment(_))
+                )
+            };
+            let done = asks.iter().zip(&said).filter(|(_, said)| !said.is_refusal()).map(|(ask, _)| ask);
+            let undone = done.clone().any(|ask| matches!(ask, Ask::Undo));
+            let alone = done.filter(|ask| !looks(ask)).count() <= 1;
+            self.pasts.entry(model.generation).or_default().mark(&target, model, alone, undone);
+        }
     }
 
     fn new_model(&mut self, which: usize, asks: &[Ask]) -> Model {
@@ -429,14 +273,6 @@ impl Play {
             drop(target.lease(volume, Use::Upkeep));
         }
         wait_for("the target to be quiet", || target.is_quiet());
-    }
-
-    fn note_points(&mut self, name: &str, which: usize) {
-        let Some(model) = &self.names[which].target else { return };
-        let target = self.manager().target(name).unwrap();
-        for (label, branch, seq) in points_of(&target) {
-            self.points.entry((name.to_owned(), model.generation, label)).or_insert((branch, seq));
-        }
     }
 
     fn kill(&mut self) {
@@ -484,8 +320,8 @@ impl Play {
         std::fs::write(self.disk(name, generation), bytes_of(content)).unwrap();
     }
 
-    /// Something to ask, likely to make sense.
-    fn think(&mut self, which: usize, random: &mut Random) -> Ask {
+    /// Something to ask, likely to make sense; nobody else asks at the same time if it is asked `alone`.
+    fn think(&mut self, which: usize, random: &mut Random, alone: bool) -> Ask {
         let byte = (random.below(250) + 1) as u8;
         let Some(model) = &self.names[which].target else {
             return match random.below(6) {
@@ -497,42 +333,59 @@ impl Play {
         let points: Vec<String> = model.points.keys().cloned().collect();
         let branches: Vec<String> = model.live().map(|(_, branch)| branch.name.clone()).collect();
         let branch = random.pick(&branches).cloned().unwrap_or_default();
-        let point = random.pick(&points).cloned();
-        let block = random.below(BLOCKS);
+        let point = random.pick(&points).map(|label| At::point(label, model));
+        let text = self.pasts.get(&model.generation).and_then(|past| past.text(model, random, alone));
+        // What is asked of the manager is asked now, and of what is known.
+        let known = |at: &At| at.now.is_none() && !matches!(at.meant, Meant::Place { contents: None, .. });
+        let moment = text.clone().filter(known).filter(|_| random.one_in(2)).or(point);
         let exports: Vec<u32> = model.exports.keys().copied().collect();
-        match random.below(33) {
+        let block = random.below(BLOCKS);
+        let runs_on = match model.machine {
+            Machine::Running(branch) if branch != model.head => Some(model.branches[branch].name.clone()),
+            _ => None,
+        };
+        match random.below(36) {
             0..=2 => Ask::Run,
             3 | 4 => Ask::Stop,
             5..=7 => Ask::GuestWrite(block, byte),
             8 | 9 => Ask::PresentWrite(block, byte),
             10 | 11 if model.changed.is_none() => {
                 self.labels += 1;
-                Ask::Point(format!("p{}", self.labels))
+                Ask::Point(format!("p{}", self.labels), moment.filter(|_| random.one_in(3)))
             }
-            12 | 13 => point.map_or(Ask::Set, |point| Ask::Restore(point, random.one_in(3))),
-            14 => point.map_or(Ask::Run, Ask::RunAt),
-            15 | 16 => Ask::Promote(branch),
-            17 | 18 => Ask::Undo,
-            19 => Ask::Drop(branch),
-            20 => Ask::Remove,
-            21 => Ask::Add,
-            22 => Ask::BringBack,
-            23 => random.pick(&points).cloned().map_or(Ask::Undo, Ask::Read),
-            24..=27 if exports.len() < EXPORTS_MAX => {
-                let which = match (random.below(3), point) {
+            12 | 13 => moment.map_or(Ask::Set, |at| Ask::Restore(at, random.one_in(3))),
+            14 | 15 => moment.map_or(Ask::Run, Ask::RunAt),
+            16 => Ask::Promote(runs_on.unwrap_or(branch)),
+            17 => Ask::Promote(branch),
+            18 | 19 => Ask::Undo,
+            20 => Ask::Drop(branch),
+            21 => Ask::Remove,
+            22 => Ask::Add,
+            23 => Ask::BringBack,
+            24..=26 => text.map_or(Ask::Undo, Ask::When),
+            27..=29 if exports.len() < EXPORTS_MAX => {
+                let which = match (random.below(3), moment) {
                     (0, _) => Which::Present,
-                    (1, Some(point)) => Which::Point(point),
+                    (1, Some(at)) => Which::Moment(at),
                     _ => Which::Branch(branch),
                 };
                 self.numbers += 1;
                 Ask::Export(self.numbers, which)
             }
-            28..=31 => match (random.pick(&exports), random.below(3)) {
+            30..=33 => match (random.pick(&exports), random.below(3)) {
                 (None, _) => Ask::Set,
                 (Some(number), 0) => Ask::ReadExport(*number, block),
                 (Some(number), 1) => Ask::WriteExport(*number, block, byte),
                 (Some(number), _) => Ask::EndExport(*number),
             },
+            34 if alone => {
+                let moved = match (random.below(3), points.first()) {
+                    (0, _) => Ask::Undo,
+                    (1, Some(label)) => Ask::Restore(At::point(label, model), random.one_in(3)),
+                    _ => Ask::Promote(branch),
+                };
+                Ask::Weak(Box::new(moved))
+            }
             _ => Ask::Set,
         }
     }
@@ -547,12 +400,13 @@ impl Play {
                     let content = std::array::from_fn(|_| random.below(250) as u8);
                     self.change_outside(which, content);
                     // It meets one request alone, so that it is known who meets it.
-                    let ask = self.think(which, random);
+                    let ask = self.think(which, random, true);
                     self.round(which, &[ask]);
                 }
                 _ => {
                     let clients = 1 + random.below(3);
-                    let mut asks: Vec<Ask> = (0..clients).map(|_| self.think(which, random)).collect();
+                    let mut asks: Vec<Ask> =
+                        (0..clients).map(|_| self.think(which, random, clients == 1)).collect();
                     if asks.iter().any(|ask| matches!(ask, Ask::Remove)) {
                         // What was done to a target that is removed at the same time could not be seen.
                         let seen = |ask: &Ask| {
@@ -564,6 +418,7 @@ impl Play {
                                     | Ask::Set
                                     | Ask::Add
                                     | Ask::BringBack
+                                    | Ask::When(_)
                                     | Ask::Export(..)
                                     | Ask::ReadExport(..)
                                     | Ask::EndExport(_)
@@ -576,36 +431,42 @@ impl Play {
                     self.round(which, &asks);
                 }
             }
+            self.look_around(which, random, 1);
         }
-        self.end();
+        self.end(random);
+    }
+
+    /// Whatever was asked for, every text means what it did; so does the one that is said to mean the same for good.
+    fn look_around(&mut self, which: usize, random: &mut Random, texts: usize) {
+        for _ in 0..texts {
+            let (name, Some(model)) = (NAMES[which], &self.names[which].target) else { return };
+            let text = self.pasts.get(&model.generation).and_then(|past| past.text(model, random, true));
+            let Some(at) = text else { continue };
+            let (said, told) = match self.look(name, &at) {
+                Ok((place, content, text)) => {
+                    (Said::Meant(place.clone(), content), Some((place, content, text)))
+                }
+                Err(error) => (Said::Refused(error), None),
+            };
+            let round = Round { unread: model.changed.is_some() || model.renamed, ..Round::default() };
+            let short = told.as_ref().map(|(place, _, text)| format!("{place:?}, {text}"));
+            self.said.push(format!("{name}@{}: {short:?}", at.text));
+            assert!(model.clone().take(&Ask::When(at.clone()), &said, round), "{said:?} of {at:?}");
+            if let Some((place, Some(content), text)) = told {
+                self.pasts.get_mut(&model.generation).unwrap().note_told(model, text, &place, content);
+            }
+        }
     }
 
     /// In the end every named moment still is the one that was named.
-    fn end(&mut self) {
-        for (name, generation, label) in self.points.keys() {
-            let which = NAMES.iter().position(|n| n == name).unwrap();
-            if self.names[which].target.as_ref().is_some_and(|model| model.generation == *generation) {
-                self.read_point(name, *generation, label).unwrap();
-            }
+    fn end(&mut self, random: &mut Random) {
+        for which in 0..NAMES.len() {
+            self.look_around(which, random, 12);
         }
         self.served.end_all();
         let manager = self.manager.take().unwrap();
         self.world.kill(manager);
     }
-}
-
-/// Named moments: label, branch, place.
-fn points_of(target: &Target) -> Vec<(String, BranchId, Seq)> {
-    let mut points = Vec::new();
-    let mut each = |event: &bygone_store::Event| {
-        if event.event.kind == Kind::Point {
-            let place = event.place();
-            points.push((event.event.label.clone(), place.branch, place.seq));
-        }
-        true
-    };
-    target.log.events(Seq::ZERO, target.log.head_seq(), &mut each).unwrap();
-    points
 }
 
 fn writing(block: usize, bytes: &[u8]) -> Writing<'_> {

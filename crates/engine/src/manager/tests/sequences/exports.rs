@@ -8,7 +8,7 @@ use std::{
 use bygone_block::Reading;
 use jiff::Zoned;
 
-use super::{BLOCK, Which, writing};
+use super::{BLOCK, Which, when::Place, writing};
 use crate::{Error, Result, exports::Opened, manager::Manager, target::lock};
 
 /// What is served, by number.
@@ -16,15 +16,23 @@ use crate::{Error, Result, exports::Opened, manager::Manager, target::lock};
 pub(super) struct Served(Mutex<BTreeMap<u32, Arc<Opened>>>);
 
 impl Served {
-    pub(super) fn begin(&self, manager: &Manager, name: &str, number: u32, which: &Which) -> Result<()> {
-        let what = match which {
-            Which::Present => name.to_owned(),
-            Which::Branch(branch) => format!("{name}#{branch}"),
-            Which::Point(label) => format!("{name}@point:{label}"),
+    /// Begins to serve something; returns the moment, if it is one.
+    pub(super) fn begin(
+        &self,
+        manager: &Manager,
+        name: &str,
+        number: u32,
+        which: &Which,
+    ) -> Result<Option<Place>> {
+        let (what, now) = match which {
+            Which::Present => (name.to_owned(), Zoned::now()),
+            Which::Branch(branch) => (format!("{name}#{branch}"), Zoned::now()),
+            Which::Moment(at) => (format!("{name}@{}", at.text), at.now()),
         };
-        let opened = manager.open_device(&what, &Zoned::now())?;
+        let opened = manager.open_device(&what, &now)?;
+        let moment = opened.moment.as_ref().map(Place::of);
         lock(&self.0).insert(number, Arc::new(opened));
-        Ok(())
+        Ok(moment)
     }
 
     fn find(&self, number: u32) -> Result<Arc<Opened>> {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::when::{At, Meant, Place, why};
 use crate::{Error, lifecycle};
 
 pub(super) const BLOCKS: usize = 8;
@@ -16,18 +17,21 @@ pub(super) enum Ask {
     Add,
     Set,
     Run,
-    RunAt(String),
+    RunAt(At),
     Stop,
     GuestWrite(usize, u8),
     PresentWrite(usize, u8),
     Promote(String),
-    Restore(String, bool),
+    Restore(At, bool),
     Undo,
     Drop(String),
     Remove,
     BringBack,
-    Point(String),
-    Read(String),
+    Point(String, Option<At>),
+    /// What a text means, and what was there.
+    When(At),
+    /// The disk outside fails as soon as it is filled for this.
+    Weak(Box<Ask>),
     /// A disk is served from now on, under this number.
     Export(u32, Which),
     /// One block of what is served, …
@@ -41,7 +45,7 @@ pub(super) enum Ask {
 pub(super) enum Which {
     Present,
     Branch(String),
-    Point(String),
+    Moment(At),
 }
 
 /// What an export shows, whatever becomes of the target.
@@ -51,14 +55,33 @@ pub(super) enum Shown {
     Moment(Content),
 }
 
+/// What was made of a moment.
+#[derive(Clone, Debug)]
+pub(super) struct Made {
+    /// A branch.
+    pub(super) name: String,
+    /// The moment, if that was said.
+    pub(super) of: Option<Place>,
+}
+
 /// What was answered.
 #[derive(Debug)]
 pub(super) enum Said {
-    /// It was done; the name of the branch that it made, if it made one.
-    Done(Option<String>),
+    /// It was done.
+    Done(Option<Made>),
+    /// It was done, and the disk outside could not be filled.
+    Partly(Option<Made>),
+    /// The place that a text means, and what was there, if that is known.
+    Meant(Place, Option<Content>),
     /// What was read.
     Block(u8),
     Refused(Error),
+}
+
+impl Said {
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Said::Refused(_))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +89,24 @@ pub(super) struct Branch {
     pub(super) name: String,
     pub(super) dropped: bool,
     pub(super) content: Content,
+    /// Of which moment it was made, …
+    pub(super) from: Option<(usize, u64)>,
+    /// … and what was there.
+    pub(super) first: Content,
+}
+
+/// A machine was started or stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Happened {
+    pub(super) boot: bool,
+    pub(super) branch: usize,
+    /// That branch was the present.
+    pub(super) lived: bool,
+    pub(super) content: Option<Content>,
+    /// Within which records; not known yet while both are 0.
+    pub(super) seqs: (u64, u64),
+    /// Nothing else happened within them.
+    pub(super) sure: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +127,7 @@ pub(super) struct Inverse {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Point {
     pub(super) branch: usize,
+    pub(super) seq: u64,
     pub(super) content: Content,
 }
 
@@ -96,6 +138,7 @@ pub(super) struct Model {
     pub(super) head: usize,
     pub(super) machine: Machine,
     pub(super) points: BTreeMap<String, Point>,
+    pub(super) events: Vec<Happened>,
     pub(super) last: Option<Inverse>,
     /// What is served to others than its machine.
     pub(super) exports: BTreeMap<u32, Shown>,
@@ -125,12 +168,14 @@ pub(super) struct Round {
 
 impl Model {
     pub(super) fn new(tapped: bool, generation: u32) -> Model {
-        let main = Branch { name: "main".into(), dropped: false, content: [0; BLOCKS] };
+        let zeroes = [0; BLOCKS];
+        let main = Branch { name: "main".into(), dropped: false, content: zeroes, from: None, first: zeroes };
         Model {
             branches: vec![main],
             head: 0,
             machine: Machine::Stopped,
             points: BTreeMap::new(),
+            events: Vec::new(),
             last: None,
             exports: BTreeMap::new(),
             tapped,
@@ -152,6 +197,37 @@ impl Model {
     /// No machine runs, and nobody reads from it.
     pub(super) fn may_be_removed(&self) -> bool {
         self.machine == Machine::Stopped && self.exports.is_empty()
+    }
+
+    /// A branch of this name, also one that was dropped.
+    fn ever(&self, name: &str) -> Option<usize> {
+        self.branches.iter().position(|branch| branch.name == name)
+    }
+
+    /// The place that a text means, and what was there; nothing if another one was answered.
+    fn moment(&self, at: &At, made: Option<&Made>) -> Option<(usize, u64, Content)> {
+        let Meant::Place { branch, seqs, .. } = &at.meant else { return None };
+        let (branch, seq) = match made.and_then(|made| made.of.as_ref()) {
+            Some(place) => (self.ever(&place.branch)?, place.seq),
+            None => (branch.unwrap_or(0), seqs.0),
+        };
+        Some((branch, seq, at.meant.content(branch, seq)?.unwrap_or_default()))
+    }
+
+    /// The branch that was made of a moment.
+    fn branch_at(&mut self, at: &At, made: Option<&Made>) -> Option<usize> {
+        let (parent, seq, content) = self.moment(at, made)?;
+        let name = made.map_or_else(String::new, |made| made.name.clone());
+        let from = Some((parent, seq));
+        self.branches.push(Branch { name, dropped: false, content, from, first: content });
+        Some(self.branches.len() - 1)
+    }
+
+    /// A machine was started or stopped; `read`: the store knows what its disk holds.
+    fn happened(&mut self, boot: bool, branch: usize, read: bool) {
+        let content = read.then(|| self.branches[branch].content);
+        let lived = branch == self.head;
+        self.events.push(Happened { boot, branch, lived, content, seqs: (0, 0), sure: false });
     }
 
     /// Whoever opened the disk outside found what was changed there.
@@ -208,7 +284,28 @@ impl Model {
             Said::Refused(Error::BaseIncomplete { .. }) if round.unread => true,
             Said::Refused(Error::TargetStopping(_)) if round.stops > 0 => true,
             Said::Refused(Error::Served(_) | Error::Moved(_) | Error::BranchUsed(_)) if round.served => true,
-            Said::Refused(error) => !self.clone().done(ask, None) && !matches!(error, Error::Partly { .. }),
+            Said::Refused(Error::Partly { .. }) => false,
+            Said::Refused(error) => match ask {
+                Ask::When(At { meant: Meant::None(none), .. }) => why(error) == *none,
+                _ => !self.clone().done(ask, None),
+            },
+            Said::Partly(made) => {
+                let fills = self.tapped && self.machine == Machine::Stopped;
+                // What is on the disk is nobody's change.
+                self.renamed = true;
+                matches!(ask, Ask::Weak(_)) && fills && self.done(ask, made.as_ref())
+            }
+            Said::Meant(place, content) => match ask {
+                Ask::When(at) => {
+                    match self.ever(&place.branch).and_then(|id| at.meant.content(id, place.seq)) {
+                        Some(wanted) => {
+                            wanted.is_none() || wanted == *content || (content.is_none() && round.unread)
+                        }
+                        None => false,
+                    }
+                }
+                _ => false,
+            },
             Said::Block(byte) => match ask {
                 Ask::ReadExport(number, block) => self.shows(*number, *block) == Some(*byte),
                 _ => false,
@@ -226,9 +323,9 @@ impl Model {
     }
 
     /// What is served, if that may be; the disk of the present is opened with it.
-    fn export(&mut self, which: &Which) -> Option<Shown> {
+    fn export(&mut self, which: &Which, made: Option<&Made>) -> Option<Shown> {
         let branch = match which {
-            Which::Point(label) => return self.points.get(label).map(|point| Shown::Moment(point.content)),
+            Which::Moment(at) => return Some(Shown::Moment(self.moment(at, made)?.2)),
             Which::Present => self.head,
             Which::Branch(name) => self.named(name)?,
         };
@@ -252,15 +349,17 @@ impl Model {
     }
 
     /// It was done; false if it could not have been.
-    fn done(&mut self, ask: &Ask, made: Option<&String>) -> bool {
+    fn done(&mut self, ask: &Ask, made: Option<&Made>) -> bool {
         use lifecycle::Verdict;
         match ask {
             Ask::Add | Ask::BringBack => return false,
             Ask::Set => {}
             Ask::Run => match (self.decide(lifecycle::Request::Run), self.machine) {
                 (Verdict::Go, _) if !self.unreachable() => {
+                    let read = self.changed.is_none() && !self.renamed;
                     self.notice();
                     self.machine = Machine::Running(self.head);
+                    self.happened(true, self.head, read);
                 }
                 (Verdict::Adopt, Machine::Left(branch)) => {
                     if branch == self.head && self.unreachable() {
@@ -270,19 +369,21 @@ impl Model {
                 }
                 _ => return false,
             },
-            Ask::RunAt(point) => {
-                let Some(Point { content, .. }) = self.points.get(point) else { return false };
+            Ask::RunAt(at) => {
                 if self.decide(lifecycle::Request::Run) != Verdict::Go {
                     return false;
                 }
-                let (name, content) = (made.cloned().unwrap_or_default(), *content);
-                self.branches.push(Branch { name, dropped: false, content });
-                self.machine = Machine::Running(self.branches.len() - 1);
+                let Some(branch) = self.branch_at(at, made) else { return false };
+                self.machine = Machine::Running(branch);
+                self.happened(true, branch, true);
             }
             Ask::Stop => match self.machine {
                 Machine::Stopped => return false,
                 Machine::Left(branch) if branch == self.head && self.unreachable() => return false,
-                Machine::Left(_) | Machine::Running(_) => self.machine = Machine::Stopped,
+                Machine::Left(branch) | Machine::Running(branch) => {
+                    self.machine = Machine::Stopped;
+                    self.happened(false, branch, true);
+                }
             },
             Ask::GuestWrite(block, byte) => {
                 let Machine::Running(branch) = self.machine else { return false };
@@ -306,25 +407,22 @@ impl Model {
                     self.head = branch;
                 }
             }
-            Ask::Restore(point, discard) => {
-                let Some(Point { content, .. }) = self.points.get(point) else { return false };
+            Ask::Restore(at, discard) => {
                 if !self.may_move_to(None) {
                     return false;
                 }
-                let content = *content;
                 if *discard {
                     self.changed = None;
                 } else {
                     self.notice();
                 }
+                let Some(branch) = self.branch_at(at, made) else { return false };
                 let dropped = discard.then_some(self.head);
                 self.last = Some(Inverse { head: self.head, dropped, revived: None });
                 if let Some(old) = dropped {
                     self.branches[old].dropped = true;
                 }
-                let name = made.cloned().unwrap_or_default();
-                self.branches.push(Branch { name, dropped: false, content });
-                self.head = self.branches.len() - 1;
+                self.head = branch;
             }
             Ask::Undo => {
                 let Some(Inverse { head, dropped, revived }) = self.last else { return false };
@@ -369,17 +467,28 @@ impl Model {
             }
             // Who removes a target is asked for by the world: the model goes with it.
             Ask::Remove => return self.may_be_removed(),
-            Ask::Point(label) => {
-                let content = self.branches[self.head].content;
-                if self.points.contains_key(label) || self.changed.is_some_and(|changed| changed != content) {
+            Ask::Point(label, at) => {
+                if self.points.contains_key(label) {
                     return false;
                 }
-                let point = Point { branch: self.head, content: self.branches[self.head].content };
-                self.points.insert(label.clone(), point);
+                let unknown = || self.changed.is_some_and(|found| found != self.branches[self.head].content);
+                let point = match at {
+                    Some(at) => self.moment(at, made),
+                    None if unknown() => None,
+                    None => match made.and_then(|made| made.of.as_ref()) {
+                        Some(place) if self.ever(&place.branch) != Some(self.head) => None,
+                        place => {
+                            Some((self.head, place.map_or(0, |p| p.seq), self.branches[self.head].content))
+                        }
+                    },
+                };
+                let Some((branch, seq, content)) = point else { return false };
+                self.points.insert(label.clone(), Point { branch, seq, content });
             }
-            Ask::Read(point) => return self.points.contains_key(point),
+            Ask::When(at) => return matches!(at.meant, Meant::Place { .. }),
+            Ask::Weak(ask) => return self.done(ask, made),
             Ask::Export(number, which) => {
-                let Some(shown) = self.export(which) else { return false };
+                let Some(shown) = self.export(which, made) else { return false };
                 self.exports.insert(*number, shown);
             }
             // What was read is said: see `Said::Block`.

@@ -1,0 +1,404 @@
+//! Moments of a target's past, and every form in which one can ask for them.
+//!
+//! After each round nothing is done for a moment: a [`Mark`]. What the target was there is known from the model, so every text that means
+//! that place, or another that follows from it, has one answer, whatever becomes of the target later.
+
+use std::collections::BTreeMap;
+
+use bygone_model::Micros;
+use jiff::{Span, Timestamp, Zoned, fmt::temporal::DateTimeParser, tz::TimeZone};
+
+use super::{
+    Random,
+    model::{Content, Model},
+};
+use crate::{Error, api::MomentInfo, target::Target, timeline::rfc3339};
+
+const ZONES: [&str; 3] = ["UTC", "Asia/Tokyo", "+05:45"];
+/// So many answers are remembered, to be asked for again by the text that was said to mean them for good.
+const TOLD_MAX: usize = 24;
+
+/// A text that means a moment, or none.
+#[derive(Clone, Debug)]
+pub(super) struct At {
+    pub(super) text: String,
+    /// The time zone of whoever asks, …
+    pub(super) zone: &'static str,
+    /// … and when they do, if not now.
+    pub(super) now: Option<Timestamp>,
+    pub(super) meant: Meant,
+}
+
+/// What a text means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Meant {
+    /// A place: on which branch, if that is known, and within which records; and what the branches held then, if that is known.
+    Place { branch: Option<usize>, seqs: (u64, u64), contents: Option<Vec<Content>> },
+    /// None, for this reason.
+    None(&'static str),
+}
+
+/// A place that was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) branch: String,
+    pub(super) seq: u64,
+}
+
+impl Place {
+    pub(super) fn of(moment: &MomentInfo) -> Place {
+        Place { branch: moment.branch.clone(), seq: moment.seq }
+    }
+}
+
+/// Why a text means no moment, in a word.
+pub(super) fn why(error: &Error) -> &'static str {
+    use bygone_model::when::ResolveError;
+    match error {
+        Error::When { .. } => "unreadable",
+        Error::Moment { source, .. } => match **source {
+            ResolveError::Ambiguous { .. } => "ambiguous",
+            ResolveError::UnknownPoint { .. } => "no point",
+            ResolveError::UnknownBranch { .. } => "no branch",
+            ResolveError::NoSuchSeq { .. } => "no seq",
+            ResolveError::NoSuchEvent { .. } => "no event",
+            ResolveError::Future { .. } => "future",
+            ResolveError::BeforeHistory { .. } => "before",
+            _ => "else",
+        },
+        _ => "no moment",
+    }
+}
+
+impl At {
+    pub(super) fn point(label: &str, model: &Model) -> At {
+        let point = &model.points[label];
+        let meant = Meant::at(model, point.branch, (point.seq, point.seq), point.content);
+        At::new(format!("point:{label}"), meant)
+    }
+
+    fn new(text: String, meant: Meant) -> At {
+        At { text, zone: "UTC", now: None, meant }
+    }
+
+    /// Now, for whoever asks.
+    pub(super) fn now(&self) -> Zoned {
+        self.now.unwrap_or_else(Timestamp::now).to_zoned(zone(self.zone))
+    }
+}
+
+fn zone(name: &str) -> TimeZone {
+    DateTimeParser::new().parse_time_zone(name).unwrap()
+}
+
+impl Meant {
+    /// One branch, which held this.
+    fn at(model: &Model, branch: usize, seqs: (u64, u64), content: Content) -> Meant {
+        let mut contents: Vec<Content> = model.branches.iter().map(|branch| branch.content).collect();
+        contents[branch] = content;
+        Meant::Place { branch: Some(branch), seqs, contents: Some(contents) }
+    }
+
+    /// What the branch held that was answered; nothing if this was not meant.
+    pub(super) fn content(&self, branch: usize, seq: u64) -> Option<Option<Content>> {
+        let Meant::Place { branch: wanted, seqs, contents } = self else { return None };
+        let fits = wanted.is_none_or(|wanted| wanted == branch) && (seqs.0..=seqs.1).contains(&seq);
+        match contents {
+            _ if !fits => None,
+            Some(contents) => contents.get(branch).copied().map(Some),
+            None => Some(None),
+        }
+    }
+}
+
+/// A moment at which nothing was done.
+#[derive(Debug)]
+struct Mark {
+    /// The last record.
+    seq: u64,
+    /// Later than that, and earlier than the next one.
+    time: Micros,
+    present: usize,
+    contents: Vec<Content>,
+}
+
+/// What is known of a target's past.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    marks: Vec<Mark>,
+    /// By branch: up to which record it was not there yet, and from which on it was; the same of its drop.
+    made: Vec<(u64, u64)>,
+    dropped: BTreeMap<usize, (u64, u64)>,
+    /// Texts that were said to mean a moment for good.
+    told: Vec<(String, usize, u64, Content)>,
+}
+
+/// Which line a text speaks of.
+#[derive(Clone, Copy)]
+enum Line {
+    Lived,
+    Of(usize),
+}
+
+impl Past {
+    /// Nothing is being done now.
+    pub(super) fn mark(&mut self, target: &Target, model: &mut Model, alone: bool, undone: bool) {
+        let log = &target.log;
+        let after = |time: Micros| loop {
+            let now = log.now();
+            if now > time {
+                break now;
+            }
+            std::thread::yield_now();
+        };
+        let (seq, time) = loop {
+            let (seq, last) = (log.head_seq(), log.now());
+            let time = after(last);
+            after(time);
+            if log.head_seq() == seq {
+                break (seq.0, time);
+            }
+        };
+        let last = self.marks.last().map_or(0, |mark| mark.seq);
+        self.made.resize(model.branches.len(), (last, seq));
+        self.made[0] = (0, 0);
+        for (id, branch) in model.branches.iter().enumerate() {
+            match self.dropped.get_mut(&id) {
+                _ if !branch.dropped => drop(self.dropped.remove(&id)),
+                None => drop(self.dropped.insert(id, (last, seq))),
+                // It may have been back in between.
+                Some(dropped) if undone && !alone => dropped.1 = seq,
+                Some(_) => {}
+            }
+        }
+        for event in model.events.iter_mut().filter(|event| event.seqs.1 == 0) {
+            (event.seqs, event.sure) = ((last + 1, seq), alone);
+        }
+        for (label, branch, at) in super::found::points_of(target) {
+            if let Some(point) = model.points.get_mut(&label) {
+                let id = target.log.catalog().branch(branch).unwrap().name.clone();
+                assert_eq!(model.branches[point.branch].name, id, "{label}");
+                assert!(point.seq == 0 || point.seq == at.0, "{label}");
+                point.seq = at.0;
+            }
+        }
+        let contents = model.branches.iter().map(|branch| branch.content).collect();
+        self.marks.push(Mark { seq, time, present: model.head, contents });
+    }
+
+    /// This was said to mean that place, whatever becomes of the target.
+    pub(super) fn note_told(&mut self, model: &Model, text: String, place: &Place, content: Content) {
+        let branch = model.branches.iter().position(|branch| branch.name == place.branch).unwrap();
+        if self.told.len() < TOLD_MAX {
+            self.told.push((text, branch, place.seq, content));
+        }
+    }
+
+    fn head(&self) -> u64 {
+        self.marks.last().map_or(0, |mark| mark.seq)
+    }
+
+    /// The place of a branch's line right after a mark.
+    fn on(&self, model: &Model, branch: usize, mark: &Mark) -> Option<Meant> {
+        let seq = mark.seq;
+        let (before, from) = self.made[branch];
+        if seq >= from {
+            let contents = Some(mark.contents.clone());
+            return match self.dropped.get(&branch) {
+                Some((_, gone)) if seq >= *gone => Some(self.end_of(model, branch)),
+                Some((last, _)) if seq > *last => None,
+                _ => Some(Meant::Place { branch: Some(branch), seqs: (seq, seq), contents }),
+            };
+        }
+        let (parent, from) = model.branches[branch].from?;
+        match seq {
+            _ if seq > before => None,
+            _ if seq >= from => Some(Meant::at(model, parent, (from, from), model.branches[branch].first)),
+            _ => self.on(model, parent, mark),
+        }
+    }
+
+    /// The last moment of a branch.
+    fn end_of(&self, model: &Model, branch: usize) -> Meant {
+        let seqs = match self.dropped.get(&branch) {
+            Some((last, gone)) => (last + 1, *gone),
+            None => (self.head(), u64::MAX),
+        };
+        Meant::at(model, branch, seqs, model.branches[branch].content)
+    }
+
+    /// Whether places within these records of a branch are on this branch's line, if that is certain.
+    fn is_on(&self, model: &Model, line: usize, branch: usize, seqs: (u64, u64)) -> Option<bool> {
+        if line == branch {
+            return match self.dropped.get(&branch) {
+                Some((last, _)) if seqs.1 <= *last => Some(true),
+                Some((_, gone)) if seqs.0 > *gone => Some(false),
+                Some(_) => None,
+                None => Some(true),
+            };
+        }
+        match model.branches[line].from {
+            None => Some(false),
+            Some((parent, from)) if seqs.1 <= from => self.is_on(model, parent, branch, seqs),
+            Some((_, from)) if seqs.0 > from => Some(false),
+            Some(_) => None,
+        }
+    }
+
+    /// The last, or first, time that a machine was started, or stopped; if that is certain.
+    fn event(&self, model: &Model, boot: bool, line: Line, first: bool, before: u64) -> Option<Meant> {
+        let mut events: Vec<_> = model.events.iter().filter(|event| event.boot == boot).collect();
+        if !first {
+            events.reverse();
+        }
+        for event in events {
+            let on = match line {
+                _ if !event.sure => return None,
+                Line::Lived => event.lived,
+                Line::Of(branch) => self.is_on(model, branch, event.branch, event.seqs)?,
+            };
+            if !on || event.seqs.0 >= before {
+                continue;
+            }
+            if event.seqs.1 >= before {
+                return None;
+            }
+            let mut meant = Meant::at(model, event.branch, event.seqs, event.content.unwrap_or_default());
+            if let (Meant::Place { contents, .. }, None) = (&mut meant, event.content) {
+                *contents = None;
+            }
+            return Some(meant);
+        }
+        Some(Meant::None("no event"))
+    }
+
+    /// A text that means the time of a mark; asked in which zone, and when, if not now.
+    fn time(&self, mark: &Mark, random: &mut Random, odd: bool) -> (String, &'static str, Option<Timestamp>) {
+        let asked = ZONES[random.below(ZONES.len())];
+        let here = Timestamp::from_microsecond(mark.time.0).unwrap().to_zoned(zone(asked));
+        let clock = here.strftime("%H:%M:%S%.6f").to_string();
+        let date = here.strftime("%Y-%m-%d").to_string();
+        let later = |span: Span| Some(here.checked_add(span).unwrap().timestamp());
+        let n = random.below(40) as i64 + 1;
+        match random.below(if odd { 12 } else { 5 }) {
+            0 => (rfc3339(mark.time), asked, None),
+            1 => (format!("{date} {clock}"), asked, None),
+            2 => (format!("{date}T{clock} {asked}"), "UTC", None),
+            3 => (format!("at {clock}"), asked, None),
+            4 => (format!("{date} at {clock}"), asked, None),
+            5 => (format!("{n} seconds ago"), asked, later(Span::new().seconds(n))),
+            6 => (format!("{n}m ago"), asked, later(Span::new().minutes(n))),
+            7 => (format!("{n} days ago {clock}"), asked, later(Span::new().days(n))),
+            8 => (format!("Yesterday {clock}"), asked, later(Span::new().days(1))),
+            9 => (format!("today {clock}"), asked, later(Span::new())),
+            10 => (here.strftime("%A %H:%M:%S%.6f").to_string(), asked, later(Span::new())),
+            _ => ("an hour ago".to_owned(), asked, later(Span::new().hours(1))),
+        }
+    }
+
+    /// A text, and what it means. What others do meanwhile makes no difference, unless it is asked `alone`.
+    pub(super) fn text(&self, model: &Model, random: &mut Random, alone: bool) -> Option<At> {
+        let mark = random.pick(&self.marks)?;
+        let branch = random.below(model.branches.len());
+        let gone = model.branches[branch].dropped;
+        let name = match model.branches[branch].name.as_str() {
+            name if alone && !gone && random.one_in(2) => name.to_owned(),
+            _ => format!("id:{branch}"),
+        };
+        let (time, zone, now) = self.time(mark, random, alone);
+        let points: Vec<&String> = model.points.keys().collect();
+        let point = random.pick(&points).copied();
+        let timed = |text: String, meant: Meant| Some(At { text, zone, now, meant });
+        let lived = || Meant::Place {
+            branch: Some(mark.present),
+            seqs: (mark.seq, mark.seq),
+            contents: Some(mark.contents.clone()),
+        };
+        let ended = self.dropped.get(&branch).is_some_and(|(_, gone)| mark.seq >= *gone);
+        let over = self.dropped.get(&branch).is_some_and(|(last, _)| mark.seq > *last);
+        let unsafe_line = !alone && gone;
+        Some(match random.below(if alone { 16 } else { 6 }) {
+            0 => {
+                let meant = Meant::Place {
+                    branch: None,
+                    seqs: (mark.seq, mark.seq),
+                    contents: Some(mark.contents.clone()),
+                };
+                At::new(format!("seq:{}", mark.seq), meant)
+            }
+            1 => return timed(time, lived()),
+            2 => At::point(point?, model),
+            3 if !unsafe_line => {
+                // The line of a branch that was dropped has no later record.
+                let meant = match ended {
+                    true => Meant::None("no seq"),
+                    false => self.on(model, branch, mark)?,
+                };
+                At::new(format!("{name}@seq:{}", mark.seq), meant)
+            }
+            4 if !unsafe_line => return timed(format!("{name}@{time}"), self.on(model, branch, mark)?),
+            5 => {
+                let (text, branch, seq, content) = random.pick(&self.told)?;
+                At::new(text.clone(), Meant::at(model, *branch, (*seq, *seq), *content))
+            }
+            3 | 4 => return None,
+            6 => {
+                let (head, now) = (model.head, model.branches[model.head].content);
+                At::new("NOW".into(), Meant::at(model, head, (self.head(), u64::MAX), now))
+            }
+            7 => At::new(format!("branch:{name}"), self.end_of(model, branch)),
+            8 => At::new(format!("{name}@now"), self.end_of(model, branch)),
+            9 => {
+                let point = point?;
+                let found = &model.points[point];
+                let on = self.is_on(model, branch, found.branch, (found.seq, found.seq))?;
+                let meant = if on { At::point(point, model).meant } else { Meant::None("no point") };
+                At::new(format!("{name}@point:{point}"), meant)
+            }
+            10 => self.no_moment(model, random)?,
+            form => {
+                let (boot, first) = (random.one_in(2), random.one_in(4));
+                let word = if boot { "boot" } else { "shutdown" };
+                let line = if form % 2 == 0 { Line::Lived } else { Line::Of(branch) };
+                let of = if let Line::Of(_) = line { format!("{name}@") } else { String::new() };
+                let (bound, before) = match random.below(4) {
+                    _ if first => (String::new(), u64::MAX),
+                    0 if form % 2 == 1 && over => return None,
+                    0 => (format!(" before seq:{}", mark.seq), mark.seq),
+                    1 => (format!(" before {time}"), mark.seq + 1),
+                    2 if matches!(line, Line::Lived) => {
+                        (format!(" before point:{}", point?), model.points[point?].seq)
+                    }
+                    _ => (String::new(), u64::MAX),
+                };
+                let which = if first { "the first" } else { "last" };
+                let meant = self.event(model, boot, line, first, before)?;
+                return timed(format!("{of}{which} {word}{bound}"), meant);
+            }
+        })
+    }
+
+    /// A text that means nothing.
+    fn no_moment(&self, model: &Model, random: &mut Random) -> Option<At> {
+        let gone = model.branches.iter().find(|branch| branch.dropped).map(|branch| &branch.name);
+        let first = self.marks.first()?;
+        let day = |micros: i64| Timestamp::from_microsecond(micros).unwrap().strftime("%F").to_string();
+        let (text, why) = match random.below(12) {
+            0 => ("seq:99999999".to_owned(), "no seq"),
+            1 => ("seq:0".to_owned(), "no seq"),
+            2 => ("point:nobody gave this".to_owned(), "no point"),
+            3 => ("branch:nobody".to_owned(), "no branch"),
+            4 => (format!("{}@now", gone?), "no branch"),
+            5 => (format!("id:{}@now", model.branches.len() + 7), "no branch"),
+            6 => ("one year ago".to_owned(), "before"),
+            7 => ("2199-01-01 00:00".to_owned(), "future"),
+            8 => ("last panic".to_owned(), "no event"),
+            9 => ("before install nginx".to_owned(), "no event"),
+            10 => ("five minutes".to_owned(), "unreadable"),
+            // More than one moment of it is known.
+            _ => ("today".to_owned(), "ambiguous"),
+        };
+        let midnight = day(first.time.0 - 60_000_000) != day(Timestamp::now().as_microsecond() + 60_000_000);
+        (text != "today" || !midnight).then(|| At::new(text, Meant::None(why)))
+    }
+}
