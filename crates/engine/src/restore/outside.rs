@@ -222,7 +222,7 @@ pub(crate) fn fill(
     log.mark_tap(volume, &TapMark { applied: seq, clean: true, complete, identity })?;
     if written_since {
         // Whoever did may be gone by now.
-        target.bring_up_to_date(vec![volume]);
+        target.bring_up_to_date(volume);
     }
     keep_going(size, size);
     Ok(())

@@ -377,7 +377,7 @@ impl Target {
         if from_store && self.is_shown(volume) {
             // It became the present while it was open, and the disk outside was filled with it as it was then. Begun before it counts
             // as closed, so that the target is busy all the time.
-            self.bring_up_to_date(vec![volume]);
+            self.bring_up_to_date(volume);
         }
         // What is left of the device goes with the lock held: whoever opens the disk next must find nothing of it.
         lock(&self.live).remove(&volume);

@@ -10,7 +10,7 @@ use std::{
 
 use bygone_block::{BlockDevice, TapDevice, TapState};
 use bygone_model::{Event, Kind, Seq, VolumeId};
-use bygone_store::catalog::{Catalog, Keeping, Shows, Volume};
+use bygone_store::catalog::{Catalog, Keeping, Shows, TapMark, Volume};
 
 use super::{Target, lease::Use, lock, status::people_bytes};
 use crate::error::{Error, Result};
@@ -33,6 +33,10 @@ impl Drop for Worker {
 
 fn warn_not_filled(target: &Target, error: &Error) {
     tracing::warn!(target = target.name, %error, "the disk outside the store could not be filled; its present stays in the store");
+}
+
+fn warn_behind(target: &Target, error: &Error) {
+    tracing::warn!(target = target.name, %error, "its disk cannot be brought up to date now");
 }
 
 /// The disk outside the store has to be filled to show this volume of the present.
@@ -244,13 +248,33 @@ impl Target {
     /// Begins to bring tapped disks of the present up to date that an earlier life left behind, in a thread of its own.
     pub(crate) fn catch_up(self: &Arc<Self>) {
         let catalog = self.log.catalog();
-        let behind: Vec<VolumeId> =
-            catalog.volumes.iter().filter(|v| self.is_behind(&catalog, v)).map(|v| v.id).collect();
         for volume in catalog.volumes_of(catalog.head, Seq::MAX).filter(|v| is_stale(&catalog, v)) {
             self.fill_in_background(volume.id);
         }
-        if !behind.is_empty() {
-            self.bring_up_to_date(behind);
+        let shown = |volume: &&Volume| {
+            catalog.shows.get(&volume.disk).is_none_or(|shows| *shows == Shows::Volume(volume.id))
+        };
+        let read: Vec<(VolumeId, TapMark)> = catalog
+            .volumes_of(catalog.head, Seq::MAX)
+            .filter(shown)
+            .filter_map(|volume| Some((volume.id, catalog.taps.get(&volume.id.0)?.clone())))
+            .filter(|(_, mark)| mark.complete)
+            .collect();
+        if read.is_empty() {
+            return;
+        }
+        let begun = self.in_background("catch up", move |target| {
+            for (volume, mark) in read {
+                // A branch that became the present under its machine is written in the store, and its disk is left as it was marked.
+                match target.log.is_written_since(volume, mark.applied) {
+                    Ok(written) if written || !mark.clean => target.carry(volume),
+                    Ok(_) => {}
+                    Err(e) => warn_behind(target, &e.into()),
+                }
+            }
+        });
+        if let Err(e) = begun {
+            warn_behind(self, &e);
         }
     }
 
@@ -262,21 +286,17 @@ impl Target {
         })
     }
 
-    /// Carries what the store has of these volumes to the disks outside that show them, in a thread of its own.
-    pub(crate) fn bring_up_to_date(self: &Arc<Self>, volumes: Vec<VolumeId>) {
-        fn warn(target: &Target, error: &Error) {
-            tracing::warn!(target = target.name, %error, "its disk cannot be brought up to date now");
+    /// Carries what the store has of this volume to the disk outside that shows it, in a thread of its own.
+    pub(crate) fn bring_up_to_date(self: &Arc<Self>, volume: VolumeId) {
+        if let Err(e) = self.in_background("catch up", move |target| target.carry(volume)) {
+            warn_behind(self, &e);
         }
-        let begun = self.in_background("catch up", move |target| {
-            for volume in volumes {
-                // Whoever uses a disk last brings it up to date.
-                if let Err(e) = target.lease(volume, Use::Upkeep) {
-                    warn(target, &e);
-                }
-            }
-        });
-        if let Err(e) = begun {
-            warn(self, &e);
+    }
+
+    fn carry(self: &Arc<Self>, volume: VolumeId) {
+        // Whoever uses a disk last brings it up to date.
+        if let Err(e) = self.lease(volume, Use::Upkeep) {
+            warn_behind(self, &e);
         }
     }
 

@@ -169,6 +169,27 @@ impl Log {
         self.versions_in(numbers, volume, from, to, each)
     }
 
+    /// Whether anything was written to a volume after a record. Reads the indexes of the segments since then.
+    ///
+    /// # Errors
+    /// When an index cannot be read.
+    pub fn is_written_since(&self, volume: VolumeId, since: Seq) -> Result<bool> {
+        let covered = || self.heads().base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
+        let (mut since, mut found) = (since, false);
+        loop {
+            let known = covered();
+            if since < known {
+                self.versions_between(volume, since, known, &mut |_| found = true)?;
+                since = known;
+            }
+            let sequencer = self.sequencer();
+            // Of what a checkpoint took over meanwhile nothing is in memory any more.
+            if found || since >= covered() {
+                return Ok(found || sequencer.recent().any(|e| e.volume == volume && e.seq > since));
+            }
+        }
+    }
+
     /// Bytes that the log's files take.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Disks outside the store that are filled with another present.
 
-use bygone_block::{BlockDevice, Change, Writing};
+use bygone_block::{BlockDevice, Change, LogDevice, WhenFull, Writing};
 
 use super::{machines::stop, *};
 use crate::{
@@ -63,6 +63,31 @@ fn a_disk_shows_what_its_machine_wrote_after_its_branch_became_the_present() {
     stop(&manager, "web").unwrap();
     assert_eq!(shown(&target, &disk), [7, 1]);
     assert!(status(&manager).problems.is_empty(), "{:?}", status(&manager).problems);
+}
+
+#[test]
+fn what_a_machine_wrote_to_its_new_present_before_all_was_killed_is_carried_to_the_disk_by_the_next_manager()
+{
+    let (world, manager) = World::with(&[]);
+    let disk = world.tapped(&manager, "web");
+    let target = manager.target("web").unwrap();
+    let branch = target.log.add_branch("try-1", BranchId(0), target.log.head_seq()).unwrap();
+    let volume = target.volume(branch, None).unwrap();
+    promote(&manager, "try-1", &mut Nobody).unwrap();
+    // Nobody closes what is killed.
+    write(&LogDevice::open(target.log.clone(), volume, WhenFull::Pause).unwrap(), 7);
+    assert_eq!(shown(&target, &disk), [1, 1]);
+    drop(target);
+    world.kill(manager);
+
+    let manager = world.serving();
+    let target = manager.target("web").unwrap();
+    target.catch_up();
+    assert_eq!(shown(&target, &disk), [7, 1]);
+    // There is nothing more to do.
+    let head = target.log.head_seq();
+    target.catch_up();
+    assert_eq!((shown(&target, &disk), target.log.head_seq()), ([7, 1], head));
 }
 
 #[test]
