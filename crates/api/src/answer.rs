@@ -88,6 +88,33 @@ pub struct TargetStatus {
     /// What is wrong with its disks; empty when all is well.
     #[serde(default)]
     pub problems: Vec<Problem>,
+    /// What the last `verify` of it found, and is known of earlier ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verification>,
+}
+
+/// What is known from verifying a target.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// When it was verified last; RFC 3339.
+    pub time: String,
+    /// Nothing was left out then.
+    pub complete: bool,
+    /// Places that are damaged, as far as is known: what was found and not found whole since. At most [`KNOWN_MAX`].
+    pub damaged: Vec<KnownDamage>,
+}
+
+/// So many damaged places are remembered of a target.
+pub const KNOWN_MAX: usize = 100;
+
+/// A damaged place, and since when it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownDamage {
+    #[serde(rename = "where")]
+    pub place: String,
+    pub detail: String,
+    /// RFC 3339.
+    pub since: String,
 }
 
 /// A machine that runs.
@@ -148,6 +175,21 @@ pub struct Repaired {
     pub name: String,
     /// What its configuration was made of, in words.
     pub from: String,
+}
+
+/// A target that was removed, and whose history is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedInfo {
+    /// The name that it had.
+    pub name: String,
+    /// What `target restore` calls it, also when others had its name.
+    pub kept_as: String,
+    /// When it was removed; RFC 3339.
+    pub removed: String,
+    /// Bytes that its history takes in the store.
+    pub used_bytes: u64,
+    /// Its disks, if its configuration can be read.
+    pub disks: Vec<crate::config::DiskConfig>,
 }
 
 /// `target remove`.

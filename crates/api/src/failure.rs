@@ -26,6 +26,9 @@ pub enum Failure {
     BadDevice { what: String },
     #[error("target {target:?} has several disks: {}", disks.join(", "))]
     WhichDisk { target: String, disks: Vec<String> },
+    /// One file cannot hold them.
+    #[error("target {target:?} has several disks: {}; {path} is no folder", disks.join(", "))]
+    NoFolder { path: String, target: String, disks: Vec<String> },
     #[error("there are several branches: {}", branches.join(", "))]
     WhichBranch { branches: Vec<String> },
     /// The text is in no grammar of moments.
@@ -73,6 +76,9 @@ pub enum Failure {
     BadImage { path: String, problem: ImageProblem, why: String },
     #[error("{path} is a disk of target {target:?}")]
     Tapped { path: String, target: String },
+    /// As [`Failure::Tapped`], of what was to be a disk of another target.
+    #[error("{path} is a disk of target {target:?}")]
+    DiskTaken { path: String, target: String },
     #[error("{path} is in the store's own folder")]
     InsideStore { path: String },
     #[error("there is no branch {branch:?}")]
@@ -155,6 +161,12 @@ pub enum Failure {
     Unavailable { target: String, why: Box<Failure> },
     #[error("disk {path}: {why}")]
     Disk { path: String, problem: IoProblem, why: String },
+    /// The disk outside the store of a target is not where it was, or cannot be used.
+    #[error("disk {path}: {why}")]
+    DiskAway { target: String, disk: String, path: String, problem: IoProblem, why: String },
+    /// It has another size than when it was added.
+    #[error("disk {path} has {found_bytes} bytes; it had {was_bytes} when it was added")]
+    DiskResized { path: String, found_bytes: u64, was_bytes: u64 },
     /// The disk's file system cannot keep others off it.
     #[error("disk {path}: {why}")]
     DiskUnlockable { path: String, why: String },
@@ -207,6 +219,9 @@ pub enum Failure {
     /// Whoever asked did not wait for the answer.
     #[error("given up")]
     Abandoned,
+    /// Whoever asked did not wait for the answer, and the manager cannot let go of it half-way.
+    #[error("given up; the manager goes on with it")]
+    GoesOn,
     /// A fault of ours: a caller below asked for what cannot be.
     #[error("{why}")]
     Internal { why: String },
@@ -238,6 +253,8 @@ pub enum MomentProblem {
     NoSuchSeq,
     NoSuchEvent,
     NoSuchPoint,
+    /// The point is on another branch than the one that was named.
+    PointElsewhere,
     NoSuchBranch,
     NoSuchZone,
     /// The clock on the wall showed this time twice.
@@ -322,6 +339,7 @@ impl Failure {
             | BadAddress { .. }
             | BadDevice { .. }
             | WhichDisk { .. }
+            | NoFolder { .. }
             | WhichBranch { .. }
             | BadMoment { .. }
             | BadLabel { .. }
@@ -342,6 +360,7 @@ impl Failure {
             | NotRaw { .. }
             | BadImage { .. }
             | Tapped { .. }
+            | DiskTaken { .. }
             | InsideStore { .. }
             | NoBranch { .. }
             | NoOtherBranch
@@ -372,6 +391,8 @@ impl Failure {
             | Missing { .. }
             | Unavailable { .. }
             | Disk { .. }
+            | DiskAway { .. }
+            | DiskResized { .. }
             | DiskUnlockable { .. }
             | File { .. }
             | NoRoom { .. }
@@ -395,6 +416,7 @@ impl Failure {
             | ManagerGone
             | ManagerNotUp { .. }
             | Abandoned
+            | GoesOn
             | Internal { .. } => Remedy::Retry,
         }
     }

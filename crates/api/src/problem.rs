@@ -45,6 +45,12 @@ pub enum Trouble {
     /// A tapped disk that is still being taken over.
     #[error("not completely read yet; history begins when it is")]
     NotRead { read_bytes: u64, size_bytes: u64 },
+    /// Seen from outside, while nobody has it open.
+    #[error("{why}")]
+    DiskUnusable { why: Failure },
+    /// Of earlier verifications; none since has found it whole.
+    #[error("{places} damaged {} known from verifying, such as {place}: {damage}", if *places == 1 { "place" } else { "places" })]
+    DamageKnown { places: u64, place: String, damage: String },
     #[error("writes wait because the store is full, and the target stands still")]
     WritesWait,
     #[error("writes wait for the disk outside the store, which takes none, and the target stands still")]

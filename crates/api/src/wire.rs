@@ -44,6 +44,9 @@ pub struct Asked {
     /// the manager, if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// The manager was started to answer this.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub began: bool,
 }
 
 /// Who is told how long work goes on.
@@ -51,6 +54,11 @@ pub trait Answers {
     /// The time zone of whoever asks, as in [`Asked`].
     fn zone(&self) -> Option<&str> {
         None
+    }
+
+    /// The manager was started to answer this, as in [`Asked`].
+    fn began(&self) -> bool {
+        false
     }
 
     /// Returns false when nobody waits for the work any more.

@@ -64,6 +64,17 @@ fn candidates(all: impl IntoIterator<Item = (String, String)>) -> Vec<Completion
     all.into_iter().filter_map(candidate).take(CANDIDATES_MAX).collect()
 }
 
+/// Targets that were removed, as they are kept.
+pub(crate) fn removed() -> Vec<CompletionCandidate> {
+    let mut kept = Vec::new();
+    let asked = manager::ask_for_items(&session(), &call::TargetRemoved {}, OnInterrupt::Die, &mut |info| {
+        kept.push((info.kept_as, info.removed));
+        Ok(())
+    });
+    drop(asked);
+    candidates(kept)
+}
+
 /// Names of targets.
 pub(crate) fn targets() -> Vec<CompletionCandidate> {
     candidates(names(&session()))

@@ -23,6 +23,12 @@ pub(crate) fn of(failure: &Failure) -> String {
             let disk = disks.first().map_or("DISK", String::as_str);
             return format!("say which one: {target}/{disk}");
         }
+        Failure::NoFolder { disks, .. } => {
+            let disk = disks.first().map_or("DISK", String::as_str);
+            return format!(
+                "name one of them (--disk {disk}), or a folder: one that exists, or --to FOLDER/"
+            );
+        }
         Failure::WhichBranch { .. } => "say which one",
         Failure::BadMoment { text, .. } => return of_moment_text(text),
         Failure::BadLabel { label, .. } if label.is_empty() => {
@@ -40,17 +46,22 @@ pub(crate) fn of(failure: &Failure) -> String {
             "use a shorter path; --store and $BYGONE_STORE say where the store is"
         }
 
-        Failure::NoStore { .. } => "`bygone init` makes one; --store or $BYGONE_STORE says where it is",
+        Failure::NoStore { .. } => {
+            "`bygone init` makes one; if there was one, is its file system mounted? --store or $BYGONE_STORE says where it is"
+        }
         Failure::StoreExists { .. } => "use it as it is, or choose another folder with --store",
         Failure::NotEmpty { .. } => "choose an empty folder, or one that does not exist yet",
         Failure::NoTarget { .. } => "`bygone target list` shows what there is",
         Failure::TargetExists { target } => {
-            return format!("choose another name, or remove that one first: bygone target remove {target}");
+            return format!(
+                "choose another name (for `target restore`: --as OTHER), or remove that one first: bygone target \
+                 remove {target}"
+            );
         }
         Failure::NoDisk { .. } => "`bygone target show NAME` lists the disks",
         Failure::DiskExists { .. } => "give each disk a name of its own: --disk ID=SOURCE",
         Failure::DiskSize { .. } => {
-            "check that it is the right disk; `truncate -s` or `qemu-img resize` grows an image"
+            "check that it is the right one; `truncate -s` gives a raw file another size"
         }
         Failure::NotRaw { can_import: true, path, .. } => {
             return format!(
@@ -75,6 +86,11 @@ pub(crate) fn of(failure: &Failure) -> String {
             ImageProblem::Damaged => "get a whole copy of it; `qemu-img check IMAGE` says more",
         },
         Failure::Tapped { .. } => "choose another place, or restore that target with --in-place",
+        Failure::DiskTaken { target, .. } => {
+            return format!(
+                "choose another disk, or remove that target first, which keeps its history: bygone target remove {target}"
+            );
+        }
         Failure::InsideStore { .. } => "choose a path outside of the store",
         Failure::NoBranch { .. } => "`bygone branch list NAME` shows the branches",
         Failure::NoOtherBranch => "a branch is made by running the past: bygone run NAME --at WHEN",
@@ -108,7 +124,7 @@ pub(crate) fn of(failure: &Failure) -> String {
             "what was done stays: the next use of the disk goes on with the rest, and `bygone undo NAME` takes it back"
         }
         Failure::DiskBehind { .. } => "`bygone status` says what is wrong with the disk",
-        Failure::NotRemoved { .. } => "the folder `removed` of the store has what is kept",
+        Failure::NotRemoved { .. } => "`bygone target list --removed` shows what is kept",
         Failure::UnknownDiskPath { .. } => {
             "write a new file into the target's folder `config`, as docs/format.md describes it"
         }
@@ -124,7 +140,7 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::TargetStopped { target } => return format!("start it with: bygone run {target}"),
         Failure::StoreLocked { .. } => "wait until that process is done, or end it",
         Failure::DiskInUse { .. } => {
-            "stop the machine or tool that uses it (`lslocks` and `fuser -v PATH` show it), then try again"
+            "stop what uses it (`fuser -v PATH` and `lslocks` show programs, `lsblk` and `losetup -a` devices), then try again"
         }
         Failure::ConsoleBusy => {
             "detach there first with Ctrl-], or read along: the console's log has everything"
@@ -153,6 +169,30 @@ pub(crate) fn of(failure: &Failure) -> String {
                 "name a raw file or a block device that can be read; the system's log (`dmesg`) may say more"
             }
         },
+        Failure::DiskAway { target, disk, path, problem, .. } => match problem {
+            IoProblem::NotFound | IoProblem::NotAFolder => {
+                return format!(
+                    "is its file system mounted, its device attached? if it is lost, the store has it: bygone restore \
+                     {target} --at now --disk {disk} --to {path}"
+                );
+            }
+            IoProblem::NotAllowed | IoProblem::ReadOnly => {
+                "Bygone must be able to write to it: check its permissions, and whether it is mounted read-only"
+            }
+            IoProblem::IsFolder => "something else is there now; put the disk back where it was",
+            _ => "check the disk and the system's log (`dmesg`)",
+        },
+        Failure::DiskResized { path, found_bytes, was_bytes } if found_bytes > was_bytes => {
+            return format!(
+                "a disk keeps its size; what was added goes again with (if {path} is a file): truncate -s {was_bytes} {path}"
+            );
+        }
+        Failure::DiskResized { path, was_bytes, .. } => {
+            return format!(
+                "a disk keeps its size; give it that back (if it is a file: truncate -s {was_bytes} {path}), then restore \
+                 a moment before it was cut: what was cut off is in the store"
+            );
+        }
         Failure::DiskUnlockable { .. } => {
             "put the image on a file system with byte-range locks: a local one, or NFS version 4"
         }
@@ -194,6 +234,7 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::ManagerGone => "see the manager's log (STORE/run/manager.log), then try again",
         Failure::ManagerNotUp { .. } => "run `bygone serve` in a terminal to see what it says",
         Failure::Abandoned => "ask again",
+        Failure::GoesOn => "`bygone status` shows it",
         Failure::Internal { .. } => {
             "this should not happen: please report it with the output of `bygone -vv`"
         }
@@ -227,6 +268,9 @@ fn of_moment(problem: MomentProblem) -> &'static str {
         MomentProblem::NoSuchSeq => "`bygone points NAME` lists the moments worth choosing from",
         MomentProblem::NoSuchEvent => "`bygone timeline NAME` lists the events there are",
         MomentProblem::NoSuchPoint => "`bygone points NAME` lists the labels; they are compared exactly",
+        MomentProblem::PointElsewhere => {
+            "leave the branch out: `point:LABEL` names it, whatever branch it is on"
+        }
         MomentProblem::NoSuchBranch => {
             "`bygone branch list NAME` lists the branches; one that was dropped is named `id:` and its number"
         }
@@ -265,11 +309,16 @@ pub(crate) fn of_trouble(trouble: &Trouble) -> String {
         Trouble::StoreFull | Trouble::StoreLow { .. } => {
             "free space on the store's file system; nothing that is stored is lost"
         }
-        Trouble::NoTargets { why } | Trouble::Unavailable { why } => return of(why),
+        Trouble::NoTargets { why } | Trouble::Unavailable { why } | Trouble::DiskUnusable { why } => {
+            return of(why);
+        }
         Trouble::Opening => "wait; after a crash, what was written last has to be read again first",
         Trouble::LeftRunning { why: None, .. } => "`bygone serve` takes it over",
         Trouble::LeftRunning { .. } => "put that right; a manager tries again and again to take it over",
         Trouble::Damaged { .. } => "`bygone verify` shows all that is damaged",
+        Trouble::DamageKnown { .. } => {
+            "restore from moments and disks that are whole, and check the medium; `bygone verify` looks again"
+        }
         Trouble::UpkeepFails { .. } => {
             "check the medium that holds the store; `bygone verify` shows all that is damaged"
         }

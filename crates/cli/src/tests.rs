@@ -20,7 +20,7 @@ fn request(words: &[&str]) -> Request {
     match parse(words).unwrap_or_else(|refusal| panic!("{words:?}: {refusal}")).command {
         Command::Status(_) => call::Status {}.into(),
         Command::Target(Target::Add(args)) => args.call().into(),
-        Command::Target(Target::List) => call::TargetList {}.into(),
+        Command::Target(Target::List(_)) => call::TargetList {}.into(),
         Command::Target(Target::Show(args)) => args.call().into(),
         Command::Target(Target::Set(args)) => args.call().into(),
         Command::Target(Target::Remove(args)) => args.call().into(),

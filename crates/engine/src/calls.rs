@@ -36,6 +36,7 @@ impl Manager {
             Request::TargetShow(call) => through(self, call, answers),
             Request::TargetSet(call) => through(self, call, answers),
             Request::TargetRemove(call) => through(self, call, answers),
+            Request::TargetRemoved(call) => through(self, call, answers),
             Request::TargetRestore(call) => through(self, call, answers),
             Request::TargetRepair(call) => through(self, call, answers),
             Request::Run(call) => through(self, call, answers),
@@ -101,6 +102,10 @@ struct Out<'a> {
 impl Answers for Out<'_> {
     fn zone(&self) -> Option<&str> {
         self.answers.zone()
+    }
+
+    fn began(&self) -> bool {
+        self.answers.began()
     }
 
     fn progress(&mut self, progress: Progress) -> bool {

@@ -34,6 +34,16 @@ pub enum Usage {
         /// Those that are possible.
         disks: Vec<String>,
     },
+    /// Several disks, and one file.
+    #[error("target {target:?} has several disks: {}; {} is no folder", disks.join(", "), .path.display())]
+    NoFolder {
+        /// Where they were to go.
+        path: PathBuf,
+        /// Of which target.
+        target: String,
+        /// Its disks.
+        disks: Vec<String>,
+    },
     /// More than one is possible.
     #[error("there are several branches: {}", .0.join(", "))]
     WhichBranch(Vec<String>),
@@ -246,6 +256,36 @@ pub enum Error {
         /// Which.
         target: String,
     },
+    /// Another target has it already.
+    #[error("{} is a disk of target {target:?}", .path.display())]
+    DiskTaken {
+        /// Where.
+        path: PathBuf,
+        /// Which.
+        target: String,
+    },
+    /// The disk outside the store of a target is not where it was, or cannot be used.
+    #[error("disk {}: {source}", .path.display())]
+    DiskAway {
+        /// Of which target.
+        target: String,
+        /// Which.
+        disk: String,
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The disk outside the store of a target has another size than when it was added.
+    #[error("disk {} has {found} bytes; it had {was} when it was added", .path.display())]
+    DiskResized {
+        /// Where.
+        path: PathBuf,
+        /// Its size.
+        found: u64,
+        /// Its size when it was added.
+        was: u64,
+    },
     /// It is in the store's own folder.
     #[error("{} is in the store's own folder", .0.display())]
     InsideStore(PathBuf),
@@ -343,6 +383,9 @@ pub enum Error {
     /// Nobody waits for the answer any more.
     #[error("given up")]
     Abandoned,
+    /// Nor did the manager let go of it at once.
+    #[error("given up; the manager goes on with it")]
+    GoesOn,
 }
 
 /// The manager's result.

@@ -115,6 +115,19 @@ impl Error {
             }
             Error::DiskUsed { path, by } => Failure::DiskInUse { path: shown(path), why: by.clone() },
             Error::Tapped { path, target } => Failure::Tapped { path: shown(path), target: target.clone() },
+            Error::DiskTaken { path, target } => {
+                Failure::DiskTaken { path: shown(path), target: target.clone() }
+            }
+            Error::DiskAway { target, disk, path, source } => Failure::DiskAway {
+                target: target.clone(),
+                disk: disk.clone(),
+                path: shown(path),
+                problem: IoProblem::of(source),
+                why: system(source),
+            },
+            Error::DiskResized { path, found, was } => {
+                Failure::DiskResized { path: shown(path), found_bytes: *found, was_bytes: *was }
+            }
             Error::InsideStore(path) => Failure::InsideStore { path: shown(path) },
             Error::NotRaw { path, format } => Failure::NotRaw {
                 path: shown(path),
@@ -138,6 +151,7 @@ impl Error {
             Error::ManagerGone => Failure::ManagerGone,
             Error::ManagerNotUp(said) => Failure::ManagerNotUp { said: said.clone() },
             Error::Abandoned => Failure::Abandoned,
+            Error::GoesOn => Failure::GoesOn,
         }
     }
 }
@@ -150,6 +164,7 @@ fn of_usage(usage: &Usage) -> Failure {
         Usage::BadAddress(address) => Failure::BadAddress { address },
         Usage::BadDevice(what) => Failure::BadDevice { what },
         Usage::WhichDisk { target, disks } => Failure::WhichDisk { target, disks },
+        Usage::NoFolder { path, target, disks } => Failure::NoFolder { path: shown(&path), target, disks },
         Usage::WhichBranch(branches) => Failure::WhichBranch { branches },
         Usage::NoOtherBranch => Failure::NoOtherBranch,
         Usage::DiscardInPlaceOnly => Failure::DiscardInPlaceOnly,
@@ -166,6 +181,7 @@ fn of_moment(text: &str, error: &ResolveError, candidates: &[String]) -> Failure
         ResolveError::NoSuchSeq { .. } => MomentProblem::NoSuchSeq,
         ResolveError::NoSuchEvent { .. } => MomentProblem::NoSuchEvent,
         ResolveError::UnknownPoint { .. } => MomentProblem::NoSuchPoint,
+        ResolveError::PointElsewhere { .. } => MomentProblem::PointElsewhere,
         ResolveError::UnknownBranch { .. } => MomentProblem::NoSuchBranch,
         ResolveError::UnknownZone { .. } => MomentProblem::NoSuchZone,
         ResolveError::Ambiguous { why: Ambiguity::WallClock, .. } => MomentProblem::WallClockTwice,

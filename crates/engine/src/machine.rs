@@ -50,6 +50,8 @@ pub(crate) struct Machine {
     runner: Mutex<Option<Arc<dyn Runner>>>,
     /// On which branch.
     pub branch: BranchId,
+    /// It was left running by an earlier manager.
+    pub adopted: bool,
     kept: Mutex<Kept>,
     start: Mutex<Start>,
     start_changed: Condvar,
@@ -131,7 +133,7 @@ impl Machine {
             // Its process is found without this.
             tracing::warn!(target = target.name, %error, "the machine's process number cannot be written down");
         }
-        Machine::watch(target, launched, kept, leases, serving)
+        Machine::watch(target, launched, kept, leases, serving, false)
     }
 
     /// Waits until the machine answers, or has not for [`ANSWER_MAX`].
@@ -192,7 +194,7 @@ impl Machine {
         if let Err(error) = target.log.event(kept.branch, &event) {
             tracing::error!(target = target.name, %error, "the event could not be written");
         }
-        Machine::watch(target, launched, kept, leases, serving)
+        Machine::watch(target, launched, kept, leases, serving, true)
     }
 
     fn watch(
@@ -201,11 +203,13 @@ impl Machine {
         kept: Kept,
         leases: Vec<Lease>,
         serving: Serving,
+        adopted: bool,
     ) -> Result<Arc<Machine>> {
         let Launched { runner, reports } = launched;
         let machine = Arc::new(Machine {
             runner: Mutex::new(Some(Arc::from(runner))),
             branch: kept.branch,
+            adopted,
             kept: Mutex::new(kept),
             start: Mutex::new(Start::Pending),
             start_changed: Condvar::new(),

@@ -53,6 +53,27 @@ pub(crate) fn open(path: &Path) -> Result<(u64, OsDisk, ImageLock)> {
     Ok((size, raw, image_lock))
 }
 
+/// The size of a file or block device, which is not opened for that.
+///
+/// # Errors
+/// When it is not there, or neither of them.
+pub(crate) fn size_of(path: &Path) -> io::Result<u64> {
+    const SECTOR_BYTES: u64 = 512;
+    let meta = fs::metadata(path)?;
+    if meta.is_file() {
+        return Ok(meta.len());
+    }
+    if meta.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let sectors = match sysfs(meta.rdev()).filter(|_| meta.file_type().is_block_device()) {
+        Some(folder) => fs::read_to_string(folder.join("size"))?,
+        None => return Err(io::Error::other("it is neither a file nor a block device")),
+    };
+    let sectors: u64 = sectors.trim().parse().map_err(io::Error::other)?;
+    Ok(sectors * SECTOR_BYTES)
+}
+
 /// What there is to know of a disk or image that is only read.
 ///
 /// # Errors
@@ -76,7 +97,7 @@ pub(crate) fn check_tap(
     path: &Path,
     is_raw: bool,
 ) -> Result<Facts> {
-    check_free(paths, targets, path)?;
+    check_not_taken(paths, targets, path)?;
     let facts = facts(path)?;
     if let Some(format) = facts.format.filter(|_| !is_raw) {
         return Err(Error::NotRaw { path: path.to_owned(), format });
@@ -102,6 +123,17 @@ pub(crate) fn check_free(paths: &StorePaths, targets: &[Arc<Target>], path: &Pat
         }
     }
     Ok(())
+}
+
+/// Looks whether a disk can become that of a target.
+///
+/// # Errors
+/// When it is in the store's folder, or another target has it.
+pub(crate) fn check_not_taken(paths: &StorePaths, targets: &[Arc<Target>], path: &Path) -> Result<()> {
+    check_free(paths, targets, path).map_err(|error| match error {
+        Error::Tapped { path, target } => Error::DiskTaken { path, target },
+        error => error,
+    })
 }
 
 /// Would a file at `path` lie in this folder? What does not exist yet lies where its nearest folder that does is.

@@ -93,16 +93,20 @@ fn copy_out(
     if let (Some(name), true) = (only, chosen.is_empty()) {
         return Err(bygone_store::Error::NoDisk(name.to_owned()).into());
     }
-    let many = chosen.len() > 1;
-    let folder_is_new = many && !path.exists();
-    if many {
+    let folder = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if chosen.len() > 1 && !folder {
+        let disks = chosen.into_iter().map(|(_, name)| name).collect();
+        return Err(Usage::NoFolder { path: path.to_owned(), target: target.name.clone(), disks }.into());
+    }
+    let folder_is_new = folder && !path.exists();
+    if folder {
         fs::create_dir_all(path).map_err(|e| Error::file("making", path, e))?;
     }
     let mut done: Vec<RestoredDisk> = Vec::new();
-    let result = copy_disks(target, seq, &chosen, path, &mut done, answers);
+    let result = copy_disks(target, seq, &chosen, (path, folder), &mut done, answers);
     if let Err(e) = result {
         // Some disks of a machine look like all of them.
-        for disk in done.iter().filter(|_| many) {
+        for disk in done.iter().filter(|_| folder) {
             let _ = fs::remove_file(&disk.to);
         }
         if folder_is_new {
@@ -117,14 +121,13 @@ fn copy_disks(
     target: &Arc<Target>,
     seq: Seq,
     chosen: &[(VolumeId, String)],
-    path: &Path,
+    (path, is_folder): (&Path, bool),
     done: &mut Vec<RestoredDisk>,
     answers: &mut dyn Answers,
 ) -> Result<()> {
-    let many = chosen.len() > 1;
     for &(volume, ref name) in chosen {
         let device = target.as_of(volume, seq)?;
-        let to = if many { path.join(format!("{name}.raw")) } else { path.to_owned() };
+        let to = if is_folder { path.join(format!("{name}.raw")) } else { path.to_owned() };
         let doing = format!("restoring {name}");
         let mut unread = Unread::default();
         let written = copy_to_file(&device, &to, &mut unread, &mut |done, total| {

@@ -384,19 +384,19 @@ pub fn ask<C: Call>(store: &Path, call: &C, answers: &mut dyn Items<C::Item>) ->
     let paths = StorePaths::new(store);
     paths.check()?;
     if let Some(stream) = socket::connect(&paths.api_socket()) {
-        return socket::ask(&stream, call, answers);
+        return socket::ask(&stream, call, false, answers);
     }
     let request: Request = call.clone().into();
     if needs_manager(&paths, &request) {
         start_in_background(&paths, &mut || answers.wanted())?;
         let stream = socket::connect(&paths.api_socket()).ok_or(Error::ManagerGone)?;
-        return socket::ask(&stream, call, answers);
+        return socket::ask(&stream, call, true, answers);
     }
     let manager = match Manager::open(&paths) {
         // A manager came up meanwhile.
         Err(e @ Error::StoreLocked { .. }) => {
             let stream = socket::connect(&paths.api_socket()).ok_or(e)?;
-            return socket::ask(&stream, call, answers);
+            return socket::ask(&stream, call, false, answers);
         }
         opened => opened?,
     };

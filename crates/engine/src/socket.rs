@@ -23,7 +23,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use crate::{
-    api::{Answers, Asked, Call, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply},
+    api::{Answers, Asked, Call, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, call},
     calls::own_zone,
     error::{Error, Result, Usage},
     manager::Manager,
@@ -36,6 +36,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 const ACCEPT_EVERY: Duration = Duration::from_millis(100);
 /// So long a client waits for the manager to put away what was made for it: a socket with clients takes five seconds.
 const PUT_AWAY_MAX: Duration = Duration::from_secs(7);
+/// The same for what has nothing to put away.
+const GIVE_UP_MAX: Duration = Duration::from_secs(1);
 /// How often a client looks whether its user still wants the answer.
 const WANTED_EVERY: Duration = Duration::from_millis(200);
 
@@ -116,10 +118,11 @@ fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = Vec::new();
     BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_until(b'\n', &mut line)?;
-    let mut client = Client { stream, last_progress: None, broken: false, zone: None };
+    let mut client = Client { stream, last_progress: None, broken: false, zone: None, began: false };
     let result = match serde_json::from_slice::<Asked>(&line) {
         Ok(asked) => {
             client.zone = asked.zone;
+            client.began = asked.began;
             manager.answer(&asked.request, &mut client)
         }
         Err(e) => Err(Usage::BadRequest(e.to_string()).into()),
@@ -137,6 +140,7 @@ struct Client<'a> {
     last_progress: Option<Instant>,
     broken: bool,
     zone: Option<String>,
+    began: bool,
 }
 
 impl Client<'_> {
@@ -156,6 +160,10 @@ impl Client<'_> {
 impl Answers for Client<'_> {
     fn zone(&self) -> Option<&str> {
         self.zone.as_deref()
+    }
+
+    fn began(&self) -> bool {
+        self.began
     }
 
     fn progress(&mut self, progress: Progress) -> bool {
@@ -190,18 +198,21 @@ pub(crate) fn connect(path: &Path) -> Option<UnixStream> {
     UnixStream::connect(path).ok()
 }
 
-/// Asks a running manager.
+/// Asks a running manager; `began` if it was started for this.
 ///
 /// # Errors
-/// What it says, or that it went away. [`Error::Abandoned`] when the answer was no longer wanted: what the manager held for it is gone
-/// then, if that took no longer than [`PUT_AWAY_MAX`].
+/// What it says, or that it went away. When the answer was no longer wanted: [`Error::Abandoned`], and what the manager held for it is
+/// gone then; or [`Error::GoesOn`].
 pub(crate) fn ask<C: Call>(
     stream: &UnixStream,
     call: &C,
+    began: bool,
     answers: &mut dyn Items<C::Item>,
 ) -> Result<C::Answer> {
     let gone = |_| Error::ManagerGone;
-    let asked = Asked { request: call.clone().into(), zone: own_zone() };
+    let asked = Asked { request: call.clone().into(), zone: own_zone(), began };
+    // Only what is served can take long to put away. For the rest: what the manager does not give up at once, it goes on with.
+    let put_away = if C::NAME == call::Export::NAME { PUT_AWAY_MAX } else { GIVE_UP_MAX };
     let mut line = serde_json::to_vec(&asked).map_err(|e| Usage::BadRequest(e.to_string()))?;
     line.push(b'\n');
     (&*stream).write_all(&line).map_err(gone)?;
@@ -215,7 +226,7 @@ pub(crate) fn ask<C: Call>(
             Ok(_) => return Err(Error::ManagerGone),
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 if !answers.wanted() {
-                    return Err(give_up(stream));
+                    return Err(give_up(stream, put_away));
                 }
                 continue;
             }
@@ -235,14 +246,14 @@ pub(crate) fn ask<C: Call>(
             Reply::Failed(failure) => return Err(Error::Told(failure)),
         };
         if !wanted || !answers.wanted() {
-            return Err(give_up(stream));
+            return Err(give_up(stream, put_away));
         }
     }
 }
 
-/// Closes this side, by which the manager sees that nobody wants its answer, and waits until it has closed the other.
-fn give_up(mut stream: &UnixStream) -> Error {
-    let end = Instant::now() + PUT_AWAY_MAX;
+/// Closes this side, by which the manager sees that nobody wants its answer, and waits so long until it has closed the other.
+fn give_up(mut stream: &UnixStream, within: Duration) -> Error {
+    let end = Instant::now() + within;
     let mut scrap = [0; 16 << 10];
     let mut open = stream.shutdown(Shutdown::Write).is_ok();
     while open && Instant::now() < end {
@@ -251,5 +262,5 @@ fn give_up(mut stream: &UnixStream) -> Error {
             Err(error) => matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
         };
     }
-    Error::Abandoned
+    if open { Error::GoesOn } else { Error::Abandoned }
 }

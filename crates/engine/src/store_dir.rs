@@ -6,6 +6,7 @@
 //! STORE/run/                   sockets and the state of what runs; nothing of value
 //! STORE/targets/NAME/config/   how the target is made up, each version a file
 //! STORE/targets/NAME/log, index  its history (see docs/format.md)
+//! STORE/targets/NAME/verified.json  what verifying it found
 //! STORE/targets/.adding-NAME/  a target that is being added; renamed once it is whole
 //! STORE/targets/.deleting-NAME/ a target that is being deleted
 //! STORE/removed/               the history of removed targets
@@ -327,11 +328,18 @@ impl Configs {
         Ok(files)
     }
 
-    fn read(&self, path: &Path) -> Result<TargetConfig> {
+    fn damaged(&self, path: &Path) -> Error {
+        Error::DamagedConfig { target: self.target.clone(), path: path.to_owned() }
+    }
+
+    fn read_of_any(&self, path: &Path) -> Result<TargetConfig> {
         let text = fs::read(path).map_err(|e| Error::file("reading", path, e))?;
-        let damaged = || Error::DamagedConfig { target: self.target.clone(), path: path.to_owned() };
-        let config: TargetConfig = serde_json::from_slice(&text).map_err(|_| damaged())?;
-        if config.name == self.target { Ok(config) } else { Err(damaged()) }
+        serde_json::from_slice(&text).map_err(|_| self.damaged(path))
+    }
+
+    fn read(&self, path: &Path) -> Result<TargetConfig> {
+        let config = self.read_of_any(path)?;
+        if config.name == self.target { Ok(config) } else { Err(self.damaged(path)) }
     }
 
     /// How the target is made up now.
@@ -339,10 +347,20 @@ impl Configs {
     /// # Errors
     /// When the folder or its files are missing, or the newest cannot be read.
     pub(crate) fn load(&self) -> Result<TargetConfig> {
-        match self.files()?.last() {
-            Some((_, path)) => self.read(path),
-            None => Err(Error::Missing(self.folder.join("000001.json"))),
-        }
+        self.read(&self.newest()?)
+    }
+
+    /// The same of a target of whatever name.
+    ///
+    /// # Errors
+    /// As [`Configs::load`].
+    pub(crate) fn load_of_any(&self) -> Result<TargetConfig> {
+        self.read_of_any(&self.newest()?)
+    }
+
+    fn newest(&self) -> Result<PathBuf> {
+        let newest = self.files()?.pop().map(|(_, path)| path);
+        newest.ok_or_else(|| Error::Missing(self.folder.join("000001.json")))
     }
 
     /// The newest that can be read, with its number, and how many newer ones cannot; `None` if none can.
@@ -401,6 +419,25 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> Result<()> {
         renamed => renamed.map_err(io::Error::from),
     }
     .map_err(|e| Error::file("moving", from, e))
+}
+
+/// Writes a file, in the place of one that may be there, whole or not at all.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn write_over<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let part = path.with_extension("part");
+    let write = || -> io::Result<()> {
+        let mut file = fs::File::create(&part)?;
+        file.write_all(&serde_json::to_vec_pretty(value)?)?;
+        file.sync_all()?;
+        fs::rename(&part, path)
+    };
+    write().map_err(|e| {
+        let _ = fs::remove_file(&part);
+        Error::file("writing", path, e)
+    })?;
+    path.parent().map_or(Ok(()), sync_dir)
 }
 
 /// Writes a file that must not exist yet: it has its name only once it is whole, so a crash leaves no part of it.

@@ -9,6 +9,7 @@ mod op;
 mod past;
 mod size;
 mod status;
+mod verified;
 mod work;
 
 use std::{
@@ -33,6 +34,7 @@ pub(crate) use self::{
     lease::{Lease, Use},
     op::{Begun, Op},
     past::PastDisk,
+    size::size_in,
     work::Claim,
 };
 use crate::{
@@ -302,6 +304,15 @@ impl Target {
             note_config(&self.log, self.present(), "its settings were changed", &config)?;
         }
         Ok(config.clone())
+    }
+
+    /// Says in the log that it had another name.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub(crate) fn note_name(&self, had: &str) -> Result<()> {
+        let label = format!("brought back; it was called {had} before");
+        note_config(&self.log, self.present(), &label, &self.config())
     }
 
     /// The branch that is the present.

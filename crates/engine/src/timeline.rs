@@ -4,7 +4,7 @@
 //! be long after that moment. A label names one point of a target, on whatever line it is.
 
 use bygone_model::{
-    At, BranchId, Event, Kind, Micros, Moment, Seq,
+    At, BranchId, Event, Kind, Micros, Moment, Place, Seq,
     when::{ParseError, Span, When, WholeDay},
 };
 use bygone_store::{EventOrder, EventQuery, Log, catalog::Catalog, cursor_of};
@@ -202,7 +202,9 @@ pub(crate) fn add_point(
         });
     }
     let found: Option<Found> = at.map(|text| history::find(log, text, WholeDay::Refuse, now)).transpose()?;
-    let place = found.as_ref().map_or_else(|| log.catalog().lived_at(log.head_seq()), |found| found.place);
+    // Who names no moment means the machine as it is: on the branch on which it runs, if it does.
+    let here = || Place::new(target.running_branch().unwrap_or_else(|| target.present()), log.head_seq());
+    let place = found.as_ref().map_or_else(here, |found| found.place);
     target.volumes_at(place)?;
     let mut event = Event::new(Kind::Point, label);
     if let Some(found) = found {

@@ -32,6 +32,8 @@ pub enum ImageUse {
     Reads,
     /// It wants nobody else to touch the image, without being seen to use it.
     Reserves,
+    /// It has locked a part of it in its own way, as QEMU never does.
+    Locks,
 }
 
 /// Why an image could not be locked.
@@ -42,6 +44,7 @@ pub enum ImageLockError {
         ImageUse::Writes => "writes to it",
         ImageUse::Reads => "reads it",
         ImageUse::Reserves => "reserves it for itself",
+        ImageUse::Locks => "has a lock on it",
     })]
     InUse(ImageUse),
     /// The file system does not lock ranges, or the file is not open for reading.
@@ -80,8 +83,13 @@ impl ImageLock {
     pub fn take_exclusive(file: &File) -> Result<ImageLock, ImageLockError> {
         let lock = ImageLock { file: file.try_clone().map_err(ImageLockError::Unlockable)? };
         for base in [HAS_BASE, DENIES_BASE] {
-            set_lock(lock.file.as_raw_fd(), libc::F_RDLCK, base, PERMISSIONS)
-                .map_err(ImageLockError::Unlockable)?;
+            set_lock(lock.file.as_raw_fd(), libc::F_RDLCK, base, PERMISSIONS).map_err(|error| {
+                match error.raw_os_error() {
+                    // A write lock of somebody else is in the way of ours.
+                    Some(libc::EAGAIN | libc::EACCES) => ImageLockError::InUse(ImageUse::Locks),
+                    _ => ImageLockError::Unlockable(error),
+                }
+            })?;
         }
         for (first, count, use_) in [
             (HAS_BASE + 1, PERMISSIONS - 1, ImageUse::Writes),
@@ -132,4 +140,24 @@ fn is_locked_by_other(fd: RawFd, first: i64, count: i64) -> io::Result<bool> {
     // SAFETY: F_OFD_GETLK reads and writes one `flock` through the pointer, which is valid and ours alone.
     let result = unsafe { libc::fcntl(fd, libc::F_OFD_GETLK, &raw mut range) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(i32::from(range.l_type) != libc::F_UNLCK) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_a_program_has_locked_in_its_own_way_is_in_use_and_can_be_locked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.img");
+        std::fs::write(&path, [0; 512]).unwrap();
+        let open = || File::options().read(true).write(true).open(&path).unwrap();
+        let other = open();
+        // All of it, as many programs do. QEMU takes no write locks.
+        set_lock(other.as_raw_fd(), libc::F_WRLCK, 0, 0).unwrap();
+        let refused = ImageLock::take_exclusive(&open());
+        assert!(matches!(refused, Err(ImageLockError::InUse(ImageUse::Locks))), "{refused:?}");
+        drop(other);
+        ImageLock::take_exclusive(&open()).unwrap();
+    }
 }

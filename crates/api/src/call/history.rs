@@ -34,7 +34,7 @@ pub struct When {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {
     pub name: String,
-    /// Now unless given.
+    /// Unless given, the newest moment of the branch on which its machine runs, or of the present if none does.
     pub at: Option<String>,
     pub label: String,
     /// How long it is kept for sure, such as `30d`.
@@ -92,6 +92,6 @@ pub struct Restore {
 pub enum RestoreTo {
     /// The target itself.
     InPlace,
-    /// A raw file or block device; a folder if there are several disks.
+    /// A raw file or block device for one disk; a folder (one that exists, or a path that ends in `/`) gets `ID.raw` of each disk.
     Path(PathBuf),
 }

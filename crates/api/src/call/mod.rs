@@ -15,13 +15,13 @@ pub use machines::{Export, ExportTo, Run, Stop, Wait};
 pub use plan::{Destroying, Plan};
 pub use store::{Compact, Shutdown, Status, Verify};
 pub use targets::{
-    NewDisk, NewSource, TargetAdd, TargetList, TargetRemove, TargetRepair, TargetRestore, TargetSet,
-    TargetShow,
+    NewDisk, NewSource, TargetAdd, TargetList, TargetRemove, TargetRemoved, TargetRepair, TargetRestore,
+    TargetSet, TargetShow,
 };
 
 use crate::{
-    BranchInfo, Compacted, Exported, MomentInfo, MomentMeant, Planned, Removed, Repaired, Restored, Started,
-    Status as StatusInfo, TargetInfo, Verified,
+    BranchInfo, Compacted, Exported, MomentInfo, MomentMeant, Planned, Removed, RemovedInfo, Repaired,
+    Restored, Started, Status as StatusInfo, TargetInfo, Verified,
 };
 
 /// A request, and the types of what comes back.
@@ -96,6 +96,7 @@ calls! {
     TargetShow,    "target-show",    Looks,    Nothing => TargetInfo;
     TargetSet,     "target-set",     Changes,  Nothing => TargetInfo;
     TargetRemove,  "target-remove",  Destroys, Nothing => Removed;
+    TargetRemoved, "target-removed", Looks,    RemovedInfo => ();
     TargetRestore, "target-restore", Changes,  Nothing => TargetInfo;
     TargetRepair,  "target-repair",  Changes,  Nothing => Repaired;
     Run,           "run",            Changes,  Nothing => Started;

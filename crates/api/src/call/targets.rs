@@ -69,11 +69,18 @@ pub struct TargetRemove {
     pub delete_history: bool,
 }
 
+/// Lists the targets that were removed and whose history is kept, the one that was removed last at the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetRemoved {}
+
 /// Brings back a target that was removed and whose history was kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetRestore {
     /// Its name, or `NAME-N` if several of that name were removed; the one that was removed last unless said.
     pub name: String,
+    /// What it is called from now on; as before unless given.
+    #[serde(default)]
+    pub new_name: Option<String>,
 }
 
 /// Brings back a target whose newest configuration cannot be read, from its log or from an older configuration.

@@ -78,7 +78,10 @@ pub(crate) struct Drop {
 #[command(
     long_about = "\
 Take back the last `restore --in-place`, `branch promote`, `branch drop` or `undo` of a target. Nothing that was written \
-since is lost: it stays on its branch.",
+since is lost: it stays on its branch.
+
+An undo can be undone too, so a second one brings back what the first took back: it does not go further. To go further \
+back, make another branch the present (`branch promote`) or restore an older moment (`restore --in-place`).",
     after_long_help = "\
 Examples:
   bygone undo web

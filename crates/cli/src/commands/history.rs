@@ -6,7 +6,7 @@ use bygone_api::{Call, MomentInfo, call};
 use bygone_model::Kind;
 use clap::{
     Args,
-    builder::{PossibleValuesParser, TypedValueParser},
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 
 use clap_complete::engine::ArgValueCandidates;
@@ -26,9 +26,15 @@ const TERMINAL_ROWS: u64 = 200;
 
 /// The kinds of moments, as `--kind` takes them.
 const KINDS: [&str; 14] = [
-    "boot", "shutdown", "reset", "panic", "package", "write", "contact", "timer", "suspect", "point", "gap",
-    "base", "branch", "manager",
+    "boot", "shutdown", "reset", "panic", "point", "gap", "base", "branch", "manager", "package", "write",
+    "contact", "timer", "suspect",
 ];
+/// So many of them are noticed by this version; the others are not offered.
+const NOTICED: usize = 9;
+
+fn kinds() -> impl Iterator<Item = PossibleValue> {
+    KINDS.into_iter().enumerate().map(|(at, kind)| PossibleValue::new(kind).hide(at >= NOTICED))
+}
 
 /// `timeline`.
 #[derive(Debug, Args)]
@@ -39,7 +45,6 @@ Show what happened to a target: events and points, the newest last.
 GRADE says how good a moment is to come back to:
   stopped   it was shut down, with its file systems clean
   clean     its file systems were marked clean
-  flushed   it had just flushed
   crash     as after a power cut",
     after_long_help = "\
 Examples:
@@ -63,7 +68,7 @@ pub(crate) struct Timeline {
         long = "kind",
         value_name = "KIND",
         value_delimiter = ',',
-        value_parser = PossibleValuesParser::new(KINDS).map(Kind::from)
+        value_parser = PossibleValuesParser::new(kinds()).map(Kind::from)
     )]
     kinds: Vec<Kind>,
     /// Only what happened on this branch
@@ -126,7 +131,11 @@ pub(crate) struct When {
 /// `point`.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Name a moment and keep it. `point:LABEL` then means this moment wherever one is asked for.",
+    long_about = "\
+Name a moment and keep it. `point:LABEL` then means this moment wherever one is asked for.
+
+Without --at it is the machine's newest moment: on the branch on which it runs, or of the present if it does not run. The \
+answer says on which branch it is; `--at branch:B` names the newest moment of another one, `--at now` of the present.",
     after_long_help = "\
 Examples:
   bygone point web --label 'before the migration'
@@ -136,7 +145,7 @@ pub(crate) struct Point {
     /// Of which target
     #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
-    /// Which moment; now unless given
+    /// Which moment; the newest one of what runs, or of the present, unless given
     #[arg(long, value_name = "WHEN", add = ArgValueCandidates::new(complete::moments))]
     at: Option<String>,
     /// What it is called

@@ -26,7 +26,9 @@ use crate::{
 Bring a moment back.
 
 In place, the target's disks become what they were then. What they are now is not lost: it stays in the history, \
-unless --discard-later gives it up. To a path, raw images are written and the target is left alone.",
+unless --discard-later gives it up. To a path, raw images are written and the target is left alone: to a new file or a \
+device, one disk; to a folder (one that exists, or a path that ends in '/'), ID.raw of each disk. Nothing that is there is \
+written over, but a device.",
     after_long_help = "\
 Examples:
   bygone restore web --at 'last shutdown' --in-place
@@ -46,7 +48,7 @@ pub(crate) struct Restore {
     /// Write to the target itself
     #[arg(long, group = "destination")]
     in_place: bool,
-    /// Write to a raw file or block device, or to a folder if there are several disks
+    /// Write to a raw file or block device, or into a folder: one that exists, or FOLDER/
     #[arg(long, value_name = "PATH", group = "destination", value_parser = values::path)]
     to: Option<PathBuf>,
     /// Only this disk; all of them unless given

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bygone_api::{
-    TargetInfo,
+    RemovedInfo, TargetInfo,
     call::{self, NewDisk},
     config::{Display, Firmware, TargetConfig, absolute},
 };
@@ -48,8 +48,8 @@ Examples:
 pub(crate) enum Target {
     #[command(about = "Protect a new target")]
     Add(Box<Add>),
-    #[command(about = "List what is protected")]
-    List,
+    #[command(about = "List what is protected, or what was")]
+    List(List),
     #[command(about = "Show how a target is made up")]
     Show(Show),
     #[command(about = "Change a target's settings")]
@@ -122,6 +122,21 @@ enum FirmwareArg {
     Uefi,
 }
 
+/// `target list`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "List what is protected; with --removed, what was and whose history is kept.",
+    after_long_help = "\
+Examples:
+  bygone target list
+  bygone target list --removed"
+)]
+pub(crate) struct List {
+    /// List the targets that were removed and can be brought back, with when that was and what they take
+    #[arg(long)]
+    removed: bool,
+}
+
 /// `target show`.
 #[derive(Debug, Args)]
 #[command(
@@ -157,12 +172,23 @@ pub(crate) struct Set {
 
 /// `target restore`.
 #[derive(Debug, Args)]
-#[command(long_about = "\
+#[command(
+    long_about = "\
 Bring back a target that was removed and whose history was kept: its history, its branches, its settings. Of several that \
-had this name it is the one that was removed last; NAME-1, NAME-2, … name one of them.")]
+had this name it is the one that was removed last; NAME-1, NAME-2, … name one of them, as `target list --removed` shows \
+them.",
+    after_long_help = "\
+Examples:
+  bygone target restore web
+  bygone target restore web-1 --as web-of-may     beside another target that is called web now"
+)]
 pub(crate) struct Restore {
-    /// What the target was called
+    /// What the target was called, or is kept as
+    #[arg(add = ArgValueCandidates::new(complete::removed))]
     name: String,
+    /// What it is called from now on, instead of its old name
+    #[arg(long = "as", value_name = "OTHER")]
+    new_name: Option<String>,
 }
 
 /// `target repair`.
@@ -248,7 +274,8 @@ pub(crate) fn run(session: &Session, target: &Target) -> Result<()> {
         Target::Add(args) => {
             session.tell(&manager::ask_for_long(session, &args.call())?, show::target::added)
         }
-        Target::List => list(session),
+        Target::List(args) if args.removed => list_removed(session),
+        Target::List(_) => list(session),
         Target::Show(args) => session.show(&manager::ask(session, &args.call())?, show::target::target),
         Target::Set(args) => session.tell(&manager::ask(session, &args.call())?, show::target::target),
         Target::Remove(args) => {
@@ -258,7 +285,7 @@ pub(crate) fn run(session: &Session, target: &Target) -> Result<()> {
             session.tell(&manager::ask(session, &args.call())?, show::target::removed)
         }
         Target::Restore(args) => {
-            let call = call::TargetRestore { name: args.name.clone() };
+            let call = call::TargetRestore { name: args.name.clone(), new_name: args.new_name.clone() };
             session.tell(&manager::ask(session, &call)?, show::target::target)
         }
         Target::Repair(args) => {
@@ -266,6 +293,18 @@ pub(crate) fn run(session: &Session, target: &Target) -> Result<()> {
             session.tell(&manager::ask(session, &call)?, show::target::repaired)
         }
     }
+}
+
+fn list_removed(session: &Session) -> Result<()> {
+    let mut kept: Vec<RemovedInfo> = Vec::new();
+    manager::ask_for_items(session, &call::TargetRemoved {}, OnInterrupt::Die, &mut |item| {
+        if session.json() {
+            return session.print_json(&item);
+        }
+        kept.push(item);
+        Ok(())
+    })?;
+    if session.json() { Ok(()) } else { session.print(&show::target::removed_list(&kept, &session.look())) }
 }
 
 fn list(session: &Session) -> Result<()> {

@@ -41,7 +41,12 @@ pub(crate) fn promoted(name: &str, moment: &MomentInfo, look: &Look) -> String {
 
 /// `undo`.
 pub(crate) fn undone(name: &str, moment: &MomentInfo, look: &Look) -> String {
-    format!("{name}: {} {}\n", words::line(&moment.label), words::moment(moment, look))
+    format!(
+        "{name}: {} {}\nAnother undo takes that back. To go further back: bygone branch promote {name} BRANCH, or \
+         bygone restore {name} --at WHEN --in-place\n",
+        words::line(&moment.label),
+        words::moment(moment, look),
+    )
 }
 
 /// `branch drop`.

@@ -66,7 +66,8 @@ pub(crate) fn meant(meant: &MomentMeant, look: &Look) -> String {
 
 /// `point`.
 pub(crate) fn named(moment: &MomentInfo, look: &Look) -> String {
-    format!("point:{} is {}\n", words::line(&moment.label), words::moment(moment, look))
+    let (label, branch) = (words::line(&moment.label), words::line(&moment.branch));
+    format!("point:{label} is {} on branch {branch}\n", words::moment(moment, look))
 }
 
 fn kind_style(kind: &Kind) -> Style {

@@ -1,6 +1,6 @@
 //! `status`: readable at a glance.
 
-use bygone_api::{DiskStatus, Problem, Status, StoreStatus, TargetStatus};
+use bygone_api::{DiskStatus, Failure, IoProblem, Problem, Status, StoreStatus, TargetStatus, Trouble};
 use serde::Deserialize as _;
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr as _;
@@ -14,7 +14,7 @@ pub(crate) fn status(status: &Status, look: &Look) -> String {
     let mut out = String::new();
     let widths = Widths::of(&status.targets);
     // One table for the disks of all, so that their columns stand in line.
-    let mut disks = disks(status.targets.iter().flat_map(|target| &target.disks), look).into_iter();
+    let mut disks = disks(&status.targets, look).into_iter();
     for target in &status.targets {
         out.push_str(&head(target, &widths, look));
         out.push_str(&facts(target, look));
@@ -31,8 +31,9 @@ pub(crate) fn status(status: &Status, look: &Look) -> String {
 
 /// One target: what it is doing, what its machine is reached by, how far its history reaches, its disks.
 pub(crate) fn target(target: &TargetStatus, look: &Look) -> String {
-    let disks = disks(&target.disks, look).concat();
-    format!("{}{}{disks}", head(target, &Widths::of(std::slice::from_ref(target)), look), facts(target, look))
+    let all = std::slice::from_ref(target);
+    let disks = disks(all, look).concat();
+    format!("{}{}{disks}", head(target, &Widths::of(all), look), facts(target, look))
 }
 
 /// What is wrong, each with what to do about it.
@@ -171,6 +172,18 @@ fn facts(target: &TargetStatus, look: &Look) -> String {
             (head, _) => format!("seq:{head}, {takes}"),
         },
     );
+    if let Some(verified) = &target.verified {
+        let time = words::time(&verified.time, look);
+        let part = if verified.complete { "" } else { ", in part" };
+        let known = match verified.damaged.iter().min_by_key(|at| &at.since) {
+            None => "whole".to_owned(),
+            Some(first) => {
+                let places = words::count(verified.damaged.len(), "damaged place");
+                format!("{places}, known since {}", words::time(&first.since, look))
+            }
+        };
+        row("verified", format!("{time}{part}: {known}"));
+    }
     if target.written_bytes > 0 {
         row("written", format!("{} since the manager began", words::bytes(target.written_bytes)));
     }
@@ -178,11 +191,13 @@ fn facts(target: &TargetStatus, look: &Look) -> String {
 }
 
 /// Disks, one a row.
-fn disks<'a>(disks: impl IntoIterator<Item = &'a DiskStatus>, look: &Look) -> Vec<String> {
+fn disks(targets: &[TargetStatus], look: &Look) -> Vec<String> {
     let columns = [Column::left(""), Column::right(""), Column::left(""), Column::left(""), Column::left("")];
     let mut table = Table::untitled(columns, 4);
-    for disk in disks {
-        let (progress, style) = completeness(disk);
+    for (target, disk) in
+        targets.iter().flat_map(|target| target.disks.iter().map(move |disk| (target, disk)))
+    {
+        let (progress, style) = completeness(target, disk);
         let path = disk.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         table.row([
             Cell::new(&disk.id),
@@ -195,8 +210,20 @@ fn disks<'a>(disks: impl IntoIterator<Item = &'a DiskStatus>, look: &Look) -> Ve
     table.rows(look)
 }
 
-/// Whether the store has all of a disk.
-fn completeness(disk: &DiskStatus) -> (String, Style) {
+/// Whether the store has all of a disk, and the disk is where it was.
+fn completeness(target: &TargetStatus, disk: &DiskStatus) -> (String, Style) {
+    let outside = target.problems.iter().find_map(|problem| match &problem.trouble {
+        Trouble::DiskUnusable { why } if problem.disk.as_ref() == Some(&disk.id) => Some(why),
+        _ => None,
+    });
+    match outside {
+        None => {}
+        Some(Failure::DiskAway { problem: IoProblem::NotFound | IoProblem::NotAFolder, .. }) => {
+            return ("missing".to_owned(), Style::Bad);
+        }
+        Some(Failure::DiskResized { .. }) => return ("resized".to_owned(), Style::Bad),
+        Some(_) => return ("unusable".to_owned(), Style::Bad),
+    }
     if disk.complete {
         return ("complete".to_owned(), Style::Good);
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use bygone_api::{
-    Removed, Repaired, TargetInfo,
+    Removed, RemovedInfo, Repaired, TargetInfo,
     config::{Firmware, TargetConfig},
 };
 
@@ -85,6 +85,33 @@ pub(crate) fn list(targets: &[TargetInfo], look: &Look) -> String {
     table.render(look)
 }
 
+/// Targets that were removed and can be brought back, one a row.
+pub(crate) fn removed_list(kept: &[RemovedInfo], look: &Look) -> String {
+    if kept.is_empty() {
+        return "No history of a removed target is kept.\n".to_owned();
+    }
+    let mut table = Table::new([
+        Column::left("NAME"),
+        Column::left("REMOVED"),
+        Column::right("DISKS"),
+        Column::right("SIZE"),
+        Column::right("TAKES"),
+        Column::left("KEPT AS"),
+    ]);
+    for info in kept {
+        let size_bytes = info.disks.iter().fold(0_u64, |sum, disk| sum.saturating_add(disk.size_bytes));
+        table.row([
+            Cell::new(&info.name).styled(Style::Bold),
+            Cell::new(words::time(&info.removed, look)),
+            Cell::new(info.disks.len().to_string()),
+            Cell::new(words::bytes(size_bytes)),
+            Cell::new(words::bytes(info.used_bytes)),
+            Cell::new(&info.kept_as),
+        ]);
+    }
+    format!("{}Bring one back with: bygone target restore KEPT-AS [--as NAME]\n", table.render(look))
+}
+
 /// `target repair`.
 pub(crate) fn repaired(repaired: &Repaired, _: &Look) -> String {
     let (name, from) = (words::line(&repaired.name), words::line(&repaired.from));
@@ -98,7 +125,11 @@ pub(crate) fn removed(removed: &Removed, _: &Look) -> String {
         None => format!("{name} and its history are gone.\n"),
         Some(path) => {
             let path = words::line(&path.display().to_string());
-            format!("{name} is no longer protected. Its history is kept at {path}\n")
+            let kept_as = path.rsplit('/').next().unwrap_or(&name);
+            format!(
+                "{name} is no longer protected. Its history is kept at {path}\nBring it back with: bygone target restore \
+                 {kept_as}\n"
+            )
         }
     }
 }

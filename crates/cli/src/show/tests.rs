@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use bygone_api::{
-    BranchInfo, Compacted, DamagedPlace, DiskStatus, Exported, MachineStatus, MomentInfo, Problem, Removed,
-    Restored, RestoredDisk, Started, Status, StoreStatus, TargetInfo, TargetStatus, Trouble, Unreadable,
-    Verified,
+    BranchInfo, Compacted, DamagedPlace, DiskStatus, Exported, Failure, IoProblem, KnownDamage,
+    MachineStatus, MomentInfo, Problem, Removed, RemovedInfo, Restored, RestoredDisk, Started, Status,
+    StoreStatus, TargetInfo, TargetStatus, Trouble, Unreadable, Verification, Verified,
     config::{Display, TargetConfig},
 };
 use bygone_model::{Details, Grade, Kind, Truth};
@@ -85,6 +85,7 @@ fn target(name: &str, state: &str) -> TargetStatus {
         branch: "main".to_owned(),
         disks: vec![disk("vda", "store")],
         problems: Vec::new(),
+        verified: None,
     }
 }
 
@@ -262,6 +263,101 @@ fn a_status_is_readable_at_a_glance() {
 }
 
 #[test]
+fn a_status_says_what_is_known_of_a_disk_that_nobody_has_open() {
+    let mut web = target("web", "stopped");
+    let failures = [
+        Failure::DiskAway {
+            target: "web".to_owned(),
+            disk: "vda".to_owned(),
+            path: "/srv/a.img".to_owned(),
+            problem: IoProblem::NotFound,
+            why: "No such file or directory".to_owned(),
+        },
+        Failure::DiskResized { path: "/srv/b.img".to_owned(), found_bytes: 2 << 20, was_bytes: 1 << 20 },
+        Failure::DiskResized { path: "/srv/c.img".to_owned(), found_bytes: 0, was_bytes: 1 << 20 },
+    ];
+    let ids = ["vda", "vdb", "vdc"];
+    web.disks = ids.iter().map(|id| disk(id, "tap")).collect();
+    let problem = |(id, why)| Problem::of_disk("web", id, Trouble::DiskUnusable { why });
+    web.problems = ids.into_iter().zip(failures).map(problem).collect();
+    let place = |place: &str, since: &str| KnownDamage {
+        place: place.to_owned(),
+        detail: "the checksum does not match".to_owned(),
+        since: since.to_owned(),
+    };
+    let damaged = vec![
+        place("log/1.seg at byte 9", "2026-11-24T05:59:00Z"),
+        place("log/2.seg at byte 9", "2026-11-25T02:58:30Z"),
+    ];
+    web.verified = Some(Verification { time: "2026-11-25T02:58:30Z".to_owned(), complete: false, damaged });
+    let known = Trouble::DamageKnown {
+        places: 2,
+        place: "log/1.seg at byte 9".to_owned(),
+        damage: "the checksum does not match".to_owned(),
+    };
+    let mut problems = web.problems.clone();
+    problems.push(Problem::of_target("web", known));
+    let status = Status { targets: vec![web], store: store_status("ok"), problems };
+    assert_snapshot!(status::status(&status, &look(Some(80))), @r"
+    ○ web  stopped  on main  3 seconds ago
+        history   seq:1000002, 0 B in the store
+        verified  1 minute ago, in part: 2 damaged places, known since yesterday
+                  14:59
+        vda  20 GiB  tap  missing
+        vdb  20 GiB  tap  resized
+        vdc  20 GiB  tap  resized
+
+    store /var/lib/bygone  ok
+        11 GiB used for 140 GiB of disks, 300 GiB free
+    ! web/vda: disk /srv/a.img: No such file or directory
+      hint: is its file system mounted, its device attached? if it is lost, the
+      store has it: bygone restore web --at now --disk vda --to /srv/a.img
+    ! web/vdb: disk /srv/b.img has 2097152 bytes; it had 1048576 when it was added
+      hint: a disk keeps its size; what was added goes again with (if /srv/b.img is
+      a file): truncate -s 1048576 /srv/b.img
+    ! web/vdc: disk /srv/c.img has 0 bytes; it had 1048576 when it was added
+      hint: a disk keeps its size; give it that back (if it is a file: truncate -s
+      1048576 /srv/c.img), then restore a moment before it was cut: what was
+      cut off is in the store
+    ! web: 2 damaged places known from verifying, such as log/1.seg at byte 9: the
+      checksum does not match
+      hint: restore from moments and disks that are whole, and check the medium;
+      `bygone verify` looks again
+    ");
+}
+
+#[test]
+fn what_was_removed_is_listed_with_what_brings_it_back() {
+    let kept = |number: u32| RemovedInfo {
+        name: "web".to_owned(),
+        kept_as: format!("web-{number}"),
+        removed: "2026-11-24T05:59:00Z".to_owned(),
+        used_bytes: 3 << 30,
+        disks: vec![],
+    };
+    let listed = target::removed_list(&[kept(1), kept(2)], &look(Some(60)));
+    fits(&listed, 60);
+    assert_snapshot!(listed, @r"
+    NAME  REMOVED          DISKS  SIZE  TAKES  KEPT AS
+    web   yesterday 14:59      0   0 B  3 GiB  web-1
+    web   yesterday 14:59      0   0 B  3 GiB  web-2
+    Bring one back with: bygone target restore KEPT-AS [--as NAME]
+    ");
+    assert_snapshot!(target::removed_list(&[], &look(None)), @"No history of a removed target is kept.");
+}
+
+#[test]
+fn an_undo_says_how_to_go_further_back() {
+    let mut moment = history()[2].clone();
+    moment.label =
+        "the restore on branch restored-1 was taken back; branch main is the present again".to_owned();
+    assert_snapshot!(branches::undone("web", &moment, &look(None)), @r"
+    web: the restore on branch restored-1 was taken back; branch main is the present again yesterday 14:59 (seq:912345)
+    Another undo takes that back. To go further back: bygone branch promote web BRANCH, or bygone restore web --at WHEN --in-place
+    ");
+}
+
+#[test]
 fn an_empty_store_says_how_to_begin() {
     let status = Status { targets: vec![], store: store_status("ok"), problems: vec![] };
     assert_snapshot!(status::status(&status, &look(None)), @r"
@@ -297,9 +393,12 @@ fn a_target_is_shown_by_the_keys_that_change_it() {
 
 #[test]
 fn removing_says_where_history_went() {
-    let kept = Removed { name: "web".to_owned(), kept_at: Some(PathBuf::from("/s/removed/web.1")) };
+    let kept = Removed { name: "web".to_owned(), kept_at: Some(PathBuf::from("/s/removed/web-1")) };
     let gone = Removed { name: "web".to_owned(), kept_at: None };
-    assert_snapshot!(target::removed(&kept, &look(None)), @"web is no longer protected. Its history is kept at /s/removed/web.1");
+    assert_snapshot!(target::removed(&kept, &look(None)), @r"
+    web is no longer protected. Its history is kept at /s/removed/web-1
+    Bring it back with: bygone target restore web-1
+    ");
     assert_snapshot!(target::removed(&gone, &look(None)), @"web and its history are gone.");
 }
 
@@ -372,7 +471,7 @@ fn what_was_done_is_said_in_a_sentence() {
     web/vda@yesterday is served at nbd+unix:///?socket=/tmp/x.sock (20 GiB, read-only, seq:912345) until Ctrl-C
     The manager runs. API: /s/run/api.sock  NBD: nbd+unix:///?socket=/s/run/nbd.sock
     The manager runs. API: /s/run/api.sock  NBD: nbd+unix:///?socket=/s/run/nbd.sock and nbd://127.0.0.1:10809
-    point:移行の前 is now (seq:1000002)
+    point:移行の前 is now (seq:1000002) on branch main
     main is the present of web now: yesterday 14:59 (seq:912345)
     Branch try-1 of web was given up yesterday 14:59 (seq:912345)
     Freed 3 GiB: the store took 12 GiB and takes 9 GiB

@@ -194,10 +194,49 @@ fn wrong_targets_and_disks() {
             "target remove nope",
             "target remove web --delete-history",
             "target restore nope",
+            "target restore nope --as web",
             "target repair nope",
             "target repair web",
         ]
     ));
+}
+
+#[test]
+fn disks_that_are_another_targets_or_not_as_they_were() {
+    let world = world();
+    let disk = |name: &str| {
+        let path = world.path(name);
+        fs::write(&path, vec![1; 1 << 20]).unwrap();
+        world.done(&["target", "add", name, "--disk", path.to_str().unwrap()]);
+        path
+    };
+    let (grown, cut, away) = (disk("grown"), disk("cut"), disk("away"));
+    for (path, bytes) in [(grown, 2 << 20), (cut, 1 << 19)] {
+        fs::File::options().write(true).open(path).unwrap().set_len(bytes).unwrap();
+    }
+    fs::remove_file(&away).unwrap();
+    assert_snapshot!(refusals(
+        &world,
+        [
+            "target add x --disk grown",
+            "restore web --at now --to grown",
+            "export grown --nbd unix:sock",
+            "export cut --nbd unix:sock",
+            "export away --nbd unix:sock",
+        ]
+    ));
+    let said = plain(&world, &world.done(&["status"]));
+    let said: Vec<&str> =
+        said.lines().filter(|line| line.contains("hint") || line.starts_with('!')).collect();
+    let text = said.join("\n");
+    for part in ["! grown/vda", "! cut/vda", "! away/vda", "truncate -s 1048576", "--to DIR/away"] {
+        assert!(text.replace(world.dir.path().to_str().unwrap(), "DIR").contains(part), "{part}: {text}");
+    }
+    // What the hint says of a disk that is lost is so.
+    let to = away.to_str().unwrap();
+    world.done(&["restore", "away", "--at", "now", "--disk", "vda", "--to", to]);
+    assert_eq!(fs::read(&away).unwrap(), vec![1; 1 << 20]);
+    assert!(!world.done(&["status"]).contains("! away"));
 }
 
 #[test]
@@ -247,6 +286,9 @@ fn wrong_branches_restores_and_exports() {
             "restore web --at now --in-place --discard-later",
             "restore db --at now --disk nope --to out.raw",
             "restore db --at now --to notes.txt",
+            "restore db --at now --to new.img",
+            "restore web --at now --to notes.txt",
+            "restore web --at restored-1@point:later --to out.raw",
             "restore web --at now --to missing/out.raw",
             "export '' --file f",
             "export /vda@now --file f",

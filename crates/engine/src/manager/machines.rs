@@ -1,11 +1,14 @@
 //! Running targets and stopping them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bygone_model::{BranchId, Event, Kind, when::WholeDay};
 use jiff::Zoned;
 
-use super::Manager;
+use super::{Manager, WANTED_EVERY};
 use crate::{
     api::{Items, MomentInfo, Nothing, Started, call},
     calls::{Handle, asked_at},
@@ -20,6 +23,8 @@ use crate::{
 
 /// How long a target may take to shut down unless told otherwise.
 const STOP_PATIENCE_S: u32 = 90;
+/// How long a manager that has just begun may take to take over a machine.
+const BEGIN_MAX: Duration = Duration::from_secs(30);
 
 /// What a machine is going to run on.
 struct Chosen {
@@ -51,16 +56,27 @@ impl Handle<call::Run> for Manager {
         let target = self.target(&call.name)?;
         // Takes seconds the first time, and needs no turn.
         let accelerator = self.shared.launcher.prepare(&self.shared.paths.root().join("run"));
-        let op = match target.begin(Change::Start, Request::Run)? {
-            Begun::Go(op) => op,
-            Begun::Adopt(_) if call.at.is_some() || call.branch.is_some() => {
-                return Err(target.left_running());
-            }
-            Begun::Adopt(op) => {
-                let machine = Machine::adopt(&op)?;
-                drop(op);
-                answers.note("it was running already, and is looked after again".to_owned());
-                return machine.wait_started(&mut || answers.wanted());
+        let elsewhere = call.at.is_some() || call.branch.is_some();
+        // A manager that was started for this takes over what was left running, and starts what comes up with it, by itself.
+        let end = Instant::now() + if answers.began() && !elsewhere { BEGIN_MAX } else { Duration::ZERO };
+        let op = loop {
+            match target.begin(Change::Start, Request::Run) {
+                Ok(Begun::Go(op)) => break op,
+                Ok(Begun::Adopt(_)) if elsewhere => return Err(target.left_running()),
+                Ok(Begun::Adopt(op)) => {
+                    let machine = Machine::adopt(&op)?;
+                    drop(op);
+                    return running_already(&machine, answers);
+                }
+                Err(Error::TargetRunning(_) | Error::Busy { .. })
+                    if Instant::now() < end && answers.wanted() =>
+                {
+                    if let Some(machine) = target.machine() {
+                        return running_already(&machine, answers);
+                    }
+                    std::thread::sleep(WANTED_EVERY / 10);
+                }
+                Err(error) => return Err(error),
             }
         };
         let chosen = choose(&target, call.at.as_deref(), call.branch.as_deref(), &asked_at(answers))?;
@@ -75,6 +91,18 @@ impl Handle<call::Run> for Manager {
         }
         started
     }
+}
+
+/// A machine that somebody wants to run, and that runs.
+fn running_already(machine: &Machine, answers: &mut dyn Items<Nothing>) -> Result<Started> {
+    answers.note(
+        match machine.adopted {
+            true => "it was running already, and is looked after again",
+            false => "it came up with the manager",
+        }
+        .to_owned(),
+    );
+    machine.wait_started(&mut || answers.wanted())
 }
 
 fn boot(
@@ -133,7 +161,7 @@ pub(crate) fn stop_machine(
         say(match step {
             Step::Resumed => "the machine goes on, to be able to shut down".to_owned(),
             Step::PowerButtonPressed => "asked it to shut down".to_owned(),
-            Step::HoldsStill => "it holds still".to_owned(),
+            Step::HoldsStill => "it has shut down".to_owned(),
             Step::OutOfPatience => "it did not shut down in time".to_owned(),
             Step::ToldToEnd | Step::Killed => "ending QEMU".to_owned(),
         });

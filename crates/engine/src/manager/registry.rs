@@ -84,7 +84,9 @@ impl Registry {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "the targets cannot be looked for");
+                if self.serves {
+                    tracing::error!(%error, "the targets cannot be looked for");
+                }
                 *lock(&self.folder) = Some(Arc::new(error));
             }
         }
@@ -138,7 +140,10 @@ impl Registry {
                 Slot::Served(target)
             }
             Err(error) => {
-                tracing::error!(target = name, %error, "the target cannot be opened");
+                // Without a manager, whoever asked is told.
+                if self.serves {
+                    tracing::error!(target = name, %error, "the target cannot be opened");
+                }
                 Slot::Unavailable(Arc::new(error))
             }
         };

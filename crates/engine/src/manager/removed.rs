@@ -3,18 +3,20 @@
 //! Invariant: a folder of a target goes from one place to another whole, by a rename, and only what a person asked to delete is deleted.
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bygone_model::Seq;
+use bygone_model::{Micros, Seq};
 use bygone_store::{Log, catalog::Keeping};
 
 use super::{Manager, store::info, targets::now};
 use crate::{
-    api::{Items, Nothing, Removed, Repaired, TargetInfo, call},
+    api::{Items, Nothing, Removed, RemovedInfo, Repaired, TargetInfo, call},
     calls::Handle,
     config::{DiskConfig, TargetConfig},
     error::{Error, Result},
@@ -22,6 +24,7 @@ use crate::{
     outside,
     store_dir::{Configs, rename_new},
     target::{self, Target, lock},
+    timeline,
 };
 
 /// How long those who use a target may take to let go of it.
@@ -123,25 +126,71 @@ impl Manager {
     }
 }
 
+impl Handle<call::TargetRemoved> for Manager {
+    fn handle(&self, _: &call::TargetRemoved, answers: &mut dyn Items<RemovedInfo>) -> Result<()> {
+        let entries = fs::read_dir(self.paths().removed_dir()).into_iter().flatten().flatten();
+        let mut kept: Vec<(Micros, RemovedInfo)> =
+            entries.filter_map(|entry| kept_as(&entry.path(), &entry.file_name())).collect();
+        kept.sort_by(|(one, a), (other, b)| (one, &a.kept_as).cmp(&(other, &b.kept_as)));
+        let _ = kept.into_iter().all(|(_, info)| answers.item(info));
+        Ok(())
+    }
+}
+
+/// What is kept of a removed target in this folder.
+fn kept_as(path: &Path, file_name: &OsStr) -> Option<(Micros, RemovedInfo)> {
+    let kept_as = file_name.to_str()?.to_owned();
+    let (name, number) = kept_as.rsplit_once('-')?;
+    number.parse::<u32>().ok()?;
+    // What changed last of the folder itself is where it is.
+    let meta = fs::metadata(path).ok().filter(fs::Metadata::is_dir)?;
+    let removed = Micros(meta.ctime().saturating_mul(1_000_000).saturating_add(meta.ctime_nsec() / 1000));
+    let disks = Configs::of(path, name).load_of_any().map(|config| config.disks).unwrap_or_default();
+    let info = RemovedInfo {
+        name: name.to_owned(),
+        removed: timeline::rfc3339(removed),
+        used_bytes: target::size_in(path),
+        disks,
+        kept_as: kept_as.clone(),
+    };
+    Some((removed, info))
+}
+
 impl Handle<call::TargetRestore> for Manager {
     fn handle(&self, call: &call::TargetRestore, _: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
         crate::config::check_name(&call.name)?;
-        let (_, name) = self.removed(&call.name)?;
+        let (_, had) = self.removed(&call.name)?;
+        let name = call.new_name.clone().unwrap_or_else(|| had.clone());
+        crate::config::check_name(&name)?;
         let to = self.paths().target_dir(&name);
         // Its disks may have become another target's meanwhile.
         let _taking = lock(&self.taking_disks);
         let target = self.registry.add(&name, now(), || {
             // With the name taken, so that it is the last one also if another was removed since.
             let (from, _) = self.removed(&call.name)?;
-            let disks = Configs::of(&from, &name).load().map(|config| config.disks).unwrap_or_default();
+            let configs = Configs::of(&from, &name);
+            let config = configs.load_of_any();
+            let disks = config.as_ref().map(|config| config.disks.as_slice()).unwrap_or_default();
             for path in disks.iter().filter_map(|disk| disk.path.as_deref()) {
-                outside::check_free(self.paths(), &self.targets(), path)?;
+                outside::check_not_taken(self.paths(), &self.targets(), path)?;
+            }
+            // Before it moves: wherever a crash leaves it, it can be brought back under any name.
+            match config {
+                Ok(config) if config.name != name => {
+                    configs.save(&TargetConfig { name: name.clone(), ..config })?;
+                }
+                Ok(_) => {}
+                // As it is said of a target of this name.
+                Err(_) => drop(configs.load()?),
             }
             rename_new(&from, &to)?;
             Target::open(&self.shared, &name).inspect_err(|_| {
                 let _ = rename_new(&to, &from);
             })
         })?;
+        if name != had {
+            target.note_name(&had)?;
+        }
         info(&target)
     }
 }

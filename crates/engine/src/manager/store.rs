@@ -2,15 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use super::Manager;
+use super::{Manager, targets::now};
 use crate::{
     api::{
         Compacted, DamagedPlace, Items, Nothing, Problem, Progress, Status, StoreStatus, TargetInfo, Trouble,
-        Verified, call,
+        Verification, Verified, call,
     },
     calls::Handle,
     error::{Error, Result},
     target::Target,
+    timeline,
 };
 
 /// With less room than this, a store says so.
@@ -44,6 +45,9 @@ impl Handle<call::Status> for Manager {
             for (place, damage) in target.log.damage() {
                 let (place, damage) = (place.to_string(), damage.to_string());
                 problems.push(Problem::of_target(&target.name, Trouble::Damaged { place, damage }));
+            }
+            if let Some(known) = known_damage(&target, status.verified.as_ref()) {
+                problems.push(Problem::of_target(&target.name, known));
             }
             // That there is no room is said of the whole store.
             let trouble = target.log.upkeep_trouble();
@@ -91,6 +95,21 @@ impl Handle<call::Status> for Manager {
     }
 }
 
+/// What verifying found of a target that its log does not name by itself.
+fn known_damage(target: &Target, verified: Option<&Verification>) -> Option<Trouble> {
+    let named: Vec<String> = target.log.damage().iter().map(|(place, _)| place.to_string()).collect();
+    let mut known = verified?.damaged.iter().filter(|at| !named.contains(&at.place));
+    let first = known.next()?;
+    let (place, damage) = (first.place.clone(), first.detail.clone());
+    Some(Trouble::DamageKnown { places: 1 + known.count() as u64, place, damage })
+}
+
+/// # Errors
+/// Nobody waits for the answer any more.
+fn wanted(answers: &mut dyn Items<Nothing>) -> Result<()> {
+    if answers.wanted() { Ok(()) } else { Err(Error::Abandoned) }
+}
+
 pub(super) fn info(target: &Target) -> Result<TargetInfo> {
     Ok(TargetInfo { config: target.config(), status: target.status()? })
 }
@@ -109,6 +128,12 @@ impl Handle<call::Verify> for Manager {
                 let wanted = answers.progress(Progress { doing: doing.clone(), done_bytes, total_bytes });
                 wanted && end.is_none_or(|end| Instant::now() < end)
             })?;
+            let found: Vec<(String, String)> =
+                report.damaged.iter().map(|at| (at.place.to_string(), at.damage.to_string())).collect();
+            let time = timeline::rfc3339(now());
+            if let Err(error) = target.note_verified(&time, report.complete, &found) {
+                answers.note(format!("what was found cannot be kept: {}", error.failure()));
+            }
             verified.checked_bytes += report.checked_bytes;
             verified.complete &= report.complete;
             verified.damaged.extend(report.damaged.into_iter().map(|damaged| DamagedPlace {
@@ -127,12 +152,15 @@ impl Handle<call::Verify> for Manager {
 }
 
 impl Handle<call::Compact> for Manager {
-    fn handle(&self, call: &call::Compact, _: &mut dyn Items<Nothing>) -> Result<Compacted> {
+    fn handle(&self, call: &call::Compact, answers: &mut dyn Items<Nothing>) -> Result<Compacted> {
         let used = || self.targets().iter().map(|t| t.log.used_bytes()).sum::<bygone_store::Result<u64>>();
         let before_bytes = used()?;
         if !call.dry_run {
             for target in self.targets() {
-                while target.log.maintain()? {}
+                while target.log.maintain()? {
+                    wanted(answers)?;
+                }
+                wanted(answers)?;
                 target.log.checkpoint()?;
             }
         }

@@ -4,6 +4,7 @@ mod machines;
 mod opening;
 mod removed;
 mod sequences;
+mod told;
 
 use std::{
     path::Path,

@@ -120,7 +120,14 @@ pub(crate) fn undo(op: &Op, answers: &mut dyn Answers) -> Result<MomentInfo> {
         ActKind::Drop => "drop",
         ActKind::Undo => "undo",
     };
-    let mut words = vec![format!("the last {what} was taken back")];
+    let name = |branch: Option<BranchId>| branch.map_or_else(String::new, |branch| name_of(&catalog, branch));
+    let which = match last.kind {
+        ActKind::Restore => format!("the restore on branch {}", name(Some(last.head))),
+        ActKind::Promote => format!("the promotion of branch {}", name(Some(last.head))),
+        ActKind::Drop => format!("the drop of branch {}", name(last.dropped)),
+        ActKind::Undo => "the last undo".to_owned(),
+    };
+    let mut words = vec![format!("{which} was taken back")];
     let mut event = Event::new(Kind::Branch, String::new()).with("undone", last.seq.0).with("was", what);
     if act.head != catalog.head {
         let name = act.revive.as_ref().filter(|r| r.id == act.head).map(|r| r.name.clone());

@@ -1,6 +1,6 @@
 //! Who has a disk open: the first opens it, the last closes it.
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{io, path::PathBuf, sync::Arc, thread::JoinHandle};
 
 use bygone_block::{
     BlockDevice, Change, Extent, Geometry, IoError, LogDevice, OsDisk, Reading, TapDevice, TapState,
@@ -342,12 +342,32 @@ impl Target {
     /// Opens and locks the disk outside the store.
     pub(crate) fn take_disk(&self, disk: &Disk) -> Result<(OsDisk, ImageLock)> {
         let path = self.config().disk(&disk.name).and_then(|d| d.path.clone()).unwrap_or_default();
-        let (size, raw, image_lock) = outside::open(&path)?;
-        if size != disk.sectors.bytes() {
-            let wanted = format!("it had {} when it was added", disk.sectors.bytes());
-            return Err(Error::DiskSize { path, found: size, wanted });
+        let was = disk.sectors.bytes();
+        match outside::open(&path) {
+            Ok((size, raw, image_lock)) if size == was => Ok((raw, image_lock)),
+            Ok((found, ..)) | Err(Error::DiskSize { found, .. }) => {
+                Err(Error::DiskResized { path, found, was })
+            }
+            Err(Error::Disk { path, source }) => Err(self.disk_away(disk, path, source)),
+            Err(error) => Err(error),
         }
-        Ok((raw, image_lock))
+    }
+
+    fn disk_away(&self, disk: &Disk, path: PathBuf, source: io::Error) -> Error {
+        Error::DiskAway { target: self.name.clone(), disk: disk.name.clone(), path, source }
+    }
+
+    /// Looks at the disk outside the store without opening it.
+    ///
+    /// # Errors
+    /// When it is not there, or has not the size that it had.
+    pub(super) fn look_outside(&self, disk: &Disk) -> Result<()> {
+        let path = self.config().disk(&disk.name).and_then(|d| d.path.clone()).unwrap_or_default();
+        match outside::size_of(&path) {
+            Ok(found) if found == disk.sectors.bytes() => Ok(()),
+            Ok(found) => Err(Error::DiskResized { path, found, was: disk.sectors.bytes() }),
+            Err(source) => Err(self.disk_away(disk, path, source)),
+        }
     }
 
     /// Gives back one use of a disk. After the last one it is closed; with `keep_lock`, the lock of a disk outside the store is left to

@@ -48,11 +48,15 @@ impl Target {
         if counted.is_some_and(|counted| counted.head == head || counted.again > begun) {
             return;
         }
-        let bytes = ["log", "index"].map(|folder| bytes_in(&self.dir.join(folder)).unwrap_or(0));
-        self.size.bytes.store(bytes.iter().sum(), Ordering::Relaxed);
+        self.size.bytes.store(size_in(&self.dir), Ordering::Relaxed);
         let again = Instant::now() + EVERY.max(begun.elapsed() * SHARE);
         *counted = Some(Counted { head, again });
     }
+}
+
+/// Bytes that the history in the folder of a target takes.
+pub(crate) fn size_in(dir: &Path) -> u64 {
+    ["log", "index"].iter().map(|folder| bytes_in(&dir.join(folder)).unwrap_or(0)).sum()
 }
 
 fn bytes_in(folder: &Path) -> io::Result<u64> {

@@ -53,8 +53,21 @@ impl Target {
                 read_bytes: if complete { disk.sectors.bytes() } else { read_bytes },
             });
         }
-        let problems = self.troubles(&catalog, &live);
+        let mut problems = self.troubles(&catalog, &live);
+        let closed: Vec<&Disk> = catalog
+            .volumes_of(catalog.head, Seq::MAX)
+            .filter(|volume| !live.contains_key(&volume.id))
+            .filter_map(|volume| catalog.disk_of(volume.id).ok())
+            .filter(|disk| disk.keeping == Keeping::Tap)
+            .collect();
+        // Whoever opens a disk does not wait for a file system that does not answer.
         drop(live);
+        for disk in closed {
+            if let Err(why) = self.look_outside(disk) {
+                let trouble = Trouble::DiskUnusable { why: why.failure() };
+                problems.push(Problem::of_disk(&self.name, &disk.name, trouble));
+            }
+        }
         let (doing, state) = (self.doing(), self.machine_state());
         Ok(TargetStatus {
             name: self.name.clone(),
@@ -75,6 +88,7 @@ impl Target {
             branch: catalog.branch(catalog.head).map_or("main", |b| &b.name).to_owned(),
             disks,
             problems,
+            verified: self.verified(),
         })
     }
 

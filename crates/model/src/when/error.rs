@@ -114,19 +114,19 @@ impl ParseError {
         match self {
             ParseError::Empty | ParseError::Unfinished | ParseError::UnknownWord { .. } => {
                 "a moment is written like `now`, `15:04`, `3 days ago 15:00`, `yesterday 14:59`, \
-                 `2026-11-22 15:04`, `last shutdown before tuesday`, `before install nginx`, `point:LABEL`, \
+                 `2026-11-22 15:04`, `last shutdown before tuesday`, `point:LABEL`, \
                  `seq:12345`, `branch:NAME` or `BRANCH@yesterday 14:59`"
             }
             ParseError::TooLong { .. } => "a moment has at most 256 bytes; `seq:12345` is the shortest name",
             ParseError::Trailing { .. } => "leave it out; a label with spaces is written `point:LABEL`",
             ParseError::UnknownKind { .. } => {
-                "after `last` or `first` write boot, shutdown, reset, panic, package, write, contact, timer, \
-                 suspect, point, gap, base, branch or manager, or the grade clean, stopped or flushed; a day of \
-                 the week is the last one without saying so: `tuesday 10:00`"
+                "after `last` or `first` write boot, shutdown, reset, panic, point, gap, base, branch or manager, \
+                 or the grade clean or stopped; a day of the week is the last one without saying so: \
+                 `tuesday 10:00`"
             }
             ParseError::UnknownChange { .. } => {
-                "write `before install NAME`, `before update NAME` or `before remove NAME`; for other events \
-                 `last shutdown before tuesday`"
+                "after `before` alone stands `install`, `update` or `remove` and a name, which nothing notices by \
+                 itself yet; for other events `last shutdown before tuesday`"
             }
             ParseError::NoNumber { .. } => "write a number and a unit, such as `30d`, `2 weeks` or `an hour`",
             ParseError::NumberTooLarge => "numbers go up to 4294967295",
@@ -258,6 +258,18 @@ pub enum ResolveError {
         /// The newest points.
         candidates: Vec<Candidate>,
     },
+    /// The point of this label is not on the line that was named.
+    #[error("point {label:?} is on branch {on}, and no moment of branch {asked}")]
+    PointElsewhere {
+        /// The label that was asked for.
+        label: Box<str>,
+        /// The branch that it is on.
+        on: Box<str>,
+        /// The branch that was asked for.
+        asked: Box<str>,
+        /// The point.
+        candidates: Vec<Candidate>,
+    },
     /// No branch has this name.
     #[error("no branch is named {name:?}")]
     UnknownBranch {
@@ -301,6 +313,7 @@ impl ResolveError {
             | ResolveError::NoSuchSeq { candidates, .. }
             | ResolveError::NoSuchEvent { candidates, .. }
             | ResolveError::UnknownPoint { candidates, .. }
+            | ResolveError::PointElsewhere { candidates, .. }
             | ResolveError::UnknownBranch { candidates, .. }
             | ResolveError::Ambiguous { candidates, .. } => candidates,
             ResolveError::Empty | ResolveError::UnknownZone { .. } | ResolveError::History(_) => &[],
@@ -318,6 +331,9 @@ impl ResolveError {
             ResolveError::NoSuchEvent { .. } => "`bygone timeline` lists the events there are",
             ResolveError::UnknownPoint { .. } => {
                 "`bygone points` lists the labels; they are compared exactly"
+            }
+            ResolveError::PointElsewhere { .. } => {
+                "leave the branch out: `point:LABEL` names it, whatever branch it is on"
             }
             ResolveError::UnknownBranch { .. } => {
                 "`bygone branch list` lists the branches; a dropped one is named `id:` and its number"

@@ -305,10 +305,19 @@ impl Resolver<'_> {
     fn point(&self, label: &str) -> Result<Resolved, ResolveError> {
         let mut points = self.history.points(label, MAX_CANDIDATES).map_err(ResolveError::History)?;
         // A point can be named wherever it is; only a branch that is named as well must be the one it is on.
+        let elsewhere = points.first().cloned();
         points.retain(|point| self.line == Line::Lived || self.history.is_on(self.line, point.place));
         points.dedup_by_key(|point| point.place);
         match points.as_slice() {
             [] => {
+                if let (Line::Of(asked), Some(point)) = (self.line, elsewhere) {
+                    return Err(ResolveError::PointElsewhere {
+                        label: label.into(),
+                        on: self.branch_name(point.place.branch).into(),
+                        asked: self.branch_name(asked).into(),
+                        candidates: vec![self.told(&point)?],
+                    });
+                }
                 let candidates = self.newest_points()?;
                 Err(ResolveError::UnknownPoint { label: label.into(), candidates })
             }

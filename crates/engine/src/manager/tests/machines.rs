@@ -27,11 +27,11 @@ impl World {
     }
 }
 
-fn run_call(name: &str) -> call::Run {
+pub(super) fn run_call(name: &str) -> call::Run {
     call::Run { name: name.into(), at: None, branch: None, display: None }
 }
 
-fn run(manager: &Manager, name: &str) -> Result<()> {
+pub(super) fn run(manager: &Manager, name: &str) -> Result<()> {
     manager.handle(&run_call(name), &mut Nobody).map(drop)
 }
 

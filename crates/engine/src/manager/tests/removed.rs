@@ -9,7 +9,7 @@ fn remove(manager: &Manager, name: &str) -> Result<()> {
 }
 
 fn bring_back(manager: &Manager, name: &str) -> Result<()> {
-    manager.handle(&call::TargetRestore { name: name.into() }, &mut Nobody).map(drop)
+    manager.handle(&call::TargetRestore { name: name.into(), new_name: None }, &mut Nobody).map(drop)
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn what_was_removed_does_not_come_back_to_a_disk_that_another_target_has_by_now(
     remove(&manager, "a").unwrap();
     tapped("b").unwrap();
     let refused = bring_back(&manager, "a");
-    assert!(matches!(&refused, Err(Error::Tapped { target, .. }) if target == "b"), "{refused:?}");
+    assert!(matches!(&refused, Err(Error::DiskTaken { target, .. }) if target == "b"), "{refused:?}");
     assert!(matches!(manager.target("a"), Err(Error::NoTarget(_))));
     remove(&manager, "b").unwrap();
     bring_back(&manager, "a").unwrap();

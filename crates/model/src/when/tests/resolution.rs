@@ -109,6 +109,12 @@ fn the_answer_tells_time_branch_and_how_it_was_understood() {
 fn a_moment_of_a_branch_is_one_of_its_line() {
     let history = november();
     let error = refused("try-1@point:before-upgrade", &history);
+    assert_eq!(
+        error.to_string(),
+        "point \"before-upgrade\" is on branch main, and no moment of branch try-1"
+    );
+    assert_eq!(candidates(&error), [100]);
+    let error = refused("try-1@point:nowhere", &history);
     assert!(matches!(error, ResolveError::UnknownPoint { .. }), "{error}");
     let error = refused("try-1@seq:80", &history);
     assert!(matches!(error, ResolveError::NoSuchSeq { .. }), "{error}");

@@ -117,7 +117,7 @@ impl Play {
                 nothing(manager.handle(&remove, &mut Nobody).map(drop))
             }
             Ask::BringBack => {
-                nothing(manager.handle(&call::TargetRestore { name: name.into() }, &mut Nobody).map(drop))
+                nothing(manager.handle(&call::TargetRestore { name: name.into(), new_name: None }, &mut Nobody).map(drop))
             }
             Ask::Point(label, at) => {
                 let text = at.as_ref().map(|at| at.text.clone());

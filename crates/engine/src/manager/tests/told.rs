@@ -1,0 +1,385 @@
+//! What somebody with machines to lose is told, and what stays known.
+
+use std::path::PathBuf;
+
+use bygone_block::{BlockDevice as _, Change, Writing};
+use jiff::Timestamp;
+
+use super::{
+    machines::{run, run_call, stop},
+    *,
+};
+use crate::{
+    api::{Answers, Failure, Items, MomentInfo, Nothing, Progress, RemovedInfo, Trouble, call::RestoreTo},
+    lifecycle,
+    machine::Machine,
+    target::{Begun, Target, Use},
+};
+
+/// Somebody for whom the manager was started, and what they were told.
+#[derive(Default)]
+struct Began {
+    notes: Vec<String>,
+    wanted: bool,
+}
+
+impl Began {
+    fn new() -> Began {
+        Began { notes: Vec::new(), wanted: true }
+    }
+}
+
+impl Answers for Began {
+    fn began(&self) -> bool {
+        true
+    }
+    fn progress(&mut self, _: Progress) -> bool {
+        self.wanted
+    }
+    fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+    fn wanted(&mut self) -> bool {
+        self.wanted
+    }
+}
+
+impl Items<Nothing> for Began {
+    fn item(&mut self, nothing: Nothing) -> bool {
+        match nothing {}
+    }
+}
+
+#[test]
+fn run_says_that_the_manager_which_was_started_for_it_took_the_machine_over() {
+    let (world, manager) = World::with(&["web"]);
+    let started = manager.handle(&run_call("web"), &mut Nobody).unwrap();
+    world.kill(manager);
+
+    let manager = world.manager();
+    let target = manager.target("web").unwrap();
+    // As the manager does by itself when it begins.
+    let Ok(Begun::Adopt(op)) = target.begin(lifecycle::Change::Start, lifecycle::Request::Run) else {
+        panic!("it was left running")
+    };
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| {
+            let mut answers = Began::new();
+            (manager.handle(&run_call("web"), &mut answers), answers.notes)
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!asked.is_finished(), "it waits for the turn");
+        Machine::adopt(&op).unwrap();
+        drop(op);
+        let (again, notes) = asked.join().unwrap();
+        assert_eq!(again.unwrap(), started);
+        assert_eq!(notes, ["it was running already, and is looked after again"]);
+    });
+    // Who asked for another branch, or finds a manager that was there before, is told that it runs.
+    let elsewhere = call::Run { branch: Some("main".into()), ..run_call("web") };
+    assert!(matches!(manager.handle(&elsewhere, &mut Began::new()), Err(Error::TargetRunning(_))));
+    assert!(matches!(run(&manager, "web"), Err(Error::TargetRunning(_))));
+    stop(&manager, "web").unwrap();
+}
+
+fn point(manager: &Manager, at: Option<&str>, label: &str) -> MomentInfo {
+    let point =
+        call::Point { name: "web".into(), at: at.map(str::to_owned), label: label.into(), hold: None };
+    manager.handle(&point, &mut Nobody).unwrap()
+}
+
+#[test]
+fn a_point_without_a_moment_is_where_the_machine_is() {
+    let (world, manager) = World::with(&["web"]);
+    assert_eq!(point(&manager, None, "before").branch, "main");
+    let try_it = call::Run { at: Some("now".into()), branch: Some("try".into()), ..run_call("web") };
+    manager.handle(&try_it, &mut Nobody).unwrap();
+    let here = point(&manager, None, "here");
+    assert_eq!(here.branch, "try");
+    assert_eq!(point(&manager, Some("now"), "present").branch, "main");
+    assert_eq!(point(&manager, Some("branch:main"), "other").branch, "main");
+    // Also if no manager looks after it yet.
+    world.kill(manager);
+    let manager = world.manager();
+    assert_eq!(point(&manager, None, "left").branch, "try");
+    stop(&manager, "web").unwrap();
+    assert_eq!(point(&manager, None, "after").branch, "main");
+    // The label means what was said of it.
+    let found =
+        manager.handle(&call::When { name: "web".into(), at: "point:here".into() }, &mut Nobody).unwrap();
+    assert_eq!((found.moment.branch.as_str(), found.moment.seq), ("try", here.seq));
+}
+
+#[test]
+fn an_undo_says_what_it_takes_back() {
+    let (_world, manager) = World::with(&["web"]);
+    let undo = || manager.handle(&call::Undo { name: "web".into() }, &mut Nobody).unwrap().label;
+    let (name, to) = ("web".to_owned(), RestoreTo::InPlace);
+    let restore = call::Restore { name, at: "now".into(), disk: None, to, discard_later: false };
+    manager.handle(&restore, &mut Nobody).unwrap();
+    assert_eq!(undo(), "the restore on branch restored-1 was taken back; branch main is the present again");
+    assert_eq!(undo(), "the last undo was taken back; branch restored-1 is the present again");
+    let promote = call::BranchPromote { name: "web".into(), branch: Some("main".into()) };
+    manager.handle(&promote, &mut Nobody).unwrap();
+    assert_eq!(undo(), "the promotion of branch main was taken back; branch restored-1 is the present again");
+    let drop_it = call::BranchDrop { name: "web".into(), branch: "main".into() };
+    manager.handle(&drop_it, &mut Nobody).unwrap();
+    assert_eq!(undo(), "the drop of branch main was taken back; branch main is back");
+}
+
+#[test]
+fn one_file_is_no_place_for_several_disks() {
+    let world = World::new();
+    let manager = world.manager();
+    let mut two = add_request("db");
+    two.disks.push(two.disks[0].clone());
+    manager.handle(&two, &mut Nobody).unwrap();
+    add(&manager, "web").unwrap();
+    let place = |name: &str| world.dir.path().join(name);
+    let restore = |name: &str, disk: Option<&str>, to: PathBuf| {
+        let (at, disk, to) = ("now".to_owned(), disk.map(str::to_owned), RestoreTo::Path(to));
+        let call = call::Restore { name: name.to_owned(), at, disk, to, discard_later: false };
+        manager.handle(&call, &mut Nobody).map(|done| done.disks.into_iter().map(|disk| disk.to).collect())
+    };
+    let refused = restore("db", None, place("o.img")).unwrap_err().failure();
+    assert!(matches!(&refused, Failure::NoFolder { disks, .. } if disks == &["vda", "vdb"]), "{refused:?}");
+    assert!(!place("o.img").exists());
+    let made: Vec<PathBuf> = restore("db", None, place("new/")).unwrap();
+    assert_eq!(made, [place("new/vda.raw"), place("new/vdb.raw")]);
+    assert_eq!(restore("db", Some("vdb"), place("o.img")).unwrap(), [place("o.img")]);
+    // A folder gets the disks by their names, however many there are, and nothing in it is written over.
+    std::fs::create_dir(place("there")).unwrap();
+    assert_eq!(restore("web", None, place("there")).unwrap(), [place("there/vda.raw")]);
+    restore("web", None, place("there")).unwrap_err();
+    restore("db", None, place("there")).unwrap_err();
+    assert_eq!(std::fs::read_dir(place("there")).unwrap().count(), 1);
+}
+
+fn troubles(manager: &Manager) -> Vec<Trouble> {
+    status(manager).problems.into_iter().map(|problem| problem.trouble).collect()
+}
+
+#[test]
+fn a_tapped_disk_that_is_away_or_has_another_size_is_told_of_by_who_looks() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.tapped(&manager, "web");
+    assert_eq!(troubles(&manager), []);
+    let away = world.dir.path().join("away");
+    std::fs::rename(&disk, &away).unwrap();
+    let unusable = |manager: &Manager| match &troubles(manager)[..] {
+        [Trouble::DiskUnusable { why }] => why.clone(),
+        other => panic!("{other:?}"),
+    };
+    let missing = unusable(&manager);
+    assert!(matches!(missing, Failure::DiskAway { .. }), "{missing:?}");
+    assert_eq!(run(&manager, "web").unwrap_err().failure(), missing, "whoever opens it is told the same");
+    std::fs::create_dir(&disk).unwrap();
+    assert!(matches!(unusable(&manager), Failure::DiskAway { .. }));
+    std::fs::remove_dir(&disk).unwrap();
+    std::fs::rename(&away, &disk).unwrap();
+    assert_eq!(troubles(&manager), []);
+
+    let file = std::fs::File::options().write(true).open(&disk).unwrap();
+    for bytes in [2 << 20, 1 << 19, 0] {
+        file.set_len(bytes).unwrap();
+        let resized = unusable(&manager);
+        let wanted = matches!(resized, Failure::DiskResized { found_bytes, was_bytes, .. } if (found_bytes, was_bytes) == (bytes, 1 << 20));
+        assert!(wanted, "{resized:?}");
+        assert_eq!(run(&manager, "web").unwrap_err().failure(), resized);
+    }
+    file.set_len(1 << 20).unwrap();
+    assert_eq!(troubles(&manager), []);
+    run(&manager, "web").unwrap();
+    // Whoever has it open knows better.
+    std::fs::rename(&disk, &away).unwrap();
+    let outside = |trouble: &Trouble| matches!(trouble, Trouble::DiskUnusable { .. });
+    assert!(!troubles(&manager).iter().any(outside), "{:?}", troubles(&manager));
+    std::fs::rename(&away, &disk).unwrap();
+    stop(&manager, "web").unwrap();
+}
+
+/// Changes one byte of a block of a target's log, or changes it back.
+fn flip(target: &Target, filled_with: u8) {
+    let files = std::fs::read_dir(target.dir().join("log")).unwrap().map(|entry| entry.unwrap().path());
+    let place =
+        |bytes: &[u8]| bytes.windows(2000).position(|part| part.iter().all(|byte| *byte == filled_with));
+    let found = files.filter_map(|path| Some((place(&std::fs::read(&path).ok()?)?, path)));
+    let (at, path) = found.last().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    // Before the stretch that is found, so that it is found again.
+    bytes[at + 2048] ^= 2;
+    std::fs::write(&path, bytes).unwrap();
+}
+
+fn verify(manager: &Manager, for_s: Option<u64>) -> usize {
+    let verify = call::Verify { name: None, newest_first: true, for_s };
+    manager.handle(&verify, &mut Nobody).unwrap().damaged.len()
+}
+
+fn known(manager: &Manager) -> Option<crate::api::Verification> {
+    status(manager).targets[0].verified.clone()
+}
+
+/// A target with a block of sevens in its log, and records after it that say that it was durable.
+fn with_sevens() -> (World, Arc<Manager>) {
+    let (world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    let lease = target.lease(target.volume(BranchId(0), None).unwrap(), Use::Client).unwrap();
+    lease.write(&[Writing { offset: 4096, change: Change::Data(&[7; 4096]) }]).unwrap();
+    drop(lease);
+    point(&manager, None, "one");
+    point(&manager, None, "two");
+    (world, manager)
+}
+
+#[test]
+fn damage_that_was_found_stays_known_until_it_is_found_whole() {
+    let (world, manager) = with_sevens();
+    // What is in a sealed segment is not looked at when a log is opened.
+    drop(manager);
+    let manager = world.manager();
+    while manager.target("web").unwrap().log.maintain().unwrap() {}
+    assert_eq!(known(&manager), None);
+    assert_eq!(verify(&manager, None), 0);
+    let whole = known(&manager).unwrap();
+    assert!(whole.complete && whole.damaged.is_empty(), "{whole:?}");
+    assert_eq!(troubles(&manager), []);
+
+    flip(&manager.target("web").unwrap(), 7);
+    assert_eq!(verify(&manager, None), 1);
+    let damaged = known(&manager).unwrap();
+    assert_eq!(damaged.damaged.len(), 1);
+    drop(manager);
+    let manager = world.manager();
+    assert_eq!(known(&manager).unwrap(), damaged);
+    let said = troubles(&manager);
+    assert!(matches!(&said[..], [Trouble::DamageKnown { places: 1, .. }]), "{said:?}");
+    // What was not reached is as it was; what is found again is known since it was found first.
+    verify(&manager, Some(0));
+    let in_part = known(&manager).unwrap();
+    assert_eq!((in_part.complete, &in_part.damaged), (false, &damaged.damaged));
+    verify(&manager, None);
+    assert_eq!(known(&manager).unwrap().damaged, damaged.damaged);
+    flip(&manager.target("web").unwrap(), 7);
+    verify(&manager, None);
+    let whole = known(&manager).unwrap();
+    assert!(whole.complete && whole.damaged.is_empty(), "{whole:?}");
+    assert_eq!(troubles(&manager), []);
+}
+
+#[test]
+fn damage_that_the_log_names_by_itself_is_not_told_twice() {
+    let (world, manager) = with_sevens();
+    flip(&manager.target("web").unwrap(), 7);
+    assert_eq!(verify(&manager, None), 1);
+    drop(manager);
+    let manager = world.manager();
+    assert_eq!(known(&manager).unwrap().damaged.len(), 1);
+    let said = troubles(&manager);
+    assert!(matches!(&said[..], [Trouble::Damaged { .. }]), "{said:?}");
+}
+
+/// What is kept of removed targets.
+#[derive(Default)]
+struct Kept(Vec<RemovedInfo>);
+
+impl Answers for Kept {
+    fn progress(&mut self, _: Progress) -> bool {
+        true
+    }
+    fn note(&mut self, _: String) {}
+    fn wanted(&mut self) -> bool {
+        true
+    }
+}
+
+impl Items<RemovedInfo> for Kept {
+    fn item(&mut self, item: RemovedInfo) -> bool {
+        self.0.push(item);
+        true
+    }
+}
+
+fn kept(manager: &Manager) -> Vec<RemovedInfo> {
+    let mut kept = Kept::default();
+    manager.handle(&call::TargetRemoved {}, &mut kept).unwrap();
+    kept.0
+}
+
+#[test]
+fn removed_targets_are_listed_and_one_comes_back_beside_another_that_has_its_name() {
+    let (world, manager) = World::with(&["web"]);
+    assert_eq!(kept(&manager), []);
+    let remove = |name: &str| {
+        let remove = call::TargetRemove { name: name.into(), delete_history: false };
+        manager.handle(&remove, &mut Nobody).unwrap()
+    };
+    let back = |name: &str, new_name: Option<&str>| {
+        let call = call::TargetRestore { name: name.into(), new_name: new_name.map(str::to_owned) };
+        manager.handle(&call, &mut Nobody).map(|info| info.config.name)
+    };
+    let first = manager.target("web").unwrap().log.id();
+    let before = Timestamp::now();
+    remove("web");
+    add(&manager, "web").unwrap();
+    remove("web");
+    add(&manager, "web").unwrap();
+    let all = kept(&manager);
+    assert_eq!(all.iter().map(|kept| &*kept.kept_as).collect::<Vec<_>>(), ["web-1", "web-2"]);
+    for kept in &all {
+        let removed: Timestamp = kept.removed.parse().unwrap();
+        // A file system may keep a coarser time than the clock has.
+        assert!(removed.as_second() >= before.as_second() - 1 && removed <= Timestamp::now(), "{kept:?}");
+        assert!(kept.name == "web" && kept.used_bytes > 0 && kept.disks[0].size_bytes == 1 << 20, "{kept:?}");
+    }
+
+    assert!(matches!(back("web-1", None), Err(Error::TargetExists(_))));
+    assert!(matches!(back("web-1", Some("web")), Err(Error::TargetExists(_))));
+    back("web-1", Some("no/name")).unwrap_err();
+    assert_eq!(kept(&manager).len(), 2);
+    assert_eq!(back("web-1", Some("old")).unwrap(), "old");
+    assert_eq!(manager.target("old").unwrap().log.id(), first);
+    assert_eq!(served(&manager), ["old", "web"]);
+    assert_eq!(kept(&manager).len(), 1);
+    // It is a target like any other, also for a later manager, also when it is removed and comes back once more.
+    run(&manager, "old").unwrap();
+    stop(&manager, "old").unwrap();
+    remove("old");
+    assert_eq!(back("old", None).unwrap(), "old");
+    drop(manager);
+    let manager = world.manager();
+    assert_eq!(manager.target("old").unwrap().log.id(), first);
+
+    // A crash after the new name was written and before the folder moved.
+    let web = call::TargetRemove { name: "web".into(), delete_history: false };
+    manager.handle(&web, &mut Nobody).unwrap();
+    let folder = world.paths().removed_dir().join("web-3");
+    let configs = crate::store_dir::Configs::of(&folder, "other");
+    configs.save(&TargetConfig { name: "other".into(), ..configs.load_of_any().unwrap() }).unwrap();
+    let call = call::TargetRestore { name: "web".into(), new_name: None };
+    manager.handle(&call, &mut Nobody).unwrap();
+    assert_eq!(manager.target("web").unwrap().config().name, "web");
+}
+
+#[test]
+fn a_client_that_leaves_does_not_wait_for_what_the_manager_cannot_give_up() {
+    let (world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    let _api = crate::socket::ApiServer::start(manager.clone()).unwrap();
+    // A change under way that `branch drop` waits for, as long as it takes.
+    let op = target.begin_change(lifecycle::Change::Drop, lifecycle::Request::Branches).unwrap();
+    let stream = crate::socket::connect(&world.paths().api_socket()).unwrap();
+    let drop_it = call::BranchDrop { name: "web".into(), branch: "main".into() };
+    let mut leaving = Began { wanted: false, ..Began::new() };
+    let asked = crate::socket::ask(&stream, &drop_it, false, &mut leaving);
+    assert!(matches!(asked, Err(Error::GoesOn)), "{asked:?}");
+    drop(op);
+}
+
+#[test]
+fn a_compaction_ends_when_nobody_waits_for_it() {
+    let (_world, manager) = World::with(&["web"]);
+    let mut leaving = Began { wanted: false, ..Began::new() };
+    let asked = manager.handle(&call::Compact { dry_run: false }, &mut leaving);
+    assert!(matches!(asked, Err(Error::Abandoned)), "{asked:?}");
+}
