@@ -109,7 +109,7 @@ pub(crate) fn removed_list(kept: &[RemovedInfo], look: &Look) -> String {
             Cell::new(&info.kept_as),
         ]);
     }
-    format!("{}Bring one back with: bygone target restore KEPT-AS [--as NAME]\n", table.render(look))
+    format!("{}Bring one back: bygone target restore KEPT-AS [--as NAME]\n", table.render(look))
 }
 
 /// `target repair`.

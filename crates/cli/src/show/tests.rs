@@ -341,7 +341,7 @@ fn what_was_removed_is_listed_with_what_brings_it_back() {
     NAME  REMOVED          DISKS  SIZE  TAKES  KEPT AS
     web   yesterday 14:59      0   0 B  3 GiB  web-1
     web   yesterday 14:59      0   0 B  3 GiB  web-2
-    Bring one back with: bygone target restore KEPT-AS [--as NAME]
+    Bring one back: bygone target restore KEPT-AS [--as NAME]
     ");
     assert_snapshot!(target::removed_list(&[], &look(None)), @"No history of a removed target is kept.");
 }

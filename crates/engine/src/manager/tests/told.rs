@@ -212,7 +212,8 @@ fn flip(target: &Target, filled_with: u8) {
 }
 
 fn verify(manager: &Manager, for_s: Option<u64>) -> usize {
-    let verify = call::Verify { name: None, newest_first: true, for_s };
+    // In part, the oldest first, which is whole.
+    let verify = call::Verify { name: None, newest_first: false, for_s };
     manager.handle(&verify, &mut Nobody).unwrap().damaged.len()
 }
 

@@ -116,9 +116,11 @@ impl Play {
                 let remove = call::TargetRemove { name: name.into(), delete_history: false };
                 nothing(manager.handle(&remove, &mut Nobody).map(drop))
             }
-            Ask::BringBack => {
-                nothing(manager.handle(&call::TargetRestore { name: name.into(), new_name: None }, &mut Nobody).map(drop))
-            }
+            Ask::BringBack => nothing(
+                manager
+                    .handle(&call::TargetRestore { name: name.into(), new_name: None }, &mut Nobody)
+                    .map(drop),
+            ),
             Ask::Point(label, at) => {
                 let text = at.as_ref().map(|at| at.text.clone());
                 let point = call::Point { name: name.into(), at: text, label: label.clone(), hold: None };

@@ -471,15 +471,19 @@ impl Model {
                 if self.points.contains_key(label) {
                     return false;
                 }
-                let unknown = || self.changed.is_some_and(|found| found != self.branches[self.head].content);
+                // Without a moment it is where the machine is.
+                let here = match self.machine {
+                    Machine::Running(branch) | Machine::Left(branch) => branch,
+                    Machine::Stopped => self.head,
+                };
+                let content = self.branches[here].content;
+                let unknown = || here == self.head && self.changed.is_some_and(|found| found != content);
                 let point = match at {
                     Some(at) => self.moment(at, made),
                     None if unknown() => None,
                     None => match made.and_then(|made| made.of.as_ref()) {
-                        Some(place) if self.ever(&place.branch) != Some(self.head) => None,
-                        place => {
-                            Some((self.head, place.map_or(0, |p| p.seq), self.branches[self.head].content))
-                        }
+                        Some(place) if self.ever(&place.branch) != Some(here) => None,
+                        place => Some((here, place.map_or(0, |p| p.seq), content)),
                     },
                 };
                 let Some((branch, seq, content)) = point else { return false };
