@@ -20,7 +20,13 @@ pub(crate) fn status(status: &Status, look: &Look) -> String {
         out.push_str(&facts(target, look));
         out.extend(disks.by_ref().take(target.disks.len()));
     }
-    if status.targets.is_empty() {
+    // What cannot be looked at is not nothing.
+    if status.targets.is_empty()
+        && status
+            .problems
+            .iter()
+            .all(|problem| problem.target.is_none() && !matches!(problem.trouble, Trouble::NoTargets { .. }))
+    {
         out.push_str("Nothing is protected yet. Begin with: bygone target add NAME --disk store:20G\n");
     }
     out.push('\n');

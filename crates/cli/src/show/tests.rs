@@ -366,6 +366,15 @@ fn an_empty_store_says_how_to_begin() {
     store /var/lib/bygone  ok
         11 GiB used for 140 GiB of disks, 300 GiB free
     ");
+    let why = Failure::Missing { path: "/s/targets".to_owned() };
+    for problem in [
+        Problem::of_store(Trouble::NoTargets { why: why.clone() }),
+        Problem::of_target("web", Trouble::Unavailable { why }),
+    ] {
+        let problems = vec![problem];
+        let status = Status { targets: vec![], store: store_status("ok"), problems };
+        assert!(!status::status(&status, &look(None)).contains("Nothing is protected"));
+    }
 }
 
 #[test]

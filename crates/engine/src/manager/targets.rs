@@ -136,8 +136,17 @@ impl Handle<call::TargetList> for Manager {
     fn handle(&self, _: &call::TargetList, answers: &mut dyn Items<TargetInfo>) -> Result<()> {
         for target in self.targets() {
             if !answers.item(info(&target)?) {
-                break;
+                return Ok(());
             }
+        }
+        let folder = self
+            .registry
+            .folder_trouble()
+            .map(|why| format!("the targets cannot be looked for: {}", why.failure()));
+        let unusable =
+            |(name, why): (String, Arc<Error>)| format!("{name} cannot be used: {}", why.failure());
+        for note in folder.into_iter().chain(self.registry.unavailable().into_iter().map(unusable)) {
+            answers.note(note);
         }
         Ok(())
     }

@@ -127,7 +127,7 @@ fn what_was_done_before_a_disk_failed_is_said_and_stays_done() {
     // It cannot be used, and what it was filled with so far is not taken for a change that somebody made.
     assert!(!status(&manager).problems.is_empty());
     let mut answers = AtFilling(None::<fn()>);
-    assert!(matches!(promote(&manager, "main", &mut answers), Err(Error::DiskSize { .. })));
+    assert!(matches!(promote(&manager, "main", &mut answers), Err(Error::DiskResized { .. })));
     assert_eq!(present(&target), "restored-1");
 
     whole.set_len(size).unwrap();

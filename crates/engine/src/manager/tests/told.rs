@@ -10,7 +10,10 @@ use super::{
     *,
 };
 use crate::{
-    api::{Answers, Failure, Items, MomentInfo, Nothing, Progress, RemovedInfo, Trouble, call::RestoreTo},
+    api::{
+        Answers, Failure, Items, MomentInfo, Nothing, Progress, RemovedInfo, TargetInfo, Trouble,
+        call::RestoreTo,
+    },
     lifecycle,
     machine::Machine,
     target::{Begun, Target, Use},
@@ -375,6 +378,39 @@ fn a_client_that_leaves_does_not_wait_for_what_the_manager_cannot_give_up() {
     let asked = crate::socket::ask(&stream, &drop_it, false, &mut leaving);
     assert!(matches!(asked, Err(Error::GoesOn)), "{asked:?}");
     drop(op);
+}
+
+#[derive(Default)]
+struct Listed(Vec<String>, Vec<String>);
+
+impl Answers for Listed {
+    fn progress(&mut self, _: Progress) -> bool {
+        true
+    }
+    fn note(&mut self, text: String) {
+        self.1.push(text);
+    }
+    fn wanted(&mut self) -> bool {
+        true
+    }
+}
+
+impl Items<TargetInfo> for Listed {
+    fn item(&mut self, item: TargetInfo) -> bool {
+        self.0.push(item.config.name);
+        true
+    }
+}
+
+#[test]
+fn who_lists_the_targets_is_told_of_those_that_cannot_be_used() {
+    let (world, manager) = World::with(&["db", "web"]);
+    drop(manager);
+    std::fs::remove_dir_all(world.target_dir("db").join("log")).unwrap();
+    let mut listed = Listed::default();
+    world.manager().handle(&call::TargetList {}, &mut listed).unwrap();
+    assert_eq!(listed.0, ["web"]);
+    assert!(listed.1.len() == 1 && listed.1[0].starts_with("db cannot be used: "), "{:?}", listed.1);
 }
 
 #[test]
