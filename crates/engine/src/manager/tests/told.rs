@@ -369,7 +369,7 @@ fn removed_targets_are_listed_and_one_comes_back_beside_another_that_has_its_nam
 fn a_client_that_leaves_does_not_wait_for_what_the_manager_cannot_give_up() {
     let (world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
-    let _api = crate::socket::ApiServer::start(manager.clone()).unwrap();
+    let _api = crate::socket::ApiServer::start(manager).unwrap();
     // A change under way that `branch drop` waits for, as long as it takes.
     let op = target.begin_change(lifecycle::Change::Drop, lifecycle::Request::Branches).unwrap();
     let stream = crate::socket::connect(&world.paths().api_socket()).unwrap();

@@ -59,6 +59,7 @@ pub(super) fn why(error: &Error) -> &'static str {
         Error::Moment { source, .. } => match **source {
             ResolveError::Ambiguous { .. } => "ambiguous",
             ResolveError::UnknownPoint { .. } => "no point",
+            ResolveError::PointElsewhere { .. } => "elsewhere",
             ResolveError::UnknownBranch { .. } => "no branch",
             ResolveError::NoSuchSeq { .. } => "no seq",
             ResolveError::NoSuchEvent { .. } => "no event",
@@ -352,7 +353,7 @@ impl Past {
                 let point = point?;
                 let found = &model.points[point];
                 let on = self.is_on(model, branch, found.branch, (found.seq, found.seq))?;
-                let meant = if on { At::point(point, model).meant } else { Meant::None("no point") };
+                let meant = if on { At::point(point, model).meant } else { Meant::None("elsewhere") };
                 At::new(format!("{name}@point:{point}"), meant)
             }
             10 => self.no_moment(model, random)?,
