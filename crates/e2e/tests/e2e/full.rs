@@ -263,7 +263,8 @@ fn two_disks_are_restored_together_or_not_at_all() {
     world.ok(&["status"]);
     world.fs().leave(12 * MIB);
     let folder = world.fs().path().join("both");
-    let said = world.fails(1, &["restore", "two", "--at", "now", "--to", &folder.display().to_string()]);
+    let to = format!("{}/", folder.display());
+    let said = world.fails(1, &["restore", "two", "--at", "now", "--to", &to]);
     assert!(said.contains("free space") && !folder.exists(), "{said}");
     // What a restore that was killed left behind is in nobody's way.
     let to = world.path("vdb.raw");

@@ -90,7 +90,7 @@ fn two_disks_come_back_to_one_moment() {
     let samples = sample(&world, 20);
     world.ok(&["stop", "m"]);
     for (i, s) in samples.iter().enumerate() {
-        let to = world.path(&format!("at-{i}"));
+        let to = world.path(&format!("at-{i}/"));
         world.restore("m", &format!("seq:{}", s.seq), &to);
         let first = counter_in(&to.join("vda.raw"), 0).unwrap_or(0);
         let second = counter_in(&to.join("vdb.raw"), 0).unwrap_or(0);

@@ -52,3 +52,26 @@ fn a_machine_that_ended_without_a_manager_is_told_in_the_timeline() {
     });
     assert_eq!(stop["grade"], "crash", "{stop}");
 }
+
+#[test]
+fn run_without_a_manager_takes_over_what_was_left_running_and_says_so() {
+    let mut world = World::new();
+    make_disk(&world.path("d.raw"), 32 << 20);
+    let disk = format!("vda={}", world.path("d.raw").display());
+    world.add_mini("m", "bygone.run=idle", &[&disk]);
+    world.serve();
+    let started = world.json(&["run", "m"]);
+    world.wait_console("m", "bygone-guest: ready");
+    world.kill();
+    let again = world.run(&["run", "m", "--json"]);
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert!(again.status.success() && said.contains("it was running already"), "{said}");
+    let again: serde_json::Value = serde_json::from_slice(&again.stdout).expect("JSON");
+    assert_eq!(again["pid"], started["pid"]);
+    // The manager that was started for it is no longer new.
+    world.fails(1, &["run", "m"]);
+    let stop = world.json(&["stop", "m"]);
+    assert_eq!(stop["kind"], "shutdown");
+    let boots = world.json_lines(&["timeline", "m", "--kind", "boot"]);
+    assert_eq!(boots.len(), 1);
+}
