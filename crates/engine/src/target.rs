@@ -162,9 +162,6 @@ impl Target {
         let config = Configs::of(&dir, name).load()?;
         let folder = Folder::new(&dir);
         let log = open_log_in(&folder, &dir, shared.options.clone())?;
-        for (place, damage) in log.damage_at_open() {
-            tracing::error!(target = name, %place, %damage, "damaged");
-        }
         let target = Target {
             name: name.to_owned(),
             shared: shared.clone(),

@@ -240,6 +240,31 @@ fn disks_that_are_another_targets_or_not_as_they_were() {
 }
 
 #[test]
+fn what_is_wrong_with_a_target_is_told_once_and_not_logged_before() {
+    let world = world();
+    let folder = |name: &str| world.store().join("targets").join(name);
+    fs::rename(folder("db").join("log"), folder("db").join("away")).unwrap();
+    // In the label of a point, with records after it that say that it was durable.
+    for entry in fs::read_dir(folder("web").join("log")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(6).position(|part| part == b"\"good\"") {
+            bytes[at + 2] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    assert_snapshot!(refusals_of(
+        &world,
+        &["timeline db", "point db --label x", "restore web --at point:none --in-place"]
+            .map(|command| words(command).into_iter().map(OsString::from).collect())
+    ));
+    let status = world.run(&["status"]);
+    let said = String::from_utf8(status.stdout).unwrap();
+    assert!(said.contains("! db: cannot be used: ") && said.contains("! web: damage in log/"), "{said}");
+    assert!(status.stderr.is_empty(), "{}", String::from_utf8_lossy(&status.stderr));
+}
+
+#[test]
 fn wrong_moments() {
     assert_snapshot!(refusals(
         &world(),

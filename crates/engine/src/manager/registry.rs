@@ -136,6 +136,9 @@ impl Registry {
                 target.look_for_machine();
                 if self.serves {
                     target.serve_left_early();
+                    for (place, damage) in target.log.damage_at_open() {
+                        tracing::error!(target = name, %place, %damage, "damaged");
+                    }
                 }
                 Slot::Served(target)
             }
