@@ -1,7 +1,9 @@
-//! Reads the records of a log from its segment files, by means of its own: what is there, whatever the store says.
+//! Reads the records of a log from its segment files, by means of its own: what is there, whatever the store says, and as if
+//! no bit had rotted where the medium knows of it.
 
 use std::collections::BTreeMap;
 
+use bygone_model::Seq;
 use bygone_store::format::{
     checkpoint,
     key::HeaderKey,
@@ -14,12 +16,28 @@ use crate::medium::Medium;
 /// A record's header and payload, by seq.
 pub(crate) type Records = BTreeMap<u64, (Header, Vec<u8>)>;
 
+/// A record and where it stands.
+pub(crate) struct Placed {
+    pub header: Header,
+    pub payload: Vec<u8>,
+    /// The number of its segment.
+    pub segment: u32,
+    /// The place of its first byte.
+    pub at: u64,
+}
+
 /// All whole records. Where segments overlap, the later one counts.
 #[must_use]
 pub(crate) fn records(medium: &Medium) -> Records {
-    let mut out = Records::new();
+    placed(medium).into_iter().map(|(seq, placed)| (seq, (placed.header, placed.payload))).collect()
+}
+
+/// The same, with their places.
+#[must_use]
+pub(crate) fn placed(medium: &Medium) -> BTreeMap<u64, Placed> {
+    let mut out = BTreeMap::new();
     for name in medium.names().iter().filter(|name| name.starts_with("log/")) {
-        let Some(bytes) = medium.bytes(name) else { continue };
+        let Some(bytes) = medium.sound_bytes(name) else { continue };
         let Ok((header, mut chain)) = SegmentHeader::decode(&bytes) else { continue };
         let _ = out.split_off(&header.first_seq.0);
         let (mut at, mut seq) = (SEGMENT_HEADER_BYTES, header.first_seq);
@@ -31,7 +49,7 @@ pub(crate) fn records(medium: &Medium) -> Records {
             && found.previous == chain
             && found.incarnation == header.incarnation
         {
-            out.insert(seq.0, (found, payload));
+            out.insert(seq.0, Placed { header: found, payload, segment: header.number, at: at as u64 });
             (chain, seq) = (record::link(hash), seq.next());
             at = found.end(at as u64) as usize;
         }
@@ -82,4 +100,16 @@ pub(crate) fn segments(medium: &Medium) -> String {
             &format!("{name} {} bytes, first {first:?}, sealed {}; ", bytes.len(), is_sealed(name, &bytes));
     }
     out
+}
+
+/// The first seq of a segment.
+pub(crate) fn first_seq(medium: &Medium, name: &str) -> Option<Seq> {
+    Some(SegmentHeader::decode(&medium.sound_bytes(name)?).ok()?.0.first_seq)
+}
+
+/// The last seqs of the sealed segments, in order.
+pub(crate) fn sealed_ends(medium: &Medium) -> Vec<Seq> {
+    let names = medium.names();
+    let sealed = |name: &String| Some(trailer(name, &medium.sound_bytes(name)?)?.last_seq());
+    names.iter().filter(|name| name.starts_with("log/")).filter_map(sealed).collect()
 }

@@ -289,6 +289,22 @@ impl Oracle {
         }
     }
 
+    /// The record that a sector of a volume shows as of `seq`, and which of its sectors that is; `None`: zeroes that nobody wrote.
+    #[must_use]
+    pub fn version(&self, volume: u32, sector: u64, seq: Seq) -> Option<(Seq, u64)> {
+        let (mut at, mut until) = (volume, seq.0);
+        loop {
+            let covers = |(from, block): &&(u64, Block)| {
+                *from <= until && (block.lba..block.lba + block.sectors).contains(&sector)
+            };
+            if let Some((from, block)) = self.writes_of(at).iter().rev().find(covers) {
+                return Some((Seq(*from), sector - block.lba));
+            }
+            let (parent, fork) = self.volumes[at as usize].parent?;
+            (at, until) = (parent, until.min(fork.0));
+        }
+    }
+
     /// The events after `from`, up to and with `to`.
     pub fn events(
         &self,

@@ -55,6 +55,8 @@ pub enum Step {
     LoseIndex,
     /// Bits of index files rot while the log is in use.
     RotIndex,
+    /// Bits of segments that have no index yet rot, while the log is in use or between two lives.
+    RotNewest,
     /// The clock jumps.
     Jump,
     /// Everything is verified.
@@ -215,6 +217,29 @@ const INDEX: &[(Step, u32)] = &[
     (CompareAll, 4),
 ];
 
+const NEWEST: &[(Step, u32)] = &[
+    (Append, 240),
+    (Flush, 40),
+    (Event, 20),
+    (Maintain, 40),
+    (Checkpoint, 4),
+    (AddDisk, 2),
+    (AddBranch, 5),
+    (Promote, 2),
+    (OpenOrClose, 15),
+    (ReadPresent, 60),
+    (ReadPast, 40),
+    (Times, 15),
+    (ReadEvents, 10),
+    (Kill, 10),
+    (PowerCut, 10),
+    (Doom, 8),
+    (Jump, 3),
+    (RotNewest, 50),
+    (Verify, 10),
+    (CompareAll, 3),
+];
+
 const MIXED: &[(Step, u32)] = &[
     (Append, 240),
     (Flush, 30),
@@ -280,6 +305,7 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "sync", steps: SYNC, wide: false },
     Profile { name: "rot", steps: ROT, wide: false },
     Profile { name: "index", steps: INDEX, wide: false },
+    Profile { name: "newest", steps: NEWEST, wide: false },
     Profile { name: "mixed", steps: MIXED, wide: false },
     Profile { name: "wide", steps: MIXED, wide: true },
     // Pages of a few entries, so that trees have many levels.

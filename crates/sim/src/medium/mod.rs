@@ -3,6 +3,7 @@
 //! - What is written is seen at once. It is durable after `File::sync` (data, length) and `Dir::sync` (names).
 //! - A *kill* ends the process: everything written stays visible, but is no more durable than it was.
 //! - A *power cut* leaves any choice of the sectors, lengths and names that were not durable.
+//! - *Rot* flips bits in place, durably; what was there stays known to the medium ([`Medium::rot`]) or not ([`Medium::flip`]).
 //! - A *failed sync* reports its error once; what was not durable may be gone, and the next sync succeeds.
 
 mod node;
@@ -206,7 +207,33 @@ impl Medium {
     #[must_use]
     pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
         let state = self.state();
+        state.names.get(name).map(|&node| {
+            let mut bytes = vec![0; state.nodes[node].seen.len()];
+            state.nodes[node].read(0, &mut bytes);
+            bytes
+        })
+    }
+
+    /// What a file would hold without the bits that [`Medium::rot`] flipped.
+    #[must_use]
+    pub fn sound_bytes(&self, name: &str) -> Option<Vec<u8>> {
+        let state = self.state();
         state.names.get(name).map(|&node| state.nodes[node].seen.clone())
+    }
+
+    /// Bit rot of which the medium knows where it is, until it is written over.
+    pub fn rot(&self, name: &str, offset: usize, bit: u32) {
+        let state = &mut *self.state();
+        if let Some(&node) = state.names.get(name) {
+            state.nodes[node].rot(offset, bit);
+        }
+    }
+
+    /// The bytes of a file in which [`Medium::rot`] flipped something.
+    #[must_use]
+    pub fn rotten(&self, name: &str) -> Vec<usize> {
+        let state = self.state();
+        state.names.get(name).map_or_else(Vec::new, |&node| state.nodes[node].rotten())
     }
 
     /// Bit rot: flips a bit on the medium.
@@ -410,10 +437,10 @@ impl SimFile {
             state.counters.faults += 1;
             return Err(io::Error::other("the medium cannot be read"));
         }
-        let seen = &state.nodes[self.node].seen;
-        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(seen.len());
-        let n = buf.len().min(seen.len() - from);
-        buf[..n].copy_from_slice(&seen[from..from + n]);
+        let node = &state.nodes[self.node];
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(node.seen.len());
+        let n = buf.len().min(node.seen.len() - from);
+        node.read(from, &mut buf[..n]);
         state.counters.read_bytes += n as u64;
         Ok(n)
     }

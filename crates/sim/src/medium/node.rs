@@ -1,5 +1,7 @@
 //! One file: what readers see, what the medium holds, and what lies between the two.
 
+use std::collections::BTreeMap;
+
 use crate::rng::Rng;
 
 /// The unit in which the medium writes.
@@ -23,6 +25,9 @@ pub(super) struct Node {
     durable: Vec<u8>,
     durable_len: usize,
     pending: Vec<Pending>,
+    /// Bits that are flipped for whoever reads: by offset. Everything else here is as it would be without them, so that a world
+    /// can tell what its damage may cost. A write ends what it covers, unless it writes back all that was read.
+    rot: BTreeMap<usize, u8>,
     /// Bytes that are allocated to it.
     pub allocated: u64,
 }
@@ -33,11 +38,21 @@ impl Node {
             return;
         }
         let end = offset + data.len();
+        let known = self.seen.len().clamp(offset, end) - offset;
+        let mut data = data.to_vec();
+        let mut there = vec![0; data.len()];
+        self.read(offset, &mut there[..known]);
+        if there == data {
+            // Written back as it was read, damage included.
+            data[..known].copy_from_slice(&self.seen[offset..offset + known]);
+        } else {
+            self.rot.retain(|at, _| !(offset..end).contains(at));
+        }
         if end > self.seen.len() {
             self.seen.resize(end, 0);
             self.pending.push(Pending::Len(end));
         }
-        self.seen[offset..end].copy_from_slice(data);
+        self.seen[offset..end].copy_from_slice(&data);
         let first = offset / SECTOR;
         let mut image = self.seen[first * SECTOR..end.next_multiple_of(SECTOR).min(self.seen.len())].to_vec();
         image.resize(image.len().next_multiple_of(SECTOR), 0);
@@ -50,6 +65,7 @@ impl Node {
             self.allocated = self.allocated.min(len as u64);
         }
         self.seen.resize(len, 0);
+        self.rot.split_off(&len);
         self.pending.push(Pending::Len(len));
     }
 
@@ -135,6 +151,7 @@ impl Node {
         let len = self.durable_len.min(self.durable.len());
         self.seen.extend_from_slice(&self.durable[..len]);
         self.seen.resize(self.durable_len, 0);
+        self.rot.split_off(&self.seen.len());
     }
 
     /// The power went.
@@ -154,9 +171,37 @@ impl Node {
         }
     }
 
+    /// From now on readers see this bit flipped, and the node knows how it was.
+    pub(super) fn rot(&mut self, offset: usize, bit: u32) {
+        if offset < self.seen.len() {
+            let mask = self.rot.entry(offset).or_insert(0);
+            *mask ^= 1 << bit;
+            if *mask == 0 {
+                self.rot.remove(&offset);
+            }
+        }
+    }
+
+    /// Where readers see something else than what was written.
+    pub(super) fn rotten(&self) -> Vec<usize> {
+        self.rot.keys().copied().collect()
+    }
+
+    /// What readers see of `buf.len()` bytes from `offset` on, all of which are there.
+    pub(super) fn read(&self, offset: usize, buf: &mut [u8]) {
+        if buf.is_empty() {
+            return;
+        }
+        buf.copy_from_slice(&self.seen[offset..offset + buf.len()]);
+        for (at, mask) in self.rot.range(offset..offset + buf.len()) {
+            buf[at - offset] ^= mask;
+        }
+    }
+
     /// Cuts the file's end off, on the medium and for readers.
     pub(super) fn truncate(&mut self, len: usize) {
         self.seen.truncate(len);
+        self.rot.split_off(&len);
         self.durable_len = self.durable_len.min(len);
         if self.durable.len() > len {
             self.durable[len..].fill(0);

@@ -1,5 +1,7 @@
 //! How lives end, and what the next one must find.
 
+use std::collections::BTreeSet;
+
 use bygone_model::{BranchId, Lba, Micros, Sectors, Seq};
 use bygone_store::{
     Error, Log,
@@ -36,7 +38,13 @@ impl World {
     pub(super) fn reopen(&mut self, power_cut: bool) -> Done {
         let mut lossy = power_cut || self.medium.sync_failed();
         self.end_life(power_cut);
+        if std::mem::take(&mut self.rot_between_lives) {
+            self.flip_newest();
+        }
+        let mut ends = BTreeSet::new();
         for attempt in 0.. {
+            // What opening did before it was cut off may have been all right then.
+            ends.extend(self.ends_that_may_be());
             let fine = self.hinder_open(attempt);
             let opened = Log::open(self.medium.dir(), self.clock.clone(), self.options.clone());
             lossy |= self.medium.sync_failed();
@@ -62,7 +70,7 @@ impl World {
                 }
             }
         }
-        self.adopt(lossy)
+        self.adopt(lossy, &ends)
     }
 
     /// Makes opening harder; says whether it must work.
@@ -99,29 +107,33 @@ impl World {
         }
     }
 
-    /// Compares what was recovered with what was written, and takes it over.
-    fn adopt(&mut self, lossy: bool) -> Done {
+    /// Compares what was recovered with what was written, and takes it over. Bits rotted at `ends`, so the log may end there.
+    fn adopt(&mut self, lossy: bool, ends: &BTreeSet<u64>) -> Done {
         let log = self.log()?;
         let in_log = log.damage_at_open().iter().any(|(place, _)| place.file.starts_with("log/"));
-        let excused = (self.lost_index || self.hurt_index) && !in_log || log.damage_at_open().is_empty();
+        let excused = (self.lost_index || self.hurt_index) && !in_log
+            || log.damage_at_open().iter().all(|(place, _)| self.is_hurt_at(place));
         check!(excused, "damage out of nowhere: {:?}", log.damage_at_open());
         self.lost_index = false;
         let found = inspect::records(&self.medium);
         let recovered = log.head_seq().0;
         let wanted = if lossy { self.oracle.durable } else { self.oracle.head() };
         self.say(format!("recovered {recovered}"));
-        check!(recovered >= wanted.0, "recovered {recovered} records of {wanted}");
+        let rotten_end = recovered < wanted.0 && ends.contains(&(recovered + 1));
+        check!(recovered >= wanted.0 || rotten_end, "recovered {recovered} records of {wanted}, {ends:?}");
+        let durable = if rotten_end { Seq(recovered) } else { self.oracle.durable };
+        let lossy = lossy || rotten_end;
         check!(found.last_key_value().map(|r| *r.0) == Some(recovered), "the head is not the last record");
 
         // A prefix of what was acknowledged …
         let old_head = self.oracle.head().0;
         let everything = self.rng.chance(150);
-        let from = if everything { 1 } else { self.oracle.durable.0.saturating_sub(20).max(1) };
+        let from = if everything { 1 } else { durable.0.saturating_sub(20).max(1) };
         let mut same = from;
         while same <= recovered.min(old_head) && self.is_same(&found, same) {
             same += 1;
         }
-        check!(same > self.oracle.durable.0.min(old_head), "durable record {same} is another one or lost");
+        check!(same > durable.0.min(old_head), "durable record {same} is another one or lost");
         check!(lossy || same > old_head, "acknowledged record {same} is another one or lost");
         // … and then perhaps of what was tried last.
         let rest = self.unacknowledged(&found, same, recovered)?;

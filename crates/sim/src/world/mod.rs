@@ -2,6 +2,7 @@
 
 mod ends;
 mod follow;
+mod newest;
 mod reads;
 mod rot;
 mod steps;
@@ -165,6 +166,8 @@ struct World {
     lost_index: bool,
     /// A segment was hurt that has no index.
     hurt_unsealed: bool,
+    /// Bits rot before the log is opened the next time.
+    rot_between_lives: bool,
     /// Records that were hurt.
     suspects: Vec<Seq>,
     /// The place that the follower kept …
@@ -217,6 +220,7 @@ impl World {
             hurt_index: false,
             lost_index: false,
             hurt_unsealed: false,
+            rot_between_lives: false,
             suspects: Vec::new(),
             followed: Seq::ZERO,
             followed_perhaps: Vec::new(),
@@ -445,6 +449,7 @@ impl World {
             Step::Rot => self.rot(),
             Step::LoseIndex => self.lose_index(),
             Step::RotIndex => self.rot_index(),
+            Step::RotNewest => self.rot_newest(),
             Step::Jump => {
                 let by = self.rng.pick(&[1_000_000, 3_000_000, 3_600_000_000, 400_000_000_000]);
                 let by = self.rng.below(by) as i64;

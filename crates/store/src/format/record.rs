@@ -290,6 +290,20 @@ impl Header {
         Ok(Proven { header, hash, check })
     }
 
+    /// The header in the first 64 bytes as it was before one of its bits flipped, if that is what is wrong with it. Its hash is keyed
+    /// and has 64 bits, so of these 512 candidates none but the true one is ever believed.
+    #[must_use]
+    pub fn decode_flipped(key: &HeaderKey, bytes: &[u8]) -> Option<Proven> {
+        let mut bytes: [u8; HEADER_BYTES] = *bytes.first_chunk()?;
+        (0..HEADER_BYTES * 8).find_map(|bit| {
+            let mask = 1 << (bit % 8);
+            bytes[bit / 8] ^= mask;
+            let proven = Header::decode(key, &bytes).ok();
+            bytes[bit / 8] ^= mask;
+            proven
+        })
+    }
+
     /// The fields behind the magic number; what a log of this version does not hold is none.
     fn fields(bytes: &[u8]) -> Option<(Header, u32)> {
         let mut b = Bytes(bytes);

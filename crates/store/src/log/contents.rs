@@ -11,6 +11,7 @@ use super::{Log, recover::segment_numbers, scan};
 use crate::{
     error::{Damage, Error, Result},
     format::{
+        checkpoint::SegmentStart,
         cursor, manifest,
         segment::{self, Entry},
     },
@@ -46,8 +47,46 @@ impl Log {
     /// What a segment holds that takes no more records.
     fn scan_segment(&self, number: u32) -> Result<scan::Scanned> {
         let file = self.places.segments.file(number)?;
-        let durable = self.durable_seq();
-        scan::scan(&file, number, scan::Context { durable, ..scan::Context::of(self.key) })
+        if let Some(sealed) = scan::scan_sealed(&*file, number, &self.key)? {
+            return Ok(sealed);
+        }
+        let (durable, until) = (self.durable_seq(), self.first_behind(number)?);
+        let header = scan::read_header(&*file, number, &self.key)?;
+        let expected = if header.is_none() { self.start_of(number)? } else { None };
+        let context = scan::Context { log: self.key, expected, until, durable };
+        scan::scan_records(&*file, number, header, context)
+    }
+
+    /// The first record of a segment, as is known of it without reading it.
+    fn start_of(&self, number: u32) -> Result<Option<Seq>> {
+        let among =
+            |starts: &[SegmentStart]| starts.iter().find(|start| start.0 == number).map(|start| start.1);
+        let recent = among(&self.sequencer().segments);
+        if recent.is_some() {
+            return Ok(recent);
+        }
+        for name in self.index.names().into_iter().rev() {
+            let checkpoint = self.index.open(name)?;
+            let starts = &checkpoint.footer.segments;
+            if starts.first().is_some_and(|first| first.0 <= number) {
+                return Ok(among(starts));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first record of the segments behind `number`: what stands in that one from there on is not the log's.
+    pub(super) fn first_behind(&self, number: u32) -> Result<Seq> {
+        let newest = self.sequencer().newest;
+        for next in
+            segment_numbers(&*self.dir)?.into_iter().filter(|next| (number + 1..=newest).contains(next))
+        {
+            let file = self.places.segments.file(next)?;
+            if let Some((first, _)) = scan::beginning(&*file, next, self.key)? {
+                return Ok(first);
+            }
+        }
+        Ok(Seq::MAX)
     }
 
     /// The index of a segment that takes no more records; of one that lost it, made anew from the records.

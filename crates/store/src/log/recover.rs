@@ -123,15 +123,16 @@ impl Log {
             }
             None => {
                 let created = open_segment(&*dir, oldest)?;
-                let created = created.map(|f| scan::read_header(&*f, oldest, &key)).transpose()?.flatten();
-                let created = created.map_or(Micros(0), |(header, _)| header.created);
+                let created = created.map(|f| scan::beginning(&*f, oldest, key)).transpose()?.flatten();
+                let created = created.map_or(Micros(0), |(_, time)| time);
                 Recovered::new(Catalog::new(created), created)
             }
         };
         state.damage = damage;
-        let first = base.as_ref().and_then(|b| b.footer.segments.last()).map_or(oldest, |start| start.0);
+        let start = base.as_ref().and_then(|b| b.footer.segments.last()).copied();
+        let first = start.map_or(oldest, |start| start.0);
         let mut base = base.map(Arc::new);
-        let mut survey = Survey::make(&*dir, key, &numbers, first, state.head)?;
+        let mut survey = Survey::make(&*dir, key, &numbers, first, start, state.head)?;
         survey.durable = survey.durable.max(manifest.durable());
         survey.harden_newest_index(&*dir)?;
         survey.unsealed_before(&*dir, first, &mut state)?;

@@ -31,6 +31,8 @@ pub(super) struct Scanned {
     pub index: SegmentIndex,
     /// It has an index of its own.
     pub sealed: bool,
+    /// Its header can be read.
+    pub has_header: bool,
     /// Damaged places.
     pub damage: Vec<(u64, Damage)>,
     /// Records of which not even the header is left: what they wrote where, and when, is not known.
@@ -46,8 +48,8 @@ pub(super) struct Scanned {
 pub(super) struct Context {
     /// The log that it is of.
     pub log: LogKey,
-    /// The seq that its first record should have.
-    pub expected: Seq,
+    /// The seq that its first record should have, if neither its header nor that record says so.
+    pub expected: Option<Seq>,
     /// The next segment begins with this record; what this segment has from there on was never acknowledged.
     pub until: Seq,
     /// Everything up to here was durable.
@@ -57,7 +59,7 @@ pub(super) struct Context {
 impl Context {
     /// Nothing is known.
     pub(super) fn of(log: LogKey) -> Context {
-        Context { log, expected: Seq(1), until: Seq::MAX, durable: Seq::ZERO }
+        Context { log, expected: None, until: Seq::MAX, durable: Seq::ZERO }
     }
 }
 
@@ -133,13 +135,22 @@ pub(super) fn index_place(file: &dyn File, number: u32, log: &LogKey) -> Result<
 /// # Errors
 /// When it cannot be read, or is of a newer version.
 pub(super) fn scan(file: &Arc<dyn File>, number: u32, context: Context) -> Result<Scanned> {
-    let header = read_header(&**file, number, &context.log)?;
-    if let Some(index) = sealed_index(&**file, number, &context.log)? {
-        let damage = if header.is_none() { vec![(0, Damage::Checksum)] } else { Vec::new() };
-        let durable = Seq::ZERO;
-        return Ok(Scanned { index, sealed: true, damage, lost: Vec::new(), starts: Vec::new(), durable });
+    if let Some(sealed) = scan_sealed(&**file, number, &context.log)? {
+        return Ok(sealed);
     }
-    scan_records(&**file, number, header, context)
+    scan_records(&**file, number, read_header(&**file, number, &context.log)?, context)
+}
+
+/// The same if it is sealed.
+///
+/// # Errors
+/// As [`scan`].
+pub(super) fn scan_sealed(file: &dyn File, number: u32, log: &LogKey) -> Result<Option<Scanned>> {
+    let header = read_header(file, number, log)?;
+    let Some(index) = sealed_index(file, number, log)? else { return Ok(None) };
+    let damage = if header.is_none() { vec![(0, Damage::Checksum)] } else { Vec::new() };
+    let (has_header, lost, starts, durable) = (header.is_some(), Vec::new(), Vec::new(), Seq::ZERO);
+    Ok(Some(Scanned { index, sealed: true, has_header, damage, lost, starts, durable }))
 }
 
 /// Reads a segment record by record.
@@ -149,7 +160,16 @@ pub(super) fn scan_records(
     header: Option<(SegmentHeader, u32)>,
     context: Context,
 ) -> Result<Scanned> {
-    let first_seq = header.map_or(context.expected, |(h, _)| h.first_seq);
+    let mut window = Window::new(file, segment::file_name(number), context.log);
+    let at = SEGMENT_HEADER_BYTES as u64;
+    let first_seq = match header {
+        Some((header, _)) => header.first_seq,
+        // Without a header the first record is believed about itself and about what comes before it.
+        None => match window.record_or_flipped(at)? {
+            Some((proven, _)) => proven.header.seq,
+            None => context.expected.unwrap_or(Seq(1)),
+        },
+    };
     let mut out = Scanned {
         index: SegmentIndex {
             records_end: SEGMENT_HEADER_BYTES as u64,
@@ -157,38 +177,41 @@ pub(super) fn scan_records(
             ..SegmentIndex::default()
         },
         sealed: false,
+        has_header: header.is_some(),
         damage: if header.is_none() { vec![(0, Damage::Checksum)] } else { Vec::new() },
         lost: Vec::new(),
         starts: Vec::new(),
         durable: Seq::ZERO,
     };
-    let mut window = Window::new(file, segment::file_name(number), context.log);
-    // Without a header the first record is believed about what comes before it.
     let mut chain = header.map(|h| h.1);
     let mut incarnation = header.map(|h| h.0.incarnation);
     let mut seq = first_seq;
-    let mut at = SEGMENT_HEADER_BYTES as u64;
+    let mut at = at;
     while seq < context.until {
         let continues = |h: &Header| {
             h.seq == seq
                 && chain.is_none_or(|c| c == h.previous)
                 && incarnation.is_none_or(|i| i == h.incarnation)
         };
-        let Proven { header, hash, .. } = match window.record(at)? {
+        let Proven { header, hash, .. } = match window.record_or_flipped(at)? {
             Some((proven, None)) if continues(&proven.header) => proven,
-            Some((proven, Some(granule))) if continues(&proven.header) => {
-                let header = proven.header;
-                if context.durable < seq && !durable_later(&mut window, at + 8, &header, seq)? {
-                    break;
+            Some((proven, Some(hurt))) if continues(&proven.header) => {
+                if context.durable < seq {
+                    let later = resync(&mut window, at + 8, Some(proven.header.incarnation), seq, Seq::ZERO)?;
+                    let Some((.., durable)) = later else { break };
+                    out.durable = out.durable.max(durable);
                 }
-                out.damage.push((
-                    header.payload_at(at) + (granule * record::GRANULE_BYTES) as u64,
-                    Damage::Checksum,
-                ));
+                let granule_at = |i| proven.header.payload_at(at) + (i * record::GRANULE_BYTES) as u64;
+                let place = match hurt {
+                    Hurt::Header => at,
+                    Hurt::Granule(index) => granule_at(index),
+                };
+                out.damage.push((place, Damage::Checksum));
                 proven
             }
             _ => match resync(&mut window, at + record::ALIGN_BYTES, incarnation, seq, context.durable)? {
-                Some((next_at, next)) if next.seq < context.until => {
+                Some((next_at, next, durable)) if next.seq < context.until => {
+                    out.durable = out.durable.max(durable);
                     out.damage.push((at, Damage::Checksum));
                     out.lost.push(seq..next.seq);
                     // What is lost keeps its seqs; its times are unknown.
@@ -210,12 +233,40 @@ pub(super) fn scan_records(
         at = header.end(at);
         out.index.records_end = at;
     }
-    if header.is_none() && context.durable.max(out.durable) < first_seq {
-        // Nothing here was ever durable: a power cut took the header and left records.
-        out.index.times.clear();
-        out.damage.clear();
-    }
     Ok(out)
+}
+
+/// The seq and the time with which a segment begins: its header says so or, if that is damaged, its first record.
+///
+/// # Errors
+/// As [`scan_records`].
+pub(super) fn beginning(file: &dyn File, number: u32, log: LogKey) -> Result<Option<(Seq, Micros)>> {
+    if let Some((header, _)) = read_header(file, number, &log)? {
+        return Ok(Some((header.first_seq, header.created)));
+    }
+    let mut window = Window::new(file, segment::file_name(number), log);
+    let first = window.record_or_flipped(SEGMENT_HEADER_BYTES as u64)?;
+    Ok(first.map(|(proven, _)| (proven.header.seq, proven.header.time)))
+}
+
+/// Up to where everything was durable, as any whole record of a segment without an index says, wherever it stands: also behind
+/// something that does not hold.
+///
+/// # Errors
+/// As [`scan_records`].
+pub(super) fn durable_as_said(file: &dyn File, number: u32, log: LogKey) -> Result<Seq> {
+    let mut window = Window::new(file, segment::file_name(number), log);
+    let (mut at, mut durable) = (SEGMENT_HEADER_BYTES as u64, Seq::ZERO);
+    while let Some(found) = window.find(at, u64::MAX, &|_, _| true)? {
+        at = match window.record(found)? {
+            Some((Proven { header, .. }, _)) => {
+                durable = durable.max(header.durable);
+                header.end(found)
+            }
+            None => found + record::ALIGN_BYTES,
+        };
+    }
+    Ok(durable)
 }
 
 fn note(index: &mut SegmentIndex, number: u32, header: &Header, at: u64) {
@@ -233,14 +284,28 @@ fn note(index: &mut SegmentIndex, number: u32, header: &Header, at: u64) {
     index.times.push(header.time);
 }
 
-/// Whether a later record says that `seq` was durable.
-fn durable_later(window: &mut Window<'_>, at: u64, header: &Header, seq: Seq) -> Result<bool> {
-    Ok(resync(window, at, Some(header.incarnation), seq, Seq::ZERO)?.is_some())
+/// The next whole record behind `from` that is of the same life of the log, later than `seq`, and was itself `durable` or says or
+/// is said by one behind it to come after `seq` was; and up to where everything was durable, as is known then.
+fn resync(
+    window: &mut Window<'_>,
+    from: u64,
+    incarnation: Option<u32>,
+    seq: Seq,
+    durable: Seq,
+) -> Result<Option<(u64, Header, Seq)>> {
+    let Some((at, found)) = next_durable(window, from, incarnation, seq, durable)? else { return Ok(None) };
+    if found.durable <= durable {
+        return Ok(Some((at, found, durable)));
+    }
+    // It proves those before it as well.
+    let durable = found.durable;
+    let first = next_durable(window, from, incarnation, seq, durable)?;
+    Ok(first.map(|(at, found)| (at, found, durable)))
 }
 
-/// The next whole record behind `at` that is of the same life of the log, later than `seq`, and says that `seq` was
-/// durable, or was itself `durable`.
-fn resync(
+/// The next whole record behind `from` that is of the same life of the log, later than `seq`, and says that `seq` was durable, or
+/// was itself `durable`.
+fn next_durable(
     window: &mut Window<'_>,
     from: u64,
     incarnation: Option<u32>,
@@ -269,6 +334,15 @@ fn resync(
         at = found + record::ALIGN_BYTES;
     }
     Ok(None)
+}
+
+/// What does not hold of a record whose fields are known all the same.
+#[derive(Clone, Copy)]
+enum Hurt {
+    /// One bit of its header.
+    Header,
+    /// This granule of its payload; perhaps more behind it.
+    Granule(usize),
 }
 
 /// A part of a file in memory.
@@ -328,6 +402,20 @@ impl<'a> Window<'a> {
             Err(Flaw::Payload(granule)) => Some((proven, Some(granule))),
             Err(_) => None,
         })
+    }
+
+    /// The record at `at`, also if a bit of its header flipped: what it wrote, and where, is known then although it cannot be read.
+    /// Not for searching: it costs many hashes to find nothing.
+    ///
+    /// # Errors
+    /// As [`Window::record`].
+    fn record_or_flipped(&mut self, at: u64) -> Result<Option<(Proven, Option<Hurt>)>> {
+        if let Some((proven, granule)) = self.record(at)? {
+            return Ok(Some((proven, granule.map(Hurt::Granule))));
+        }
+        let key = self.log.header;
+        let flipped = Header::decode_flipped(&key, self.get(at, HEADER_BYTES)?);
+        Ok(flipped.map(|proven| (proven, Some(Hurt::Header))))
     }
 
     /// The first place from `at` on, before `end`, that could be a record of which `claimed` says so.

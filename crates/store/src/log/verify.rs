@@ -158,10 +158,14 @@ impl Log {
         // Asked before the file: it may be given its index meanwhile.
         let waiting = self.end_of_full(number);
         let index = if active { None } else { scan::sealed_index(&*file, number, &self.key)? };
-        let expected = index.as_ref().map_or(Seq(1), |index| index.first_seq);
+        let expected = index.as_ref().map(|index| index.first_seq);
         let durable = if active { self.durable_seq() } else { head };
         // Behind its last record there may be whole ones of a write that failed: they are nobody's.
-        let until = waiting.unwrap_or(Seq::MAX);
+        let until = match waiting {
+            Some(end) => end,
+            None if active || index.is_some() => Seq::MAX,
+            None => self.first_behind(number)?,
+        };
         let context = scan::Context { expected, until, durable, ..scan::Context::of(self.key) };
         let scanned = scan::scan_records(&*file, number, header, context)?;
         report.checked_bytes += file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
@@ -177,16 +181,14 @@ impl Log {
             Some(index) if scanned.damage.is_empty() && scanned.index.times != index.times => {
                 damaged(Damage::Inconsistent)
             }
-            None if active && scanned.last_seq() < head && !scanned.index.times.is_empty() => {
-                damaged(Damage::Checksum)
-            }
+            None if active && scanned.last_seq() < head => damaged(Damage::Checksum),
             None if waiting.is_some_and(|end| scanned.last_seq().next() < end) => damaged(Damage::Truncated),
             // One without records may have none because a write failed in it and the log went on elsewhere; others tell.
             _ if scanned.index.times.is_empty() => {
                 Ok(header.map(|_| (first, Seq(first.0.saturating_sub(1)))))
             }
-            // It takes no more records and does not wait for its index, so it should have one.
-            None if !active && waiting.is_none() => damaged(Damage::Truncated),
+            // It takes no more records and does not wait for its index, so it should have one, unless it is known to be damaged.
+            None if !active && waiting.is_none() && scanned.damage.is_empty() => damaged(Damage::Truncated),
             _ => Ok(Some((first, scanned.last_seq()))),
         }
     }

@@ -12,6 +12,7 @@ mod large;
 mod manifest;
 mod memory;
 mod mending;
+mod newest;
 mod place;
 mod races;
 mod tail;

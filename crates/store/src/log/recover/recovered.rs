@@ -120,8 +120,13 @@ impl Recovered {
             return Ok(Loaded::Nothing);
         }
         let first = scanned.index.first_seq;
+        let durable = survey.durable.max(scanned.durable);
+        if !scanned.sealed && !scanned.has_header && durable < first {
+            // Nothing here was ever durable: a power cut took the header and left records.
+            return Ok(Loaded::Nothing);
+        }
         let hole = first > self.head.next();
-        if hole && survey.durable.max(scanned.durable) <= self.head {
+        if hole && durable <= self.head {
             return Ok(Loaded::Stale);
         }
         self.reached = self.reached.max(scanned.last_seq());

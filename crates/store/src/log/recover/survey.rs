@@ -8,7 +8,7 @@ use super::{
     open_segment,
     recovered::Recovered,
 };
-use crate::{env::Dir, error::Result};
+use crate::{env::Dir, error::Result, format::checkpoint::SegmentStart};
 
 /// What the segments say of each other, before any is taken in.
 pub(super) struct Survey {
@@ -17,6 +17,8 @@ pub(super) struct Survey {
     pub(super) term: u32,
     /// The segments that follow the newest checkpoint or wait for their index, with their first seqs.
     firsts: Vec<(u32, Seq)>,
+    /// Where the newest checkpoint says that its last segment begins, which a damaged header does not.
+    start: Option<SegmentStart>,
     /// The newest segment that has an index.
     sealed: Option<u32>,
     /// Everything up to here was durable: a checkpoint or an index says so, which are made only then, or a later record.
@@ -29,9 +31,10 @@ impl Survey {
         log: LogKey,
         numbers: &[u32],
         first: u32,
+        start: Option<SegmentStart>,
         covered: Seq,
     ) -> Result<Survey> {
-        let mut survey = Survey { log, term: 0, firsts: Vec::new(), sealed: None, durable: covered };
+        let mut survey = Survey { log, term: 0, firsts: Vec::new(), start, sealed: None, durable: covered };
         let mut from = first;
         while from > 1
             && let Some(file) = open_segment(dir, from - 1)?
@@ -47,27 +50,29 @@ impl Survey {
             let Some(file) = open_segment(dir, number)? else { continue };
             let header = scan::read_header(&*file, number, &log)?;
             survey.term = header.map_or(survey.term, |(header, _)| survey.term.max(header.term));
-            survey.firsts.extend(header.map(|(header, _)| (number, header.first_seq)));
+            survey.firsts.extend(scan::beginning(&*file, number, log)?.map(|(first, _)| (number, first)));
             if let Some(end) = scan::sealed_end(&*file, number, &log)? {
                 survey.durable = survey.durable.max(end);
                 survey.sealed = Some(number);
                 continue;
             }
-            // What the first one says of itself it says when it is loaded.
-            if unsealed > 0 && header.is_some() {
-                let scanned = scan::scan_records(&*file, number, header, scan::Context::of(log))?;
-                survey.durable = survey.durable.max(scanned.durable);
+            // What the first one says of itself it says when it is loaded; without a header that decides whether it is.
+            if unsealed > 0 || header.is_none() {
+                survey.durable = survey.durable.max(scan::durable_as_said(&*file, number, log)?);
             }
             unsealed += 1;
         }
         Ok(survey)
     }
 
-    pub(super) fn context(&self, number: u32, expected: Seq) -> scan::Context {
+    /// What is known of segment `number`; `next` comes after what is known of the log.
+    pub(super) fn context(&self, number: u32, next: Seq) -> scan::Context {
+        let start = self.start.filter(|start| start.0 == number);
+        let expected = start.map_or(next, |(_, first, _)| first);
         let next = self.firsts.iter().find(|(n, _)| *n > number);
         scan::Context {
             log: self.log,
-            expected,
+            expected: Some(expected),
             until: next.map_or(Seq::MAX, |(_, first)| *first),
             durable: self.durable,
         }
