@@ -3,7 +3,7 @@
 
 use std::{
     env, fmt,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
 };
@@ -16,7 +16,7 @@ use crate::{
     cli::Cli,
     hints,
     session::Session,
-    show::{Paint, Style, words},
+    show::{Look, Style, prose, words},
 };
 
 /// The command line's result.
@@ -156,7 +156,7 @@ pub(crate) fn report(session: &Session, error: &Error, target: Option<&str>) -> 
         refusal.hint = refusal.hint.replace(" NAME", &format!(" {target}"));
     }
     // `eprint!` panics when standard error cannot be written.
-    let _ = io::stderr().write_all(in_words(&refusal, session.stderr()).as_bytes());
+    let _ = io::stderr().write_all(in_words(&refusal, &session.look_of_stderr()).as_bytes());
     // A check that did not hold has been answered with its own document.
     if session.json() && !matches!(error, Error::Damaged(_)) {
         // Standard error has it already, should this fail.
@@ -186,8 +186,7 @@ pub(crate) fn refuse_word(word: &std::ffi::OsStr) -> ExitCode {
 fn refuse_as(rendered: &str) -> ExitCode {
     let args: Vec<String> = env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let usage = of_usage(rendered, &args);
-    let paint = Paint::for_stream(io::stderr().is_terminal());
-    let _ = io::stderr().write_all(in_words(&usage, paint).as_bytes());
+    let _ = io::stderr().write_all(in_words(&usage, &Look::of_stderr()).as_bytes());
     if args.iter().any(|arg| arg == "--json") {
         let _ = io::stdout().write_all(format!("{}\n", in_json(&usage)).as_bytes());
     }
@@ -236,14 +235,12 @@ fn in_json(refusal: &Refusal) -> Value {
 }
 
 /// The error, its hint, and what may have been meant.
-fn in_words(refusal: &Refusal, paint: Paint) -> String {
-    let mut text = format!(
-        "{} {}\n",
-        paint.apply(Style::Error, "error:"),
-        words::lines(&refusal.message).replace('\n', "\n  ")
-    );
+fn in_words(refusal: &Refusal, look: &Look) -> String {
+    let paint = look.paint;
+    let mut text =
+        format!("{} {}\n", paint.apply(Style::Error, "error:"), prose(&refusal.message, 7, look.width));
     if !refusal.hint.is_empty() {
-        let hint = words::lines(&refusal.hint);
+        let hint = prose(&refusal.hint, 6, look.width);
         text.push_str(&format!("{} {hint}\n", paint.apply(Style::Hint, "hint:")));
     }
     for candidate in &refusal.candidates {
@@ -255,8 +252,10 @@ fn in_words(refusal: &Refusal, paint: Paint) -> String {
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
+    use jiff::Zoned;
 
     use super::*;
+    use crate::show::Paint;
 
     fn ambiguous() -> Refusal {
         Refusal {
@@ -271,9 +270,19 @@ mod tests {
 
     #[test]
     fn a_failure_is_told_with_its_hint_and_candidates() {
-        assert_snapshot!(in_words(&ambiguous(), Paint::NONE), @r#"
+        let look = |width| Look { now: Zoned::now(), paint: Paint::NONE, width };
+        assert_snapshot!(in_words(&ambiguous(), &look(None)), @r#"
         error: "1:30": the clock showed this twice
         hint: say which
+          2026-11-01T01:30:00-04:00
+          2026-11-01T01:30:00-05:00
+        "#);
+        let long = Refusal { hint: "say which of them you mean, with its offset".to_owned(), ..ambiguous() };
+        assert_snapshot!(in_words(&long, &look(Some(30))), @r#"
+        error: "1:30": the clock
+          showed this twice
+        hint: say which of them you
+          mean, with its offset
           2026-11-01T01:30:00-04:00
           2026-11-01T01:30:00-05:00
         "#);
@@ -283,7 +292,8 @@ mod tests {
     #[test]
     fn what_a_guest_says_cannot_drive_the_terminal() {
         let failure = Refusal { message: "qemu: \u{1b}[2Jgone\nmore".to_owned(), ..ambiguous() };
-        assert!(!in_words(&failure, Paint::NONE).contains('\u{1b}'));
+        let look = Look { now: Zoned::now(), paint: Paint::NONE, width: None };
+        assert!(!in_words(&failure, &look).contains('\u{1b}'));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use std::io::{self, IsTerminal as _};
 use jiff::Zoned;
 
 pub(crate) use paint::{Paint, Style};
+pub(crate) use table::prose;
 use table::{Cell, Column, Table};
 
 /// How things are to look.

@@ -7,7 +7,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use crate::hints;
 
-use super::{Cell, Column, Look, Style, Table, table::wrap, words};
+use super::{Cell, Column, Look, Style, Table, prose, words};
 
 /// Everything.
 pub(crate) fn status(status: &Status, look: &Look) -> String {
@@ -47,22 +47,11 @@ pub(crate) fn problems(problems: &[Problem], look: &Look) -> String {
     let mark = look.paint.apply(Style::Bad, "!");
     let hint = look.paint.apply(Style::Hint, "hint:");
     let lines = |problem: &Problem| {
-        let said = prose(&problem.to_string(), 2, look);
-        let todo = prose(&hints::of_trouble(&problem.trouble), 8, look);
+        let said = prose(&problem.to_string(), 2, look.width);
+        let todo = prose(&hints::of_trouble(&problem.trouble), 8, look.width);
         format!("{mark} {said}\n  {hint} {todo}\n")
     };
     problems.iter().map(lines).collect()
-}
-
-/// A text that begins in this column; what does not fit is indented a little.
-fn prose(text: &str, column: usize, look: &Look) -> String {
-    let text = words::lines(text);
-    let mut lines = Vec::new();
-    for line in text.split('\n') {
-        let column = if lines.is_empty() { column } else { 2 };
-        lines.extend(wrap(line, look.width, column));
-    }
-    lines.join("\n  ")
 }
 
 /// Gives each problem in a JSON answer its words, beside its code: programs decide by the one and show the other.
@@ -112,6 +101,12 @@ fn state(target: &TargetStatus) -> String {
     words::line(life).replace('-', " ")
 }
 
+/// The branch on which its machine runs; the present if none does.
+pub(crate) fn branch(target: &TargetStatus) -> &str {
+    let running = target.machine.as_ref().and_then(|machine| machine.branch.as_ref());
+    running.unwrap_or(&target.branch)
+}
+
 /// `● web  running  on main  3 seconds ago`.
 fn head(target: &TargetStatus, widths: &Widths, look: &Look) -> String {
     let (mark, style) = match target.state.as_str() {
@@ -119,7 +114,6 @@ fn head(target: &TargetStatus, widths: &Widths, look: &Look) -> String {
         "stopped" => ("○", Style::Dim),
         _ => ("?", Style::Warn),
     };
-    let machine = target.machine.as_ref().and_then(|machine| machine.branch.as_ref());
     let reach = match target.head_seq {
         0 => "no history yet".to_owned(),
         _ => words::time(&target.head_time, look),
@@ -127,7 +121,7 @@ fn head(target: &TargetStatus, widths: &Widths, look: &Look) -> String {
     let parts = [
         (words::line(&target.name), widths.name, Style::Bold),
         (state(target), widths.state, style),
-        (format!("on {}", words::line(machine.unwrap_or(&target.branch))), 0, Style::Plain),
+        (format!("on {}", words::line(branch(target))), 0, Style::Plain),
         (reach, 0, Style::Dim),
     ];
     let mut out = format!("{} ", look.paint.apply(style, mark));

@@ -223,8 +223,19 @@ fn shorten(text: &str, width: usize) -> String {
     short
 }
 
+/// A text of several lines that begins in this column; each line after its first is indented a little.
+pub(crate) fn prose(text: &str, column: usize, width: Option<usize>) -> String {
+    let text = words::lines(text);
+    let mut lines = Vec::new();
+    for line in text.split('\n') {
+        let column = if lines.is_empty() { column } else { 2 };
+        lines.extend(wrap(line, width, column));
+    }
+    lines.join("\n  ")
+}
+
 /// Breaks a text that begins at `column` into lines that end before `width`. A word is never broken.
-pub(super) fn wrap(text: &str, width: Option<usize>, column: usize) -> Vec<String> {
+fn wrap(text: &str, width: Option<usize>, column: usize) -> Vec<String> {
     let room = width.and_then(|width| width.checked_sub(column)).filter(|room| *room >= WRAP_COLUMNS_MIN);
     let Some(room) = room.filter(|room| text.width() > *room) else { return vec![text.to_owned()] };
     let mut lines = vec![String::new()];

@@ -76,7 +76,7 @@ pub(crate) fn list(targets: &[TargetInfo], look: &Look) -> String {
         table.row([
             Cell::new(&status.name).styled(Style::Bold),
             Cell::new(&status.state).styled(style),
-            Cell::new(&status.branch),
+            Cell::new(status::branch(status)),
             Cell::new(status.disks.len().to_string()),
             Cell::new(words::bytes(size_bytes)),
             Cell::new(words::time(&status.head_time, look)),

@@ -535,7 +535,10 @@ fn everything_fits_sixty_columns_and_no_name_is_cut() {
     let long = "web-server-of-the-department-in-the-basement";
     let look = look(Some(60));
     let info = TargetInfo { config: TargetConfig::new(long), status: target(long, "stopped") };
-    let listed = target::list(&[info, self::info()], &look);
+    // The branch is the one that runs.
+    let mut tried = self::info();
+    tried.status.machine = Some(machine());
+    let listed = target::list(&[info, tried], &look);
     fits(&listed, 60);
     assert_snapshot!(listed, @r"
     NAME                                          STATE
@@ -543,7 +546,7 @@ fn everything_fits_sixty_columns_and_no_name_is_cut() {
     web-server-of-the-department-in-the-basement  stopped
         main        1  20 GiB  3 seconds ago
     web                                           running
-        main        1  20 GiB  3 seconds ago
+        try-1       1  20 GiB  3 seconds ago
     ");
     assert!(target::list(&[], &look).contains("Nothing"));
 
