@@ -37,7 +37,7 @@ const ACCEPT_EVERY: Duration = Duration::from_millis(100);
 /// So long a client waits for the manager to put away what was made for it: a socket with clients takes five seconds.
 const PUT_AWAY_MAX: Duration = Duration::from_secs(7);
 /// The same for what has nothing to put away.
-const GIVE_UP_MAX: Duration = Duration::from_secs(1);
+const GIVE_UP_MAX: Duration = Duration::from_secs(2);
 /// How often a client looks whether its user still wants the answer.
 const WANTED_EVERY: Duration = Duration::from_millis(200);
 

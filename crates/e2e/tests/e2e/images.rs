@@ -170,6 +170,12 @@ fn what_the_kernel_uses_is_neither_tapped_nor_restored_to() {
         let said = world.fails(1, &["target", "add", "u", "--disk", path]);
         assert!(said.contains("is a disk of target \"t\""), "{said}");
     }
+    // Its node stays when the device goes. Nobody opens it to find out.
+    assert_eq!(world.json(&["status"])["problems"], serde_json::json!([]));
+    drop(device);
+    let problems = world.json(&["status"])["problems"].clone();
+    assert_eq!(problems[0]["why"]["code"], "disk-away", "{problems}");
+    assert!(problems[0]["hint"].as_str().is_some_and(|hint| hint.contains("attached")), "{problems}");
 }
 
 #[test]

@@ -342,15 +342,31 @@ impl Target {
     /// Opens and locks the disk outside the store.
     pub(crate) fn take_disk(&self, disk: &Disk) -> Result<(OsDisk, ImageLock)> {
         let path = self.config().disk(&disk.name).and_then(|d| d.path.clone()).unwrap_or_default();
-        let was = disk.sectors.bytes();
         match outside::open(&path) {
-            Ok((size, raw, image_lock)) if size == was => Ok((raw, image_lock)),
-            Ok((found, ..)) | Err(Error::DiskSize { found, .. }) => {
-                Err(Error::DiskResized { path, found, was })
+            Ok((size, raw, image_lock)) => {
+                self.check_size(disk, path, size)?;
+                Ok((raw, image_lock))
+            }
+            Err(Error::DiskSize { found, path, wanted }) => {
+                self.check_size(disk, path.clone(), found)?;
+                Err(Error::DiskSize { found, path, wanted })
             }
             Err(Error::Disk { path, source }) => Err(self.disk_away(disk, path, source)),
             Err(error) => Err(error),
         }
+    }
+
+    fn check_size(&self, disk: &Disk, path: PathBuf, found: u64) -> Result<()> {
+        let was = disk.sectors.bytes();
+        if found == was {
+            return Ok(());
+        }
+        if found == 0 && !path.is_file() {
+            // The node of a device stays when the device goes.
+            let nothing = io::Error::new(io::ErrorKind::NotFound, "no device is attached there");
+            return Err(self.disk_away(disk, path, nothing));
+        }
+        Err(Error::DiskResized { path, found, was })
     }
 
     fn disk_away(&self, disk: &Disk, path: PathBuf, source: io::Error) -> Error {
@@ -364,8 +380,7 @@ impl Target {
     pub(super) fn look_outside(&self, disk: &Disk) -> Result<()> {
         let path = self.config().disk(&disk.name).and_then(|d| d.path.clone()).unwrap_or_default();
         match outside::size_of(&path) {
-            Ok(found) if found == disk.sectors.bytes() => Ok(()),
-            Ok(found) => Err(Error::DiskResized { path, found, was: disk.sectors.bytes() }),
+            Ok(found) => self.check_size(disk, path, found),
             Err(source) => Err(self.disk_away(disk, path, source)),
         }
     }
