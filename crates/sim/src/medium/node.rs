@@ -44,7 +44,7 @@ impl Node {
         self.read(offset, &mut there[..known]);
         if there == data {
             // Written back as it was read, damage included.
-            data[..known].copy_from_slice(&self.seen[offset..offset + known]);
+            data[..known].copy_from_slice(self.seen.get(offset..offset + known).unwrap_or_default());
         } else {
             self.rot.retain(|at, _| !(offset..end).contains(at));
         }

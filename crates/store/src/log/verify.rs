@@ -168,7 +168,8 @@ impl Log {
         };
         let context = scan::Context { expected, until, durable, ..scan::Context::of(self.key) };
         let scanned = scan::scan_records(&*file, number, header, context)?;
-        report.checked_bytes += file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
+        let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
+        report.checked_bytes += len_bytes;
         for (offset, damage) in &scanned.damage {
             let place = Place { file: name.clone(), offset: *offset };
             report.damaged.push(Damaged { place, damage: *damage });
@@ -188,7 +189,12 @@ impl Log {
                 Ok(header.map(|_| (first, Seq(first.0.saturating_sub(1)))))
             }
             // It takes no more records and does not wait for its index, so it should have one, unless it is known to be damaged.
-            None if !active && waiting.is_none() && scanned.damage.is_empty() => damaged(Damage::Truncated),
+            None if !active
+                && waiting.is_none()
+                && (scanned.damage.is_empty() || scanned.index.records_end > len_bytes) =>
+            {
+                damaged(Damage::Truncated)
+            }
             _ => Ok(Some((first, scanned.last_seq()))),
         }
     }

@@ -88,7 +88,8 @@ fn after_damage(key_of: impl Fn(&Identity) -> HeaderKey) -> (bygone_store::Resul
     drop(log);
     let (path, mut bytes) = segment(&world);
     let (at, ..) = *records(&bytes).iter().find(|(_, header, _)| header.seq == seq).unwrap();
-    bytes[at + 20] ^= 1;
+    // More than one bit, so that nothing is known of it and the next record is looked for.
+    bytes[at + 20] ^= 3;
     std::fs::write(path, bytes).unwrap();
     let log = world.open();
     assert!(!log.damage_at_open().is_empty(), "the damage is told");
