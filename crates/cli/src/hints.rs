@@ -313,7 +313,9 @@ pub(crate) fn of_trouble(trouble: &Trouble) -> String {
             return of(why);
         }
         Trouble::Opening => "wait; after a crash, what was written last has to be read again first",
-        Trouble::LeftRunning { why: None, .. } => "`bygone serve` takes it over",
+        Trouble::LeftRunning { why: None, .. } => {
+            "`bygone serve` takes it over, and so does `bygone run` of that target"
+        }
         Trouble::LeftRunning { .. } => "put that right; a manager tries again and again to take it over",
         Trouble::Damaged { .. } => "`bygone verify` shows all that is damaged",
         Trouble::DamageKnown { .. } => {

@@ -33,6 +33,15 @@ pub(crate) struct Init {}
 Marks:
   ● running   ○ stopped   ? unknown
 
+Under each target, as far as there is something to say:
+  since      when the change that is under way began
+  process    of its machine, and what runs its processors; console, display, ports: what it is reached by
+  present    the branch that is the present, if its machine runs on another one
+  history    the newest record, and what its history takes in the store
+  verified   what the last `verify` found
+  written    to its disks, since the manager began
+and its disks: size; tap, store or branch; whether the store has all of it; where it is outside the store
+
 Examples:
   bygone status
   bygone status --json"

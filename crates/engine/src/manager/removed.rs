@@ -111,17 +111,19 @@ impl Manager {
         })
     }
 
-    /// The folder of a removed target, and the name that it had.
+    /// The folder of a removed target, and the name that it had. What it is kept as goes first: that names one for sure, while its
+    /// name may have been that of several, or look like what another one is kept as.
     fn removed(&self, asked: &str) -> Result<(PathBuf, String)> {
-        if let Some((_, path)) = self.removed_numbers(asked).max_by_key(|(number, _)| *number) {
-            return Ok((path, asked.to_owned()));
-        }
         let exact = self.paths().removed_dir().join(asked);
-        match asked.rsplit_once('-') {
-            Some((name, number)) if number.parse::<u32>().is_ok() && exact.is_dir() => {
-                Ok((exact, name.to_owned()))
-            }
-            _ => Err(Error::NotRemoved(asked.to_owned())),
+        if let Some((name, number)) = asked.rsplit_once('-')
+            && number.parse::<u32>().is_ok()
+            && exact.is_dir()
+        {
+            return Ok((exact, name.to_owned()));
+        }
+        match self.removed_numbers(asked).max_by_key(|(number, _)| *number) {
+            Some((_, path)) => Ok((path, asked.to_owned())),
+            None => Err(Error::NotRemoved(asked.to_owned())),
         }
     }
 }
@@ -157,7 +159,7 @@ fn kept_as(path: &Path, file_name: &OsStr) -> Option<(Micros, RemovedInfo)> {
 }
 
 impl Handle<call::TargetRestore> for Manager {
-    fn handle(&self, call: &call::TargetRestore, _: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
+    fn handle(&self, call: &call::TargetRestore, answers: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
         crate::config::check_name(&call.name)?;
         let (_, had) = self.removed(&call.name)?;
         let name = call.new_name.clone().unwrap_or_else(|| had.clone());
@@ -167,7 +169,10 @@ impl Handle<call::TargetRestore> for Manager {
         let _taking = lock(&self.taking_disks);
         let target = self.registry.add(&name, now(), || {
             // With the name taken, so that it is the last one also if another was removed since.
-            let (from, _) = self.removed(&call.name)?;
+            let (from, still) = self.removed(&call.name)?;
+            if still != had {
+                return Err(Error::NotRemoved(call.name.clone()));
+            }
             let configs = Configs::of(&from, &name);
             let config = configs.load_of_any();
             let disks = config.as_ref().map(|config| config.disks.as_slice()).unwrap_or_default();
@@ -190,6 +195,12 @@ impl Handle<call::TargetRestore> for Manager {
         })?;
         if name != had {
             target.note_name(&had)?;
+        }
+        if had != call.name && self.removed_numbers(&call.name).next().is_some() {
+            answers.note(format!(
+                "that was {had}, kept as {0}; a target that was called {0} is kept too",
+                call.name
+            ));
         }
         info(&target)
     }

@@ -350,6 +350,19 @@ fn removed_targets_are_listed_and_one_comes_back_beside_another_that_has_its_nam
     stop(&manager, "old").unwrap();
     remove("old");
     assert_eq!(back("old", None).unwrap(), "old");
+    // What one is kept as may be the name of another.
+    let newest = manager.target("web").unwrap().log.id();
+    remove("web");
+    add(&manager, "web-3").unwrap();
+    let other = manager.target("web-3").unwrap().log.id();
+    remove("web-3");
+    let all: Vec<String> = kept(&manager).into_iter().map(|kept| kept.kept_as).collect();
+    assert_eq!(all, ["web-2", "web-3", "web-3-1"]);
+    assert_eq!(back("web-3", None).unwrap(), "web");
+    assert_eq!(manager.target("web").unwrap().log.id(), newest);
+    assert_eq!(back("web-3", None).unwrap(), "web-3");
+    assert_eq!(manager.target("web-3").unwrap().log.id(), other);
+
     drop(manager);
     let manager = world.manager();
     assert_eq!(manager.target("old").unwrap().log.id(), first);
