@@ -111,7 +111,8 @@ impl Session {
         if self.json() {
             return self.print_json(answer);
         }
-        self.print(&words(answer, &self.look()))
+        let look = self.look();
+        self.print(&show::fit(&words(answer, &look), look.width))
     }
 
     /// Says that something was done; like [`show`](Session::show), but `-q` leaves the words out.

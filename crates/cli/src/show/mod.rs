@@ -19,8 +19,8 @@ use std::io::{self, IsTerminal as _};
 use jiff::Zoned;
 
 pub(crate) use paint::{Paint, Style};
-pub(crate) use table::prose;
 use table::{Cell, Column, Table};
+pub(crate) use table::{fit, prose};
 
 /// How things are to look.
 #[derive(Clone)]

@@ -228,10 +228,19 @@ pub(crate) fn prose(text: &str, column: usize, width: Option<usize>) -> String {
     let text = words::lines(text);
     let mut lines = Vec::new();
     for line in text.split('\n') {
-        let column = if lines.is_empty() { column } else { 2 };
+        // What follows the first line of it is indented, so it has a little less room.
+        let column = column.max(2);
         lines.extend(wrap(line, width, column));
     }
     lines.join("\n  ")
+}
+
+/// Breaks sentences that are too long for a terminal. Tables are as they are to be, and so is what has colours.
+pub(crate) fn fit(text: &str, width: Option<usize>) -> String {
+    let is_sentence = |line: &str| !line.contains("  ") && !line.contains('\u{1b}');
+    let lines =
+        text.split('\n').map(|line| if is_sentence(line) { prose(line, 0, width) } else { line.to_owned() });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Breaks a text that begins at `column` into lines that end before `width`. A word is never broken.

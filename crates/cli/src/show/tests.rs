@@ -351,7 +351,12 @@ fn an_undo_says_how_to_go_further_back() {
     let mut moment = history()[2].clone();
     moment.label =
         "the restore on branch restored-1 was taken back; branch main is the present again".to_owned();
-    assert_snapshot!(branches::undone("web", &moment, &look(None)), @r"
+    let undone = branches::undone("web", &moment, &look(None));
+    assert_eq!(fit(&undone, None), undone);
+    fits(&fit(&undone, Some(60)), 60);
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(&fit(&undone, Some(60))), words(&undone));
+    assert_snapshot!(undone, @r"
     web: the restore on branch restored-1 was taken back; branch main is the present again yesterday 14:59 (seq:912345)
     Another undo takes that back. To go further back: bygone branch promote web BRANCH, or bygone restore web --at WHEN --in-place
     ");
@@ -596,6 +601,7 @@ fn everything_fits_sixty_columns_and_no_name_is_cut() {
     let path = "/var/lib/libvirt/images/of/the/basement.raw";
     deep.disks[0].path = Some(PathBuf::from(path));
     let shown = status::target(&deep, &look);
+    assert_eq!(fit(&shown, look.width), shown, "a table is as it is to be");
     fits(&shown, 60);
     assert!(shown.contains(long) && shown.contains(path), "{shown}");
 }
