@@ -54,6 +54,8 @@ pub struct ServeOptions {
     pub until_idle: bool,
     /// Offer the exports on this TCP address as well.
     pub listen: Option<String>,
+    /// Whoever starts this manager is about to run this target, and says how: it does not come up by itself.
+    pub to_run: Option<String>,
 }
 
 /// Where a manager can be reached.
@@ -161,7 +163,7 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
     };
     let api = ApiServer::start(manager.clone())?;
     // Whoever asks something need not wait until everything is taken over and started.
-    let caretaker = Caretaker::start(manager.clone())?;
+    let caretaker = Caretaker::start(manager.clone(), options.to_run.clone())?;
     ready(&ServeInfo {
         api: paths.api_socket(),
         nbd: nbd_socket,
@@ -231,7 +233,7 @@ struct Caretaker {
 }
 
 impl Caretaker {
-    fn start(manager: Arc<Manager>) -> Result<Caretaker> {
+    fn start(manager: Arc<Manager>, to_run: Option<String>) -> Result<Caretaker> {
         let (stop, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (stopping, has_begun) = (stop.clone(), begun.clone());
         let care = move || {
@@ -249,7 +251,7 @@ impl Caretaker {
                         adopt(&target);
                     }
                     if is_new {
-                        take_up(&manager, &target);
+                        take_up(&manager, &target, to_run.as_ref() != Some(&target.name));
                     }
                     target.count_size();
                 }
@@ -294,10 +296,10 @@ fn adopt(target: &Arc<Target>) {
     }
 }
 
-/// Starts a target that is to run, and goes on reading its disks.
-fn take_up(manager: &Arc<Manager>, target: &Arc<Target>) {
+/// Starts a target that is to come up with the manager, if it `may`, and goes on reading its disks.
+fn take_up(manager: &Arc<Manager>, target: &Arc<Target>, may: bool) {
     let name = &target.name;
-    if target.config().autostart && !target.is_running() && !target.is_left_running() {
+    if may && target.config().autostart && !target.is_running() && !target.is_left_running() {
         let run = call::Run { name: name.clone(), at: None, branch: None, display: None };
         let (manager, name) = (manager.clone(), name.clone());
         let start = move || match manager.handle(&run, &mut Nobody) {
@@ -388,7 +390,7 @@ pub fn ask<C: Call>(store: &Path, call: &C, answers: &mut dyn Items<C::Item>) ->
     }
     let request: Request = call.clone().into();
     if needs_manager(&paths, &request) {
-        start_in_background(&paths, &mut || answers.wanted())?;
+        start_in_background(&paths, &request, &mut || answers.wanted())?;
         let stream = socket::connect(&paths.api_socket()).ok_or(Error::ManagerGone)?;
         return socket::ask(&stream, call, true, answers);
     }
@@ -422,7 +424,11 @@ fn needs_manager(paths: &StorePaths, request: &Request) -> bool {
     }
 }
 
-fn start_in_background(paths: &StorePaths, wanted: &mut dyn FnMut() -> bool) -> Result<()> {
+fn start_in_background(
+    paths: &StorePaths,
+    request: &Request,
+    wanted: &mut dyn FnMut() -> bool,
+) -> Result<()> {
     let program = std::env::current_exe().map_err(|e| Error::file("finding", "this program", e))?;
     let log_path = paths.manager_log();
     let io = |e| Error::file("writing", &log_path, e);
@@ -439,6 +445,9 @@ fn start_in_background(paths: &StorePaths, wanted: &mut dyn FnMut() -> bool) -> 
         .stdin(Stdio::null())
         .stdout(log.try_clone().map_err(io)?)
         .stderr(log);
+    if let Request::Run(run) = request {
+        command.arg("--to-run").arg(&run.name);
+    }
     let mut child =
         bygone_sys::detach(&mut command).spawn().map_err(|e| Error::file("starting", &program, e))?;
     let end = Instant::now() + START_MAX;

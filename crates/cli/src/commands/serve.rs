@@ -31,11 +31,14 @@ pub(crate) struct Serve {
     /// Serve the NBD exports over TCP as well
     #[arg(long, value_name = "HOST:PORT", value_parser = values::listen)]
     listen: Option<String>,
+    /// Whoever starts it is about to run this target: it does not come up by itself
+    #[arg(long, value_name = "NAME", hide = true)]
+    to_run: Option<String>,
 }
 
 impl Serve {
     pub(crate) fn options(&self) -> ServeOptions {
-        ServeOptions { until_idle: self.until_idle, listen: self.listen.clone() }
+        ServeOptions { until_idle: self.until_idle, listen: self.listen.clone(), to_run: self.to_run.clone() }
     }
 }
 

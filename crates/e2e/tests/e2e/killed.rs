@@ -75,3 +75,21 @@ fn run_without_a_manager_takes_over_what_was_left_running_and_says_so() {
     let boots = world.json_lines(&["timeline", "m", "--kind", "boot"]);
     assert_eq!(boots.len(), 1);
 }
+
+#[test]
+fn what_comes_up_with_the_manager_is_not_in_the_way_of_the_run_that_starts_it() {
+    let world = World::new();
+    for name in ["m", "n"] {
+        world.ok(&["target", "add", name, "--disk", "store:8M", "--memory", "64M", "--autostart"]);
+    }
+    world.ok(&["point", "m", "--label", "here"]);
+    let started = world.json(&["run", "m", "--at", "point:here", "--branch", "try"]);
+    assert_eq!(started["branch"], "try");
+    until("the other one to come up", || {
+        let targets = world.json(&["status"])["targets"].clone();
+        (targets[1]["name"] == "n" && targets[1]["state"] == "running").then_some(())
+    });
+    for name in ["m", "n"] {
+        world.ok(&["stop", name, "--force"]);
+    }
+}

@@ -57,7 +57,7 @@ impl Handle<call::Run> for Manager {
         // Takes seconds the first time, and needs no turn.
         let accelerator = self.shared.launcher.prepare(&self.shared.paths.root().join("run"));
         let elsewhere = call.at.is_some() || call.branch.is_some();
-        // A manager that was started for this takes over what was left running, and starts what comes up with it, by itself.
+        // A manager that was started for this takes over what was left running by itself.
         let end = Instant::now() + if answers.began() && !elsewhere { BEGIN_MAX } else { Duration::ZERO };
         let op = loop {
             match target.begin(Change::Start, Request::Run) {
@@ -98,7 +98,7 @@ fn running_already(machine: &Machine, answers: &mut dyn Items<Nothing>) -> Resul
     answers.note(
         match machine.adopted {
             true => "it was running already, and is looked after again",
-            false => "it came up with the manager",
+            false => "it was started meanwhile",
         }
         .to_owned(),
     );
