@@ -87,7 +87,7 @@ fn lease_all(target: &Arc<Target>, branch: BranchId) -> Result<Vec<Lease>> {
 }
 
 /// Makes the folder of a machine, readable by its owner only: who can open the sockets in it owns the machine.
-fn make_dir(dir: &Path) -> Result<()> {
+pub(crate) fn make_dir(dir: &Path) -> Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|e| Error::file("making", dir, e))
 }

@@ -4,7 +4,7 @@
 
 use std::{
     ffi::OsStr,
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,6 +21,7 @@ use crate::{
     config::{DiskConfig, TargetConfig},
     error::{Error, Result},
     lifecycle::{Change, Request},
+    machine::make_dir,
     outside,
     store_dir::{Configs, rename_new},
     target::{self, Target, lock},
@@ -31,9 +32,11 @@ use crate::{
 const LET_GO_MAX: Duration = Duration::from_secs(10);
 /// In the details of an event: how the target is made up from there on.
 pub(crate) const CONFIG: &str = "config";
+/// In the folder of a machine, and in that of a removed target.
+const UEFI_VARS: &str = "uefi-vars.fd";
 
 impl Handle<call::TargetRemove> for Manager {
-    fn handle(&self, call: &call::TargetRemove, _: &mut dyn Items<Nothing>) -> Result<Removed> {
+    fn handle(&self, call: &call::TargetRemove, answers: &mut dyn Items<Nothing>) -> Result<Removed> {
         let name = call.name.as_str();
         let found = match self.target(name) {
             // What cannot be used can be put aside, but not be deleted: nobody knows what it holds.
@@ -60,6 +63,9 @@ impl Handle<call::TargetRemove> for Manager {
             let _ = fs::remove_dir_all(self.paths().run_dir(name));
             return Ok(Removed { name: name.to_owned(), kept_at: None });
         }
+        if let Err(error) = move_variables(&self.paths().run_dir(name), &to) {
+            answers.note(format!("its UEFI variables stay where they are: {}", error.failure()));
+        }
         Ok(Removed { name: name.to_owned(), kept_at: Some(to) })
     }
 }
@@ -79,6 +85,23 @@ fn wait_until_unused(target: &Arc<Target>) -> Result<()> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+/// Takes a machine's UEFI variables along, if it has any: it may not boot without them, and are not for another of its name.
+fn move_variables(from: &Path, to: &Path) -> Result<()> {
+    let (from, into) = (from.join(UEFI_VARS), to);
+    if !from.exists() {
+        return Ok(());
+    }
+    make_dir(into)?;
+    let to = into.join(UEFI_VARS);
+    let moved = match fs::rename(&from, &to) {
+        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
+            fs::copy(&from, &to).and_then(|_| fs::remove_file(&from))
+        }
+        moved => moved,
+    };
+    moved.map_err(|e| Error::file("moving", from, e))
 }
 
 impl Manager {
@@ -189,9 +212,14 @@ impl Handle<call::TargetRestore> for Manager {
                 Err(_) => drop(configs.load()?),
             }
             rename_new(&from, &to)?;
-            Target::open(&self.shared, &name).inspect_err(|_| {
+            let target = Target::open(&self.shared, &name).inspect_err(|_| {
                 let _ = rename_new(&to, &from);
-            })
+            })?;
+            // Before anybody can run it.
+            if let Err(error) = move_variables(&to, &self.paths().run_dir(&name)) {
+                answers.note(format!("its UEFI variables stay in its folder: {}", error.failure()));
+            }
+            Ok(target)
         })?;
         if name != had {
             target.note_name(&had)?;

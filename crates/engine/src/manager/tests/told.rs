@@ -379,6 +379,24 @@ fn removed_targets_are_listed_and_one_comes_back_beside_another_that_has_its_nam
 }
 
 #[test]
+fn uefi_variables_go_with_the_target_and_not_with_its_name() {
+    let (world, manager) = World::with(&["web"]);
+    let variables = |name: &str| world.paths().run_dir(name).join("uefi-vars.fd");
+    std::fs::create_dir_all(world.paths().run_dir("web")).unwrap();
+    std::fs::write(variables("web"), "boot this").unwrap();
+    let remove = call::TargetRemove { name: "web".into(), delete_history: false };
+    manager.handle(&remove, &mut Nobody).unwrap();
+    add(&manager, "web").unwrap();
+    assert!(!variables("web").exists());
+    std::fs::write(variables("web"), "boot that").unwrap();
+    let back = call::TargetRestore { name: "web".into(), new_name: Some("old".into()) };
+    manager.handle(&back, &mut Nobody).unwrap();
+    assert_eq!(std::fs::read_to_string(variables("old")).unwrap(), "boot this");
+    assert_eq!(std::fs::read_to_string(variables("web")).unwrap(), "boot that");
+    assert!(!world.target_dir("old").join("uefi-vars.fd").exists());
+}
+
+#[test]
 fn a_client_that_leaves_does_not_wait_for_what_the_manager_cannot_give_up() {
     let (world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
