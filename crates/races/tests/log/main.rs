@@ -15,7 +15,10 @@ use medium::{Memory, Ticks};
 use shuttle::{
     Config, Runner,
     scheduler::{PctScheduler, RandomScheduler, Scheduler},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -56,6 +59,12 @@ fn mark(log: &Arc<Log>, volume: VolumeId, lba: u64, seq: Seq) -> u8 {
     log.view(volume, seq).unwrap().read(Lba(lba), &mut bytes, Wait::Yes).unwrap();
     assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a sector of several writes");
     bytes[0]
+}
+
+/// Rounds for as long as others are at work, each of whom gets a turn in between.
+fn while_set(flag: &AtomicBool) -> impl Iterator<Item = ()> {
+    const ROUNDS_MAX: usize = 1000;
+    (0..ROUNDS_MAX).take_while(|_| flag.load(Ordering::SeqCst)).map(|_| thread::yield_now())
 }
 
 fn explore(scenario: impl Fn() + Send + Sync + 'static) {
@@ -136,10 +145,32 @@ fn a_moment_shows_what_was_written_before_it_whatever_upkeep_does_meanwhile() {
                 }
             })
         };
-        let written: Vec<_> = (1..=8).map(|i| (i, write(&log, volume, 0, i).unwrap())).collect();
+        let writing = Arc::new(AtomicBool::new(true));
+        let watcher = {
+            let (log, writing) = (log.clone(), writing.clone());
+            thread::spawn(move || {
+                // Each write has a sector of its own besides; what is there once stays.
+                let mut known = 0;
+                for _ in while_set(&writing) {
+                    let fragments = log.resolve_head(volume, Lba(10), Sectors(8), Wait::Yes).unwrap();
+                    let found = fragments.iter().filter(|fragment| fragment.found.is_some());
+                    let sectors: u64 = found.map(|fragment| fragment.sectors.0).sum();
+                    assert!(sectors >= known, "{sectors} sectors after {known}");
+                    known = sectors;
+                }
+            })
+        };
+        let written: Vec<_> = (1..=8)
+            .map(|i| {
+                write(&log, volume, 9 + u64::from(i), i).unwrap();
+                (i, write(&log, volume, 0, i).unwrap())
+            })
+            .collect();
         log.checkpoint().unwrap();
         upkeep.join().unwrap();
+        writing.store(false, Ordering::SeqCst);
         reader.join().unwrap();
+        watcher.join().unwrap();
         for (i, seq) in written {
             assert_eq!(mark(&log, volume, 0, seq), i);
         }
@@ -151,10 +182,11 @@ fn a_volume_that_is_closed_and_opened_between_writes_and_checkpoints_shows_the_n
     explore(|| {
         let memory = Memory::default();
         let (log, volume) = make(&memory);
+        let writing = Arc::new(AtomicBool::new(true));
         let opener = {
-            let log = log.clone();
+            let (log, writing) = (log.clone(), writing.clone());
             thread::spawn(move || {
-                for _ in 0..2 {
+                for _ in while_set(&writing) {
                     log.close_volume(volume);
                     log.open_volume(volume, Below::Index, Seq::ZERO).unwrap();
                 }
@@ -164,17 +196,25 @@ fn a_volume_that_is_closed_and_opened_between_writes_and_checkpoints_shows_the_n
             let log = log.clone();
             thread::spawn(move || while log.maintain().unwrap() {})
         };
+        let check = |i: u8| {
+            match log.resolve_head(volume, Lba(u64::from(i)), Sectors(1), Wait::Yes) {
+                Ok(fragments) => {
+                    let mut now = [0; 512];
+                    log.read_fragment(&fragments[0], &mut now, Wait::Yes).unwrap();
+                    assert_eq!(now[0], i, "sector {i}");
+                }
+                // It is closed just now.
+                Err(error) => assert!(matches!(error, Error::NoVolume(_)), "{error}"),
+            }
+        };
         for i in 1..=6 {
-            write(&log, volume, u64::from(i) % 2, i).unwrap();
+            write(&log, volume, u64::from(i), i).unwrap();
+            check(i);
         }
-        opener.join().unwrap();
         upkeep.join().unwrap();
-        for (lba, wanted) in [(0, 6), (1, 5)] {
-            let fragments = log.resolve_head(volume, Lba(lba), Sectors(1), Wait::Yes).unwrap();
-            let mut now = [0; 512];
-            log.read_fragment(&fragments[0], &mut now, Wait::Yes).unwrap();
-            assert_eq!(now[0], wanted, "sector {lba}");
-        }
+        writing.store(false, Ordering::SeqCst);
+        opener.join().unwrap();
+        (1..=6).for_each(check);
     });
 }
 
@@ -191,7 +231,7 @@ fn a_follower_is_told_everything_once_and_nothing_that_a_power_cut_takes() {
             })
         };
         let follower = {
-            let log = log.clone();
+            let (log, memory) = (log.clone(), memory.clone());
             thread::spawn(move || {
                 let mut follower = log.follow(Cursor { log: log.id(), seq: Seq::ZERO }).unwrap();
                 let (mut told, mut marks) = (0, 0);
@@ -209,7 +249,9 @@ fn a_follower_is_told_everything_once_and_nothing_that_a_power_cut_takes() {
                             }
                         }
                         assert_eq!(batch.upto.0, told);
-                        assert!(batch.upto <= log.durable_seq());
+                        // Right now, whatever comes of the flush that may be under way.
+                        let left = open(memory.after_a_power_cut());
+                        assert!(batch.upto <= left.head_seq(), "{} of {}", batch.upto, left.head_seq());
                     }
                     log.keep_cursor("races", Seq(told)).unwrap();
                     if marks == 6 {
@@ -248,10 +290,12 @@ fn branches_events_and_flushes_that_come_at_once_are_all_there_after_a_power_cut
         let memory = Memory::default();
         let (log, volume) = make(&memory);
         let brancher = {
-            let log = log.clone();
+            let (log, memory) = (log.clone(), memory.clone());
             thread::spawn(move || {
                 let at = log.head_seq();
                 log.add_branch("b", bygone_model::BranchId(0), at).map(|_| ()).unwrap();
+                // Right now, whoever flushes next.
+                assert!(open(memory.after_a_power_cut()).catalog().branch_named("b").is_ok());
             })
         };
         let upkeep = {

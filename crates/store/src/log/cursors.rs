@@ -18,6 +18,9 @@ impl Log {
     ///
     /// # Errors
     /// When it cannot be written; then the place before still counts.
+    ///
+    /// # Panics
+    /// When `name` is none: names are given by programs, not by people.
     pub fn keep_cursor(&self, name: &str, seq: Seq) -> Result<()> {
         assert!(cursor::is_name(name), "a follower's name");
         let older = cursor_numbers(&*self.dir, name)?;
@@ -44,7 +47,11 @@ impl Log {
     ///
     /// # Errors
     /// When it cannot be read, or is another log's.
+    ///
+    /// # Panics
+    /// As [`Log::keep_cursor`].
     pub fn kept_cursor(&self, name: &str) -> Result<Cursor> {
+        assert!(cursor::is_name(name), "a follower's name");
         for number in cursor_numbers(&*self.dir, name)?.into_iter().rev() {
             let file_name = cursor::file_name(name, number);
             let io = |e| Error::io("reading", &file_name, e);
