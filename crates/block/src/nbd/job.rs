@@ -29,6 +29,9 @@ use crate::{device::Reading, parts::widened};
 pub(crate) const CACHED_BYTES_MAX: u32 = 64 << 20;
 /// It is worked on in pieces of this size, so that others get their turn in between.
 const CACHED_PIECE_BYTES: u32 = 4 << 20;
+/// After so many bytes of a disk the next look is taken whether anybody waits for what is known of it. Devices tell of each piece of at
+/// most 16 MiB, so no more than one of them is resolved for a client that has gone.
+const LOOK_EVERY_BYTES: u64 = 16 << 20;
 /// Most extents in one answer; a client asks again for the rest.
 const EXTENTS_MAX: usize = 4096;
 /// What a job costs at least, which bounds their number. More than the answer with most extents needs.
@@ -233,7 +236,16 @@ pub(crate) fn status(connection: &Connection, cookie: Cookie, span: Span, one: b
     let (from, whole) = widened(&connection.terms.geometry, span.offset, u64::from(span.len_bytes));
     // What was not asked for, in front.
     let mut lead = span.offset - from;
+    let mut unlooked = 0;
     let result = connection.device.extents(from, whole, &mut |extent| {
+        unlooked += extent.len_bytes;
+        if unlooked >= LOOK_EVERY_BYTES {
+            // An answer may say less than it was asked for.
+            if connection.is_over() {
+                return false;
+            }
+            unlooked = 0;
+        }
         let skipped = lead.min(extent.len_bytes);
         lead -= skipped;
         let len = u32::try_from(extent.len_bytes - skipped).unwrap_or(u32::MAX).min(left);

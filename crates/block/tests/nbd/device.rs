@@ -43,6 +43,8 @@ pub(crate) struct Mem {
     pub(crate) on_flush: Hook<()>,
     pub(crate) on_prefetch: Hook<u64>,
     pub(crate) reads_at_once: AtomicUsize,
+    /// Extents that were told of.
+    pub(crate) extents_told: AtomicUsize,
 }
 
 impl Mem {
@@ -64,6 +66,7 @@ impl Mem {
             on_flush: Mutex::default(),
             on_prefetch: Mutex::default(),
             reads_at_once: AtomicUsize::new(0),
+            extents_told: AtomicUsize::new(0),
         })
     }
 
@@ -180,6 +183,7 @@ impl BlockDevice for Mem {
         for index in offset / block..(offset + len_bytes) / block {
             let state = self.blocks.lock().unwrap()[usize::try_from(index).unwrap()];
             let extent = Extent { len_bytes: block, zero: state != Block::Data, hole: state == Block::Hole };
+            self.extents_told.fetch_add(1, Ordering::SeqCst);
             if !each(extent) {
                 break;
             }

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use bygone_block::nbd::{Address, Client as Peer, Ending, Limits, ListenError, Observer, Server, Stopped};
+use bygone_block::{
+    Geometry,
+    nbd::{Address, Client as Peer, Ending, Limits, ListenError, Observer, Server, Stopped},
+};
 
 use crate::{
     EXPORT, Fixture,
@@ -77,6 +80,31 @@ fn the_observer_hears_of_every_client_and_how_it_ended() {
         );
     }
     last.assert_closed();
+}
+
+#[test]
+fn who_asks_about_extents_and_goes_costs_one_piece_more() {
+    const BLOCK_BYTES: u32 = 4096;
+    const SIZE_BYTES: u32 = 64 << 20;
+    const PIECE_BYTES: u32 = 16 << 20;
+    let size_bytes = u64::from(SIZE_BYTES);
+    let geometry = Geometry { size_bytes, block_bytes: BLOCK_BYTES, read_only: false, can_trim: true };
+    let device = Mem::shaped(geometry);
+    let gate = Gate::new();
+    let held = Arc::clone(&gate);
+    Mem::hook(&device.on_read, move |_| {
+        held.pass();
+        Ok(())
+    });
+    let (fixture, diary) = observed(&device);
+    let mut client = fixture.client();
+    client.send(&request(STATUS, 0, 1, 0, SIZE_BYTES));
+    eventually("it is under way", || gate.waiting.load(Ordering::SeqCst) == 1);
+    drop(client);
+    gate.open();
+    eventually("it is gone", || diary.endings() == [Ending::Vanished]);
+    let told = device.extents_told.load(Ordering::SeqCst);
+    assert_eq!(told, (PIECE_BYTES / BLOCK_BYTES) as usize);
 }
 
 #[test]
