@@ -29,6 +29,7 @@ fn options() -> LogOptions {
         begin_bytes: 8192,
         uncached_bytes: 16384,
         inventory_micros: 0,
+        joined_min: 3,
         store: Arc::new(Store::new(64 << 10, MEMORY_BYTES)),
         random: Arc::new(NoChance),
     }

@@ -112,6 +112,7 @@ impl World {
             aligned_payload_bytes: [512, 4096, 1 << 20][(seed % 3) as usize],
             begin_bytes: 8192,
             uncached_bytes: 16384,
+            joined_min: 3,
             inventory_micros: 0,
             store: Arc::new(Store::new(64 << 10, MEMORY_BYTES)),
             random: Arc::new(SimRandom::new(seed)),

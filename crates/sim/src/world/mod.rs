@@ -195,6 +195,7 @@ impl World {
             aligned_payload_bytes: [512, 2048, 8192, 1 << 20][(mix(seed) % 4) as usize],
             begin_bytes: 8192,
             uncached_bytes: 16384,
+            joined_min: [2, 4, 8, usize::MAX][(mix(seed ^ 5) % 4) as usize],
             inventory_micros: 0,
             store: Arc::new(Store::new(rng.pick(&[4 << 10, 64 << 10, 1 << 20]), MEMORY_BYTES)),
             random: Arc::new(SimRandom::new(seed)),

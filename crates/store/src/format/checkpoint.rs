@@ -174,6 +174,9 @@ pub struct Block {
 /// What a checkpoint knows besides its trees.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Footer {
+    /// The checkpoints that it was made upon, as ranges of numbers, in order: all that it needs, and what answers for moments before
+    /// `start`.
+    pub upon: Vec<(u32, u32)>,
     /// The end of the checkpoint before this one.
     pub start: Seq,
     /// It holds everything up to this record.
@@ -188,6 +191,34 @@ pub struct Footer {
     pub events: Vec<super::events::EventBlock>,
     /// The catalog at its end.
     pub catalog: Catalog,
+}
+
+impl Footer {
+    /// Whether it was made upon the checkpoint `number`.
+    #[must_use]
+    pub fn is_upon(&self, number: u32) -> bool {
+        let at = self.upon.partition_point(|range| range.1 < number);
+        self.upon.get(at).is_some_and(|range| range.0 <= number)
+    }
+
+    /// What a checkpoint is made upon that comes after this one, whose number is `number`.
+    #[must_use]
+    pub fn upon_with(&self, number: u32) -> Vec<(u32, u32)> {
+        let mut upon = self.upon.clone();
+        match upon.last_mut() {
+            Some(last) if last.1.checked_add(1) == Some(number) => last.1 = number,
+            _ => upon.push((number, number)),
+        }
+        upon
+    }
+
+    /// What it says of the checkpoints before can be true of one with this number.
+    #[must_use]
+    pub fn upon_holds(&self, number: u32) -> bool {
+        let ranges = &self.upon;
+        ranges.iter().all(|range| 0 < range.0 && range.0 <= range.1 && range.1 < number)
+            && ranges.windows(2).all(|pair| pair[0].1 < pair[1].0)
+    }
 }
 
 /// An event as the log holds it.

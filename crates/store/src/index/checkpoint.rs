@@ -1,6 +1,6 @@
 //! Reading checkpoint files.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, Weak};
 
 use bygone_model::{Seq, VolumeId};
 
@@ -25,7 +25,7 @@ use crate::{
         page::{self, PAGE_BYTES_MAX, Page, STRIPE_SECTORS},
         segment,
     },
-    sync::{RwLock, RwLockReadGuard},
+    sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard},
 };
 
 /// Footers, tables and lists of events longer than this are not believed.
@@ -40,6 +40,37 @@ pub struct Checkpoint {
     pub term: u32,
     /// What it knows besides its trees.
     pub footer: Footer,
+    /// Its own file and those that it was made upon stay.
+    pub(crate) _keep: Arc<Keep>,
+}
+
+/// A generation of checkpoint files: none of them is removed while somebody has this.
+#[derive(Debug)]
+pub(crate) struct Keep {
+    /// Ranges of numbers, in order.
+    files: Vec<(u32, u32)>,
+}
+
+impl Keep {
+    fn has(&self, number: u32) -> bool {
+        let at = self.files.partition_point(|range| range.1 < number);
+        self.files.get(at).is_some_and(|range| range.0 <= number)
+    }
+}
+
+/// The checkpoints that there were at one time. Their files stay as long as this is held.
+pub struct Snapshot {
+    /// Their names, oldest first.
+    pub names: Vec<Name>,
+    _keep: Arc<Keep>,
+}
+
+impl Snapshot {
+    /// The oldest checkpoint that holds everything up to `seq`.
+    #[must_use]
+    pub fn name_for(&self, seq: Seq) -> Option<Name> {
+        self.names.get(self.names.partition_point(|name| name.end < seq)).copied()
+    }
 }
 
 impl Checkpoint {
@@ -52,6 +83,13 @@ impl Checkpoint {
     }
 }
 
+/// Who needs which files, and files that no new reader needs.
+#[derive(Default)]
+struct Generations {
+    live: Vec<Weak<Keep>>,
+    retired: Vec<Name>,
+}
+
 /// The checkpoint files of one log.
 pub struct IndexFiles {
     dir: Arc<dyn Dir>,
@@ -60,6 +98,7 @@ pub struct IndexFiles {
     cache_key: u32,
     files: FileCache,
     names: RwLock<Vec<Name>>,
+    generations: Mutex<Generations>,
     pub(crate) mended: Mended,
 }
 
@@ -82,18 +121,75 @@ impl IndexFiles {
             cache_key,
             files,
             names: RwLock::new(names),
+            generations: Mutex::default(),
             mended: Mended::default(),
         })
     }
 
-    /// Their names, oldest first.
+    /// Those that there are now.
     #[must_use]
-    pub fn names(&self) -> Vec<Name> {
-        self.read_names().clone()
+    pub fn snapshot(&self) -> Snapshot {
+        // With the names held, so that none of them is retired before it is kept.
+        let names = self.read_names();
+        let files = names.iter().map(|name| (name.number, name.number)).collect();
+        Snapshot { names: names.clone(), _keep: self.keep_files(files) }
+    }
+
+    /// Keeps the files of a checkpoint.
+    pub(crate) fn keep(&self, name: &Name, footer: &Footer) -> Arc<Keep> {
+        self.keep_files(footer.upon_with(name.number))
+    }
+
+    fn keep_files(&self, files: Vec<(u32, u32)>) -> Arc<Keep> {
+        let keep = Arc::new(Keep { files });
+        let mut generations = self.generations();
+        generations.live.retain(|keep| keep.strong_count() > 0);
+        generations.live.push(Arc::downgrade(&keep));
+        keep
+    }
+
+    fn generations(&self) -> MutexGuard<'_, Generations> {
+        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No new reader gets these any more: `by` answers for their moments. Their files go once nobody has them.
+    pub(crate) fn retire(&self, names: &[Name], by: Name) {
+        let mut known = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        assert!(
+            names.iter().all(|name| name.number < by.number && name.end <= by.end),
+            "retired by an older one"
+        );
+        known.retain(|name| !names.contains(name));
+        self.generations().retired.extend(names);
+    }
+
+    /// Removes the files of retired checkpoints that nobody has any more; says whether there was one.
+    ///
+    /// # Errors
+    /// When one cannot be removed. It is tried again.
+    pub(crate) fn remove_retired(&self) -> Result<bool> {
+        let unneeded: Vec<Name> = {
+            let generations = self.generations();
+            let live: Vec<Arc<Keep>> = generations.live.iter().filter_map(Weak::upgrade).collect();
+            let needed = |name: &&Name| live.iter().any(|keep| keep.has(name.number));
+            generations.retired.iter().filter(|name| !needed(name)).copied().collect()
+        };
+        for name in &unneeded {
+            let file_name = name.file_name();
+            match self.dir.remove(&file_name) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("removing", &file_name, e));
+                }
+                _ => {}
+            }
+            self.files.forget(name.number);
+            self.generations().retired.retain(|retired| retired != name);
+        }
+        Ok(!unneeded.is_empty())
     }
 
     fn read_names(&self) -> RwLockReadGuard<'_, Vec<Name>> {
-        self.names.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number for the next file.
@@ -104,26 +200,27 @@ impl IndexFiles {
 
     /// A file was added.
     pub fn add(&self, name: Name) {
-        self.names.write().unwrap_or_else(std::sync::PoisonError::into_inner).push(name);
+        self.names.write().unwrap_or_else(PoisonError::into_inner).push(name);
     }
 
     /// Forgets a file that turned out to be unusable.
     pub fn forget(&self, name: Name) {
-        self.names.write().unwrap_or_else(std::sync::PoisonError::into_inner).retain(|n| *n != name);
+        self.names.write().unwrap_or_else(PoisonError::into_inner).retain(|n| *n != name);
     }
 
-    /// The oldest checkpoint that holds everything up to `seq`.
-    #[must_use]
-    pub fn name_for(&self, seq: Seq) -> Option<Name> {
-        let names = self.read_names();
-        names.get(names.partition_point(|name| name.end < seq)).copied()
+    /// There is a checkpoint that holds everything up to `seq`.
+    pub(crate) fn reaches(&self, seq: Seq) -> bool {
+        self.read_names().last().is_some_and(|name| name.end >= seq)
     }
 
     fn file_name(&self, number: u32) -> Result<String> {
         let names = self.read_names();
         match names.binary_search_by_key(&number, |name| name.number) {
             Ok(i) => Ok(names[i].file_name()),
-            Err(_) => Err(Error::damaged(&format!("index/{number:010}"), 0, Damage::Missing)),
+            Err(_) => match self.generations().retired.iter().find(|name| name.number == number) {
+                Some(name) => Ok(name.file_name()),
+                None => Err(Error::damaged(&format!("index/{number:010}"), 0, Damage::Missing)),
+            },
         }
     }
 
@@ -160,6 +257,7 @@ impl IndexFiles {
         let footer: Footer = self.read_json(&*file, &file_name, block)?;
         let numbers = footer.segments.iter().map(|start| start.0);
         if footer.end != name.end
+            || !footer.upon_holds(name.number)
             || footer.start > footer.end
             || !numbers.clone().is_sorted_by(|a, b| a < b)
             || !footer.volumes.is_sorted_by(|a, b| a.0 < b.0)
@@ -167,7 +265,7 @@ impl IndexFiles {
         {
             return Err(damaged(trailer.offset, Damage::Inconsistent));
         }
-        Ok(Checkpoint { name, term, footer })
+        Ok(Checkpoint { name, term, _keep: self.keep(&name, &footer), footer })
     }
 
     fn read_json<T: serde::de::DeserializeOwned>(

@@ -79,7 +79,8 @@ type Version = (VolumeId, u32, PageEntry);
 pub struct Versions(Vec<Version>);
 
 impl Versions {
-    fn add(&mut self, entry: &Entry) {
+    /// Adds one, cut at stripe borders.
+    pub(crate) fn add(&mut self, entry: &Entry) {
         let (mut lba, end) = (entry.lba.0, entry.end().0);
         while lba < end {
             let stripe = lba / STRIPE_SECTORS;
@@ -152,11 +153,12 @@ pub fn write(
     });
     match result {
         Ok(footer) => {
+            let keep = index.keep(&name, &footer);
             index.add(name);
             for (stripe, tree) in damaged.mended {
                 index.mended.add(stripe, tree, contents.end);
             }
-            Ok(Checkpoint { name, term: contents.term, footer })
+            Ok(Checkpoint { name, term: contents.term, _keep: keep, footer })
         }
         Err(e) => {
             // Half a checkpoint is of no use, and the room may be what is missing.
@@ -228,6 +230,7 @@ fn write_all(
         events.push(EventBlock::of(out.append_json(&block)?, block));
     }
     let footer = Footer {
+        upon: previous.map(|previous| previous.footer.upon_with(previous.name.number)).unwrap_or_default(),
         start: contents.start,
         end: contents.end,
         end_time: contents.end_time,

@@ -49,6 +49,12 @@ impl Mended {
         self.known().damaged.clone()
     }
 
+    /// No damage was met.
+    pub(crate) fn is_empty(&self) -> bool {
+        let known = self.known();
+        known.damaged.is_empty() && known.mended.is_empty()
+    }
+
     /// A stripe was made anew.
     pub(crate) fn add(&self, stripe: StripeId, tree: Option<PageRef>, high: Seq) {
         let mut known = self.known();

@@ -11,7 +11,7 @@ use super::{Log, recover::segment_numbers, scan};
 use crate::{
     error::{Damage, Error, Result},
     format::{
-        checkpoint::SegmentStart,
+        checkpoint::{Name, SegmentStart},
         cursor, manifest,
         segment::{self, Entry},
     },
@@ -65,7 +65,8 @@ impl Log {
         if recent.is_some() {
             return Ok(recent);
         }
-        for name in self.index.names().into_iter().rev() {
+        let snapshot = self.index.snapshot();
+        for &name in snapshot.names.iter().rev() {
             let checkpoint = self.index.open(name)?;
             let starts = &checkpoint.footer.segments;
             if starts.first().is_some_and(|first| first.0 <= number) {
@@ -130,21 +131,21 @@ impl Log {
     }
 
     /// The segments that are in memory, with the versions of `volume` up to `upto`, and perhaps others.
-    fn unsealed(&self, volume: VolumeId, upto: Seq) -> FxHashMap<u32, Unsealed> {
+    fn unsealed(&self, volume: Option<VolumeId>, upto: Seq) -> FxHashMap<u32, Unsealed> {
         let sequencer = self.sequencer();
         let full = sequencer.full.iter().map(|full| {
             let entries = full.entries.clone();
             (full.number, Unsealed { first: full.first_seq, last: full.last_seq(), entries })
         });
         let active = sequencer.active.iter().map(|active| {
-            let wanted = |entry: &&Entry| entry.volume == volume && entry.seq <= upto;
+            let wanted = |entry: &&Entry| volume.is_none_or(|v| v == entry.volume) && entry.seq <= upto;
             let entries = Arc::new(active.entries.iter().filter(wanted).copied().collect());
             (active.number, Unsealed { first: active.first_seq, last: sequencer.head, entries })
         });
         full.chain(active).collect()
     }
 
-    /// Calls `each` with every version of a volume after `from`, up to and with `to`, in order of seq, from the segments
+    /// Calls `each` with every version of a volume, or of all, after `from`, up to and with `to`, in order of seq, from the segments
     /// themselves. `numbers` are theirs, in order.
     ///
     /// # Errors
@@ -152,7 +153,7 @@ impl Log {
     pub(super) fn versions_in(
         &self,
         numbers: impl IntoIterator<Item = u32>,
-        volume: VolumeId,
+        volume: Option<VolumeId>,
         from: Seq,
         to: Seq,
         each: &mut dyn FnMut(&Entry),
@@ -175,7 +176,8 @@ impl Log {
             if part.first > reached.next() {
                 return Err(Error::damaged(&segment::file_name(number), 0, Damage::Inconsistent));
             }
-            let wanted = |e: &&Entry| e.volume == volume && e.seq > reached && e.seq <= to;
+            let of_it = |e: &Entry| volume.is_none_or(|volume| volume == e.volume);
+            let wanted = |e: &&Entry| of_it(e) && e.seq > reached && e.seq <= to;
             part.entries.iter().filter(wanted).for_each(&mut *each);
             reached = reached.max(part.last);
         }
@@ -197,15 +199,16 @@ impl Log {
         each: &mut dyn FnMut(&Entry),
     ) -> Result<()> {
         let mut numbers: Vec<u32> = Vec::new();
-        for name in self.index.names().into_iter().filter(|n| n.end > from) {
-            let checkpoint = self.index.open(name)?;
+        let snapshot = self.index.snapshot();
+        for name in snapshot.names.iter().filter(|name| name.end > from) {
+            let checkpoint = self.index.open(*name)?;
             if checkpoint.footer.start >= to {
                 break;
             }
             numbers.extend(checkpoint.footer.segments.iter().map(|start| start.0));
         }
         numbers.dedup();
-        self.versions_in(numbers, volume, from, to, each)
+        self.versions_in(numbers, Some(volume), from, to, each)
     }
 
     /// Whether anything was written to a volume after a record. Reads the indexes of the segments since then.
@@ -237,7 +240,7 @@ impl Log {
         // Not by way of the files that stay open: one that is only prepared may yet be replaced.
         let mut names: Vec<String> =
             segment_numbers(&*self.dir)?.into_iter().map(segment::file_name).collect();
-        names.extend(self.index.names().into_iter().map(|name| name.file_name()));
+        names.extend(self.index.snapshot().names.iter().map(Name::file_name));
         for folder in [manifest::folder(), cursor::folder()] {
             let files = self.dir.list(folder).map_err(|e| Error::io("listing", folder, e))?;
             names.extend(files.into_iter().map(|file| format!("{folder}/{file}")));

@@ -148,7 +148,8 @@ impl Log {
                 }
             }
         }
-        let checkpoints = self.event_blocks()?;
+        let snapshot = self.index.snapshot();
+        let checkpoints = self.event_blocks(&snapshot.names)?;
         let mut chances = Vec::new();
         for (name, blocks) in &checkpoints {
             for block in blocks.iter() {
@@ -199,12 +200,11 @@ impl Log {
     }
 
     /// The blocks of all checkpoints.
-    fn event_blocks(&self) -> Result<Vec<(Name, Arc<Vec<EventBlock>>)>> {
-        let names = self.index.names();
+    fn event_blocks(&self, names: &[Name]) -> Result<Vec<(Name, Arc<Vec<EventBlock>>)>> {
         let mut known = self.event_summaries.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|number, _| names.binary_search_by_key(number, |name| name.number).is_ok());
         let mut out = Vec::with_capacity(names.len());
-        for name in names {
+        for &name in names {
             let blocks = match known.get(&name.number) {
                 Some(blocks) => blocks.clone(),
                 None => {

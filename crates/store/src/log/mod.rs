@@ -19,6 +19,7 @@ mod follow;
 mod group;
 mod held;
 mod inventory;
+mod joining;
 mod read;
 mod recover;
 mod roll;
@@ -82,6 +83,8 @@ pub struct LogOptions {
     pub begin_bytes: u64,
     /// So much payload written at once does not stay in the system's memory.
     pub uncached_bytes: usize,
+    /// When there are so many small checkpoints, they are made one.
+    pub joined_min: usize,
     /// The folder is compared with what should be in it each time that so much time has passed.
     pub inventory_micros: i64,
     /// Of which store the log is: it shares memory with all others.
@@ -114,6 +117,7 @@ impl Default for LogOptions {
             aligned_payload_bytes: 128 << 10,
             begin_bytes: 4 << 20,
             uncached_bytes: 256 << 10,
+            joined_min: 8,
             inventory_micros: 3_000_000,
             store: Arc::default(),
             random: Arc::new(SystemRandom),

@@ -234,14 +234,13 @@ impl Log {
         if seq == Seq::ZERO {
             return Ok(None);
         }
-        let name = match self.index.name_for(seq) {
-            Some(name) => name,
-            None => {
-                self.checkpoint()?;
-                let head = self.head_seq();
-                self.index.name_for(seq).ok_or(Error::InTheFuture { asked: seq, head })?
-            }
-        };
+        if !self.index.reaches(seq) {
+            self.checkpoint()?;
+        }
+        // Which one it is may change until its files are kept.
+        let snapshot = self.index.snapshot();
+        let head = self.head_seq();
+        let name = snapshot.name_for(seq).ok_or(Error::InTheFuture { asked: seq, head })?;
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(i) = opened.iter().position(|c| c.name == name) {
             let checkpoint = opened.remove(i);

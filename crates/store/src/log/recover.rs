@@ -66,7 +66,8 @@ impl Log {
         let mut identity = Identity { id, secret: [0; SECRET_BYTES] };
         options.random.fill(&mut identity.secret).map_err(|e| Error::io("drawing", "a secret", e))?;
         let (manifest, _) = Known::load(&*dir, &id)?;
-        let log = Log::start(dir, clock, options, identity, manifest, None, state, 0)?;
+        let index = IndexFiles::new(dir.clone(), id, options.store.cache.clone())?;
+        let log = Log::start(dir, clock, options, identity, manifest, index, None, state, 0)?;
         // Its first segment is what makes it a log.
         log.change(|_, _| Ok(Change::Promote { id: BranchId(0) }))?;
         Ok(log)
@@ -189,7 +190,7 @@ impl Log {
             state.damage.push((Place { file: place, offset: 0 }, what));
             used = used.max(first);
         }
-        drop((index, share));
+        drop(share);
         for entry in manifest.segments().filter(|entry| entry.state != State::Dropped) {
             let place = Place { file: segment::file_name(entry.number), offset: 0 };
             let is_there = numbers.binary_search(&entry.number).is_ok();
@@ -213,7 +214,7 @@ impl Log {
             dir.sync("log").map_err(|e| Error::io("syncing", "log", e))?;
         }
         state.term = state.term.max(survey.term);
-        Log::start(dir, clock, options, identity, manifest, base, state, used)
+        Log::start(dir, clock, options, identity, manifest, index, base, state, used)
     }
 
     #[expect(clippy::too_many_arguments, reason = "all that a log consists of")]
@@ -223,11 +224,11 @@ impl Log {
         options: LogOptions,
         identity: Identity,
         manifest: Known,
+        index: IndexFiles,
         base: Option<Arc<Checkpoint>>,
         mut state: Recovered,
         newest: u32,
     ) -> Result<Arc<Log>> {
-        let index = IndexFiles::new(dir.clone(), identity.id, options.store.cache.clone())?;
         let key = LogKey::of(&identity);
         state.catalog.incarnation += 1;
         let durable = state.head;

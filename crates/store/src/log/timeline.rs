@@ -48,7 +48,8 @@ impl Log {
         // First what is in memory, so that a checkpoint made meanwhile can lead to no omission.
         let recent = self.sequencer().events.clone();
         let mut reached = from;
-        for name in self.index.names() {
+        let snapshot = self.index.snapshot();
+        for &name in &snapshot.names {
             if name.end <= from {
                 continue;
             }
@@ -243,7 +244,8 @@ impl Log {
             (covered, span)
         };
         let mut out = Vec::new();
-        let names = self.index.names();
+        let snapshot = self.index.snapshot();
+        let names = &snapshot.names;
         let reaches =
             |n: &crate::format::checkpoint::Name| n.end >= first && (n.end >= last || n.end_time > time);
         let from = names.partition_point(|n| n.end < first);

@@ -30,6 +30,8 @@ use crate::{
 pub(super) struct Upkeep {
     /// When the folder was last compared with the manifest.
     pub(super) looked: Option<Micros>,
+    /// Checkpoints up to this one were looked at, whether they should be joined.
+    pub(super) joined_upto: Seq,
 }
 
 /// Upkeep that failed is not tried again so soon.
@@ -95,6 +97,8 @@ impl Log {
             Log::seal_next,
             Log::mend_index,
             Log::checkpoint_if_due,
+            Log::join_checkpoints,
+            Log::remove_retired,
             Log::take_inventory,
         ];
         for piece in pieces {
@@ -278,7 +282,7 @@ impl Log {
 
 impl History for Log {
     fn versions(&self, volume: VolumeId, upto: Seq, each: &mut dyn FnMut(&Entry)) -> Result<()> {
-        self.versions_in(segment_numbers(&*self.dir)?, volume, Seq::ZERO, upto, each)
+        self.versions_in(segment_numbers(&*self.dir)?, Some(volume), Seq::ZERO, upto, each)
     }
 }
 

@@ -84,11 +84,12 @@ impl Log {
         if newest_first {
             numbers.reverse();
         }
-        let mut names = self.index.names();
+        let mut snapshot = self.index.snapshot();
+        let names = &mut snapshot.names;
         if newest_first {
             names.reverse();
         }
-        for name in names {
+        for &mut name in names {
             let checked = self
                 .verify_checkpoint(name, &mut begun, &mut report, &mut |checked| keep_going(checked, total));
             report.note(checked)?;

@@ -8,6 +8,7 @@ mod follow;
 mod forge;
 mod full;
 mod invariants;
+mod joining;
 mod large;
 mod manifest;
 mod memory;

@@ -42,6 +42,7 @@ pub(crate) fn options(segment_bytes: u64) -> LogOptions {
         aligned_payload_bytes: 16 << 10,
         begin_bytes: 8192,
         uncached_bytes: 16384,
+        joined_min: 4,
         inventory_micros: 0,
         store: Arc::new(Store::new(64 << 10, MEMORY_BYTES)),
         ..LogOptions::default()

@@ -2,6 +2,8 @@
 
 use std::io::IoSlice;
 
+use bygone_model::Seq;
+
 use crate::{
     env::{Dir, read_exact_at},
     error::{Damage, Error, Place, Result, is_full},
@@ -9,7 +11,8 @@ use crate::{
     index::checkpoint::{Checkpoint, IndexFiles},
 };
 
-/// The newest checkpoint that can be opened. Those that cannot be used are removed: the log itself has all that they hold.
+/// The newest checkpoint that can be opened and has all that it was made upon. Those that cannot be used are removed: the log itself has
+/// all that they hold. So are those that were joined.
 pub(super) fn newest_checkpoint(
     dir: &dyn Dir,
     index: &IndexFiles,
@@ -22,40 +25,39 @@ pub(super) fn newest_checkpoint(
         let file = name.file_name();
         dir.remove(&file).map_err(|e| Error::io("removing", &file, e))
     };
-    let names = index.names();
+    let mut names = index.snapshot().names;
+    names.sort_unstable_by_key(|name| (name.number, name.end));
     // Of those with the last number some were never finished, and a power cut may have brought them back: no damage.
     let last = names.last().map_or(0, |name| name.number);
-    let (older, mut newest): (Vec<Name>, Vec<Name>) = names.into_iter().partition(|name| name.number < last);
-    newest.sort_unstable_by_key(|name| name.end);
-    // Each builds upon the one before it, so behind a gap none is of use.
-    let follows = |i: usize| older[i].number == i as u32 + 1 && (i == 0 || older[i].end > older[i - 1].end);
-    let sound = (0..older.len()).position(|i| !follows(i)).unwrap_or(older.len());
-    if sound < older.len() || sound as u32 + 1 < last {
-        let place = Place { file: format!("{}/{:010}", checkpoint::folder(), sound + 1), offset: 0 };
-        damage.push((place, Damage::Missing));
-        for &name in newest.iter().rev().chain(older[sound..].iter().rev()) {
-            remove(name)?;
-        }
-        newest.clear();
-    }
     let mut found = None;
-    for &name in newest.iter().rev().chain(older[..sound].iter().rev()) {
-        if found.is_some() {
-            if name.number < last {
-                break;
-            }
-            remove(name)?;
-            continue;
-        }
-        match index.open(name) {
-            Ok(checkpoint) => found = Some(checkpoint),
-            Err(Error::Damaged { place, damage: what }) => {
-                if name.number < last {
-                    damage.push((place, what));
+    let mut missing = None;
+    while let Some(name) = names.pop() {
+        let flaw = match index.open(name) {
+            Ok(checkpoint) => match first_missing(&checkpoint.footer.upon, &names, name) {
+                None => {
+                    found = Some(checkpoint);
+                    break;
                 }
-                remove(name)?;
-            }
+                // It is said once, whatever else was made upon it.
+                Some(number) => {
+                    missing = Some(number);
+                    None
+                }
+            },
+            Err(Error::Damaged { place, damage: what }) => (name.number < last).then_some((place, what)),
             Err(e) => return Err(e),
+        };
+        damage.extend(flaw);
+        remove(name)?;
+    }
+    if let Some(number) = missing {
+        let place = Place { file: format!("{}/{number:010}", checkpoint::folder()), offset: 0 };
+        damage.push((place, Damage::Missing));
+    }
+    // Joined ones, and others that nothing was made upon.
+    for name in names {
+        if !found.as_ref().is_some_and(|found| found.footer.is_upon(name.number)) {
+            remove(name)?;
         }
     }
     if removed {
@@ -68,6 +70,18 @@ pub(super) fn newest_checkpoint(
         harden_trailer(dir, &file).map_err(|e| Error::io("making durable", &file, e))?;
     }
     Ok(found)
+}
+
+/// The first checkpoint of `upon` that is not among `names`, in order, or ends later than the one after it.
+fn first_missing(upon: &[(u32, u32)], names: &[Name], made: Name) -> Option<u32> {
+    let mut numbers = upon.iter().flat_map(|range| range.0..=range.1);
+    let mut reached = Seq::ZERO;
+    numbers.find(|number| {
+        let name = names.binary_search_by_key(number, |name| name.number).ok().map(|i| names[i]);
+        let sound = name.is_some_and(|name| name.end >= reached && name.end <= made.end);
+        reached = name.map_or(reached, |name| name.end);
+        !sound
+    })
 }
 
 fn harden_trailer(dir: &dyn Dir, name: &str) -> std::io::Result<()> {

@@ -1,0 +1,143 @@
+//! Making one checkpoint of several small ones, and removing those.
+//!
+//! Checkpoints are written early when memory is short, or when somebody asks for a moment that only one of them answers for. Each is a
+//! file, and what the next one merges stays in it. The new one has all versions of their span from the segments, so that alone it
+//! answers for each of their moments; nobody who comes later asks them, and their files go once nobody has them any more.
+
+use std::sync::{Arc, PoisonError};
+
+use bygone_model::Seq;
+
+use super::Log;
+use crate::{
+    error::{Error, Result},
+    format::checkpoint::Name,
+    index::{
+        checkpoint::Checkpoint,
+        compaction::{self, Contents, Versions},
+    },
+};
+
+impl Log {
+    /// Joins the newest checkpoints if there are enough small ones.
+    pub(super) fn join_checkpoints(&self) -> Result<bool> {
+        let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = self.index.snapshot();
+        let names = &snapshot.names;
+        let Some(newest) = names.last().filter(|newest| upkeep.joined_upto < newest.end).copied() else {
+            return Ok(false);
+        };
+        let first = first_to_join(names, self.options.checkpoint_entries as u64);
+        // What is damaged is in the older ones as it was; what is made anew must not hide it.
+        let sound = self.damage().is_empty() && self.index.mended.is_empty();
+        if names.len() - first < self.options.joined_min || !sound {
+            return Ok(false);
+        }
+        // Whatever comes of it, it is not tried again before there is another one.
+        upkeep.joined_upto = newest.end;
+        let (before, joined) = names.split_at(first);
+        match self.join(before.last().copied(), joined) {
+            Err(Error::Damaged { .. } | Error::Full { .. }) => Ok(false),
+            made => made.map(|()| true),
+        }
+    }
+
+    fn join(&self, before: Option<Name>, joined: &[Name]) -> Result<()> {
+        let Some(base) = self.heads().base.clone() else { return Ok(()) };
+        assert!(joined.last() == Some(&base.name), "the newest is what reads begin with");
+        let before = before.map(|name| self.index.open(name)).transpose()?;
+        let contents = self.contents_of(before.as_ref(), joined, &base)?;
+        let _lent = self.share.lend(contents.versions.bytes());
+        let made =
+            compaction::write(&*self.dir, &self.identity.id, &self.index, before.as_ref(), contents, None)?;
+        let by = made.name;
+        self.heads_mut().base = Some(Arc::new(made));
+        self.index.retire(joined, by);
+        self.opened
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|open| !joined.contains(&open.name));
+        Ok(())
+    }
+
+    /// All that a few checkpoints have, of which `base` is the last one.
+    fn contents_of(
+        &self,
+        before: Option<&Checkpoint>,
+        joined: &[Name],
+        base: &Checkpoint,
+    ) -> Result<Contents> {
+        let start = before.map_or(Seq::ZERO, |before| before.footer.end);
+        let (mut segments, mut events) = (Vec::new(), Vec::new());
+        for &name in joined {
+            let checkpoint = self.index.open(name)?;
+            segments.extend(checkpoint.footer.segments);
+            for block in &checkpoint.footer.events {
+                events.extend(self.index.event_block(name, block)?);
+            }
+        }
+        segments.dedup_by_key(|segment| segment.0);
+        let mut versions = Versions::default();
+        let numbers: Vec<u32> = segments.iter().map(|segment| segment.0).collect();
+        self.versions_in(numbers, None, start, base.footer.end, &mut |entry| versions.add(entry))?;
+        Ok(Contents {
+            term: base.term,
+            start,
+            end: base.footer.end,
+            end_time: base.footer.end_time,
+            versions,
+            at_once: self.options.at_once(),
+            page_entries_max: self.options.page_entries_max,
+            events,
+            segments,
+            catalog: Arc::new(base.footer.catalog.clone()),
+        })
+    }
+
+    /// Removes files of checkpoints that were joined.
+    pub(super) fn remove_retired(&self) -> Result<bool> {
+        let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        self.index.remove_retired()
+    }
+}
+
+/// From which one on the newest checkpoints are worth joining: none is more than twice as large as all that are newer together, so
+/// that each version is written again only a few times; all of them have no more than `records_max` records.
+fn first_to_join(names: &[Name], records_max: u64) -> usize {
+    let start_of = |i: usize| i.checked_sub(1).map_or(0, |before| names[before].end.0);
+    let mut first = names.len();
+    let mut newer = 0;
+    while let Some(i) = first.checked_sub(1) {
+        let records = names[i].end.0.saturating_sub(start_of(i));
+        let is_small = newer == 0 || records <= 2 * newer;
+        if !is_small || newer + records > records_max {
+            break;
+        }
+        newer += records;
+        first = i;
+    }
+    first
+}
+
+#[cfg(test)]
+mod tests {
+    use bygone_model::Micros;
+
+    use super::*;
+
+    #[test]
+    fn what_is_small_beside_the_newer_ones_is_joined_with_them() {
+        let names = |ends: &[u64]| -> Vec<Name> {
+            let name =
+                |(i, end): (usize, &u64)| Name { number: i as u32 + 1, end: Seq(*end), end_time: Micros(0) };
+            ends.iter().enumerate().map(name).collect()
+        };
+        assert_eq!(first_to_join(&names(&[]), 100), 0);
+        assert_eq!(first_to_join(&names(&[10, 20, 30]), 100), 0);
+        assert_eq!(first_to_join(&names(&[50, 60, 70, 80]), 100), 0);
+        assert_eq!(first_to_join(&names(&[70, 80, 90, 100]), 100), 1);
+        assert_eq!(first_to_join(&names(&[50, 60, 70, 80]), 79), 1);
+        // The newest has nothing newer to be measured by.
+        assert_eq!(first_to_join(&names(&[10, 90]), 100), 0);
+    }
+}

@@ -1,0 +1,111 @@
+//! Small checkpoints are made one, and nobody who still has one of them notices.
+
+use std::sync::Arc;
+
+use bygone_model::{BranchId, Event, Kind};
+use bygone_model::{Lba, Seq};
+use bygone_store::{Below, Event as Stored, Log, LogOptions, View, Wait};
+
+use crate::world::{Ticks, World, mark, options, write};
+
+const SECTORS: u64 = 256;
+
+/// What each sector holds.
+type State = Vec<u64>;
+
+fn contents(view: &View) -> bygone_store::Result<State> {
+    let mut bytes = vec![0; SECTORS as usize * 512];
+    view.read(Lba(0), &mut bytes, Wait::Yes)?;
+    Ok(bytes.chunks(512).map(|sector| u64::from_le_bytes(sector[..8].try_into().unwrap())).collect())
+}
+
+#[test]
+fn small_checkpoints_become_one_that_answers_for_all_their_moments() {
+    let (world, log, volume) = World::make(SECTORS);
+    log.open_volume(volume, Below::Index, Seq::ZERO).unwrap();
+    let mut state = vec![0; SECTORS as usize];
+    let (mut moments, mut views, mut most) = (Vec::new(), Vec::new(), 0);
+    for round in 1..=60 {
+        for i in 0..3 {
+            let lba = (round * 37 + i * 11) % SECTORS;
+            write(&log, volume, lba, 1, round * 10 + i);
+            state[lba as usize] = round * 10 + i;
+        }
+        log.event(BranchId(0), &Event::new(Kind::Point, format!("p{round}"))).unwrap();
+        let seq = log.checkpoint().unwrap();
+        moments.push((seq, state.clone()));
+        if round % 20 == 7 {
+            views.push((log.view(volume, seq).unwrap(), state.clone()));
+        }
+        while log.maintain().unwrap() {}
+        most = most.max(world.files("index").len());
+    }
+    // 60 were written, and what the views were made upon is still there.
+    assert!(most <= 30, "{most} files of checkpoints");
+    assert!(log.verify(false, &mut |_, _| true).unwrap().damaged.is_empty());
+    for (view, state) in &views {
+        assert_eq!(contents(view).unwrap(), *state);
+    }
+    let kept = world.files("index").len();
+    drop(views);
+    while log.maintain().unwrap() {}
+    assert!(world.files("index").len() < kept, "what only a view needed goes with it");
+    let check = |log: &Arc<Log>| {
+        for (seq, state) in &moments {
+            assert_eq!(contents(&log.view(volume, *seq).unwrap()).unwrap(), *state, "as of {seq}");
+        }
+        let mut labels = Vec::new();
+        let take = &mut |event: &Stored| {
+            labels.push(event.event.label.clone());
+            true
+        };
+        log.events(Seq::ZERO, log.head_seq(), take).unwrap();
+        labels.retain(|label| label.starts_with('p'));
+        assert_eq!(labels, (1..=60).map(|round| format!("p{round}")).collect::<Vec<_>>());
+    };
+    check(&log);
+    for lba in 0..2 {
+        write(&log, volume, lba, 1, 7);
+        state[lba as usize] = 7;
+        log.checkpoint().unwrap();
+    }
+    drop(log);
+    // With so many that a view may keep the newest version in memory.
+    let options = LogOptions { checkpoint_entries: 64, ..options(24 << 10) };
+    let log = Log::open(world.dir(), Arc::new(Ticks::default()), options).unwrap();
+    assert_eq!(log.damage(), []);
+    // A view that begins with what the log was opened with.
+    let begun_with = world.files("index").pop().unwrap();
+    let view = log.view(volume, write(&log, volume, 0, 1, 8)).unwrap();
+    state[0] = 8;
+    for round in 1..=30 {
+        write(&log, volume, round, 1, 1000 + round);
+        log.checkpoint().unwrap();
+        while log.maintain().unwrap() {}
+    }
+    assert!(begun_with.exists());
+    assert_eq!(contents(&view).unwrap(), state);
+    drop(view);
+    while log.maintain().unwrap() {}
+    assert!(!begun_with.exists());
+    check(&log);
+}
+
+#[test]
+fn a_checkpoint_that_others_were_made_upon_is_missed() {
+    let (world, log, volume) = World::make(SECTORS);
+    for round in 1..=30 {
+        write(&log, volume, round, 1, round);
+        log.checkpoint().unwrap();
+        while log.maintain().unwrap() {}
+    }
+    drop(log);
+    let files = world.files("index");
+    assert!((2..15).contains(&files.len()));
+    std::fs::remove_file(&files[0]).unwrap();
+    let log = world.open();
+    assert_eq!(log.damage_at_open().len(), 1);
+    for round in 1..=30 {
+        assert_eq!(mark(&log, volume, round, log.head_seq()).unwrap(), round);
+    }
+}
