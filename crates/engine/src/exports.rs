@@ -10,7 +10,6 @@ use bygone_block::{
     BlockDevice,
     nbd::{ExportInfo, Exports, OpenError},
 };
-use bygone_model::when::WholeDay;
 use jiff::Zoned;
 
 use crate::{
@@ -78,7 +77,7 @@ impl Manager {
                 Ok(Opened { device: Arc::new(target.serve(volume, false)?), moment: None })
             }
             Which::Past(when) => {
-                let found = history::find(&target.log, &when, WholeDay::Refuse, now)?;
+                let found = target.moment(&when, now)?;
                 let volume = target.volume_at(found.place, disk)?;
                 let device = Arc::new(target.as_of(volume, found.place.seq)?);
                 Ok(Opened { device, moment: Some(found.info(&target.log.catalog())) })

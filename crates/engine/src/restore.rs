@@ -19,7 +19,6 @@ use bygone_store::catalog::Catalog;
 use crate::{
     api::{Answers, Progress, Restored, RestoredDisk, call::RestoreTo},
     error::{Error, Result, Usage},
-    history,
     lifecycle::{Change, Request},
     target::Target,
     timeline,
@@ -51,7 +50,7 @@ pub(crate) fn restore(
     now: &jiff::Zoned,
     answers: &mut dyn Answers,
 ) -> Result<Restored> {
-    let found = history::find(&target.log, at, bygone_model::when::WholeDay::Refuse, now)?;
+    let found = target.moment(at, now)?;
     let moment = found.info(&target.log.catalog());
     match to {
         RestoreTo::Path(path) => {

@@ -16,7 +16,8 @@ use crate::{
 
 impl Handle<call::BranchList> for Manager {
     fn handle(&self, call: &call::BranchList, answers: &mut dyn Items<BranchInfo>) -> Result<()> {
-        for branch in branches(&*self.target(&call.name)?)? {
+        let target = self.target(&call.name)?;
+        for branch in target.unless_gone(branches(&target))? {
             if !answers.item(branch) {
                 break;
             }

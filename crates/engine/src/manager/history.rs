@@ -1,13 +1,10 @@
 //! Moments: listing them, naming one, bringing one back.
 
-use bygone_model::when::WholeDay;
-
 use super::Manager;
 use crate::{
     api::{Items, MomentInfo, MomentMeant, Nothing, Restored, call},
     calls::{Handle, asked_at},
     error::Result,
-    history,
     lifecycle::Request,
     outside, restore, timeline,
 };
@@ -31,7 +28,7 @@ impl Handle<call::Points> for Manager {
 impl Handle<call::When> for Manager {
     fn handle(&self, call: &call::When, answers: &mut dyn Items<Nothing>) -> Result<MomentMeant> {
         let target = self.target(&call.name)?;
-        let found = history::find(&target.log, &call.at, WholeDay::Refuse, &asked_at(answers))?;
+        let found = target.moment(&call.at, &asked_at(answers))?;
         let why = target.volumes_at(found.place).err().map(|e| e.to_string());
         let moment = found.info(&target.log.catalog());
         Ok(MomentMeant { moment, exact: why.is_none(), why })

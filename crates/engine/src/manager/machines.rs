@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bygone_model::{BranchId, Event, Kind, when::WholeDay};
+use bygone_model::{BranchId, Event, Kind};
 use jiff::Zoned;
 
 use super::{Manager, WANTED_EVERY};
@@ -43,7 +43,7 @@ fn choose(target: &Arc<Target>, at: Option<&str>, branch: Option<&str>, now: &Zo
             Ok(Chosen { branch, from: None, made: false })
         }
         (Some(when), made) => {
-            let found = history::find(&target.log, when, WholeDay::Refuse, now)?;
+            let found = target.moment(when, now)?;
             restore::check_moment(target, found.place)?;
             let branch = restore::new_branch(target, found.place, made, "run")?;
             Ok(Chosen { branch, from: Some(found.info(&catalog)), made: true })

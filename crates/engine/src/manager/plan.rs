@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bygone_model::{BranchId, Kind, Seq, when::WholeDay};
+use bygone_model::{BranchId, Kind, Seq};
 use bygone_store::catalog::Catalog;
 use jiff::Zoned;
 
@@ -23,13 +23,15 @@ use crate::{
 
 impl Handle<call::Plan> for Manager {
     fn handle(&self, call: &call::Plan, answers: &mut dyn Items<Nothing>) -> Result<Planned> {
-        match &call.of {
-            Destroying::TargetRemove(remove) => plan_remove(&self.target(&remove.name)?, remove),
-            Destroying::BranchDrop(drop) => plan_drop(&self.target(&drop.name)?, drop),
-            Destroying::Restore(restore) => {
-                plan_restore(&self.target(&restore.name)?, restore, &asked_at(answers))
-            }
-        }
+        let (Destroying::TargetRemove(call::TargetRemove { name, .. })
+        | Destroying::BranchDrop(call::BranchDrop { name, .. })
+        | Destroying::Restore(call::Restore { name, .. })) = &call.of;
+        let target = self.target(name)?;
+        target.unless_gone(match &call.of {
+            Destroying::TargetRemove(remove) => plan_remove(&target, remove),
+            Destroying::BranchDrop(drop) => plan_drop(&target, drop),
+            Destroying::Restore(restore) => plan_restore(&target, restore, &asked_at(answers)),
+        })
     }
 }
 
@@ -71,7 +73,7 @@ fn plan_drop(target: &Arc<Target>, call: &call::BranchDrop) -> Result<Planned> {
 }
 
 fn plan_restore(target: &Arc<Target>, call: &call::Restore, now: &Zoned) -> Result<Planned> {
-    let found = history::find(&target.log, &call.at, WholeDay::Refuse, now)?;
+    let found = target.moment(&call.at, now)?;
     let catalog = target.log.catalog();
     let mut planned = Planned { moment: Some(found.info(&catalog)), ..nothing_lost(target) };
     if call.to != RestoreTo::InPlace {

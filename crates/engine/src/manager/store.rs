@@ -127,7 +127,15 @@ impl Handle<call::Verify> for Manager {
             let report = target.log.verify(call.newest_first, &mut |done_bytes, total_bytes| {
                 let wanted = answers.progress(Progress { doing: doing.clone(), done_bytes, total_bytes });
                 wanted && end.is_none_or(|end| Instant::now() < end)
-            })?;
+            });
+            // Nothing is wrong with what was removed meanwhile, although its files are gone.
+            if target.is_gone() {
+                match call.name.is_some() {
+                    true => return Err(Error::NoTarget(target.name.clone())),
+                    false => continue,
+                }
+            }
+            let report = report?;
             let found: Vec<(String, String)> =
                 report.damaged.iter().map(|at| (at.place.to_string(), at.damage.to_string())).collect();
             let time = timeline::rfc3339(now());
@@ -153,16 +161,28 @@ impl Handle<call::Verify> for Manager {
 
 impl Handle<call::Compact> for Manager {
     fn handle(&self, call: &call::Compact, answers: &mut dyn Items<Nothing>) -> Result<Compacted> {
-        let used = || self.targets().iter().map(|t| t.log.used_bytes()).sum::<bygone_store::Result<u64>>();
+        // What is removed meanwhile takes nothing, and needs nothing.
+        let of_each = |work: &mut dyn FnMut(&Target) -> Result<u64>| {
+            let mut sum = 0;
+            for target in self.targets() {
+                match target.unless_gone(work(&target)) {
+                    Err(Error::NoTarget(_)) => {}
+                    done => sum += done?,
+                }
+            }
+            Ok::<u64, Error>(sum)
+        };
+        let used = || of_each(&mut |target| Ok(target.log.used_bytes()?));
         let before_bytes = used()?;
         if !call.dry_run {
-            for target in self.targets() {
+            of_each(&mut |target| {
                 while target.log.maintain()? {
                     wanted(answers)?;
                 }
                 wanted(answers)?;
                 target.log.checkpoint()?;
-            }
+                Ok(0)
+            })?;
         }
         Ok(Compacted { before_bytes, after_bytes: used()? })
     }

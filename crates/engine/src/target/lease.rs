@@ -196,15 +196,18 @@ impl Target {
     /// Opens a disk for somebody other than the target's machine who may write to it; `present` if it is to be that of the present.
     ///
     /// # Errors
-    /// As [`Target::lease`]; when the target is in a state in which its disks are not served.
+    /// As [`Target::lease`]; when the target is in a state in which its disks are not served, or the branch was dropped.
     pub(crate) fn serve(self: &Arc<Self>, volume: VolumeId, present: bool) -> Result<Lease> {
         // Opened first and asked afterwards: whoever begins to change the target then sees that it is open, or is seen.
         let lease = self.lease(volume, Use::Client)?;
         self.check(Request::Serve)?;
         let catalog = self.log.catalog();
-        if present && catalog.volume(volume)?.branch != catalog.head {
+        let branch = catalog.volume(volume)?.branch;
+        if present && branch != catalog.head {
             return Err(Error::Moved(self.name.clone()));
         }
+        // It may have been dropped since it was looked up, and nobody writes to a branch that was.
+        catalog.live_branch(branch)?;
         Ok(lease)
     }
 

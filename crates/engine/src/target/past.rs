@@ -3,8 +3,14 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bygone_block::{AsOfDevice, BlockDevice, Extent, Geometry, IoError, Reading, Writing};
+use bygone_model::when::WholeDay;
+use jiff::Zoned;
 
 use super::Target;
+use crate::{
+    error,
+    history::{self, Found},
+};
 
 /// A disk as of a moment, and the right to read it.
 pub(crate) struct PastDisk {
@@ -22,6 +28,14 @@ impl Drop for Hold {
 }
 
 impl Target {
+    /// The moment that a person means by `text`, asked at `now`.
+    ///
+    /// # Errors
+    /// As [`history::find`]; of a target that was removed meanwhile, that there is none.
+    pub(crate) fn moment(&self, text: &str, now: &Zoned) -> error::Result<Found> {
+        self.unless_gone(history::find(&self.log, text, WholeDay::Refuse, now))
+    }
+
     /// A past moment of it is going to be read.
     pub(crate) fn hold(self: &Arc<Self>) -> Hold {
         self.readers.fetch_add(1, Ordering::AcqRel);

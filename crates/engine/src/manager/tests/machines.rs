@@ -324,6 +324,20 @@ fn who_has_the_present_open_keeps_it_from_being_moved() {
 }
 
 #[test]
+fn a_branch_that_is_dropped_while_somebody_asks_for_it_is_not_served() {
+    let (_world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    let branch = target.log.add_branch("try-1", BranchId(0), target.log.head_seq()).unwrap();
+    // It was there when its name was looked up.
+    let volume = target.volume(branch, None).unwrap();
+    let drop_it = call::BranchDrop { name: "web".into(), branch: "try-1".into() };
+    manager.handle(&drop_it, &mut Nobody).unwrap();
+    assert!(matches!(target.serve(volume, false), Err(Error::Store(bygone_store::Error::NoBranch(_)))));
+    // Nor kept open.
+    assert!(!target.is_served());
+}
+
+#[test]
 fn a_block_that_stays_unreadable_is_counted_and_not_told_again_and_again() {
     let (world, manager) = World::with(&["web"]);
     run(&manager, "web").unwrap();

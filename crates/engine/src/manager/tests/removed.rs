@@ -1,7 +1,17 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bygone_block::{BlockDevice, Change, Writing};
+use bygone_store::LogOptions;
+
 use super::*;
-use crate::lifecycle;
+use crate::{
+    api::{
+        Answers, Items, Progress,
+        call::{Destroying, RestoreTo},
+    },
+    lifecycle,
+    target::Use,
+};
 
 fn remove(manager: &Manager, name: &str) -> Result<()> {
     let remove = call::TargetRemove { name: name.into(), delete_history: false };
@@ -102,6 +112,79 @@ fn a_target_of_which_a_moment_is_read_is_not_removed() {
     drop(past);
     remove(&manager, "web").unwrap();
     assert!(target.dir().join("log").exists() || !target.dir().exists());
+}
+
+/// Whoever asks about a target, and does something as soon as it was found.
+struct Meanwhile<F: Fn()>(F, AtomicBool);
+
+impl<F: Fn()> Meanwhile<F> {
+    fn new(work: F) -> Meanwhile<F> {
+        Meanwhile(work, AtomicBool::new(false))
+    }
+
+    fn once(&self) {
+        if !self.1.swap(true, Ordering::AcqRel) {
+            (self.0)();
+        }
+    }
+}
+
+impl<F: Fn()> Answers for Meanwhile<F> {
+    fn zone(&self) -> Option<&str> {
+        self.once();
+        None
+    }
+    fn progress(&mut self, _: Progress) -> bool {
+        self.once();
+        true
+    }
+    fn note(&mut self, _: String) {}
+    fn wanted(&mut self) -> bool {
+        true
+    }
+}
+
+impl<F: Fn(), I> Items<I> for Meanwhile<F> {
+    fn item(&mut self, _: I) -> bool {
+        true
+    }
+}
+
+#[test]
+fn of_a_target_that_is_removed_meanwhile_only_that_is_told() {
+    let world = World::new();
+    let options = LogOptions { segment_bytes: 256 << 10, ..LogOptions::default() };
+    let shared = Shared::with_options(&world.paths(), world.fake.clone(), options);
+    let manager = Manager::open_shared(shared, false).unwrap();
+    // So that its log has several files, of which not all are open.
+    let fresh = || {
+        add(&manager, "web").unwrap();
+        let target = manager.target("web").unwrap();
+        let disk = target.lease(target.volume(BranchId(0), None).unwrap(), Use::Upkeep).unwrap();
+        for _ in 0..4 {
+            disk.write(&[Writing { offset: 0, change: Change::Data(&[7; 200 << 10]) }]).unwrap();
+        }
+        drop(disk);
+        target.log.flush().unwrap();
+        while target.log.maintain().unwrap() {}
+    };
+    let gone = || Meanwhile::new(|| remove(&manager, "web").unwrap());
+    fn told<T: std::fmt::Debug>(refused: &Result<T>) {
+        assert!(matches!(refused, Err(Error::NoTarget(name)) if name == "web"), "{refused:?}");
+    }
+    fresh();
+    told(&manager.handle(&call::When { name: "web".into(), at: "seq:8".into() }, &mut gone()));
+    fresh();
+    let (at, to) = ("seq:8".to_owned(), RestoreTo::InPlace);
+    let restore = call::Restore { name: "web".into(), at, disk: None, to, discard_later: true };
+    told(&manager.handle(&call::Plan { of: Destroying::Restore(restore) }, &mut gone()));
+    fresh();
+    let verify =
+        |name: Option<&str>| call::Verify { name: name.map(str::to_owned), newest_first: false, for_s: None };
+    told(&manager.handle(&verify(Some("web")), &mut gone()));
+    fresh();
+    let verified = manager.handle(&verify(None), &mut gone()).unwrap();
+    assert!(verified.damaged.is_empty(), "{verified:?}");
 }
 
 #[test]

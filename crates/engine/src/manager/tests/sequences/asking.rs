@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use bygone_block::{BlockDevice, Reading};
-use bygone_model::when::WholeDay;
 
 use super::{
     BLOCK, Play,
@@ -20,7 +19,6 @@ use crate::{
     },
     calls::Handle as _,
     config::TargetConfig,
-    history,
     serve::Nobody,
     target::Use,
 };
@@ -200,9 +198,9 @@ impl Play {
     pub(super) fn look(&self, name: &str, at: &At) -> Result<(Place, Option<Content>, String)> {
         let (manager, now) = (self.manager(), at.now());
         let target = manager.target(name)?;
-        let found = history::find(&target.log, &at.text, WholeDay::Refuse, &now)?;
+        let found = target.moment(&at.text, &now)?;
         let info = found.info(&target.log.catalog());
-        assert_eq!(history::find(&target.log, &info.when, WholeDay::Refuse, &now)?.place, found.place);
+        assert_eq!(target.moment(&info.when, &now)?.place, found.place);
         if at.now.is_none() {
             let when = call::When { name: name.into(), at: at.text.clone() };
             let told = manager.handle(&when, &mut Client::of(at))?;
