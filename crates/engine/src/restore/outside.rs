@@ -33,7 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 pub(crate) struct Prepared {
     disk: u32,
     raw: OsDisk,
-    lock: ImageLock,
+    // It goes before the claim does: whoever has waited for that opens the disk at once, and must not find it locked.
+    _lock: ImageLock,
     claim: Claim,
 }
 
@@ -97,7 +98,7 @@ pub(crate) fn prepare(
             (raw, lock)
         }
     };
-    Ok(Prepared { disk, raw, lock, claim })
+    Ok(Prepared { disk, raw, _lock: lock, claim })
 }
 
 /// The volume that the disk outside the store shows, or would if it had ever been opened; none while it is being filled.
@@ -115,31 +116,28 @@ fn read_and_close(
     volume: VolumeId,
     patience: &mut dyn Patience,
 ) -> Result<(OsDisk, ImageLock)> {
-    let lease = target.lease_shown(volume)?;
-    let name = lease.disk_name();
-    loop {
-        let (done, total, complete) = target.reading(volume);
-        if complete {
-            break;
-        }
-        if !patience.reading(&name, done, total) {
-            return Err(Error::Abandoned);
-        }
-        if !target.is_being_read(volume) && !target.reading(volume).2 {
-            // The thread that read it could not go on, and the log says why.
-            return Err(Error::BaseIncomplete { disk: name });
-        }
-        std::thread::sleep(LOOK_EVERY);
-    }
-    // Whoever read it lets go of it in a moment.
+    // Whoever looks at it only, or read it, lets go of it in a moment.
     let end = Instant::now() + LET_GO_MAX;
-    while !target.is_only_use(volume) {
+    let (name, lock) = loop {
+        let lease = target.lease_shown(volume)?;
+        let name = lease.disk_name();
+        if target.is_tapped(volume) {
+            wait_until_read(target, volume, &name, patience)?;
+            while !target.is_only_use(volume) && Instant::now() < end {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            if let Some(lock) = lease.close() {
+                break (name, lock);
+            }
+        } else {
+            // Somebody has it open from the time when the store served it, which says nothing of the disk.
+            drop(lease);
+        }
         if Instant::now() > end {
             return Err(Error::Served(target.name.clone()));
         }
         std::thread::sleep(LOOK_EVERY);
-    }
-    let Some(lock) = lease.close() else { return Err(Error::Served(target.name.clone())) };
+    };
     let mark = target.log.catalog().taps.get(&volume.0).cloned();
     if !mark.is_some_and(|mark| mark.clean && mark.complete) {
         return Err(Error::DiskBehind { disk: name });
@@ -147,6 +145,24 @@ fn read_and_close(
     let path = target.config().disk(&name).and_then(|disk| disk.path.clone()).unwrap_or_default();
     let raw = lock.file().and_then(|file| OsDisk::of_file(&path, file));
     Ok((raw.map_err(|source| Error::Disk { path, source })?, lock))
+}
+
+/// Waits until the store has all of a disk that is open.
+fn wait_until_read(target: &Target, volume: VolumeId, name: &str, patience: &mut dyn Patience) -> Result<()> {
+    loop {
+        let (done, total, complete) = target.reading(volume);
+        if complete {
+            return Ok(());
+        }
+        if !patience.reading(name, done, total) {
+            return Err(Error::Abandoned);
+        }
+        if !target.is_being_read(volume) && !target.reading(volume).2 {
+            // The thread that read it could not go on, and the log says why.
+            return Err(Error::BaseIncomplete { disk: name.to_owned() });
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
 }
 
 /// What is on the disk is given up. If that is not what the store knows of it, say so.
@@ -179,7 +195,7 @@ pub(crate) fn fill(
     prepared: Prepared,
     keep_going: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<()> {
-    let Prepared { raw, lock: _lock, claim, .. } = prepared;
+    let Prepared { raw, claim, .. } = &prepared;
     let log = &target.log;
     let size = log.catalog().disk_of(volume)?.sectors.bytes();
     log.begin_fill(volume)?;

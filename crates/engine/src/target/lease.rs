@@ -1,6 +1,12 @@
 //! Who has a disk open: the first opens it, the last closes it.
 
-use std::{io, path::PathBuf, sync::Arc, thread::JoinHandle};
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use bygone_block::{
     BlockDevice, Change, Extent, Geometry, IoError, LogDevice, OsDisk, Reading, TapDevice, TapState,
@@ -16,6 +22,9 @@ use crate::{
     lifecycle::Request,
     outside,
 };
+
+/// How long whoever wants a disk waits for another who takes it away from what it shows.
+const UNCLAIMED_MAX: Duration = Duration::from_secs(30);
 
 /// What somebody has a disk open for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +199,7 @@ impl Target {
     /// # Errors
     /// When the disk outside the store is missing, busy or of another size, or the store cannot be read.
     pub(crate) fn lease(self: &Arc<Self>, volume: VolumeId, used: Use) -> Result<Lease> {
-        self.lease_by(volume, used, |target| target.open_volume(volume))
+        self.lease_by(volume, used, true, |target| target.open_volume(volume))
     }
 
     /// Opens a disk for somebody other than the target's machine who may write to it; `present` if it is to be that of the present.
@@ -216,7 +225,7 @@ impl Target {
     /// # Errors
     /// As [`Target::lease`].
     pub(crate) fn lease_shown(self: &Arc<Self>, volume: VolumeId) -> Result<Lease> {
-        self.lease_by(volume, Use::Upkeep, |target| {
+        self.lease_by(volume, Use::Upkeep, false, |target| {
             let disk = target.log.catalog().disk_of(volume)?.clone();
             target.open_tap(volume, &disk)
         })
@@ -226,8 +235,10 @@ impl Target {
         self: &Arc<Self>,
         volume: VolumeId,
         used: Use,
+        waits: bool,
         open: impl FnOnce(&Target) -> Result<(LiveKind, Then)>,
     ) -> Result<Lease> {
+        let end = Instant::now() + UNCLAIMED_MAX;
         let mut live = lock(&self.live);
         loop {
             match live.get_mut(&volume) {
@@ -239,6 +250,13 @@ impl Target {
                 }
                 Some(Live::Opening | Live::Closing(_)) => {
                     live = self.live_changed.wait(live).unwrap_or_else(std::sync::PoisonError::into_inner);
+                }
+                // What is being filled is opened once it has been. Nobody waits for that while the disk counts as being opened: whoever
+                // is going to fill it may have to open it first.
+                None if waits && self.is_kept(volume) && Instant::now() < end => {
+                    drop(live);
+                    std::thread::sleep(Duration::from_millis(1));
+                    live = lock(&self.live);
                 }
                 None => break,
             }
@@ -310,10 +328,6 @@ impl Target {
     }
 
     fn open_volume(&self, volume: VolumeId) -> Result<(LiveKind, Then)> {
-        // What is being filled is opened once it has been.
-        if let Ok(volume) = self.log.catalog().volume(volume) {
-            self.wait_unclaimed(volume.disk);
-        }
         let catalog = self.log.catalog();
         let entry = catalog.volume(volume)?.clone();
         let disk = catalog.disk_of(volume)?.clone();

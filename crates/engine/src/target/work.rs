@@ -150,6 +150,11 @@ impl Target {
             .map_or((0, 0, false), |tap| (tap.reread_bytes(), tap.geometry().size_bytes, tap.is_complete()))
     }
 
+    /// Whether a disk is open as a tap.
+    pub(crate) fn is_tapped(&self, volume: VolumeId) -> bool {
+        lock(&self.live).get(&volume).is_some_and(|live| live.tap().is_some())
+    }
+
     /// Whether a thread reads this disk.
     pub(crate) fn is_being_read(&self, volume: VolumeId) -> bool {
         lock(&self.read_now).contains(&volume)
@@ -200,15 +205,12 @@ impl Target {
         }
     }
 
-    /// Waits until nobody takes a disk outside the store away from what it shows. One that is being filled shows nothing, and whoever
-    /// wants it is served from the store.
-    pub(super) fn wait_unclaimed(&self, disk: u32) {
-        const LONGEST: Duration = Duration::from_secs(30);
-        let end = Instant::now() + LONGEST;
-        let shows_something = || matches!(self.log.catalog().shows.get(&disk), Some(Shows::Volume(_)));
-        while self.is_claimed(disk) && shows_something() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+    /// Somebody takes the disk outside the store away from what it shows. One that is being filled shows nothing, and whoever wants it
+    /// is served from the store.
+    pub(super) fn is_kept(&self, volume: VolumeId) -> bool {
+        let catalog = self.log.catalog();
+        let Ok(volume) = catalog.volume(volume) else { return false };
+        self.is_claimed(volume.disk) && matches!(catalog.shows.get(&volume.disk), Some(Shows::Volume(_)))
     }
 
     /// Threads read or fill its disks.

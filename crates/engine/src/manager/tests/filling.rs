@@ -1,5 +1,7 @@
 //! Disks outside the store that are filled with another present.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bygone_block::{BlockDevice, Change, LogDevice, WhenFull, Writing};
 
 use super::{machines::stop, *};
@@ -38,6 +40,28 @@ impl<F: FnOnce()> Answers for AtFilling<F> {
     }
     fn note(&mut self, _: String) {}
     fn wanted(&mut self) -> bool {
+        true
+    }
+}
+
+/// Does something once a disk is filled, and still held.
+struct AtEnd<F>(F);
+
+impl<F: FnMut()> Answers for AtEnd<F> {
+    fn progress(&mut self, progress: Progress) -> bool {
+        if progress.doing.starts_with("filling") && progress.done_bytes == progress.total_bytes {
+            (self.0)();
+        }
+        true
+    }
+    fn note(&mut self, _: String) {}
+    fn wanted(&mut self) -> bool {
+        true
+    }
+}
+
+impl<F: FnMut()> Items<Nothing> for AtEnd<F> {
+    fn item(&mut self, _: Nothing) -> bool {
         true
     }
 }
@@ -136,4 +160,53 @@ fn what_was_done_before_a_disk_failed_is_said_and_stays_done() {
     assert!(status(&manager).problems.is_empty(), "{:?}", status(&manager).problems);
     manager.handle(&call::Undo { name: "web".into() }, &mut Nobody).unwrap();
     assert_eq!((present(&target).as_str(), shown(&target, &disk)), ("main", [5, 1]));
+}
+
+#[test]
+fn whoever_wants_a_disk_that_has_just_been_filled_never_finds_it_locked() {
+    let (world, manager) = World::with(&[]);
+    world.tapped(&manager, "web");
+    let target = manager.target("web").unwrap();
+    target.log.add_branch("try-1", BranchId(0), target.log.head_seq()).unwrap();
+    for branch in ["try-1", "main"].repeat(40) {
+        let begun = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let (target, begun) = (&target, &begun);
+            let mut looking = None;
+            let mut answers = AtEnd(|| {
+                looking = Some(scope.spawn(move || {
+                    begun.store(true, Ordering::Release);
+                    target.lease(target.volume(target.present(), None).unwrap(), Use::Upkeep).map(drop)
+                }));
+                wait_for("the other to begin", || begun.load(Ordering::Acquire));
+            });
+            promote(&manager, branch, &mut answers).unwrap();
+            looking.unwrap().join().unwrap().unwrap();
+        });
+    }
+}
+
+#[test]
+fn whoever_looks_at_a_disk_for_a_moment_keeps_no_present_from_being_moved() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.tapped(&manager, "web");
+    let target = manager.target("web").unwrap();
+    let branch = target.log.add_branch("try-1", BranchId(0), target.log.head_seq()).unwrap();
+    // The store serves it while the disk is filled, and somebody still has it from there.
+    let looking = target.lease(target.volume(branch, None).unwrap(), Use::Upkeep).unwrap();
+    promote(&manager, "try-1", &mut Nobody).unwrap();
+    write(&looking, 7);
+    let asked = Instant::now();
+    std::thread::scope(|scope| {
+        let promoting = scope.spawn(|| promote(&manager, "main", &mut Nobody));
+        wait_for("the promotion to begin", || promoting.is_finished() || target.doing().is_some());
+        std::thread::sleep(Duration::from_millis(20));
+        drop(looking);
+        promoting.join().unwrap().unwrap();
+    });
+    // Neither waits for the other to give up.
+    assert!(asked.elapsed() < Duration::from_secs(20));
+    assert_eq!(shown(&target, &disk), [1, 1]);
+    promote(&manager, "try-1", &mut Nobody).unwrap();
+    assert_eq!(shown(&target, &disk), [7, 1]);
 }
