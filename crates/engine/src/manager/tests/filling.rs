@@ -1,8 +1,7 @@
 //! Disks outside the store that are filled with another present.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use bygone_block::{BlockDevice, Change, LogDevice, WhenFull, Writing};
+use bygone_sys::ImageLock;
 
 use super::{machines::stop, *};
 use crate::{
@@ -163,25 +162,27 @@ fn what_was_done_before_a_disk_failed_is_said_and_stays_done() {
 }
 
 #[test]
-fn whoever_wants_a_disk_that_has_just_been_filled_never_finds_it_locked() {
+fn whoever_has_waited_for_a_disk_to_be_filled_never_finds_it_locked() {
     let (world, manager) = World::with(&[]);
-    world.tapped(&manager, "web");
+    let disk = world.tapped(&manager, "web");
     let target = manager.target("web").unwrap();
     target.log.add_branch("try-1", BranchId(0), target.log.head_seq()).unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(&disk).unwrap();
     for branch in ["try-1", "main"].repeat(40) {
-        let begun = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let (target, begun) = (&target, &begun);
-            let mut looking = None;
+            let mut waiting = None;
             let mut answers = AtEnd(|| {
-                looking = Some(scope.spawn(move || {
-                    begun.store(true, Ordering::Release);
-                    target.lease(target.volume(target.present(), None).unwrap(), Use::Upkeep).map(drop)
-                }));
-                wait_for("the other to begin", || begun.load(Ordering::Acquire));
+                let waits = || {
+                    while target.is_claimed(0) {
+                        std::hint::spin_loop();
+                    }
+                    ImageLock::take_exclusive(&file).map(drop)
+                };
+                waiting = Some(scope.spawn(waits));
+                std::thread::sleep(Duration::from_millis(1));
             });
             promote(&manager, branch, &mut answers).unwrap();
-            looking.unwrap().join().unwrap().unwrap();
+            waiting.unwrap().join().unwrap().unwrap();
         });
     }
 }
