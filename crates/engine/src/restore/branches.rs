@@ -272,7 +272,7 @@ fn fill(
             continue;
         }
         let doing = format!("filling {}", catalog.disk_of(volume)?.name);
-        let filled = outside::fill(target, volume, one, &mut |done_bytes, total_bytes| {
+        let filled = outside::fill(target, volume, &one, &mut |done_bytes, total_bytes| {
             answers.progress(Progress { doing: doing.clone(), done_bytes, total_bytes });
             !target.is_closing()
         });

@@ -192,10 +192,10 @@ fn note_lost(target: &Target, volume: VolumeId, disk: &str, raw: &OsDisk) -> Res
 pub(crate) fn fill(
     target: &Arc<Target>,
     volume: VolumeId,
-    prepared: Prepared,
+    prepared: &Prepared,
     keep_going: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<()> {
-    let Prepared { raw, claim, .. } = &prepared;
+    let Prepared { raw, claim, .. } = prepared;
     let log = &target.log;
     let size = log.catalog().disk_of(volume)?.sectors.bytes();
     log.begin_fill(volume)?;
@@ -267,5 +267,5 @@ pub(crate) fn fill_unasked(target: &Arc<Target>, volume: VolumeId) -> Result<()>
     if !still {
         return Ok(());
     }
-    fill(target, volume, prepared, &mut |_, _| !target.is_closing())
+    fill(target, volume, &prepared, &mut |_, _| !target.is_closing())
 }

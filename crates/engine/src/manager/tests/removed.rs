@@ -154,7 +154,7 @@ impl<F: Fn(), I> Items<I> for Meanwhile<F> {
 fn of_a_target_that_is_removed_meanwhile_only_that_is_told() {
     let world = World::new();
     let options = LogOptions { segment_bytes: 256 << 10, ..LogOptions::default() };
-    let shared = Shared::with_options(&world.paths(), world.fake.clone(), options);
+    let shared = Shared::with_options(&world.paths(), world.fake, options);
     let manager = Manager::open_shared(shared, false).unwrap();
     // So that its log has several files, of which not all are open.
     let fresh = || {
