@@ -177,6 +177,12 @@ pub enum Error {
         /// Its process.
         pid: u32,
     },
+    /// A defect of Bygone: something panicked.
+    #[error("a defect of Bygone kept {what} from being done; its log has more")]
+    Panicked {
+        /// What was not done.
+        what: &'static str,
+    },
     /// Somebody has a disk or a moment of it open.
     #[error("a disk or a past moment of target {0:?} is being served")]
     Served(String),

@@ -95,6 +95,7 @@ impl Error {
             Error::Served(target) => Failure::Served { target: target.clone() },
             Error::BranchUsed(branch) => Failure::BranchUsed { branch: branch.clone() },
             Error::Moved(target) => Failure::Moved { target: target.clone() },
+            Error::Panicked { .. } => Failure::Internal { why: self.to_string() },
             Error::Partly { done, why } => {
                 Failure::Partly { done: done.clone(), why: Box::new(why.failure()) }
             }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
@@ -131,17 +132,20 @@ impl Registry {
 
     /// Opens a target whose slot is [`Slot::Opening`].
     fn open(&self, name: &str) {
-        let slot = match Target::open(&self.shared, name) {
-            Ok(target) => {
-                target.look_for_machine();
-                if self.serves {
-                    target.serve_left_early();
-                    for (place, damage) in target.log.damage_at_open() {
-                        tracing::error!(target = name, %place, %damage, "damaged");
-                    }
+        // Whoever waits for it, and whoever opens the others, must not go down with it.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let target = Target::open(&self.shared, name)?;
+            target.look_for_machine();
+            if self.serves {
+                target.serve_left_early();
+                for (place, damage) in target.log.damage_at_open() {
+                    tracing::error!(target = name, %place, %damage, "damaged");
                 }
-                Slot::Served(target)
             }
+            Ok(target)
+        }));
+        let slot = match opened.unwrap_or(Err(Error::Panicked { what: "opening it" })) {
+            Ok(target) => Slot::Served(target),
             Err(error) => {
                 // Without a manager, whoever asked is told.
                 if self.serves {

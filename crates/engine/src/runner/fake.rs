@@ -29,6 +29,8 @@ pub(crate) struct Fake {
     pids: AtomicU32,
     /// What the next machine does.
     pub(crate) next: Mutex<Next>,
+    /// Whoever looks for the machine in this place panics.
+    pub(crate) haunted: Mutex<Option<PathBuf>>,
 }
 
 /// How a machine behaves.
@@ -146,6 +148,7 @@ impl Launcher for Fake {
     }
 
     fn find(&self, dir: &Path) -> Result<Option<u32>> {
+        assert!(lock(&self.haunted).as_deref() != Some(dir), "as it was told to");
         Ok(self.machine(dir).map(|machine| machine.pid))
     }
 

@@ -73,6 +73,23 @@ fn one_broken_target_of_many_leaves_the_others_served_and_is_named() {
 }
 
 #[test]
+fn a_defect_in_opening_one_target_is_a_defect_of_that_one() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let (world, manager) = World::with(&names);
+    world.kill(manager);
+    *world.fake.haunted.lock().unwrap() = Some(world.paths().run_dir("c"));
+    let manager = world.serving();
+    manager.open_all();
+    assert_eq!(manager.served().len(), names.len() - 1);
+    assert!(!manager.is_opening());
+    let refused = manager.target("c").err();
+    assert!(matches!(refused, Some(Error::Unavailable { .. })), "{refused:?}");
+    // It is tried again whenever it is asked for.
+    *world.fake.haunted.lock().unwrap() = None;
+    manager.target("c").unwrap();
+}
+
+#[test]
 fn a_request_without_a_manager_opens_the_target_that_it_is_about_and_no_other() {
     let (world, manager) = World::with(&["a", "b"]);
     world.kill(manager);
