@@ -168,7 +168,7 @@ impl Answers for Client<'_> {
 
     fn progress(&mut self, progress: Progress) -> bool {
         if self.last_progress.is_some_and(|last| last.elapsed() < PROGRESS_EVERY) {
-            return !self.broken;
+            return self.wanted();
         }
         self.last_progress = Some(Instant::now());
         self.send(&Reply::Progress(progress)) && self.wanted()

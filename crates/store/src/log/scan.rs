@@ -154,12 +154,31 @@ pub(super) fn scan_sealed(file: &dyn File, number: u32, log: &LogKey) -> Result<
 }
 
 /// Reads a segment record by record.
+///
+/// # Errors
+/// As [`scan`].
 pub(super) fn scan_records(
     file: &dyn File,
     number: u32,
     header: Option<(SegmentHeader, u32)>,
     context: Context,
 ) -> Result<Scanned> {
+    let scanned = scan_while(file, number, header, context, &mut |_| true)?;
+    // Nobody ended it.
+    scanned.ok_or(Error::WouldBlock)
+}
+
+/// The same for as long as `keep_going` says yes; it is asked after each record, with the place where that ends.
+///
+/// # Errors
+/// As [`scan`].
+pub(super) fn scan_while(
+    file: &dyn File,
+    number: u32,
+    header: Option<(SegmentHeader, u32)>,
+    context: Context,
+    keep_going: &mut dyn FnMut(u64) -> bool,
+) -> Result<Option<Scanned>> {
     let mut window = Window::new(file, segment::file_name(number), context.log);
     let at = SEGMENT_HEADER_BYTES as u64;
     let first_seq = match header {
@@ -232,8 +251,11 @@ pub(super) fn scan_records(
         seq = seq.next();
         at = header.end(at);
         out.index.records_end = at;
+        if !keep_going(at) {
+            return Ok(None);
+        }
     }
-    Ok(out)
+    Ok(Some(out))
 }
 
 /// The seq and the time with which a segment begins: its header says so or, if that is damaged, its first record.

@@ -1,6 +1,9 @@
 //! Reading everything back and checking it.
 
-use std::collections::BTreeSet;
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+};
 
 use bygone_model::Seq;
 
@@ -14,6 +17,9 @@ use crate::{
     format::{manifest::State, segment},
     index::tree::{self, PageSource},
 };
+
+/// After so many bytes whoever asked is asked whether it still wants to know.
+const STEP_BYTES: u64 = 1 << 20;
 
 /// A damaged place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +55,8 @@ impl VerifyReport {
 
 impl Log {
     /// Reads every segment and every index back and checks every byte that has a checksum. Calls `keep_going` with
-    /// the bytes checked so far and the bytes there are; ends early when it says no.
+    /// the bytes checked so far and the bytes there are, at least after each MiB or, where one is longer, after each record or list of
+    /// events; ends when it says no.
     ///
     /// # Errors
     /// When the medium cannot be read at all. Damage is in the report.
@@ -60,6 +67,15 @@ impl Log {
     ) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         let total = self.used_bytes()?;
+        let going = Cell::new(true);
+        let told = Cell::new(0);
+        let keep_going = &mut |checked: u64| {
+            if checked.saturating_sub(told.get()) >= STEP_BYTES {
+                told.set(checked);
+                going.set(going.get() && keep_going(checked, total));
+            }
+            going.get()
+        };
         let (active, newest, head, mut begun) = {
             let sequencer = self.sequencer();
             let active = sequencer.active.as_ref().map(|active| active.number);
@@ -90,17 +106,17 @@ impl Log {
             names.reverse();
         }
         for &mut name in names {
-            let checked = self
-                .verify_checkpoint(name, &mut begun, &mut report, &mut |checked| keep_going(checked, total));
+            let checked = self.verify_checkpoint(name, &mut begun, &mut report, keep_going);
             report.note(checked)?;
-            if !keep_going(report.checked_bytes, total) {
+            if !keep_going(report.checked_bytes) {
                 return Ok(report);
             }
         }
         let mut spans = Vec::with_capacity(numbers.len());
         for number in numbers {
             let found = report.damaged.len();
-            let mut checked = self.verify_segment(number, Some(number) == active, head, &mut report);
+            let mut checked =
+                self.verify_segment(number, Some(number) == active, head, &mut report, keep_going);
             if checked.is_ok() && report.damaged.len() == found {
                 checked = self.verify_identity(number).and(checked);
             }
@@ -112,7 +128,7 @@ impl Log {
                 Ok(span) => spans.extend(span.map(|(first, last)| (number, first, last))),
                 Err(e) => report.note(Err(e))?,
             }
-            if !keep_going(report.checked_bytes, total) {
+            if !keep_going(report.checked_bytes) {
                 return Ok(report);
             }
         }
@@ -138,13 +154,14 @@ impl Log {
         Ok(report)
     }
 
-    /// Checks a segment; says its first and last record.
+    /// Checks a segment; says its first and last record, unless `keep_going` ended it.
     fn verify_segment(
         &self,
         number: u32,
         active: bool,
         head: Seq,
         report: &mut VerifyReport,
+        keep_going: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Option<(Seq, Seq)>> {
         if let Some(container) = self.places.elsewhere(number) {
             let checked = container.check(number)?;
@@ -168,7 +185,15 @@ impl Log {
             None => self.first_behind(number)?,
         };
         let context = scan::Context { expected, until, durable, ..scan::Context::of(self.key) };
-        let scanned = scan::scan_records(&*file, number, header, context)?;
+        let (before, mut reached) = (report.checked_bytes, 0);
+        let scanned = scan::scan_while(&*file, number, header, context, &mut |at| {
+            reached = at;
+            keep_going(before + at)
+        })?;
+        let Some(scanned) = scanned else {
+            report.checked_bytes += reached;
+            return Ok(None);
+        };
         let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
         report.checked_bytes += len_bytes;
         for (offset, damage) in &scanned.damage {
@@ -238,6 +263,10 @@ impl Log {
         begun.extend(checkpoint.footer.segments.iter().map(|start| start.0));
         for block in &checkpoint.footer.events {
             self.index.event_block(name, block)?;
+            report.checked_bytes += u64::from(block.block.len_bytes);
+            if !keep_going(report.checked_bytes) {
+                return Ok(());
+            }
         }
         for (_, tables) in &checkpoint.footer.volumes {
             for (_, at) in tables.iter().filter(|table| table.1.file == name.number) {
@@ -245,13 +274,16 @@ impl Log {
                 let own = |tree: &&crate::format::checkpoint::TreeRef| tree.root.file == name.number;
                 for row in &table.rows {
                     for tree in row.deltas.iter().chain(&row.before).chain(&row.after).filter(own) {
-                        let fresh = FreshPages(self, std::cell::Cell::new(0));
+                        let checked_bytes = Cell::new(report.checked_bytes);
+                        let keep_going = RefCell::new(&mut *keep_going);
+                        let fresh =
+                            FreshPages { log: self, checked_bytes, keep_going, ended: Cell::new(false) };
                         let result = tree::versions(&fresh, tree.root, &(0..u32::MAX), &mut |_| {});
-                        report.checked_bytes += fresh.1.get();
-                        report.note(result)?;
-                        if !keep_going(report.checked_bytes) {
+                        report.checked_bytes = fresh.checked_bytes.get();
+                        if fresh.ended.get() {
                             return Ok(());
                         }
+                        report.note(result)?;
                     }
                 }
             }
@@ -260,15 +292,25 @@ impl Log {
     }
 }
 
-/// Pages from the medium, not from memory; counts their bytes.
-struct FreshPages<'a>(&'a Log, std::cell::Cell<u64>);
+/// Pages from the medium, not from memory; counts their bytes. Once nobody wants them any more there are none.
+struct FreshPages<'a, 'b> {
+    log: &'a Log,
+    checked_bytes: Cell<u64>,
+    keep_going: RefCell<&'b mut dyn FnMut(u64) -> bool>,
+    ended: Cell<bool>,
+}
 
-impl PageSource for FreshPages<'_> {
+impl PageSource for FreshPages<'_, '_> {
     fn page(&self, at: tree::PageRef) -> Result<std::sync::Arc<crate::format::page::Page>> {
-        self.1.set(self.1.get() + u64::from(at.len_bytes));
-        self.0.index.read_page(at)
+        let page = self.log.index.read_page(at);
+        self.checked_bytes.set(self.checked_bytes.get() + u64::from(at.len_bytes));
+        if !(self.keep_going.borrow_mut())(self.checked_bytes.get()) {
+            self.ended.set(true);
+            return Err(Error::WouldBlock);
+        }
+        page
     }
     fn contradiction(&self, at: tree::PageRef) -> Error {
-        self.0.index.contradiction(at)
+        self.log.index.contradiction(at)
     }
 }

@@ -16,5 +16,6 @@ mod mending;
 mod newest;
 mod place;
 mod races;
+mod stopping;
 mod tail;
 mod world;
