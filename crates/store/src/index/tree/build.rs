@@ -2,7 +2,7 @@
 //!
 //! Deltas are built by a sweep through the versions in order of seq, as in a multi-version B-tree (Becker et al.,
 //! 1996): a slice of the stripe is tiled by live pages; a page that is full is closed, and the versions that are still
-//! current are copied into one or two fresh pages that are valid from then on; a write that covers several pages
+//! current are copied into fresh pages, each at most half full, that are valid from then on; a write that covers several pages
 //! closes them and begins one. Every page so has all that a lookup in its range and time needs, and the number of
 //! pages stays in proportion to the number of versions, whatever a hostile target writes. The levels
 //! above are built from the pages below in the very same way, with the whole stripe as one slice.
@@ -221,6 +221,7 @@ fn sweep(
         for tile in touched.iter().filter(|tile| !(merged && is_whole(tile))) {
             let Some(page) = live.get_mut(&tile.start) else { continue };
             page.entries.extend(clipped(version, tile));
+            assert!(page.entries.len() <= sink.entries_max(level), "a page begins with room for more");
             if page.entries.len() == sink.entries_max(level)
                 && let Some(full) = live.remove(&tile.start)
             {
@@ -252,17 +253,17 @@ fn close(
     Ok(())
 }
 
-/// Begins one or two pages with what is still current in a page that is full.
+/// Begins pages with what is still current in a page that is full. Whatever cut older entries into pieces made more runs of them than
+/// a page has entries, but no more than twice as many.
 fn split(live: &mut BTreeMap<u32, LivePage>, begin_max: usize, first: u32, full: &LivePage, since: u64) {
-    let mut current = current_runs(&full.entries);
-    if current.len() <= begin_max {
-        live.insert(first, LivePage { end: full.end, since, entries: in_order(current) });
-        return;
+    let current = current_runs(&full.entries);
+    let pages = current.len().div_ceil(begin_max).max(1);
+    let mut end = full.end;
+    for (i, entries) in current.chunks(current.len().div_ceil(pages).max(1)).enumerate().rev() {
+        let start = if i == 0 { first } else { entries[0].lba };
+        live.insert(start, LivePage { end, since, entries: in_order(entries.to_vec()) });
+        end = start;
     }
-    let upper = current.split_off(current.len() / 2);
-    let middle = upper.first().map_or(full.end, |e| e.lba);
-    live.insert(first, LivePage { end: middle, since, entries: in_order(current) });
-    live.insert(middle, LivePage { end: full.end, since, entries: in_order(upper) });
 }
 
 /// The order in which a page of a delta holds its entries.

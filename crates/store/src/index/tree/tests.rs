@@ -162,6 +162,20 @@ fn an_image_finds_every_run_and_no_gap() {
     }
 }
 
+/// Each sector that is written cuts the run below it once more, so a page that is full of them is current in twice as many runs.
+#[test]
+fn a_run_that_is_cut_into_pieces_sector_by_sector_fits_its_pages() {
+    for (step, gap) in [(2, 0), (2, 3), (3, 1), (7, 0)] {
+        let mut versions = vec![version(gap, 4000, 1)];
+        versions.extend((0..1500).map(|i| version(gap + 1 + i * step % 3998, 1, u64::from(i) + 2)));
+        let mut memory = Memory::default();
+        let root = build_delta(&mut memory, &versions);
+        for seq in [1, 170, 171, 172, 400, 1501] {
+            check(&memory, root, &versions, 0, 4010, seq);
+        }
+    }
+}
+
 #[test]
 fn hostile_interleaving_of_trims_and_writes_costs_pages_in_proportion() {
     let mut versions = Vec::new();
