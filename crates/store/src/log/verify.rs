@@ -55,7 +55,7 @@ impl VerifyReport {
 
 impl Log {
     /// Reads every segment and every index back and checks every byte that has a checksum. Calls `keep_going` with
-    /// the bytes checked so far and the bytes there are, at least after each MiB or, where one is longer, after each record or list of
+    /// the bytes checked so far and the bytes there are, after each file and within it after each MiB or, where one is longer, after each record or list of
     /// events; ends when it says no.
     ///
     /// # Errors
@@ -68,10 +68,11 @@ impl Log {
         let mut report = VerifyReport::default();
         let total = self.used_bytes()?;
         let going = Cell::new(true);
-        let told = Cell::new(0);
+        // Up to where it was asked last; nothing at the end of a file, however small.
+        let told = Cell::new(Some(0));
         let keep_going = &mut |checked: u64| {
-            if checked.saturating_sub(told.get()) >= STEP_BYTES {
-                told.set(checked);
+            if told.get().is_none_or(|told| checked.saturating_sub(told) >= STEP_BYTES) {
+                told.set(Some(checked));
                 going.set(going.get() && keep_going(checked, total));
             }
             going.get()
@@ -108,6 +109,7 @@ impl Log {
         for &mut name in names {
             let checked = self.verify_checkpoint(name, &mut begun, &mut report, keep_going);
             report.note(checked)?;
+            told.set(None);
             if !keep_going(report.checked_bytes) {
                 return Ok(report);
             }
@@ -128,6 +130,7 @@ impl Log {
                 Ok(span) => spans.extend(span.map(|(first, last)| (number, first, last))),
                 Err(e) => report.note(Err(e))?,
             }
+            told.set(None);
             if !keep_going(report.checked_bytes) {
                 return Ok(report);
             }
