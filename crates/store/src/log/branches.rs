@@ -88,6 +88,8 @@ impl Log {
                 return Err(Error::BranchExists(name.to_owned()));
             }
             made = BranchId(number_for(catalog.branches.len(), "branches")?);
+            // Who goes from a branch to those it came from comes to an end.
+            assert!(parent < made && at <= head, "branch {made} from {parent} at {at} of {head}");
             let volumes_from = VolumeId(catalog.volumes.len() as u32);
             number_for(catalog.volumes.len() + catalog.disks.len(), "volumes")?;
             Ok(Change::Branch { id: made, name: name.to_owned(), parent: (parent, at), volumes_from })

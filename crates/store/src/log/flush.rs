@@ -68,7 +68,14 @@ impl Log {
         for (number, file) in files {
             self.syncs.sync(&*file, number)?;
         }
-        self.sequencer().durable = head;
+        let mut sequencer = self.sequencer();
+        // Later records say so, and recovery believes them.
+        assert!(
+            sequencer.durable <= head && head <= sequencer.head,
+            "flushed to {head} of {}",
+            sequencer.head
+        );
+        sequencer.durable = head;
         Ok(head)
     }
 }

@@ -68,6 +68,11 @@ impl Sequencer {
             let mut bytes = [0; HEADER_BYTES];
             let crcs_start = crcs.len();
             chain = record::link(header.encode(&self.key, record.payload, &mut bytes, &mut crcs));
+            debug_assert!(
+                Header::decode(&self.key, &bytes)
+                    .is_ok_and(|read| read.header == Header { durable: read.header.durable, ..header }),
+                "recovery and every read know a record by what its header says: {header:?}"
+            );
             heads.push(bytes);
             let behind_crcs = end + (HEADER_BYTES + crcs.len() - crcs_start) as u64;
             let lead_bytes = (header.payload_at(end) - behind_crcs) as usize;
@@ -131,6 +136,9 @@ impl Sequencer {
                 active.begun_to.max(active.offset - active.offset % record::PAYLOAD_ALIGN_BYTES);
         }
         active.offset = end;
+        // Who looks for records steps by this, and who asks for the time of one counts from the first.
+        assert!(end.is_multiple_of(record::ALIGN_BYTES), "a record ends at {end}");
+        assert_eq!(active.first_seq.0 + active.times.len() as u64, self.head.0 + 1, "a seq without a time");
         // The block at the end is left out: more of it comes with the next records.
         let whole = end - end % record::PAYLOAD_ALIGN_BYTES;
         if large {

@@ -65,6 +65,12 @@ impl Sequencer {
         self.newest = active.number;
         self.chain = chain;
         let Some(full) = self.active.replace(active) else { return Ok(()) };
+        // Its index will be believed without a look at the records.
+        assert_eq!(
+            full.entries.len() + full.marks.len(),
+            full.times.len(),
+            "each record is one or the other"
+        );
         self.unsynced.push((full.number, full.file.clone()));
         let (mut entries, mut marks, mut times) = (full.entries, full.marks, full.times);
         entries.shrink_to_fit();
@@ -115,7 +121,10 @@ impl Sequencer {
 fn begin(header: &SegmentHeader, file: Arc<dyn File>, room_bytes: u64) -> Result<(Active, u32)> {
     let number = header.number;
     let bytes = header.encode();
-    let chain = SegmentHeader::decode(&bytes).map_or(0, |(_, crc)| crc);
+    let decoded = SegmentHeader::decode(&bytes);
+    // All that is in the segment hangs on it.
+    assert!(decoded.as_ref().is_ok_and(|(read, _)| read == header), "a header reads as it was written");
+    let chain = decoded.map_or(0, |(_, crc)| crc);
     file.write_at(&mut [IoSlice::new(&bytes)], 0)
         .map_err(|e| Error::io("writing", &segment::file_name(number), e))?;
     let offset = SEGMENT_HEADER_BYTES as u64;
