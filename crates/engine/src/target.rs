@@ -217,7 +217,8 @@ impl Target {
     ) -> Result<()> {
         Configs::of(dir, &config.name).save(config)?;
         let (clock, options) = (Arc::new(SystemClock::new()), shared.options.clone());
-        let log = Log::make(Folder::new(dir), clock, options, random_id()?)?;
+        let folder = Folder::new(dir);
+        let log = Log::make(folder.clone(), clock, options, random_id()?)?;
         let mut filling = Vec::new();
         for disk in &config.disks {
             let keeping = if disk.path.is_some() { Keeping::Tap } else { Keeping::Store };
@@ -230,14 +231,19 @@ impl Target {
             }
         }
         note_config(&log, BranchId(0), "the target was added", config)?;
+        // Upkeep may have the log for a moment longer, and nobody writes into a folder that has gone elsewhere.
+        folder.leave();
         drop(log);
         let target = Target::open_in(shared, &config.name, dir.to_owned())?;
-        fill(&target)?;
-        for volume in filling {
-            target.log.disk_is_filled(volume)?;
-        }
-        target.log.flush()?;
-        Ok(())
+        let filled = fill(&target).and_then(|()| {
+            for volume in filling {
+                target.log.disk_is_filled(volume)?;
+            }
+            target.log.flush()?;
+            Ok(())
+        });
+        target.leave_folder();
+        filled
     }
 
     /// Its folder.

@@ -9,7 +9,7 @@ use crate::{
     error::{Damage, Error, Result},
 };
 
-/// With segments of 64 MiB, the most recently read 32 GiB of a log stay open.
+/// With whole segments of 64 MiB, the most recently read 32 GiB of a log stay open.
 const OPEN_FILES_MAX: usize = 512;
 
 /// Keeps files open that are read again and again.

@@ -76,9 +76,21 @@ impl Store {
         for _ in 0..turns {
             let Some(next) = self.logs().pop_front() else { break };
             let Some(log) = next.upgrade() else { continue };
+            let _turn = Turn { store: self, log: next };
             done |= !log.has_just_failed() && log.maintain().unwrap_or(false);
-            self.logs().push_back(next);
         }
         done
+    }
+}
+
+/// A log that has its turn. It gets the next one too, whatever becomes of this one.
+struct Turn<'a> {
+    store: &'a Store,
+    log: Weak<Log>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.store.logs().push_back(self.log.clone());
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bygone_model::{Lba, Sectors, Seq, VolumeId};
 use bygone_store::{
-    Below, BlockWrite, Content, Cursor, Error, Log, LogOptions, MEMORY_BYTES, Store, Wait,
+    Below, BlockWrite, Content, Cursor, Error, Log, LogOptions, MEMORY_BYTES, Store, View, Wait,
     catalog::{Disk, Keeping},
 };
 use medium::{Memory, Ticks};
@@ -36,7 +36,11 @@ fn options() -> LogOptions {
 }
 
 fn make(memory: &Memory) -> (Arc<Log>, VolumeId) {
-    let log = Log::make(Arc::new(memory.clone()), Arc::new(Ticks::default()), options(), [7; 16]).unwrap();
+    make_with(memory, options())
+}
+
+fn make_with(memory: &Memory, options: LogOptions) -> (Arc<Log>, VolumeId) {
+    let log = Log::make(Arc::new(memory.clone()), Arc::new(Ticks::default()), options, [7; 16]).unwrap();
     let (name, sectors) = ("vda".to_owned(), Sectors(SECTORS));
     let volume = log.add_disk(&Disk { name, sectors, block_bytes: 512, keeping: Keeping::Store }).unwrap();
     log.open_volume(volume, Below::Index, Seq::ZERO).unwrap();
@@ -65,6 +69,13 @@ fn mark(log: &Arc<Log>, volume: VolumeId, lba: u64, seq: Seq) -> u8 {
 fn while_set(flag: &AtomicBool) -> impl Iterator<Item = ()> {
     const ROUNDS_MAX: usize = 1000;
     (0..ROUNDS_MAX).take_while(|_| flag.load(Ordering::SeqCst)).map(|_| thread::yield_now())
+}
+
+/// The mark of the first sector.
+fn shown(view: &View) -> u8 {
+    let mut bytes = [0; 512];
+    view.read(Lba(0), &mut bytes, Wait::Yes).unwrap();
+    bytes[0]
 }
 
 fn explore(scenario: impl Fn() + Send + Sync + 'static) {
@@ -119,6 +130,47 @@ fn i4_a_failed_sync_is_never_followed_by_an_acknowledgement_whoever_was_told() {
             );
         });
     }
+}
+
+#[test]
+fn whoever_has_a_moment_keeps_what_it_is_read_from_while_small_checkpoints_become_one() {
+    explore(|| {
+        let memory = Memory::default();
+        // Nothing of the index stays in memory, and a checkpoint is due only when it is asked for.
+        let store = Arc::new(Store::new(0, MEMORY_BYTES));
+        let options = LogOptions { checkpoint_entries: 30, joined_min: 2, store, ..options() };
+        let (log, volume) = make_with(&memory, options);
+        let upkeep = {
+            let log = log.clone();
+            thread::spawn(move || {
+                for _ in 0..5 {
+                    log.checkpoint().unwrap();
+                    while log.maintain().unwrap() {}
+                }
+            })
+        };
+        let reader = {
+            let log = log.clone();
+            thread::spawn(move || {
+                let view = || {
+                    let view = log.view(volume, log.head_seq()).unwrap();
+                    let then = shown(&view);
+                    (view, then)
+                };
+                [(); 3].map(|()| view())
+            })
+        };
+        for i in 1..=6 {
+            write(&log, volume, 0, i).unwrap();
+        }
+        let views = reader.join().unwrap();
+        upkeep.join().unwrap();
+        // Also those that had begun before others were joined.
+        for (view, then) in views {
+            assert_eq!(shown(&view), then);
+        }
+        assert_eq!(mark(&log, volume, 0, log.head_seq()), 6);
+    });
 }
 
 #[test]

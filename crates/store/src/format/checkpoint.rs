@@ -21,6 +21,8 @@ use crate::{catalog::Catalog, index::tree::PageRef};
 pub const FRAME_BYTES: usize = 64;
 /// Stripes per table.
 pub const TABLE_STRIPES: u32 = 64;
+/// A larger number is not believed: there are always some left.
+const NUMBER_MAX: u32 = 1 << 31;
 /// More deltas than this are not believed.
 const DELTAS_MAX: usize = 64;
 
@@ -67,7 +69,8 @@ impl Name {
             end_time: Micros(u64::from_str_radix(time, 16).ok()?.cast_signed()),
         };
         // A file is opened by the name that it should have, so it has to have that one.
-        (parsed.end <= SEQ_MAX && parsed.file_name().ends_with(name)).then_some(parsed)
+        let counts = (1..=NUMBER_MAX).contains(&parsed.number);
+        (counts && parsed.end <= SEQ_MAX && parsed.file_name().ends_with(name)).then_some(parsed)
     }
 }
 
@@ -177,6 +180,8 @@ pub struct Footer {
     /// The checkpoints that it was made upon, as ranges of numbers, in order: all that it needs, and what answers for moments before
     /// `start`.
     pub upon: Vec<(u32, u32)>,
+    /// Parts of the index were found damaged and made anew in it: it stands for more than what it is made upon.
+    pub mended: bool,
     /// The end of the checkpoint before this one.
     pub start: Seq,
     /// It holds everything up to this record.

@@ -208,9 +208,14 @@ impl IndexFiles {
         self.names.write().unwrap_or_else(PoisonError::into_inner).retain(|n| *n != name);
     }
 
-    /// There is a checkpoint that holds everything up to `seq`.
-    pub(crate) fn reaches(&self, seq: Seq) -> bool {
-        self.read_names().last().is_some_and(|name| name.end >= seq)
+    /// The newest checkpoint holds everything up to here.
+    pub(crate) fn end(&self) -> Seq {
+        self.read_names().last().map_or(Seq::ZERO, |name| name.end)
+    }
+
+    /// It was not retired.
+    pub(crate) fn has(&self, name: Name) -> bool {
+        self.read_names().contains(&name)
     }
 
     fn file_name(&self, number: u32) -> Result<String> {

@@ -230,6 +230,7 @@ fn write_all(
         events.push(EventBlock::of(out.append_json(&block)?, block));
     }
     let footer = Footer {
+        mended: !damaged.mended.is_empty(),
         upon: previous.map(|previous| previous.footer.upon_with(previous.name.number)).unwrap_or_default(),
         start: contents.start,
         end: contents.end,

@@ -11,7 +11,7 @@ use super::{Log, recover::segment_numbers, scan};
 use crate::{
     error::{Damage, Error, Result},
     format::{
-        checkpoint::{Name, SegmentStart},
+        checkpoint::{self, SegmentStart},
         cursor, manifest,
         segment::{self, Entry},
     },
@@ -67,7 +67,11 @@ impl Log {
         }
         let snapshot = self.index.snapshot();
         for &name in snapshot.names.iter().rev() {
-            let checkpoint = self.index.open(name)?;
+            let checkpoint = match self.index.open(name) {
+                // An older one may say it as well.
+                Err(Error::Damaged { .. }) => continue,
+                opened => opened?,
+            };
             let starts = &checkpoint.footer.segments;
             if starts.first().is_some_and(|first| first.0 <= number) {
                 return Ok(among(starts));
@@ -240,8 +244,7 @@ impl Log {
         // Not by way of the files that stay open: one that is only prepared may yet be replaced.
         let mut names: Vec<String> =
             segment_numbers(&*self.dir)?.into_iter().map(segment::file_name).collect();
-        names.extend(self.index.snapshot().names.iter().map(Name::file_name));
-        for folder in [manifest::folder(), cursor::folder()] {
+        for folder in [checkpoint::folder(), manifest::folder(), cursor::folder()] {
             let files = self.dir.list(folder).map_err(|e| Error::io("listing", folder, e))?;
             names.extend(files.into_iter().map(|file| format!("{folder}/{file}")));
         }

@@ -3,15 +3,20 @@
 
 use std::sync::PoisonError;
 
-use super::{Heads, Log, append::Sequencer, room::Claim};
+use bygone_model::Seq;
+
+use super::{Below, Heads, Log, append::Sequencer, room::Claim};
 use crate::{
     error::{Error, Result},
     format::segment::{Entry, Mark},
     index::head::RUN_BYTES,
+    memory::FLOOR_BYTES_MIN,
 };
 
 /// A segment that holds less than this does not end early: it would free little.
 const SEGMENT_HELD_BYTES_MIN: u64 = 32 << 10;
+// Else a log that is asked to give could have nothing to give.
+const _: () = assert!(2 * SEGMENT_HELD_BYTES_MIN <= FLOOR_BYTES_MIN);
 
 /// What the records of a segment take in memory until it has its index, apart from its versions.
 fn records_bytes(times: usize, marks: usize) -> u64 {
@@ -30,8 +35,12 @@ impl Sequencer {
         })
     }
 
-    fn held_bytes(&self) -> u64 {
-        let full = self.full.iter().map(|full| records_bytes(full.times.len(), full.marks.len()));
+    /// `covered`: a checkpoint has everything up to there, so that of a full segment its versions are in no chunk any more.
+    fn held_bytes(&self, covered: Seq) -> u64 {
+        let full = self.full.iter().map(|full| {
+            let versions = if full.last_seq() <= covered { full.entries.len() } else { 0 };
+            records_bytes(full.times.len(), full.marks.len()) + versions_bytes(versions)
+        });
         versions_bytes(self.recent.iter().map(|chunk| chunk.len()).sum())
             + full.sum::<u64>()
             + self.active_bytes()
@@ -41,11 +50,16 @@ impl Sequencer {
 impl Log {
     /// Says what the log holds by now.
     pub(super) fn note_held(&self, sequencer: &Sequencer, heads: &Heads) {
-        let runs: usize = heads.live.values().map(|live| live.head.runs()).sum();
-        self.share.set(sequencer.held_bytes() + (runs * RUN_BYTES) as u64);
+        let (mut givable, mut waiting) = (sequencer.held_bytes(heads.covered()), 0);
+        for live in heads.live.values() {
+            let runs = (live.head.runs() * RUN_BYTES) as u64;
+            *(if live.below == Below::Index { &mut givable } else { &mut waiting }) += runs;
+        }
+        self.share.set(givable + waiting, givable);
     }
 
-    /// Ends the segment that takes records, so that it can be sealed and a checkpoint lets go of all that it holds.
+    /// Ends the segment that takes records, so that it can be sealed and a checkpoint lets go of all that it holds. Without room for the
+    /// next one it goes on, and a log that is refused more waits until there is some.
     pub(super) fn end_segment_early(&self) -> Result<bool> {
         if !self.share.should_give() {
             return Ok(false);
@@ -59,15 +73,17 @@ impl Log {
             (sequencer.spare.clone(), sequencer.recent_entries)
         };
         // While nobody waits for it.
-        let made = spare.prepare(&*self.dir, &self.options, entries);
-        let mut sequencer = self.sequencer();
-        sequencer.note_room(&made);
-        let time = sequencer.last_time;
-        match made.and_then(|_| sequencer.roll(&*self.dir, &self.options, time, Claim::Blocks)) {
-            Ok(()) => Ok(true),
+        match spare.prepare(&*self.dir, &self.options, entries) {
             // A checkpoint frees some of it all the same.
-            Err(Error::Full { .. }) => Ok(false),
-            Err(e) => Err(e),
+            Err(Error::Full { .. }) => return Ok(false),
+            made => made?,
+        };
+        let mut sequencer = self.sequencer();
+        // Somebody who wrote may have gone on in the next one meanwhile.
+        if sequencer.active_bytes() >= SEGMENT_HELD_BYTES_MIN {
+            let time = sequencer.last_time;
+            sequencer.roll(&*self.dir, &self.options, time, Claim::Blocks)?;
         }
+        Ok(true)
     }
 }

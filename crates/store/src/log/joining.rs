@@ -11,7 +11,7 @@ use bygone_model::Seq;
 use super::Log;
 use crate::{
     error::{Error, Result},
-    format::checkpoint::Name,
+    format::checkpoint::{Name, SegmentStart},
     index::{
         checkpoint::Checkpoint,
         compaction::{self, Contents, Versions},
@@ -22,31 +22,42 @@ impl Log {
     /// Joins the newest checkpoints if there are enough small ones.
     pub(super) fn join_checkpoints(&self) -> Result<bool> {
         let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let snapshot = self.index.snapshot();
-        let names = &snapshot.names;
-        let Some(newest) = names.last().filter(|newest| upkeep.joined_upto < newest.end).copied() else {
-            return Ok(false);
-        };
-        let first = first_to_join(names, self.options.checkpoint_entries as u64);
-        // What is damaged is in the older ones as it was; what is made anew must not hide it.
-        let sound = self.damage().is_empty() && self.index.mended.is_empty();
-        if names.len() - first < self.options.joined_min || !sound {
+        let end = self.index.end();
+        if end <= upkeep.joined_upto {
             return Ok(false);
         }
         // Whatever comes of it, it is not tried again before there is another one.
-        upkeep.joined_upto = newest.end;
-        let (before, joined) = names.split_at(first);
-        match self.join(before.last().copied(), joined) {
+        upkeep.joined_upto = end;
+        let snapshot = self.index.snapshot();
+        let first = first_to_join(&snapshot.names, self.options.checkpoint_entries as u64);
+        let is_sound = || self.damage().is_empty() && self.index.mended.is_empty();
+        let enough = |joined: &[Name]| joined.len() >= self.options.joined_min;
+        // What is damaged is in the older ones as it was; what is made anew must not hide it.
+        if !enough(&snapshot.names[first..]) || !is_sound() {
+            return Ok(false);
+        }
+        match self.join_from(&snapshot.names, first, &enough) {
             Err(Error::Damaged { .. } | Error::Full { .. }) => Ok(false),
-            made => made.map(|()| true),
+            made => made,
         }
     }
 
-    fn join(&self, before: Option<Name>, joined: &[Name]) -> Result<()> {
+    fn join_from(&self, names: &[Name], first: usize, enough: &dyn Fn(&[Name]) -> bool) -> Result<bool> {
+        let opened = names[first..].iter().map(|name| self.index.open(*name)).collect::<Result<Vec<_>>>()?;
+        // Behind what was made anew only: the older ones are still damaged, and it stands for them.
+        let sound = opened.iter().rposition(|checkpoint| checkpoint.footer.mended).map_or(0, |i| i + 1);
+        let (before, joined) = names.split_at(first + sound);
+        if !enough(joined) {
+            return Ok(false);
+        }
+        self.join(before.last().copied(), joined, &opened[sound..]).map(|()| true)
+    }
+
+    fn join(&self, before: Option<Name>, joined: &[Name], opened: &[Checkpoint]) -> Result<()> {
         let Some(base) = self.heads().base.clone() else { return Ok(()) };
         assert!(joined.last() == Some(&base.name), "the newest is what reads begin with");
         let before = before.map(|name| self.index.open(name)).transpose()?;
-        let contents = self.contents_of(before.as_ref(), joined, &base)?;
+        let contents = self.contents_of(before.as_ref(), opened, &base)?;
         let _lent = self.share.lend(contents.versions.bytes());
         let made =
             compaction::write(&*self.dir, &self.identity.id, &self.index, before.as_ref(), contents, None)?;
@@ -64,16 +75,15 @@ impl Log {
     fn contents_of(
         &self,
         before: Option<&Checkpoint>,
-        joined: &[Name],
+        joined: &[Checkpoint],
         base: &Checkpoint,
     ) -> Result<Contents> {
         let start = before.map_or(Seq::ZERO, |before| before.footer.end);
-        let (mut segments, mut events) = (Vec::new(), Vec::new());
-        for &name in joined {
-            let checkpoint = self.index.open(name)?;
-            segments.extend(checkpoint.footer.segments);
+        let (mut segments, mut events): (Vec<SegmentStart>, _) = (Vec::new(), Vec::new());
+        for checkpoint in joined {
+            segments.extend(&checkpoint.footer.segments);
             for block in &checkpoint.footer.events {
-                events.extend(self.index.event_block(name, block)?);
+                events.extend(self.index.event_block(checkpoint.name, block)?);
             }
         }
         segments.dedup_by_key(|segment| segment.0);

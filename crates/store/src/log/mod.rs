@@ -148,7 +148,7 @@ struct LiveVolume {
 struct Layer {
     volume: VolumeId,
     seq: Seq,
-    /// What came after the checkpoint; only when there was no room for a newer one.
+    /// What came after the checkpoint, if it is little, or there was no room for a newer one.
     recent: Option<Arc<HeadMap>>,
     checkpoint: Option<Arc<Checkpoint>>,
 }
@@ -166,6 +166,13 @@ impl Layer {
 struct Heads {
     live: FxHashMap<VolumeId, LiveVolume>,
     base: Option<Arc<Checkpoint>>,
+}
+
+impl Heads {
+    /// The newest checkpoint has everything up to here.
+    fn covered(&self) -> Seq {
+        self.base.as_ref().map_or(Seq::ZERO, |base| base.footer.end)
+    }
 }
 
 #[derive(Default)]
@@ -205,6 +212,8 @@ pub struct Log {
     event_summaries: events::Known,
     opened: Mutex<Vec<Arc<Checkpoint>>>,
     upkeep: Mutex<upkeep::Upkeep>,
+    /// Which piece of upkeep has the next turn.
+    next_piece: AtomicU64,
     share: Share,
     manifest: Mutex<Known>,
     trouble: upkeep::Trouble,

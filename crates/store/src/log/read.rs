@@ -234,7 +234,7 @@ impl Log {
         if seq == Seq::ZERO {
             return Ok(None);
         }
-        if !self.index.reaches(seq) {
+        if self.index.end() < seq {
             self.checkpoint()?;
         }
         // Which one it is may change until its files are kept.
@@ -248,10 +248,12 @@ impl Log {
             return Ok(Some(checkpoint));
         }
         let checkpoint = Arc::new(self.index.open(name)?);
-        if opened.len() == OPENED_MAX {
-            opened.remove(0);
+        if self.index.has(name) {
+            if opened.len() == OPENED_MAX {
+                opened.remove(0);
+            }
+            opened.push(checkpoint.clone());
         }
-        opened.push(checkpoint.clone());
         Ok(Some(checkpoint))
     }
 

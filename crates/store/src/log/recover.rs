@@ -154,7 +154,7 @@ impl Log {
                 Loaded::Nothing => {}
                 Loaded::Stale => break,
             }
-            share.set(state.held_bytes());
+            share.set(state.held_bytes(), state.held_bytes());
             if state.entries >= options.checkpoint_entries || state.entries > 0 && share.should_give() {
                 // Only when checkpoints were lost, or many logs are opened at once; keeps memory bounded all the same.
                 state.seal_all(&*dir, key, &options)?;
@@ -283,6 +283,7 @@ impl Log {
             trouble: Trouble::default(),
             found_last,
             damage_at_open: state.damage,
+            next_piece: 0.into(),
             share: options.store.share(),
             options,
         };

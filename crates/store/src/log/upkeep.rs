@@ -101,9 +101,14 @@ impl Log {
             Log::remove_retired,
             Log::take_inventory,
         ];
-        for piece in pieces {
-            match piece(self) {
-                Ok(true) => return Ok(true),
+        // Each has its turn, also while there is always something to do for the one before.
+        let first = self.next_piece.load(Ordering::Relaxed) as usize;
+        for i in (0..pieces.len()).map(|i| (first + i) % pieces.len()) {
+            match pieces[i](self) {
+                Ok(true) => {
+                    self.next_piece.store(i as u64 + 1, Ordering::Relaxed);
+                    return Ok(true);
+                }
                 Ok(false) => {}
                 Err(e) => refused = refused.or(Some(e)),
             }
@@ -179,8 +184,7 @@ impl Log {
         let mut sequencer = self.sequencer();
         sequencer.full.retain(|f| f.number != full.number);
         let heads = self.heads();
-        let covered = heads.base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
-        sequencer.forget_covered(covered);
+        sequencer.forget_covered(heads.covered());
         self.note_held(&sequencer, &heads);
         Ok(true)
     }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use bygone_model::{BranchId, Event, Kind};
-use bygone_model::{Lba, Seq};
-use bygone_store::{Below, Event as Stored, Log, LogOptions, View, Wait};
+use bygone_model::{BranchId, Event, Kind, Lba, Sectors, Seq, VolumeId};
+use bygone_store::{
+    Below, Event as Stored, Log, LogOptions, View, Wait,
+    format::checkpoint::{FRAME_BYTES, Trailer},
+};
 
-use crate::world::{Ticks, World, mark, options, write};
+use crate::world::{Ticks, World, disk, mark, options, write};
 
 const SECTORS: u64 = 256;
 
@@ -108,4 +110,86 @@ fn a_checkpoint_that_others_were_made_upon_is_missed() {
     for round in 1..=30 {
         assert_eq!(mark(&log, volume, round, log.head_seq()).unwrap(), round);
     }
+}
+
+#[test]
+fn of_two_files_with_one_number_the_finished_one_counts() {
+    let (world, log, volume) = World::make(SECTORS);
+    let first = log.head_seq();
+    for round in 1..=6 {
+        write(&log, volume, round, 1, round);
+        log.checkpoint().unwrap();
+    }
+    drop(log);
+    // What a write left behind that failed and could not be removed either; its number was used again.
+    let files = world.files("index");
+    let third = files[2].file_name().unwrap().to_str().unwrap();
+    let parts: Vec<&str> = third.split('-').collect();
+    let end = u64::from_str_radix(parts[1], 16).unwrap() - 1;
+    let left = world.path("index").join(format!("{}-{end:016x}-{}", parts[0], parts[2]));
+    std::fs::write(&left, b"half").unwrap();
+    let log = world.open();
+    assert_eq!(log.damage_at_open(), []);
+    assert!(!left.exists());
+    for seq in first.0..=log.head_seq().0 {
+        for lba in 1..=6 {
+            let mark = mark(&log, volume, lba, Seq(seq));
+            assert!(
+                matches!(mark, Ok(0)) || matches!(mark, Ok(mark) if mark == lba),
+                "as of {seq}, {lba}: {mark:?}"
+            );
+        }
+    }
+}
+
+fn present(log: &Log, volume: VolumeId, lba: u64) -> bygone_store::Result<u64> {
+    let mut bytes = [0; 512];
+    for fragment in log.resolve_head(volume, Lba(lba), Sectors(1), Wait::Yes)? {
+        log.read_fragment(&fragment, &mut bytes, Wait::Yes)?;
+    }
+    Ok(u64::from_le_bytes(*bytes.first_chunk().unwrap()))
+}
+
+#[test]
+fn what_was_made_anew_is_not_joined_with_what_was_made_upon_the_damaged_one() {
+    const BLOCKS: u64 = 600;
+    let world = World::empty();
+    let open = |world: &World| {
+        let options = LogOptions { checkpoint_entries: 4096, ..options(1 << 20) };
+        let log = Log::open(world.dir(), Arc::new(Ticks::default()), options).unwrap();
+        log.open_volume(VolumeId(0), Below::Index, Seq::ZERO).unwrap();
+        log
+    };
+    let options = LogOptions { checkpoint_entries: 4096, ..options(1 << 20) };
+    let log = Log::make(world.dir(), Arc::new(Ticks::default()), options, *b"sixteen bytes id").unwrap();
+    let volume = log.add_disk(&disk(1 << 20)).unwrap();
+    (0..BLOCKS).for_each(|n| _ = write(&log, volume, n * 3, 1, n + 1));
+    log.checkpoint().unwrap();
+    while log.maintain().unwrap() {}
+    drop(log);
+    // Its pages rot, and not its tables and its footer.
+    let file = world.files("index").remove(0);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let trailer = Trailer::decode(bytes.last_chunk::<FRAME_BYTES>().unwrap(), bytes.len() as u64).unwrap();
+    (80..trailer.offset as usize - 150).step_by(50).for_each(|at| bytes[at] ^= 4);
+    std::fs::write(&file, &bytes).unwrap();
+    let check = |log: &Log, extra: u64| {
+        for n in 0..BLOCKS {
+            assert_eq!(present(log, volume, n * 3).unwrap(), n + 1, "after {extra} more");
+        }
+    };
+    let log = open(&world);
+    assert!(present(&log, volume, 30).is_err());
+    while log.maintain().unwrap() {}
+    check(&log, 0);
+    drop(log);
+    // In a later life nobody knows any more what was damaged.
+    let log = open(&world);
+    for extra in 1..=12 {
+        write(&log, volume, 5000 + extra, 1, 7);
+        log.checkpoint().unwrap();
+        while log.maintain().unwrap() {}
+        check(&log, extra);
+    }
+    assert!(world.files("index").len() <= 8, "what came behind is joined");
 }

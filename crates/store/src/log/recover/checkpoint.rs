@@ -54,20 +54,24 @@ pub(super) fn newest_checkpoint(
         let place = Place { file: format!("{}/{number:010}", checkpoint::folder()), offset: 0 };
         damage.push((place, Damage::Missing));
     }
-    // Joined ones, and others that nothing was made upon.
-    for name in names {
-        if !found.as_ref().is_some_and(|found| found.footer.is_upon(name.number)) {
+    if let Some(found) = &found {
+        // All but its trailer is durable; that may have been written by a life that did not live to make it so. Before others go that
+        // it stands for.
+        let file = found.name.file_name();
+        harden_trailer(dir, &file).map_err(|e| Error::io("making durable", &file, e))?;
+    }
+    // Joined ones, and others that nothing was made upon. Of those with one number only the last was finished.
+    let mut behind = found.as_ref().map(|found| found.name.number);
+    for &name in names.iter().rev() {
+        let is_upon = found.as_ref().is_some_and(|found| found.footer.is_upon(name.number));
+        if !is_upon || behind == Some(name.number) {
             remove(name)?;
         }
+        behind = Some(name.number);
     }
     if removed {
         // Durably, before their numbers are used again: else a power cut could bring them back beside those that follow.
         dir.sync(checkpoint::folder()).map_err(|e| Error::io("syncing", checkpoint::folder(), e))?;
-    }
-    if let Some(found) = &found {
-        // All but its trailer is durable; that may have been written by a life that did not live to make it so.
-        let file = found.name.file_name();
-        harden_trailer(dir, &file).map_err(|e| Error::io("making durable", &file, e))?;
     }
     Ok(found)
 }
@@ -77,7 +81,8 @@ fn first_missing(upon: &[(u32, u32)], names: &[Name], made: Name) -> Option<u32>
     let mut numbers = upon.iter().flat_map(|range| range.0..=range.1);
     let mut reached = Seq::ZERO;
     numbers.find(|number| {
-        let name = names.binary_search_by_key(number, |name| name.number).ok().map(|i| names[i]);
+        let behind = names.partition_point(|name| name.number <= *number);
+        let name = behind.checked_sub(1).map(|i| names[i]).filter(|name| name.number == *number);
         let sound = name.is_some_and(|name| name.end >= reached && name.end <= made.end);
         reached = name.map_or(reached, |name| name.end);
         !sound
