@@ -74,6 +74,10 @@ fn worlds_that_went_wrong_once_go_well() {
             panic!("{failure}");
         }
     }
+    // Of an index a power cut left the trailer only, after a checkpoint had taken over what the segment holds.
+    if let Err(failure) = run(1_795_711_162_237_126, 120, profile::named("pages").unwrap()) {
+        panic!("{failure}");
+    }
 }
 
 /// Worlds that nobody has seen yet, for two minutes (or as many seconds as `BYGONE_SIM_FRESH_SECONDS` says).

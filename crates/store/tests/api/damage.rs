@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
-use bygone_store::{Damage, Error, format::crc32c};
+use bygone_store::{
+    Damage, Error,
+    format::{crc32c, segment::TRAILER_BYTES},
+};
 
 use crate::world::{World, mark, sector, write};
 
@@ -331,4 +334,25 @@ fn a_last_record_without_its_padding_does_not_keep_a_log_from_being_opened() {
         .unwrap();
         assert!(found, "{letters}");
     }
+}
+
+#[test]
+fn an_index_of_which_a_power_cut_left_the_trailer_only_is_made_anew_also_where_a_checkpoint_has_it() {
+    let (world, log, volume) = World::make(1024);
+    (0..20).for_each(|n| _ = write(&log, volume, n * 8, 8, n + 1));
+    log.flush().unwrap();
+    log.checkpoint().unwrap();
+    while log.maintain().unwrap() {}
+    drop(log);
+    // The last one that was sealed; behind it come the one that the checkpoint ends in and an empty one.
+    let files = world.files("log");
+    let path = &files[files.len() - 3];
+    let mut bytes = std::fs::read(path).unwrap();
+    let at = bytes.len() - TRAILER_BYTES - 20;
+    bytes[at] ^= 1;
+    std::fs::write(path, &bytes).unwrap();
+    let log = world.open();
+    assert_eq!(log.damage(), []);
+    assert_eq!(log.verify(false, &mut |_, _| true).unwrap().damaged, []);
+    (0..20).for_each(|n| assert_eq!(mark(&log, volume, n * 8, log.head_seq()).unwrap(), n + 1));
 }

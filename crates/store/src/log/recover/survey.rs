@@ -39,7 +39,8 @@ impl Survey {
         while from > 1
             && let Some(file) = open_segment(dir, from - 1)?
         {
-            if scan::sealed_end(&*file, from - 1, &log)?.is_some() {
+            // Its trailer alone may have reached the medium when the power was cut.
+            if scan::sealed_index(&*file, from - 1, &log)?.is_some() {
                 survey.sealed = Some(from - 1);
                 break;
             }
