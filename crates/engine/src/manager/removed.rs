@@ -43,22 +43,35 @@ impl Handle<call::TargetRemove> for Manager {
             Err(Error::Unavailable { .. }) if !call.delete_history => None,
             found => Some(found?),
         };
-        let _op =
-            found.as_ref().map(|found| found.begin_change(Change::Remove, Request::Remove)).transpose()?;
-        if let Some(found) = &found {
+        self.remove(name, found.as_ref(), call.delete_history, answers)
+    }
+}
+
+impl Manager {
+    /// Removes the target that is `found` under this name, or what cannot be opened there. If another one has the name by now, that one
+    /// stays.
+    pub(super) fn remove(
+        &self,
+        name: &str,
+        found: Option<&Arc<Target>>,
+        delete_history: bool,
+        answers: &mut dyn Items<Nothing>,
+    ) -> Result<Removed> {
+        let _op = found.map(|found| found.begin_change(Change::Remove, Request::Remove)).transpose()?;
+        if let Some(found) = found {
             wait_until_unused(found)?;
             found.log.flush().inspect_err(|_| found.go_on())?;
             // From here on whoever still holds it cannot bring its folder back.
             found.leave_folder();
         }
-        let moved = self.put_aside(name, call.delete_history);
+        let moved = self.put_aside(name, delete_history);
         if moved.is_err() {
             self.registry.reopen(name);
         } else {
             self.registry.forget(name);
         }
         let to = moved?;
-        if call.delete_history {
+        if delete_history {
             fs::remove_dir_all(&to).map_err(|e| Error::file("deleting", &to, e))?;
             let _ = fs::remove_dir_all(self.paths().run_dir(name));
             return Ok(Removed { name: name.to_owned(), kept_at: None });

@@ -36,9 +36,7 @@ impl Handle<call::TargetAdd> for Manager {
         drop(taking);
         if let Err(error) = target.read_disks() {
             // Somebody took a disk since it was looked at. What failed has added nothing.
-            drop(target);
-            let remove = call::TargetRemove { name: config.name.clone(), delete_history: true };
-            if let Err(why) = Handle::<call::TargetRemove>::handle(self, &remove, answers) {
+            if let Err(why) = self.remove(&config.name, Some(&target), true, answers) {
                 tracing::error!(target = config.name, error = %why, "what was added of it cannot be removed");
             }
             return Err(error);

@@ -18,6 +18,7 @@ use crate::{
     env::{Clock, Dir, File},
     error::{Error, Result},
     format::{
+        SEQ_MAX,
         checkpoint::{SegmentStart, StoredEvent},
         key::{HeaderKey, Identity},
         record::{self, FLAG_ALIGNED, FLAG_BASE, HEADER_BYTES, Op, Subject},
@@ -27,6 +28,9 @@ use crate::{
 
 /// The wall clock may step back by this much without beginning a new era; times stand still meanwhile.
 const STEP_BACK_MICROS_MAX: i64 = 2_000_000;
+
+/// So many records of the log's own may come before those that are appended: a new era, and that this life began.
+const OWN_RECORDS_MAX: u64 = 2;
 
 /// What becomes of a range.
 #[derive(Clone, Copy, Debug)]
@@ -209,6 +213,11 @@ impl Sequencer {
         records: &[NewRecord<'_>],
         seen: &mut dyn FnMut(&Entry),
     ) -> Result<Appended> {
+        let last = self.head.0.saturating_add(records.len() as u64 + OWN_RECORDS_MAX);
+        // Neither a record nor a segment behind the last number would be believed when it is read.
+        if last >= SEQ_MAX.0 {
+            return Err(Error::NoNumberLeft("records"));
+        }
         match self.append_all(dir, clock, options, records, seen) {
             // Where space cannot be reserved, or what was reserved is used up, there is still the reserve.
             Err(Error::Full { .. }) if claim_of(records) == Own && room::give_up_reserve(dir) => {

@@ -1,9 +1,10 @@
 //! A guest that writes records of its own making into its disk, and knows everything about the log but its secret.
 
-use bygone_model::{Lba, Micros, Sectors, Seq, VolumeId};
+use bygone_model::{BranchId, Event, Kind, Lba, Micros, Sectors, Seq, VolumeId};
 use bygone_store::{
-    BlockWrite, Content, Log,
+    BlockWrite, Content, Error, Log,
     format::{
+        SEQ_MAX,
         key::{HeaderKey, Identity},
         record::{HEADER_BYTES, Header, Op, Subject, link},
         segment::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentIndex},
@@ -168,4 +169,53 @@ fn no_two_segments_have_one_salt_and_no_two_logs_one_secret() {
         }
     }
     assert!(secrets.len() == 3 && salts.len() > 12);
+}
+
+#[test]
+fn a_log_whose_numbers_are_used_up_takes_no_more_and_keeps_what_it_has() {
+    let (world, log, volume) = World::make(1024);
+    write(&log, volume, 0, 1, 1);
+    log.flush().unwrap();
+    drop(log);
+    // A file that claims to begin with the last numbers that there are, in place of all others.
+    let (_, bytes) = segment(&world);
+    let header = SegmentHeader {
+        number: 1,
+        first_seq: Seq(SEQ_MAX.0 - 2),
+        ..SegmentHeader::decode(&bytes).unwrap().0
+    };
+    let mut forged = header.encode();
+    let mut previous = SegmentHeader::decode(&forged).unwrap().1;
+    for seq in SEQ_MAX.0 - 2..=SEQ_MAX.0 {
+        let record = Header {
+            seq: Seq(seq),
+            time: header.created,
+            lba: Lba(0),
+            sectors: Sectors(1),
+            payload_bytes: 0,
+            subject: Subject::volume(volume),
+            op: Op::Zero,
+            flags: 0,
+            attempt: 0,
+            previous,
+            incarnation: header.incarnation,
+            durable: Seq(seq - 1),
+        };
+        let mut bytes = [0; HEADER_BYTES];
+        previous = link(record.encode(&header.log.header_key(), &[], &mut bytes, &mut Vec::new()));
+        forged.extend_from_slice(&bytes);
+    }
+    for folder in ["log", "index", "manifest"] {
+        let _ = std::fs::remove_dir_all(world.path(folder));
+    }
+    std::fs::create_dir(world.path("log")).unwrap();
+    std::fs::write(world.path("log/0000000001.seg"), &forged).unwrap();
+    let log = world.open();
+    assert_eq!(log.head_seq(), SEQ_MAX);
+    let refused = log.event(BranchId(0), &Event::new(Kind::Point, "one more"));
+    assert!(matches!(refused, Err(Error::NoNumberLeft(_))), "{refused:?}");
+    let _ = (log.checkpoint(), log.maintain(), log.flush());
+    assert!(log.verify(false, &mut |_, _| true).is_ok());
+    drop(log);
+    assert_eq!(world.open().head_seq(), SEQ_MAX);
 }

@@ -23,6 +23,20 @@ fn bring_back(manager: &Manager, name: &str) -> Result<()> {
 }
 
 #[test]
+fn what_is_removed_is_the_target_that_is_meant_and_not_another_one_of_that_name() {
+    let (_world, manager) = World::with(&["web"]);
+    let meant = manager.target("web").unwrap();
+    remove(&manager, "web").unwrap();
+    add(&manager, "web").unwrap();
+    let other = manager.target("web").unwrap().log.id();
+    assert_ne!(meant.log.id(), other);
+    // As an `add` does whose disk was taken by somebody else meanwhile.
+    let refused = manager.remove("web", Some(&meant), true, &mut Nobody);
+    assert!(matches!(refused, Err(Error::NoTarget(_))), "{refused:?}");
+    assert_eq!(manager.target("web").unwrap().log.id(), other);
+}
+
+#[test]
 fn what_was_removed_can_be_brought_back() {
     let (_world, manager) = World::with(&["web"]);
     let id = manager.target("web").unwrap().log.id();
