@@ -125,17 +125,11 @@ impl World {
         let end = here.last().map_or(SEGMENT_HEADER_BYTES as u64, |placed| placed.header.end(placed.at));
         let (choice, bit) = (self.rng.below(20), self.rng.below(8) as u32);
         if choice == 0 {
-            // Who the log is, one header at least must say.
-            let others = self.medium.names().into_iter().any(|other| {
-                let is_sound =
-                    self.medium.rotten(&other).first().is_none_or(|at| *at >= SEGMENT_HEADER_BYTES);
-                other != name
-                    && other.starts_with("log/")
-                    && is_sound
-                    && self.medium.sound_bytes(&other).is_some_and(|b| b.len() >= SEGMENT_HEADER_BYTES)
-            });
+            // Of a header that is hurt twice nobody knows what it said, and who the log is, one at least must say.
+            let rotten = self.medium.rotten(name);
+            let again = rotten.first().is_some_and(|at| *at < SEGMENT_HEADER_BYTES);
             let offset = self.rng.below(SEGMENT_HEADER_BYTES as u64) as usize;
-            if others {
+            if !again {
                 self.flip_at(name, offset, bit, "its header");
             }
             return;

@@ -131,6 +131,28 @@ impl SegmentHeader {
             _ => Err(HeaderFlaw::Damaged),
         }
     }
+
+    /// Decodes a header of which at most one bit is wrong. CRC-32C notices up to three wrong bits in this many bytes, so there is only
+    /// one bit that makes it hold, and none if two are wrong.
+    ///
+    /// # Errors
+    /// As [`SegmentHeader::decode`].
+    pub fn decode_flipped(bytes: &[u8]) -> Result<(SegmentHeader, u32), HeaderFlaw> {
+        let mut bytes: [u8; SEGMENT_HEADER_BYTES] = *bytes.first_chunk().ok_or(HeaderFlaw::Damaged)?;
+        let sound = SegmentHeader::decode(&bytes);
+        if sound != Err(HeaderFlaw::Damaged) {
+            return sound;
+        }
+        for bit in 0..SEGMENT_HEADER_BYTES * 8 {
+            let mask = 1 << (bit % 8);
+            bytes[bit / 8] ^= mask;
+            match SegmentHeader::decode(&bytes) {
+                Err(HeaderFlaw::Damaged) => bytes[bit / 8] ^= mask,
+                found => return found,
+            }
+        }
+        Err(HeaderFlaw::Damaged)
+    }
 }
 
 /// The name of a block record, which it keeps for ever: the segment that it was written to, and the byte offset that its header
@@ -427,6 +449,30 @@ mod tests {
         let crc = crc32c(&bytes[..4092]);
         bytes[4092..].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderFlaw::Newer(9)));
+    }
+
+    #[test]
+    fn one_flipped_bit_of_a_header_is_found_and_two_are_not_guessed() {
+        let (log, salt) = (LOG, [4; SALT_BYTES]);
+        let header = SegmentHeader {
+            number: 3,
+            log,
+            first_seq: Seq(77),
+            created: Micros(5),
+            incarnation: 2,
+            term: 1,
+            salt,
+        };
+        let sound = header.encode();
+        for byte in [0, 8, 12, 20, 70, 100, 2000, 4091, 4092, 4095] {
+            let mut bytes = sound.clone();
+            bytes[byte] ^= 0x10;
+            assert_eq!(SegmentHeader::decode(&bytes), Err(HeaderFlaw::Damaged), "{byte}");
+            assert_eq!(SegmentHeader::decode_flipped(&bytes), SegmentHeader::decode(&sound), "{byte}");
+            bytes[1000] ^= 0x02;
+            assert_eq!(SegmentHeader::decode_flipped(&bytes), Err(HeaderFlaw::Damaged), "{byte}");
+        }
+        assert_eq!(SegmentHeader::decode_flipped(&sound[..100]), Err(HeaderFlaw::Damaged));
     }
 
     #[test]

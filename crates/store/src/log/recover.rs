@@ -309,13 +309,15 @@ fn open_segment(dir: &dyn Dir, number: u32) -> Result<Option<Arc<dyn File>>> {
     }
 }
 
-/// Who the log is, from the first segment whose header can be read.
+/// Who the log is, from the first segment whose header can be read; if there is none, from one of which a single bit flipped.
 fn find_identity(dir: &dyn Dir, numbers: &[u32]) -> Result<Identity> {
-    for &number in numbers {
-        if let Some(file) = open_segment(dir, number)?
-            && let Some((header, _)) = scan::read_any_header(&*file, number)?
-        {
-            return Ok(header.log);
+    for read in [scan::read_any_header, scan::read_flipped_header] {
+        for &number in numbers {
+            if let Some(file) = open_segment(dir, number)?
+                && let Some((header, _)) = read(&*file, number)?
+            {
+                return Ok(header.log);
+            }
         }
     }
     Err(Error::damaged(&segment::file_name(numbers.first().copied().unwrap_or(1)), 0, Damage::Magic))

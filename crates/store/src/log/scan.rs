@@ -109,13 +109,36 @@ pub(super) fn read_header(
 /// # Errors
 /// As [`read_header`].
 pub(super) fn read_any_header(file: &dyn File, number: u32) -> Result<Option<(SegmentHeader, u32)>> {
-    let name = segment::file_name(number);
+    header_of(number, SegmentHeader::decode(&header_bytes(file, number)?))
+}
+
+/// Reads the header of a segment of any log, also if one bit of it flipped. Dear: for when there is no other way.
+///
+/// # Errors
+/// As [`read_header`].
+pub(super) fn read_flipped_header(file: &dyn File, number: u32) -> Result<Option<(SegmentHeader, u32)>> {
+    header_of(number, SegmentHeader::decode_flipped(&header_bytes(file, number)?))
+}
+
+/// As many bytes of a header as there are.
+fn header_bytes(file: &dyn File, number: u32) -> Result<Vec<u8>> {
     let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
-    let got = file.read_at(&mut bytes, 0).map_err(|e| Error::io("reading", &name, e))?;
-    match SegmentHeader::decode(&bytes[..got]) {
+    let got =
+        file.read_at(&mut bytes, 0).map_err(|e| Error::io("reading", &segment::file_name(number), e))?;
+    bytes.truncate(got);
+    Ok(bytes)
+}
+
+fn header_of(
+    number: u32,
+    decoded: std::result::Result<(SegmentHeader, u32), HeaderFlaw>,
+) -> Result<Option<(SegmentHeader, u32)>> {
+    match decoded {
         Ok((header, crc)) if header.number == number => Ok(Some((header, crc))),
         Ok(_) | Err(HeaderFlaw::Damaged) => Ok(None),
-        Err(HeaderFlaw::Newer(found)) => Err(Error::NewerVersion { name, found, known: VERSION }),
+        Err(HeaderFlaw::Newer(found)) => {
+            Err(Error::NewerVersion { name: segment::file_name(number), found, known: VERSION })
+        }
     }
 }
 

@@ -136,6 +136,24 @@ fn a_segment_without_its_header_loses_no_record_wherever_a_checkpoint_ends() {
 }
 
 #[test]
+fn a_flipped_bit_of_the_only_header_costs_nothing_but_a_report() {
+    let (world, log, volume) = World::make(1024);
+    let written = write(&log, volume, 0, 8, 1);
+    log.flush().unwrap();
+    drop(log);
+    let segments = world.files("log");
+    hurt(&segments[0], |bytes| bytes[70] ^= 4);
+    // No other segment says who the log is: not the one that was prepared and never used.
+    segments[1..].iter().for_each(|spare| std::fs::remove_file(spare).unwrap());
+    for _ in 0..2 {
+        let log = world.open();
+        assert_eq!(found(&log), [(name_of(&segments[0]), 0)]);
+        assert_eq!(mark(&log, volume, 0, written).unwrap(), 1);
+        write(&log, volume, 8, 8, 2);
+    }
+}
+
+#[test]
 fn a_log_without_its_first_header_has_its_times_all_the_same() {
     let (world, log, volume) = World::make(1024);
     let first = write(&log, volume, 0, 8, 1);
