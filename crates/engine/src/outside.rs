@@ -114,12 +114,17 @@ pub(crate) fn check_free(paths: &StorePaths, targets: &[Arc<Target>], path: &Pat
     if is_inside(paths.root(), path) {
         return Err(Error::InsideStore(path.to_owned()));
     }
-    let Some(place) = Place::of(path) else { return Ok(()) };
+    let (place, path) = (Place::of(path), crate::config::absolute(path));
+    let is_same = |tap: &Path| match (&place, Place::of(tap)) {
+        (Some(place), Some(other)) => place.overlaps(&other),
+        // A disk that is away is still its target's, which finds there what was put there meanwhile.
+        _ => path == tap,
+    };
     for target in targets {
         let config = target.config();
         let mut taps = config.disks.iter().filter_map(|disk| disk.path.as_deref());
-        if taps.any(|tap| Place::of(tap).is_some_and(|other| place.overlaps(&other))) {
-            return Err(Error::Tapped { path: path.to_owned(), target: target.name.clone() });
+        if taps.any(is_same) {
+            return Err(Error::Tapped { path, target: target.name.clone() });
         }
     }
     Ok(())

@@ -191,7 +191,8 @@ fn kept_as(path: &Path, file_name: &OsStr) -> Option<(Micros, RemovedInfo)> {
         disks,
         kept_as: kept_as.clone(),
     };
-    Some((removed, info))
+    // What was brought back meanwhile was read by halves, and is kept no more.
+    path.is_dir().then_some((removed, info))
 }
 
 impl Handle<call::TargetRestore> for Manager {

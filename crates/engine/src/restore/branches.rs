@@ -201,7 +201,9 @@ fn move_present(op: &Op, change: Move, answers: &mut dyn Answers) -> Result<Mome
             }
         }
     }
-    let prepared = prepare(target, &next, act.drop, answers)?;
+    // Whoever drops a branch again by taking back an undo did not ask for what was written outside since to be lost.
+    let given_up = act.drop.filter(|_| act.kind == ActKind::Restore);
+    let prepared = prepare(target, &next, given_up, answers)?;
     let make = match &next {
         Next::New { name, parent, at } => Some((name.as_str(), *parent, *at)),
         Next::Branch(_) => None,

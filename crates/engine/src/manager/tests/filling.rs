@@ -211,3 +211,23 @@ fn whoever_looks_at_a_disk_for_a_moment_keeps_no_present_from_being_moved() {
     promote(&manager, "try-1", &mut Nobody).unwrap();
     assert_eq!(shown(&target, &disk), [7, 1]);
 }
+
+#[test]
+fn what_was_written_outside_since_an_undo_is_kept_when_that_is_taken_back() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.tapped(&manager, "web");
+    let target = manager.target("web").unwrap();
+    let (at, to) = (format!("seq:{}", target.log.head_seq()), RestoreTo::InPlace);
+    let restore = call::Restore { name: "web".into(), at, disk: None, to, discard_later: true };
+    let undo = || manager.handle(&call::Undo { name: "web".into() }, &mut Nobody).unwrap();
+    manager.handle(&restore, &mut Nobody).unwrap();
+    undo();
+    assert_eq!(shown(&target, &disk), [1, 1]);
+    std::thread::sleep(Duration::from_millis(20));
+    std::fs::write(&disk, vec![9; 1 << 20]).unwrap();
+    // The branch that was discarded is dropped again, and comes back with what was written outside.
+    undo();
+    assert_eq!(shown(&target, &disk), [1, 1]);
+    undo();
+    assert_eq!(shown(&target, &disk), [9, 9]);
+}

@@ -6,7 +6,7 @@ use bygone_store::LogOptions;
 use super::*;
 use crate::{
     api::{
-        Answers, Items, Progress,
+        Answers, Items, Progress, RemovedInfo,
         call::{Destroying, RestoreTo},
     },
     lifecycle,
@@ -114,6 +114,75 @@ fn what_was_removed_does_not_come_back_to_a_disk_that_another_target_has_by_now(
     assert!(matches!(manager.target("a"), Err(Error::NoTarget(_))));
     remove(&manager, "b").unwrap();
     bring_back(&manager, "a").unwrap();
+}
+
+#[test]
+fn a_disk_that_is_away_is_still_that_of_its_target() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.dir.path().join("disk.raw");
+    std::fs::write(&disk, vec![1; 1 << 20]).unwrap();
+    let tapped = |name: &str| {
+        let disks = vec![NewDisk { id: None, source: NewSource::Tap(disk.clone()), block_bytes: None }];
+        let add = call::TargetAdd { config: TargetConfig::new(name), disks, wait: true };
+        manager.handle(&add, &mut Nobody).map(drop)
+    };
+    tapped("a").unwrap();
+    remove(&manager, "a").unwrap();
+    tapped("b").unwrap();
+    std::fs::rename(&disk, world.dir.path().join("away")).unwrap();
+    let refused = bring_back(&manager, "a");
+    assert!(matches!(&refused, Err(Error::DiskTaken { target, .. }) if target == "b"), "{refused:?}");
+    let to = RestoreTo::Path(disk.clone());
+    let restore = call::Restore { name: "b".into(), at: "now".into(), disk: None, to, discard_later: false };
+    let refused = manager.handle(&restore, &mut Nobody);
+    assert!(matches!(&refused, Err(Error::Tapped { target, .. }) if target == "b"), "{refused:?}");
+    assert!(!disk.exists());
+}
+
+/// Whoever is told which targets were removed.
+#[derive(Default)]
+struct Listed(Vec<RemovedInfo>);
+
+impl Answers for Listed {
+    fn progress(&mut self, _: Progress) -> bool {
+        true
+    }
+    fn note(&mut self, _: String) {}
+    fn wanted(&mut self) -> bool {
+        true
+    }
+}
+
+impl Items<RemovedInfo> for Listed {
+    fn item(&mut self, info: RemovedInfo) -> bool {
+        self.0.push(info);
+        true
+    }
+}
+
+#[test]
+fn what_is_brought_back_meanwhile_is_told_of_whole_or_not_at_all() {
+    let (_world, manager) = World::with(&["web"]);
+    remove(&manager, "web").unwrap();
+    for _ in 0..100 {
+        let back = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                let mut told = Vec::new();
+                while !back.load(Ordering::Acquire) {
+                    let mut listed = Listed::default();
+                    manager.handle(&call::TargetRemoved {}, &mut listed).unwrap();
+                    told.extend(listed.0);
+                }
+                told
+            });
+            bring_back(&manager, "web").unwrap();
+            back.store(true, Ordering::Release);
+            let told = looking.join().unwrap();
+            assert!(told.iter().all(|info| info.disks.len() == 1 && info.used_bytes > 0), "{told:?}");
+        });
+        remove(&manager, "web").unwrap();
+    }
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! What is really asked, and what comes back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bygone_block::{BlockDevice, Reading};
 
 use super::{
     BLOCK, Play,
-    model::{Ask, BLOCKS, Content, Made, Model, Said},
+    held::{KeptAs, NAMES},
+    model::{Ask, BLOCKS, Content, Listed, Made, Said},
     to_content,
     when::{At, Place},
     writing,
@@ -14,7 +15,7 @@ use super::{
 use crate::{
     Error, Result,
     api::{
-        Answers, Items, Progress,
+        Answers, Items, Progress, RemovedInfo,
         call::{self, NewDisk, NewSource, RestoreTo},
     },
     calls::Handle as _,
@@ -61,21 +62,49 @@ impl<I> Items<I> for Client {
     }
 }
 
+/// Whoever is told which targets were removed.
+#[derive(Default)]
+struct Kept(Vec<RemovedInfo>);
+
+impl Answers for Kept {
+    fn progress(&mut self, _: Progress) -> bool {
+        true
+    }
+    fn note(&mut self, _: String) {}
+    fn wanted(&mut self) -> bool {
+        true
+    }
+}
+
+impl Items<RemovedInfo> for Kept {
+    fn item(&mut self, info: RemovedInfo) -> bool {
+        self.0.push(info);
+        true
+    }
+}
+
+/// What a removed target is kept as, from where it is.
+fn kept_as(path: &Path) -> KeptAs {
+    let (name, number) = path.file_name().unwrap().to_str().unwrap().rsplit_once('-').unwrap();
+    (NAMES.iter().position(|known| *known == name).unwrap(), number.parse().unwrap())
+}
+
 impl Play {
-    pub(super) fn ask(&self, name: &str, ask: &Ask, new: &Model) -> Said {
-        let manager = self.manager();
+    pub(super) fn ask(&self, which: usize, ask: &Ask) -> Said {
+        let (manager, name) = (self.manager(), NAMES[which]);
         let nothing = |result: Result<()>| result.map(|()| None);
         let result = match ask {
-            Ask::Add => {
-                let path = self.disk(name, new.generation);
-                let source =
-                    if new.tapped { NewSource::Tap(path) } else { NewSource::Store((BLOCKS * BLOCK) as u64) };
+            Ask::Add(made) => {
+                let source = match made.disk {
+                    Some(disk) => NewSource::Tap(self.disk(disk)),
+                    None => NewSource::Store((BLOCKS * BLOCK) as u64),
+                };
                 let disk = NewDisk { id: None, source, block_bytes: None };
                 let add = call::TargetAdd { config: TargetConfig::new(name), disks: vec![disk], wait: true };
                 manager.handle(&add, &mut Nobody).map(|_| None)
             }
             Ask::Set => {
-                let settings = vec![("memory".to_owned(), format!("{}M", 64 + new.generation))];
+                let settings = vec![("memory".to_owned(), format!("{}M", 64 + which))];
                 nothing(
                     manager.handle(&call::TargetSet { name: name.into(), settings }, &mut Nobody).map(drop),
                 )
@@ -99,7 +128,8 @@ impl Play {
             Ask::PresentWrite(block, byte) => nothing(self.present_write(name, *block, *byte)),
             Ask::Promote(_) | Ask::Restore(..) | Ask::Undo => self.move_present(name, ask, None),
             Ask::Weak(inner) => {
-                let moved = self.move_present(name, inner, Some(self.disk(name, new.generation)));
+                let disk = self.held.targets[which].as_ref().and_then(|model| model.disk);
+                let moved = self.move_present(name, inner, disk.map(|disk| self.disk(disk)));
                 if let Err(Error::Partly { done, .. }) = &moved {
                     let name = done.rsplit_once(" on branch ").map(|(_, name)| name.to_owned());
                     return Said::Partly(name.map(|name| Made { name, of: None }));
@@ -112,13 +142,22 @@ impl Play {
             }
             Ask::Remove => {
                 let remove = call::TargetRemove { name: name.into(), delete_history: false };
-                nothing(manager.handle(&remove, &mut Nobody).map(drop))
+                match manager.handle(&remove, &mut Nobody) {
+                    Ok(removed) => return Said::Removed(kept_as(&removed.kept_at.unwrap()).1),
+                    Err(error) => Err(error),
+                }
             }
-            Ask::BringBack => nothing(
-                manager
-                    .handle(&call::TargetRestore { name: name.into(), new_name: None }, &mut Nobody)
-                    .map(drop),
-            ),
+            Ask::BringBack(asked, to) => {
+                let new_name = to.map(|to| NAMES[to].to_owned());
+                let restore = call::TargetRestore { name: asked.clone(), new_name };
+                let back = manager.handle(&restore, &mut Nobody);
+                assert!(
+                    back.iter().all(|back| to.is_none_or(|to| back.config.name == NAMES[to])),
+                    "{back:?}"
+                );
+                nothing(back.map(drop))
+            }
+            Ask::Removed => return Said::Listed(self.removed()),
             Ask::Point(label, at) => {
                 let text = at.as_ref().map(|at| at.text.clone());
                 let point = call::Point { name: name.into(), at: text, label: label.clone(), hold: None };
@@ -145,6 +184,20 @@ impl Play {
             Ok(made) => Said::Done(made),
             Err(error) => Said::Refused(error),
         }
+    }
+
+    /// What was removed and is kept.
+    pub(super) fn removed(&self) -> Vec<Listed> {
+        let mut listed = Kept::default();
+        self.manager().handle(&call::TargetRemoved {}, &mut listed).unwrap();
+        let told = listed.0.into_iter().map(|info| {
+            let kept_as = kept_as(Path::new(&info.kept_as));
+            assert_eq!(info.name, NAMES[kept_as.0]);
+            let [disk] = info.disks.as_slice() else { panic!("{info:?}") };
+            let number = |path: &PathBuf| path.file_stem()?.to_str()?.strip_prefix("disk-")?.parse().ok();
+            Listed { kept_as, removed: info.removed.clone(), disk: disk.path.as_ref().and_then(number) }
+        });
+        told.collect()
     }
 
     fn guest_write(&self, name: &str, block: usize, byte: u8) -> Result<()> {

@@ -16,65 +16,70 @@ use crate::{manager::tests::wait_for, target::Target};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Found {
     head: String,
-    branches: BTreeMap<String, Content>,
+    branches: Vec<String>,
     machine: Option<(bool, String)>,
     pub(super) disk: Option<Content>,
     points: BTreeMap<String, Content>,
     /// What would be taken back: the present before, what was dropped, what was brought back.
     last: Option<(String, Option<String>, Option<String>)>,
-    /// All branches there ever were, in their order.
-    ever: Vec<String>,
+    /// All branches there ever were, in their order, and what they held in the end.
+    ever: Vec<(String, Content)>,
 }
 
 pub(super) fn expected(model: &Model) -> Found {
     let name = |branch: usize| model.branches[branch].name.clone();
     Found {
         head: name(model.head),
-        branches: model.live().map(|(_, branch)| (branch.name.clone(), branch.content)).collect(),
+        branches: model.live().map(|(_, branch)| branch.name.clone()).collect(),
         machine: match model.machine {
             Machine::Stopped => None,
             Machine::Running(branch) => Some((true, name(branch))),
             Machine::Left(branch) => Some((false, name(branch))),
         },
-        disk: (model.tapped && !model.away && !model.is_open())
+        disk: (model.disk.is_some() && !model.away && !model.is_open())
             .then(|| model.changed.unwrap_or(model.branches[model.head].content)),
         points: model.points.iter().map(|(label, point)| (label.clone(), point.content)).collect(),
         last: model.last.map(|last| (name(last.head), last.dropped.map(name), last.revived.map(name))),
-        ever: model.branches.iter().map(|branch| branch.name.clone()).collect(),
+        ever: model.branches.iter().map(|branch| (branch.name.clone(), branch.content)).collect(),
     }
 }
 
 impl Play {
-    pub(super) fn found(&self, name: &str, model: &Model) -> Option<Found> {
+    pub(super) fn found(&self, name: &str, model: Option<&Model>) -> Option<Found> {
         let target = self.manager().target(name).ok()?;
+        assert_eq!(target.config().name, name);
         wait_for("the target to be quiet", || target.is_quiet());
         let catalog = target.log.catalog();
-        let (mut branches, mut bytes) = (BTreeMap::new(), vec![0; BLOCKS * BLOCK]);
+        let (mut ever, mut bytes) = (Vec::new(), vec![0; BLOCKS * BLOCK]);
         let mut points = BTreeMap::new();
         for (label, branch, seq) in points_of(&target) {
             let view = target.log.view(target.volume(branch, None).unwrap(), seq).unwrap();
             view.read(bygone_model::Lba(0), &mut bytes, Wait::Yes).unwrap();
             points.insert(label, to_content(&bytes));
         }
-        for branch in catalog.branches.iter().filter(|branch| branch.dropped.is_none()) {
+        for branch in &catalog.branches {
             let volume = target.volume(branch.id, None).unwrap();
-            let view = target.log.view(volume, target.log.head_seq()).unwrap();
+            let end = branch.dropped.unwrap_or_else(|| target.log.head_seq());
+            let view = target.log.view(volume, end).unwrap();
             view.read(bygone_model::Lba(0), &mut bytes, Wait::Yes).unwrap();
-            branches.insert(branch.name.clone(), to_content(&bytes));
+            ever.push((branch.name.clone(), to_content(&bytes)));
         }
+        let live = catalog.branches.iter().filter(|branch| branch.dropped.is_none());
         let name_of = |id: BranchId| catalog.branch(id).unwrap().name.clone();
         Some(Found {
             head: name_of(catalog.head),
-            branches,
+            branches: live.map(|branch| branch.name.clone()).collect(),
             machine: target.running_branch().map(|branch| (target.is_running(), name_of(branch))),
-            disk: (model.tapped && !model.away && !model.is_open())
-                .then(|| to_content(&std::fs::read(self.disk(name, model.generation)).unwrap())),
+            disk: model
+                .filter(|model| !model.away && !model.is_open())
+                .and_then(|model| model.disk)
+                .map(|disk| to_content(&std::fs::read(self.disk(disk)).unwrap())),
             points,
             last: catalog
                 .acts
                 .last()
                 .map(|act| (name_of(act.head_before), act.dropped.map(name_of), act.revived.map(name_of))),
-            ever: catalog.branches.iter().map(|branch| branch.name.clone()).collect(),
+            ever,
         })
     }
 }

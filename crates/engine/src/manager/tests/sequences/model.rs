@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use super::when::{At, Meant, Place, why};
+use super::{
+    held::KeptAs,
+    when::{At, Meant, Place, why},
+};
 use crate::{Error, lifecycle};
 
 pub(super) const BLOCKS: usize = 8;
@@ -14,7 +17,7 @@ pub(super) type Content = [u8; BLOCKS];
 /// What a client asks for.
 #[derive(Clone, Debug)]
 pub(super) enum Ask {
-    Add,
+    Add(Box<Model>),
     Set,
     Run,
     RunAt(At),
@@ -26,7 +29,10 @@ pub(super) enum Ask {
     Undo,
     Drop(String),
     Remove,
-    BringBack,
+    /// A removed target, as it is named or kept, perhaps under another name.
+    BringBack(String, Option<usize>),
+    /// Which targets were removed and are kept.
+    Removed,
     Point(String, Option<At>),
     /// What a text means, and what was there.
     When(At),
@@ -38,6 +44,13 @@ pub(super) enum Ask {
     ReadExport(u32, usize),
     WriteExport(u32, usize, u8),
     EndExport(u32),
+}
+
+impl Ask {
+    /// It changes which targets there are.
+    pub(super) fn moves_targets(&self) -> bool {
+        matches!(self, Ask::Add(_) | Ask::Remove | Ask::BringBack(..))
+    }
 }
 
 /// What is served.
@@ -75,7 +88,18 @@ pub(super) enum Said {
     Meant(Place, Option<Content>),
     /// What was read.
     Block(u8),
+    /// It was removed, and is kept under this number.
+    Removed(u32),
+    Listed(Vec<Listed>),
     Refused(Error),
+}
+
+/// A removed target, as it is told of.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) kept_as: KeptAs,
+    pub(super) removed: String,
+    pub(super) disk: Option<u32>,
 }
 
 impl Said {
@@ -102,7 +126,9 @@ pub(super) struct Happened {
     pub(super) branch: usize,
     /// That branch was the present.
     pub(super) lived: bool,
-    pub(super) content: Option<Content>,
+    pub(super) content: Content,
+    /// All of that is known to the store.
+    pub(super) exact: bool,
     /// Within which records; not known yet while both are 0.
     pub(super) seqs: (u64, u64),
     /// Nothing else happened within them.
@@ -142,8 +168,8 @@ pub(super) struct Model {
     pub(super) last: Option<Inverse>,
     /// What is served to others than its machine.
     pub(super) exports: BTreeMap<u32, Shown>,
-    /// The disk is one outside the store, …
-    pub(super) tapped: bool,
+    /// Its disk is this one outside the store, …
+    pub(super) disk: Option<u32>,
     /// … which is not there, …
     pub(super) away: bool,
     /// It was renamed since it was last opened: it is read again then, and until it is, no moment of it is given out.
@@ -167,7 +193,7 @@ pub(super) struct Round {
 }
 
 impl Model {
-    pub(super) fn new(tapped: bool, generation: u32) -> Model {
+    pub(super) fn new(disk: Option<u32>, generation: u32) -> Model {
         let zeroes = [0; BLOCKS];
         let main = Branch { name: "main".into(), dropped: false, content: zeroes, from: None, first: zeroes };
         Model {
@@ -178,7 +204,7 @@ impl Model {
             events: Vec::new(),
             last: None,
             exports: BTreeMap::new(),
-            tapped,
+            disk,
             away: false,
             renamed: false,
             changed: None,
@@ -211,7 +237,7 @@ impl Model {
             Some(place) => (self.ever(&place.branch)?, place.seq),
             None => (branch.unwrap_or(0), seqs.0),
         };
-        Some((branch, seq, at.meant.content(branch, seq)?.unwrap_or_default()))
+        Some((branch, seq, at.meant.content(branch, seq)?))
     }
 
     /// The branch that was made of a moment.
@@ -223,11 +249,16 @@ impl Model {
         Some(self.branches.len() - 1)
     }
 
-    /// A machine was started or stopped; `read`: the store knows what its disk holds.
-    fn happened(&mut self, boot: bool, branch: usize, read: bool) {
-        let content = read.then(|| self.branches[branch].content);
+    /// A machine was started or stopped; `exact`: the store knows what its disk holds.
+    fn happened(&mut self, boot: bool, branch: usize, exact: bool) {
+        let content = self.branches[branch].content;
         let lived = branch == self.head;
-        self.events.push(Happened { boot, branch, lived, content, seqs: (0, 0), sure: false });
+        self.events.push(Happened { boot, branch, lived, content, exact, seqs: (0, 0), sure: false });
+    }
+
+    /// What the disk outside holds is not what the store knows, or nobody knows whether it is.
+    fn is_unread(&self, branch: usize) -> bool {
+        branch == self.head && (self.changed.is_some() || self.renamed)
     }
 
     /// Whoever opened the disk outside found what was changed there.
@@ -250,7 +281,7 @@ impl Model {
     /// The disk of the present cannot be opened.
     fn unreachable(&self) -> bool {
         let open = matches!(self.machine, Machine::Running(branch) if branch == self.head);
-        self.tapped && self.away && !open && !self.is_served(self.head)
+        self.disk.is_some() && self.away && !open && !self.is_served(self.head)
     }
 
     fn decide(&self, request: lifecycle::Request) -> lifecycle::Verdict {
@@ -268,7 +299,7 @@ impl Model {
         let request = if stays { lifecycle::Request::MoveToRunning } else { lifecycle::Request::Move };
         let moves = branch != Some(self.head);
         self.decide(request) == lifecycle::Verdict::Go
-            && !(moves && (self.tapped && self.away || self.is_served(self.head)))
+            && !(moves && (self.disk.is_some() && self.away || self.is_served(self.head)))
     }
 
     /// Goes on to the state after this answer; false if it is not legal.
@@ -290,18 +321,17 @@ impl Model {
                 _ => !self.clone().done(ask, None),
             },
             Said::Partly(made) => {
-                let fills = self.tapped && self.machine == Machine::Stopped;
+                let fills = self.disk.is_some() && self.machine == Machine::Stopped;
                 // What is on the disk is nobody's change.
                 self.renamed = true;
                 matches!(ask, Ask::Weak(_)) && fills && self.done(ask, made.as_ref())
             }
             Said::Meant(place, content) => match ask {
                 Ask::When(at) => {
-                    match self.ever(&place.branch).and_then(|id| at.meant.content(id, place.seq)) {
-                        Some(wanted) => {
-                            wanted.is_none() || wanted == *content || (content.is_none() && round.unread)
-                        }
-                        None => false,
+                    match (self.ever(&place.branch).and_then(|id| at.meant.content(id, place.seq)), content) {
+                        (Some(wanted), Some(found)) => wanted == *found,
+                        (Some(_), None) => round.unread || !at.meant.is_exact(),
+                        (None, _) => false,
                     }
                 }
                 _ => false,
@@ -310,6 +340,7 @@ impl Model {
                 Ask::ReadExport(number, block) => self.shows(*number, *block) == Some(*byte),
                 _ => false,
             },
+            Said::Removed(_) | Said::Listed(_) => false,
             Said::Done(made) => {
                 let left = (ask, self.machine, round.stops);
                 if let (Ask::GuestWrite(block, byte), Machine::Left(branch), 1..) = left {
@@ -352,14 +383,14 @@ impl Model {
     fn done(&mut self, ask: &Ask, made: Option<&Made>) -> bool {
         use lifecycle::Verdict;
         match ask {
-            Ask::Add | Ask::BringBack => return false,
-            Ask::Set => {}
+            Ask::Add(_) | Ask::BringBack(..) => return false,
+            Ask::Set | Ask::Removed => {}
             Ask::Run => match (self.decide(lifecycle::Request::Run), self.machine) {
                 (Verdict::Go, _) if !self.unreachable() => {
-                    let read = self.changed.is_none() && !self.renamed;
+                    let exact = !self.is_unread(self.head);
                     self.notice();
                     self.machine = Machine::Running(self.head);
-                    self.happened(true, self.head, read);
+                    self.happened(true, self.head, exact);
                 }
                 (Verdict::Adopt, Machine::Left(branch)) => {
                     if branch == self.head && self.unreachable() {
@@ -381,8 +412,9 @@ impl Model {
                 Machine::Stopped => return false,
                 Machine::Left(branch) if branch == self.head && self.unreachable() => return false,
                 Machine::Left(branch) | Machine::Running(branch) => {
+                    let exact = !self.is_unread(branch);
                     self.machine = Machine::Stopped;
-                    self.happened(false, branch, true);
+                    self.happened(false, branch, exact);
                 }
             },
             Ask::GuestWrite(block, byte) => {

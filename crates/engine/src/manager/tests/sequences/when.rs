@@ -32,8 +32,9 @@ pub(super) struct At {
 /// What a text means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Meant {
-    /// A place: on which branch, if that is known, and within which records; and what the branches held then, if that is known.
-    Place { branch: Option<usize>, seqs: (u64, u64), contents: Option<Vec<Content>> },
+    /// A place: on which branch, if that is known, and within which records; and what the branches held then. If it is not `exact`, what
+    /// the disk outside held may have been read only later.
+    Place { branch: Option<usize>, seqs: (u64, u64), contents: Vec<Content>, exact: bool },
     /// None, for this reason.
     None(&'static str),
 }
@@ -97,18 +98,19 @@ impl Meant {
     fn at(model: &Model, branch: usize, seqs: (u64, u64), content: Content) -> Meant {
         let mut contents: Vec<Content> = model.branches.iter().map(|branch| branch.content).collect();
         contents[branch] = content;
-        Meant::Place { branch: Some(branch), seqs, contents: Some(contents) }
+        Meant::Place { branch: Some(branch), seqs, contents, exact: true }
     }
 
     /// What the branch held that was answered; nothing if this was not meant.
-    pub(super) fn content(&self, branch: usize, seq: u64) -> Option<Option<Content>> {
-        let Meant::Place { branch: wanted, seqs, contents } = self else { return None };
+    pub(super) fn content(&self, branch: usize, seq: u64) -> Option<Content> {
+        let Meant::Place { branch: wanted, seqs, contents, .. } = self else { return None };
         let fits = wanted.is_none_or(|wanted| wanted == branch) && (seqs.0..=seqs.1).contains(&seq);
-        match contents {
-            _ if !fits => None,
-            Some(contents) => contents.get(branch).copied().map(Some),
-            None => Some(None),
-        }
+        contents.get(branch).copied().filter(|_| fits)
+    }
+
+    /// Whatever becomes of the disk outside, what it held is known.
+    pub(super) fn is_exact(&self) -> bool {
+        matches!(self, Meant::Place { exact: true, .. })
     }
 }
 
@@ -204,11 +206,11 @@ impl Past {
         let seq = mark.seq;
         let (before, from) = self.made[branch];
         if seq >= from {
-            let contents = Some(mark.contents.clone());
+            let contents = mark.contents.clone();
             return match self.dropped.get(&branch) {
                 Some((_, gone)) if seq >= *gone => Some(self.end_of(model, branch)),
                 Some((last, _)) if seq > *last => None,
-                _ => Some(Meant::Place { branch: Some(branch), seqs: (seq, seq), contents }),
+                _ => Some(Meant::Place { branch: Some(branch), seqs: (seq, seq), contents, exact: true }),
             };
         }
         let (parent, from) = model.branches[branch].from?;
@@ -264,9 +266,9 @@ impl Past {
             if event.seqs.1 >= before {
                 return None;
             }
-            let mut meant = Meant::at(model, event.branch, event.seqs, event.content.unwrap_or_default());
-            if let (Meant::Place { contents, .. }, None) = (&mut meant, event.content) {
-                *contents = None;
+            let mut meant = Meant::at(model, event.branch, event.seqs, event.content);
+            if let Meant::Place { exact, .. } = &mut meant {
+                *exact = event.exact;
             }
             return Some(meant);
         }
@@ -313,7 +315,8 @@ impl Past {
         let lived = || Meant::Place {
             branch: Some(mark.present),
             seqs: (mark.seq, mark.seq),
-            contents: Some(mark.contents.clone()),
+            contents: mark.contents.clone(),
+            exact: true,
         };
         let ended = self.dropped.get(&branch).is_some_and(|(_, gone)| mark.seq >= *gone);
         let over = self.dropped.get(&branch).is_some_and(|(last, _)| mark.seq > *last);
@@ -323,7 +326,8 @@ impl Past {
                 let meant = Meant::Place {
                     branch: None,
                     seqs: (mark.seq, mark.seq),
-                    contents: Some(mark.contents.clone()),
+                    contents: mark.contents.clone(),
+                    exact: true,
                 };
                 At::new(format!("seq:{}", mark.seq), meant)
             }
