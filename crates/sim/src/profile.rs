@@ -41,6 +41,8 @@ pub enum Step {
     Kill,
     /// The power goes.
     PowerCut,
+    /// Another holder takes the log over while the one before still has it open.
+    TakeOver,
     /// The machine will die in the middle of something.
     Doom,
     /// Space runs out, and comes back.
@@ -99,6 +101,7 @@ const CALM: &[(Step, u32)] = &[
     (Jump, 4),
     (Verify, 3),
     (CompareAll, 3),
+    (TakeOver, 4),
 ];
 
 const CRASH: &[(Step, u32)] = &[
@@ -124,6 +127,7 @@ const CRASH: &[(Step, u32)] = &[
     (Jump, 4),
     (Verify, 4),
     (CompareAll, 3),
+    (TakeOver, 4),
 ];
 
 const FULL: &[(Step, u32)] = &[

@@ -73,6 +73,14 @@ pub enum Error {
     /// An earlier flush failed, so nothing after it may be acknowledged (invariant I4).
     #[error("an earlier flush of this log failed; what came after it cannot be trusted to be on the medium")]
     Poisoned,
+    /// Another holder took the log over; whoever held it before may not write it any more.
+    #[error("another holder took the log over (term {newest}; here it was held in term {term})")]
+    Superseded {
+        /// In which term it was held here.
+        term: u32,
+        /// The newest one.
+        newest: u32,
+    },
     /// Stored bytes are not what was written.
     #[error("damage in {place}: {damage}")]
     Damaged {

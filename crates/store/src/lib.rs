@@ -23,7 +23,7 @@ pub use error::{Damage, Error, Place, Result, is_full};
 pub use line::{Line, Stretch};
 pub use log::{
     Appended, Batch, Below, BlockWrite, Content, Cursor, Damaged, Event, EventCursor, EventOrder, EventQuery,
-    Followed, Follower, HeadFragment, Log, LogOptions, TimeHit, Unknown, VerifyReport, View, cursor_of,
+    Followed, Follower, HeadFragment, Hold, Log, LogOptions, TimeHit, Unknown, VerifyReport, View, cursor_of,
 };
 pub use place::Wait;
 pub use store::{CACHE_BYTES, MEMORY_BYTES, Store};

@@ -22,12 +22,14 @@ use crate::{
 const CHANGES_MAX: u32 = 63;
 
 /// What the manifests say, and what the next one has to say.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
     entries: BTreeMap<u32, Entry>,
     /// What changed since the newest manifest.
     unwritten: BTreeMap<u32, Entry>,
     newest: Option<(u32, Hash)>,
+    /// The newest holder that they name.
+    term: u32,
     /// The number of the next one. Never one that was tried before.
     next: u32,
     /// How many may follow until there has to be a full one.
@@ -70,6 +72,7 @@ impl Known {
                 flaws.push(flaw(number, Damage::Misplaced));
             }
             known.newest = known.newest.or(Some((number, hash)));
+            known.term = known.term.max(read.term);
             wanted = read.previous;
             let is_full = read.is_full;
             chain.push(read);
@@ -118,6 +121,16 @@ impl Known {
         self.segment(number).is_some_and(|entry| entry.state == State::Dropped)
     }
 
+    /// The newest holder of the log that they name; 0: there is none.
+    pub(crate) fn term(&self) -> u32 {
+        self.term
+    }
+
+    /// No manifest of a greater number is this holder's.
+    pub(crate) fn tried(&self) -> u32 {
+        self.next - 1
+    }
+
     /// Everything up to here was durable once.
     pub(crate) fn durable(&self) -> Seq {
         let lives = self.segments().filter(|entry| entry.state == State::Lives);
@@ -126,21 +139,25 @@ impl Known {
 
     /// The next manifest, if there is something to say.
     pub(crate) fn next(&mut self, log_id: [u8; 16], term: u32, time: Micros) -> Option<Manifest> {
-        if self.unwritten.is_empty() {
-            return None;
-        }
+        (!self.unwritten.is_empty()).then(|| self.make(log_id, term, time))
+    }
+
+    /// The next manifest, whatever there is to say.
+    fn make(&mut self, log_id: [u8; 16], term: u32, time: Micros) -> Manifest {
+        assert!(term >= self.term, "terms never fall");
         let is_full = self.changes_left == 0 || self.newest.is_none();
         let said = if is_full { &self.entries } else { &self.unwritten };
         let entries = said.values().copied().collect();
         let number = self.next;
         // Whatever becomes of it, no other one gets its number.
         self.next += 1;
-        Some(Manifest { number, log_id, term, time, is_full, previous: self.newest, entries })
+        Manifest { number, log_id, term, time, is_full, previous: self.newest, entries }
     }
 
     /// It is durable; says which older ones nobody needs any more: those before the full one that came before the newest full one.
     pub(crate) fn written(&mut self, made: &Manifest, hash: Hash) -> Option<u32> {
         self.newest = Some((made.number, hash));
+        self.term = made.term;
         self.unwritten.clear();
         if !made.is_full {
             self.changes_left -= 1;
@@ -166,6 +183,39 @@ pub(crate) fn write(dir: &dyn Dir, made: &Manifest) -> Result<Hash> {
         return Err(Error::io("writing", &name, e));
     }
     Ok(manifest::hash(&bytes))
+}
+
+/// Writes the first manifest of a new holder. It is a full one, as the first of each life is.
+///
+/// # Errors
+/// As [`write`]; when another holder was quicker, that there is one of its name already.
+pub(crate) fn take_over(
+    dir: &dyn Dir,
+    known: &mut Known,
+    log_id: [u8; 16],
+    term: u32,
+    time: Micros,
+) -> Result<()> {
+    let made = known.make(log_id, term, time);
+    assert!(made.is_full, "a life begins with a full one");
+    let hash = write(dir, &made)?;
+    if let Some(first) = known.written(&made, hash) {
+        remove_before(dir, first);
+    }
+    Ok(())
+}
+
+/// A newer term than `term` in one of the manifests behind `number`.
+///
+/// # Errors
+/// When they cannot be read, or a newer program wrote one.
+pub(crate) fn newer_term(dir: &dyn Dir, log_id: &[u8; 16], number: u32, term: u32) -> Result<Option<u32>> {
+    for other in numbers(dir)?.into_iter().rev().take_while(|other| *other > number) {
+        if let Some((read, _)) = read(dir, other, log_id)?.filter(|(read, _)| read.term > term) {
+            return Ok(Some(read.term));
+        }
+    }
+    Ok(None)
 }
 
 /// Removes the manifests before `first`. Those that stay behind do no harm.

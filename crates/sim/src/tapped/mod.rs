@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bygone_block::{BlockDevice, Change, Reading, TapDevice, TapState, WhenFull, Writing};
 use bygone_model::{Lba, Micros, Sectors, Seq, VolumeId};
 use bygone_store::{
-    Log, LogOptions, MEMORY_BYTES, Store, Wait,
+    Hold, Log, LogOptions, MEMORY_BYTES, Store, Wait,
     catalog::{Disk, Keeping},
 };
 
@@ -114,6 +114,7 @@ impl World {
             uncached_bytes: 16384,
             joined_min: 3,
             inventory_micros: 0,
+            hold: Hold::Newest,
             store: Arc::new(Store::new(64 << 10, MEMORY_BYTES)),
             random: Arc::new(SimRandom::new(seed)),
         };

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use bygone_model::{BranchId, Lba, Micros, Sectors, Seq};
+use bygone_model::{BranchId, Lba, Micros, Sectors, Seq, VolumeId};
 use bygone_store::{
-    Error, Log,
+    BlockWrite, Content, Error, Hold, Log, LogOptions,
     catalog::Change,
     format::record::{Header, Op},
 };
@@ -14,6 +14,7 @@ use crate::{
     inspect::{self, Records},
     medium::Faults,
     oracle::{Oracle, Rec},
+    rng::mix,
 };
 
 impl World {
@@ -46,7 +47,9 @@ impl World {
             // What opening did before it was cut off may have been all right then.
             ends.extend(self.ends_that_may_be());
             let fine = self.hinder_open(attempt);
-            let opened = Log::open(self.medium.dir(), self.clock.clone(), self.options.clone());
+            let hold = self.some_hold();
+            let options = LogOptions { hold, ..self.options.clone() };
+            let opened = Log::open(self.medium.dir(), self.clock.clone(), options);
             lossy |= self.medium.sync_failed();
             if self.medium.is_dead() {
                 let power_cut = self.rng.chance(500);
@@ -59,6 +62,7 @@ impl World {
                     self.medium.die_in(None);
                     self.medium.set_faults(Faults::default());
                     self.medium.set_room(None);
+                    self.check_term(&log, hold)?;
                     self.log = Some(log);
                     break;
                 }
@@ -71,6 +75,68 @@ impl World {
             }
         }
         self.adopt(lossy, &ends)
+    }
+
+    /// Every few lives another holder takes the log over.
+    fn some_hold(&mut self) -> Hold {
+        if !mix(self.digest).is_multiple_of(6) {
+            return Hold::Newest;
+        }
+        self.say("taken over");
+        self.term_perhaps += 1;
+        Hold::TakeOver
+    }
+
+    /// No two holders ever have the same term, and no term is forgotten.
+    fn check_term(&mut self, log: &Log, hold: Hold) -> Done {
+        let new = u32::from(hold == Hold::TakeOver);
+        let terms = self.term + new..=self.term_perhaps;
+        check!(terms.contains(&log.term()), "opened in term {}, not one of {terms:?}", log.term());
+        // A power cut may bring back what could not be made durable: nobody ever held the log in that term.
+        self.term = log.term();
+        Ok(())
+    }
+
+    /// Another holder takes the log over while this one has it open, which from then on changes nothing any more.
+    pub(super) fn take_over(&mut self) -> Done {
+        let old = self.log()?;
+        if old.is_poisoned() || self.medium.is_dead() {
+            return Ok(());
+        }
+        self.end_episode();
+        self.say("taken over in use");
+        (self.views, self.open, self.open_taps) = Default::default();
+        self.term_perhaps += 1;
+        let options = LogOptions { hold: Hold::TakeOver, ..self.options.clone() };
+        let opened = Log::open(self.medium.dir(), self.clock.clone(), options);
+        if self.medium.is_dead() {
+            return Ok(());
+        }
+        let log = opened.map_err(|e| Failure(format!("taking over: {e}")))?;
+        self.check_term(&log, Hold::TakeOver)?;
+        let files = |world: &World| -> Vec<(String, Option<Vec<u8>>)> {
+            let names = world.medium.names().into_iter();
+            names.map(|name| (name.clone(), world.medium.bytes(&name))).collect()
+        };
+        let before = files(self);
+        for _ in 0..self.rng.within(1, 12) {
+            let told = old.maintain();
+            check!(
+                matches!(told, Ok(false) | Err(Error::Superseded { .. })),
+                "upkeep after the end: {told:?}"
+            );
+        }
+        // Upkeep has compared the folder with the manifest by now.
+        let write =
+            BlockWrite { volume: VolumeId(0), lba: Lba(0), content: Content::Zero(Sectors(1)), base: false };
+        let refused = [old.append(&[write]).err(), old.flush().err(), old.checkpoint().err()];
+        for told in refused {
+            check!(matches!(told, Some(Error::Superseded { .. })), "superseded, but said {told:?}");
+        }
+        check!(files(self) == before, "whoever held the log before has changed its files");
+        drop(old);
+        self.log = Some(log);
+        self.adopt(false, &BTreeSet::new())
     }
 
     /// Makes opening harder; says whether it must work.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use bygone_model::{BranchId, Micros, Seq};
-use bygone_store::{Error, Log, LogOptions, MEMORY_BYTES, Store, View, catalog::Change, env::Clock};
+use bygone_store::{Error, Hold, Log, LogOptions, MEMORY_BYTES, Store, View, catalog::Change, env::Clock};
 
 use crate::{
     SimClock,
@@ -147,6 +147,10 @@ struct World {
     fresh: bool,
     /// The incarnation of this life.
     life: u32,
+    /// The term in which it holds the log …
+    term: u32,
+    /// … and the newest one that may have been begun.
+    term_perhaps: u32,
     oracle: Oracle,
     /// Records that were tried and not acknowledged: from which seq on.
     limbo: Vec<(u64, Vec<Rec>)>,
@@ -197,6 +201,7 @@ impl World {
             uncached_bytes: 16384,
             joined_min: [2, 4, 8, usize::MAX][(mix(seed ^ 5) % 4) as usize],
             inventory_micros: 0,
+            hold: Hold::Newest,
             store: Arc::new(Store::new(rng.pick(&[4 << 10, 64 << 10, 1 << 20]), MEMORY_BYTES)),
             random: Arc::new(SimRandom::new(seed)),
         };
@@ -210,6 +215,8 @@ impl World {
             log: None,
             fresh: false,
             life: 1,
+            term: 1,
+            term_perhaps: 1,
             oracle: Oracle::new(start),
             limbo: Vec::new(),
             open: BTreeSet::new(),
@@ -413,6 +420,7 @@ impl World {
             Step::Tap => self.tap(),
             Step::Kill => self.reopen(false),
             Step::PowerCut => self.reopen(true),
+            Step::TakeOver => self.take_over(),
             Step::Doom => {
                 let operations = self.rng.pick(&[3, 12, 60]);
                 let operations = self.rng.below(operations);

@@ -163,17 +163,20 @@ impl IndexFiles {
         self.generations().retired.extend(names);
     }
 
-    /// Removes the files of retired checkpoints that nobody has any more; says whether there was one.
+    /// Removes the files of retired checkpoints that nobody has any more; says whether there was one. `may` is asked first.
     ///
     /// # Errors
-    /// When one cannot be removed. It is tried again.
-    pub(crate) fn remove_retired(&self) -> Result<bool> {
+    /// When one cannot be removed, or may not. It is tried again.
+    pub(crate) fn remove_retired(&self, may: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
         let unneeded: Vec<Name> = {
             let generations = self.generations();
             let live: Vec<Arc<Keep>> = generations.live.iter().filter_map(Weak::upgrade).collect();
             let needed = |name: &&Name| live.iter().any(|keep| keep.has(name.number));
             generations.retired.iter().filter(|name| !needed(name)).copied().collect()
         };
+        if !unneeded.is_empty() {
+            may()?;
+        }
         for name in &unneeded {
             let file_name = name.file_name();
             match self.dir.remove(&file_name) {

@@ -150,8 +150,6 @@ pub(super) struct Full {
 pub(super) struct Sequencer {
     pub log: Identity,
     pub key: HeaderKey,
-    /// Which holder of the log this is.
-    pub term: u32,
     pub head: Seq,
     pub last_time: Micros,
     /// Shared with whoever looks at it; a change makes it anew only while somebody does.

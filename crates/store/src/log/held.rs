@@ -72,6 +72,7 @@ impl Log {
             }
             (sequencer.spare.clone(), sequencer.recent_entries)
         };
+        self.check_holder()?;
         // While nobody waits for it.
         match spare.prepare(&*self.dir, &self.options, entries) {
             // A checkpoint frees some of it all the same.

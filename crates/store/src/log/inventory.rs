@@ -64,6 +64,7 @@ impl Log {
         if upkeep.looked.is_some_and(|at| now.0.saturating_sub(at.0) < period) {
             return Ok(false);
         }
+        self.check_holder()?;
         let looked = self.look();
         upkeep.looked = (!matches!(looked, Ok(true))).then_some(now);
         let written = self.write_manifest();
@@ -212,9 +213,9 @@ impl Log {
 
     /// Writes what changed into a manifest; says whether there was something.
     fn write_manifest(&self) -> Result<bool> {
-        let term = self.sequencer().term;
-        let made = self.manifest().next(self.identity.id, term, self.clock.wall());
+        let made = self.manifest().next(self.identity.id, self.term(), self.clock.wall());
         let Some(made) = made else { return Ok(false) };
+        self.syncs.holder.writes(made.number);
         let hash = manifest::write(&*self.dir, &made)?;
         let unneeded = self.manifest().written(&made, hash);
         if let Some(first) = unneeded {

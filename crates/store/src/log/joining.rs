@@ -43,6 +43,7 @@ impl Log {
     }
 
     fn join_from(&self, names: &[Name], first: usize, enough: &dyn Fn(&[Name]) -> bool) -> Result<bool> {
+        self.check_holder()?;
         let opened = names[first..].iter().map(|name| self.index.open(*name)).collect::<Result<Vec<_>>>()?;
         // Behind what was made anew only: the older ones are still damaged, and it stands for them.
         let sound = opened.iter().rposition(|checkpoint| checkpoint.footer.mended).map_or(0, |i| i + 1);
@@ -91,7 +92,7 @@ impl Log {
         let numbers: Vec<u32> = segments.iter().map(|segment| segment.0).collect();
         self.versions_in(numbers, None, start, base.footer.end, &mut |entry| versions.add(entry))?;
         Ok(Contents {
-            term: base.term,
+            term: self.term(),
             start,
             end: base.footer.end,
             end_time: base.footer.end_time,
@@ -107,7 +108,7 @@ impl Log {
     /// Removes files of checkpoints that were joined.
     pub(super) fn remove_retired(&self) -> Result<bool> {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        self.index.remove_retired()
+        self.index.remove_retired(&mut || self.check_holder())
     }
 }
 

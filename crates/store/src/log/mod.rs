@@ -18,6 +18,7 @@ mod flush;
 mod follow;
 mod group;
 mod held;
+mod holder;
 mod inventory;
 mod joining;
 mod read;
@@ -58,6 +59,7 @@ use append::Sequencer;
 pub use append::{Appended, BlockWrite, Content};
 pub use events::{EventCursor, EventOrder, EventQuery, cursor_of};
 pub use follow::{Batch, Cursor, Followed, Follower};
+pub use holder::Hold;
 pub use read::{HeadFragment, Unknown, View};
 pub use timeline::{Event, TimeHit};
 pub use verify::{Damaged, VerifyReport};
@@ -87,6 +89,8 @@ pub struct LogOptions {
     pub joined_min: usize,
     /// The folder is compared with what should be in it each time that so much time has passed.
     pub inventory_micros: i64,
+    /// In which term it is opened. A log that is made begins with its first.
+    pub hold: Hold,
     /// Of which store the log is: it shares memory with all others.
     pub store: Arc<Store>,
     /// Where secrets and salts come from.
@@ -119,6 +123,7 @@ impl Default for LogOptions {
             uncached_bytes: 256 << 10,
             joined_min: 8,
             inventory_micros: 3_000_000,
+            hold: Hold::Newest,
             store: Arc::default(),
             random: Arc::new(SystemRandom),
         }
@@ -256,6 +261,17 @@ impl Log {
     #[must_use]
     pub fn id(&self) -> [u8; 16] {
         self.identity.id
+    }
+
+    /// In which term this holder of the log writes it ([`Hold`]).
+    #[must_use]
+    pub fn term(&self) -> u32 {
+        self.syncs.holder.term()
+    }
+
+    /// Refuses if another holder took the log over; looks for one.
+    fn check_holder(&self) -> Result<()> {
+        self.syncs.holder.look(&*self.dir)
     }
 
     /// The catalog as it is now. It is shared, not copied.

@@ -202,10 +202,10 @@ impl Log {
         }
         match self.checkpoint_holding(seq) {
             Ok(checkpoint) => return Ok(Layer { volume, seq, recent: None, checkpoint }),
-            Err(Error::Full { .. }) => {}
+            Err(Error::Full { .. } | Error::Superseded { .. }) => {}
             Err(e) => return Err(e),
         }
-        // Reading never needs room.
+        // Reading needs neither room nor the right to write.
         match self.layer_in_memory(volume, seq, usize::MAX) {
             Some(layer) => Ok(layer),
             // There was room after all, a moment later.

@@ -20,6 +20,7 @@ use self::{
 use super::{
     Durability, Heads, Log, LogKey, LogOptions,
     append::Sequencer,
+    holder::{Holder, TERM_FIRST, hold},
     inventory::lost,
     room, scan,
     syncs::Syncs,
@@ -81,16 +82,18 @@ impl Log {
     #[expect(clippy::needless_pass_by_value, reason = "as `make`; a log keeps them")]
     pub fn open(dir: Arc<dyn Dir>, clock: Arc<dyn Clock>, options: LogOptions) -> Result<Arc<Log>> {
         // Each time round there is one index file less, and what it held is made from the log again.
-        let mut damage = Vec::new();
+        let mut found = Found::look(&*dir)?;
+        let key = LogKey::of(&found.identity);
+        found.term = hold(&*dir, &*clock, options.hold, (&key, &found.numbers), &mut found.manifest)?;
         loop {
-            match Log::open_once(&dir, &clock, &options, damage.clone()) {
+            match Log::open_once(&dir, &clock, &options, found.clone()) {
                 Err(Error::Damaged { place, damage: what })
                     if place.file.starts_with(format::checkpoint::folder())
                         && dir.remove(&place.file).is_ok() =>
                 {
                     dir.sync(format::checkpoint::folder())
                         .map_err(|e| Error::io("syncing", format::checkpoint::folder(), e))?;
-                    damage.push((place, what));
+                    found.damage.push((place, what));
                 }
                 other => return other,
             }
@@ -101,17 +104,14 @@ impl Log {
         dir: &Arc<dyn Dir>,
         clock: &Arc<dyn Clock>,
         options: &LogOptions,
-        mut damage: Vec<(Place, Damage)>,
+        found: Found,
     ) -> Result<Arc<Log>> {
         let (dir, clock, options) = (dir.clone(), clock.clone(), options.clone());
-        let numbers = segment_numbers(&*dir)?;
+        let Found { numbers, identity, manifest, mut damage, term } = found;
         let (Some(&oldest), Some(&newest)) = (numbers.first(), numbers.last()) else {
             return Err(Error::NoLog);
         };
-        let identity = find_identity(&*dir, &numbers)?;
         let (id, key) = (identity.id, LogKey::of(&identity));
-        let (manifest, flaws) = Known::load(&*dir, &id)?;
-        damage.extend(flaws);
         let mut lost = lost(&manifest, &numbers);
         let index = IndexFiles::new(dir.clone(), id, options.store.cache.clone())?;
         let base = newest_checkpoint(&*dir, &index, &mut damage)?;
@@ -119,7 +119,6 @@ impl Log {
             Some(base) => {
                 let mut state = Recovered::new(base.footer.catalog.clone(), base.footer.end_time);
                 state.head = base.footer.end;
-                state.term = state.term.max(base.term);
                 state
             }
             None => {
@@ -130,6 +129,7 @@ impl Log {
             }
         };
         state.damage = damage;
+        state.term = term;
         let start = base.as_ref().and_then(|b| b.footer.segments.last()).copied();
         let first = start.map_or(oldest, |start| start.0);
         let mut base = base.map(Arc::new);
@@ -213,7 +213,6 @@ impl Log {
             // Durably, before new records take their numbers.
             dir.sync("log").map_err(|e| Error::io("syncing", "log", e))?;
         }
-        state.term = state.term.max(survey.term);
         Log::start(dir, clock, options, identity, manifest, index, base, state, used)
     }
 
@@ -233,11 +232,10 @@ impl Log {
         state.catalog.incarnation += 1;
         let durable = state.head;
         let found_last = state.last_time;
-        let syncs = Arc::new(Syncs::default());
+        let syncs = Arc::new(Syncs::new(Holder::new(identity.id, state.term, &manifest)));
         let sequencer = Sequencer {
             log: identity,
             key: key.header,
-            term: state.term,
             head: state.head,
             last_time: state.last_time,
             catalog: Arc::new(state.catalog),
@@ -291,6 +289,29 @@ impl Log {
         let log = Arc::new(log);
         log.options.store.add(&log);
         Ok(log)
+    }
+}
+
+/// What is known of a log before anything of it is read or written.
+#[derive(Clone)]
+struct Found {
+    numbers: Vec<u32>,
+    identity: Identity,
+    manifest: Known,
+    /// In which term it is opened.
+    term: u32,
+    damage: Vec<(Place, Damage)>,
+}
+
+impl Found {
+    fn look(dir: &dyn Dir) -> Result<Found> {
+        let numbers = segment_numbers(dir)?;
+        if numbers.is_empty() {
+            return Err(Error::NoLog);
+        }
+        let identity = find_identity(dir, &numbers)?;
+        let (manifest, damage) = Known::load(dir, &identity.id)?;
+        Ok(Found { numbers, identity, manifest, term: TERM_FIRST, damage })
     }
 }
 

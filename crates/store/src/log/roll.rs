@@ -31,6 +31,7 @@ impl Sequencer {
         time: Micros,
         claim: Claim,
     ) -> Result<()> {
+        self.syncs.holder.look(dir)?;
         if let Some(active) = self.active.as_mut().filter(|active| active.was_torn) {
             if active.torn {
                 // Else they would be taken for the log's continuation when this segment is read record by record.
@@ -57,7 +58,7 @@ impl Sequencer {
                 let mut salt = [0; SALT_BYTES];
                 let drawn = options.random.fill(&mut salt);
                 drawn.map_err(|e| Error::io("drawing", "a salt", e))?;
-                let (log, term) = (self.log, self.term);
+                let (log, term) = (self.log, self.syncs.holder.term());
                 let header =
                     SegmentHeader { number, log, first_seq: first, created: time, incarnation, term, salt };
                 begin(&header, file, room_bytes)
@@ -92,6 +93,7 @@ impl Sequencer {
 
     /// Has the file of the next segment ready.
     pub(super) fn prepare_next(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<()> {
+        self.syncs.holder.look(dir)?;
         let made = self.spare.prepare(dir, options, self.recent_entries);
         self.note_room(&made);
         made.map(drop)

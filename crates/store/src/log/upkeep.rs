@@ -165,6 +165,7 @@ impl Log {
             }
             (sequencer.spare.clone(), sequencer.recent_entries)
         };
+        self.check_holder()?;
         let made = spare.prepare(&*self.dir, &self.options, entries);
         self.sequencer().note_room(&made);
         made
@@ -174,6 +175,7 @@ impl Log {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         let first = || self.sequencer().full.first().map(Full::share);
         let Some(mut full) = first() else { return Ok(false) };
+        self.check_holder()?;
         if self.is_gone(full.number)? {
             // Once it is sealed nobody has its records but the file.
             self.note_gone(full.number, true)?;
@@ -223,6 +225,7 @@ impl Log {
     /// When it cannot be written. Nothing is lost.
     pub fn checkpoint(&self) -> Result<Seq> {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_holder()?;
         let (previous, contents, newest) = {
             let mut sequencer = self.sequencer();
             let start = self.heads().base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
@@ -242,7 +245,7 @@ impl Log {
                 live.head.freeze();
             }
             let contents = Contents {
-                term: sequencer.term,
+                term: self.term(),
                 start,
                 end: sequencer.head,
                 end_time: sequencer.last_time,

@@ -7,6 +7,7 @@ mod fixture;
 mod follow;
 mod forge;
 mod full;
+mod holder;
 mod invariants;
 mod joining;
 mod large;

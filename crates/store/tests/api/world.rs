@@ -11,7 +11,7 @@ use std::{
 
 use bygone_model::{Lba, Micros, SECTOR_BYTES, Sectors, Seq, VolumeId};
 use bygone_store::{
-    BlockWrite, Content, Log, LogOptions, MEMORY_BYTES, Store, Wait,
+    BlockWrite, Content, Hold, Log, LogOptions, MEMORY_BYTES, Store, Wait,
     catalog::{Disk, Keeping},
     env::{Clock, Dir, File, RealDir},
 };
@@ -99,9 +99,13 @@ impl World {
     }
 
     pub(crate) fn try_open(&self) -> bygone_store::Result<Arc<Log>> {
+        self.try_hold(Hold::Newest)
+    }
+
+    pub(crate) fn try_hold(&self, hold: Hold) -> bygone_store::Result<Arc<Log>> {
         let clock = Ticks::default();
         clock.0.store(3_600_000_000, Ordering::Relaxed);
-        Log::open(self.dir(), Arc::new(clock), options(SEGMENT_BYTES))
+        Log::open(self.dir(), Arc::new(clock), LogOptions { hold, ..options(SEGMENT_BYTES) })
     }
 
     pub(crate) fn open(&self) -> Arc<Log> {

@@ -6,7 +6,9 @@ use bygone_model::{Micros, Seq};
 
 use super::{
     super::{
-        Events, LogKey, LogOptions, room,
+        Events, LogKey, LogOptions,
+        holder::TERM_FIRST,
+        room,
         scan::{self, Scanned},
         upkeep,
     },
@@ -28,9 +30,6 @@ use crate::{
     place::read_whole,
 };
 
-/// The first holder of a log.
-const TERM_FIRST: u32 = 1;
-
 /// What a segment was good for.
 pub(super) enum Loaded {
     Taken,
@@ -44,7 +43,7 @@ pub(super) enum Loaded {
 pub(super) struct Recovered {
     pub(super) catalog: Catalog,
     pub(super) head: Seq,
-    /// Which holder of the log wrote last.
+    /// In which term the log is opened.
     pub(super) term: u32,
     /// The last record that a segment has.
     pub(super) reached: Seq,

@@ -13,8 +13,6 @@ use crate::{env::Dir, error::Result, format::checkpoint::SegmentStart};
 /// What the segments say of each other, before any is taken in.
 pub(super) struct Survey {
     pub(super) log: LogKey,
-    /// The newest holder that a segment's header names.
-    pub(super) term: u32,
     /// The segments that follow the newest checkpoint or wait for their index, with their first seqs.
     firsts: Vec<(u32, Seq)>,
     /// Where the newest checkpoint says that its last segment begins, which a damaged header does not.
@@ -34,7 +32,7 @@ impl Survey {
         start: Option<SegmentStart>,
         covered: Seq,
     ) -> Result<Survey> {
-        let mut survey = Survey { log, term: 0, firsts: Vec::new(), start, sealed: None, durable: covered };
+        let mut survey = Survey { log, firsts: Vec::new(), start, sealed: None, durable: covered };
         let mut from = first;
         while from > 1
             && let Some(file) = open_segment(dir, from - 1)?
@@ -50,7 +48,6 @@ impl Survey {
         for &number in numbers.iter().filter(|number| **number >= from) {
             let Some(file) = open_segment(dir, number)? else { continue };
             let header = scan::read_header(&*file, number, &log)?;
-            survey.term = header.map_or(survey.term, |(header, _)| survey.term.max(header.term));
             survey.firsts.extend(scan::beginning(&*file, number, log)?.map(|(first, _)| (number, first)));
             if let Some(end) = scan::sealed_end(&*file, number, &log)? {
                 survey.durable = survey.durable.max(end);

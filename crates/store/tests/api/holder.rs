@@ -1,0 +1,236 @@
+//! A log has one holder at a time: each writes in a term of its own, and whoever held it before changes nothing any more.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
+use bygone_store::{
+    BlockWrite, Content, Error, Hold, Log, LogOptions,
+    env::{Dir, File, RealDir},
+    format::{
+        checkpoint::{self, FRAME_BYTES, Name},
+        manifest::{self, Manifest},
+        segment::SegmentHeader,
+    },
+};
+
+use crate::world::{Ticks, World, mark, options, sector, write};
+
+const ID: [u8; 16] = *b"sixteen bytes id";
+
+fn upkeep(log: &Log) {
+    while log.maintain().unwrap() {}
+}
+
+/// A log with sealed segments, small checkpoints, and some work left to do.
+fn some_history() -> (World, Arc<Log>, VolumeId) {
+    let (world, log, volume) = World::make(1 << 20);
+    for i in 0..30 {
+        write(&log, volume, i * 20, 20, i + 1);
+        if i % 7 == 0 {
+            log.checkpoint().unwrap();
+        }
+    }
+    upkeep(&log);
+    for i in 0..12 {
+        write(&log, volume, i * 20, 20, 100 + i);
+    }
+    log.flush().unwrap();
+    (world, log, volume)
+}
+
+/// The terms that the files of each kind name, in order of number. Of segments without a header none.
+fn terms(world: &World) -> [Vec<u32>; 3] {
+    let bytes = |path: &PathBuf| std::fs::read(path).unwrap();
+    let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let segments = world.files("log");
+    let segments = segments.iter().filter_map(|path| SegmentHeader::decode(&bytes(path)).ok());
+    let checkpoints = world.files("index").into_iter().map(|path| {
+        let number = Name::parse(&name(&path)).unwrap().number;
+        checkpoint::check_header(&bytes(&path)[..FRAME_BYTES], number, &ID).unwrap()
+    });
+    let manifests = world.files("manifest").into_iter().map(|path| {
+        Manifest::decode(&bytes(&path), manifest::number_of(&name(&path)).unwrap(), &ID).unwrap().term
+    });
+    [segments.map(|(header, _)| header.term).collect(), checkpoints.collect(), manifests.collect()]
+}
+
+/// All files of the log.
+fn content(world: &World) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = ["log", "index", "manifest"].into_iter().flat_map(|folder| world.files(folder));
+    files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn each_kind_of_file_says_which_holder_wrote_it_and_the_newest_of_them_counts() {
+    let (world, log, volume) = some_history();
+    assert_eq!(log.term(), 1);
+    drop(log);
+    assert!(terms(&world).iter().flatten().all(|term| *term == 1), "{:?}", terms(&world));
+
+    // Before anything else is written.
+    let log = world.try_hold(Hold::TakeOver).unwrap();
+    assert_eq!(log.term(), 2);
+    let [segments, checkpoints, manifests] = terms(&world);
+    assert_eq!(manifests.last(), Some(&2));
+    assert!(segments.iter().chain(&checkpoints).all(|term| *term == 1));
+    drop(log);
+    assert_eq!(world.open().term(), 2, "only the manifest says it");
+
+    let log = world.try_hold(Hold::Term(2)).unwrap();
+    for i in 0..12 {
+        write(&log, volume, i * 20, 20, 200 + i);
+    }
+    log.checkpoint().unwrap();
+    upkeep(&log);
+    drop(log);
+    for (kind, found) in ["segments", "checkpoints", "manifests"].iter().zip(terms(&world)) {
+        assert!(found.is_sorted() && found.last() == Some(&2), "{kind}: {found:?}");
+    }
+    // Each kind alone is enough.
+    for kept in ["log", "index", "manifest"] {
+        let part = World::copy_of(world.folder.path());
+        if kept != "manifest" {
+            std::fs::remove_dir_all(part.path("manifest")).unwrap();
+        }
+        if kept != "index" {
+            std::fs::remove_dir_all(part.path("index")).unwrap();
+        }
+        if kept != "log" {
+            for path in part.files("log") {
+                let mut bytes = std::fs::read(&path).unwrap();
+                if SegmentHeader::decode(&bytes).is_ok_and(|(header, _)| header.term == 2) {
+                    bytes[60..80].fill(0xa5);
+                    std::fs::write(path, bytes).unwrap();
+                }
+            }
+        }
+        let log = part.open();
+        assert_eq!(log.term(), 2, "{kept}");
+        assert_eq!(mark(&log, volume, 0, log.head_seq()).unwrap(), 200);
+    }
+}
+
+#[test]
+fn whoever_held_the_log_before_is_refused_whatever_it_does_next_and_changes_nothing() {
+    type Act = fn(&Arc<Log>, VolumeId) -> Option<Error>;
+    fn fill(log: &Log, volume: VolumeId) -> Option<Error> {
+        // Until it needs a segment more.
+        let data = sector(7).repeat(8);
+        let write =
+            BlockWrite { volume, lba: bygone_model::Lba(0), content: Content::Data(&data), base: false };
+        (0..100).find_map(|_| log.append(&[write]).err())
+    }
+    let acts: [(&str, Act); 4] = [
+        ("upkeep", |log, _| (0..20).find_map(|_| log.maintain().err())),
+        ("a checkpoint", |log, _| log.checkpoint().err()),
+        ("writes", |log, volume| fill(log, volume)),
+        ("upkeep of another turn", |log, _| {
+            // Whichever piece has the first turn.
+            let _ = log.maintain();
+            log.maintain().err()
+        }),
+    ];
+    for (what, act) in acts {
+        let (world, old, volume) = some_history();
+        let end = old.head_seq();
+        let new = world.try_hold(Hold::TakeOver).unwrap();
+        write(&new, volume, 0, 20, 1000);
+        new.flush().unwrap();
+        let before = content(&world);
+        let told = act(&old, volume);
+        assert!(matches!(told, Some(Error::Superseded { term: 1, newest: 2 })), "{what}: {told:?}");
+        let refused = [
+            fill(&old, volume),
+            old.flush().err(),
+            old.checkpoint().err(),
+            old.event(BranchId(0), &Event::new(Kind::Boot, "never")).err(),
+            old.add_branch("never", BranchId(0), Seq(2)).err(),
+            old.maintain().err(),
+        ];
+        for error in refused {
+            assert!(matches!(error, Some(Error::Superseded { term: 1, newest: 2 })), "{what}: {error:?}");
+        }
+        let after = content(&world);
+        // What it wrote until it had to look is in a file that it had open.
+        let changed: Vec<_> = before.iter().filter(|(path, bytes)| after.get(*path) != Some(bytes)).collect();
+        assert!(what == "writes" || changed.is_empty(), "{what}: {changed:?}");
+        assert!(before.keys().eq(after.keys()), "{what}: {:?}", after.keys());
+        assert_eq!(mark(&old, volume, 0, end).unwrap(), 100, "{what}: reading goes on");
+        assert_eq!(mark(&new, volume, 0, new.head_seq()).unwrap(), 1000);
+    }
+}
+
+#[test]
+fn a_holder_that_comes_back_is_refused_if_the_log_was_taken_over() {
+    let (world, log, volume) = some_history();
+    drop(log);
+    world.try_hold(Hold::Term(1)).unwrap();
+    drop(world.try_hold(Hold::TakeOver).unwrap());
+    let before = content(&world);
+    let told = world.try_hold(Hold::Term(1));
+    assert!(matches!(told, Err(Error::Superseded { term: 1, newest: 2 })), "{told:?}");
+    assert_eq!(content(&world), before);
+    let log = world.try_hold(Hold::Term(2)).unwrap();
+    write(&log, volume, 0, 20, 5);
+    assert_eq!(mark(&log, volume, 0, log.head_seq()).unwrap(), 5);
+    drop(log);
+    // Its files may be a copy that is older than the holder.
+    assert_eq!(world.try_hold(Hold::Term(7)).unwrap().term(), 7);
+}
+
+type Meanwhile = Mutex<Option<Box<dyn FnOnce() + Send>>>;
+
+/// A folder in which something else happens just before the first manifest is made.
+struct Late {
+    inner: RealDir,
+    meanwhile: Meanwhile,
+}
+
+impl Dir for Late {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        if name.starts_with(manifest::folder())
+            && let Some(meanwhile) = self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            meanwhile();
+        }
+        self.inner.create(name)
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.inner.open(name)
+    }
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.inner.list(folder)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+    fn sync(&self, folder: &str) -> io::Result<()> {
+        self.inner.sync(folder)
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.inner.free_bytes()
+    }
+}
+
+#[test]
+fn of_two_who_take_a_log_over_at_once_one_is_refused() {
+    let (world, log, _) = some_history();
+    drop(log);
+    let world = Arc::new(world);
+    let quicker = Arc::new(Mutex::new(None));
+    let (other, won) = (world.clone(), quicker.clone());
+    let meanwhile = move || *won.lock().unwrap() = Some(other.try_hold(Hold::TakeOver).unwrap());
+    let dir =
+        Late { inner: RealDir::new(world.folder.path()), meanwhile: Mutex::new(Some(Box::new(meanwhile))) };
+    let options = LogOptions { hold: Hold::TakeOver, ..options(24 << 10) };
+    let told = Log::open(Arc::new(dir), Arc::new(Ticks::default()), options);
+    assert!(matches!(told, Err(Error::Superseded { newest: 2, .. })), "{told:?}");
+    let won = quicker.lock().unwrap().take().unwrap();
+    upkeep(&won);
+    assert_eq!(won.term(), 2);
+}
