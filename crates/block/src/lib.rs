@@ -13,6 +13,7 @@ mod parts;
 mod raw;
 mod read_only;
 mod tap;
+pub mod walk;
 
 pub use device::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing};
 pub use fault::{FaultDevice, Faults};

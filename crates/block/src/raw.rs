@@ -10,6 +10,8 @@ use bygone_model::Details;
 use bygone_store::env::{File, RealFile, read_exact_at};
 use rustix::fs::{FallocateFlags, SeekFrom};
 
+use crate::Extent;
+
 /// Blocks sampled for the fingerprint of a block device, besides its ends.
 const SAMPLES: u64 = 256;
 const SAMPLE_BYTES: usize = 4096;
@@ -52,6 +54,33 @@ pub trait RawDisk: Send + Sync {
     /// # Errors
     /// What the medium says.
     fn next_hole(&self, offset: u64) -> io::Result<u64>;
+
+    /// Calls `each` with the runs of holes and data that make up a range, in order, until it returns false; then that is returned.
+    ///
+    /// # Errors
+    /// What the medium says.
+    fn extents(&self, offset: u64, len_bytes: u64, each: &mut dyn FnMut(Extent) -> bool) -> io::Result<bool> {
+        let end = offset + len_bytes;
+        let mut at = offset;
+        while at < end {
+            let data = self.next_data(at)?.unwrap_or(end).clamp(at, end);
+            if data > at {
+                if !each(Extent { len_bytes: data - at, zero: true, hole: true }) {
+                    return Ok(false);
+                }
+                at = data;
+                continue;
+            }
+            let hole = self.next_hole(at)?.clamp(at, end);
+            // Media round to their own blocks; a step of nothing would never end.
+            let hole = if hole == at { end } else { hole };
+            if !each(Extent { len_bytes: hole - at, zero: false, hole: false }) {
+                return Ok(false);
+            }
+            at = hole;
+        }
+        Ok(true)
+    }
 
     /// Says which disk it is and when it was last changed, so that a change behind our back is noticed.
     ///

@@ -253,7 +253,7 @@ impl BlockDevice for TapDevice {
                         let (zero, hole) = (place.is_zero(), place.is_trimmed());
                         each(Extent { len_bytes: fragment.sectors.bytes(), zero, hole })
                     }
-                    None => self.raw_extents(fragment.lba.bytes(), fragment.sectors.bytes(), each)?,
+                    None => self.raw.extents(fragment.lba.bytes(), fragment.sectors.bytes(), each)?,
                 };
                 if !more {
                     return Ok(());
@@ -266,36 +266,6 @@ impl BlockDevice for TapDevice {
 
     fn prefetch(&self, offset: u64, len_bytes: u64) {
         self.raw.file().prefetch(offset, len_bytes);
-    }
-}
-
-impl TapDevice {
-    fn raw_extents(
-        &self,
-        offset: u64,
-        len_bytes: u64,
-        each: &mut dyn FnMut(Extent) -> bool,
-    ) -> Result<bool, IoError> {
-        let end = offset + len_bytes;
-        let mut at = offset;
-        while at < end {
-            let data = self.raw.next_data(at)?.unwrap_or(end).clamp(at, end);
-            if data > at {
-                if !each(Extent { len_bytes: data - at, zero: true, hole: true }) {
-                    return Ok(false);
-                }
-                at = data;
-                continue;
-            }
-            let hole = self.raw.next_hole(at)?.clamp(at, end);
-            // Media round to their own blocks; a step of nothing would never end.
-            let hole = if hole == at { end } else { hole };
-            if !each(Extent { len_bytes: hole - at, zero: false, hole: false }) {
-                return Ok(false);
-            }
-            at = hole;
-        }
-        Ok(true)
     }
 }
 

@@ -3,12 +3,14 @@
 //! Invariant: an image becomes a disk whole or not at all; what in it is no part of the disk is said.
 
 use std::{
-    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use bygone_block::{BlockDevice, Change, IoError, OsDisk, RawDisk, Writing};
+use bygone_block::{
+    BlockDevice, Change, Extent, IoError, OsDisk, RawDisk, Writing,
+    walk::{End, Piece, Took, Walk, differing},
+};
 use bygone_model::{Event, Kind};
 use bygone_qemu::image::{self, Format};
 
@@ -19,11 +21,10 @@ use crate::{
     target::{Target, Use},
 };
 
-#[cfg(test)]
-mod tests;
-
 /// Small enough to stay in the system's memory as far as there is room: it is what the machine boots from next.
 const PIECE_BYTES: u64 = 128 << 10;
+/// Zeroes between data are left out in blocks of this size.
+const COMPARED_BYTES: usize = 64 << 10;
 
 /// An image that can be imported.
 #[derive(Clone, Debug)]
@@ -114,17 +115,16 @@ fn copy(path: &Path, id: &str, to: &dyn BlockDevice, progress: &mut dyn FnMut(u6
         let wanted = format!("it had {wanted} when it was looked at");
         return Err(Error::DiskSize { path: path.to_owned(), found: size, wanted });
     }
-    let mut at = 0;
-    let mut piece = Vec::new();
-    while let Some(data) = raw.next_data(at).map_err(io)?.filter(|data| *data < size) {
-        at = data - data % PIECE_BYTES;
-        let len = PIECE_BYTES.min(size - at);
-        piece.resize(len as usize, 0);
-        if raw.file().read_uncached_at(&mut piece, at).map_err(io)? < piece.len() {
+    let mut piece = vec![0; PIECE_BYTES as usize];
+    let mut take = |Piece { at, len_bytes, zero }: Piece| {
+        if zero {
+            return Ok(Took::All);
+        }
+        let piece = &mut piece[..len_bytes as usize];
+        if raw.file().read_uncached_at(piece, at).map_err(io)? < piece.len() {
             return Err(io(std::io::ErrorKind::UnexpectedEof.into()));
         }
-        let writings: Vec<Writing<'_>> = stretches(&piece)
-            .into_iter()
+        let writings: Vec<Writing<'_>> = differing(piece, None, COMPARED_BYTES)
             .map(|data| Writing { offset: at + data.start as u64, change: Change::Data(&piece[data]) })
             .collect();
         to.write(&writings).map_err(|e| match e {
@@ -132,27 +132,15 @@ fn copy(path: &Path, id: &str, to: &dyn BlockDevice, progress: &mut dyn FnMut(u6
             IoError::Paused => bygone_store::Error::Full { name: format!("disk {id}") }.into(),
             e => Error::from(e),
         })?;
-        at += len;
-        if !progress(at) {
-            return Err(Error::Abandoned);
-        }
+        Ok(Took::All)
+    };
+    let walk = Walk { size_bytes: size, piece_bytes: PIECE_BYTES };
+    let mut holes =
+        |at, len, each: &mut dyn FnMut(Extent) -> bool| raw.extents(at, len, each).map(drop).map_err(io);
+    match walk.go(&mut holes, &mut take, &mut |done, _| progress(done))? {
+        End::Whole => Ok(()),
+        End::GivenUp => Err(Error::Abandoned),
     }
-    Ok(())
-}
-
-/// Where there are data: as few stretches as possible, and zeroes between them cost nothing.
-fn stretches(piece: &[u8]) -> Vec<Range<usize>> {
-    const BLOCK: usize = 64 << 10;
-    let is_zero = |block: &[u8]| block.iter().all(|b| *b == 0);
-    let blocks = piece.chunks(BLOCK).collect::<Vec<_>>();
-    let mut start = 0;
-    let runs = blocks.chunk_by(|a, b| is_zero(a) == is_zero(b)).map(|run| {
-        let len_bytes: usize = run.iter().map(|block| block.len()).sum();
-        let place = start..start + len_bytes;
-        start = place.end;
-        (!is_zero(run[0])).then_some(place)
-    });
-    runs.flatten().collect()
 }
 
 /// Removed when it is no longer needed, however that comes.

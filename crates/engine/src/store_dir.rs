@@ -408,7 +408,18 @@ pub(crate) fn sync_dir(folder: &Path) -> Result<()> {
 }
 
 /// Renames a file or folder to a name that must be free.
+///
+/// # Errors
+/// When it is not, or the folder cannot be changed.
 pub(crate) fn rename_new(from: &Path, to: &Path) -> Result<()> {
+    rename_to_free(from, to).map_err(|e| Error::file("moving", from, e))
+}
+
+/// The same, with what the system says.
+///
+/// # Errors
+/// As [`rename_new`].
+pub(crate) fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
     let (here, no_replace) = (rustix::fs::CWD, rustix::fs::RenameFlags::NOREPLACE);
     match rustix::fs::renameat_with(here, from, here, to, no_replace) {
         // Not every file system can do this.
@@ -418,7 +429,6 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> Result<()> {
         },
         renamed => renamed.map_err(io::Error::from),
     }
-    .map_err(|e| Error::file("moving", from, e))
 }
 
 /// Writes a file, in the place of one that may be there, whole or not at all.

@@ -6,7 +6,10 @@ use bygone_model::{Lba, Sectors};
 use bygone_store::{BlockWrite, Content, View, Wait};
 
 use super::TapDevice;
-use crate::{IoError, device::PAUSE};
+use crate::{
+    IoError,
+    walk::{End, Piece, Took, Walk, all_data, differing},
+};
 
 /// The disk is read again in pieces of this size.
 const REREAD_BYTES: u64 = 1 << 20;
@@ -33,29 +36,31 @@ impl TapDevice {
     pub fn reread(self: &Arc<Self>, keep_going: &mut dyn FnMut(u64, u64) -> bool) -> Result<Reread, IoError> {
         let size = self.geometry.size_bytes;
         let mut found = Reread::default();
-        let mut at = 0;
         let mut belief: Option<View> = None;
         let mut believed_until = 0;
-        while at < size {
-            self.reread_bytes.store(at, Ordering::Relaxed);
-            if !keep_going(at, size) || self.closing.load(Ordering::Acquire) {
-                return Ok(found);
-            }
-            if belief.is_none() || at >= believed_until {
-                belief = Some(self.log().view(self.writer.volume, self.log().head_seq())?);
-                believed_until = at + REVIEW_BYTES;
-            }
-            let Some(view) = &belief else { break };
-            let end = (at + REREAD_BYTES - at % REREAD_BYTES).min(size);
-            match self.compare(view, at, end - at, &mut found) {
-                Err(IoError::Paused) => {
-                    std::thread::sleep(PAUSE);
-                    continue;
+        let mut compare = |Piece { at, len_bytes, .. }: Piece| {
+            let view = match &mut belief {
+                Some(view) if at < believed_until => view,
+                belief => {
+                    believed_until = at + REVIEW_BYTES;
+                    belief.insert(self.log().view(self.writer.volume, self.log().head_seq())?)
                 }
+            };
+            match self.compare(view, at, len_bytes, &mut found) {
+                Err(IoError::Paused) => return Ok(Took::NothingYet),
                 result => result?,
             }
-            at = end;
-            found.compared_bytes = at;
+            found.compared_bytes = at + len_bytes;
+            Ok(Took::All)
+        };
+        // Holes are not known beforehand: see `compare`.
+        let walk = Walk { size_bytes: size, piece_bytes: REREAD_BYTES };
+        let end = walk.go::<IoError>(&mut all_data, &mut compare, &mut |at, size| {
+            self.reread_bytes.store(at, Ordering::Relaxed);
+            keep_going(at, size) && !self.closing.load(Ordering::Acquire)
+        })?;
+        if end == End::GivenUp {
+            return Ok(found);
         }
         self.reread_bytes.store(size, Ordering::Relaxed);
         self.log().flush()?;
@@ -67,6 +72,9 @@ impl TapDevice {
 
     /// Compares one piece and appends what differs. Appending what the store has already (because it was written since
     /// `view`) is no harm: it is what the disk holds now.
+    ///
+    /// A hole of the disk counts only where the store believes in zeroes as well, and both are looked at while nothing is carried to
+    /// the disk.
     fn compare(&self, view: &View, at: u64, len: u64, found: &mut Reread) -> Result<(), IoError> {
         let (lba, sectors) = (Lba::of_bytes(at), Sectors::of_bytes(len));
         let destaging = self.destaging();
@@ -83,22 +91,9 @@ impl TapDevice {
         view.read(lba, &mut before, Wait::Yes)?;
         let (mut writes, mut changed) = (Vec::new(), *found);
         let block = self.geometry.block_bytes.max(4096) as usize;
-        let mut start = 0;
-        while start < now.len() {
-            let differs = |i: usize| {
-                let end = (i + block).min(now.len());
-                now[i..end] != before[i..end]
-            };
-            if !differs(start) {
-                start += block;
-                continue;
-            }
-            let mut end = (start + block).min(now.len());
-            while end < now.len() && differs(end) {
-                end = (end + block).min(now.len());
-            }
-            let data = &now[start..end];
-            let place = at + start as u64;
+        for range in differing(&now, Some(&before), block) {
+            let place = at + range.start as u64;
+            let data = &now[range];
             let content = if data.iter().all(|b| *b == 0) {
                 Content::Zero(Sectors::of_bytes(data.len() as u64))
             } else {
@@ -113,7 +108,6 @@ impl TapDevice {
             changed.changed_bytes += data.len() as u64;
             let first = changed.changed_range.map_or(place, |(first, _)| first.min(place));
             changed.changed_range = Some((first, place + data.len() as u64));
-            start = end;
         }
         drop(destaging);
         if !writes.is_empty() {

@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bygone_block::{OsDisk, RawDisk};
-use bygone_model::{BranchId, Event, Kind, Lba, Sectors, VolumeId};
-use bygone_store::{
-    Wait,
-    catalog::{Catalog, Shows, TapMark},
+use bygone_block::{
+    AsOfDevice, BlockDevice, Extent, OsDisk, RawDisk, Reading,
+    walk::{End, Piece, Took, Walk, differing},
 };
+use bygone_model::{BranchId, Event, Kind, VolumeId};
+use bygone_store::catalog::{Catalog, Shows, TapMark};
 use bygone_sys::ImageLock;
 
 use super::PIECE_BYTES;
@@ -28,6 +28,8 @@ use crate::{
 /// How long one of us may take to let go of a disk.
 const LET_GO_MAX: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// What differs is written in blocks of this size.
+const COMPARED_BYTES: usize = 64 << 10;
 
 /// A disk outside the store that is ours alone. See the module's comment.
 pub(crate) struct Prepared {
@@ -197,38 +199,36 @@ pub(crate) fn fill(
 ) -> Result<()> {
     let Prepared { raw, claim, .. } = prepared;
     let log = &target.log;
-    let size = log.catalog().disk_of(volume)?.sectors.bytes();
+    let block_bytes = log.catalog().disk_of(volume)?.block_bytes;
     log.begin_fill(volume)?;
     let seq = log.flush()?;
-    let view = log.view(volume, seq)?;
+    let view = AsOfDevice::new(log.clone(), log.view(volume, seq)?, block_bytes);
     let io = |e| Error::Disk { path: PathBuf::from(raw.path()), source: e };
     raw.forget_cached().map_err(io)?;
-    let (mut now, mut wanted) = (Vec::new(), Vec::new());
-    let mut at = 0;
-    while at < size {
-        if claim.is_wanted_back() || !keep_going(at, size) {
-            return Ok(());
-        }
-        let len = PIECE_BYTES.min(size - at);
-        let fragments = view.resolve(Lba::of_bytes(at), Sectors::of_bytes(len), Wait::Yes)?;
-        if fragments.iter().all(|f| f.found.is_none_or(|(_, place)| place.is_zero())) {
-            if raw.next_data(at).map_err(io)?.is_some_and(|data| data < at + len) {
-                raw.punch(at, len).map_err(io)?;
+    let (mut now, mut wanted) = (vec![0; PIECE_BYTES as usize], vec![0; PIECE_BYTES as usize]);
+    let mut take = |Piece { at, len_bytes, zero }: Piece| -> Result<Took> {
+        if zero {
+            if raw.next_data(at).map_err(io)?.is_some_and(|data| data < at + len_bytes) {
+                raw.punch(at, len_bytes).map_err(io)?;
             }
-        } else {
-            now.resize(len as usize, 0);
-            wanted.resize(len as usize, 0);
-            view.read(Lba::of_bytes(at), &mut wanted, Wait::Yes)?;
-            bygone_store::env::read_exact_at(raw.file(), &mut now, at).map_err(io)?;
-            const BLOCK: usize = 64 << 10;
-            for (i, (old, new)) in now.chunks(BLOCK).zip(wanted.chunks(BLOCK)).enumerate() {
-                if old != new {
-                    let place = at + (i * BLOCK) as u64;
-                    raw.file().write_at(&mut [IoSlice::new(new)], place).map_err(io)?;
-                }
-            }
+            return Ok(Took::All);
         }
-        at += len;
+        let (now, wanted) = (&mut now[..len_bytes as usize], &mut wanted[..len_bytes as usize]);
+        view.read(at, wanted, Reading::MayWait)?;
+        bygone_store::env::read_exact_at(raw.file(), now, at).map_err(io)?;
+        for range in differing(wanted, Some(now), COMPARED_BYTES) {
+            let place = at + range.start as u64;
+            raw.file().write_at(&mut [IoSlice::new(&wanted[range])], place).map_err(io)?;
+        }
+        Ok(Took::All)
+    };
+    let size = view.geometry().size_bytes;
+    let walk = Walk { size_bytes: size, piece_bytes: PIECE_BYTES };
+    let mut extents = |at, len, each: &mut dyn FnMut(Extent) -> bool| Ok(view.extents(at, len, each)?);
+    let end = walk
+        .go(&mut extents, &mut take, &mut |done, size| !claim.is_wanted_back() && keep_going(done, size))?;
+    if end == End::GivenUp {
+        return Ok(());
     }
     raw.sync().map_err(io)?;
     let complete = log.catalog().is_exact(volume, seq);

@@ -1,8 +1,8 @@
 //! Reading a disk that is damaged in places: one damaged block costs that block, and is named.
 
-use bygone_block::{BlockDevice, IoError, Reading};
+use std::ops::Range;
 
-use crate::{api::Unreadable, error::Result};
+use crate::{BlockDevice, IoError, Reading};
 
 /// What is told apart.
 const BLOCK_BYTES: usize = 4096;
@@ -10,18 +10,18 @@ const BLOCK_BYTES: usize = 4096;
 const RANGES_MAX: usize = 4096;
 
 /// What could not be read so far.
-#[derive(Default)]
-pub(super) struct Unread(Vec<Unreadable>);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unread(Vec<Range<u64>>);
 
 impl Unread {
     /// Fills `buf` from `at`; what is damaged is zeroes, and noted.
     ///
     /// # Errors
     /// When something else keeps it from being read.
-    pub(super) fn read(&mut self, device: &dyn BlockDevice, at: u64, buf: &mut [u8]) -> Result<()> {
+    pub fn read(&mut self, device: &dyn BlockDevice, at: u64, buf: &mut [u8]) -> Result<(), IoError> {
         match device.read(at, buf, Reading::MayWait) {
             Err(error) if is_damage(&error) => {}
-            done => return Ok(done?),
+            done => return done,
         }
         for (i, block) in buf.chunks_mut(BLOCK_BYTES).enumerate() {
             let at = at + (i * BLOCK_BYTES) as u64;
@@ -36,18 +36,18 @@ impl Unread {
         Ok(())
     }
 
-    fn note(&mut self, first_byte: u64, len_bytes: u64) {
+    fn note(&mut self, first: u64, len_bytes: u64) {
         let full = self.0.len() >= RANGES_MAX;
         match self.0.last_mut() {
-            Some(last) if full || last.first_byte + last.len_bytes == first_byte => {
-                last.len_bytes = first_byte + len_bytes - last.first_byte;
-            }
-            _ => self.0.push(Unreadable { first_byte, len_bytes }),
+            Some(last) if full || last.end == first => last.end = first + len_bytes,
+            _ => self.0.push(first..first + len_bytes),
         }
     }
 
-    pub(super) fn ranges(self) -> Vec<Unreadable> {
-        self.0
+    /// The ranges, in bytes, in the order in which they were come upon.
+    #[must_use]
+    pub fn ranges(&self) -> &[Range<u64>] {
+        &self.0
     }
 }
 

@@ -1,0 +1,217 @@
+//! Copying the disks of a moment out of the store.
+//!
+//! Invariant: a file has its name only once it is whole and durable, and of several disks all are there or none is.
+
+use std::{
+    fs,
+    io::IoSlice,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bygone_block::{
+    BlockDevice, Extent, RawDisk,
+    walk::{End, Piece, Took, Unread, Walk, differing},
+};
+use bygone_model::{Seq, VolumeId};
+
+use super::PIECE_BYTES;
+use crate::{
+    api::{Answers, Progress, RestoredDisk, Unreadable},
+    error::{Error, Result, Usage},
+    store_dir::rename_to_free,
+    target::Target,
+};
+
+/// What the name of a file ends in that is being restored and not whole yet.
+const PART: &str = ".bygone-part";
+/// A new file has holes where so many bytes are zeroes.
+const HOLE_BYTES: usize = 4096;
+
+/// Copies the disks of a moment to a file or device, or into a folder: all of them or none.
+///
+/// # Errors
+/// When one cannot be read or written, or the command was given up.
+pub(super) fn copy_out(
+    target: &Arc<Target>,
+    volumes: &[VolumeId],
+    seq: Seq,
+    only: Option<&str>,
+    path: &Path,
+    answers: &mut dyn Answers,
+) -> Result<Vec<RestoredDisk>> {
+    let catalog = target.log.catalog();
+    let mut chosen = Vec::new();
+    for &volume in volumes {
+        let disk = catalog.disk_of(volume)?;
+        if only.is_none_or(|name| name == disk.name) {
+            chosen.push((volume, disk.name.clone()));
+        }
+    }
+    if let (Some(name), true) = (only, chosen.is_empty()) {
+        return Err(bygone_store::Error::NoDisk(name.to_owned()).into());
+    }
+    let folder = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if chosen.len() > 1 && !folder {
+        let disks = chosen.into_iter().map(|(_, name)| name).collect();
+        return Err(Usage::NoFolder { path: path.to_owned(), target: target.name.clone(), disks }.into());
+    }
+    let folder_is_new = folder && !path.exists();
+    if folder {
+        fs::create_dir_all(path).map_err(|e| Error::file("making", path, e))?;
+    }
+    let mut done: Vec<RestoredDisk> = Vec::new();
+    let result = copy_disks(target, seq, &chosen, (path, folder), &mut done, answers);
+    if let Err(e) = result {
+        // Some disks of a machine look like all of them.
+        for disk in done.iter().filter(|_| folder) {
+            let _ = fs::remove_file(&disk.to);
+        }
+        if folder_is_new {
+            let _ = fs::remove_dir(path);
+        }
+        return Err(e);
+    }
+    Ok(done)
+}
+
+fn copy_disks(
+    target: &Arc<Target>,
+    seq: Seq,
+    chosen: &[(VolumeId, String)],
+    (path, is_folder): (&Path, bool),
+    done: &mut Vec<RestoredDisk>,
+    answers: &mut dyn Answers,
+) -> Result<()> {
+    for &(volume, ref name) in chosen {
+        let device = target.as_of(volume, seq)?;
+        let to = if is_folder { path.join(format!("{name}.raw")) } else { path.to_owned() };
+        let doing = format!("restoring {name}");
+        let mut unread = Unread::default();
+        let written = copy_to_file(&device, &to, &mut unread, &mut |done, total| {
+            answers.progress(Progress { doing: doing.clone(), done_bytes: done, total_bytes: total })
+        })?;
+        let size_bytes = device.geometry().size_bytes;
+        done.push(RestoredDisk {
+            id: name.clone(),
+            to,
+            size_bytes,
+            written_bytes: written,
+            unreadable: unread.ranges().iter().map(unreadable).collect(),
+        });
+    }
+    Ok(())
+}
+
+fn unreadable(range: &Range<u64>) -> Unreadable {
+    Unreadable { first_byte: range.start, len_bytes: range.end - range.start }
+}
+
+/// Writes a device to a raw file (made anew, sparse) or a block device; returns how many bytes were written. A file has its
+/// name only once it is whole, so that not even a kill leaves half of one that looks like all of it.
+fn copy_to_file(
+    device: &dyn BlockDevice,
+    to: &Path,
+    unread: &mut Unread,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<u64> {
+    let size = device.geometry().size_bytes;
+    let exists = fs::metadata(to).ok();
+    let is_device = exists.as_ref().is_some_and(|meta| {
+        use std::os::unix::fs::FileTypeExt;
+        meta.file_type().is_block_device()
+    });
+    if exists.is_some_and(|meta| meta.is_dir()) {
+        return Err(Error::file("writing", to, std::io::ErrorKind::IsADirectory.into()));
+    }
+    if is_device {
+        return copy_to(device, to, true, unread, progress);
+    }
+    // Never over somebody's data: `--to` names a new file.
+    if fs::symlink_metadata(to).is_ok() {
+        return Err(Error::file("making", to, std::io::ErrorKind::AlreadyExists.into()));
+    }
+    let mut part = to.as_os_str().to_owned();
+    part.push(PART);
+    let part = PathBuf::from(part);
+    let failed = |doing| move |e| Error::file(doing, to, e);
+    make_part(&part, size).map_err(failed("making"))?;
+    let result = copy_to(device, &part, false, unread, progress).and_then(|written| {
+        rename_to_free(&part, to).map_err(failed("making"))?;
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("making"))?;
+        Ok(written)
+    });
+    if result.is_err() {
+        // Half a restored disk is worse than none.
+        let _ = fs::remove_file(&part);
+    }
+    result
+}
+
+/// Makes the file that is going to be a restored disk; what a killed restore left there is of no use to anybody.
+fn make_part(part: &Path, size: u64) -> std::io::Result<()> {
+    let file = match fs::File::create_new(part) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            let left = fs::File::options().read(true).write(true).open(part)?;
+            // Unless another restore is at it.
+            bygone_sys::ImageLock::take_exclusive(&left).map_err(|_| e)?;
+            fs::remove_file(part)?;
+            fs::File::create_new(part)?
+        }
+        made => made?,
+    };
+    file.set_len(size).inspect_err(|_| {
+        let _ = fs::remove_file(part);
+    })
+}
+
+/// Copies a device to a raw file of zeroes, or over a block device; returns how many bytes were written.
+fn copy_to(
+    device: &dyn BlockDevice,
+    to: &Path,
+    is_device: bool,
+    unread: &mut Unread,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<u64> {
+    let size = device.geometry().size_bytes;
+    let (found, raw, _lock) = crate::outside::open(to)?;
+    if found < size {
+        let wanted = format!("{size} are needed");
+        return Err(Error::DiskSize { path: to.to_owned(), found, wanted });
+    }
+    let io = |e| Error::file("writing", to, e);
+    let mut written = 0;
+    let mut piece = vec![0; PIECE_BYTES as usize];
+    let mut take = |Piece { at, len_bytes, zero }: Piece| -> Result<Took> {
+        if zero {
+            if is_device {
+                raw.punch(at, len_bytes).map_err(io)?;
+            }
+            return Ok(Took::All);
+        }
+        let piece = &mut piece[..len_bytes as usize];
+        unread.read(device, at, piece)?;
+        let mut write = |range: Range<usize>| {
+            written += range.len() as u64;
+            let place = at + range.start as u64;
+            raw.file().write_uncached_at(&mut [IoSlice::new(&piece[range])], place).map_err(io)
+        };
+        if is_device {
+            write(0..piece.len())?;
+        } else {
+            // A new file holds zeroes already.
+            differing(piece, None, HOLE_BYTES).try_for_each(write)?;
+        }
+        Ok(Took::All)
+    };
+    let walk = Walk { size_bytes: size, piece_bytes: PIECE_BYTES };
+    let mut extents = |at, len, each: &mut dyn FnMut(Extent) -> bool| Ok(device.extents(at, len, each)?);
+    if walk.go(&mut extents, &mut take, progress)? == End::GivenUp {
+        return Err(Error::Abandoned);
+    }
+    raw.file().sync().map_err(|e| Error::file("syncing", to, e))?;
+    progress(size, size);
+    Ok(written)
+}
