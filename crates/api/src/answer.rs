@@ -27,6 +27,9 @@ pub struct MomentInfo {
     /// A text that means this moment, whatever becomes of the target.
     #[serde(default)]
     pub when: String,
+    /// The first moment that it can be, where it is not known exactly: `seq` is the last one then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earliest_seq: Option<u64>,
     /// How what was asked for was understood; only where a moment was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub how: Option<String>,
@@ -329,9 +332,12 @@ pub struct Loss {
     pub to_time: String,
     /// The labels of its points, the newest [`LABELS_MAX`].
     pub labels: Vec<String>,
-    /// How many points it has.
+    /// How many points it has; [`POINTS_MAX`] if it has that many or more.
     pub points: u64,
 }
+
+/// Points are counted up to this.
+pub const POINTS_MAX: usize = 100;
 
 /// So many labels stand in a [`Loss`].
 pub const LABELS_MAX: usize = 8;

@@ -52,6 +52,7 @@ impl Found {
             branch: name_for_people(catalog, self.place.branch),
             branch_id: self.place.branch.0,
             when: self.name.clone(),
+            earliest_seq: event.as_ref().and_then(|event| timeline::earliest(event.at?)),
             how: Some(self.how.clone()),
             details: event.as_ref().map_or_else(Details::new, |event| event.details.clone()),
             label: event.map_or_else(|| self.how.clone(), |event| event.label),

@@ -21,7 +21,8 @@ use std::{
 };
 
 use bygone_block::nbd::Serving;
-use bygone_model::{BranchId, Event, Kind, Seq};
+use bygone_model::{At, BranchId, Event, Kind, Seq};
+use bygone_store::Error as StoreError;
 
 use self::kept::Kept;
 pub(crate) use self::slot::Slot;
@@ -92,6 +93,20 @@ pub(crate) fn make_dir(dir: &Path) -> Result<()> {
     made.map_err(|e| Error::file("making", dir, e))
 }
 
+/// The moment that is now, apart from all that comes later.
+fn here(target: &Target) -> Result<At> {
+    let log = &target.log;
+    match log.mark_moment() {
+        Ok(mark) => Ok(At::exactly(mark.last, mark.time)),
+        // The same state, if not at the same time: a machine may run that waits for room.
+        Err(StoreError::Full { .. }) => {
+            let head = log.head_seq();
+            Ok(At::exactly(head, log.time_of(head)?))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Removes what stands for a machine that did not come to be.
 fn forget_attempt(target: &Target) {
     let dir = target.run_dir();
@@ -117,7 +132,8 @@ impl Machine {
         let forget = |_: &Error| forget_attempt(target);
         let (socket, serving) = exports::serve(target, boot.branch).inspect_err(forget)?;
         // Before the process starts: a manager that comes after this one must know on which branch it runs.
-        let mut kept = Kept::of(target, boot);
+        let boots_at = here(target).inspect_err(forget)?;
+        let mut kept = Kept { boots_at: Some(boots_at), ..Kept::of(target, boot) };
         kept.save(target).inspect_err(forget)?;
         *lock(&target.last_stop) = None;
         let disks = config.disks.iter().map(|disk| LaunchDisk {

@@ -61,9 +61,16 @@ pub(crate) fn info(catalog: &Catalog, moment: Moment) -> MomentInfo {
         branch: history::name_for_people(catalog, moment.place.branch),
         branch_id: moment.place.branch.0,
         when,
+        earliest_seq: moment.event.at.and_then(earliest),
         how: None,
         details: moment.event.details,
     }
+}
+
+/// Where a range begins.
+#[must_use]
+pub(crate) fn earliest(at: At) -> Option<u64> {
+    (at.earliest < at.seq).then_some(at.earliest.0)
 }
 
 /// Events are told in parts of so many, so that no history is in memory as a whole.

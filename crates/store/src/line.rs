@@ -81,6 +81,14 @@ impl Catalog {
         }
         Line { stretches }
     }
+
+    /// What was written on a branch itself, without the branches that it comes from.
+    #[must_use]
+    pub fn stretch_of(&self, branch: BranchId) -> Line {
+        let mut line = self.line_of(branch);
+        line.stretches.truncate(1);
+        line
+    }
 }
 
 #[cfg(test)]

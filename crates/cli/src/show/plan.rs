@@ -1,6 +1,6 @@
 //! The question before something is lost.
 
-use bygone_api::{Loss, Planned, call::Destroying};
+use bygone_api::{Loss, POINTS_MAX, Planned, call::Destroying};
 
 use super::{Cell, Column, Look, Style, Table, words};
 
@@ -51,8 +51,10 @@ fn lost(loss: &Loss, look: &Look) -> String {
         n => {
             let labels: Vec<String> = loss.labels.iter().map(|label| words::line(label)).collect();
             let more = if n > loss.labels.len() as u64 { ", …" } else { "" };
-            let count = words::count(usize::try_from(n).unwrap_or(usize::MAX), "point");
-            format!("; {count}: {}{more}", labels.join(", "))
+            let n = usize::try_from(n).unwrap_or(usize::MAX);
+            let count = words::count(n, "point");
+            let least = if n >= POINTS_MAX { "at least " } else { "" };
+            format!("; {least}{count}: {}{more}", labels.join(", "))
         }
     };
     format!("branch {}{after}{to}{points}", words::line(&loss.branch))

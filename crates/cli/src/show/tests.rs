@@ -30,6 +30,7 @@ fn moment(seq: u64, time: &str, kind: Kind, grade: Grade, label: &str) -> Moment
         branch: "main".to_owned(),
         branch_id: 0,
         when: format!("seq:{seq}"),
+        earliest_seq: None,
         how: None,
         details: Details::new(),
     }

@@ -1,7 +1,9 @@
 //! What happens to a machine, written into its target's log.
 //!
-//! Every event stands in the log behind the last write that came before it: the machine holds still at a stop, a reset or a panic until
-//! the event is written. A machine that ends before it ever answered was never booted, and leaves no event.
+//! Every event tells of the moment after the last write that came before it. At a stop, a reset or a panic the machine holds still until
+//! the event is written, so that is where it stands. A boot is written once the machine answers, when its guest may have written already:
+//! it tells of the moment before its process was started. A reset at which the machine did not hold still tells of a range.
+//! A machine that ends before it ever answered was never booted, and leaves no event.
 
 use std::{
     sync::{
@@ -12,13 +14,13 @@ use std::{
 };
 
 use bygone_block::{BlockDevice, Reading};
-use bygone_model::{Event, Grade, Kind, Micros, Moment, Place, Seq};
+use bygone_model::{At, Event, Grade, Kind, Micros, Moment, Place, Seq};
 use bygone_store::Appended;
 
 use super::{Machine, NBD_STOP_MAX, Slot, Start, kept::Kept, resets::Resets};
 use crate::{
     error::Error,
-    fs_state,
+    fs_state, history,
     runner::{By, Exit, Happening, Report},
     target::{Target, Use, lock},
     timeline,
@@ -100,7 +102,7 @@ impl Machine {
                 Happening::Reset { by, reason, held } => {
                     let time = report.time.unwrap_or_else(|| Micros(jiff::Timestamp::now().as_microsecond()));
                     boots = (std::mem::take(&mut maybe_noted) && self.is_noted(target, time))
-                        || self.note_reset(target, &mut resets, by, &reason, time);
+                        || self.note_reset(target, &mut resets, (by, &reason), time, held);
                     again = held.then(|| self.go_on(target, GoOn::Reset)).flatten();
                 }
                 Happening::StartsOver => {
@@ -247,8 +249,10 @@ impl Machine {
         let mut kept = lock(&self.kept);
         if !kept.noted {
             kept.noted = true;
-            if let Some(booted) = self.note(target, &boot_event(target, &kept)) {
-                mark_console(target, &kept, booted.last, booted.time);
+            let event = boot_event(target, &kept);
+            if let Some(booted) = self.note(target, &event) {
+                let at = event.at.unwrap_or_else(|| At::exactly(booted.last, booted.time));
+                mark_console(target, &kept, at);
             }
             if let Err(error) = kept.save(target) {
                 tracing::warn!(target = target.name, %error, "what a later manager has to know cannot be written down");
@@ -327,9 +331,10 @@ impl Machine {
 }
 
 /// Marks a boot in the log of the console, so that what each of them printed can be told apart.
-pub(super) fn mark_console(target: &Target, kept: &Kept, seq: Seq, time: Micros) {
+pub(super) fn mark_console(target: &Target, kept: &Kept, at: At) {
     let (name, branch) = (&kept.started.name, &kept.started.branch);
-    let text = format!("{name} boots, {}, branch {branch}, seq:{seq}", timeline::rfc3339(time));
+    let moment = history::name_of(&target.log.catalog(), Place::new(kept.branch, at.seq));
+    let text = format!("{name} boots, {}, branch {branch}, {moment}", timeline::rfc3339(at.time));
     if let Err(error) = target.shared.launcher.mark_console(&target.run_dir(), &text) {
         tracing::warn!(target = name, %error, "the boot cannot be marked in the console's log");
     }
@@ -358,7 +363,7 @@ fn boot_event(target: &Target, kept: &Kept) -> Event {
     if let Some(from) = &started.from {
         event = event.with("from_seq", from.seq).with("from", from.when.clone());
     }
-    event
+    Event { at: kept.boots_at, ..event }
 }
 
 pub(super) fn who(by: By) -> &'static str {

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use bygone_model::BranchId;
+use bygone_model::{At, BranchId};
 use serde::{Deserialize, Serialize};
 
 use super::Boot;
@@ -24,6 +24,9 @@ pub(crate) struct Kept {
     /// Ports of this computer that are forwarded to it; its configuration may have others for its next start.
     #[serde(default)]
     pub forwards: Vec<String>,
+    /// How it found its disks: nothing that it did to them is before this moment of its branch.
+    #[serde(default)]
+    pub boots_at: Option<At>,
     /// Its boot stands in the log.
     #[serde(default)]
     pub noted: bool,
@@ -50,7 +53,7 @@ impl Kept {
         let net = target.config().net;
         let forwards = net.split(',').filter_map(|part| part.strip_prefix("hostfwd=")).map(str::to_owned);
         let (branch, display) = (boot.branch, boot.display.clone());
-        Kept { branch, display, forwards: forwards.collect(), noted: false, started }
+        Kept { branch, display, forwards: forwards.collect(), boots_at: None, noted: false, started }
     }
 
     /// What is known of a machine whose file is lost.

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use bygone_model::{Event, Kind, Micros, Seq};
+use bygone_model::{At, Event, Kind, Micros, Seq};
 use bygone_qemu::{By, Reason};
 
 use super::{
@@ -92,21 +92,23 @@ impl Resets {
 }
 
 impl Machine {
-    /// A reset at `time` by QEMU's clock. False if the start that follows is not one of its own in the log.
+    /// A reset at `time` by QEMU's clock, at which the machine `held` still until now, or went on. False if the start that follows is
+    /// not one of its own in the log.
     pub(super) fn note_reset(
         &self,
         target: &Target,
         resets: &mut Resets,
-        by: By,
-        reason: &Reason,
+        (by, reason): (By, &Reason),
         time: Micros,
+        held: bool,
     ) -> bool {
         let Some(counted) = resets.add(Instant::now(), time) else { return false };
         if counted.count > 1 {
             self.note_resets(target, Some(counted));
         } else {
             let event = Event::new(Kind::Reset, format!("the target was reset by {}", who(by)));
-            self.note(target, &event.with("reason", reason.to_string()).with(QEMU_TIME, time.0));
+            let event = event.with("reason", reason.to_string()).with(QEMU_TIME, time.0);
+            self.note(target, &Event { at: if held { None } else { since(target, time) }, ..event });
         }
         true
     }
@@ -128,7 +130,7 @@ impl Machine {
     pub(super) fn note_boot_again(&self, target: &Target) {
         let event = Event::new(Kind::Boot, "started over after a reset");
         if let Some(booted) = self.note(target, &event) {
-            mark_console(target, &lock(&self.kept), booted.last, booted.time);
+            mark_console(target, &lock(&self.kept), At::exactly(booted.last, booted.time));
         }
     }
 
@@ -147,6 +149,16 @@ impl Machine {
         }
         noted
     }
+}
+
+/// A moment between `time`, by this computer's clock, and now.
+fn since(target: &Target, time: Micros) -> Option<At> {
+    let log = &target.log;
+    let seq = log.head_seq();
+    // The clock of the log is the computer's, where it was not set back.
+    let hits = log.at_time(time).ok()?;
+    let earliest = hits.iter().rev().find(|hit| hit.within).map_or(seq, |hit| hit.seq);
+    Some(At { seq, earliest, time: log.time_of(seq).ok()? })
 }
 
 #[cfg(test)]

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use bygone_model::{BranchId, Kind, Seq};
-use bygone_store::catalog::Catalog;
+use bygone_store::{EventOrder, EventQuery, catalog::Catalog};
 use jiff::Zoned;
 
 use super::Manager;
 use crate::{
     api::{
-        Items, LABELS_MAX, Loss, Nothing, Planned,
+        Items, LABELS_MAX, Loss, Nothing, POINTS_MAX, Planned,
         call::{self, Destroying, RestoreTo},
     },
     calls::{Handle, asked_at},
-    error::Result,
+    error::{Error, Result},
     history,
     lifecycle::Request,
     restore::{check_moment, check_unused},
@@ -98,23 +98,18 @@ fn start(catalog: &Catalog, branch: BranchId) -> Seq {
 /// What a branch has after `after`.
 fn loss(target: &Target, catalog: &Catalog, branch: BranchId, after: Seq) -> Result<Loss> {
     let log = &target.log;
-    let mut to = if branch == catalog.head { log.head_seq() } else { after };
-    let mut labels = Vec::new();
-    let mut points = 0;
-    log.events(Seq::ZERO, log.head_seq(), &mut |event| {
-        let place = event.place();
-        if place.branch == branch && place.seq > after {
-            to = to.max(place.seq);
-            if event.event.kind == Kind::Point {
-                points += 1;
-                labels.push(event.event.label.clone());
-                if labels.len() > LABELS_MAX {
-                    labels.remove(0);
-                }
-            }
-        }
-        true
-    })?;
+    let line = catalog.stretch_of(branch);
+    let query = EventQuery { line: Some(&line), after: (after, Seq::MAX), ..EventQuery::default() };
+    let newest = |query: &EventQuery<'_>, limit| {
+        log.find_events(query, EventOrder::Newest, limit, &mut |_| true).map_err(Error::from)
+    };
+    let to = match newest(&query, 1)?.first() {
+        _ if branch == catalog.head => log.head_seq(),
+        Some(newest) => newest.place().seq,
+        None => after,
+    };
+    let points = newest(&EventQuery { kinds: &[Kind::Point], ..query }, POINTS_MAX)?;
+    let labels = points.iter().take(LABELS_MAX).rev().map(|point| point.event.label.clone()).collect();
     let after_time = (after > Seq::ZERO).then(|| log.time_of(after)).transpose()?;
     Ok(Loss {
         branch: history::name_for_people(catalog, branch),
@@ -123,6 +118,6 @@ fn loss(target: &Target, catalog: &Catalog, branch: BranchId, after: Seq) -> Res
         to_seq: to.0,
         to_time: timeline::rfc3339(log.time_of(to)?),
         labels,
-        points,
+        points: points.len() as u64,
     })
 }

@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bygone_model::{Micros, Seq};
-use bygone_store::{Log, catalog::Keeping};
+use bygone_model::{Kind, Micros};
+use bygone_store::{EventOrder, EventQuery, Log, catalog::Keeping};
 
 use super::{Manager, store::info, targets::now};
 use crate::{
@@ -303,11 +303,17 @@ fn repair(dir: &Path, name: &str) -> Result<String> {
 
 /// The newest configuration that the log tells of.
 fn newest_in_log(log: &Log) -> Result<Option<TargetConfig>> {
-    let mut newest = None;
-    log.events(Seq::ZERO, log.head_seq(), &mut |event| {
-        let told = event.event.details.get(CONFIG).cloned();
-        newest = told.and_then(|told| serde_json::from_value(told).ok()).or(newest.take());
-        true
+    let mut config = None;
+    let query = EventQuery { kinds: &[Kind::Manager], ..EventQuery::default() };
+    // The newest that can be read; older ones are not looked at once one is.
+    log.find_events(&query, EventOrder::Newest, 1, &mut |event| {
+        let told = event.event.details.get(CONFIG);
+        let told = told.and_then(|told| serde_json::from_value(told.clone()).ok());
+        let newer = config.as_ref().is_none_or(|(seq, _)| *seq < event.seq);
+        if let (true, Some(told)) = (newer, &told) {
+            config = Some((event.seq, TargetConfig::clone(told)));
+        }
+        told.is_some()
     })?;
-    Ok(newest)
+    Ok(config.map(|(_, config)| config))
 }

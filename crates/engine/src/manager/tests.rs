@@ -1,4 +1,5 @@
 mod asked;
+mod events;
 mod filling;
 mod machines;
 mod opening;

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bygone_model::Micros;
 use bygone_qemu::{Held, Reason};
 
 use super::{By, Exit, Happening, Launch, Launched, Launcher, Phase, Report, Runner, Step, Stopped};
@@ -61,13 +62,17 @@ struct State {
 
 impl FakeMachine {
     fn tell(&self, what: Happening, phase: Phase) {
+        self.tell_of(None, what, phase);
+    }
+
+    fn tell_of(&self, time: Option<Micros>, what: Happening, phase: Phase) {
         let mut state = lock(&self.state);
         if matches!(state.phase, Phase::Ended(_)) {
             return;
         }
         state.phase = phase;
         if let Some(reports) = &state.reports {
-            let _ = reports.try_send(Report { time: None, what });
+            let _ = reports.try_send(Report { time, what });
         }
         if matches!(phase, Phase::Ended(_)) {
             state.reports = None;
@@ -89,6 +94,12 @@ impl FakeMachine {
     pub(crate) fn shut_down(&self) {
         let what = Happening::ShutdownRequested { by: By::Guest, reason: Reason::GuestShutdown, held: true };
         self.tell(what, Phase::Held(Held::Shutdown));
+    }
+
+    /// It was reset at this time, and went on.
+    pub(crate) fn reset_without_holding_at(&self, time: Micros) {
+        let what = Happening::Reset { by: By::Host, reason: Reason::HostQmpSystemReset, held: false };
+        self.tell_of(Some(time), what, Phase::Running);
     }
 
     /// A request to its disk fails.

@@ -1,10 +1,10 @@
 //! Making the log durable. However many ask at once, the medium is asked once (group commit).
 
-use std::sync::PoisonError;
+use std::sync::{PoisonError, atomic::Ordering};
 
 use bygone_model::Seq;
 
-use super::{Log, append::NewRecord};
+use super::{Appended, Log, append::NewRecord};
 use crate::{
     error::{Error, Result},
     format::record::{Op, Subject},
@@ -17,6 +17,27 @@ impl Log {
     /// When the medium fails: then the log is poisoned (I4), and every later call fails too.
     pub fn flush(&self) -> Result<Seq> {
         self.flush_to(self.head_seq())
+    }
+
+    /// Gives what is now a place of its own, behind everything before and with its own time: a record that changes nothing. Durable
+    /// when this returns.
+    ///
+    /// # Errors
+    /// When there is no room, or the log cannot be written.
+    pub fn mark_moment(&self) -> Result<Appended> {
+        let marked = {
+            let mut sequencer = self.sequencer();
+            self.check_poison()?;
+            let mark = NewRecord::plain(Op::Flush, Subject::LOG, &[]);
+            let marked = sequencer.append(&*self.dir, &*self.clock, &self.options, &[mark], &mut |_| {});
+            // Even if it failed, the log's own records before it may be there.
+            self.head.store(sequencer.head.0, Ordering::Release);
+            let marked = marked?;
+            sequencer.wants_flush_mark = false;
+            marked
+        };
+        self.flush()?;
+        Ok(marked)
     }
 
     /// Makes everything up to `wanted` durable.
@@ -53,7 +74,7 @@ impl Log {
                 let mark = NewRecord::plain(Op::Flush, Subject::LOG, &[]);
                 // Without room for the mark the flush itself can still be done.
                 let marked = sequencer.append(&*self.dir, &*self.clock, &self.options, &[mark], &mut |_| {});
-                self.head.store(sequencer.head.0, std::sync::atomic::Ordering::Release);
+                self.head.store(sequencer.head.0, Ordering::Release);
                 match marked {
                     Ok(_) => sequencer.wants_flush_mark = false,
                     Err(Error::Full { .. }) => {}

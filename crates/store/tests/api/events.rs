@@ -102,3 +102,23 @@ fn the_best_event_that_tells_of_a_place_is_found() {
     let next = bygone_model::Place::new(BranchId(0), at.last.next());
     assert!(log.event_at(next).unwrap().is_none(), "a point tells of the moment that it names only");
 }
+
+#[test]
+fn a_marked_moment_has_a_place_and_a_time_of_its_own_and_is_durable() {
+    let (world, log, _) = World::make(1 << 20);
+    let before = log.event(BranchId(0), &Event::new(Kind::Shutdown, "stopped")).unwrap();
+    log.flush().unwrap();
+    let marks = [log.mark_moment().unwrap(), log.mark_moment().unwrap()];
+    assert!(before.last < marks[0].last && marks[0].last < marks[1].last);
+    assert!(before.time < marks[0].time && marks[0].time < marks[1].time);
+    assert_eq!(log.durable_seq(), marks[1].last);
+    for mark in marks {
+        assert_eq!(log.time_of(mark.last).unwrap(), mark.time);
+        let hits: Vec<Seq> = log.at_time(mark.time).unwrap().iter().map(|hit| hit.seq).collect();
+        assert_eq!(hits, [mark.last]);
+        assert_eq!(log.place_of(mark.last).unwrap(), bygone_model::Place::new(BranchId(0), mark.last));
+    }
+    drop(log);
+    let log = world.open();
+    assert_eq!(log.time_of(marks[0].last).unwrap(), marks[0].time);
+}
