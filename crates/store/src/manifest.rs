@@ -14,6 +14,7 @@ use crate::{
     error::{Damage, Error, Place, Result},
     format::{
         VERSION,
+        key::Identity,
         manifest::{self, Entry, Flaw, Hash, MANIFEST_BYTES_MAX, Manifest, State},
     },
 };
@@ -46,7 +47,7 @@ impl Known {
     ///
     /// # Errors
     /// When the folder cannot be read, or a newer program wrote one. Damage is in the answer.
-    pub(crate) fn load(dir: &dyn Dir, log_id: &[u8; 16]) -> Result<(Known, Flaws)> {
+    pub(crate) fn load(dir: &dyn Dir, log: &Identity) -> Result<(Known, Flaws)> {
         let numbers = numbers(dir)?;
         let mut known =
             Known { next: numbers.last().map_or(1, |last| last.saturating_add(1)), ..Known::default() };
@@ -61,7 +62,7 @@ impl Known {
                 }
                 _ => {}
             }
-            let Some((read, hash)) = read(dir, number, log_id)? else {
+            let Some((read, hash)) = read(dir, number, log)? else {
                 // Of those that nothing names, it was never finished.
                 if wanted.take().is_some() {
                     flaws.push(flaw(number, Damage::Checksum));
@@ -138,12 +139,12 @@ impl Known {
     }
 
     /// The next manifest, if there is something to say.
-    pub(crate) fn next(&mut self, log_id: [u8; 16], term: u32, time: Micros) -> Option<Manifest> {
-        (!self.unwritten.is_empty()).then(|| self.make(log_id, term, time))
+    pub(crate) fn next(&mut self, log: Identity, term: u32, time: Micros) -> Option<Manifest> {
+        (!self.unwritten.is_empty()).then(|| self.make(log, term, time))
     }
 
     /// The next manifest, whatever there is to say.
-    fn make(&mut self, log_id: [u8; 16], term: u32, time: Micros) -> Manifest {
+    fn make(&mut self, log: Identity, term: u32, time: Micros) -> Manifest {
         assert!(term >= self.term, "terms never fall");
         let is_full = self.changes_left == 0 || self.newest.is_none();
         let said = if is_full { &self.entries } else { &self.unwritten };
@@ -151,7 +152,7 @@ impl Known {
         let number = self.next;
         // Whatever becomes of it, no other one gets its number.
         self.next += 1;
-        Manifest { number, log_id, term, time, is_full, previous: self.newest, entries }
+        Manifest { number, log, term, time, is_full, previous: self.newest, entries }
     }
 
     /// It is durable; says which older ones nobody needs any more: those before the full one that came before the newest full one.
@@ -185,18 +186,12 @@ pub(crate) fn write(dir: &dyn Dir, made: &Manifest) -> Result<Hash> {
     Ok(manifest::hash(&bytes))
 }
 
-/// Writes the first manifest of a new holder. It is a full one, as the first of each life is.
+/// Writes the first manifest of a new log or of a new holder. It is a full one, as the first of each life is.
 ///
 /// # Errors
 /// As [`write`]; when another holder was quicker, that there is one of its name already.
-pub(crate) fn take_over(
-    dir: &dyn Dir,
-    known: &mut Known,
-    log_id: [u8; 16],
-    term: u32,
-    time: Micros,
-) -> Result<()> {
-    let made = known.make(log_id, term, time);
+pub(crate) fn begin(dir: &dyn Dir, known: &mut Known, log: Identity, term: u32, time: Micros) -> Result<()> {
+    let made = known.make(log, term, time);
     assert!(made.is_full, "a life begins with a full one");
     let hash = write(dir, &made)?;
     if let Some(first) = known.written(&made, hash) {
@@ -209,9 +204,9 @@ pub(crate) fn take_over(
 ///
 /// # Errors
 /// When they cannot be read, or a newer program wrote one.
-pub(crate) fn newer_term(dir: &dyn Dir, log_id: &[u8; 16], number: u32, term: u32) -> Result<Option<u32>> {
+pub(crate) fn newer_term(dir: &dyn Dir, log: &Identity, number: u32, term: u32) -> Result<Option<u32>> {
     for other in numbers(dir)?.into_iter().rev().take_while(|other| *other > number) {
-        if let Some((read, _)) = read(dir, other, log_id)?.filter(|(read, _)| read.term > term) {
+        if let Some((read, _)) = read(dir, other, log)?.filter(|(read, _)| read.term > term) {
             return Ok(Some(read.term));
         }
     }
@@ -230,7 +225,25 @@ fn numbers(dir: &dyn Dir) -> Result<Vec<u32>> {
     Ok(names.iter().filter_map(|name| manifest::number_of(name)).collect())
 }
 
-fn read(dir: &dyn Dir, number: u32, log_id: &[u8; 16]) -> Result<Option<(Manifest, Hash)>> {
+fn read(dir: &dyn Dir, number: u32, log: &Identity) -> Result<Option<(Manifest, Hash)>> {
+    Ok(read_any(dir, number)?.filter(|(read, _)| read.log.id == log.id))
+}
+
+/// Who the log is, as the newest manifest that holds says.
+///
+/// # Errors
+/// When they cannot be read, or a newer program wrote one.
+pub(crate) fn identity(dir: &dyn Dir) -> Result<Option<Identity>> {
+    for number in numbers(dir)?.into_iter().rev() {
+        if let Some((read, _)) = read_any(dir, number)? {
+            return Ok(Some(read.log));
+        }
+    }
+    Ok(None)
+}
+
+/// A manifest of any log.
+fn read_any(dir: &dyn Dir, number: u32) -> Result<Option<(Manifest, Hash)>> {
     let name = manifest::file_name(number);
     let io = |e| Error::io("reading", &name, e);
     let file = match dir.open(&name) {
@@ -243,7 +256,7 @@ fn read(dir: &dyn Dir, number: u32, log_id: &[u8; 16]) -> Result<Option<(Manifes
     }
     let mut bytes = vec![0; len_bytes as usize];
     read_exact_at(&*file, &mut bytes, 0).map_err(io)?;
-    match Manifest::decode(&bytes, number, log_id) {
+    match Manifest::decode(&bytes, number) {
         Ok(read) => Ok(Some((read, manifest::hash(&bytes)))),
         Err(Flaw::Damaged) => Ok(None),
         Err(Flaw::Newer(found)) => Err(Error::NewerVersion { name, found, known: VERSION }),

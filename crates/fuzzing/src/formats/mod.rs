@@ -67,7 +67,7 @@ pub fn formats(bytes: &[u8]) {
 }
 
 fn manifest(bytes: &[u8]) {
-    match Manifest::decode(bytes, FILE, &ID) {
+    match Manifest::decode(bytes, FILE) {
         Ok(manifest) => {
             assert_eq!(manifest.encode(), bytes, "a manifest has one form only");
             assert!(manifest.is_full || manifest.previous.is_some());
@@ -77,7 +77,7 @@ fn manifest(bytes: &[u8]) {
                 assert!((1..=1 << 31).contains(&entry.number) && entry.last_seq <= format::SEQ_MAX);
                 assert!(entry.first_seq.0 <= entry.last_seq.0 + 1);
             }
-            assert_eq!(Manifest::decode(bytes, FILE + 1, &ID), Err(ManifestFlaw::Damaged));
+            assert_eq!(Manifest::decode(bytes, FILE + 1), Err(ManifestFlaw::Damaged));
         }
         Err(ManifestFlaw::Newer(version)) => assert!(version > format::VERSION),
         Err(ManifestFlaw::Damaged) => {}

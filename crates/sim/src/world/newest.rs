@@ -125,13 +125,9 @@ impl World {
         let end = here.last().map_or(SEGMENT_HEADER_BYTES as u64, |placed| placed.header.end(placed.at));
         let (choice, bit) = (self.rng.below(20), self.rng.below(8) as u32);
         if choice == 0 {
-            // Of a header that is hurt twice nobody knows what it said, and who the log is, one at least must say.
-            let rotten = self.medium.rotten(name);
-            let again = rotten.first().is_some_and(|at| *at < SEGMENT_HEADER_BYTES);
+            // Also again and again: who the log is, a manifest says as well.
             let offset = self.rng.below(SEGMENT_HEADER_BYTES as u64) as usize;
-            if !again {
-                self.flip_at(name, offset, bit, "its header");
-            }
+            self.flip_at(name, offset, bit, "its header");
             return;
         }
         if choice < 3 {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! header   0 magic 8 | 8 version u16 | 10 kind u8 | 11 zero u8 | 12 number u32 | 16 log id 16 | 32 term u32
-//!         36 entries u32 | 40 time i64 | 48 number of the one before u32 | 52 zero 12 | 64 its hash 32
+//!         36 entries u32 | 40 time i64 | 48 number of the one before u32 | 52 zero 12 | 64 its hash 32 | 96 log secret 32
 //! entries  0 kind u8 | 1 state u8 | 2 density u8 | 3 zero u8 | 4 number u32 | 8 bytes u64 | 16 first seq u64
 //!         24 last seq u64 | 32 first time i64 | 40 last time i64 | 48 since i64 | 56 crc of its header u32 | 60 zero u32
 //!         64 hash 32
@@ -11,7 +11,11 @@
 
 use bygone_model::{Micros, Seq};
 
-use super::{Bytes, PutBytes, SEQ_MAX, VERSION, segment};
+use super::{
+    Bytes, PutBytes, SEQ_MAX, VERSION,
+    key::{Identity, SECRET_BYTES},
+    segment,
+};
 
 /// Larger manifests are not believed: 2.7 million files.
 pub const MANIFEST_BYTES_MAX: u64 = 256 << 20;
@@ -20,7 +24,7 @@ pub const MANIFEST_BYTES_MAX: u64 = 256 << 20;
 const NUMBER_MAX: u32 = 1 << 31;
 
 const MAGIC: &[u8; 8] = b"BYGONEmf";
-const HEADER_BYTES: usize = 96;
+const HEADER_BYTES: usize = 128;
 const ENTRY_BYTES: usize = 96;
 const HASH_BYTES: usize = 32;
 const FOLDER: &str = "manifest";
@@ -129,8 +133,8 @@ impl Entry {
 pub struct Manifest {
     /// Counts from 1.
     pub number: u32,
-    /// Which log.
-    pub log_id: [u8; 16],
+    /// Which log, and the secret that all of its files can be checked with.
+    pub log: Identity,
     /// Which holder of the log wrote it.
     pub term: u32,
     /// When it was written.
@@ -166,24 +170,25 @@ impl Manifest {
         out.put_u8(if self.is_full { FULL } else { CHANGES });
         out.put_u8(0);
         out.put_u32(self.number);
-        out.put(&self.log_id);
+        out.put(&self.log.id);
         out.put_u32(self.term);
         out.put_u32(u32::try_from(self.entries.len()).unwrap_or(u32::MAX));
         out.put_i64(self.time.0);
         out.put_u32(self.previous.map_or(0, |(number, _)| number));
         out.put(&[0; 12]);
         out.put(&self.previous.map_or([0; HASH_BYTES], |(_, hash)| hash));
+        out.put(&self.log.secret);
         self.entries.iter().for_each(|entry| entry.put(&mut out));
         let hash = hash(&out);
         out.put(&hash);
         out
     }
 
-    /// Decodes a whole file.
+    /// Decodes a whole file, of any log.
     ///
     /// # Errors
-    /// When it does not hold, is of another log, or has another number.
-    pub fn decode(bytes: &[u8], number: u32, log_id: &[u8; 16]) -> Result<Manifest, Flaw> {
+    /// When it does not hold, or has another number.
+    pub fn decode(bytes: &[u8], number: u32) -> Result<Manifest, Flaw> {
         let end = bytes.len().checked_sub(HASH_BYTES).ok_or(Flaw::Damaged)?;
         let (content, own) = bytes.split_at(end);
         // Cheap before dear: what is of another kind is not hashed.
@@ -196,15 +201,16 @@ impl Manifest {
             Some(VERSION) => {}
             _ => return Err(Flaw::Damaged),
         }
-        Manifest::parse(&mut b).filter(|m| m.number == number && m.log_id == *log_id).ok_or(Flaw::Damaged)
+        Manifest::parse(&mut b).filter(|m| m.number == number).ok_or(Flaw::Damaged)
     }
 
     fn parse(b: &mut Bytes<'_>) -> Option<Manifest> {
         let (kind, zero, number) = (b.u8()?, b.u8()?, b.u32()?);
-        let log_id = b.take(16)?.try_into().ok()?;
+        let id = b.take(16)?.try_into().ok()?;
         let (term, count, time, before) = (b.u32()?, b.u32()? as usize, Micros(b.i64()?), b.u32()?);
         let zeroes = b.take(12)?;
         let hash: Hash = b.take(HASH_BYTES)?.try_into().ok()?;
+        let log = Identity { id, secret: b.take(SECRET_BYTES)?.try_into().ok()? };
         if Some(b.0.len()) != count.checked_mul(ENTRY_BYTES) {
             return None;
         }
@@ -217,7 +223,7 @@ impl Manifest {
             && (before > 0 || hash == [0; HASH_BYTES])
             && entries.is_sorted_by(|a, b| a.number < b.number);
         let previous = (before > 0).then_some((before, hash));
-        holds.then_some(Manifest { number, log_id, term, time, is_full, previous, entries })
+        holds.then_some(Manifest { number, log, term, time, is_full, previous, entries })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     error::{Error, Result},
     format::{
         checkpoint::{self, FRAME_BYTES, Name},
+        key::Identity,
         segment,
     },
     manifest::{self, Known},
@@ -40,7 +41,7 @@ pub enum Hold {
 /// What a holder knows of itself and of others.
 #[derive(Debug)]
 pub(super) struct Holder {
-    log_id: [u8; 16],
+    log: Identity,
     term: u32,
     /// Manifests of greater numbers are another holder's.
     own: AtomicU64,
@@ -49,8 +50,8 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    pub(super) fn new(log_id: [u8; 16], term: u32, manifest: &Known) -> Holder {
-        Holder { log_id, term, own: u64::from(manifest.tried()).into(), newer: 0.into() }
+    pub(super) fn new(log: Identity, term: u32, manifest: &Known) -> Holder {
+        Holder { log, term, own: u64::from(manifest.tried()).into(), newer: 0.into() }
     }
 
     pub(super) fn term(&self) -> u32 {
@@ -74,7 +75,7 @@ impl Holder {
     pub(super) fn look(&self, dir: &dyn Dir) -> Result<()> {
         self.check()?;
         let own = self.own.load(Ordering::Relaxed) as u32;
-        if let Some(newest) = manifest::newer_term(dir, &self.log_id, own, self.term)? {
+        if let Some(newest) = manifest::newer_term(dir, &self.log, own, self.term)? {
             self.newer.store(u64::from(newest), Ordering::Release);
         }
         self.check()
@@ -86,10 +87,10 @@ pub(super) fn hold(
     dir: &dyn Dir,
     clock: &dyn Clock,
     hold: Hold,
-    (log, numbers): (&LogKey, &[u32]),
+    (log, numbers): (&Identity, &[u32]),
     manifest: &mut Known,
 ) -> Result<u32> {
-    let newest = newest_term(dir, log, numbers, manifest)?;
+    let newest = newest_term(dir, &LogKey::of(log), numbers, manifest)?;
     match hold {
         Hold::Newest => Ok(newest),
         Hold::Term(term) if newest > term => Err(Error::Superseded { term, newest }),
@@ -98,9 +99,9 @@ pub(super) fn hold(
         Hold::TakeOver => {
             let term = newest.checked_add(1).ok_or(Error::NoNumberLeft("holders"))?;
             let before = manifest.tried();
-            manifest::take_over(dir, manifest, log.id, term, clock.wall()).map_err(|error| {
+            manifest::begin(dir, manifest, *log, term, clock.wall()).map_err(|error| {
                 // Somebody else was quicker.
-                match manifest::newer_term(dir, &log.id, before, newest) {
+                match manifest::newer_term(dir, log, before, newest) {
                     Ok(Some(newest)) if is_taken(&error) => Error::Superseded { term, newest },
                     _ => error,
                 }

@@ -213,7 +213,7 @@ impl Log {
 
     /// Writes what changed into a manifest; says whether there was something.
     fn write_manifest(&self) -> Result<bool> {
-        let made = self.manifest().next(self.identity.id, self.term(), self.clock.wall());
+        let made = self.manifest().next(self.identity, self.term(), self.clock.wall());
         let Some(made) = made else { return Ok(false) };
         self.syncs.holder.writes(made.number);
         let hash = manifest::write(&*self.dir, &made)?;

@@ -34,13 +34,13 @@ use crate::{
         self,
         key::{Identity, SECRET_BYTES},
         manifest::State,
-        segment,
+        segment::{self, SegmentHeader},
     },
     index::{
         checkpoint::{Checkpoint, IndexFiles},
         compaction,
     },
-    manifest::Known,
+    manifest::{self, Known},
     place::{Places, Segments},
     sync::{Condvar, Mutex, RwLock},
 };
@@ -66,7 +66,8 @@ impl Log {
         let state = Recovered::new(Catalog::new(now), now);
         let mut identity = Identity { id, secret: [0; SECRET_BYTES] };
         options.random.fill(&mut identity.secret).map_err(|e| Error::io("drawing", "a secret", e))?;
-        let (manifest, _) = Known::load(&*dir, &id)?;
+        let (mut manifest, _) = Known::load(&*dir, &identity)?;
+        manifest::begin(&*dir, &mut manifest, identity, TERM_FIRST, now)?;
         let index = IndexFiles::new(dir.clone(), id, options.store.cache.clone())?;
         let log = Log::start(dir, clock, options, identity, manifest, index, None, state, 0)?;
         // Its first segment is what makes it a log.
@@ -83,8 +84,8 @@ impl Log {
     pub fn open(dir: Arc<dyn Dir>, clock: Arc<dyn Clock>, options: LogOptions) -> Result<Arc<Log>> {
         // Each time round there is one index file less, and what it held is made from the log again.
         let mut found = Found::look(&*dir)?;
-        let key = LogKey::of(&found.identity);
-        found.term = hold(&*dir, &*clock, options.hold, (&key, &found.numbers), &mut found.manifest)?;
+        let log = (&found.identity, found.numbers.as_slice());
+        found.term = hold(&*dir, &*clock, options.hold, log, &mut found.manifest)?;
         loop {
             match Log::open_once(&dir, &clock, &options, found.clone()) {
                 Err(Error::Damaged { place, damage: what })
@@ -232,7 +233,7 @@ impl Log {
         state.catalog.incarnation += 1;
         let durable = state.head;
         let found_last = state.last_time;
-        let syncs = Arc::new(Syncs::new(Holder::new(identity.id, state.term, &manifest)));
+        let syncs = Arc::new(Syncs::new(Holder::new(identity, state.term, &manifest)));
         let sequencer = Sequencer {
             log: identity,
             key: key.header,
@@ -310,7 +311,7 @@ impl Found {
             return Err(Error::NoLog);
         }
         let identity = find_identity(dir, &numbers)?;
-        let (manifest, damage) = Known::load(dir, &identity.id)?;
+        let (manifest, damage) = Known::load(dir, &identity)?;
         Ok(Found { numbers, identity, manifest, term: TERM_FIRST, damage })
     }
 }
@@ -330,16 +331,28 @@ fn open_segment(dir: &dyn Dir, number: u32) -> Result<Option<Arc<dyn File>>> {
     }
 }
 
-/// Who the log is, from the first segment whose header can be read; if there is none, from one of which a single bit flipped.
+/// How a segment's header is read.
+type ReadHeader = fn(&dyn File, u32) -> Result<Option<(SegmentHeader, u32)>>;
+
+/// Who the log is, from the first segment whose header can be read; if there is none, from a manifest, or a header of which a single
+/// bit flipped.
 fn find_identity(dir: &dyn Dir, numbers: &[u32]) -> Result<Identity> {
-    for read in [scan::read_any_header, scan::read_flipped_header] {
+    let headers = |read: ReadHeader| -> Result<Option<Identity>> {
         for &number in numbers {
             if let Some(file) = open_segment(dir, number)?
                 && let Some((header, _)) = read(&*file, number)?
             {
-                return Ok(header.log);
+                return Ok(Some(header.log));
             }
         }
+        Ok(None)
+    };
+    if let Some(log) = headers(scan::read_any_header)? {
+        return Ok(log);
     }
-    Err(Error::damaged(&segment::file_name(numbers.first().copied().unwrap_or(1)), 0, Damage::Magic))
+    if let Some(log) = manifest::identity(dir)? {
+        return Ok(log);
+    }
+    let first = segment::file_name(numbers.first().copied().unwrap_or(1));
+    headers(scan::read_flipped_header)?.ok_or_else(|| Error::damaged(&first, 0, Damage::Magic))
 }

@@ -54,7 +54,7 @@ fn terms(world: &World) -> [Vec<u32>; 3] {
         checkpoint::check_header(&bytes(&path)[..FRAME_BYTES], number, &ID).unwrap()
     });
     let manifests = world.files("manifest").into_iter().map(|path| {
-        Manifest::decode(&bytes(&path), manifest::number_of(&name(&path)).unwrap(), &ID).unwrap().term
+        Manifest::decode(&bytes(&path), manifest::number_of(&name(&path)).unwrap()).unwrap().term
     });
     [segments.map(|(header, _)| header.term).collect(), checkpoints.collect(), manifests.collect()]
 }

@@ -151,7 +151,7 @@ fn a_sealed_segment_that_was_cut_or_exchanged_is_found() {
 
 fn read(path: &Path) -> Manifest {
     let number = manifest::number_of(path.file_name().unwrap().to_str().unwrap()).unwrap();
-    Manifest::decode(&std::fs::read(path).unwrap(), number, b"sixteen bytes id").unwrap()
+    Manifest::decode(&std::fs::read(path).unwrap(), number).unwrap()
 }
 
 #[test]
@@ -210,6 +210,13 @@ fn manifests_that_are_torn_or_damaged_cost_no_more_than_they_must() {
     drop(log);
     let log = torn.open();
     assert_eq!(log.damage(), [missing(1)]);
+    // All of them: what they said is forgotten, and the next one says at least who the log is.
+    let gone = World::copy_of(world.folder.path());
+    std::fs::remove_dir_all(gone.path("manifest")).unwrap();
+    let log = gone.open();
+    upkeep(&log);
+    drop(log);
+    assert_eq!(read(&gone.files("manifest")[0]).log, read(&manifests[0]).log);
     // In the middle: told, the rest is known, and a full one mends it.
     let middle = &manifests[manifests.len() - 5];
     std::fs::write(middle, b"something else").unwrap();

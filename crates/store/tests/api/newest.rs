@@ -154,6 +154,29 @@ fn a_flipped_bit_of_the_only_header_costs_nothing_but_a_report() {
 }
 
 #[test]
+fn a_log_whose_only_header_is_gone_is_known_from_its_manifest() {
+    let (world, log, volume) = World::make_of(1024, 1 << 20);
+    let seqs: Vec<Seq> = (0..10).map(|i| write(&log, volume, i * 8, 8, i + 1)).collect();
+    log.flush().unwrap();
+    let (id, last) = (log.id(), write(&log, volume, 400, 8, 99));
+    drop(log);
+    let segments = world.files("log");
+    hurt(&segments[0], |bytes| bytes[..4096].fill(0));
+    segments[1..].iter().for_each(|spare| std::fs::remove_file(spare).unwrap());
+    for life in 0..3 {
+        let log = world.open();
+        assert_eq!((log.id(), log.damage_at_open().len()), (id, 1), "{:?}", log.damage_at_open());
+        assert_eq!(found(&log), [(name_of(&segments[0]), 0)]);
+        for (i, seq) in seqs.iter().enumerate() {
+            assert_eq!(mark(&log, volume, i as u64 * 8, last).unwrap(), i as u64 + 1);
+            assert!(log.time_of(*seq).is_ok(), "{seq}");
+        }
+        // The others that there are by now say who the log is as well.
+        write(&log, volume, 800, 8, life);
+    }
+}
+
+#[test]
 fn a_log_without_its_first_header_has_its_times_all_the_same() {
     let (world, log, volume) = World::make(1024);
     let first = write(&log, volume, 0, 8, 1);

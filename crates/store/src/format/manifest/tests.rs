@@ -1,6 +1,6 @@
 use super::*;
 
-const ID: [u8; 16] = *b"the id of a log!";
+const LOG: Identity = Identity { id: *b"the id of a log!", secret: [6; SECRET_BYTES] };
 
 fn some() -> Manifest {
     let entry = |number, state, hash| Entry {
@@ -17,7 +17,7 @@ fn some() -> Manifest {
     };
     Manifest {
         number: 7,
-        log_id: ID,
+        log: LOG,
         term: 3,
         time: Micros(1_000_000),
         is_full: false,
@@ -35,17 +35,16 @@ fn some() -> Manifest {
 fn a_manifest_comes_back_and_no_flipped_bit_passes() {
     let manifest = some();
     let bytes = manifest.encode();
-    assert_eq!(Manifest::decode(&bytes, 7, &ID), Ok(manifest));
+    assert_eq!(Manifest::decode(&bytes, 7), Ok(manifest));
     for bit in 0..bytes.len() * 8 {
         let mut rotten = bytes.clone();
         rotten[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(Manifest::decode(&rotten, 7, &ID), Err(Flaw::Damaged), "bit {bit}");
+        assert_eq!(Manifest::decode(&rotten, 7), Err(Flaw::Damaged), "bit {bit}");
     }
     for len in 0..bytes.len() {
-        assert_eq!(Manifest::decode(&bytes[..len], 7, &ID), Err(Flaw::Damaged), "cut at {len}");
+        assert_eq!(Manifest::decode(&bytes[..len], 7), Err(Flaw::Damaged), "cut at {len}");
     }
-    assert_eq!(Manifest::decode(&bytes, 8, &ID), Err(Flaw::Damaged), "of another number");
-    assert_eq!(Manifest::decode(&bytes, 7, b"some other log's"), Err(Flaw::Damaged));
+    assert_eq!(Manifest::decode(&bytes, 8), Err(Flaw::Damaged), "of another number");
 }
 
 /// The same with a hash that holds.
@@ -55,7 +54,7 @@ fn forged(at: usize, change: &[u8]) -> Result<Manifest, Flaw> {
     let end = bytes.len() - HASH_BYTES;
     let own = hash(&bytes[..end]);
     bytes[end..].copy_from_slice(&own);
-    Manifest::decode(&bytes, 7, &ID)
+    Manifest::decode(&bytes, 7)
 }
 
 #[test]
@@ -64,11 +63,11 @@ fn lies_that_have_a_right_hash_are_refused() {
     assert_eq!(forged(8, &0_u16.to_le_bytes()), Err(Flaw::Damaged));
     assert_eq!(forged(36, &u32::MAX.to_le_bytes()), Err(Flaw::Damaged), "more entries than bytes");
     assert_eq!(forged(48, &7_u32.to_le_bytes()), Err(Flaw::Damaged), "it names itself");
-    assert_eq!(forged(96, &[9]), Err(Flaw::Damaged), "an unknown kind of file");
-    assert_eq!(forged(97, &[5]), Err(Flaw::Damaged), "an unknown state");
-    assert_eq!(forged(100, &2_u32.to_le_bytes()), Err(Flaw::Damaged), "a number twice");
-    assert_eq!(forged(100, &0_u32.to_le_bytes()), Err(Flaw::Damaged), "no number");
-    assert_eq!(forged(120, &u64::MAX.to_le_bytes()), Err(Flaw::Damaged), "a seq that no log has");
+    assert_eq!(forged(128, &[9]), Err(Flaw::Damaged), "an unknown kind of file");
+    assert_eq!(forged(129, &[5]), Err(Flaw::Damaged), "an unknown state");
+    assert_eq!(forged(132, &2_u32.to_le_bytes()), Err(Flaw::Damaged), "a number twice");
+    assert_eq!(forged(132, &0_u32.to_le_bytes()), Err(Flaw::Damaged), "no number");
+    assert_eq!(forged(152, &u64::MAX.to_le_bytes()), Err(Flaw::Damaged), "a seq that no log has");
 }
 
 #[test]
