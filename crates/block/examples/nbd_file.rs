@@ -38,7 +38,7 @@ impl BlockDevice for RawFile {
         match preadv2(&self.file, &mut [IoSliceMut::new(&mut *buf)], offset, ReadWriteFlags::NOWAIT) {
             Ok(len) if len == wanted => Ok(()),
             Ok(_) | Err(Errno::AGAIN) => Err(IoError::WouldBlock),
-            // A file system that never waits, or cannot tell.
+            // The file system cannot say whether a read would wait (`RWF_NOWAIT`).
             Err(Errno::OPNOTSUPP) => Ok(self.file.read_exact_at(buf, offset)?),
             Err(error) => Err(IoError::Medium(error.into())),
         }

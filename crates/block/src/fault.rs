@@ -1,4 +1,4 @@
-//! A layer that makes the device below it fail or be slow, for tests of everything above.
+//! A layer that makes the device below it fail or respond slowly, to test everything above it.
 
 use std::{
     sync::{
@@ -10,22 +10,20 @@ use std::{
 
 use crate::{BlockDevice, Extent, Geometry, IoError, Reading, Writing};
 
-/// What is to go wrong. All of it can be changed while the device is in use.
+/// The faults to inject. All of them can be changed while the device is in use.
 #[derive(Debug, Default)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Faults {
-    /// Reads fail.
     pub fail_reads: AtomicBool,
-    /// Writes fail.
     pub fail_writes: AtomicBool,
-    /// Flushes fail.
     pub fail_flushes: AtomicBool,
-    /// There is no room for writes.
+    /// Writes find no room.
     pub full: AtomicBool,
-    /// Every request takes this much longer, in milliseconds.
+    /// Added to every request, in milliseconds.
     pub delay_ms: AtomicU32,
 }
 
-/// The layer.
+/// See the module's comment.
 pub struct FaultDevice {
     below: Arc<dyn BlockDevice>,
     faults: Arc<Faults>,

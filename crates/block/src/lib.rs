@@ -1,7 +1,7 @@
 //! Block devices, the layers they are made of, and the NBD server in front of them.
 //!
-//! Knows nothing of QEMU, targets or policy: whoever calls brings the store's log and says which device
-//! is exported under which name.
+//! This crate knows nothing of QEMU, targets or policy: the caller brings the store's log and decides which device is
+//! exported under which name.
 #![forbid(unsafe_code)]
 
 mod device;

@@ -1,5 +1,4 @@
-//! A disk that is kept by the store: the present of a volume (store-only, V4, and converter, V1), and a volume as of a
-//! moment.
+//! Disks that live in the store: the present of a volume (a store-only disk or a branch), and a volume as of a moment.
 
 use std::{
     sync::{
@@ -18,12 +17,12 @@ use crate::{
     parts::{self, Parts, ReadWhole},
 };
 
-/// Ranges are resolved in pieces of this size, so that a question about a whole disk costs bounded memory, and whoever
-/// asked can end it within milliseconds, however fragmented the disk is.
+/// Ranges are resolved in pieces of this size. So resolving a whole disk takes bounded memory, and a caller can cancel
+/// within milliseconds, however fragmented the disk is.
 pub(crate) const RESOLVE_BYTES: u64 = 16 << 20;
 /// The store counts the sectors of one record in 32 bits.
 const ZERO_SECTORS_MAX: u64 = 1 << 31;
-/// Nobody has made them again for this long: nobody waits any more.
+/// If no write was retried for this long, no client is waiting any more.
 const PAUSE_OVER: Duration = PAUSE.saturating_mul(4);
 
 impl From<StoreError> for IoError {
@@ -39,8 +38,7 @@ impl From<StoreError> for IoError {
 /// What a write does when the store has no room (I6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
-    /// It is refused as [`IoError::Paused`]: whoever serves the device makes it again until there is room; the target stands
-    /// still.
+    /// It fails with [`IoError::Paused`]: the front end retries it until there is room, and the target stands still.
     Pause,
     /// It fails with "no space left".
     Fail,
@@ -74,7 +72,7 @@ pub(crate) struct LogWriter {
     when_full: WhenFull,
     closing: AtomicBool,
     parts: Parts,
-    /// When a write last found no room, and none was made since.
+    /// When a write last found no room; `None` once there was room again.
     paused: Mutex<Option<Instant>>,
 }
 
@@ -99,7 +97,7 @@ impl LogWriter {
         self.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// There is no room, for this reason; says what becomes of the write.
+    /// Handles a write that found no room: returns the error to answer it with.
     pub(crate) fn pause(&self, why: IoError) -> IoError {
         match self.when_full {
             WhenFull::Pause => {
@@ -114,7 +112,7 @@ impl LogWriter {
         self.closing.store(true, Ordering::Release);
     }
 
-    /// `read` reads whole blocks of the present.
+    /// Appends `writings`. `read` reads whole blocks of the present.
     pub(crate) fn write(
         &self,
         geometry: &Geometry,
@@ -131,7 +129,7 @@ impl LogWriter {
         };
         self.parts.write(geometry, writings, read, &write)?;
         if self.log.is_overdue() {
-            // Upkeep that cannot be done now is no reason to refuse the write, which is in the log.
+            // The write is in the log, so a failure of upkeep is no reason to refuse it.
             let _ = self.log.maintain();
         }
         Ok(())
@@ -165,7 +163,7 @@ impl LogWriter {
         }
         let mut appended = self.log.append(writes);
         let mut more = true;
-        // Upkeep makes room in memory, a piece at a time; perhaps somebody else has just done so.
+        // Each piece of upkeep frees some memory; another thread may just have done one.
         while more && matches!(appended, Err(StoreError::Behind { .. })) {
             match self.log.maintain() {
                 Ok(done) => more = done,
@@ -184,7 +182,7 @@ impl LogWriter {
     }
 }
 
-/// The present of a volume whose disk is the store: store-only from day one, or a branch that started at a past moment.
+/// The present of a volume whose disk is the store: a store-only disk, or a branch.
 pub struct LogDevice {
     writer: LogWriter,
     geometry: Geometry,
@@ -200,7 +198,7 @@ impl LogDevice {
     /// Opens the present of `volume`.
     ///
     /// # Errors
-    /// When there is no such volume or its index cannot be read.
+    /// When the volume does not exist or its index cannot be read.
     pub fn open(log: Arc<Log>, volume: VolumeId, when_full: WhenFull) -> Result<LogDevice, StoreError> {
         let disk = log.catalog().disk_of(volume)?.clone();
         log.open_volume(volume, Below::Index, bygone_model::Seq::ZERO)?;
@@ -274,7 +272,7 @@ impl Drop for LogDevice {
     }
 }
 
-/// A volume as of a moment: read-only, and the same for ever.
+/// A volume as of a moment: read-only and immutable.
 #[derive(Debug)]
 pub struct AsOfDevice {
     log: Arc<Log>,
@@ -283,7 +281,7 @@ pub struct AsOfDevice {
 }
 
 impl AsOfDevice {
-    /// Shows `view` of a disk with blocks of `block_bytes`.
+    /// Serves `view` as a disk with blocks of `block_bytes`.
     #[must_use]
     pub fn new(log: Arc<Log>, view: View, block_bytes: u32) -> AsOfDevice {
         let geometry =
@@ -346,8 +344,8 @@ pub(crate) fn read_fragments(
     })
 }
 
-/// Turns fragments into extents, joining neighbours that are alike within one piece: `each` hears of every piece, so that
-/// it can end a question that nobody waits for any more.
+/// Turns fragments into extents, merging adjacent ones of the same status within one piece. `each` is called for every
+/// piece, so that it can cancel when the client has gone.
 fn fragment_extents(
     offset: u64,
     len_bytes: u64,

@@ -1,7 +1,7 @@
-//! Requests that begin or end within a block, on devices that know only whole ones.
+//! Requests that begin or end within a block, for devices that only handle whole ones.
 //!
-//! Invariant: a block of which only a part changes is read, changed and written while no other write of the same device is made.
-//! Whole blocks are written side by side.
+//! Invariant: the read-modify-write of a block that changes in part excludes all other writes to the same device.
+//! Writes of whole blocks run concurrently.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -10,7 +10,7 @@ use crate::{Change, Geometry, IoError, Writing};
 /// Reads whole blocks.
 pub(crate) type ReadWhole<'a> = &'a dyn Fn(u64, &mut [u8]) -> Result<(), IoError>;
 
-/// Keeps writes of parts of blocks apart from all others, for one device.
+/// Excludes writes of parts of blocks from all others, for one device.
 #[derive(Debug, Default)]
 pub(crate) struct Parts(RwLock<()>);
 
@@ -20,7 +20,7 @@ fn is_whole(geometry: &Geometry, offset: u64, len_bytes: u64) -> bool {
     offset.is_multiple_of(block) && len_bytes.is_multiple_of(block)
 }
 
-/// The whole blocks that a range lies in: from where, and how much.
+/// The range of whole blocks around a range: offset and length.
 pub(crate) fn widened(geometry: &Geometry, offset: u64, len_bytes: u64) -> (u64, u64) {
     let block = u64::from(geometry.block_bytes.max(1));
     let from = offset - offset % block;
@@ -58,7 +58,7 @@ pub(crate) fn read(
 }
 
 impl Parts {
-    /// Makes writings of any ranges, in their order, with `write`, which writes whole blocks, and `read`, which reads one.
+    /// Applies writings of any ranges in order, with `write`, which writes whole blocks, and `read`, which reads one.
     pub(crate) fn write(
         &self,
         geometry: &Geometry,
@@ -76,18 +76,18 @@ impl Parts {
         }
         let _alone = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for writing in writings {
-            // One after the other: a block may be changed in part by several.
+            // One after the other, because several may change the same block in part.
             Pieces::of(geometry, writing, read)?.write(write)?;
         }
         Ok(())
     }
 }
 
-/// A writing in whole blocks.
+/// A writing split into whole blocks.
 struct Pieces<'a> {
-    /// The blocks that change in part, with all of their content.
+    /// The blocks that change in part, with their complete new content.
     ends: Vec<(u64, Vec<u8>)>,
-    /// What lies between.
+    /// The whole blocks between them.
     middle: Option<Writing<'a>>,
 }
 

@@ -1,4 +1,4 @@
-//! A disk outside of the store: a raw image file or a block device.
+//! A disk outside the store: a raw image file or a block device.
 
 use std::{
     fs, io,
@@ -12,53 +12,54 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 
 use crate::Extent;
 
-/// Blocks sampled for the fingerprint of a block device, besides its ends.
+/// How many blocks are sampled for the fingerprint of a block device, besides its ends.
 const SAMPLES: u64 = 256;
 const SAMPLE_BYTES: usize = 4096;
 const END_BYTES: u64 = 1 << 20;
 
-/// What a tap needs of the disk below it, beyond reading and writing.
+/// What a tap needs of the disk below it.
 pub trait RawDisk: Send + Sync {
-    /// Its content.
+    /// The disk's content.
     fn file(&self) -> &dyn File;
 
-    /// Its size in bytes.
+    /// The size in bytes.
     fn size_bytes(&self) -> u64;
 
-    /// Makes what was written durable, and what [`RawDisk::identity`] says of it.
+    /// Makes writes durable, along with what [`RawDisk::identity`] reports.
     ///
     /// # Errors
-    /// What the medium says; then what was written since the last success may be gone for good.
+    /// The error of the medium; writes since the last successful sync may be lost then.
     fn sync(&self) -> io::Result<()>;
 
-    /// Makes a range read as zeroes, for which space stays, or is, reserved.
+    /// Makes a range read as zeroes and reserves its space.
     ///
     /// # Errors
-    /// What the medium says.
+    /// The error of the medium.
     fn zero(&self, offset: u64, len_bytes: u64) -> io::Result<()>;
 
-    /// Makes a range read as zeroes and, if the medium can, cost no space.
+    /// Makes a range read as zeroes and, if the medium can, frees its space.
     ///
     /// # Errors
-    /// What the medium says.
+    /// The error of the medium.
     fn punch(&self, offset: u64, len_bytes: u64) -> io::Result<()>;
 
-    /// Where the next data are at or after `offset`; what lies between is a hole. `None`: no data any more.
+    /// The offset of the next data at or after `offset`; what lies between is a hole. `None`: no more data.
     ///
     /// # Errors
-    /// What the medium says.
+    /// The error of the medium.
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;
 
-    /// Where the next hole is at or after `offset`.
+    /// The offset of the next hole at or after `offset`.
     ///
     /// # Errors
-    /// What the medium says.
+    /// The error of the medium.
     fn next_hole(&self, offset: u64) -> io::Result<u64>;
 
-    /// Calls `each` with the runs of holes and data that make up a range, in order, until it returns false; then that is returned.
+    /// Calls `each` with the runs of holes and data that make up a range, in order, until it returns false. Returns
+    /// whether `each` accepted all of them.
     ///
     /// # Errors
-    /// What the medium says.
+    /// The error of the medium.
     fn extents(&self, offset: u64, len_bytes: u64, each: &mut dyn FnMut(Extent) -> bool) -> io::Result<bool> {
         let end = offset + len_bytes;
         let mut at = offset;
@@ -72,7 +73,7 @@ pub trait RawDisk: Send + Sync {
                 continue;
             }
             let hole = self.next_hole(at)?.clamp(at, end);
-            // Media round to their own blocks; a step of nothing would never end.
+            // The medium may round to its own blocks; without progress the loop would never end.
             let hole = if hole == at { end } else { hole };
             if !each(Extent { len_bytes: hole - at, zero: false, hole: false }) {
                 return Ok(false);
@@ -82,10 +83,10 @@ pub trait RawDisk: Send + Sync {
         Ok(true)
     }
 
-    /// Says which disk it is and when it was last changed, so that a change behind our back is noticed.
+    /// Identifies the disk and its last change, so that a change behind Bygone's back is noticed.
     ///
     /// # Errors
-    /// What the medium says.
+    /// The error of the medium.
     fn identity(&self) -> io::Result<Details>;
 }
 
@@ -102,12 +103,12 @@ impl OsDisk {
     /// Opens `path` for reading and writing.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the operating system.
     pub fn open(path: &Path) -> io::Result<OsDisk> {
         let mut options = fs::OpenOptions::new();
         options.read(true).write(true);
         if fs::metadata(path)?.file_type().is_block_device() {
-            // Refused while it is mounted or otherwise in use by the kernel.
+            // O_EXCL on a block device: refused while it is mounted or otherwise in use by the kernel.
             options.custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed());
         }
         OsDisk::of_file(path, options.open(path)?)
@@ -116,17 +117,17 @@ impl OsDisk {
     /// Opens `path` for reading only.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the operating system.
     pub fn open_to_read(path: &Path) -> io::Result<OsDisk> {
-        // A pipe would wait for somebody to write to it.
+        // Opening a pipe would block until it has a writer.
         let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
         OsDisk::of_file(path, fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?)
     }
 
-    /// The disk that `file` has open, at `path`.
+    /// The disk at `path`, which `file` has open.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the operating system.
     pub fn of_file(path: &Path, file: fs::File) -> io::Result<OsDisk> {
         let kind = file.metadata()?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
@@ -141,20 +142,20 @@ impl OsDisk {
         })
     }
 
-    /// Makes later reads come from the medium. After a sync that failed, the system's memory may show what the medium never
-    /// got, and no later sync writes it.
+    /// Evicts the disk from the page cache, so that later reads come from the medium. After a failed sync the page
+    /// cache may show data that never reached the medium, and no later sync writes it.
     ///
     /// # Errors
-    /// When what was written before cannot be made durable.
+    /// When earlier writes cannot be made durable.
     pub fn forget_cached(&self) -> io::Result<()> {
         self.file.file().sync_all()?;
         Ok(rustix::fs::fadvise(self.file.file(), 0, None, rustix::fs::Advice::DontNeed)?)
     }
 
-    /// The smallest unit in which a device can be written; `None` for a file.
+    /// The block size of a block device; `None` for a file.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the operating system.
     pub fn block_bytes(&self) -> io::Result<Option<u32>> {
         if !self.is_device {
             return Ok(None);
@@ -162,7 +163,7 @@ impl OsDisk {
         Ok(Some(rustix::fs::ioctl_blksszget(self.file.file())?))
     }
 
-    /// Where it is.
+    /// The path of the disk.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -177,7 +178,7 @@ impl OsDisk {
     fn clear(&self, how: FallocateFlags, offset: u64, len_bytes: u64) -> io::Result<()> {
         match rustix::fs::fallocate(self.file.file(), how | FallocateFlags::KEEP_SIZE, offset, len_bytes) {
             Ok(()) => Ok(()),
-            // `INVAL`: a block device whose own blocks are larger than the range is aligned to.
+            // `INVAL`: a block device whose own blocks are larger than the alignment of the range.
             Err(
                 rustix::io::Errno::INVAL
                 | rustix::io::Errno::OPNOTSUPP
@@ -188,7 +189,7 @@ impl OsDisk {
         }
     }
 
-    /// A block device tells nobody when it was changed, so its ends and a sample of its blocks must do.
+    /// A block device has no time of change, so its ends and a sample of its blocks have to do.
     fn fingerprint(&self) -> io::Result<u32> {
         let mut crc = 0_u32;
         let mut add = |offset: u64, len: usize| -> io::Result<()> {
@@ -221,7 +222,7 @@ impl RawDisk for OsDisk {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // Not only the data: without the time of change the disk would look as if it had been changed back.
+        // Not only the data: if the time of change were lost, the disk would look unlike its mark.
         self.file.file().sync_all()
     }
 
@@ -237,7 +238,7 @@ impl RawDisk for OsDisk {
         match rustix::fs::seek(self.file.file(), SeekFrom::Data(offset)) {
             Ok(at) => Ok(Some(at)),
             Err(rustix::io::Errno::NXIO) => Ok(None),
-            // A medium that knows no holes is all data.
+            // On a medium without support for holes, everything is data.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => {
                 Ok(Some(offset).filter(|at| *at < self.size_bytes))
             }
@@ -265,7 +266,7 @@ impl RawDisk for OsDisk {
         } else {
             identity.insert("device".into(), meta.dev().into());
             identity.insert("inode".into(), meta.ino().into());
-            // Unlike the time of modification, nobody can set this one back.
+            // Unlike mtime, ctime cannot be set back.
             let changed = meta.ctime().saturating_mul(1_000_000).saturating_add(meta.ctime_nsec() / 1000);
             identity.insert("changed_micros".into(), changed.into());
         }
@@ -273,7 +274,7 @@ impl RawDisk for OsDisk {
     }
 }
 
-/// Writes zeroes where the medium cannot make them itself.
+/// Writes zeroes where the medium has no operation for it.
 fn write_zeroes(file: &dyn File, offset: u64, len_bytes: u64) -> io::Result<()> {
     let zeroes = vec![0; (1 << 20).min(len_bytes as usize)];
     let mut at = offset;

@@ -1,4 +1,4 @@
-//! A layer through which nothing is written.
+//! A layer that refuses writes.
 
 use std::sync::Arc;
 

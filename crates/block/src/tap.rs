@@ -1,13 +1,13 @@
-//! The tap: the disk stays where it is, and the store has every write to it.
+//! The tap: the disk stays where it is, and the store records every write to it.
 //!
-//! A write goes to the log and is acknowledged; what was logged is *destaged* to the disk afterwards, and only once
-//! it is durable in the log. So the disk never has anything that the log could lose, a flush costs one sequential
-//! `fdatasync` of the log, and after any crash the disk is brought up to date again from the log. Reads ask the
-//! head map (what is logged and not destaged yet) first, then the disk.
+//! A write is logged and acknowledged; later it is *destaged* to the disk, and only once it is durable in the log. So
+//! the disk never holds anything that the log could lose, a flush costs one sequential `fdatasync` of the log, and
+//! after any crash the disk is brought up to date from the log. Reads look in the head map (what is logged and not
+//! destaged yet) first, then on the disk.
 //!
-//! A *mark* in the log says up to which record the disk is durable. After a clean close the disk is whole, and
-//! usable without Bygone. If it was changed behind Bygone's back it no longer is what the mark says; then, and when
-//! it is taken over for the first time, it is read and compared with what the store believes ([`TapDevice::reread`]).
+//! A *mark* in the log says up to which record the disk is durable. After a clean close the disk is complete and usable
+//! without Bygone. If it was changed behind Bygone's back, it no longer matches the mark. Then, and when it is first
+//! added, it is read and compared with the content in the store ([`TapDevice::reread`]).
 
 mod destage;
 mod reread;
@@ -29,19 +29,19 @@ use crate::{
     raw::RawDisk,
 };
 
-/// An unclean disk may have been changed by the destager this long after the last write was logged.
+/// The destager may have changed an unclean disk this long after the last write was logged.
 const DESTAGE_SLACK_MICROS: i64 = 10_000_000;
 
-/// What the disk turned out to be when it was opened.
+/// The state of the disk when it was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TapState {
-    /// Never seen before: it has to be read.
+    /// New to the store: it has to be read.
     New,
-    /// Exactly what the log says, or will be once the rest is destaged.
+    /// It matches the log, or will once the rest is destaged.
     Known,
     /// Changed behind Bygone's back: it has to be read again.
     Changed,
-    /// Reading it was begun and not finished: it has to be read again.
+    /// Its reading was begun but not finished: it has to be read again.
     Unfinished,
 }
 
@@ -50,18 +50,18 @@ pub struct TapDevice {
     writer: LogWriter,
     raw: Box<dyn RawDisk>,
     geometry: Geometry,
-    /// Held while something is carried to the disk or the disk is compared.
+    /// Held while destaging or comparing the disk.
     destaging: Mutex<Destaging>,
-    /// Writers hold it shared; a piece of the disk is compared with it held alone.
+    /// Writers hold it shared; comparing a piece of the disk holds it exclusively.
     gate: RwLock<()>,
     wake: Mutex<bool>,
     waking: Condvar,
     closing: AtomicBool,
-    /// What the disk said when it last refused something.
+    /// The disk's last error, while it refuses writes.
     failure: Mutex<Option<Failure>>,
-    /// The log could not be flushed or read the last time, which was said then.
+    /// The last flush or read of the log failed, which was logged then.
     log_failed: AtomicBool,
-    /// The store has all of the disk.
+    /// The store has the complete content of the disk.
     complete: AtomicBool,
     reread_bytes: AtomicU64,
 }
@@ -76,7 +76,7 @@ impl TapDevice {
     /// Opens the tap of `volume` over `raw`.
     ///
     /// # Errors
-    /// When there is no such volume, the disk is not as large as the volume, or either cannot be read.
+    /// When the volume does not exist, its size differs from the disk's, or either cannot be read.
     pub fn open(
         log: Arc<Log>,
         volume: VolumeId,
@@ -126,7 +126,7 @@ impl TapDevice {
             Some(_) => TapState::Known,
         };
         tap.complete.store(state == TapState::Known, Ordering::Release);
-        // From here on the disk is no longer what a clean mark says; and that it has to be read must not be forgotten.
+        // From here on the disk no longer matches a clean mark, and the need to read it must survive a crash.
         if mark.is_none_or(|mark| mark.clean || (mark.complete && state != TapState::Known)) {
             tap.mark(&mut tap.destaging(), false)?;
         }
@@ -137,7 +137,7 @@ impl TapDevice {
         &self.writer.log
     }
 
-    /// When the last of what the disk may not have yet was logged. Freezes the head map.
+    /// Freezes the head map, and returns when the newest write in it was logged.
     fn freeze_and_find_last(&self) -> Result<Option<Micros>, IoError> {
         let (waiting, _) = self.log().freeze_head(self.writer.volume)?;
         let last = waiting.iter().map(|(_, _, seq, _)| seq).max();
@@ -154,7 +154,7 @@ impl TapDevice {
         self.writer.is_paused()
     }
 
-    /// Why the disk below does not take what was written, if it does not; the log still has everything.
+    /// Why the disk below refuses writes, if it does. The log still has everything.
     #[must_use]
     pub fn trouble(&self) -> Option<DiskTrouble> {
         let failure = self.failure().clone()?;
@@ -165,13 +165,13 @@ impl TapDevice {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The store has all of the disk.
+    /// The store has the complete content of the disk.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete.load(Ordering::Acquire)
     }
 
-    /// How far [`TapDevice::reread`] has come, in bytes.
+    /// The progress of [`TapDevice::reread`], in bytes.
     #[must_use]
     pub fn reread_bytes(&self) -> u64 {
         self.reread_bytes.load(Ordering::Relaxed)
@@ -180,7 +180,7 @@ impl TapDevice {
     fn read_now(&self, offset: u64, buf: &mut [u8], wait: Wait) -> Result<(), IoError> {
         let (lba, sectors) = (Lba::of_bytes(offset), Sectors::of_bytes(buf.len() as u64));
         let fragments = self.log().resolve_head(self.writer.volume, lba, sectors, wait)?;
-        // What the log does not know, the disk has.
+        // What is not in the log is on the disk.
         self.log().read_fragments(&fragments, buf, wait, &mut |fragment, part| match wait {
             Wait::Yes => Ok(read_exact_at(self.raw.file(), part, fragment.lba.bytes())?),
             Wait::No => match self.raw.file().read_cached_at(part, fragment.lba.bytes()) {
@@ -193,8 +193,8 @@ impl TapDevice {
     }
 }
 
-/// Whether the disk is as it was left when the mark was written, apart from what was destaged since; `last` of that was logged
-/// at this time.
+/// Whether the disk is as it was when the mark was written, apart from what was destaged since. `last` is when the
+/// newest such write was logged.
 fn is_what_was_left(mark: &TapMark, now: &Details, last: Option<Micros>) -> bool {
     const CHANGED: &str = "changed_micros";
     let same = |key: &str| mark.identity.get(key) == now.get(key);
@@ -204,7 +204,8 @@ fn is_what_was_left(mark: &TapMark, now: &Details, last: Option<Micros>) -> bool
     if mark.clean {
         return same(CHANGED) && same("fingerprint");
     }
-    // After a crash, only what the destager can have done is no surprise. Of a block device nothing is known.
+    // After a crash, a change is expected only if the destager can have made it. A block device has no time of change
+    // to judge by.
     let Some(changed) = now.get(CHANGED).and_then(serde_json::Value::as_i64) else { return true };
     same(CHANGED) || last.is_some_and(|last| changed <= last.0.saturating_add(DESTAGE_SLACK_MICROS))
 }

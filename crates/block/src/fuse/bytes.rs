@@ -1,23 +1,23 @@
-//! A block device as a row of bytes: any offset, any length.
+//! A block device as a sequence of bytes: any offset, any length.
 //!
-//! Invariants: no request reaches past the end of the device. Parts of blocks are left to the device, which has other
-//! writers beside this one.
+//! Invariants: no request reaches past the end of the device. Requests for parts of blocks go to the device as they
+//! are: only the device can keep such a write apart from those of its other writers.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing, device::PAUSE};
 
-/// Runs looked at to say how much space the file takes.
+/// How many extents are counted, at most, to report how much space the file takes.
 const RUNS_MAX: u64 = 16_384;
 
-/// What a range becomes.
+/// How a range is cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Clearing {
     Zero,
     Trim,
 }
 
-/// Whether writes wait for room. They do, unless the export is ending.
+/// Whether writes wait for room. They do unless the export is ending.
 #[derive(Default)]
 pub(super) struct Waiting {
     over: Mutex<bool>,
@@ -25,7 +25,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// From now on whatever finds no room fails, that which waits included.
+    /// From now on every write that finds no room fails, including those already waiting.
     pub(super) fn end(&self) {
         *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.changed.notify_all();
@@ -36,7 +36,7 @@ impl Waiting {
         *self.over.lock().unwrap_or_else(PoisonError::into_inner) = false;
     }
 
-    /// Waits a little; says whether to try again.
+    /// Waits a little; returns whether to retry.
     fn pause(&self) -> bool {
         let over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
         let paused = self.changed.wait_timeout_while(over, PAUSE, |over| !*over);
@@ -69,7 +69,8 @@ impl Bytes {
         offset.min(self.geometry.size_bytes)
     }
 
-    /// What there is of `len_bytes` from `offset`: nothing at and past the end. `buf` is room that is used again.
+    /// The part of `offset .. offset + len_bytes` that exists, which is nothing at and past the end. `buf` is reused
+    /// between calls.
     pub(super) fn read<'b>(
         &self,
         offset: u64,
@@ -89,8 +90,8 @@ impl Bytes {
         Ok(&buf[..room])
     }
 
-    /// Writes as much of `data` as the device reaches, and says how much that was. At the end that is nothing, which
-    /// is an error as on a block device.
+    /// Writes as much of `data` as fits before the end of the device and returns how much that was. A write at the end
+    /// is an error, as on a block device.
     pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<usize, IoError> {
         if self.geometry.read_only {
             return Err(IoError::ReadOnly);
@@ -104,7 +105,7 @@ impl Bytes {
         Ok(data.len())
     }
 
-    /// Makes the range read as zeroes, as far as the device reaches.
+    /// Makes the part of the range that lies within the device read as zeroes.
     pub(super) fn clear(&self, offset: u64, len_bytes: u64, clearing: Clearing) -> Result<(), IoError> {
         if self.geometry.read_only {
             return Err(IoError::ReadOnly);
@@ -122,8 +123,8 @@ impl Bytes {
         self.put(&[Writing { offset: start, change }])
     }
 
-    /// Whoever writes to a file waits where there is no room, as they would for a slow disk. The kernel lets nobody be killed
-    /// who waits so, and does not say who has gone; so the end of the export is what ends it.
+    /// A write that finds no room waits, as on a slow disk. The kernel does not let a process be killed during that
+    /// wait, nor does it report that one has gone, so only the end of the export ends the wait.
     fn put(&self, writings: &[Writing<'_>]) -> Result<(), IoError> {
         loop {
             match self.device.write(writings) {
@@ -137,8 +138,8 @@ impl Bytes {
         if self.geometry.read_only { Ok(()) } else { self.device.flush() }
     }
 
-    /// The first byte at or after `offset` that is (`zero`) or is not known to read as zero. `None`: none up to the
-    /// end.
+    /// The first byte at or after `offset` that is known to read as zero (`zero`) or that is not (`!zero`). `None`:
+    /// there is none before the end.
     pub(super) fn next(&self, offset: u64, zero: bool) -> Result<Option<u64>, IoError> {
         let size_bytes = self.geometry.size_bytes;
         if offset >= size_bytes {
@@ -157,7 +158,8 @@ impl Bytes {
         Ok(found.filter(|at| *at < size_bytes))
     }
 
-    /// The bytes that take space, counted over a bounded number of runs; what comes after those is taken to.
+    /// The bytes that take space. Only a bounded number of extents is counted; everything after them counts as taking
+    /// space.
     pub(super) fn used_bytes(&self) -> Result<u64, IoError> {
         let mut used_bytes = self.geometry.size_bytes;
         let mut runs = 0;

@@ -1,13 +1,13 @@
-//! What the kernel may ask of the one file.
+//! The FUSE requests for the one file.
 //!
-//! The file is opened with direct I/O: each read and write of a tool is a request to the device, and the kernel keeps
-//! no page of it. So a write that returned survives our death (the device promises that), what is written through
-//! another front end is seen at once, and a loop device over the file, which has a page cache of its own, does not
-//! keep everything twice. The price is that small reads are not read ahead; `st_blksize` tells tools to ask for much.
-//! Mapping the file into memory works where the kernel (6.6 and later) allows it for such files; only the pages of a
-//! mapping are cached.
+//! The file is opened with direct I/O: each read and write of a tool is a request to the device, and none of it is in
+//! the page cache. So a write that returned survives the death of this process (the device promises that), writes
+//! through another front end are visible at once, and a loop device over the file, which has a page cache of its own,
+//! does not cache everything twice. The price is that small reads get no read-ahead; `st_blksize` asks tools for large
+//! ones. The file can be memory-mapped where the kernel (6.6 and later) allows that for direct I/O; only mapped pages
+//! are cached.
 //!
-//! Writes that do not extend the file, and none does, are not serialised by the kernel (since 6.2; earlier ones do).
+//! No write extends the file, so since Linux 6.2 the kernel does not serialise writes (earlier kernels do).
 
 use std::{
     cell::RefCell,
@@ -28,35 +28,35 @@ use rustix::fs::{FallocateFlags, OFlags};
 use super::bytes::{Bytes, Clearing, Waiting};
 use crate::{BlockDevice, IoError};
 
-/// The largest read or write in one request. The kernel's own limit is this, unless somebody raised it.
+/// The largest read or write in one request. It is the kernel's own default limit.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
-/// Requests that the kernel sends without a thread waiting for each: those of loop devices and `io_uring`.
+/// Asynchronous requests in flight at a time: those of loop devices and `io_uring`.
 const BACKGROUND_MAX: u16 = 64;
-/// What tools should read and write at once.
+/// The I/O size suggested to tools (`st_blksize`).
 const PREFERRED_BYTES: u32 = 128 << 10;
-/// The attributes never change; the kernel asks again after a write anyway.
+/// The attributes never change, and the kernel asks again after a write anyway.
 const ATTR_TTL: Duration = Duration::from_secs(3600);
 /// `lseek(2)`, Linux.
 const SEEK_DATA: i32 = 3;
 const SEEK_HOLE: i32 = 4;
 
 thread_local! {
-    /// Each thread's room for reading: [`REQUEST_BYTES_MAX`] and two blocks at most.
+    /// Each thread's read buffer: at most [`REQUEST_BYTES_MAX`] and two blocks.
     static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The file system: its root is the device.
+/// The file system. Its root is the device.
 pub(super) struct DeviceFile {
     bytes: Bytes,
     attr: FileAttr,
 }
 
 impl DeviceFile {
-    /// The file has one time, `made_at`: devices know nothing of times.
+    /// All times of the file are `made_at`: a device keeps none.
     pub(super) fn new(device: Arc<dyn BlockDevice>, made_at: SystemTime) -> DeviceFile {
         let bytes = Bytes::new(device);
         let geometry = bytes.geometry();
-        // Tools look for holes only in files that take less space than they are long.
+        // Tools look for holes only in files that take less space than their length.
         let used_bytes = answer(|| bytes.used_bytes()).unwrap_or(geometry.size_bytes);
         let attr = FileAttr {
             ino: INodeNo::ROOT,
@@ -88,8 +88,8 @@ impl DeviceFile {
 
     fn write_through(&self, offset: u64, data: &[u8], flags: OpenFlags) -> Result<u32, IoError> {
         let written = self.bytes.write(offset, data)?;
-        // O_DSYNC is one of the two bits of O_SYNC, which rustix has under both names. The kernel leaves this to us
-        // for direct I/O.
+        // O_DSYNC is one of the two bits of O_SYNC, and rustix has one name for both. With direct I/O the kernel leaves
+        // it to the file system.
         if OFlags::from_bits_retain(flags.0.cast_unsigned()).intersects(OFlags::SYNC) {
             self.bytes.flush()?;
         }
@@ -102,7 +102,7 @@ impl DeviceFile {
         let clearing = match mode - FallocateFlags::KEEP_SIZE {
             FallocateFlags::PUNCH_HOLE if keeps_size => Clearing::Trim,
             FallocateFlags::ZERO_RANGE => Clearing::Zero,
-            // Among them the reservation of space (mode 0), which we could not keep.
+            // This includes reserving space (mode 0), which could not be honoured.
             _ => return Err(Errno::EOPNOTSUPP),
         };
         if self.is_read_only() {
@@ -129,7 +129,7 @@ impl DeviceFile {
         i64::try_from(found).map_err(|_| Errno::EOVERFLOW)
     }
 
-    /// Refuses everything that would change an attribute, except for times, which are taken and forgotten.
+    /// Refuses every change of an attribute except times, which are accepted and ignored.
     fn change(&self, mode: Option<u32>, owners: [Option<u32>; 2], size: Option<u64>) -> Result<(), Errno> {
         if size.is_some_and(|size| size != self.attr.size) {
             return Err(if self.is_read_only() { Errno::EROFS } else { Errno::EPERM });
@@ -142,8 +142,8 @@ impl DeviceFile {
     }
 }
 
-/// Does what a request needs of the device; tells the kernel's words for what went wrong, and the log the rest. A
-/// device that panics has failed like a medium.
+/// Runs a request on the device, maps its error to an errno for the kernel, and logs the details. A panic of the device
+/// counts as an I/O error.
 fn answer<T>(work: impl FnOnce() -> Result<T, IoError>) -> Result<T, Errno> {
     let Ok(result) = catch_unwind(AssertUnwindSafe(work)) else {
         tracing::error!("a request to a file export panicked");
@@ -161,7 +161,7 @@ fn answer<T>(work: impl FnOnce() -> Result<T, IoError>) -> Result<T, Errno> {
     })
 }
 
-/// For replies that say nothing but "done".
+/// Answers a request that returns no data.
 fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
     match result {
         Ok(()) => reply.ok(),
@@ -171,7 +171,7 @@ fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
 
 impl Filesystem for DeviceFile {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // What an older kernel cannot do it does without.
+        // Older kernels lack some of these flags; all of them are optional.
         for wanted in [InitFlags::FUSE_ASYNC_DIO, InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP] {
             let _ = config.add_capabilities(wanted);
         }
@@ -214,7 +214,7 @@ impl Filesystem for DeviceFile {
             return reply.error(Errno::EROFS);
         }
         let mut how = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-        // Closing a file that was only read has nothing to make durable.
+        // A file that was opened only to read has nothing to make durable when it is closed.
         how.set(FopenFlags::FOPEN_NOFLUSH, !writes);
         reply.opened(FileHandle(u64::from(writes)), how);
     }

@@ -2,12 +2,12 @@
 //! the file itself.
 //!
 //! Invariants:
-//! - A write that was acknowledged to a tool was acknowledged by the device before: nothing waits in a page cache
-//!   (see `filesystem`).
-//! - The file below the mount is empty and stays so; if we made it, it is gone when the export is.
-//! - An export that ends, however it ends, leaves no mount of a living process behind. What a killed process leaves
-//!   (a mount that answers "not connected") the next export at this path clears away.
-//! - No request stops the server: a request that makes no sense is refused, a device that panics is a medium error.
+//! - A write is acknowledged to a tool only after the device has acknowledged it: no page cache lies between (see
+//!   `filesystem`).
+//! - The file below the mount is empty and stays empty; if the export created it, the export removes it at its end.
+//! - An export that ends, however it ends, leaves no mount of a living process behind. A killed process leaves a dead
+//!   mount (it answers "not connected"), which the next export at this path clears away.
+//! - No request stops the server: an invalid one is refused, and a panic of the device is an I/O error.
 
 mod bytes;
 mod error;
@@ -33,20 +33,20 @@ pub use self::error::FuseError;
 use self::{bytes::Waiting, filesystem::DeviceFile, mountpoint::Mountpoint};
 use crate::BlockDevice;
 
-/// Requests that can wait for the device at the same time.
+/// How many requests can wait for the device at the same time.
 const THREADS: usize = 8;
-/// How long the end of the session is waited for once the file is unmounted. It does not end as long as another
-/// mount namespace has a copy of the mount.
+/// How long to wait for the session to end once the file is unmounted. The session does not end while another mount
+/// namespace has a copy of the mount.
 const END_WAIT: Duration = Duration::from_secs(5);
 
 /// Serves `device` as the raw file `path` until the export is stopped or dropped.
 ///
-/// `path` is a file that does not exist yet (it is made, and removed at the end) or an empty one. It belongs to the
-/// user who serves it, and nobody else can open it but root. Writes need not be aligned to the device's blocks; but
-/// whoever else writes to the device meanwhile (an NBD client) must stay out of blocks that are written in part here.
+/// `path` is an empty file, or does not exist yet: then it is created, and removed at the end. The file belongs to the
+/// user of this process, and only that user and root can open it. Writes need not be aligned to the device's blocks,
+/// but another client of the device (over NBD, say) must stay out of blocks that are written in part here.
 ///
 /// # Errors
-/// [`FuseError`]; then nothing is mounted, and a file that was made is removed.
+/// [`FuseError`]; nothing is mounted then, and a file that was created is removed.
 pub fn serve_file(device: Arc<dyn BlockDevice>, path: &Path) -> Result<FileExport, FuseError> {
     let read_only = device.geometry().read_only;
     let mountpoint = Mountpoint::find_or_make(path)?;
@@ -56,7 +56,7 @@ pub fn serve_file(device: Arc<dyn BlockDevice>, path: &Path) -> Result<FileExpor
         let waiting = Arc::clone(file.waiting());
         let mut config = Config::default();
         config.n_threads = Some(THREADS);
-        // Who may open the file is the kernel's to decide: mounted without allow_other, or with the file's mode.
+        // The kernel decides who may open the file: the mount has no allow_other, or the file's mode is checked.
         let started = Session::from_fd(file, fd, SessionACL::All, config).and_then(|session| {
             let (alive, ended) = channel();
             thread::Builder::new().name("file-export".to_owned()).spawn(move || {
@@ -86,7 +86,7 @@ pub fn serve_file(device: Arc<dyn BlockDevice>, path: &Path) -> Result<FileExpor
 
 struct Live {
     mountpoint: Mountpoint,
-    /// Nothing is ever sent: it disconnects when the session has ended.
+    /// Nothing is ever sent on it; it disconnects when the session ends.
     ended: Receiver<()>,
     waiting: Arc<Waiting>,
 }
@@ -108,24 +108,24 @@ impl fmt::Debug for FileExport {
 }
 
 impl FileExport {
-    /// Where the file is; links are resolved.
+    /// The path of the file, with symbolic links resolved.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Somebody unmounted the file behind our back, or the export was stopped.
+    /// The file was unmounted by somebody else, or the export was stopped.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.live().as_ref().is_none_or(|live| live.ended.try_recv() == Err(TryRecvError::Disconnected))
     }
 
-    /// Unmounts the file, makes what was written durable, and removes the file if we made it. Does nothing when that
-    /// was done already. Writes that wait for room are told that there is none: as long as they wait, the file is open.
+    /// Unmounts the file, flushes the device, and removes the file if the export created it. Idempotent. Writes that
+    /// wait for room fail first, because the file stays open as long as they wait.
     ///
     /// # Errors
-    /// [`FuseError::Busy`] while the file is open or a loop device has it; then it is served as before, and `stop`
-    /// can be called again. [`FuseError::Flush`] when the device fails; then the file is gone nevertheless.
+    /// [`FuseError::Busy`] while the file is open or a loop device has it; it is served as before, and `stop` can be
+    /// called again. [`FuseError::Flush`] when the device fails; the file is unmounted nevertheless.
     pub fn stop(&self) -> Result<(), FuseError> {
         let mut guard = self.live();
         let Some(live) = guard.as_ref() else {
@@ -166,7 +166,8 @@ impl Drop for FileExport {
         tracing::warn!(%error, "a file export was given up");
         let live = self.live().take();
         if let Some(live) = live {
-            // Who has the file open goes on with it, as long as this process lives, but waits for no room any more.
+            // Processes that have the file open keep using it as long as this process lives, but no longer wait for
+            // room.
             live.waiting.end();
             live.mountpoint.detach();
             live.mountpoint.remove_file();

@@ -1,10 +1,10 @@
 //! The file that an export is mounted over, and the mount.
 //!
-//! The kernel mounts a FUSE file system over a regular file if the file system's root is one as well, which is what
-//! the option `rootmode` says (`fs/fuse/inode.c`, `fuse_parse_param`). Root does that by itself; anybody else asks
-//! `fusermount3`, which takes the mode from the file and sends back the descriptor of the connection over the socket
-//! that `_FUSE_COMMFD` names (libfuse's `util/fusermount.c`). We give it that socket as its standard input, so that
-//! no descriptor needs to be made inheritable.
+//! The kernel mounts a FUSE file system over a regular file if the root of the file system is a regular file too, which
+//! the option `rootmode` says (`fs/fuse/inode.c`, `fuse_parse_param`). Root mounts directly. Other users go through
+//! `fusermount3`, which takes the mode from the file and sends the descriptor of the connection back over the socket
+//! that `_FUSE_COMMFD` names (libfuse's `util/fusermount.c`). The socket is passed as its standard input, so that no
+//! descriptor has to be made inheritable.
 
 use std::{
     ffi::CString,
@@ -31,14 +31,14 @@ use rustix::{
 
 use super::FuseError;
 
-/// Dead mounts that are cleared away from one path: each crash leaves one at most.
+/// How many dead mounts are cleared from one path, at most. Each crash leaves at most one.
 const DEAD_MOUNTS_MAX: usize = 16;
-/// A file stays busy for a moment after it was closed: the kernel lets loop devices go in the background.
+/// A file stays busy for a moment after it was closed, because the kernel detaches loop devices in the background.
 const UNMOUNT_TRIES: u32 = 20;
 const UNMOUNT_PAUSE: Duration = Duration::from_millis(50);
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
-/// As it shows in lists of mounts, with the type `fuse.bygone`.
+/// The source shown in lists of mounts, with the type `fuse.bygone`.
 const SOURCE: &str = "bygone";
 
 /// A file to mount over.
@@ -50,7 +50,7 @@ pub(super) struct Mountpoint {
 }
 
 impl Mountpoint {
-    /// Finds an empty file at `path` or makes one; clears away dead mounts.
+    /// Finds an empty file at `path` or creates one; clears dead mounts.
     pub(super) fn find_or_make(path: &Path) -> Result<Mountpoint, FuseError> {
         let path = resolve(path)?;
         let file_error = |source: io::Error| FuseError::File { path: path.clone(), source };
@@ -91,7 +91,7 @@ impl Mountpoint {
         self.made_at
     }
 
-    /// Mounts over the file; what the kernel asks from then on is read from the descriptor.
+    /// Mounts over the file; the kernel's requests are read from the returned descriptor.
     pub(super) fn mount(&self, read_only: bool) -> Result<OwnedFd, FuseError> {
         let connection = match OpenOptions::new().read(true).write(true).open(DEVICE) {
             Ok(file) => OwnedFd::from(file),
@@ -102,7 +102,7 @@ impl Mountpoint {
         };
         let (user, group) = (geteuid().as_raw(), getegid().as_raw());
         let fd = connection.as_raw_fd();
-        // default_permissions: the kernel checks the file's mode and owner, so we need not.
+        // default_permissions: the kernel checks the file's mode and owner, so this process need not.
         let options = format!("fd={fd},rootmode=100000,user_id={user},group_id={group},default_permissions");
         let options = CString::new(options).map_err(|nul| self.file_error(nul.into()))?;
         let mut flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NOATIME;
@@ -119,8 +119,8 @@ impl Mountpoint {
         FuseError::File { path: self.path.clone(), source }
     }
 
-    /// Lets root open the file as well (`allow_other`; the file's mode keeps others out), so that it can be
-    /// loop-mounted, if `/etc/fuse.conf` permits that.
+    /// Lets root open the file as well, so that it can be loop-mounted, if `/etc/fuse.conf` permits `allow_other`. The
+    /// file's mode keeps other users out.
     fn ask_helper(&self, read_only: bool) -> Result<OwnedFd, FuseError> {
         let options = format!(
             "fsname={SOURCE},subtype=bygone,nodev,nosuid,noexec,default_permissions,{}",
@@ -138,7 +138,8 @@ impl Mountpoint {
             let mut command = Command::new(HELPER);
             command.args(["-o", options, "--"]).arg(&self.path).env("_FUSE_COMMFD", "0");
             run_helper(command.stdin(OwnedFd::from(theirs)), &self.path)?;
-            // The command holds the other end of the socket: gone with it, nothing is waited for in vain.
+            // Drops the command, which holds the other end of the socket: with it open, the read below would wait in
+            // vain.
         }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -156,11 +157,11 @@ impl Mountpoint {
         })
     }
 
-    /// Unmounts, unless somebody uses it.
+    /// Unmounts the file unless it is in use.
     pub(super) fn unmount(&self) -> Result<(), FuseError> {
         for attempt in 1..=UNMOUNT_TRIES {
             match rustix::mount::unmount(&self.path, UnmountFlags::NOFOLLOW) {
-                // Not mounted any more: that is what was wanted.
+                // Not mounted any more, which is the goal.
                 Ok(()) | Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
                 Err(Errno::BUSY) => {}
                 Err(Errno::PERM) => match helper_unmount(&self.path, &["-u", "--"]) {
@@ -176,14 +177,14 @@ impl Mountpoint {
         Err(FuseError::Busy { path: self.path.clone() })
     }
 
-    /// Takes the mount away from the path, whoever uses it.
+    /// Detaches the mount from the path, even if it is in use.
     pub(super) fn detach(&self) {
         if let Err(error) = detach(&self.path) {
             tracing::warn!(%error, "a file export is still mounted");
         }
     }
 
-    /// Takes the mount away if nobody serves it any more.
+    /// Detaches the mount if no process serves it any more.
     pub(super) fn clear_dead(&self) -> Result<(), FuseError> {
         match statx(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE) {
             Err(Errno::NOTCONN | Errno::CONNABORTED) => detach(&self.path),
@@ -191,7 +192,7 @@ impl Mountpoint {
         }
     }
 
-    /// Removes the file if we made it and it is still the empty file that we made.
+    /// Removes the file if the export created it and it is still that empty file.
     pub(super) fn remove_file(&self) {
         if !self.made_by_us {
             return;
@@ -207,7 +208,7 @@ impl Mountpoint {
     }
 }
 
-/// The path as the kernel lists it. The last part may be a dead mount, which nothing but its name can be asked of.
+/// The path as the kernel lists it. The last component may be a dead mount, of which only the name can be read.
 fn resolve(path: &Path) -> Result<PathBuf, FuseError> {
     let file_error = |source| FuseError::File { path: path.to_owned(), source };
     if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink()) {

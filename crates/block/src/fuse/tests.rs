@@ -86,7 +86,7 @@ fn a_part_of_a_block_that_another_client_writes_meanwhile_keeps_its_content() {
                 bytes.clear(at, 512, Clearing::Zero)
             }
         });
-        // A front end that changes blocks itself is in the middle of that now.
+        // A front end that did the read-modify-write itself would be in the middle of it now.
         while device.reads_now.load(SeqCst) == 0 && !writer.is_finished() {
             thread::yield_now();
         }

@@ -1,7 +1,7 @@
-//! Writes that came one after the other, made with one call of the device.
+//! Consecutive writes, applied with one call to the device.
 //!
-//! Invariants: they are made in the order they came, and each is answered once, after the call that made it returned; what
-//! fails fails alone.
+//! Invariants: the writes are applied in the order of arrival. Each is answered once, after the device call that
+//! applied it has returned. A failure of one does not fail the others.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use crate::device::{Change, IoError, PAUSE, Writing};
 /// Most writes in one call of the device.
 const WRITES_MAX: usize = 256;
 
-/// What one write does.
+/// What one write changes.
 pub(super) enum Action {
     /// Its data, in the receive buffer.
     Data(Range<usize>),
@@ -22,18 +22,18 @@ pub(super) enum Action {
     Trim(u64),
 }
 
-/// A write that waits to be made and answered.
+/// A write that waits to be applied and answered.
 struct Write {
     cookie: Cookie,
     fua: bool,
     offset: u64,
     action: Action,
-    /// It is a part of a larger one.
+    /// Set if this is one part of a larger write.
     part: Option<Part>,
 }
 
 impl Write {
-    /// What the device is to do; nothing for a write of nothing.
+    /// The change for the device; `None` for a write of length zero.
     fn writing<'a>(&self, bytes: &'a [u8]) -> Option<Writing<'a>> {
         let change = match &self.action {
             Action::Data(range) => Change::Data(bytes.get(range.clone()).unwrap_or_default()),
@@ -85,7 +85,7 @@ impl Batch {
         self.data_bytes
     }
 
-    /// Makes and answers the writes, whose data is in `bytes`. The batch is empty afterwards.
+    /// Applies and answers the writes, whose data is in `bytes`. The batch is empty afterwards.
     pub(super) fn commit(
         &mut self,
         bytes: &[u8],
@@ -100,7 +100,8 @@ impl Batch {
         let mut result = if all.is_empty() { Ok(()) } else { write(&all, out)? };
         let one_by_one = result.is_err() && writes.len() > 1;
         for one in writes {
-            // Whose fault was it? Done again in the same order, the outcome is the same for those that are well.
+            // Finds out which write failed. Repeating all of them in order has the same outcome for those that are
+            // sound.
             if one_by_one {
                 result = match one.writing(bytes).filter(|_| !spoiled(&one)) {
                     Some(writing) => write(&[writing], out)?,
@@ -136,8 +137,8 @@ fn answer(
     }
 }
 
-/// Makes writes; where there is no room for them, again and again until there is, for as long as the client is there. If it
-/// has gone they must not be made any more: it may have repeated them elsewhere, and written other things since.
+/// Applies writes, retrying while there is no room, for as long as the client is connected. Once it has gone they must
+/// not be applied any more: it may have repeated them over another connection, and have written newer data since.
 fn write(writings: &[Writing<'_>], out: &mut Outgoing) -> Result<Result<(), IoError>, Ending> {
     let connection: &Connection = &out.connection.clone();
     loop {
@@ -145,10 +146,10 @@ fn write(writings: &[Writing<'_>], out: &mut Outgoing) -> Result<Result<(), IoEr
             Err(IoError::Paused) => {}
             result => return Ok(result),
         }
-        // Replies to what was done before must not wait with it.
+        // Earlier replies must not wait for this.
         out.send()?;
         std::thread::sleep(PAUSE);
-        // Not before the pause: the client may have come back over another connection during it.
+        // Checked after the pause: during it the client may have reconnected elsewhere.
         if connection.is_over() {
             return Err(Ending::Vanished);
         }

@@ -1,16 +1,16 @@
-//! How many bytes may be held for reads that are done away from their connection's own thread.
+//! The memory budget for reads that are done outside of their connection's own thread.
 //!
-//! Invariants: never more than the server's limit in all and the connection's limit each; a ticket gives back exactly
-//! what it took, once. Nobody ever waits for a ticket: who gets none does its work with its own memory. So a client
-//! that hoards its share slows others down at most, and never stops them. Every job costs something (`job.rs`), so the
-//! number of jobs that wait is bounded as well.
+//! Invariants: the server's limit holds over all connections, and the connection's limit for each. A ticket returns
+//! exactly what it took, once. Nobody waits for a ticket: without one, the work is done in the connection's own memory,
+//! so a client that hoards its share slows others down but never stops them. Every job has a minimum cost (`job.rs`),
+//! so the number of queued jobs is bounded as well.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-/// A number of bytes of which not more than `max` are taken.
+/// A counter of bytes taken, at most `max`.
 struct Account {
     max: u64,
     taken: AtomicU64,
@@ -31,7 +31,7 @@ impl Account {
     }
 }
 
-/// What all connections of a server share.
+/// The budget of all connections of a server.
 pub(crate) struct Budget(Account);
 
 impl Budget {
@@ -39,13 +39,13 @@ impl Budget {
         Arc::new(Self(Account::new(bytes_max)))
     }
 
-    /// A connection's part of it.
+    /// The share of one connection.
     pub(crate) fn share(self: &Arc<Self>, bytes_max: u64) -> Arc<Share> {
         Arc::new(Share { own: Account::new(bytes_max), budget: Arc::clone(self) })
     }
 }
 
-/// One connection's part of a [`Budget`].
+/// One connection's share of a [`Budget`].
 pub(crate) struct Share {
     own: Account,
     budget: Arc<Budget>,
@@ -64,7 +64,7 @@ impl Share {
     }
 }
 
-/// The right to hold some bytes; dropping it gives it back.
+/// The right to hold some bytes; dropping it returns them.
 pub(crate) struct Ticket {
     share: Arc<Share>,
     bytes: u64,

@@ -1,7 +1,8 @@
-//! From a request's header to what is to be done, or why not. Pure.
+//! Turns a request's header into a command or a refusal. Pure.
 //!
-//! Invariant: a [`Command`] lies within the device, is aligned to its blocks if the client knows them, is allowed by what was negotiated, and
-//! reads or writes at most [`PAYLOAD_BYTES_MAX`]; nobody behind it checks that again.
+//! Invariant: a [`Command`] lies within the device, is aligned to its blocks if the client knows their size, is allowed
+//! by what was negotiated, and reads or writes at most [`PAYLOAD_BYTES_MAX`]. Code that handles commands does not check
+//! these again.
 
 use super::{
     limits::PAYLOAD_BYTES_MAX,
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::device::Geometry;
 
-/// What a client and its server have agreed on.
+/// The result of negotiation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// The device's shape.
@@ -21,12 +22,13 @@ pub struct Terms {
     pub structured: bool,
     /// `base:allocation` was negotiated for this export.
     pub status: bool,
-    /// The client asked for the size constraints of this export, so it has to keep to them. Others may know nothing of them.
+    /// The client asked for the size constraints of this export, so it must keep to them. Other clients may not know
+    /// them.
     pub aligned: bool,
 }
 
 impl Terms {
-    /// The transmission flags ("Transmission flags").
+    /// The flags announced to the client ("Transmission flags").
     #[must_use]
     pub fn flags(&self) -> u16 {
         let mut flags =
@@ -48,37 +50,34 @@ impl Terms {
 
 /// A part of the device. May be empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Span {
-    /// Where, in bytes.
     pub offset: u64,
-    /// How much.
     pub len_bytes: u32,
 }
 
-/// Something to do.
+/// A valid request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub enum Command {
     /// `NBD_CMD_READ`.
     Read {
-        /// What.
         span: Span,
-        /// In one chunk (`NBD_CMD_FLAG_DF`).
+        /// Answer in one chunk (`NBD_CMD_FLAG_DF`).
         whole: bool,
     },
     /// `NBD_CMD_WRITE`; the data follows the header.
     Write {
-        /// Where.
         span: Span,
-        /// Answer when it is durable.
+        /// Answer only once it is durable.
         fua: bool,
     },
     /// `NBD_CMD_WRITE_ZEROES` and `NBD_CMD_TRIM`: both read back as zeroes here.
     Clear {
-        /// What.
         span: Span,
-        /// Answer when it is durable.
+        /// Answer only once it is durable.
         fua: bool,
-        /// The space is to stay reserved.
+        /// Keep the space reserved.
         keep_space: bool,
     },
     /// `NBD_CMD_FLUSH`.
@@ -87,21 +86,20 @@ pub enum Command {
     Cache(Span),
     /// `NBD_CMD_BLOCK_STATUS`; never empty.
     Status {
-        /// Of what.
         span: Span,
-        /// One extent only (`NBD_CMD_FLAG_REQ_ONE`).
+        /// Answer with one extent only (`NBD_CMD_FLAG_REQ_ONE`).
         one: bool,
     },
     /// `NBD_CMD_DISC`.
     Disconnect,
 }
 
-/// Why a request is not done.
+/// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Refusal {
-    /// For the client's program.
     pub errno: Errno,
-    /// For people.
+    /// The reason in words.
     pub why: &'static str,
 }
 
@@ -109,10 +107,10 @@ const fn invalid(why: &'static str) -> Refusal {
     Refusal { errno: Errno::Inval, why }
 }
 
-/// What a request means under these terms ("Request types", "Error values").
+/// Interprets a request under the negotiated terms ("Request types", "Error values").
 ///
 /// # Errors
-/// [`Refusal`], to be sent to the client; the payload of a refused write still has to be taken off the stream.
+/// [`Refusal`], to be sent to the client. The payload of a refused write still has to be read off the stream.
 pub fn understand(request: &Request, terms: &Terms) -> Result<Command, Refusal> {
     let fua = request.flags & flag::FUA != 0;
     let has = |flag: u16| request.flags & flag != 0;

@@ -1,7 +1,7 @@
-//! What the threads that work for one client share.
+//! State shared by the threads that work for one client.
 //!
-//! Invariants: `pending` counts the jobs handed to other threads, so the connection's own thread knows when the last
-//! has returned; a device that says it is closing is never answered for, the connection ends instead.
+//! Invariants: `pending` counts the jobs handed to other threads, so that the connection's own thread knows when the
+//! last one has returned. A device that is closing never causes an error reply; the connection ends instead.
 
 use std::sync::{
     Arc, Condvar, Mutex, PoisonError,
@@ -33,18 +33,18 @@ pub(crate) struct Connection {
     socket: Arc<Socket>,
     broken: AtomicBool,
     complained: AtomicBool,
-    /// An `NBD_CMD_CACHE` is being worked on.
+    /// An `NBD_CMD_CACHE` is under way.
     pub(crate) caching: AtomicBool,
 }
 
-/// What to do about an [`IoError`].
+/// How to answer an [`IoError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Say so.
+    /// Send this error.
     Errno(Errno),
-    /// End the connection without an answer. The protocol has `NBD_ESHUTDOWN` for this, but QEMU hands every error
-    /// it is answered with to the guest, as a broken disk, while after a lost connection it connects again and
-    /// repeats what was not answered. So we do not say it.
+    /// Close the connection without an answer. The protocol has `NBD_ESHUTDOWN` for this, but QEMU passes every error
+    /// reply to the guest as a disk error, whereas after a lost connection it reconnects and repeats the unanswered
+    /// requests.
     HangUp,
 }
 
@@ -54,11 +54,11 @@ impl Answer {
             IoError::ReadOnly => Self::Errno(Errno::Perm),
             IoError::Invalid { .. } => Self::Errno(Errno::Inval),
             IoError::Full => Self::Errno(Errno::Nospc),
-            // Whoever waited for room does so no more: the client has gone, or is to come back to another manager.
+            // The wait for room was cancelled: the client has gone, or has to reconnect to another manager.
             IoError::Closing | IoError::Paused => Self::HangUp,
             IoError::WouldBlock | IoError::Store(_) => Self::Errno(Errno::Io),
             IoError::Medium(error) if is_full(error) => Self::Errno(Errno::Nospc),
-            // The protocol has no number for a file that can grow no further.
+            // The protocol has no error number for EFBIG.
             IoError::Medium(error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
                 Self::Errno(Errno::Nospc)
             }
@@ -93,22 +93,22 @@ impl Connection {
         self.socket.stop_receiving();
     }
 
-    /// Whether the client has gone, or nothing more is to be received from it.
+    /// Whether the client has gone or nothing more will be received from it.
     pub(crate) fn is_over(&self) -> bool {
         self.is_broken() || self.socket.is_over()
     }
 
-    /// Whether it is being ended from this side.
+    /// Whether this side is ending the connection.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
     }
 
-    /// Appends the answer to a request that has no data to give back.
+    /// Appends a success reply without data.
     pub(crate) fn push_success(&self, out: &mut Vec<u8>, cookie: Cookie) {
         out.extend_from_slice(&SimpleReply { error: 0, cookie }.encode());
     }
 
-    /// Appends the answer to a request that the device failed, or ends the connection.
+    /// Appends the reply to a request that failed on the device, or ends the connection.
     pub(crate) fn push_failure(&self, out: &mut Vec<u8>, cookie: Cookie, error: &IoError) {
         match self.failed(error) {
             Some(errno) => self.push_errno(out, cookie, errno, &error.to_string()),
@@ -116,7 +116,7 @@ impl Connection {
         }
     }
 
-    /// Appends the answer to a request that makes no sense.
+    /// Appends the reply to a refused request.
     pub(crate) fn push_refusal(&self, out: &mut Vec<u8>, cookie: Cookie, refusal: Refusal) {
         self.push_errno(out, cookie, refusal.errno, refusal.why);
     }
@@ -129,8 +129,8 @@ impl Connection {
         }
     }
 
-    /// What a device's error is for the client; the first one of a connection is worth a line in the log, and a
-    /// broken disk under a busy client would else fill it. `None`: do not answer, hang up.
+    /// The error number to send for a device's error; `None` means close without an answer. Only the first failure of a
+    /// connection is logged, because a broken disk under a busy client would flood the log.
     pub(crate) fn failed(&self, error: &IoError) -> Option<Errno> {
         if self.complained.swap(true, Ordering::Relaxed) {
             tracing::debug!(%error, "request failed");
@@ -144,7 +144,7 @@ impl Connection {
     }
 }
 
-/// Counts jobs that are under way in other threads.
+/// Counts jobs in flight in other threads.
 #[derive(Default)]
 pub(crate) struct Pending {
     count: Mutex<usize>,
@@ -165,7 +165,7 @@ impl Pending {
     }
 }
 
-/// One job is under way until this is dropped.
+/// A job is in flight until this is dropped.
 pub(crate) struct Underway(Arc<Pending>);
 
 impl Drop for Underway {

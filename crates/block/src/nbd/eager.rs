@@ -1,11 +1,11 @@
-//! Looking for the next request a moment longer before going to sleep.
+//! Busy-polls briefly for the next request before going to sleep.
 //!
-//! A client that waits for each answer sends its next request some microseconds after it has it, but waking a thread takes
-//! several times as long as the request itself. So a thread whose client was quick the last time keeps looking for
-//! a while (as QEMU's event loops and KVM's halt polling do).
+//! A client that waits for each answer sends its next request within microseconds, but waking a thread takes several
+//! times as long as the request itself. So a thread whose client was quick the last time polls for a while (as QEMU's
+//! event loops and KVM's halt polling do).
 //!
-//! Invariants: a thread looks for [`LOOK`] at most, and not at all for a client that lets it wait for longer; at most half of
-//! the processors do so at any time, so that those with work find one.
+//! Invariants: a thread polls for at most [`LOOK`], and not at all for a client that took longer the last time. At most
+//! half of the processors poll at any time, so that threads with work find one.
 
 use std::{
     io,
@@ -17,12 +17,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// For how long it is worth looking: about what waking up costs.
+/// The longest poll: about the cost of a wake-up.
 const LOOK: Duration = Duration::from_micros(50);
-/// A client that answers within this time, with the waking up in it, would have been seen while looking.
+/// A client that answers within this time, wake-up included, would have been caught by polling.
 const QUICK: Duration = Duration::from_micros(150);
 
-/// Threads that look, of all servers in this process.
+/// Threads that poll, over all servers in this process.
 static LOOKING: AtomicUsize = AtomicUsize::new(0);
 
 fn looking_max() -> usize {
@@ -30,16 +30,15 @@ fn looking_max() -> usize {
     *MAX.get_or_init(|| thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2)))
 }
 
-/// What one thread knows of its client's pace.
+/// One client's recent pace.
 #[derive(Debug, Default)]
 pub(crate) struct Eager {
-    /// It was quick the last time.
+    /// The last request came quickly.
     quick: bool,
 }
 
 impl Eager {
-    /// Receives into `buf` with `now`, which does not wait, as soon as there is something; with `wait` if that takes too
-    /// long.
+    /// Polls `now`, which does not wait; falls back to `wait` after [`LOOK`].
     pub(crate) fn receive(
         &mut self,
         buf: &mut [u8],
@@ -69,7 +68,7 @@ fn is_nothing(received: &io::Result<usize>) -> bool {
     received.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// The right to look.
+/// A permit to poll.
 struct Place;
 
 impl Place {

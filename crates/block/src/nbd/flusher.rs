@@ -1,8 +1,8 @@
-//! Makes writes durable without keeping the connection's own thread from its work.
+//! Flushes without blocking the connection's own thread.
 //!
-//! Invariants: a flush of the device begins after the request was handed in, so it covers every write that was
-//! acknowledged before the request was received; all requests that wait when a flush begins share it; at most
-//! [`WAITING_MAX`] wait, who brings more is held up; dropping the flusher waits for those that are in.
+//! Invariants: a flush of the device begins after the request was queued, so it covers every write that was
+//! acknowledged before the request was received. All requests queued when a flush begins share it. At most
+//! [`WAITING_MAX`] are queued; adding more blocks. Dropping the flusher waits for the queued ones.
 
 use std::{
     sync::{Arc, Condvar, Mutex, PoisonError},
@@ -11,7 +11,7 @@ use std::{
 
 use super::{connection::Connection, outbox::Unsent, socket::lock, wire::request::Cookie};
 
-/// Far more than a client that waits for its replies has under way.
+/// Far more than a client that waits for its replies has in flight.
 const WAITING_MAX: usize = 4096;
 
 #[derive(Default)]
@@ -26,7 +26,7 @@ struct Waiting {
     changed: Condvar,
 }
 
-/// One connection's flusher. Its thread is started by the first request.
+/// One connection's flusher. The first request starts its thread.
 pub(crate) struct Flusher {
     connection: Arc<Connection>,
     waiting: Arc<Waiting>,
@@ -38,7 +38,7 @@ impl Flusher {
         Self { connection, waiting: Arc::default(), thread: Mutex::default() }
     }
 
-    /// Answers the request once everything that is acknowledged by now is durable.
+    /// Queues a request, which is answered once everything acknowledged so far is durable.
     pub(crate) fn add(&self, cookie: Cookie) -> Result<(), Unsent> {
         let mut started = lock(&self.thread);
         if started.is_none() {
@@ -110,7 +110,7 @@ fn flush(connection: &Connection, cookies: &[Cookie]) -> Result<(), Unsent> {
     connection.outbox.send(&out)
 }
 
-/// A client whose flush panicked must not wait for ever, nor must the connection's thread.
+/// Cuts the connection if a flush panics, so that neither the client nor the connection's thread waits for ever.
 struct CutOnPanic<'a>(&'a Connection, &'a Waiting);
 
 impl Drop for CutOnPanic<'_> {

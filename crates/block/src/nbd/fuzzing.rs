@@ -8,8 +8,8 @@ use super::{
     wire::{option::OptionHeader, request::Request},
 };
 
-/// Plays a client's side of a handshake, flags first, and gives back all that the server would send, and what was agreed
-/// on if it ended in transmission.
+/// Plays the client's side of a handshake, client flags first. Returns everything the server would send, and the agreed
+/// terms if the handshake ended in transmission.
 pub fn handshake(bytes: &[u8], exports: &dyn Exports) -> (Vec<u8>, Option<Terms>) {
     let mut sent = Vec::new();
     let Some((flags, mut rest)) = bytes.split_first_chunk() else { return (sent, None) };
@@ -34,7 +34,7 @@ pub fn handshake(bytes: &[u8], exports: &dyn Exports) -> (Vec<u8>, Option<Terms>
     (sent, None)
 }
 
-/// Reads a client's side of transmission as far as it makes sense, and tells of each request what becomes of it.
+/// Parses the client's side of transmission until it becomes invalid, and reports the outcome of each request.
 pub fn transmission(bytes: &[u8], terms: &Terms, each: &mut dyn FnMut(&Request, Result<Command, Refusal>)) {
     let mut rest = bytes;
     while let Some((header, after)) = rest.split_first_chunk() {

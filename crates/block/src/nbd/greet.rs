@@ -1,7 +1,8 @@
 //! The handshake on its socket.
 //!
-//! Invariants: it is over by its deadline, however slowly the client sends or receives; an option's data is taken into
-//! memory only up to [`OPTION_BYTES_MAX`]; nothing behind the last option is received, it belongs to transmission.
+//! Invariants: the handshake is over by its deadline, however slowly the client sends or receives. At most
+//! [`OPTION_BYTES_MAX`] of an option's data is held in memory. Nothing after the last option is received, because that
+//! belongs to transmission.
 
 use std::{
     cell::Cell,
@@ -23,7 +24,7 @@ use super::{
 
 use crate::device::Geometry;
 
-/// Data of options that is skipped so that they can be refused; longer ones are no honest client's.
+/// The largest option data that is skipped in order to refuse the option properly; no honest client sends more.
 const SKIPPED_BYTES_MAX: u32 = 1 << 20;
 
 /// Why there is no transmission.
@@ -39,16 +40,16 @@ pub(crate) enum Ungreeted {
     Socket(#[from] io::Error),
 }
 
-/// How long a client may still take to ask for something when the server is stopping, so that it can be told.
+/// When the server is stopping, how long a client may still take to send an option and be told so.
 const GOODBYE: Duration = Duration::from_millis(250);
 
-/// Who the client talks to.
+/// The server as the handshake sees it.
 pub(crate) struct Host<'a> {
     pub(crate) exports: &'a dyn Exports,
-    /// Whether there is a place for a client of a device of this shape.
+    /// Whether one more client of a device of this shape is admitted.
     pub(crate) admit: &'a dyn Fn(&Geometry) -> bool,
     pub(crate) stopping: &'a AtomicBool,
-    /// Readable once it is stopping.
+    /// Readable once the server is stopping.
     pub(crate) woken: BorrowedFd<'a>,
 }
 
@@ -56,7 +57,7 @@ struct Line<'a> {
     socket: &'a Socket,
     host: &'a Host<'a>,
     deadline: Cell<Deadline>,
-    /// The server is stopping, and the deadline is what that leaves.
+    /// The server is stopping, and the deadline was shortened accordingly.
     hurried: Cell<bool>,
 }
 
@@ -103,7 +104,7 @@ impl Line<'_> {
     }
 }
 
-/// Leads the handshake to its end; `None` when the client does not want transmission, or cannot have it.
+/// Runs the handshake to its end; `None` when the client does not want transmission or cannot have it.
 pub(crate) fn greet(
     socket: &Socket,
     host: &Host<'_>,

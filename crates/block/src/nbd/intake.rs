@@ -1,21 +1,20 @@
 //! The receiving side of a connection: one buffer for many requests.
 //!
-//! Invariants: what was received and not consumed is one contiguous slice; it is never longer than the buffer, and a
-//! message of up to [`MESSAGE_BYTES_MAX`] fits into it wherever it began. Bytes are moved only when a message would
-//! not fit behind what is there; a large one is received exactly to its end, so that the next begins at the front.
+//! Invariants: the bytes that were received and not consumed are one contiguous slice, never longer than the buffer,
+//! and a message of up to [`MESSAGE_BYTES_MAX`] fits wherever it began. Bytes are moved only when a message would not
+//! fit behind them. A large message is received exactly to its end, so that the next one begins at the front.
 
 use std::io;
 
 use super::{eager::Eager, limits::PIECE_BYTES, socket::Socket, wire::request::Request};
 
-/// The longest message that is received as a whole; longer ones go through in pieces.
+/// The longest message that is received as a whole; longer ones are streamed in pieces.
 pub(crate) const MESSAGE_BYTES_MAX: usize = PIECE_BYTES + Request::BYTES;
-/// Room behind the longest message for those that follow it.
+/// Room behind the longest message for the next ones.
 const SLACK_BYTES: usize = 64 << 10;
-/// From here on a message's rest is waited for as a whole and nothing behind it is taken along.
+/// At or above this size, the rest of a message is received exactly, with nothing after it.
 const EXACT_BYTES: usize = 32 << 10;
 
-/// Bytes of the buffer.
 pub(crate) const BUFFER_BYTES: usize = MESSAGE_BYTES_MAX + SLACK_BYTES;
 
 /// See the module's comment.
@@ -32,12 +31,12 @@ impl Intake {
         Self { buffer, begin: 0, end: 0, eager: Eager::default() }
     }
 
-    /// What was received and not consumed.
+    /// The bytes that were received and not consumed.
     pub(crate) fn filled(&self) -> &[u8] {
         self.buffer.get(self.begin..self.end).unwrap_or_default()
     }
 
-    /// Where in the whole buffer that is.
+    /// The position of [`Intake::filled`] in the whole buffer.
     pub(crate) fn begin(&self) -> usize {
         self.begin
     }
@@ -47,7 +46,8 @@ impl Intake {
         &self.buffer
     }
 
-    /// Gives the buffer away after `bytes` more were consumed; what is behind them goes on in `other`, of the same size.
+    /// Consumes `bytes` more and gives the buffer away; the bytes after them continue in `other`, which has the same
+    /// size.
     pub(crate) fn exchange(&mut self, bytes: usize, mut other: Box<[u8]>) -> Box<[u8]> {
         self.consume(bytes);
         let rest = self.filled();
@@ -57,7 +57,7 @@ impl Intake {
         std::mem::replace(&mut self.buffer, other)
     }
 
-    /// Receives more of what there is already, without moving anything; says whether there was something.
+    /// Receives what is available, without waiting and without moving bytes. Returns whether there was anything.
     pub(crate) fn gather(&mut self, socket: &Socket) -> io::Result<bool> {
         let room = self.buffer.get_mut(self.end..).unwrap_or_default();
         if room.is_empty() {
@@ -68,7 +68,7 @@ impl Intake {
                 self.end += received;
                 Ok(received > 0)
             }
-            // Whatever is wrong comes again when it is waited for.
+            // The blocking receive will report the error.
             Err(_) => Ok(false),
         }
     }
@@ -77,7 +77,7 @@ impl Intake {
         self.begin = self.end.min(self.begin + bytes);
     }
 
-    /// Receives something; `missing` bytes at least are needed to go on. False at the end of the stream.
+    /// Receives at least one byte; at least `missing` are needed to go on. False at the end of the stream.
     pub(crate) fn receive(&mut self, socket: &Socket, missing: usize) -> io::Result<bool> {
         if self.begin == self.end {
             (self.begin, self.end) = (0, 0);
@@ -96,7 +96,7 @@ impl Intake {
         Ok(received > 0)
     }
 
-    /// Makes sure that `bytes` are there, at most [`PIECE_BYTES`]. False when the stream ends before.
+    /// Receives until `bytes`, at most [`PIECE_BYTES`], are available. False when the stream ends before.
     pub(crate) fn fill(&mut self, socket: &Socket, bytes: usize) -> io::Result<bool> {
         while self.filled().len() < bytes {
             let missing = bytes - self.filled().len();
@@ -107,7 +107,7 @@ impl Intake {
         Ok(true)
     }
 
-    /// Throws away the next `bytes` of the stream, those to come as well. False when it ends before.
+    /// Discards the next `bytes` of the stream, including those not received yet. False when it ends before.
     pub(crate) fn skip(&mut self, socket: &Socket, bytes: usize) -> io::Result<bool> {
         let mut left = bytes;
         loop {

@@ -1,7 +1,7 @@
-//! Work of a connection that is done in the shared reader threads.
+//! Work of a connection that runs in the shared reader threads.
 //!
-//! Invariants: a job always ends in an answer, or in the end of its connection (also when the device panics); all
-//! parts of a divided read are posted before the chunk that closes it.
+//! Invariants: a job always ends in an answer or in the end of its connection, even when the device panics. All parts
+//! of a divided read are posted before its closing chunk.
 
 use std::{
     sync::{
@@ -25,19 +25,19 @@ use super::{
 };
 use crate::{device::Reading, parts::widened};
 
-/// One `NBD_CMD_CACHE` brings this much into memory at most: it is advice, and a disk may be larger than all memory.
+/// The most that one `NBD_CMD_CACHE` reads: it is only a hint, and a disk may be larger than memory.
 pub(crate) const CACHED_BYTES_MAX: u32 = 64 << 20;
-/// It is worked on in pieces of this size, so that others get their turn in between.
+/// It is done in pieces of this size, so that other jobs run in between.
 const CACHED_PIECE_BYTES: u32 = 4 << 20;
-/// After so many bytes of a disk the next look is taken whether anybody waits for what is known of it. Devices tell of each piece of at
-/// most 16 MiB, so no more than one of them is resolved for a client that has gone.
+/// How many bytes of a disk are resolved between two checks whether the client is still there. Devices call back at
+/// least every 16 MiB, so at most that much is resolved for a client that has gone.
 const LOOK_EVERY_BYTES: u64 = 16 << 20;
-/// Most extents in one answer; a client asks again for the rest.
+/// The most extents in one reply; the client asks again for the rest.
 const EXTENTS_MAX: usize = 4096;
-/// What a job costs at least, which bounds their number. More than the answer with most extents needs.
+/// The minimum cost of a job, which bounds their number. It covers the reply with the most extents.
 const COST_BYTES_MIN: u64 = 64 << 10;
 
-/// A large read that is answered in several chunks; counts those that are to come.
+/// A large read that is answered in several chunks; counts the outstanding ones.
 pub(crate) struct Divided {
     to_come: AtomicUsize,
 }
@@ -47,25 +47,24 @@ impl Divided {
         Arc::new(Self { to_come: AtomicUsize::new(parts) })
     }
 
-    /// A part's chunk is on its way. True for the last one: then the closing chunk has to follow, which says that all
-    /// went well. Not so on a connection that is being ended, for that may be because a part could not be had.
+    /// Notes that a part's chunk was posted. True for the last part: the closing chunk, which reports success, has to
+    /// follow. False if the connection is being ended, because that may be due to a part that could not be read.
     pub(crate) fn part_is_out(&self, connection: &Connection) -> bool {
         self.to_come.fetch_sub(1, Ordering::AcqRel) == 1 && !connection.is_broken()
     }
 }
 
-/// What to do.
 pub(crate) enum Task {
     /// Reads and answers, with the whole reply or one part of it.
     Read { span: Span, part_of: Option<Arc<Divided>> },
     /// Answers `NBD_CMD_BLOCK_STATUS`.
     Status { span: Span, one: bool },
-    /// Brings a range into memory and answers, piece by piece. One at a time of a connection.
+    /// Prefetches a range piece by piece, then answers. One at a time per connection.
     Cache { span: Span, pool: Arc<Pool>, _turn: Caching },
 }
 
 impl Task {
-    /// How many bytes its answer may need, or a little more.
+    /// An upper bound of the bytes its reply needs.
     pub(crate) fn cost_bytes(&self) -> u64 {
         match self {
             Self::Read { span, .. } => u64::from(span.len_bytes).max(COST_BYTES_MIN),
@@ -74,8 +73,8 @@ impl Task {
     }
 }
 
-/// A task, for whom, and what it holds. The fields are dropped in this order: when `underway` ends, the job holds
-/// nothing of its connection any more.
+/// A task, its connection, and what it holds. The drop order of the fields matters: when `underway` is dropped, the job
+/// holds nothing of its connection any more.
 pub(crate) struct Job {
     connection: Arc<Connection>,
     cookie: Cookie,
@@ -91,7 +90,7 @@ impl Job {
         Self { connection, cookie, task, ticket: Some(ticket), answered: false, _underway: underway }
     }
 
-    /// The thread that runs jobs is gone: does without.
+    /// Takes the task back, to be done without the reader threads.
     pub(crate) fn take_back(mut self) -> Task {
         self.answered = true;
         let span = Span { offset: 0, len_bytes: 0 };
@@ -121,7 +120,7 @@ impl Job {
 }
 
 impl Job {
-    /// One piece; the rest is handed in again. Nobody is asked to do more for a client that has gone.
+    /// Does one piece and submits the rest. Stops when the client has gone.
     fn cache(mut self) {
         let Task::Cache { span, pool, .. } = &mut self.task else { return };
         if span.len_bytes > 0 && !self.connection.is_over() {
@@ -130,7 +129,7 @@ impl Job {
             *span = Span { offset: span.offset + u64::from(len), len_bytes: span.len_bytes - len };
             if span.len_bytes > 0 {
                 let pool = Arc::clone(pool);
-                // Without a thread to go on with, what was done has to do.
+                // Without a thread to continue, what was done so far has to do.
                 let Err(mut job) = pool.submit(self) else { return };
                 job.succeed();
                 return;
@@ -147,7 +146,7 @@ impl Job {
     }
 }
 
-/// The right to be the one `NBD_CMD_CACHE` of its connection that is worked on.
+/// The right to run the one `NBD_CMD_CACHE` of a connection.
 pub(crate) struct Caching(Arc<Connection>);
 
 impl Caching {
@@ -173,12 +172,12 @@ impl Drop for Job {
     }
 }
 
-/// Size of what stands in front of the data of a read.
+/// The size of the header before the data of a read.
 pub(crate) fn read_header_bytes(connection: &Connection) -> usize {
     if connection.terms.structured { OFFSET_DATA_BYTES } else { SimpleReply::BYTES }
 }
 
-/// Writes what stands in front of the data of a read into the first bytes of its reply.
+/// Writes the header of a read's reply into its first bytes.
 pub(crate) fn write_read_header(
     connection: &Connection,
     reply: &mut [u8],
@@ -194,7 +193,7 @@ pub(crate) fn write_read_header(
     }
 }
 
-/// The answer to a read, or one part of it, waiting for the medium.
+/// Reads, waiting for the medium, and builds the reply or one part of it.
 fn read(connection: &Connection, cookie: Cookie, span: Span, whole: bool) -> Vec<u8> {
     let head = read_header_bytes(connection);
     let mut bytes = vec![0; head + span.len_bytes as usize];
@@ -213,7 +212,7 @@ fn read(connection: &Connection, cookie: Cookie, span: Span, whole: bool) -> Vec
     bytes
 }
 
-/// Appends the chunk that stands for the part of a read that failed, or ends the connection.
+/// Appends the error chunk for a failed part of a read, or ends the connection.
 pub(crate) fn push_part_failure(
     connection: &Connection,
     out: &mut Vec<u8>,
@@ -227,20 +226,20 @@ pub(crate) fn push_part_failure(
     }
 }
 
-/// The answer to `NBD_CMD_BLOCK_STATUS`: neighbours that are alike are one extent, and nothing beyond the asked
-/// range is said.
+/// Builds the reply to `NBD_CMD_BLOCK_STATUS`: adjacent extents of the same status are merged, and nothing outside the
+/// requested range is reported.
 pub(crate) fn status(connection: &Connection, cookie: Cookie, span: Span, one: bool) -> Vec<u8> {
     let extents_max = if one { 1 } else { EXTENTS_MAX };
     let mut extents: Vec<(u32, u32)> = Vec::new();
     let mut left = span.len_bytes;
     let (from, whole) = widened(&connection.terms.geometry, span.offset, u64::from(span.len_bytes));
-    // What was not asked for, in front.
+    // The part of the first block that was not asked for.
     let mut lead = span.offset - from;
     let mut unlooked = 0;
     let result = connection.device.extents(from, whole, &mut |extent| {
         unlooked += extent.len_bytes;
         if unlooked >= LOOK_EVERY_BYTES {
-            // An answer may say less than it was asked for.
+            // A reply may cover less than the requested range.
             if connection.is_over() {
                 return false;
             }

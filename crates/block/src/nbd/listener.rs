@@ -1,7 +1,7 @@
-//! Sockets that wait for clients.
+//! Listening sockets.
 //!
-//! Invariants: a unix socket can be connected to only after its mode is 0600; a file is removed only if it is a socket
-//! that nobody listens on, or the very one that was made here.
+//! Invariants: a unix socket accepts connections only after its mode is 0600. A file is removed only if it is a socket
+//! without a listener, or the very one created here.
 
 use std::{
     ffi::OsStr,
@@ -29,41 +29,31 @@ use rustix::{
     },
 };
 
-/// Clients that may wait to be accepted.
+/// How many clients may wait to be accepted.
 const BACKLOG: i32 = 128;
 
 /// Why a server cannot listen.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub enum ListenError {
-    /// The kernel's limit for names of unix sockets.
+    /// The path exceeds the kernel's limit for unix sockets.
     #[error("{} is too long for the path of a socket (107 bytes at most); use a shorter one", path.display())]
-    PathTooLong {
-        /// Where.
-        path: PathBuf,
-    },
-    /// Somebody else listens there.
+    PathTooLong { path: PathBuf },
+    /// Another server listens there.
     #[error("{} is in use by another server; stop it or use another path", path.display())]
-    InUse {
-        /// Where.
-        path: PathBuf,
-    },
-    /// There is a file that is not a socket.
+    InUse { path: PathBuf },
+    /// A file exists there that is not a socket.
     #[error("{} exists and is not a socket; it is left alone, use another path", path.display())]
-    NotASocket {
-        /// Where.
-        path: PathBuf,
-    },
-    /// What was handed over cannot take clients.
+    NotASocket { path: PathBuf },
+    /// The inherited descriptor is not a listening stream socket.
     #[error(
         "the descriptor that was handed over is no listening stream socket; whoever made it has to call listen on it"
     )]
     NotListening,
-    /// The system refused.
+    /// The operating system refused.
     #[error("cannot listen on {address}")]
     System {
-        /// Where.
         address: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
@@ -87,7 +77,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// What is known of a listening socket, and the way to end it.
+/// A listening socket's address, and the means to end it.
 pub(crate) struct Listener {
     wake: Arc<OwnedFd>,
     pub(crate) address: Address,
@@ -95,13 +85,13 @@ pub(crate) struct Listener {
     file: Option<(u64, u64)>,
 }
 
-/// The listening socket itself. Dropping it turns away who is waiting and who comes later.
+/// The listening socket itself. Dropping it refuses clients that wait and those to come.
 pub(crate) struct Entrance {
     fd: OwnedFd,
     wake: Arc<OwnedFd>,
 }
 
-/// What [`Entrance::accept`] came back with.
+/// The result of [`Entrance::accept`].
 pub(crate) enum Accepted {
     Client(OwnedFd),
     Woken,
@@ -137,7 +127,8 @@ impl Listener {
         open().map_err(|source| ListenError::System { address: address.to_string(), source })
     }
 
-    /// A socket that listens already. It is not removed at the end, for it belongs to whoever made it.
+    /// Adopts a socket that already listens. Its file is not removed at the end, because it belongs to whoever created
+    /// it.
     pub(crate) fn inherited(fd: OwnedFd) -> Result<(Self, Entrance), ListenError> {
         let take = || -> io::Result<Option<Address>> {
             if socket_type(&fd)? != SocketType::STREAM || !socket_acceptconn(&fd)? {
@@ -153,7 +144,7 @@ impl Listener {
                 _ => Address::Tcp(SocketAddr::try_from(bound)?),
             };
             fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
-            // As for those made here, see `stream_socket`.
+            // As for the sockets created here, see `stream_socket`.
             fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
             Ok(Some(address))
         };
@@ -179,18 +170,18 @@ impl Listener {
         Ok((Self { wake: Arc::clone(&wake), address, file }, Entrance { fd, wake }))
     }
 
-    /// Makes every [`Entrance::accept`] come back, now and later.
+    /// Makes every [`Entrance::accept`] return, now and later.
     pub(crate) fn wake(&self) {
-        // Fails only when the counter is full, and then it wakes as well.
+        // Fails only when the counter is full, which wakes as well.
         let _full = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
-    /// Becomes readable when [`Listener::wake`] was called.
+    /// Readable once [`Listener::wake`] was called.
     pub(crate) fn woken(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
 
-    /// Removes the file of a unix socket if it is still the one made here.
+    /// Removes the file of a unix socket if it is still the one created here.
     pub(crate) fn remove_file(&self) {
         let (Address::Unix(path), Some(made)) = (&self.address, self.file) else { return };
         let same = fs::symlink_metadata(path).is_ok_and(|file| (file.dev(), file.ino()) == made);
@@ -214,7 +205,7 @@ impl Entrance {
             }
             match accept_with(&self.fd, SocketFlags::CLOEXEC) {
                 Ok(client) => return Ok(Accepted::Client(client)),
-                // The client left again before it was let in.
+                // The client left before it was accepted.
                 Err(Errno::INTR | Errno::AGAIN | Errno::CONNABORTED) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -222,12 +213,12 @@ impl Entrance {
     }
 }
 
-/// Non-blocking, so that a client that leaves between poll and accept does not hold the listener up.
+/// Non-blocking, so that a client that leaves between poll and accept does not block the listener.
 fn stream_socket(family: AddressFamily) -> Result<OwnedFd, Errno> {
     socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-/// Removes the socket of a server that is no more.
+/// Removes the socket of a server that has ended.
 fn clear_the_way(path: &Path, name: &SocketAddrUnix) -> Result<(), ListenError> {
     let system =
         |source: io::Error| ListenError::System { address: format!("unix:{}", path.display()), source };
@@ -246,7 +237,7 @@ fn clear_the_way(path: &Path, name: &SocketAddrUnix) -> Result<(), ListenError> 
             _ => Ok(()),
         },
         Err(Errno::NOENT) => Ok(()),
-        // Connected, or its queue is full: somebody is there.
+        // Connected, or the queue is full: a server is listening.
         Ok(()) | Err(Errno::AGAIN) => Err(ListenError::InUse { path: path.to_owned() }),
         Err(error) => Err(system(error.into())),
     }

@@ -1,10 +1,10 @@
 //! The NBD server: the front end for targets and tools.
 //!
-//! Speaks the fixed newstyle handshake and the whole baseline of the protocol, structured replies, block status,
-//! flush, FUA, trim, zeroes, cache and several connections to one export. No TLS: it is meant for unix sockets and
-//! for networks that protect it.
+//! It implements the fixed newstyle handshake and the whole baseline of the protocol, with structured replies, block
+//! status, flush, FUA, trim, zeroes, cache and several connections to one export. There is no TLS: it is meant for unix
+//! sockets and for networks that protect it.
 //!
-//! One thread for each connection does what can be done at once; what has to wait goes to others:
+//! Each connection has one thread for everything that can be done at once; whatever has to wait goes to other threads:
 //!
 //! ```text
 //!              ┌─ write, trim, zeroes: one device call for a run of them, data still in the receive buffer
@@ -16,11 +16,11 @@
 //! ```
 //!
 //! Invariants, each with a test:
-//! - a peer can only hurt itself: whatever it sends or does not send, other connections go on, nothing panics, and it
-//!   holds a bounded amount of memory (`limits.rs`, `budget.rs`);
+//! - a peer can only hurt itself: whatever it sends or withholds, other connections go on, nothing panics, and it holds
+//!   a bounded amount of memory (`limits.rs`, `budget.rs`);
 //! - a write is answered after [`BlockDevice::write`](crate::BlockDevice::write) returned; a flush, or a write with FUA, after a
 //!   [`BlockDevice::flush`](crate::BlockDevice::flush) that began later than that;
-//! - every connection can always go on with its own memory; the shared budget only buys parallel reads.
+//! - every connection can make progress with its own memory; the shared budget only buys parallel reads.
 //!
 //! Parsing is apart from I/O: [`wire`] (bytes), [`command`] (meaning of requests), `negotiation.rs` (the handshake).
 

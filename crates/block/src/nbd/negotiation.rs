@@ -1,7 +1,8 @@
-//! The handshake without its socket: options go in, answers and at last the agreed terms come out.
+//! The handshake without its socket: options go in, replies and finally the agreed terms come out.
 //!
-//! Invariants: state is bounded by one export name and one open device; every option gets exactly one final answer,
-//! except where the protocol demands to hang up; after [`Next::Transmit`] or [`Next::Close`] nothing is asked again.
+//! Invariants: the state is bounded by one export name and one open device. Every option gets exactly one final reply,
+//! except where the protocol demands to close the connection. After [`Next::Transmit`] or [`Next::Close`] nothing is
+//! called again.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -18,28 +19,28 @@ use super::{
 };
 use crate::device::{BlockDevice, Geometry};
 
-/// Options with more data are refused. Room for a name, and for every query worth asking.
+/// Options with more data are refused. It fits a name and every useful query.
 pub(crate) const OPTION_BYTES_MAX: u32 = 32 << 10;
-/// More options than any client needs; then the connection is closed.
+/// More options than any client needs; beyond them the connection is closed.
 const OPTIONS_MAX: u32 = 4096;
-/// Most exports that are listed.
+/// The most exports in one list.
 const LISTED_MAX: usize = 10_000;
-/// The only metadata context there is ("`base:allocation` metadata context"), and the number it goes by.
+/// The only metadata context ("`base:allocation` metadata context"), and its id.
 const CONTEXT: &str = "base:allocation";
 pub(crate) const CONTEXT_ID: u32 = 1;
-/// What a client may prefer to use, at least ("Size constraints").
+/// The smallest preferred block size that is announced ("Size constraints").
 const PREFERRED_BYTES_MIN: u32 = 4096;
 
 const CROWDED: &str = "too many clients are connected; disconnect others, or try again later";
 
-/// How a handshake ended well.
+/// The result of a successful handshake.
 pub(crate) struct Agreed {
     pub(crate) name: String,
     pub(crate) device: Arc<dyn BlockDevice>,
     pub(crate) terms: Terms,
 }
 
-/// What follows an option, after its answer was sent.
+/// What to do after the reply to an option was sent.
 pub(crate) enum Next {
     Option,
     Transmit(Agreed),
@@ -54,15 +55,15 @@ pub(crate) struct Negotiation<'a> {
     structured: bool,
     /// The export for which [`CONTEXT`] was selected.
     context_of: Option<String>,
-    /// The export whose size constraints were asked for last.
+    /// The export whose size constraints were last asked for.
     sizes_of: Option<String>,
-    /// What `NBD_OPT_INFO` opened, so that `NBD_OPT_GO` finds the same.
+    /// The device that `NBD_OPT_INFO` opened, so that `NBD_OPT_GO` gets the same one.
     open: Option<(String, Arc<dyn BlockDevice>)>,
     options: u32,
 }
 
 impl<'a> Negotiation<'a> {
-    /// Begins after the client's flags ("Client flags").
+    /// Starts after the client's flags ("Client flags").
     pub(crate) fn begin(
         exports: &'a dyn Exports,
         admit: &'a dyn Fn(&Geometry) -> bool,
@@ -84,7 +85,7 @@ impl<'a> Negotiation<'a> {
         })
     }
 
-    /// Answers an option whose data is more than [`OPTION_BYTES_MAX`] and was not looked at.
+    /// Answers an option whose data exceeded [`OPTION_BYTES_MAX`] and was skipped.
     pub(crate) fn too_big(&mut self, kind: u32, out: &mut Vec<u8>) -> Next {
         match kind {
             opt::EXPORT_NAME => Next::Close,
@@ -92,10 +93,10 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    /// Answers an option when the server is shutting down; the client has to hang up then.
+    /// Answers an option while the server is shutting down; the client has to disconnect then.
     pub(crate) fn shutting_down(&self, kind: u32, out: &mut Vec<u8>) {
         match kind {
-            // It has no answer but to hang up.
+            // Closing the connection is its only error reply.
             opt::EXPORT_NAME => {}
             opt::ABORT => push_reply(out, kind, rep::ACK, &[]),
             _ => {
@@ -137,7 +138,7 @@ impl<'a> Negotiation<'a> {
         Next::Option
     }
 
-    /// `NBD_OPT_EXPORT_NAME`: no way to say what is wrong but to hang up.
+    /// `NBD_OPT_EXPORT_NAME`: an error can only be reported by closing the connection.
     fn export_name(&mut self, data: &[u8], out: &mut Vec<u8>) -> Next {
         let Ok(name) = text(data) else { return Next::Close };
         let device = match self.device(name) {
@@ -213,7 +214,7 @@ impl<'a> Negotiation<'a> {
             let description = self.exports.describe(name);
             item(info::DESCRIPTION, [clipped(&description, NAME_BYTES_MAX).as_bytes(), &[], &[]]);
         }
-        // Sent without being asked as well: the smallest block is not the protocol's default.
+        // Sent even when not asked for, because the minimum block size is not the protocol's default.
         let preferred = geometry.block_bytes.max(PREFERRED_BYTES_MIN).to_be_bytes();
         item(
             info::BLOCK_SIZE,
@@ -228,7 +229,7 @@ impl<'a> Negotiation<'a> {
     }
 
     /// `NBD_OPT_LIST_META_CONTEXT` and `NBD_OPT_SET_META_CONTEXT`. Every export has the same context, so the name is
-    /// only remembered; whether there is such an export is for `NBD_OPT_GO` to say.
+    /// only remembered; `NBD_OPT_GO` decides whether the export exists.
     fn contexts(&mut self, kind: u32, data: &[u8], out: &mut Vec<u8>) -> Next {
         let sets = kind == opt::SET_META_CONTEXT;
         if sets {
@@ -260,7 +261,7 @@ impl<'a> Negotiation<'a> {
         Next::Option
     }
 
-    /// The device of that name, the one that is open already if it is the same.
+    /// The device of that name, reusing the open one if it is the same.
     fn device(&mut self, name: &str) -> Result<Arc<dyn BlockDevice>, OpenError> {
         match self.open.take() {
             Some((open, device)) if open == name => Ok(device),

@@ -1,12 +1,13 @@
 //! The sending side of a connection.
 //!
 //! Invariants:
-//! - whole messages: only who has the turn (`busy`) touches the socket, and keeps it until its message is out;
-//! - `busy` is given up only when nothing waits, so a message never overtakes one that was posted before;
-//! - a thread that serves many connections ([`Outbox::post`]) waits for a client [`PATIENCE`] at most; after that the
-//!   connection has a thread of its own to send what waits, until nothing does;
-//! - what waits is paid for by tickets, so a client that does not read holds a bounded amount;
-//! - once sending failed nothing is ever sent again and the socket is cut.
+//! - only whole messages are sent: only the holder of the turn (`busy`) writes to the socket, and it keeps the turn
+//!   until its message is out;
+//! - `busy` is released only when nothing is queued, so a message never overtakes an earlier one;
+//! - a thread that serves many connections ([`Outbox::post`]) waits for a client at most [`PATIENCE`]; after that a
+//!   thread of the connection's own sends what is queued, until the queue is empty;
+//! - queued messages hold tickets, so a client that does not read holds a bounded amount of memory;
+//! - once sending failed, nothing is ever sent again and the socket is cut.
 
 use std::{
     collections::VecDeque,
@@ -21,15 +22,15 @@ use super::{
     socket::{Socket, lock},
 };
 
-/// How long a shared thread waits for a client that has room for nothing, before it leaves the rest to another.
+/// How long a shared thread waits for a client whose socket is full before it leaves the rest to another thread.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Why nothing can be sent any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unsent {
-    /// The other end is closed.
+    /// The client closed its end.
     Gone,
-    /// The client took nothing for too long.
+    /// The client read nothing for too long.
     Stalled,
 }
 
@@ -53,7 +54,7 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// The socket's send timeout is how long a client may take nothing.
+    /// The socket's send timeout bounds how long a client may read nothing.
     pub(crate) fn new(socket: Arc<Socket>) -> Arc<Self> {
         let state = State { busy: false, failed: None, waiting: VecDeque::new() };
         Arc::new(Self { socket, state: Mutex::new(state), free: Condvar::new() })
@@ -74,12 +75,12 @@ impl Outbox {
         }
     }
 
-    /// Sends one message or several whole ones, as long as it takes.
+    /// Sends one or several whole messages, however long that takes.
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), Unsent> {
         self.turn()?.send(bytes)
     }
 
-    /// Sends a message soon, without waiting for the client. If it cannot be sent, nobody is there to care.
+    /// Queues a message and sends it without waiting for the client. A failure is not reported: the client has gone.
     pub(crate) fn post(self: &Arc<Self>, bytes: Vec<u8>, ticket: Option<Ticket>) {
         {
             let mut state = lock(&self.state);
@@ -110,14 +111,14 @@ impl Outbox {
         lock(&self.state).failed
     }
 
-    /// Waits until everything that was posted is sent, or cannot be.
+    /// Waits until everything that was posted is sent or has failed.
     pub(crate) fn settle(&self) {
         drop(self.turn());
     }
 
-    /// Sends all that waits and gives up the turn, which the caller has. False: the client took nothing for as long
-    /// as `patience`, and the turn is still the caller's. Without `patience` the socket's timeout counts, and a
-    /// client that exceeds it is cut off.
+    /// Sends everything queued and releases the turn, which the caller holds. False: the client read nothing for
+    /// `patience`, and the caller still holds the turn. Without `patience` the socket's timeout applies, and a client
+    /// that exceeds it is cut off.
     fn send_waiting(&self, patience: Option<Duration>) -> bool {
         loop {
             let mut parcel = {
@@ -165,7 +166,7 @@ fn why(error: &io::Error) -> Unsent {
     if error.kind() == io::ErrorKind::WouldBlock { Unsent::Stalled } else { Unsent::Gone }
 }
 
-/// The right to send; what was posted meanwhile goes out when it ends.
+/// The right to send; messages posted meanwhile are sent when it ends.
 pub(crate) struct Turn<'a>(&'a Outbox);
 
 impl Turn<'_> {
@@ -183,7 +184,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// A message was begun and cannot be ended: nothing may be sent after it.
+    /// A message was begun and cannot be completed, so nothing may be sent after it.
     pub(crate) fn abandon(self) {
         self.0.fail(Unsent::Gone);
     }

@@ -1,4 +1,4 @@
-//! The answers of one thread to its client, collected so that many go out with one call.
+//! The replies of one thread to its client, batched so that many are sent with one call.
 
 use std::sync::Arc;
 
@@ -7,15 +7,15 @@ use super::{
 };
 use crate::device::IoError;
 
-/// Replies are sent when there are as many bytes of them, even if more requests are there to be worked on: the client
-/// has something to do meanwhile.
+/// Replies are sent once there are this many bytes of them, even if more requests are ready, so that the client has
+/// something to do meanwhile.
 const SEND_BYTES: usize = 64 << 10;
 
 /// See the module's comment.
 pub(super) struct Outgoing {
     pub(super) connection: Arc<Connection>,
     pub(super) replies: Replies,
-    /// Short answers on their way into `replies`.
+    /// Scratch space for short replies.
     answer: Vec<u8>,
 }
 
@@ -35,7 +35,7 @@ impl Outgoing {
     pub(super) fn refuse(&mut self, cookie: Cookie, refusal: Refusal) -> Result<(), Ending> {
         self.answer(|connection, out| connection.push_refusal(out, cookie, refusal))
     }
-    /// Puts a short answer into the replies.
+    /// Appends a short reply.
     pub(super) fn answer(&mut self, push: impl FnOnce(&Connection, &mut Vec<u8>)) -> Result<(), Ending> {
         let mut answer = std::mem::take(&mut self.answer);
         answer.clear();
@@ -45,7 +45,7 @@ impl Outgoing {
         result
     }
 
-    /// Puts an answer into the replies, of at most 64 KiB.
+    /// Appends a reply of at most 64 KiB.
     pub(super) fn put(&mut self, reply: &[u8]) -> Result<(), Ending> {
         if self.replies.room_bytes() < reply.len() {
             self.send()?;
@@ -58,7 +58,7 @@ impl Outgoing {
         if self.replies.filled().len() >= SEND_BYTES { self.send() } else { Ok(()) }
     }
 
-    /// Sends the replies that are waiting.
+    /// Sends the collected replies.
     pub(super) fn send(&mut self) -> Result<(), Ending> {
         if !self.replies.filled().is_empty() {
             let sent = self.connection.outbox.send(self.replies.filled());

@@ -1,8 +1,8 @@
-//! The threads that wait for the medium, shared by all connections of a server.
+//! The reader threads, which wait for the medium, shared by all connections of a server.
 //!
-//! Invariants: at most `threads_max` threads, started when there is work for them and ended when there was none for
-//! [`IDLE`]; jobs begin in the order they came; a job never waits for a client (see the outbox), so a thread is lost
-//! to a slow client for a moment at most. The queue is bounded by the budget, which every job holds a ticket of.
+//! Invariants: there are at most `threads_max` threads, started when there is work for them and ended after [`IDLE`]
+//! without any. Jobs begin in order of submission. A job never waits for a client (see `outbox`), so a slow client
+//! blocks a thread only for a moment. The queue is bounded by the budget, because every job holds a ticket.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use std::{
 
 use super::{job::Job, socket::lock};
 
-/// How long a thread without work stays.
+/// How long an idle thread is kept.
 const IDLE: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
@@ -36,10 +36,10 @@ impl Pool {
         Arc::new(Self { threads_max, state: Mutex::default(), work: Condvar::new() })
     }
 
-    /// Runs the job soon.
+    /// Queues the job.
     ///
     /// # Errors
-    /// The job, when there is no thread for it.
+    /// Returns the job when there is no thread for it.
     pub(crate) fn submit(self: &Arc<Self>, job: Job) -> Result<(), Box<Job>> {
         let mut state = lock(&self.state);
         if state.idle <= state.jobs.len() && state.threads < self.threads_max {
@@ -63,7 +63,7 @@ impl Pool {
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 drop(state);
-                // The job itself sees to its connection and is dropped here; this thread goes on for the others.
+                // The job itself ends its connection when it is dropped here; this thread goes on for the others.
                 let _panicked = catch_unwind(AssertUnwindSafe(|| job.run()));
                 state = lock(&self.state);
                 continue;

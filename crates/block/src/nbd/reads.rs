@@ -1,5 +1,5 @@
-//! How a connection's own thread reads: from memory at once, from the medium in other threads, and in pieces what is
-//! larger than its buffer.
+//! How a connection's own thread reads: directly from memory, through other threads from the medium, and in pieces if a
+//! read is larger than its buffer.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ impl Worker {
         }
     }
 
-    /// A read that fits into the buffer: a whole one, or one part of a larger one.
+    /// Reads what fits into the buffer: a whole read, or one part of a larger one.
     fn read_piece(
         &mut self,
         cookie: Cookie,
@@ -55,7 +55,7 @@ impl Worker {
             if self.hand_over(cookie, task).is_ok() {
                 return Ok(());
             }
-            // Nobody else may wait for it. So that the client has something to do meanwhile:
+            // This thread has to wait for the medium itself. The client gets its earlier replies meanwhile.
             self.out.send()?;
             let data = self.out.replies.slot(bytes).get_mut(head..).unwrap_or_default();
             result = device.read(span.offset, data, Reading::MayWait);
@@ -85,7 +85,7 @@ impl Worker {
         Ok(())
     }
 
-    /// A large read in several chunks, which may come from several threads. This thread holds one more part, so that
+    /// Answers a large read in several chunks, possibly from several threads. This thread holds one extra part, so that
     /// the closing chunk cannot be sent before all parts are counted.
     fn read_divided(&mut self, cookie: Cookie, span: Span) -> Result<(), Ending> {
         let len = span.len_bytes as usize;
@@ -100,9 +100,9 @@ impl Worker {
         if divided.part_is_out(&self.connection) { self.out.put(&done(cookie)) } else { Ok(()) }
     }
 
-    /// A large read in one message. Once its header is sent the client expects all of the data: what cannot be read
-    /// is filled with zeroes and called an error at the end ("Structured replies"), or, where that cannot be said
-    /// ("Simple replies"), ends the connection.
+    /// Answers a large read in one message. Once its header is sent, the client expects all of the data. A part that
+    /// cannot be read is filled with zeroes and reported as an error at the end ("Structured replies"); where that is
+    /// impossible ("Simple replies"), the connection ends.
     fn read_at_a_stretch(&mut self, cookie: Cookie, span: Span) -> Result<(), Ending> {
         self.out.send()?;
         let connection = Arc::clone(&self.connection);
@@ -152,7 +152,7 @@ impl Worker {
     }
 }
 
-/// A span in pieces of [`PIECE_BYTES`], the last one shorter.
+/// Splits a span into pieces of [`PIECE_BYTES`]; the last one may be shorter.
 fn pieces(span: Span) -> impl Iterator<Item = Span> {
     let len = span.len_bytes as usize;
     (0..len).step_by(PIECE_BYTES).map(move |from| {

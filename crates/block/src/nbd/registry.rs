@@ -1,12 +1,12 @@
-//! Who is connected, and who gives way to whom.
+//! The registry of connections, and which of them is evicted for another.
 //!
-//! A guest's disk must always find a place, whoever else is there. The socket of a machine keeps places for its clients: they are
-//! counted apart, give way to nobody and make nobody else give way. Elsewhere handshakes have places of their own; of those for clients
-//! that use an export, some are kept for this machine (unix sockets), and where there is none left for a client of this machine
-//! that may write, the read-only client that has been silent for longest gives way.
+//! A guest's disk must always be able to connect. The socket of a machine has reserved places: its connections are
+//! counted separately, are never evicted and evict nobody. On other listeners, handshakes are counted apart from
+//! clients in transmission. Some of the latter's places are reserved for this machine (unix sockets). If none is left
+//! for a local client that may write, the read-only client that has been silent for longest is evicted.
 //!
-//! Invariants: a connection is in here from being accepted until its thread holds nothing of it any more; there are never more
-//! than the limits, and [`LEAVING_MAX`] that are on their way out.
+//! Invariants: a connection is registered from being accepted until its thread holds nothing of it any more. The limits
+//! are never exceeded, except by at most [`LEAVING_MAX`] evicted connections that have not ended yet.
 
 use std::{
     collections::HashMap,
@@ -18,39 +18,39 @@ use super::{
     socket::{Deadline, Socket, lock},
 };
 
-/// Connections that gave way and are not gone yet, at most. Until there are fewer, no other has to.
+/// The most evicted connections that have not ended yet. At this number no further one is evicted.
 const LEAVING_MAX: usize = 16;
 
-/// How many connections there are.
+/// The number of connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
     /// In the handshake.
     pub greeting: usize,
     /// Using an export.
     pub serving: usize,
-    /// Accepted since the server was made, including those that are gone.
+    /// Accepted since the server was created, including those that have ended.
     pub accepted: u64,
-    /// Turned away because there were too many.
+    /// Refused because there were too many.
     pub turned_away: u64,
-    /// Ended so that others find a place.
+    /// Evicted for others.
     pub gave_way: u64,
 }
 
-/// What a connection is doing.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Greeting,
     Serving {
         writable: bool,
     },
-    /// It gave way.
+    /// Evicted, and not ended yet.
     Leaving,
 }
 
 struct Entry {
     socket: Arc<Socket>,
     listener: u64,
-    /// Its listener keeps places.
+    /// Its listener has reserved places.
     kept: bool,
     stage: Stage,
 }
@@ -60,7 +60,7 @@ impl Entry {
         matches!(self.stage, Stage::Serving { .. })
     }
 
-    /// It counts against what all listeners share.
+    /// It counts against the limits shared by all listeners.
     fn shares(&self) -> bool {
         !self.kept
     }
@@ -79,8 +79,8 @@ impl State {
         self.entries.values().filter(|entry| is(entry)).count()
     }
 
-    /// Ends the connection that has been silent for longest among those that `may` go; clients from elsewhere before those of
-    /// this machine. Says whether there was one.
+    /// Evicts the connection that has been silent for longest among those that `may` go, remote clients before local
+    /// ones. Returns whether there was one.
     fn make_way(&mut self, may: impl Fn(&Entry) -> bool) -> bool {
         if self.count(|entry| entry.stage == Stage::Leaving) >= LEAVING_MAX {
             return false;
@@ -109,7 +109,7 @@ impl Registry {
         Self { limits, state: Mutex::default(), left: Condvar::new() }
     }
 
-    /// Lets a connection in for its handshake, or says how many were turned away by now.
+    /// Admits a connection for its handshake; otherwise returns how many have been refused so far.
     pub(crate) fn enter(
         self: &Arc<Self>,
         socket: Arc<Socket>,
@@ -148,15 +148,15 @@ impl Registry {
         }
     }
 
-    /// How many connections of a listener there are, after doing something to the socket of each.
+    /// Applies `act` to the socket of each connection of a listener and returns their number.
     pub(crate) fn each(&self, listener: u64, act: impl Fn(&Socket)) -> usize {
         let state = lock(&self.state);
         let of_listener = state.entries.values().filter(|entry| entry.listener == listener);
         of_listener.inspect(|entry| act(&entry.socket)).count()
     }
 
-    /// Nothing more is received from the clients of a listener; those in the handshake are told by its own means. Says how many
-    /// connections it has.
+    /// Stops receiving from the clients of a listener; the handshake tells its own clients. Returns the number of
+    /// connections.
     pub(crate) fn stop_receiving(&self, listener: u64) -> usize {
         let state = lock(&self.state);
         let of_listener = state.entries.values().filter(|entry| entry.listener == listener);
@@ -169,7 +169,7 @@ impl Registry {
             .count()
     }
 
-    /// Waits until a listener has no connections any more; says how many are left when the time is over.
+    /// Waits until a listener has no connections; returns how many are left at the deadline.
     pub(crate) fn wait_for_none(&self, listener: u64, deadline: Deadline) -> usize {
         let mut state = lock(&self.state);
         loop {
@@ -180,14 +180,14 @@ impl Registry {
     }
 }
 
-/// A connection's place in the registry, until it is dropped.
+/// A connection's entry in the registry, until it is dropped.
 pub(crate) struct Place {
     registry: Arc<Registry>,
     pub(crate) id: u64,
 }
 
 impl Place {
-    /// The client is to use an export; says whether there is a place for that.
+    /// Moves the client into transmission; returns whether it is admitted.
     pub(crate) fn serves(&self, writable: bool) -> bool {
         let limits = &self.registry.limits;
         let mut state = lock(&self.registry.state);

@@ -1,10 +1,10 @@
-//! Replies of the connection's own thread, collected so that many go out with one call.
+//! The reply buffer of the connection's own thread, so that many replies are sent with one call.
 //!
-//! Invariant: whole messages only, except for what [`Replies::raw`] is used for while the turn to send is held.
+//! Invariant: it holds whole messages only, except while [`Replies::raw`] is used with the turn to send held.
 
 use super::limits::PIECE_BYTES;
 
-/// Room for what stands around the data of the largest piece, and for short replies before it.
+/// Room for the headers around the largest piece, and for short replies before it.
 const SLACK_BYTES: usize = 64 << 10;
 
 /// See the module's comment.
@@ -18,7 +18,7 @@ impl Replies {
         Self::of(PIECE_BYTES + SLACK_BYTES)
     }
 
-    /// Room for so many bytes.
+    /// A buffer of this many bytes.
     pub(crate) fn of(bytes: usize) -> Self {
         Self { buffer: vec![0; bytes].into_boxed_slice(), fill: 0 }
     }
@@ -35,19 +35,19 @@ impl Replies {
         self.fill = 0;
     }
 
-    /// The next `bytes` after what is filled, to be written to; [`Replies::keep`] makes them part of it. Shorter when
+    /// The next `bytes` after the filled part, to be written to; [`Replies::keep`] makes them part of it. Shorter when
     /// there is less room.
     pub(crate) fn slot(&mut self, bytes: usize) -> &mut [u8] {
         let end = self.buffer.len().min(self.fill + bytes);
         self.buffer.get_mut(self.fill..end).unwrap_or_default()
     }
 
-    /// The first `bytes` of the last slot are a reply.
+    /// Makes the first `bytes` of the last slot part of the replies.
     pub(crate) fn keep(&mut self, bytes: usize) {
         self.fill = self.buffer.len().min(self.fill + bytes);
     }
 
-    /// Appends a reply; the caller made sure that there is room for it.
+    /// Appends a reply; the caller has checked that it fits.
     pub(crate) fn put(&mut self, reply: &[u8]) {
         debug_assert!(reply.len() <= self.room_bytes(), "a reply without room");
         let slot = self.slot(reply.len());

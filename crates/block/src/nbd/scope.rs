@@ -1,7 +1,7 @@
-//! What one listening socket offers, and to whom.
+//! What one listening socket offers, and to which clients.
 //!
-//! Invariants: a client learns of nothing outside the scope of the socket it came through: an export that is not
-//! offered there is as unknown as one that does not exist. Behind a read-only scope no write reaches a device.
+//! Invariants: a client learns nothing outside the scope of its socket: an export that is not offered there looks the
+//! same as one that does not exist. Behind a read-only scope no write reaches a device.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -14,11 +14,11 @@ use crate::{device::BlockDevice, read_only::ReadOnly};
 /// Which clients may connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peers {
-    /// Whoever reaches the socket.
+    /// Every client that reaches the socket.
     Anyone,
-    /// Processes of this user, through a unix socket.
+    /// Processes of this user, over a unix socket.
     User(u32),
-    /// This address, through TCP.
+    /// This address, over TCP.
     Address(IpAddr),
 }
 
@@ -34,7 +34,7 @@ impl Peers {
     }
 }
 
-/// What a listener offers: see the module's comment. Every listener of a [`super::Server`] has its own.
+/// See the module's comment. Every listener of a [`super::Server`] has its own.
 #[derive(Clone)]
 pub struct Scope {
     exports: Arc<dyn Exports>,
@@ -57,7 +57,7 @@ impl std::fmt::Debug for Scope {
 }
 
 impl Scope {
-    /// All of `exports`, for anyone.
+    /// All of `exports`, for everyone.
     #[must_use]
     pub fn new(exports: Arc<dyn Exports>) -> Self {
         Self { exports, names: None, read_only: false, peers: Peers::Anyone, observer: None, kept: false }
@@ -70,28 +70,29 @@ impl Scope {
         self
     }
 
-    /// Writes are refused, whatever the device could do.
+    /// Refuses writes, whatever the device can do.
     #[must_use]
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
         self
     }
 
-    /// Only for these clients; others are disconnected before a word is said.
+    /// Admits only these clients; others are disconnected before anything is sent.
     #[must_use]
     pub fn for_peers(mut self, peers: Peers) -> Self {
         self.peers = peers;
         self
     }
 
-    /// `observer` is told of the clients of this listener.
+    /// Tells `observer` about the clients of this listener.
     #[must_use]
     pub fn observed(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// A place is kept for every client: they count against [`super::Limits::kept_max`], whoever else is connected elsewhere.
+    /// Reserves places for the clients of this listener: they count only against [`super::Limits::kept_max`], however
+    /// many clients other listeners have.
     #[must_use]
     pub fn kept(mut self) -> Self {
         self.kept = true;

@@ -1,7 +1,7 @@
-//! The server: listeners, and a thread for each connection.
+//! The server: listeners, and one thread per connection.
 //!
-//! Invariants: whatever happens to one connection, the others and the listeners go on; an observer hears of every
-//! client's beginning exactly once, and then exactly once of its end, after the last call to the device.
+//! Invariants: whatever happens to one connection, the other connections and the listeners go on. An observer is told
+//! of every client's beginning exactly once, and later of its end exactly once, after the last call to the device.
 
 use std::{
     net::SocketAddr,
@@ -30,11 +30,11 @@ use super::{
     worker::Worker,
 };
 
-/// How long a listener rests after the system could not give it a client (no descriptors, no memory).
+/// How long a listener pauses after accept failed (no descriptors, no memory).
 const RESPITE: Duration = Duration::from_millis(50);
-/// How long a client whose connection is being ended may go on sending before the socket is closed over it.
+/// How long a client may go on sending while its connection is being closed, before the socket is closed regardless.
 const FAREWELL: Duration = Duration::from_millis(500);
-/// How long connections that were cut have to let go.
+/// How long connections that were cut have to end.
 const LAST_GRACE: Duration = Duration::from_millis(500);
 /// The deadline of a listener that is dropped without [`Serving::stop`].
 const DROPPED: Duration = Duration::from_secs(2);
@@ -47,12 +47,12 @@ struct Shared {
     listeners: AtomicU64,
 }
 
-/// An NBD server. Clones are the same server; its limits hold over all its listeners.
+/// An NBD server. Clones share one server, whose limits hold over all its listeners.
 #[derive(Clone)]
 pub struct Server(Arc<Shared>);
 
 impl Server {
-    /// A server that listens nowhere yet.
+    /// A server without listeners.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self(Arc::new(Shared {
@@ -64,7 +64,8 @@ impl Server {
         }))
     }
 
-    /// Listens on a unix socket of mode 0600 and offers `scope` there. The socket of a server that is no more is replaced.
+    /// Listens on a unix socket of mode 0600 and offers `scope` there. The stale socket of a server that has ended is
+    /// replaced.
     ///
     /// # Errors
     /// [`ListenError`].
@@ -73,7 +74,7 @@ impl Server {
         self.serve(listener, entrance, scope)
     }
 
-    /// Listens on a TCP address; port 0 is any free port. There is no encryption and no authentication here.
+    /// Listens on a TCP address; port 0 means any free port. There is no encryption and no authentication.
     ///
     /// # Errors
     /// [`ListenError`].
@@ -82,17 +83,17 @@ impl Server {
         self.serve(listener, entrance, scope)
     }
 
-    /// Serves a socket, unix or TCP, that somebody else has made, listens on and hands over: a service manager, or a
-    /// parent that keeps it open so that clients find it while this process is replaced. Its name stays when this ends.
+    /// Serves a listening socket, unix or TCP, that was inherited: from a service manager, or from a parent that keeps
+    /// it open so that clients find it while this process is replaced. Its file stays when this ends.
     ///
     /// # Errors
-    /// [`ListenError`], when it is no listening stream socket.
+    /// [`ListenError`] when it is not a listening stream socket.
     pub fn serve_inherited(&self, socket: OwnedFd, scope: Scope) -> Result<Serving, ListenError> {
         let (listener, entrance) = Listener::inherited(socket)?;
         self.serve(listener, entrance, scope)
     }
 
-    /// How many connections there are, over all listeners.
+    /// The number of connections over all listeners.
     #[must_use]
     pub fn connections(&self) -> Connections {
         self.0.registry.connections()
@@ -120,28 +121,28 @@ pub struct Serving {
     accepting: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// How [`Serving::stop`] went.
+/// The result of [`Serving::stop`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stopped {
-    /// Connections that ended after their requests under way were answered.
+    /// Connections that ended after their requests in flight were answered.
     pub finished: usize,
     /// Connections that had to be cut at the deadline.
     pub cut: usize,
-    /// Of those, how many still wait for a call to their device to return.
+    /// How many of the cut ones still wait for a call to their device.
     pub hanging: usize,
 }
 
 impl Serving {
-    /// Where it listens.
+    /// The address it listens on.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.door.listener.address
     }
 
-    /// Ends it: nobody is let in any more, requests under way are answered, then the connections are closed. Clients that use an
-    /// export are not told anything, so that those that can connect again do so and repeat what was not answered; those in the
-    /// handshake have a moment to ask for something, and are told that the server is shutting down. Returns
-    /// half a second after the deadline at the latest; a second call finds nothing to do.
+    /// Stops the listener: no client is admitted any more, requests in flight are answered, then the connections are
+    /// closed. Clients in transmission are not told, so that those that can reconnect do so and repeat what was not
+    /// answered. Clients in the handshake have a moment to send an option and are told that the server is shutting
+    /// down. Returns at most half a second after the deadline; a second call has nothing to do.
     pub fn stop(&self, deadline: Duration) -> Stopped {
         let deadline = Deadline::after(deadline);
         let Some(accepting) = lock(&self.accepting).take() else { return Stopped::default() };
@@ -168,7 +169,7 @@ impl Drop for Serving {
     }
 }
 
-/// A listener and what its connections need to know of it.
+/// A listener and the state its connections need of it.
 struct Door {
     listener: Listener,
     id: u64,
@@ -208,7 +209,7 @@ impl Door {
         let place = match shared.registry.enter(Arc::clone(&socket), self.id, self.scope.is_kept()) {
             Ok(place) => place,
             Err(turned_away) => {
-                // Whoever floods the door is not to flood the log as well.
+                // A client that floods the listener must not flood the log as well.
                 if turned_away.is_power_of_two() {
                     tracing::warn!(turned_away, "too many handshakes, clients are turned away");
                 }
@@ -225,7 +226,7 @@ impl Door {
     }
 }
 
-/// A connection's life.
+/// Serves a connection from beginning to end.
 fn attend(shared: &Shared, door: &Door, place: &Place, socket: &Arc<Socket>) {
     let deadline = Deadline::after(shared.limits.handshake);
     let host = Host {
@@ -255,7 +256,7 @@ fn attend(shared: &Shared, door: &Door, place: &Place, socket: &Arc<Socket>) {
     let leaving = Leaving(&connection);
     let mut worker = Worker::new(Arc::clone(&connection), Arc::clone(&shared.pool));
     let ending = worker.serve(socket, &door.stopping);
-    // Waits for flushes under way, then for everything else.
+    // Waits for flushes in flight, then for everything else.
     drop(worker);
     drop(leaving);
     farewell.ending = match ending {
@@ -270,7 +271,7 @@ fn attend(shared: &Shared, door: &Door, place: &Place, socket: &Arc<Socket>) {
     socket.finish(patience);
 }
 
-/// Waits for all that is under way for a connection, also when its thread panics.
+/// Waits for everything in flight for a connection, also when its thread panics.
 struct Leaving<'a>(&'a Connection);
 
 impl Drop for Leaving<'_> {
@@ -280,7 +281,7 @@ impl Drop for Leaving<'_> {
     }
 }
 
-/// Tells the observer of a client's end, also when its thread panics.
+/// Tells the observer that a client's connection ended, also when its thread panics.
 struct Farewell<'a> {
     observer: Option<&'a Arc<dyn Observer>>,
     client: Client,

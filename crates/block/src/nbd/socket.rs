@@ -1,7 +1,7 @@
-//! A connected stream socket, unix or TCP, as the rest of the server wants it.
+//! A connected stream socket, unix or TCP.
 //!
-//! Invariant: the descriptor is blocking and open as long as anybody holds the `Socket`, so that a number is never
-//! used for somebody else's connection; ending a connection is `shutdown`, closing follows with the last holder.
+//! Invariant: the descriptor is blocking, and stays open as long as a `Socket` is held, so that its number is never
+//! reused for another connection. A connection is ended with `shutdown`; it is closed with the last reference.
 
 use std::{
     io,
@@ -26,13 +26,12 @@ use rustix::{
     },
 };
 
-/// What is asked of the kernel for replies on their way, so that the next request can be worked on meanwhile. The
-/// kernel gives what it likes.
+/// The requested send buffer, so that the next request can be handled while replies are sent. The kernel may give less.
 const SEND_BUFFER_BYTES: usize = 1 << 20;
-/// How much of what a client still sends is thrown away before its socket is closed.
+/// How much of a client's further data is discarded before its socket is closed.
 const LEFTOVER_BYTES_MAX: usize = 64 << 20;
 
-/// A TCP client that is silent for this long is asked whether it is still there, [`KEEPALIVE_PROBES`] times.
+/// A TCP client that is silent for this long is probed, [`KEEPALIVE_PROBES`] times.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
@@ -42,7 +41,7 @@ pub(crate) struct Socket {
     fd: OwnedFd,
     unix: bool,
     made: Instant,
-    /// When something last came, in milliseconds after that.
+    /// When something was last received, in milliseconds after `made`.
     heard_ms: AtomicU64,
 }
 
@@ -60,7 +59,7 @@ impl Socket {
         Ok(Self { fd, unix, made: Instant::now(), heard_ms: AtomicU64::new(0) })
     }
 
-    /// Who is at the other end, for people.
+    /// The peer, in words.
     pub(crate) fn peer(&self) -> String {
         if self.unix {
             return socket_peercred(&self.fd).map_or_else(
@@ -71,23 +70,23 @@ impl Socket {
         self.peer_address().map_or_else(|| "tcp".to_owned(), |address| format!("tcp {address}"))
     }
 
-    /// The other end is on this machine.
+    /// The peer is on this machine.
     pub(crate) fn is_local(&self) -> bool {
         self.unix
     }
 
-    /// For how long nothing has come.
+    /// How long nothing has been received.
     pub(crate) fn silence(&self) -> Duration {
         self.made.elapsed().saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)))
     }
 
-    /// The user at the other end of a unix socket.
+    /// The user of the peer of a unix socket.
     pub(crate) fn peer_user(&self) -> Option<u32> {
         let peer = self.unix.then(|| socket_peercred(&self.fd))?.ok()?;
         Some(peer.uid.as_raw())
     }
 
-    /// The address at the other end of a TCP connection.
+    /// The address of the peer of a TCP connection.
     pub(crate) fn peer_address(&self) -> Option<SocketAddr> {
         let address = rustix::net::getpeername(&self.fd).ok().flatten()?;
         SocketAddr::try_from(address).ok()
@@ -107,8 +106,7 @@ impl Socket {
         }
     }
 
-    /// Waits until there is something to receive, or `other` is readable; false when it was only that. Neither when the time is
-    /// over.
+    /// Waits until there is something to receive (true), or only `other` is readable (false). `None` at the deadline.
     pub(crate) fn wait_for_more(&self, other: Option<BorrowedFd<'_>>, deadline: Deadline) -> Option<bool> {
         loop {
             let timeout = Timespec::try_from(deadline.left()?).ok();
@@ -118,23 +116,23 @@ impl Socket {
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => return Some(fds.first().is_some_and(|fd| !fd.revents().is_empty())),
-                // Receiving says what is wrong.
+                // The receive that follows reports the error.
                 Err(_) => return Some(true),
             }
         }
     }
 
-    /// Receives what there is, waiting for something. 0 is the end.
+    /// Receives at least one byte, waiting for it. 0 is the end of the stream.
     pub(crate) fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         Ok(self.receive(buf, RecvFlags::empty())?)
     }
 
-    /// Receives what there is already; `WouldBlock` if there is nothing.
+    /// Receives what is available; `WouldBlock` if there is nothing.
     pub(crate) fn recv_now(&self, buf: &mut [u8]) -> io::Result<usize> {
         Ok(self.receive(buf, RecvFlags::DONTWAIT)?)
     }
 
-    /// Receives until `buf` is full, or the end.
+    /// Receives until `buf` is full or the stream ends.
     pub(crate) fn recv_full(&self, buf: &mut [u8]) -> io::Result<usize> {
         Ok(self.receive(buf, RecvFlags::WAITALL)?)
     }
@@ -148,24 +146,24 @@ impl Socket {
         }
     }
 
-    /// Sends what the kernel takes, waiting for it to take something. `WouldBlock` after the send timeout.
+    /// Sends as much as the kernel accepts, waiting until it accepts something. `WouldBlock` after the send timeout.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(self.transmit(bytes, SendFlags::empty())?)
     }
 
-    /// Sends what the kernel takes at once.
+    /// Sends what the kernel accepts without waiting.
     pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         Ok(self.transmit(bytes, SendFlags::DONTWAIT)?)
     }
 
-    /// Waits until the kernel would take something; false when the time is over first.
+    /// Waits until the kernel would accept something; false on a timeout.
     pub(crate) fn wait_for_room(&self, patience: Duration) -> bool {
         let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
         let timeout = Timespec::try_from(patience).ok();
         poll(&mut fds, timeout.as_ref()).is_ok_and(|ready| ready > 0)
     }
 
-    /// Nothing more comes from the other side than what the kernel has already: it has gone, or was shut out.
+    /// Nothing more will be received than what the kernel has already: the client has gone, or was shut out.
     pub(crate) fn is_over(&self) -> bool {
         let mut fds = [PollFd::new(&self.fd, PollFlags::RDHUP)];
         poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
@@ -181,18 +179,18 @@ impl Socket {
         Ok(set_socket_timeout(&self.fd, Timeout::Send, timeout)?)
     }
 
-    /// Nothing more is received than what the kernel has already; wakes whoever is receiving.
+    /// Receives nothing more than what the kernel has already, and wakes a blocked receive.
     pub(crate) fn stop_receiving(&self) {
         let _gone_already = shutdown(&self.fd, Shutdown::Read);
     }
 
-    /// The connection is over; wakes everybody.
+    /// Ends the connection and wakes all threads that wait for it.
     pub(crate) fn cut(&self) {
         let _gone_already = shutdown(&self.fd, Shutdown::Both);
     }
 
-    /// Ends the stream after what was sent. What the client still has to say is thrown away for as long as it keeps
-    /// talking, but not longer than `patience`: closing over unread data can take the last replies away from it.
+    /// Ends the stream after what was sent. What the client still sends is discarded for at most `patience`, because
+    /// closing a socket with unread data can cost the client the last replies.
     pub(crate) fn finish(&self, patience: Duration) {
         let deadline = Deadline::after(patience);
         if shutdown(&self.fd, Shutdown::Write).is_err() {
@@ -213,7 +211,7 @@ impl Socket {
     }
 }
 
-/// A moment by which something has to be over.
+/// A deadline.
 #[derive(Clone, Copy)]
 pub(crate) struct Deadline(Instant);
 
@@ -230,14 +228,14 @@ impl Deadline {
         Self(self.0.min(other.0))
     }
 
-    /// The time that is left, never zero; `None` when it is over.
+    /// The time left, never zero; `None` when it is over.
     pub(crate) fn left(&self) -> Option<Duration> {
-        // Below a microsecond a socket timeout would be rounded to zero, which means for ever.
+        // A socket timeout below a microsecond would be rounded to zero, which means for ever.
         self.0.checked_duration_since(Self::now()).filter(|left| *left > Duration::from_micros(1))
     }
 }
 
-/// Locks a mutex whose data is whole between any two statements, so that a panic elsewhere does not matter.
+/// Locks a mutex whose data is consistent after every statement, so that poisoning can be ignored.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,6 @@
-//! A write that is larger than the receive buffer, made part by part.
+//! A write that is larger than the receive buffer, applied part by part.
 //!
-//! Invariant: it is answered once, with its last part; after a part has failed no later one is made.
+//! Invariant: it is answered once, with its last part. After a part has failed, no later one is applied.
 
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +14,7 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// The part of a write that has failed, if it did, as `failure` says.
+    /// All parts of a write share `failure`, which holds the error of the first one that failed.
     pub(super) fn new(failure: &Arc<Mutex<Option<IoError>>>, last: bool) -> Self {
         Self { failure: Arc::clone(failure), last }
     }
@@ -24,7 +24,7 @@ impl Part {
         lock(&self.failure).is_some()
     }
 
-    /// The part was made, or not; the outcome of the whole if it was the last.
+    /// Notes the result of this part; returns the result of the whole write if it was the last.
     pub(super) fn end(&self, result: Result<(), IoError>) -> Option<Result<(), IoError>> {
         let mut failure = lock(&self.failure);
         if let Err(error) = result {

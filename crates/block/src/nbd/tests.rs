@@ -57,7 +57,7 @@ fn geometries() -> impl Strategy<Value = Geometry> {
     )
 }
 
-/// Requests that are likely to make sense, next to any at all.
+/// Requests that are likely to be valid, besides arbitrary ones.
 fn requests() -> impl Strategy<Value = Request> {
     let offset = prop_oneof![any::<u64>(), (0_u64..4096).prop_map(|block| block * 512)];
     let len = prop_oneof![any::<u32>(), (0_u32..128).prop_map(|block| block * 512)];

@@ -1,11 +1,11 @@
 //! A connection's own thread: requests in, answers out.
 //!
 //! Invariants:
-//! - requests are worked on in the order they came; what another thread finishes is answered in any order;
-//! - writes that follow one another are one call to the device, their data still in the receive buffer; large ones are
-//!   made by the writer thread, in their order, and whatever is no write waits for them;
-//! - this thread waits for its own client, and for the medium only when nobody else may do so for it;
-//! - nothing a client sends makes it use more memory than its two buffers and its share of the budget.
+//! - requests are handled in order of arrival; what another thread finishes is answered in any order;
+//! - consecutive writes are one call to the device, with their data still in the receive buffer; large ones are applied
+//!   by the writer thread, in order, and every other request waits for them;
+//! - this thread waits for its own client only, and for the medium only when no other thread may do that for it;
+//! - whatever a client sends, the connection uses no more memory than its two buffers and its share of the budget.
 
 use std::sync::{
     Arc,
@@ -36,17 +36,17 @@ use super::{
 
 use crate::parts::widened;
 
-/// From so much data in writes on it is worth to collect more, and to receive while they are made.
+/// From this much write data on, it pays to collect more, and to receive while the writes are applied.
 const LARGE_BYTES: usize = 256 << 10;
 
-/// What has to happen before the next request can be worked on.
+/// What has to happen before the next request can be handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// At least these more bytes have to be received.
+    /// At least this many more bytes have to be received.
     Receive { missing: usize },
-    /// The data of a large write is worked on as it comes.
+    /// The data of a large write is applied as it arrives.
     Stream { cookie: Cookie, span: Span, fua: bool },
-    /// The data of a write that was refused is thrown away.
+    /// The data of a refused write is discarded.
     Skip { bytes: usize },
 }
 
@@ -55,12 +55,12 @@ pub(crate) struct Worker {
     pub(super) connection: Arc<Connection>,
     pub(super) out: Outgoing,
     pool: Arc<Pool>,
-    // It adds to the flusher, so it goes first.
+    // It submits to the flusher, so it has to be dropped first.
     writer: Writer,
     flusher: Arc<Flusher>,
-    /// Writes that were received and are not made yet.
+    /// Writes that were received but not applied yet.
     batch: Batch,
-    /// How much of what was received was looked at; it is consumed when the batch is made.
+    /// How many of the received bytes were parsed; they are consumed when the batch is applied.
     parsed: usize,
 }
 
@@ -81,22 +81,22 @@ impl Worker {
         Self { connection, out, pool, writer, flusher, batch: Batch::default(), parsed: 0 }
     }
 
-    /// Serves the client until one of the two ends it. Work in other threads may still be under way then.
+    /// Serves the client until either side ends the connection. Other threads may still have work in flight then.
     pub(crate) fn serve(&mut self, socket: &Socket, stopping: &AtomicBool) -> Ending {
         let mut intake = Intake::new();
         loop {
             if let Err(ending) = self.round(socket, &mut intake, stopping) {
-                // Also when the stream broke: what came before was asked for in good order.
+                // Also when the stream broke: the requests before that were valid.
                 let _client_may_be_gone = self.make(&intake).and_then(|()| self.out.send());
                 return ending;
             }
         }
     }
 
-    /// Works on all that was received, then waits for more.
+    /// Handles everything received, then waits for more.
     fn round(&mut self, socket: &Socket, intake: &mut Intake, stopping: &AtomicBool) -> Result<(), Ending> {
         let next = self.digest(intake)?;
-        // Writes that are large and come fast are collected as long as there is room.
+        // Large writes that arrive fast are collected as long as there is room.
         let large = self.batch.data_bytes() >= LARGE_BYTES;
         let more = large && matches!(next, Next::Receive { .. }) && intake.gather(socket).unwrap_or(false);
         if more && !self.batch.is_full() && self.batch.data_bytes() < PIECE_BYTES {
@@ -116,7 +116,7 @@ impl Worker {
             return Err(Ending::Stopped);
         }
         let goes_on = match next {
-            // There may be a whole one by now.
+            // The request may be complete by now.
             Next::Receive { .. } if more => return Ok(()),
             Next::Receive { missing } => intake.receive(socket, missing),
             Next::Skip { bytes } => intake.skip(socket, bytes),
@@ -128,7 +128,7 @@ impl Worker {
         }
     }
 
-    /// Makes the writes of the batch here and now.
+    /// Applies the writes of the batch in this thread.
     fn make(&mut self, intake: &Intake) -> Result<(), Ending> {
         if self.batch.is_empty() {
             return Ok(());
@@ -137,16 +137,16 @@ impl Worker {
         self.batch.commit(intake.bytes(), &self.flusher, &mut self.out)
     }
 
-    /// Has the writes of the batch made while more is received, if there is memory for that.
+    /// Lets the writer thread apply the batch while this one receives more, if there is memory for that.
     fn make_aside(&mut self, intake: &mut Intake) -> Result<(), Ending> {
         let Some(spare) = self.writer.spare() else { return self.make(intake) };
-        // The answers to what came before.
+        // The replies to earlier requests.
         self.out.send()?;
         let bytes = intake.exchange(std::mem::take(&mut self.parsed), spare.bytes);
         self.writer.hand_over(std::mem::take(&mut self.batch), Buffer { bytes, ticket: spare.ticket })
     }
 
-    /// Works on the requests that were received; says what has to follow.
+    /// Handles the received requests; returns what has to happen next.
     fn digest(&mut self, intake: &Intake) -> Result<Next, Ending> {
         loop {
             let rest = intake.filled().get(self.parsed..).unwrap_or_default();
@@ -206,7 +206,7 @@ impl Worker {
         }
     }
 
-    /// Everything but writes.
+    /// Handles every command except writes.
     fn obey(&mut self, cookie: Cookie, command: Command) -> Result<(), Ending> {
         match command {
             Command::Read { span, whole } => self.read(cookie, span, whole),
@@ -227,7 +227,7 @@ impl Worker {
                         return Ok(());
                     }
                 }
-                // It is advice; whoever has no time for it has followed it as well.
+                // It is only a hint, and ignoring it is a valid answer.
                 self.out.succeed(cookie)
             }
             Command::Status { span, one } => {
@@ -237,19 +237,20 @@ impl Worker {
                 let reply = status(&self.connection, cookie, span, one);
                 self.out.put(&reply)
             }
-            // Writes are the batch's business and never come here.
+            // Writes go to the batch and never get here.
             Command::Disconnect | Command::Write { .. } | Command::Clear { .. } => Err(Ending::Asked),
         }
     }
 
-    /// Gives a task to the reader threads, if the budget and they allow it.
+    /// Submits a task to the reader threads, if the budget allows it and a thread is available.
     pub(super) fn hand_over(&self, cookie: Cookie, task: Task) -> Result<(), Task> {
         let Some(ticket) = self.connection.share.take(task.cost_bytes()) else { return Err(task) };
         let job = Job::new(Arc::clone(&self.connection), cookie, task, ticket);
         self.pool.submit(job).map_err(|job| job.take_back())
     }
 
-    /// A write whose data is larger than the receive buffer. After a failure the rest of the data is still received.
+    /// Handles a write whose data is larger than the receive buffer. After a failure the rest of the data is still
+    /// received.
     fn stream(
         &mut self,
         socket: &Socket,

@@ -1,8 +1,8 @@
-//! Makes large writes while the connection's own thread receives the next ones.
+//! Applies large writes while the connection's own thread receives the next ones.
 //!
-//! Invariants: batches are made in the order they were handed over; at most [`WAITING_MAX`] wait, who brings more is held
-//! up; nothing is handed over without a ticket for its memory; once a batch could not be answered, none is made any more;
-//! dropping the writer waits for those that were handed over.
+//! Invariants: batches are applied in the order they were submitted. At most [`WAITING_MAX`] are queued; submitting
+//! more blocks. Every batch holds a ticket for its memory. Once a batch could not be answered, no further one is
+//! applied. Dropping the writer waits for the submitted batches.
 
 use std::{
     collections::VecDeque,
@@ -16,9 +16,9 @@ use super::{
     intake::BUFFER_BYTES, outgoing::Outgoing, replies::Replies, socket::lock,
 };
 
-/// One is being made meanwhile.
+/// Besides the one that is being applied.
 const WAITING_MAX: usize = 1;
-/// A connection that had nothing large to write for this long gives its memory for that back.
+/// A connection without a large write for this long returns the memory for it.
 const IDLE: Duration = Duration::from_secs(5);
 /// Room for the answers to a batch.
 const REPLIES_BYTES: usize = 16 << 10;
@@ -29,7 +29,7 @@ struct Portion {
     buffer: Buffer,
 }
 
-/// Memory beyond what a connection has of its own.
+/// A receive buffer beyond the connection's own memory, with its ticket.
 pub(super) struct Buffer {
     pub(super) bytes: Box<[u8]>,
     pub(super) ticket: Option<Ticket>,
@@ -41,7 +41,7 @@ struct State {
     busy: bool,
     free: Vec<Buffer>,
     closing: bool,
-    /// Why nothing is made any more.
+    /// Why no further batch is applied.
     ended: Option<Ending>,
 }
 
@@ -51,7 +51,7 @@ struct Queue {
     changed: Condvar,
 }
 
-/// One connection's writer. Its thread is started by the first batch.
+/// One connection's writer. The first batch starts its thread.
 pub(super) struct Writer {
     connection: Arc<Connection>,
     flusher: Arc<Flusher>,
@@ -64,12 +64,13 @@ impl Writer {
         Self { connection, flusher, queue: Arc::default(), thread: None }
     }
 
-    /// Whether something that was handed over is not answered yet.
+    /// Whether a submitted batch is not answered yet.
     pub(super) fn is_busy(&self) -> bool {
         self.thread.is_some() && self.queue.state().is_busy()
     }
 
-    /// A buffer to go on receiving with when another is handed over. `None`: there is no memory or no thread for that now.
+    /// A buffer to continue receiving with when another one is submitted. `None`: there is no memory or no thread for
+    /// it now.
     pub(super) fn spare(&mut self) -> Option<Buffer> {
         if let Some(buffer) = self.queue.state().free.pop() {
             return Some(buffer);
@@ -91,7 +92,7 @@ impl Writer {
         Some(Buffer { bytes, ticket: Some(ticket) })
     }
 
-    /// Hands a batch over, whose data is in `buffer`. Only after [`Writer::spare`] gave one for it.
+    /// Submits a batch, whose data is in `buffer`. [`Writer::spare`] must have returned a buffer before.
     pub(super) fn hand_over(&self, batch: Batch, buffer: Buffer) -> Result<(), Ending> {
         let mut state = self.queue.wait_while(|state| state.waiting.len() >= WAITING_MAX)?;
         state.waiting.push_back(Portion { batch, buffer });
@@ -100,7 +101,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits until everything that was handed over is answered.
+    /// Waits until every submitted batch is answered.
     pub(super) fn settle(&self) -> Result<(), Ending> {
         if self.thread.is_some() {
             drop(self.queue.wait_while(State::is_busy)?);
@@ -169,13 +170,13 @@ impl Queue {
     }
 }
 
-/// Nobody may wait for a writer that is no more, and its client is not to wait either.
+/// When the writer's thread ends, wakes its waiters and cuts the connection, so that neither waits for ever.
 struct EndsWithThread<'a>(&'a Queue, Ending, Arc<Connection>);
 
 impl Drop for EndsWithThread<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        // A client that has gone is noticed by whoever receives from it.
+        // The receiving thread notices when the client has gone.
         let orderly = !state.busy || matches!(self.1, Ending::Vanished | Ending::Stalled);
         state.ended = Some(self.1);
         state.waiting.clear();

@@ -1,4 +1,4 @@
-//! Carrying what was logged to the disk, and what becomes of it when the disk refuses.
+//! Destages what was logged to the disk, and handles a disk that refuses it.
 
 use std::{
     io::IoSlice,
@@ -12,22 +12,22 @@ use bygone_store::{Below, Wait, catalog::TapMark, env::File, index::head::HeadMa
 use super::TapDevice;
 use crate::{IoError, device::PAUSE};
 
-/// Runs in the head map that set the destager going.
+/// This many runs in the head map wake the destager.
 pub(super) const RUNS_WAKE: usize = 4096;
-/// Runs in the head map at which writers wait for the destager, so that memory stays bounded.
+/// At this many runs in the head map writers wait for the destager, so that memory stays bounded.
 const RUNS_MAX: usize = 1 << 17;
-/// What was written reaches the disk after this time even if it is little.
+/// Writes are destaged after this time even if there are few.
 const DESTAGE_EVERY: Duration = Duration::from_millis(1000);
-/// Bytes destaged after which the disk is synced and a mark written; bounds what is redone after a crash.
+/// After this many destaged bytes the disk is synced and marked, which bounds the work after a crash.
 const MARK_BYTES: u64 = 256 << 20;
-/// The same after so many records of the log, whichever disk they were of: all of them are looked through after a crash.
+/// The same after this many records of the log, of whichever disk: all of them are scanned after a crash.
 const MARK_RECORDS: u64 = 1 << 18;
-/// Neighbouring runs are written to the disk together up to this size.
+/// Adjacent runs are written to the disk together up to this size.
 const WRITE_BYTES: usize = 1 << 20;
-/// What is this large then does not stay in the system's memory.
+/// Writes of at least this size are evicted from the page cache afterwards.
 const UNCACHED_BYTES: usize = 256 << 10;
 
-/// The disk below refuses what is carried to it.
+/// The disk below refuses writes.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) full: bool,
@@ -35,10 +35,10 @@ pub(super) struct Failure {
     at: Instant,
 }
 
-/// Why the disk below takes nothing.
+/// Why the disk below refuses writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiskTrouble {
-    /// There is no room on the file system that holds it.
+    /// The file system that holds it is full.
     Full,
     /// Something else, in words.
     Failed(String),
@@ -48,18 +48,18 @@ pub enum DiskTrouble {
 pub(super) struct Destaging {
     /// Bytes destaged since the last mark.
     pub(super) bytes: u64,
-    /// The run that the disk refused; it is tried first the next time, so that trying costs little.
+    /// The run that the disk refused. It is tried first the next time, so that a retry is cheap.
     pub(super) stuck_at: Lba,
-    /// Everything up to here is on the disk (not necessarily durable).
+    /// Everything up to here was written to the disk (it may not be durable).
     pub(super) applied: Seq,
-    /// The last mark.
+    /// The seq of the last mark.
     pub(super) marked: Seq,
-    /// A sync of the disk failed, so nothing since the last mark may be on it, whatever it shows.
+    /// A sync of the disk failed, so any write since the last mark may be lost, whatever reads of the disk show.
     pub(super) lost: bool,
 }
 
 impl TapDevice {
-    /// Remembers how an attempt to bring the disk up to date went.
+    /// Records the result of an attempt to destage.
     fn note(&self, result: &Result<(), IoError>) {
         let mut failure = self.failure();
         let first = match result {
@@ -73,7 +73,7 @@ impl TapDevice {
             Err(IoError::Medium(e)) => failure
                 .replace(Failure { full: is_full(e), why: e.to_string(), at: Instant::now() })
                 .is_none(),
-            // It is the log that fails, and the log says so itself; the disk is not to be blamed for it.
+            // It is the log that failed, and the log reports that itself; the disk is not to blame.
             Err(_) => !self.log_failed.swap(true, Ordering::AcqRel),
         };
         if let Err(e) = result
@@ -83,7 +83,7 @@ impl TapDevice {
         }
     }
 
-    /// Carries what is logged to the disk, again and again, until [`TapDevice::close`]. For a thread of its own.
+    /// Destages repeatedly until [`TapDevice::close`]. Meant for a thread of its own.
     pub fn run_destager(&self) {
         while !self.closing.load(Ordering::Acquire) {
             {
@@ -97,7 +97,7 @@ impl TapDevice {
                 }
                 *wake = false;
             }
-            // Writes wake this thread while the disk refuses them, so without a pause it would spin.
+            // Writes wake this thread even while the disk refuses them, so without a pause it would spin.
             if self.destage().is_err() && !self.closing.load(Ordering::Acquire) {
                 std::thread::sleep(PAUSE);
             }
@@ -109,10 +109,10 @@ impl TapDevice {
         self.waking.notify_all();
     }
 
-    /// Carries everything logged so far to the disk.
+    /// Destages everything logged so far.
     ///
     /// # Errors
-    /// When the log cannot be flushed or the disk written. Nothing is lost; calling again goes on.
+    /// When the log cannot be flushed or the disk cannot be written. Nothing is lost; another call resumes.
     pub fn destage(&self) -> Result<(), IoError> {
         let result = self.carry(&mut self.destaging());
         self.note(&result);
@@ -121,11 +121,11 @@ impl TapDevice {
 
     fn carry(&self, destaging: &mut Destaging) -> Result<(), IoError> {
         self.redo_what_was_lost(destaging)?;
-        // Before looking whether there is anything, so that nothing up to here can be missed.
+        // Taken before checking whether there is anything to destage, so that nothing up to here can be missed.
         let mut upto = self.log().head_seq();
         if self.log().head_runs(self.writer.volume) > 0 {
             let (frozen, frozen_at) = self.log().freeze_head(self.writer.volume)?;
-            // The disk must never be ahead of what the log is sure to keep.
+            // The disk must never be ahead of what is durable in the log.
             self.log().flush()?;
             self.carry_runs(&frozen, destaging)?;
             self.log().drop_frozen_head(self.writer.volume);
@@ -184,8 +184,8 @@ impl TapDevice {
         Ok(())
     }
 
-    /// After a sync of the disk that failed: all since the last mark is taken from the log again, for reads at once, and for
-    /// the disk with the next destaging.
+    /// After a failed sync of the disk: takes everything since the last mark from the log again, for reads at once, and
+    /// for the disk with the next destaging.
     fn redo_what_was_lost(&self, destaging: &mut Destaging) -> Result<(), IoError> {
         if destaging.lost {
             self.log().open_volume(self.writer.volume, Below::Device, destaging.marked)?;
@@ -196,10 +196,10 @@ impl TapDevice {
         Ok(())
     }
 
-    /// Makes the disk durable and says so in the log.
+    /// Syncs the disk and writes a mark to the log.
     pub(super) fn mark(&self, destaging: &mut Destaging, clean: bool) -> Result<(), IoError> {
         if let Err(e) = self.raw.sync() {
-            // The system says it once; the next sync may well succeed without what this one lost.
+            // fsync reports a write-back error only once; the next sync may succeed without what this one lost.
             destaging.lost = true;
             self.redo_what_was_lost(destaging)?;
             return Err(e.into());
@@ -216,7 +216,7 @@ impl TapDevice {
         Ok(())
     }
 
-    /// Bounds what the disk has not taken yet. While it takes nothing, writes wait for it to be mended.
+    /// Bounds what is not destaged yet. While the disk refuses writes, writers wait until it accepts them again.
     pub(super) fn make_way(&self) -> Result<(), IoError> {
         if self.log().head_runs(self.writer.volume) < RUNS_MAX || self.closing.load(Ordering::Acquire) {
             return Ok(());
@@ -225,26 +225,26 @@ impl TapDevice {
         if tried {
             return Err(self.writer.pause(IoError::Full));
         }
-        // It cannot keep up: whoever writes helps, and so waits.
+        // The destager cannot keep up, so the writer helps, and thereby waits.
         self.destage().map_err(|e| match e {
             IoError::Medium(_) | IoError::Full => self.writer.pause(e),
-            // Waiting does not mend a log that failed.
+            // Waiting does not help when the log failed.
             e => e,
         })
     }
 
-    /// Refuses new writes, brings the disk up to date and marks it clean: it is whole without Bygone.
+    /// Refuses new writes, brings the disk up to date and marks it clean: the disk is complete without Bygone.
     ///
     /// # Errors
-    /// When the log or the disk cannot be written. The log still has everything, and the next opening goes on.
+    /// When the log or the disk cannot be written. The log still has everything, and the next open resumes.
     pub fn close(&self) -> Result<(), IoError> {
         self.closing.store(true, Ordering::Release);
         self.writer.close();
         self.wake_destager();
-        // Whatever write was on its way when the door closed is through.
+        // Waits for the writes that were in flight when the device was closed.
         drop(self.gate.write().unwrap_or_else(PoisonError::into_inner));
         self.destage()?;
-        // What another destaging had frozen before that.
+        // Another destaging may have frozen some of it before.
         self.destage()?;
         let mut destaging = self.destaging();
         destaging.applied = destaging.applied.max(self.log().head_seq());
@@ -252,7 +252,7 @@ impl TapDevice {
     }
 }
 
-/// Neighbouring pieces on their way to the disk.
+/// Adjacent pieces, collected for one write to the disk.
 struct Pending<'a> {
     file: &'a dyn File,
     start: u64,
@@ -264,7 +264,7 @@ impl<'a> Pending<'a> {
         Pending { file, start: 0, bytes: Vec::new() }
     }
 
-    /// Room for `len` bytes that belong at `offset`.
+    /// Room for `len` more bytes, which belong at `offset`.
     fn extend(&mut self, offset: u64, len: usize) -> std::io::Result<&mut [u8]> {
         let follows = self.start + self.bytes.len() as u64 == offset && self.bytes.len() + len <= WRITE_BYTES;
         if !follows {

@@ -1,4 +1,4 @@
-//! Reading a disk that may not be what the store believes.
+//! Reads a disk that may differ from its content in the store.
 
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 
@@ -11,28 +11,28 @@ use crate::{
     walk::{End, Piece, Took, Walk, all_data, differing},
 };
 
-/// The disk is read again in pieces of this size.
+/// The disk is read in pieces of this size.
 const REREAD_BYTES: u64 = 1 << 20;
-/// After so much of re-reading, what the store believes is looked up anew.
+/// After this much, the view of the store is renewed.
 const REVIEW_BYTES: u64 = 1 << 30;
 
-/// What re-reading a disk found.
+/// The result of re-reading a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reread {
     /// Bytes of the disk that were compared.
     pub compared_bytes: u64,
     /// Bytes that the store did not have.
     pub changed_bytes: u64,
-    /// The first and the end of the changed sectors.
+    /// The range of the changed sectors: first and end.
     pub changed_range: Option<(u64, u64)>,
 }
 
 impl TapDevice {
-    /// Reads the whole disk and appends what the store does not have yet, while the target may run. Calls `keep_going`
-    /// with the bytes read so far; ends early when it says no.
+    /// Reads the whole disk and appends what the store does not have yet. The target may run meanwhile. Calls
+    /// `keep_going` with the bytes read so far, and stops early when it returns false.
     ///
     /// # Errors
-    /// When the disk cannot be read or the log not be written.
+    /// When the disk cannot be read or the log cannot be written.
     pub fn reread(self: &Arc<Self>, keep_going: &mut dyn FnMut(u64, u64) -> bool) -> Result<Reread, IoError> {
         let size = self.geometry.size_bytes;
         let mut found = Reread::default();
@@ -70,11 +70,11 @@ impl TapDevice {
         Ok(found)
     }
 
-    /// Compares one piece and appends what differs. Appending what the store has already (because it was written since
-    /// `view`) is no harm: it is what the disk holds now.
+    /// Compares one piece and appends what differs. Appending what the store already has (because it was written since
+    /// `view`) does no harm: it is what the disk holds now.
     ///
-    /// A hole of the disk counts only where the store believes in zeroes as well, and both are looked at while nothing is carried to
-    /// the disk.
+    /// A hole of the disk counts as unchanged only where the store reads as zeroes too. Both are checked while nothing
+    /// is destaged.
     fn compare(&self, view: &View, at: u64, len: u64, found: &mut Reread) -> Result<(), IoError> {
         let (lba, sectors) = (Lba::of_bytes(at), Sectors::of_bytes(len));
         let destaging = self.destaging();
@@ -83,7 +83,7 @@ impl TapDevice {
         if believed_zero && self.raw.next_data(at)?.is_none_or(|data| data >= at + len) {
             return Ok(());
         }
-        // From here on no write may come between reading and appending.
+        // From here on no write may come between the read and the append.
         let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let mut now = vec![0; len as usize];
         self.read_now(at, &mut now, Wait::Yes)?;

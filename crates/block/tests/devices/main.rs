@@ -15,7 +15,7 @@ use bygone_store::{
     env::{RealDir, SystemClock},
 };
 
-/// A small generator of numbers that look random and are the same every time (splitmix64).
+/// A small deterministic pseudo-random generator (splitmix64).
 pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {

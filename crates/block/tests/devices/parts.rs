@@ -79,7 +79,7 @@ fn two_that_write_parts_of_one_block_at_once_lose_nothing() {
                     }
                 });
             }
-            // Whole blocks beside them, with the last byte for its own.
+            // Whole blocks beside them; the last byte belongs to this writer.
             let device = &device;
             scope.spawn(move || {
                 for round in 0..300_u64 {

@@ -1,4 +1,4 @@
-//! A tapped disk that takes nothing for a while.
+//! A tapped disk that refuses writes for a while.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use bygone_store::{
 use super::add_disk;
 
 const SIZE: u64 = 160 << 20;
-/// What a tap lets come together before writes wait.
+/// How many runs a tap collects before writers wait.
 const RUNS_MAX: usize = 1 << 17;
 const BATCH: usize = 256;
 
@@ -91,7 +91,7 @@ impl File for Refusing {
     }
 }
 
-/// The log's folder, on a medium that can make nothing durable any more once it is told so.
+/// The log's folder, on a medium whose syncs fail once the flag is set.
 struct Failing(RealDir, Arc<AtomicBool>);
 
 struct FailingFile(Arc<dyn File>, Arc<AtomicBool>);
@@ -175,7 +175,7 @@ fn mark(number: usize) -> u8 {
     (number % 250) as u8 + 1
 }
 
-/// Writes one sector of each KiB, so that no two are neighbours.
+/// Writes one sector of each KiB, so that no two are adjacent.
 fn write_batch(tap: &TapDevice, number: usize) -> Result<(), IoError> {
     let data = [mark(number); 512];
     let writings: Vec<Writing<'_>> = (0..BATCH)
@@ -255,7 +255,7 @@ fn i4_a_log_that_fails_is_not_taken_for_the_disk_and_no_write_waits_for_it() {
     let fails = Arc::new(AtomicBool::new(false));
     let log_dir = Failing(RealDir::new(dir.path().join("log")), fails.clone());
     let (log, _, tap, _) = world_on(dir.path(), Arc::new(log_dir), u64::MAX);
-    // As many as a tap lets come together; the next one has to help carrying them to the disk.
+    // As many as a tap collects; the next writer has to help destaging.
     for number in 0..RUNS_MAX / BATCH {
         write_batch(&tap, number).unwrap();
         while log.maintain().unwrap() {}

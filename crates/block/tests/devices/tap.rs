@@ -106,7 +106,7 @@ fn a_killed_manager_loses_nothing_and_the_disk_is_brought_up_to_date_from_the_lo
             tap.destage().unwrap();
             change(&*tap, &mut copy, &mut rng);
         }
-        // Dropped without a close: as after SIGKILL, what was written stays and nothing is tidied up.
+        // Dropped without a close: as after SIGKILL, what was written stays and nothing is cleaned up.
     }
     let log = open_log(&dir.path().join("log"));
     let (tap, _) = open_tap(&log, volume, &disk);
@@ -177,7 +177,7 @@ fn zeroes_whose_space_is_to_stay_make_no_hole_in_the_disk() {
     .unwrap();
     assert_eq!(kinds, [(true, false)], "nor is one reported");
     tap.destage().unwrap();
-    // Also when the manager was killed before it could carry them.
+    // Also when the manager was killed before it could destage them.
     tap.write(&[zero(4 << 20)]).unwrap();
     drop((tap, log));
     let log = open_log(&dir.path().join("log"));
@@ -199,7 +199,7 @@ fn a_change_behind_our_back_after_a_kill_is_noticed_whatever_else_was_logged_sin
     reread(&tap);
     tap.close().unwrap();
     drop(tap);
-    // Dropped without a close: as after SIGKILL. Nothing of the log was on its way to the disk.
+    // Dropped without a close: as after SIGKILL. Nothing of the log was being destaged.
     drop((open_tap(&log, volume, &disk), log));
     std::thread::sleep(std::time::Duration::from_millis(20));
     copy[5 << 20] = 0xcd;

@@ -1,4 +1,4 @@
-//! A file system inside of the file, as users will have it.
+//! A file system inside the file, as users will have it.
 
 use std::{fs, path::PathBuf, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Reading, writing, holes: what a tool may do with the file.
+//! Reads, writes and holes: what a tool may do with the file.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -35,7 +35,7 @@ fn dd_writes_and_cmp_reads_it_back() {
         assert_eq!(export.path(), disk);
         fs::write(&plain, noise(16 * MIB, 1)).unwrap();
         let (of, input) = (format!("of={}", text(&disk)), format!("if={}", text(&plain)));
-        // Blocks of a size that fits nothing, then blocks that fit.
+        // Unaligned blocks, then aligned ones.
         run(&["dd", &input, &of, "bs=13337", "conv=notrunc,fsync", "status=none"]);
         assert!(device.flushes.load(Ordering::SeqCst) > 0);
         run(&["cmp", text(&plain), text(&disk)]);
@@ -107,7 +107,7 @@ fn the_size_is_that_of_the_device_and_cannot_be_changed() {
         assert_eq!(errno(file.set_len(2 << 20)), errno_of(rustix::io::Errno::PERM));
         assert!(fs::write(&disk, b"truncates").is_err());
         assert_eq!(errno(fs::remove_file(&disk)), errno_of(rustix::io::Errno::BUSY));
-        // At the end it is full, as a block device is.
+        // At its end the file is full, as a block device is.
         assert_eq!(file.write_at(&[3; 1000], (1 << 20) - 10).unwrap(), 10);
         assert_eq!(errno(file.write_at(&[3; 10], 1 << 20)), errno_of(rustix::io::Errno::NOSPC));
         assert_eq!(errno(file.write_at(&[3; 10], i64::MAX as u64 - 20)), errno_of(rustix::io::Errno::NOSPC));

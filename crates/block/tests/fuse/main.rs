@@ -1,4 +1,4 @@
-//! Devices as files, with the real kernel: needs root and `/dev/fuse`, and says so where there is neither.
+//! Devices as files, with the real kernel. Needs root and `/dev/fuse`; without them the tests fail and say so.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test itself may")]
 
@@ -23,8 +23,8 @@ use memory::Memory;
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// Runs a test in a folder of its own; undoes what it mounted and attached, however it ends, and ends the process if
-/// it hangs (a thread that waits for its own file system cannot be ended otherwise).
+/// Runs a test in a folder of its own. Undoes its mounts and loop devices, however it ends, and ends the process if it
+/// hangs (a thread that waits for its own file system cannot be ended otherwise).
 fn with_folder(test: impl FnOnce(&Path) + Send + 'static) {
     if !rustix::process::geteuid().is_root() || fs::File::open("/dev/fuse").is_err() {
         eprintln!("skipped: only root can run this, on a kernel with FUSE");
@@ -90,7 +90,7 @@ fn serve(device: &Arc<Memory>, path: &Path) -> FileExport {
     serve_file(Arc::clone(device) as _, path).unwrap()
 }
 
-/// Bytes that look random and are the same every time.
+/// Deterministic pseudo-random bytes.
 fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed;
     let words = (0..len.div_ceil(8)).flat_map(|_| {

@@ -33,7 +33,7 @@ fn dropping_an_export_takes_the_file_away_even_while_it_is_open() {
         let file = File::open(&disk).unwrap();
         drop(export);
         assert!(!disk.exists());
-        // Who has it open can finish.
+        // A process that has it open can finish.
         assert_eq!(std::io::copy(&mut &file, &mut std::io::sink()).unwrap(), 1 << 20);
     });
 }
@@ -61,7 +61,7 @@ fn an_unmount_by_somebody_else_ends_the_export() {
 fn a_dead_mount_is_cleared_away() {
     with_folder(|folder| {
         let disk = folder.join("disk");
-        // As a killed server leaves it: mounted, and nobody has the connection.
+        // As a killed server leaves it: mounted, with the connection closed.
         fs::write(&disk, b"").unwrap();
         for _ in 0..2 {
             let fuse = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
@@ -123,7 +123,7 @@ fn stop_ends_writes_that_wait_for_room() {
         device.paused.store(true, SeqCst);
         let path = folder.join("disk.raw");
         let export = serve(&device, &path);
-        // Twice as many as the server has threads, so that nothing else is answered any more.
+        // Twice as many as the server has threads, so that no other request is answered any more.
         let files: Vec<_> = (0..16).map(|_| File::options().write(true).open(&path).unwrap()).collect();
         let writers: Vec<_> =
             files.into_iter().map(|file| thread::spawn(move || file.write_all_at(&[1; 4096], 0))).collect();

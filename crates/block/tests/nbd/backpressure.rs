@@ -22,7 +22,7 @@ fn reads(device: &Mem) -> usize {
     device.calls().iter().filter(|call| matches!(call, Call::Read(..))).count()
 }
 
-/// Waits until the number of reads does not grow any more.
+/// Waits until the number of reads stops growing.
 fn settled_reads(device: &Mem) -> usize {
     let mut last = usize::MAX;
     eventually("reading stops", || {
@@ -41,7 +41,7 @@ fn a_client_that_does_not_read_holds_a_bounded_amount_and_nobody_up() {
         device.cold.store(cold, Ordering::SeqCst);
         let limits = Limits { connection_budget_bytes: 8 << 20, budget_bytes: 16 << 20, ..Limits::default() };
         let fixture = Fixture::limited(&device, limits);
-        // More of them than the budget has room for.
+        // More of them than fit into the budget.
         let mut lazy: Vec<Client> = (0..4).map(|_| fixture.client()).collect();
         for client in &mut lazy {
             let burst: Vec<u8> = (0..64).flat_map(|one| request(READ, 0, one, one * MIB, 1 << 20)).collect();

@@ -1,5 +1,5 @@
-//! An NBD client written from the protocol's text alone: it shares no code with the server, and it does what it is
-//! told, right or wrong.
+//! An NBD client written from the protocol's text alone: it shares no code with the server and sends whatever a test
+//! asks for, valid or not.
 
 use std::{
     io::{self, Read, Write},
@@ -63,7 +63,7 @@ pub(crate) enum Reply {
     Chunk { done: bool, kind: u16, cookie: u64, data: Vec<u8> },
 }
 
-/// What a request came to.
+/// The result of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     /// 0 is success.
@@ -160,7 +160,7 @@ impl Client {
         Ok(bytes)
     }
 
-    /// The server has closed the connection, with nothing more to say.
+    /// Asserts that the server closed the connection without sending more.
     #[track_caller]
     pub(crate) fn assert_closed(&mut self) {
         let mut rest = Vec::new();
@@ -170,7 +170,7 @@ impl Client {
         }
     }
 
-    /// All answers to one option.
+    /// All replies to one option.
     pub(crate) fn option(&mut self, kind: u32, data: &[u8]) -> Answers {
         self.send(&option(kind, data));
         self.option_answers(kind)
@@ -191,7 +191,7 @@ impl Client {
         }
     }
 
-    /// The one answer to an option, as it is expected of errors.
+    /// The only reply to an option, as expected of an error.
     pub(crate) fn only_answer(&mut self, kind: u32, data: &[u8]) -> (u32, String) {
         let mut answers = self.option(kind, data);
         assert_eq!(answers.len(), 1, "{answers:?}");
@@ -199,7 +199,7 @@ impl Client {
         (answer, String::from_utf8(text).unwrap())
     }
 
-    /// Goes into transmission, knowing the size constraints; size and flags, or the error.
+    /// Enters transmission after asking for the size constraints. Returns size and flags, or the error.
     pub(crate) fn go(&mut self, name: &str) -> Result<(u64, u16), (u32, String)> {
         self.go_asking(name, &[3])
     }
@@ -227,7 +227,7 @@ impl Client {
         self.go(name).unwrap();
     }
 
-    /// The next message, when it carries no data of a simple read.
+    /// The next message, if it is not a simple reply with data.
     pub(crate) fn reply(&mut self) -> io::Result<Reply> {
         let magic = number(&self.bytes(4)?);
         if magic == 0x6744_6698 {
@@ -244,7 +244,7 @@ impl Client {
         Ok(Reply::Chunk { done: rest[1] & 1 == 1, kind, cookie: number(&rest[4..12]), data })
     }
 
-    /// The next finished request, whichever it is.
+    /// The next finished request.
     pub(crate) fn any_outcome(&mut self) -> io::Result<(u64, Outcome)> {
         let mut outcome = Outcome::default();
         loop {
@@ -284,7 +284,7 @@ impl Client {
         }
     }
 
-    /// The outcome of this request, which is the only one under way.
+    /// The outcome of this request, which must be the only one in flight.
     #[track_caller]
     pub(crate) fn outcome(&mut self, cookie: u64) -> Outcome {
         let (got, outcome) = self.any_outcome().unwrap();
@@ -311,7 +311,7 @@ impl Client {
         self.outcome(cookie).error
     }
 
-    /// Reads, whatever kind of replies was agreed on.
+    /// Reads with whichever kind of reply was negotiated.
     #[track_caller]
     pub(crate) fn read(&mut self, offset: u64, len: u32) -> Vec<u8> {
         if !self.structured {

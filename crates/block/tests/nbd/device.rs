@@ -1,4 +1,4 @@
-//! A device in memory that writes down what is asked of it and can be told to fail, to wait and to be slow.
+//! A device in memory that records its calls and can be told to fail, to wait and to be slow.
 
 use std::sync::{
     Arc, Condvar, Mutex,
@@ -7,7 +7,7 @@ use std::sync::{
 
 use bygone_block::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writing};
 
-/// What was asked.
+/// A call to the device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     Read(u64, usize),
@@ -33,7 +33,7 @@ pub(crate) struct Mem {
     /// What would be left after a power cut.
     durable: Mutex<Vec<u8>>,
     pub(crate) calls: Mutex<Vec<Call>>,
-    /// Reads that may not wait have to.
+    /// Makes reads with `CachedOnly` fail with `WouldBlock`.
     pub(crate) cold: AtomicBool,
     /// Called with offset and length before a read that may wait.
     pub(crate) on_read: Hook<(u64, usize)>,
@@ -43,7 +43,7 @@ pub(crate) struct Mem {
     pub(crate) on_flush: Hook<()>,
     pub(crate) on_prefetch: Hook<u64>,
     pub(crate) reads_at_once: AtomicUsize,
-    /// Extents that were told of.
+    /// How many extents were reported.
     pub(crate) extents_told: AtomicUsize,
 }
 
@@ -80,7 +80,7 @@ impl Mem {
         self.durable.lock().unwrap()[from..from + len].to_vec()
     }
 
-    /// Data from the beginning, there before anybody connected.
+    /// Sets the content before any client connects.
     pub(crate) fn preset(&self, data: &[u8]) {
         self.bytes.lock().unwrap()[..data.len()].copy_from_slice(data);
         self.blocks.lock().unwrap()[..data.len() / self.geometry.block_bytes as usize].fill(Block::Data);
@@ -197,7 +197,7 @@ impl BlockDevice for Mem {
     }
 }
 
-/// Something to wait at until it is opened.
+/// A gate that blocks until it is opened.
 #[derive(Default)]
 pub(crate) struct Gate {
     open: Mutex<bool>,

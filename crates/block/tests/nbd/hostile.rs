@@ -10,7 +10,7 @@ use crate::{EXPORT, Fixture, client::*, device::Mem, eventually, pattern};
 /// A client that keeps working while others misbehave.
 fn bystander(fixture: &Fixture, enough: &AtomicBool) {
     let mut client = fixture.client();
-    // At least once, however soon the others are done.
+    // At least one round, however soon the others finish.
     for round in 0.. {
         let data = pattern(round, 4096);
         assert_eq!(client.write(512 << 10, &data), 0);
@@ -58,7 +58,7 @@ fn random(state: &mut u64) -> u64 {
     *state
 }
 
-/// Sends, takes whatever comes, and leaves.
+/// Sends, reads whatever comes, and leaves.
 fn throw(fixture: &Fixture, behind_handshake: bool, bytes: &[u8]) {
     let mut client = if behind_handshake { fixture.client() } else { Client::silent(&fixture.path()) };
     client.stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -143,7 +143,7 @@ fn absurd_lengths_cost_nothing() {
             let error = client.ask(kind, 0, 0, u32::MAX).error;
             assert!(error == EINVAL || error == ENOSPC);
         }
-        // Large payloads by many clients that never come to their ends.
+        // Many clients that send only part of a large payload.
         let half = vec![1; 16 << 20];
         let idle: Vec<Client> = (0..100)
             .map(|_| {

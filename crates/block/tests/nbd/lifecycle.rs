@@ -19,7 +19,7 @@ use crate::{
     eventually, only,
 };
 
-/// Writes down what an observer is told.
+/// Records what an observer is told.
 #[derive(Default)]
 pub(crate) struct Diary {
     lines: Mutex<Vec<(Peer, Option<Ending>)>>,
@@ -228,7 +228,7 @@ fn a_stale_socket_is_replaced_and_nothing_else_is() {
     let serving = server.serve_unix(&path, scope.clone()).unwrap();
     assert!(matches!(server.serve_unix(&path, scope.clone()), Err(ListenError::InUse { .. })));
     Client::connect(&path).go(EXPORT).unwrap();
-    // Somebody else's socket in the same place is left alone.
+    // Another process's socket at the same path is left alone.
     std::fs::remove_file(&path).unwrap();
     let other = UnixListener::bind(&path).unwrap();
     serving.stop(Duration::from_secs(1));

@@ -28,7 +28,7 @@ use bygone_block::{
 use client::Client;
 use device::Mem;
 
-/// Exports by name; `refused`, `closing` and `failing` are not to be had.
+/// Exports by name; `refused`, `closing` and `failing` cannot be opened.
 struct Table(Vec<(String, Arc<Mem>)>);
 
 impl Exports for Table {
@@ -92,14 +92,14 @@ impl Fixture {
         format!("nbd+unix:///{EXPORT}?socket={}", self.path().display())
     }
 
-    /// A client behind its handshake, with structured replies and block status.
+    /// A client past its handshake, with structured replies and block status.
     fn client(&self) -> Client {
         let mut client = Client::connect(&self.path());
         client.agree_on_all(EXPORT);
         client
     }
 
-    /// A client behind its handshake, with simple replies.
+    /// A client past its handshake, with simple replies.
     fn simple_client(&self) -> Client {
         let mut client = Client::connect(&self.path());
         client.go(EXPORT).unwrap();
@@ -107,7 +107,7 @@ impl Fixture {
     }
 }
 
-/// Waits until something holds; 10 seconds are for ever.
+/// Waits until a condition holds, for at most 10 seconds.
 #[track_caller]
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..1000 {
@@ -119,7 +119,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("not within 10 seconds: {what}");
 }
 
-/// Bytes that tell where they belong.
+/// Bytes from which a test can tell where they belong.
 fn pattern(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {

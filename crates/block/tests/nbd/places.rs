@@ -1,4 +1,4 @@
-//! Who gives way to whom when there are too many clients.
+//! Which client is evicted when there are too many.
 
 use std::{
     io::{Read, Write},
@@ -16,7 +16,7 @@ fn few(connections_max: usize, remote_max: usize) -> Limits {
     Limits { connections_max, remote_max, greeting_max: 3, ..Limits::default() }
 }
 
-/// A client through TCP; in transmission, or one that says nothing.
+/// A client over TCP, either in transmission or silent.
 fn remote(address: &Address, goes: bool) -> TcpStream {
     let Address::Tcp(bound) = *address else { panic!("not TCP") };
     let mut stream = TcpStream::connect(bound).unwrap();
@@ -66,7 +66,7 @@ fn the_handshake_that_was_silent_for_longest_gives_way_to_another() {
             client
         })
         .collect();
-    // The first has something to say after all.
+    // The first one sends an option after all.
     idle[0].option(OPT_LIST, b"");
     fixture.client().flush();
     idle.remove(1).assert_closed();

@@ -46,7 +46,7 @@ fn a_write_without_room_waits_and_is_answered_once_there_is_some() {
     let (device, full) = full();
     let fixture = Fixture::new(&device);
     let mut client = fixture.client();
-    // Two small ones, and one that is worked on as it comes.
+    // Two small writes, and one that is applied as it arrives.
     let mut burst = request(READ, 0, 1, 0, 512);
     burst.extend(write_request(0, 2, 0, &pattern(2, 4096)));
     burst.extend(write_request(FUA, 3, 4096, &pattern(3, 4096)));
@@ -57,7 +57,7 @@ fn a_write_without_room_waits_and_is_answered_once_there_is_some() {
     eventually("it is tried again", || writes(&device) > 2);
     assert_eq!(fixture.client().read(0, 512), [0; 512], "another client is served");
     full.store(false, Ordering::SeqCst);
-    // In any order: one of them waits for a flush as well.
+    // In any order, because one of them also waits for a flush.
     let mut answered: Vec<_> =
         (2..5).map(|_| client.any_outcome().unwrap()).map(|(cookie, o)| (cookie, o.error)).collect();
     answered.sort_unstable();

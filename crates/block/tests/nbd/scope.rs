@@ -1,4 +1,4 @@
-//! What a listener offers, and to whom.
+//! What a listener offers, and to which clients.
 
 use std::{
     net::{TcpListener, TcpStream},

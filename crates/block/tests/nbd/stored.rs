@@ -1,4 +1,4 @@
-//! A served disk of the store: clients that never asked how large blocks are, and damage.
+//! A store-only disk that is served: clients that never asked for the block size, and damage.
 
 use std::{path::Path, sync::Arc};
 
@@ -89,7 +89,7 @@ fn a_client_that_asked_has_to_keep_to_the_blocks() {
     let mut client = Client::connect(&path);
     client.go_asking(EXPORT, &[3]).unwrap();
     assert_eq!(client.write(512, &[1; 512]), EINVAL);
-    // Asking before is asking as well.
+    // Asking with `NBD_OPT_INFO` counts as well.
     let mut client = Client::connect(&path);
     client.option(OPT_INFO, &info_data(EXPORT, &[3]));
     client.go_asking(EXPORT, &[]).unwrap();
@@ -131,7 +131,7 @@ fn a_damaged_block_fails_alone_and_says_where_it_is() {
             assert_eq!(read, [2; 4096]);
         }
     }
-    // Written again, it is well.
+    // Once overwritten, it is intact.
     assert_eq!(client.write(3 * 4096, &data[3 * 4096..4 * 4096]), 0);
     assert!(client.read(0, 256 << 10) == data);
 }

@@ -1,4 +1,4 @@
-//! The tools people use, against our server.
+//! The server against common NBD tools.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -14,7 +14,7 @@ use bygone_block::{
 
 use crate::{EXPORT, Fixture, Table, device::Mem, eventually, pattern};
 
-/// A command that is ended after a minute. Tests are worth nothing where their tools are missing, so they fail there.
+/// A command with a time limit of one minute. A missing tool fails the test rather than skipping it.
 #[track_caller]
 fn tool(program: &str) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -98,7 +98,7 @@ fn qemu_img_sees_maps_compares_and_copies_an_export() {
     let copy = fixture.folder.path().join("copy.qcow2");
     run(tool("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2", &uri, copy.to_str().unwrap()]));
     run(tool("qemu-img").args(["compare", "-f", "raw", "-F", "qcow2", raw, copy.to_str().unwrap()]));
-    // Sixteen requests of 2 MiB under way at once.
+    // Sixteen requests of 2 MiB in flight at once.
     let bench = ["bench", "-f", "raw", "-c", "200", "-d", "16", "-s", "2M", "-t", "none"];
     run(tool("qemu-img").args(bench).arg(&uri));
     run(tool("qemu-img").args(bench).args(["-w", "--flush-interval=16"]).arg(&uri));

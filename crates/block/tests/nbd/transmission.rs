@@ -139,7 +139,7 @@ fn unknown_requests_and_flags_are_refused_and_their_payload_is_skipped() {
     let trap = request(WRITE, 0, 666, 0, 512).repeat(100_000);
     let outcome = client.write(1 << 20, &trap[..trap.len() / 512 * 512]);
     assert_eq!(outcome, ENOSPC);
-    // Flags that are of no use to a request but known are none of our business.
+    // Known flags that mean nothing for a request are ignored.
     assert_eq!(client.ask(READ, FUA, 0, 512).error, 0);
     assert_eq!(client.ask(FLUSH, FUA, 0, 0).error, 0);
     assert_eq!(fixture.simple_client().ask(READ, DF, 0, 512).error, EINVAL);
@@ -240,7 +240,7 @@ fn cache_ends_with_its_client_and_holds_nobody_up() {
     let limits = bygone_block::nbd::Limits { readers_max: 2, ..bygone_block::nbd::Limits::default() };
     let fixture = Fixture::limited(&device, limits);
     let mut client = fixture.client();
-    // Many at once are one piece of work, and other requests go on.
+    // Many at once cost the work of one, and other requests go on.
     let many: Vec<u8> = (0..100).flat_map(|one| request(CACHE, 0, one, 0, 256 << 20)).collect();
     client.send(&many);
     for _ in 1..100 {
@@ -446,7 +446,7 @@ fn a_large_read_says_which_part_failed() {
         assert!(whole.error == EIO && whole.data == [(0, padded)], "padded with zeroes");
         assert_eq!(client.ask(READ, DF, 2 << 20, 2 << 20).data, []);
         client.flush();
-        // A simple reply cannot say it any more once its data began; nothing follows what was read.
+        // A simple reply cannot report an error once its data began; nothing follows what was read.
         let mut simple = fixture.simple_client();
         simple.send(&request(READ, 0, 1, 0, 4 << 20));
         assert_eq!(simple.reply().unwrap(), Reply::Simple { error: 0, cookie: 1 });

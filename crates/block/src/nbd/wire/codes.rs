@@ -119,9 +119,9 @@ pub enum Errno {
     Perm = 1,
     /// The medium or the store failed.
     Io = 5,
-    /// The request makes no sense.
+    /// The request is invalid.
     Inval = 22,
-    /// There is no room, or the write reaches beyond the end.
+    /// There is no room, or the write reaches past the end.
     Nospc = 28,
     /// The request is too large.
     Overflow = 75,

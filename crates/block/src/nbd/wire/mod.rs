@@ -1,9 +1,9 @@
 //! The bytes of the NBD protocol, read and written without any I/O.
 //!
 //! Invariants, whatever the bytes are:
-//! - nothing here panics or allocates more than a small multiple of what it was given;
-//! - what is written here parses back to the same value;
-//! - a value that parsed keeps every promise its type makes (names are UTF-8 and at most [`NAME_BYTES_MAX`] long).
+//! - nothing here panics or allocates more than a small multiple of its input;
+//! - whatever is written here parses back to the same value;
+//! - a parsed value keeps every promise of its type (names are UTF-8 and at most [`NAME_BYTES_MAX`] long).
 //!
 //! Source: `doc/proto.md` of the NetworkBlockDevice project; section names are given where they help.
 
@@ -17,13 +17,13 @@ mod tests;
 /// The longest string the protocol allows ("Conventions").
 pub const NAME_BYTES_MAX: usize = 4096;
 
-/// Why bytes are not what the protocol says they should be.
+/// Why bytes do not follow the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// A magic number is wrong, so the rest of the stream means nothing.
+    /// A magic number is wrong, so the rest of the stream cannot be parsed.
     #[error("wrong magic number")]
     Magic,
-    /// A length inside the data reaches beyond it, or data is left over.
+    /// A length inside the data reaches past its end, or data is left over.
     #[error("lengths do not add up")]
     Length,
     /// A string is not UTF-8, or longer than the protocol allows.
@@ -56,7 +56,7 @@ impl<'a> Cursor<'a> {
         self.chunk().map(u64::from_be_bytes)
     }
 
-    /// A string with its length in 32 bits in front.
+    /// A string that is preceded by its length in 32 bits.
     pub(crate) fn take_text(&mut self) -> Result<&'a str, Malformed> {
         let len = usize::try_from(self.take_u32()?).map_err(|_| Malformed::Length)?;
         let (head, rest) = self.0.split_at_checked(len).ok_or(Malformed::Length)?;

@@ -5,10 +5,10 @@ use super::{
     codes::{HANDSHAKE_FIXED, HANDSHAKE_NO_ZEROES, MAGIC_GREETING, MAGIC_OPTION, MAGIC_OPTION_REPLY, info},
 };
 
-/// Most queries one option may carry; the protocol lets a server refuse more.
+/// The most queries in one option; the protocol lets a server refuse more.
 pub const QUERIES_MAX: usize = 64;
 
-/// What stands in front of every option's data.
+/// The header of every option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionHeader {
     /// Which option, see [`super::codes::opt`].
@@ -49,16 +49,16 @@ impl OptionHeader {
 pub struct InfoRequest<'a> {
     /// The export.
     pub name: &'a str,
-    /// Its canonical name is asked for.
+    /// The client asks for the canonical name.
     pub wants_name: bool,
-    /// A description is asked for.
+    /// The client asks for a description.
     pub wants_description: bool,
-    /// The size constraints are asked for.
+    /// The client asks for the size constraints.
     pub wants_block_size: bool,
 }
 
 impl<'a> InfoRequest<'a> {
-    /// Reads it. What the client wants that is unknown here is ignored, as the protocol demands.
+    /// Parses it. Unknown information requests are ignored, as the protocol demands.
     ///
     /// # Errors
     /// [`Malformed`].
@@ -88,7 +88,7 @@ impl<'a> InfoRequest<'a> {
 pub struct ContextRequest<'a> {
     /// The export.
     pub name: &'a str,
-    /// The contexts that are asked for, at most [`QUERIES_MAX`].
+    /// The contexts asked for, at most [`QUERIES_MAX`].
     pub queries: Vec<&'a str>,
 }
 
@@ -110,7 +110,7 @@ impl<'a> ContextRequest<'a> {
     }
 }
 
-/// What a server says first ("Newstyle negotiation").
+/// The server's greeting ("Newstyle negotiation").
 #[must_use]
 pub fn greeting() -> [u8; 18] {
     let mut bytes = [0; 18];
@@ -120,7 +120,7 @@ pub fn greeting() -> [u8; 18] {
     bytes
 }
 
-/// Appends one answer to an option.
+/// Appends one reply to an option.
 pub fn push_reply(out: &mut Vec<u8>, option: u32, reply: u32, parts: &[&[u8]]) {
     // A part is a fixed-size field, a clipped message, or a name the caller has checked, so this never saturates.
     let len = u32::try_from(parts.iter().map(|part| part.len()).sum::<usize>()).unwrap_or(u32::MAX);

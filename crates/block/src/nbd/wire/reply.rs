@@ -6,13 +6,13 @@ use super::{
     request::Cookie,
 };
 
-/// The longest text sent along with an error.
+/// The longest message sent with an error.
 pub const MESSAGE_BYTES_MAX: usize = 512;
 
 /// A simple reply's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SimpleReply {
-    /// 0, or why it failed.
+    /// 0, or the error number.
     pub error: u32,
     /// The request.
     pub cookie: Cookie,
@@ -92,10 +92,10 @@ impl Chunk {
     }
 }
 
-/// Size of what [`offset_data`] writes.
+/// The size of what [`offset_data`] writes.
 pub const OFFSET_DATA_BYTES: usize = Chunk::BYTES + 8;
 
-/// What stands in front of the data of a chunk of type `NBD_REPLY_TYPE_OFFSET_DATA`.
+/// The header of a chunk of type `NBD_REPLY_TYPE_OFFSET_DATA`.
 #[must_use]
 pub fn offset_data(done: bool, cookie: Cookie, offset: u64, data_bytes: u32) -> [u8; OFFSET_DATA_BYTES] {
     let header = Chunk { done, kind: chunk::OFFSET_DATA, cookie, len_bytes: data_bytes.saturating_add(8) };
@@ -105,7 +105,7 @@ pub fn offset_data(done: bool, cookie: Cookie, offset: u64, data_bytes: u32) -> 
     bytes
 }
 
-/// The chunk that ends a structured reply without saying more (`NBD_REPLY_TYPE_NONE`).
+/// The chunk that ends a structured reply without data (`NBD_REPLY_TYPE_NONE`).
 #[must_use]
 pub fn done(cookie: Cookie) -> [u8; Chunk::BYTES] {
     Chunk { done: true, kind: chunk::NONE, cookie, len_bytes: 0 }.encode()
@@ -117,8 +117,8 @@ pub fn push_error(out: &mut Vec<u8>, cookie: Cookie, errno: Errno, message: &str
     push_error_chunk(out, true, chunk::ERROR, cookie, errno, message, &[]);
 }
 
-/// Appends the chunk that says that the bytes at `offset` could not be had (`NBD_REPLY_TYPE_ERROR_OFFSET`).
-/// More chunks of the same reply follow.
+/// Appends the chunk that reports that the bytes at `offset` could not be read (`NBD_REPLY_TYPE_ERROR_OFFSET`). More
+/// chunks of the same reply follow.
 pub fn push_error_offset(out: &mut Vec<u8>, cookie: Cookie, errno: Errno, message: &str, offset: u64) {
     let message = clipped(message, MESSAGE_BYTES_MAX).as_bytes();
     push_error_chunk(out, false, chunk::ERROR_OFFSET, cookie, errno, message, &offset.to_be_bytes());
@@ -145,7 +145,7 @@ fn push_error_chunk(
 
 /// Appends a whole reply of one chunk of type `NBD_REPLY_TYPE_BLOCK_STATUS`: lengths and flags of consecutive extents.
 pub fn push_status(out: &mut Vec<u8>, cookie: Cookie, context: u32, extents: &[(u32, u32)]) {
-    // The number of extents is bounded by whoever collected them, far below 2^28.
+    // The caller bounds the number of extents far below 2^28.
     let len_bytes = u32::try_from(4 + extents.len() * 8).unwrap_or(u32::MAX);
     out.extend_from_slice(&Chunk { done: true, kind: chunk::BLOCK_STATUS, cookie, len_bytes }.encode());
     out.extend_from_slice(&context.to_be_bytes());

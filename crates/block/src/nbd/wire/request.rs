@@ -5,7 +5,7 @@ use super::{
     codes::{MAGIC_REQUEST, cmd},
 };
 
-/// The client's name for a request, given back in its reply and never looked into.
+/// The client's handle for a request, returned unchanged in its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cookie(pub u64);
 
@@ -16,7 +16,7 @@ pub struct Request {
     pub flags: u16,
     /// See [`super::codes::cmd`].
     pub kind: u16,
-    /// Given back in the reply.
+    /// Returned in the reply.
     pub cookie: Cookie,
     /// Where, in bytes.
     pub offset: u64,
@@ -31,7 +31,7 @@ impl Request {
     /// Reads it.
     ///
     /// # Errors
-    /// [`Malformed::Magic`]; then the stream means nothing from here on.
+    /// [`Malformed::Magic`]; the rest of the stream cannot be parsed then.
     pub fn parse(bytes: &[u8; Self::BYTES]) -> Result<Self, Malformed> {
         let mut cursor = Cursor(bytes);
         if cursor.take_u32()? != MAGIC_REQUEST {
