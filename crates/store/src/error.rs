@@ -37,6 +37,9 @@ pub enum Damage {
     /// Fields contradict each other.
     #[error("its fields contradict each other")]
     Inconsistent,
+    /// The file as a whole is another one than was read once, though all that has a checksum holds.
+    #[error("the file was changed where no checksum of its own covers it")]
+    Changed,
     /// A file that must be there is missing.
     #[error("the file is missing")]
     Missing,

@@ -26,4 +26,4 @@ pub use log::{
     Followed, Follower, HeadFragment, Hold, Log, LogOptions, TimeHit, Unknown, VerifyReport, View, cursor_of,
 };
 pub use place::Wait;
-pub use store::{CACHE_BYTES, MEMORY_BYTES, Store};
+pub use store::{BACKGROUND_BYTES_PER_S, CACHE_BYTES, MEMORY_BYTES, Store};

@@ -5,7 +5,10 @@
 //! - Each life of a log begins with a full one, so no chain of changes reaches over what an earlier life may not have made durable.
 //! - What no manifest knows yet (the *tail*) is found by listing the folder.
 
-use std::{collections::BTreeMap, io::IoSlice};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::IoSlice,
+};
 
 use bygone_model::{Micros, Seq};
 
@@ -26,6 +29,8 @@ const CHANGES_MAX: u32 = 63;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
     entries: BTreeMap<u32, Entry>,
+    /// Those that live, and of whose files the hash is not known and was not asked for yet.
+    unhashed: BTreeSet<u32>,
     /// What changed since the newest manifest.
     unwritten: BTreeMap<u32, Entry>,
     newest: Option<(u32, Hash)>,
@@ -99,6 +104,11 @@ impl Known {
             State::Retired => drop(self.entries.remove(&entry.number)),
             _ => drop(self.entries.insert(entry.number, entry)),
         }
+        if entry.state == State::Lives && entry.hash.is_none() {
+            self.unhashed.insert(entry.number);
+        } else {
+            self.unhashed.remove(&entry.number);
+        }
     }
 
     /// Takes note of a change; the next manifest says it.
@@ -110,6 +120,11 @@ impl Known {
     /// What is known of a segment.
     pub(crate) fn segment(&self, number: u32) -> Option<&Entry> {
         self.entries.get(&number)
+    }
+
+    /// A segment of whose file the hash is not known; each comes once.
+    pub(crate) fn take_unhashed(&mut self) -> Option<Entry> {
+        self.unhashed.pop_first().and_then(|number| self.segment(number).copied())
     }
 
     /// All that is known, in order.

@@ -202,7 +202,10 @@ impl World {
             joined_min: [2, 4, 8, usize::MAX][(mix(seed ^ 5) % 4) as usize],
             inventory_micros: 0,
             hold: Hold::Newest,
-            store: Arc::new(Store::new(rng.pick(&[4 << 10, 64 << 10, 1 << 20]), MEMORY_BYTES)),
+            store: Arc::new(
+                Store::new(rng.pick(&[4 << 10, 64 << 10, 1 << 20]), MEMORY_BYTES)
+                    .with_background([100 << 10, u64::MAX][(mix(seed ^ 6) % 2) as usize]),
+            ),
             random: Arc::new(SimRandom::new(seed)),
         };
         let start = Micros(1_700_000_000_000_000 + rng.below(1 << 40) as i64);

@@ -6,7 +6,7 @@ use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -319,11 +319,13 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// Starts the monotonic clock at 0.
+    /// The monotonic clock shows the time since the first of them was made in this process.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is where the environment's clock comes from")]
     pub fn new() -> SystemClock {
-        SystemClock { start: Instant::now() }
+        /// All clocks of a process show the same time.
+        static START: OnceLock<Instant> = OnceLock::new();
+        SystemClock { start: *START.get_or_init(Instant::now) }
     }
 }
 

@@ -17,6 +17,7 @@ mod events;
 mod flush;
 mod follow;
 mod group;
+mod hashing;
 mod held;
 mod holder;
 mod inventory;

@@ -11,6 +11,7 @@ use bygone_model::{Micros, Seq, VolumeId};
 use super::{
     Below, EVENTS_MAX, Log, LogKey,
     append::{Full, NewRecord},
+    hashing::Hashing,
     recover::segment_numbers,
     room::{self, CHECKPOINT_ENTRY_BYTES},
 };
@@ -32,6 +33,8 @@ pub(super) struct Upkeep {
     pub(super) looked: Option<Micros>,
     /// Checkpoints up to this one were looked at, whether they should be joined.
     pub(super) joined_upto: Seq,
+    /// What is read back when there is nothing else to do.
+    pub(super) hashing: Option<Hashing>,
 }
 
 /// Upkeep that failed is not tried again so soon.
@@ -113,7 +116,8 @@ impl Log {
                 Err(e) => refused = refused.or(Some(e)),
             }
         }
-        refused.map_or(Ok(false), Err)
+        // What nobody waits for, when there is nothing else to do.
+        refused.map_or_else(|| self.hash_next(), Err)
     }
 
     /// The last time that room was wanted for more writes, there was none.

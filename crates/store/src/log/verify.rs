@@ -9,12 +9,14 @@ use bygone_model::Seq;
 
 use super::{
     Log,
+    hashing::Hashed,
     recover::{MISSING_MAX, segment_numbers},
     scan,
 };
 use crate::{
+    env::File,
     error::{Damage, Error, Place, Result},
-    format::{manifest::State, segment},
+    format::{manifest::Hash, segment},
     index::tree::{self, PageSource},
 };
 
@@ -117,10 +119,11 @@ impl Log {
         let mut spans = Vec::with_capacity(numbers.len());
         for number in numbers {
             let found = report.damaged.len();
-            let mut checked =
-                self.verify_segment(number, Some(number) == active, head, &mut report, keep_going);
+            let mut hash = None;
+            let part = (number, Some(number) == active, head);
+            let mut checked = self.verify_segment(part, &mut report, keep_going, &mut hash);
             if checked.is_ok() && report.damaged.len() == found {
-                checked = self.verify_identity(number).and(checked);
+                checked = self.verify_file(number, hash).and(checked);
             }
             match checked {
                 // Nothing is left of it. The next one would tell that something is missing, but may be damaged as well.
@@ -157,14 +160,14 @@ impl Log {
         Ok(report)
     }
 
-    /// Checks a segment; says its first and last record, unless `keep_going` ended it.
+    /// Checks a segment; says its first and last record, unless `keep_going` ended it. Of one that is sealed and all of which was read
+    /// `hash` becomes the hash of its file.
     fn verify_segment(
         &self,
-        number: u32,
-        active: bool,
-        head: Seq,
+        (number, active, head): (u32, bool, Seq),
         report: &mut VerifyReport,
         keep_going: &mut dyn FnMut(u64) -> bool,
+        hash: &mut Option<Hash>,
     ) -> Result<Option<(Seq, Seq)>> {
         if let Some(container) = self.places.elsewhere(number) {
             let checked = container.check(number)?;
@@ -189,7 +192,9 @@ impl Log {
         };
         let context = scan::Context { expected, until, durable, ..scan::Context::of(self.key) };
         let (before, mut reached) = (report.checked_bytes, 0);
-        let scanned = scan::scan_while(&*file, number, header, context, &mut |at| {
+        let hashed = Hashed::new(&*file);
+        let read: &dyn File = if index.is_some() { &hashed } else { &*file };
+        let scanned = scan::scan_while(read, number, header, context, &mut |at| {
             reached = at;
             keep_going(before + at)
         })?;
@@ -199,6 +204,9 @@ impl Log {
         };
         let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
         report.checked_bytes += len_bytes;
+        if index.is_some() {
+            *hash = Some(hashed.finish(len_bytes).map_err(|e| Error::io("reading", &name, e))?);
+        }
         for (offset, damage) in &scanned.damage {
             let place = Place { file: name.clone(), offset: *offset };
             report.damaged.push(Damaged { place, damage: *damage });
@@ -229,23 +237,14 @@ impl Log {
     }
 
     /// A segment that is whole in itself may still not be the one that was sealed under its number.
-    fn verify_identity(&self, number: u32) -> Result<()> {
-        let known = self.manifest().segment(number).copied().filter(|entry| entry.state == State::Lives);
-        let Some(known) = known.filter(|_| self.places.elsewhere(number).is_none()) else { return Ok(()) };
-        let name = segment::file_name(number);
+    fn verify_file(&self, number: u32, hash: Option<Hash>) -> Result<()> {
+        if self.places.elsewhere(number).is_some() {
+            return Ok(());
+        }
         let file = self.places.segments.file(number)?;
-        let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
+        let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &segment::file_name(number), e))?;
         let header_crc = scan::read_header(&*file, number, &self.key)?.map(|(_, crc)| crc);
-        if header_crc != Some(known.header_crc) {
-            return Err(Error::damaged(&name, 0, Damage::Misplaced));
-        }
-        if len_bytes < known.len_bytes {
-            return Err(Error::damaged(&name, len_bytes, Damage::Truncated));
-        }
-        if len_bytes > known.len_bytes {
-            return Err(Error::damaged(&name, known.len_bytes, Damage::Misplaced));
-        }
-        Ok(())
+        self.check_file(number, header_crc, len_bytes, hash)
     }
 
     /// The seq behind the last record of a segment that waits for its index.

@@ -7,6 +7,7 @@ mod fixture;
 mod follow;
 mod forge;
 mod full;
+mod hashing;
 mod holder;
 mod invariants;
 mod joining;

@@ -44,7 +44,7 @@ pub(crate) fn options(segment_bytes: u64) -> LogOptions {
         uncached_bytes: 16384,
         joined_min: 4,
         inventory_micros: 0,
-        store: Arc::new(Store::new(64 << 10, MEMORY_BYTES)),
+        store: Arc::new(Store::new(64 << 10, MEMORY_BYTES).with_background(u64::MAX)),
         ..LogOptions::default()
     }
 }
