@@ -1,12 +1,12 @@
-//! The one place of this crate that looks at a clock.
+//! The only module of this crate that reads a clock.
 //!
-//! Invariant: nothing here waits for a guest, a socket or a process without a [`Deadline`] or a stop signal.
+//! Invariant: nothing in this crate waits for a guest, a socket or a process without a [`Deadline`] or a stop signal.
 
 use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 
-/// A moment by which something must have happened.
+/// A point in time by which something must have happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
@@ -18,13 +18,13 @@ impl Deadline {
         Deadline(Instant::now() + duration.min(CENTURY))
     }
 
-    /// What is left of it; nothing once it has passed.
+    /// The time left; zero once it has passed.
     #[must_use]
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 
-    /// Is it over?
+    /// Whether it has passed.
     #[must_use]
     pub fn passed(self) -> bool {
         self.remaining().is_zero()

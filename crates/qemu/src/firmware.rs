@@ -1,7 +1,7 @@
-//! Where this computer has its UEFI firmware.
+//! Finds the UEFI firmware of this computer.
 //!
-//! Invariant: the code is used where it is and only read; the variables are copied once and then belong to the
-//! machine, so that what a guest writes there stays with it.
+//! Invariant: the code is used in place and only read. The variables are copied once and then belong to the machine, so
+//! that it keeps what a guest writes there.
 
 use std::{fs, path::Path};
 
@@ -11,8 +11,8 @@ use super::{
     spec::Firmware,
 };
 
-/// Code and empty variables, as the distributions name them. The large builds come first: new firmware does not
-/// fit the small ones. None of these demands signed boot loaders.
+/// Code and empty variables, under the names that distributions use. The large builds come first, because newer
+/// firmware does not fit into the small ones. None of them requires signed boot loaders.
 const FILES: [(&str, &str); 9] = [
     // Debian, Ubuntu
     ("usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"),
@@ -30,8 +30,8 @@ const FILES: [(&str, &str); 9] = [
     ("usr/local/share/qemu/edk2-x86_64-code.fd", "usr/local/share/qemu/edk2-i386-vars.fd"),
 ];
 
-/// Finds the UEFI firmware below `root` (`/`, outside tests), and makes sure that the machine has variables of its
-/// own at `vars`: made from the empty ones the first time, left alone from then on.
+/// Finds the UEFI firmware below `root` (`/`, outside tests) and makes sure that the machine has its own variables at
+/// `vars`: copied from the empty ones the first time, unchanged from then on.
 ///
 /// # Errors
 /// [`Error::NoFirmware`]; [`Error::File`] when the variables cannot be copied.
@@ -42,7 +42,7 @@ pub fn uefi(root: &Path, vars: &Path) -> Result<Firmware> {
         return Err(Error::NoFirmware { first: Path::new("/").join(FILES[0].0), others: FILES.len() - 1 });
     };
     if !vars.exists() {
-        // Not `fs::copy`: the copy is to be writable whatever the original is.
+        // Not `fs::copy`: the copy must be writable whatever the original's mode is.
         let copied = fs::read(&empty).and_then(|bytes| write_whole(vars, &bytes));
         copied.map_err(Error::file(vars))?;
     }

@@ -1,4 +1,4 @@
-//! An entry point for a fuzz target: what a QEMU says, without one.
+//! An entry point for a fuzz target: QEMU's side of QMP, without a QEMU.
 
 use serde_json::Value;
 
@@ -10,15 +10,16 @@ use crate::{
 /// A line from QEMU.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Said {
-    /// The first one.
+    /// The greeting.
     Greeting(Version),
-    /// The answer to the command of a number; or the class and words of a refusal.
+    /// The answer to the command with this id; or the class and description of a refusal.
     Answer(Option<u64>, Result<Value, (String, String)>),
-    /// Something that it tells by itself.
+    /// An event.
     Event(Event),
 }
 
-/// Takes what a QEMU sends, in the pieces in which it comes, up to the first mistake; the messages, and whether there was one.
+/// Parses what a QEMU sends, in the pieces in which it arrives, up to the first error. Returns the messages, and
+/// whether there was an error.
 pub fn qmp(pieces: &[&[u8]]) -> (Vec<Said>, bool) {
     let mut said = Vec::new();
     let mut lines = Lines::default();

@@ -13,11 +13,12 @@
 //! | [`image`] | recognises images of disks, and makes raw ones of them |
 //!
 //! Invariants:
-//! - a guest outlives its manager: nothing of a machine's life depends on the process that started it;
+//! - a guest outlives its manager: nothing about a running machine depends on the process that started it;
 //! - everything about a running machine is in its [`Places`], so that a later manager finds it;
-//! - whatever a guest or a QEMU taken over by one sends, it is an error or a report here, never a panic, and bounded.
+//! - whatever a guest, or a QEMU compromised by one, sends becomes an error or a report here, never a panic, and is
+//!   bounded.
 //!
-//! Must not know: the store, how disks are served, what a stop means to a target's history.
+//! This crate must not know the store, how disks are served, or what a stop means for a target's history.
 #![forbid(unsafe_code)]
 
 pub mod accel;

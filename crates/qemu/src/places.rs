@@ -1,4 +1,4 @@
-//! Where the files of one running machine are.
+//! The paths of the files of one running machine.
 //!
 //! Invariants: all are in one directory that belongs to this machine alone; every socket in it has a path short
 //! enough for a unix socket; none of the paths depends on whether the machine runs.
@@ -31,7 +31,7 @@ impl Places {
         Ok(places)
     }
 
-    /// Makes the directory, readable by its owner only: who can open the sockets in it owns the machine.
+    /// Creates the directory, readable by its owner only: whoever can open its sockets controls the machine.
     ///
     /// # Errors
     /// [`Error::File`].
@@ -48,37 +48,37 @@ impl Places {
         &self.dir
     }
 
-    /// QEMU's monitor. It takes one connection, and that is the supervisor's.
+    /// QEMU's monitor. It accepts one connection, the supervisor's.
     #[must_use]
     pub fn qmp_socket(&self) -> PathBuf {
         self.dir.join("qmp.sock")
     }
 
-    /// The machine's serial console. It takes one connection.
+    /// The machine's serial console. It accepts one connection.
     #[must_use]
     pub fn console_socket(&self) -> PathBuf {
         self.dir.join("console.sock")
     }
 
-    /// Held by who is attached to the console.
+    /// Locked by the client that is attached to the console.
     #[must_use]
     pub fn console_lock(&self) -> PathBuf {
         self.dir.join("console.lock")
     }
 
-    /// All that was ever printed on the console, up to a size (see [`super::console`]).
+    /// Everything printed on the console, up to a size (see [`super::console`]).
     #[must_use]
     pub fn console_log(&self) -> PathBuf {
         self.dir.join("console.log")
     }
 
-    /// What QEMU itself says: warnings, and why it did not start.
+    /// QEMU's own output: warnings, and why it did not start.
     #[must_use]
     pub fn qemu_log(&self) -> PathBuf {
         self.dir.join("qemu.log")
     }
 
-    /// All that QEMU said on its monitor, whether anybody listened or not; see [`super::watch`].
+    /// Everything QEMU sent on its monitor, whether a client was connected or not; see [`super::watch`].
     #[must_use]
     pub fn qmp_log(&self) -> PathBuf {
         self.dir.join("qmp.log")
@@ -90,13 +90,13 @@ impl Places {
         self.dir.join("qemu.pid")
     }
 
-    /// Which process it is, for a manager that comes later; see [`super::Running`].
+    /// The identity of the process, for a later manager; see [`super::Running`].
     #[must_use]
     pub fn state_file(&self) -> PathBuf {
         self.dir.join("qemu.json")
     }
 
-    /// The volume by which cloud-init sets the machine up; see [`super::seed`].
+    /// The volume from which cloud-init configures the machine; see [`super::seed`].
     #[must_use]
     pub fn seed(&self) -> PathBuf {
         self.dir.join("seed.iso")
@@ -108,7 +108,7 @@ impl Places {
         self.dir.join("uefi-vars.fd")
     }
 
-    /// Puts what an earlier QEMU said aside (`qemu.log.1`), so that the log tells of one only.
+    /// Rotates the output of an earlier QEMU (to `qemu.log.1`), so that the log is about one QEMU only.
     pub(super) fn put_by_old_log(&self) -> Result<()> {
         let log = self.qemu_log();
         match fs::rename(&log, older(&log)) {
@@ -117,7 +117,7 @@ impl Places {
         }
     }
 
-    /// The end of what QEMU itself said, for a person to read: at most `bytes_max`, control characters replaced.
+    /// The end of QEMU's own output, for people: at most `bytes_max`, with control characters replaced.
     #[must_use]
     pub fn last_words(&self, bytes_max: u64) -> String {
         let bytes = tail(&self.qemu_log(), bytes_max).unwrap_or_default();
@@ -127,14 +127,14 @@ impl Places {
     }
 }
 
-/// Where a log goes when it makes room for a new one.
+/// The path to which a log is rotated.
 pub(super) fn older(log: &Path) -> PathBuf {
     let mut name = log.as_os_str().to_owned();
     name.push(".1");
     PathBuf::from(name)
 }
 
-/// Writes a file so that it is there whole or not at all.
+/// Writes a file atomically.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
@@ -160,7 +160,7 @@ pub(super) fn tail(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Can this be the path of a unix socket, and stand on QEMU's command line?
+/// Checks that a path can be the path of a unix socket and can be passed on QEMU's command line.
 pub(super) fn check_socket(path: &Path) -> Result<()> {
     if path.as_os_str().as_bytes().len() > SOCKET_PATH_BYTES_MAX {
         return Err(Error::SocketPathTooLong { path: path.to_owned() });
@@ -168,7 +168,7 @@ pub(super) fn check_socket(path: &Path) -> Result<()> {
     utf8(path).map(drop)
 }
 
-/// The path as text, which is all that QEMU's options take.
+/// The path as UTF-8, which QEMU's options require.
 pub(super) fn utf8(path: &Path) -> Result<&str> {
     path.to_str().ok_or_else(|| Error::NotUtf8 { path: path.to_owned() })
 }

@@ -1,10 +1,10 @@
-//! The process of a QEMU: started so that it outlives us, found again, waited for, ended.
+//! The process of a QEMU: started so that it outlives this one, found again, waited for, ended.
 //!
 //! Invariants:
-//! - a process is meant by its pidfd, never by its number alone and never by its name: nothing here can signal a
-//!   process that only took over the number;
+//! - a process is referred to by its pidfd, never by its pid alone and never by its name: nothing here can signal a
+//!   process that only reused the pid;
 //! - dropping a [`Process`] leaves the process running;
-//! - what is started is in a session of its own, with nothing of ours open but its log.
+//! - a started program is in a session of its own and inherits no descriptor except its log.
 
 use std::{
     fmt, fs,
@@ -24,14 +24,14 @@ use super::{
     error::{Error, Result},
 };
 
-/// Which process it is, for as long as the host runs and beyond: no two processes ever have the same.
+/// The identity of a process. It is unique, also over reboots of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Its number.
+    /// The pid.
     pub pid: u32,
     /// When it started, in the kernel's ticks since the boot (field 22 of `/proc/PID/stat`).
     pub start_ticks: u64,
-    /// In which boot of the host (`/proc/sys/kernel/random/boot_id`).
+    /// The boot of the host in which it started (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: String,
 }
 
@@ -42,7 +42,7 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
-    /// Nobody can say any more: it was not our child.
+    /// Unknown, because it was not a child of this process.
     Unknown,
 }
 
@@ -65,8 +65,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program that outlives us: in a new session, its standard input empty, what it prints appended to
-    /// `log`, and none of our other descriptors open in it.
+    /// Starts a program that outlives this process: in a new session, with empty standard input, its output appended to
+    /// `log`, and no other inherited descriptor.
     ///
     /// # Errors
     /// [`Error::NotInstalled`] when it cannot be started, [`Error::File`] for the log.
@@ -77,7 +77,7 @@ impl Process {
         let child = bygone_sys::detach(command)
             .spawn()
             .map_err(|source| Error::NotInstalled { path: PathBuf::from(command.get_program()), source })?;
-        // `child` is ours and not waited for, so its number cannot be anybody else's yet, even if it has ended.
+        // `child` was not waited for, so its pid cannot have been reused, even if it has ended.
         let pid = Pid::from_child(&child);
         let pidfd =
             pidfd_open(pid, PidfdFlags::empty()).map_err(Error::system("watching the new process"))?;
@@ -85,7 +85,7 @@ impl Process {
         Ok(Process { identity: Identity { pid: child.id(), start_ticks, boot_id: boot_id()? }, pidfd })
     }
 
-    /// Finds a process that was started earlier, perhaps by a manager that has died. `None` when it has ended.
+    /// Finds a process that was started earlier, perhaps by a manager that has ended. `None` when it has ended.
     ///
     /// # Errors
     /// [`Error::System`], [`Error::File`].
@@ -96,16 +96,16 @@ impl Process {
         Ok(Process::with_pid(identity.pid)?.filter(|process| process.identity == *identity))
     }
 
-    /// The process that has this number now. `None` when there is none.
+    /// The process that has this pid now. `None` when there is none.
     pub(super) fn with_pid(pid: u32) -> Result<Option<Process>> {
         let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
         let pidfd = match pidfd_open(number, PidfdFlags::empty()) {
-            // A thread's number is refused as invalid.
+            // The id of a thread is refused as invalid.
             Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
             other => other.map_err(Error::system("watching a process"))?,
         };
-        // Read with the pidfd open: if the process were to end and its number were given away in between, then what
-        // is read is another's, and the pidfd tells of the end.
+        // Read with the pidfd open: if the process ends and its pid is reused in between, this reads another process's
+        // data, but the pidfd shows the end.
         let stat = read_stat(pid);
         let process = |stat: Stat| -> Result<Process> {
             Ok(Process {
@@ -126,14 +126,14 @@ impl Process {
         }
     }
 
-    /// Which process it is.
+    /// Its identity.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Waits for its end; `None` when it still runs at the deadline. Our own child is reaped by this; a second call
-    /// says [`Exit::Unknown`].
+    /// Waits for its end; `None` when it still runs at the deadline. This reaps a child of this process; a second call
+    /// returns [`Exit::Unknown`].
     ///
     /// # Errors
     /// [`Error::System`].
@@ -148,7 +148,7 @@ impl Process {
                 (None, Some(signal)) => Exit::Signal(signal),
                 (None, None) => Exit::Unknown,
             })),
-            // Not our child, or reaped before.
+            // Not a child of this process, or reaped before.
             Ok(None) | Err(rustix::io::Errno::CHILD) => Ok(Some(Exit::Unknown)),
             Err(error) => Err(Error::system("waiting for a process")(error)),
         }
@@ -165,7 +165,7 @@ impl Process {
         }
     }
 
-    /// Asks it to end (SIGTERM; QEMU takes that as a shutdown by the host). One that has ended is left alone.
+    /// Asks it to end (SIGTERM, which QEMU treats as a shutdown by the host). Does nothing if it has ended.
     ///
     /// # Errors
     /// [`Error::System`].
@@ -173,7 +173,7 @@ impl Process {
         self.signal(Signal::TERM)
     }
 
-    /// Ends it at once (SIGKILL). One that has ended is left alone.
+    /// Ends it at once (SIGKILL). Does nothing if it has ended.
     ///
     /// # Errors
     /// [`Error::System`].
@@ -188,7 +188,7 @@ impl Process {
         }
     }
 
-    /// Was it started with this argument?
+    /// Whether it was started with this argument.
     pub(super) fn has_argument(&self, argument: &str) -> bool {
         let line = fs::read(format!("/proc/{}/cmdline", self.identity.pid)).unwrap_or_default();
         line.split(|&byte| byte == 0).any(|word| word == argument.as_bytes())

@@ -1,7 +1,7 @@
-//! What a manager leaves behind about a machine it started, for the one that comes after it.
+//! What a manager records about a machine it started, for a later manager.
 //!
-//! Invariants: the file is there whole or not at all; a machine that runs is found even when the manager died before
-//! it could write the file, by the process number that QEMU itself writes down.
+//! Invariants: the file is written atomically. A running machine is found even when the manager died before it could
+//! write the file, by the pid that QEMU itself writes.
 
 use std::{fs, io};
 
@@ -21,7 +21,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Writes it down.
+    /// Writes it to the machine's directory.
     ///
     /// # Errors
     /// [`Error::File`].
@@ -31,11 +31,11 @@ impl Running {
         text.and_then(|text| write_whole(&path, &text)).map_err(Error::file(&path))
     }
 
-    /// The machine that runs in this place, with its process; `None` when none does.
+    /// The machine that runs in these places, with its process; `None` when none does.
     ///
     /// # Errors
-    /// [`Error::File`], [`Error::System`]; [`Error::BadState`] when the file makes no sense and the machine cannot be
-    /// found in another way.
+    /// [`Error::File`], [`Error::System`]; [`Error::BadState`] when the file is invalid and the machine cannot be found
+    /// in another way.
     pub fn find(places: &Places) -> Result<Option<(Running, Process)>> {
         let state = read(places);
         if let Ok(Some(running)) = &state
@@ -50,7 +50,7 @@ impl Running {
         state.map(|_| None)
     }
 
-    /// Removes what a machine that has ended left in its place, but for its logs and its variables.
+    /// Removes the files of a machine that has ended, except its logs and its UEFI variables.
     ///
     /// # Errors
     /// [`Error::File`].
@@ -83,7 +83,7 @@ fn read(places: &Places) -> Result<Option<Running>> {
     }
 }
 
-/// The number may be stale; the process is the right one if it was started with this very file.
+/// The pid may be stale; the process is the right one if it was started with this very file.
 fn by_pid_file(places: &Places) -> Result<Option<Process>> {
     let path = places.pid_file();
     let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };

@@ -1,8 +1,8 @@
-//! A volume by which cloud-init learns how to set a machine up (its NoCloud source): an ISO 9660 image with the label
+//! The volume from which cloud-init configures a machine (its NoCloud data source): an ISO 9660 image with the label
 //! `cidata` and two files in its root, `user-data` and `meta-data`.
 //!
-//! The image is made by pure functions. ECMA-119 has the layout; names are as cloud-init looks for them, which readers
-//! take although the standard knows no small letters.
+//! The image is built by pure functions. ECMA-119 defines the layout. The file names are the ones cloud-init looks for;
+//! readers accept them although the standard has no lower case.
 
 use std::{fs, path::Path};
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 const SECTOR_BYTES: usize = 2048;
-/// Where things are, in sectors. What comes before the first is left to boot loaders.
+/// Locations in sectors. The sectors before the first are reserved for boot loaders.
 const DESCRIPTOR: usize = 16;
 const END_OF_DESCRIPTORS: usize = 17;
 const PATHS_LITTLE: usize = 18;
@@ -20,10 +20,10 @@ const PATHS_BIG: usize = 19;
 const ROOT: usize = 20;
 const FILES: usize = 21;
 
-/// More than anybody writes by hand, and little enough to be made in memory.
+/// More than is ever written by hand, and small enough to build in memory.
 pub const USER_DATA_BYTES_MAX: u64 = 1 << 20;
 
-/// Writes the volume for a machine; `user_data` is a file that is given to it as it is.
+/// Writes the volume for a machine; the file `user_data` is copied into it unchanged.
 ///
 /// # Errors
 /// [`Error::File`], also when it is too large.
@@ -36,14 +36,14 @@ pub fn write(places: &Places, name: &str, user_data: &Path) -> Result<()> {
         fs::read(user_data)
     };
     let user_data = read().map_err(failed)?;
-    // Cloud-init sets a machine up once for each of these.
+    // Cloud-init configures a machine once per instance id.
     let meta_data = format!("instance-id: bygone-{name}\nlocal-hostname: {name}\n");
     let image = volume("cidata", &[("meta-data", meta_data.as_bytes()), ("user-data", &user_data)]);
     let seed = places.seed();
     write_whole(&seed, &image).map_err(Error::file(seed))
 }
 
-/// An image with these files in its root, which have to be few and in the order of their names.
+/// An image with these files in its root. They have to be few and sorted by name.
 fn volume(label: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut root = Vec::new();
     for special in [&[0][..], &[1]] {
@@ -60,7 +60,7 @@ fn volume(label: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
     };
     put(DESCRIPTOR, &descriptor(label, at));
     put(END_OF_DESCRIPTORS, b"\xffCD001\x01");
-    // One folder, which is its own parent: its name's length, its place, its parent's number, its name.
+    // One directory, which is its own parent: length of its name, its location, number of its parent, its name.
     put(PATHS_LITTLE, &[&[1, 0][..], &(ROOT as u32).to_le_bytes(), &[1, 0, 0, 0]].concat());
     put(PATHS_BIG, &[&[1, 0][..], &(ROOT as u32).to_be_bytes(), &[0, 1, 0, 0]].concat());
     put(ROOT, &root);
@@ -103,13 +103,13 @@ fn descriptor(label: &str, sectors: usize) -> Vec<u8> {
     out
 }
 
-/// A folder's entry.
+/// A directory entry.
 fn record(name: &[u8], sector: usize, len_bytes: usize, is_folder: bool) -> Vec<u8> {
     let padding = 1 - name.len() % 2;
     let mut out = vec![(33 + name.len() + padding) as u8, 0];
     out.extend(both(sector as u32));
     out.extend(both(len_bytes as u32));
-    // A day that is always the same, so that the image is.
+    // A fixed date, so that the image is reproducible.
     out.extend([70, 1, 1, 0, 0, 0, 0]);
     out.extend([if is_folder { 2 } else { 0 }, 0, 0]);
     out.extend(both_short(1));
@@ -140,7 +140,7 @@ mod tests {
         done.stdout
     }
 
-    /// Readers that share nothing with this: libblkid, and GRUB's file systems.
+    /// Independent readers: libblkid, and GRUB's file systems.
     #[test]
     fn others_read_the_label_and_the_files() {
         let dir = tempfile::tempdir().unwrap();

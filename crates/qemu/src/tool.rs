@@ -1,7 +1,7 @@
-//! Running a program of QEMU's to its end.
+//! Runs one of QEMU's programs to its end.
 //!
-//! Invariants: what it says is taken line by line, each of bounded length, and its complaints up to a bound; a program
-//! that nobody waits for any more is killed; none outlives the call.
+//! Invariants: standard output is read line by line, each of bounded length, and standard error up to a bound. A
+//! program that is cancelled is killed. No program outlives the call.
 
 use std::{
     io::Read,
@@ -17,38 +17,38 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The longest line that is taken from it.
+/// The longest line of output.
 const LINE_BYTES_MAX: usize = 64 << 10;
-/// How much of its complaints is kept, from the beginning.
+/// How much of standard error is kept, from its beginning.
 const COMPLAINT_BYTES_MAX: u64 = 16 << 10;
-/// How often whoever waits is asked whether they still do.
+/// How often `wanted` is called.
 const WANTED_EVERY: Duration = Duration::from_millis(200);
 
-/// How it came out.
+/// The result of a program.
 #[derive(Debug)]
 pub(crate) struct Done {
     /// Its exit status; `None` after a signal.
     pub(crate) code: Option<i32>,
-    /// What it said on standard error.
+    /// The text on standard error.
     pub(crate) complaint: String,
 }
 
-/// Ends the program, however the call ends.
+/// Kills the program, however the call ends.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both do nothing after its end.
+        // Both do nothing once it has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Runs a program and gives each line that it prints to `each` (a carriage return ends one, too). `wanted` is asked
-/// again and again whether to go on.
+/// Runs a program and calls `each` with every line it prints (a carriage return ends a line, too). `wanted` is called
+/// repeatedly and cancels when it returns false.
 ///
 /// # Errors
-/// [`Error::NotInstalled`], [`Error::System`]; [`Error::GivenUp`] when `wanted` or `each` said no.
+/// [`Error::NotInstalled`], [`Error::System`]; [`Error::GivenUp`] when `wanted` or `each` returned false.
 pub(crate) fn run(
     command: &mut Command,
     wanted: &mut dyn FnMut() -> bool,
@@ -65,7 +65,7 @@ pub(crate) fn run(
     let listener = std::thread::spawn(move || {
         let mut kept = Vec::new();
         let mut complaints = complaints;
-        // What is too much is read all the same, so that the program does not wait for it.
+        // Output beyond the bound is read as well, so that the program does not block on it.
         let _ = (&mut complaints).take(COMPLAINT_BYTES_MAX).read_to_end(&mut kept);
         let _ = std::io::copy(&mut complaints, &mut std::io::sink());
         String::from_utf8_lossy(&kept).trim().to_owned()

@@ -1,14 +1,13 @@
-//! Keeping QEMU's tools off a raw image, and ourselves off one that they use.
+//! Locks a raw image against QEMU's tools, and detects images that they use.
 //!
-//! QEMU marks what it does with an image by locking single bytes of it (`block/file-posix.c`, the same since
-//! QEMU 2.10): byte 100 + *n* says "I have permission *n*", byte 200 + *n* says "I do not stand anyone else having
-//! permission *n*". All are *read* locks of the open file description (`F_OFD_SETLK`), so several holders can mark
-//! the same byte; a conflict is found by asking (`F_OFD_GETLK`) whether a *write* lock on the opposite byte would
-//! be possible. The bytes need not exist in the file. First mark, then ask: of two that come at once at least one
-//! sees the other.
+//! QEMU marks its use of an image by locking single bytes of it (`block/file-posix.c`, the same since QEMU 2.10): byte
+//! 100 + *n* means "I have permission *n*", byte 200 + *n* means "nobody else may have permission *n*". All are *read*
+//! locks of the open file description (`F_OFD_SETLK`), so several holders can mark the same byte. A conflict is found
+//! by testing (`F_OFD_GETLK`) whether a *write* lock on the opposite byte would be possible. The bytes need not exist
+//! in the file. The order is: first mark, then test. Of two processes that race, at least one sees the other.
 //!
-//! Invariants: while an [`ImageLock`] lives, every byte of both ranges is marked; an [`ImageLock`] is only handed
-//! out when nobody else had marked a byte that contradicts it.
+//! Invariants: while an [`ImageLock`] lives, every byte of both ranges is marked. An [`ImageLock`] is only returned
+//! when no other process had marked a conflicting byte.
 
 use std::{
     fs::File,
@@ -30,9 +29,9 @@ pub enum ImageUse {
     Writes,
     /// It only reads.
     Reads,
-    /// It wants nobody else to touch the image, without being seen to use it.
+    /// It denies others the use of the image, but has no mark of using it itself.
     Reserves,
-    /// It has locked a part of it in its own way, as QEMU never does.
+    /// It holds a write lock on a part of it, which QEMU never does.
     Locks,
 }
 
@@ -52,19 +51,19 @@ pub enum ImageLockError {
     Unlockable(#[source] io::Error),
 }
 
-/// The exclusive right to an image (a raw file or a block device), as QEMU and its tools understand it: as long as
-/// this lives they refuse to read or write the image, even when told to share by force (`-U`).
+/// The exclusive right to an image (a raw file or a block device), as QEMU and its tools understand it: as long as this
+/// lives they refuse to read or write the image, even when forced to share (`-U`).
 ///
-/// The lock belongs to the *inode* that was opened: two device nodes made by hand for one device are two images
-/// to it. It dies with the process, whichever way that ends.
+/// The lock belongs to the *inode* that was opened: two hand-made device nodes for one device are two images to it. It
+/// is released when the process ends, in whichever way.
 #[derive(Debug)]
 pub struct ImageLock {
-    /// The same open file description as the caller's file: the locks are its.
+    /// Shares the open file description of the caller's file, which owns the locks.
     file: File,
 }
 
 impl ImageLock {
-    /// The image, through the same open file description: whoever goes on with it keeps the lock.
+    /// The image, through the same open file description: its user shares the lock.
     ///
     /// # Errors
     /// When this process has no descriptors left.
@@ -72,20 +71,20 @@ impl ImageLock {
         self.file.try_clone()
     }
 
-    /// Locks the image that `file` is (opened at least for reading). Neither waits nor reads nor writes.
+    /// Locks the image `file`, which must be open for reading. Neither waits nor reads nor writes.
     ///
-    /// The caller's `file` and the lock share one open file description, and so do files cloned from it: take one
-    /// lock per opened file. Closing `file` leaves the lock alone.
+    /// The caller's `file`, files cloned from it and the lock share one open file description: take one lock per opened
+    /// file. Closing `file` does not release the lock.
     ///
     /// # Errors
-    /// [`ImageLockError::InUse`] when anybody else has it open under these rules, be it only for reading. Then
-    /// nothing stays locked.
+    /// [`ImageLockError::InUse`] when another process has it open under these rules, even if only for reading. Nothing
+    /// stays locked then.
     pub fn take_exclusive(file: &File) -> Result<ImageLock, ImageLockError> {
         let lock = ImageLock { file: file.try_clone().map_err(ImageLockError::Unlockable)? };
         for base in [HAS_BASE, DENIES_BASE] {
             set_lock(lock.file.as_raw_fd(), libc::F_RDLCK, base, PERMISSIONS).map_err(|error| {
                 match error.raw_os_error() {
-                    // A write lock of somebody else is in the way of ours.
+                    // Another process's write lock conflicts with this one.
                     Some(libc::EAGAIN | libc::EACCES) => ImageLockError::InUse(ImageUse::Locks),
                     _ => ImageLockError::Unlockable(error),
                 }
@@ -108,7 +107,7 @@ impl ImageLock {
 impl Drop for ImageLock {
     fn drop(&mut self) {
         for base in [HAS_BASE, DENIES_BASE] {
-            // Unlocking fails only for a bad descriptor, and then there is nothing to unlock.
+            // Unlocking fails only for a bad descriptor, which holds no lock.
             let _ = set_lock(self.file.as_raw_fd(), libc::F_UNLCK, base, PERMISSIONS);
         }
     }
@@ -133,7 +132,7 @@ fn set_lock(fd: RawFd, kind: i32, first: i64, count: i64) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Would a write lock be refused? Locks of the same open file description do not count.
+/// Whether a write lock would be refused. Locks of the same open file description do not count.
 fn is_locked_by_other(fd: RawFd, first: i64, count: i64) -> io::Result<bool> {
     let mut range = range(libc::F_WRLCK, first, count);
     #[expect(unsafe_code, reason = "fcntl with a struct argument; rustix does not ask by OFD")]
@@ -153,7 +152,7 @@ mod tests {
         std::fs::write(&path, [0; 512]).unwrap();
         let open = || File::options().read(true).write(true).open(&path).unwrap();
         let other = open();
-        // All of it, as many programs do. QEMU takes no write locks.
+        // The whole file, as many programs do. QEMU takes no write locks.
         set_lock(other.as_raw_fd(), libc::F_WRLCK, 0, 0).unwrap();
         let refused = ImageLock::take_exclusive(&open());
         assert!(matches!(refused, Err(ImageLockError::InUse(ImageUse::Locks))), "{refused:?}");

@@ -1,8 +1,8 @@
 //! The only unsafe code: system calls that neither `std` nor `rustix` offers safely.
 //!
-//! What is here takes and returns safe types, knows nothing of ours, and carries a `SAFETY` comment at every
-//! `unsafe`. What `std` and `rustix` already have does not belong here: `std::fs::File::try_lock` locks whole
-//! files, `rustix` has pidfds, `poll`, termios and `fallocate`.
+//! Everything here takes and returns safe types, knows no other crate of Bygone, and has a `SAFETY` comment at every
+//! `unsafe`. What `std` and `rustix` already have does not belong here: `std::fs::File::try_lock` locks whole files,
+//! `rustix` has pidfds, `poll`, termios and `fallocate`.
 #![cfg(target_os = "linux")]
 
 mod image_lock;

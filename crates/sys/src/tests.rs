@@ -27,14 +27,14 @@ fn tool(name: &str) -> Command {
     command
 }
 
-/// Runs one of QEMU's tools to its end; its exit code and all it said.
+/// Runs one of QEMU's tools to its end. Returns whether it succeeded, and its output.
 fn run(name: &str, args: &[&str]) -> (bool, String) {
     let output = tool(name).args(args).output().unwrap_or_else(|e| panic!("{name}: {e}; run scripts/setup"));
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
-/// A program that is ended with the test.
+/// A program that is killed at the end of the test.
 struct Running(Child);
 
 impl Drop for Running {
@@ -88,7 +88,7 @@ fn tools_of_qemu_refuse_an_image_we_hold_and_open_it_again_afterwards() {
         &["-S", "-nodefaults", "-display", "none", "-drive", &format!("if=virtio,format=raw,file={name}")],
     );
     assert!(!ok && said.contains("lock"), "{said}");
-    // Not even by force, which only shares what the other holder shares too.
+    // Not even with force (`-U`), which only shares what the other holder shares too.
     let (ok, said) = run("qemu-io", &["-U", "-r", "-f", "raw", "-c", "read 0 4096", name]);
     assert!(!ok && said.contains("lock"), "{said}");
 
@@ -134,11 +134,11 @@ fn a_file_opened_only_for_writing_is_refused_as_unlockable() {
     assert!(matches!(ImageLock::take_exclusive(&file), Err(ImageLockError::Unlockable(_))));
 }
 
-/// A loop device over an image, detached with the test.
+/// A loop device over an image, detached at the end of the test.
 struct Loop(String);
 
 impl Loop {
-    /// Nothing where loop devices cannot be made (no root, or a container without them).
+    /// `None` where loop devices cannot be created (no root, or a container without them).
     fn over(path: &Path) -> Option<Loop> {
         let output = tool("losetup").args(["--find", "--show"]).arg(path).output().ok()?;
         let name = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -171,7 +171,7 @@ fn block_devices_are_locked_like_files() {
 
 #[test]
 fn a_detached_program_has_its_own_session_and_none_of_our_descriptors() {
-    // A descriptor that would be inherited: the shell below opens it and only then runs the detached program.
+    // A descriptor that would be inherited: the shell opens it and only then runs the detached program.
     let dir = tempfile::tempdir().unwrap();
     let file = File::open(image(&dir)).unwrap();
     let mut command = Command::new("/bin/sh");

@@ -9,7 +9,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-/// The floor of each crate, and which of our crates it may know.
+/// The floor of each crate, and which of our crates it may use.
 const LAYERS: &[(&str, &[&str])] = &[
     ("bygone-model", &[]),
     ("bygone-sys", &[]),
@@ -32,7 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bygone-xtask", &[]),
 ];
 
-/// What a crate must not use, whoever brings it.
+/// Dependencies that a crate must not have.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("bygone-model", &["rustix", "libc", "tokio"]),
     ("bygone-store", &["libc", "tokio"]),

@@ -1,11 +1,11 @@
-//! Does KVM work here?
+//! Probes whether KVM works on this host.
 //!
-//! That `/dev/kvm` can be opened proves nothing: on hosts that are virtual machines themselves, KVM may emulate
-//! every instruction of a guest's kernel, thousands of times too slowly, and die of those it does not know. So a
-//! tiny guest tries what kernels do (see `probe.S`) and has to be through in time.
+//! That `/dev/kvm` can be opened proves nothing: on hosts that are virtual machines themselves, KVM may emulate every
+//! instruction of a guest's kernel, thousands of times too slowly, and fail on those it does not know. So a tiny guest
+//! runs the instructions that kernels use (see `probe.S`) and has to finish in time.
 //!
-//! Invariants: [`Accel::Kvm`] is only said after that guest ran to its end; a probe ends by its deadline and
-//! leaves neither a process nor a file behind. The answer holds until the host is started again; keep it.
+//! Invariants: [`Accel::Kvm`] is only returned after that guest ran to its end. A probe ends by its deadline and leaves
+//! neither a process nor a file behind. The result stays valid until the host reboots, so callers keep it.
 
 mod probe;
 
@@ -26,9 +26,9 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accel {
-    /// By this computer's own processors.
+    /// By the host's processors.
     Kvm,
-    /// Translated, one thread for each.
+    /// Translated by QEMU, one thread per processor.
     Tcg,
 }
 
@@ -41,17 +41,17 @@ impl fmt::Display for Accel {
     }
 }
 
-/// What a probe found.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finding {
-    /// A guest ran well under KVM.
+    /// The guest ran to its end under KVM.
     KvmWorks,
     /// This computer has no KVM.
     NoKvm,
-    /// It has, and we may not use it.
+    /// The host has KVM, but this process may not use it.
     NotAllowed,
-    /// The guest was not through in time: its instructions are emulated one by one.
+    /// The guest did not finish in time: its instructions are emulated one by one.
     TooSlow,
     /// KVM gave up on an instruction.
     GivesUp,
@@ -60,13 +60,13 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// What guests are to be run with.
+    /// The accelerator to run guests with.
     #[must_use]
     pub fn accel(self) -> Accel {
         if self == Finding::KvmWorks { Accel::Kvm } else { Accel::Tcg }
     }
 
-    /// For people: why it is so, and what they could do about it.
+    /// The reason in words, and what to do about it.
     #[must_use]
     pub fn explain(self) -> &'static str {
         match self {
@@ -88,20 +88,20 @@ impl Finding {
     }
 }
 
-/// How long the probe guest may take: twenty times what it takes on a slow computer where KVM works.
+/// The time limit of the probe guest: twenty times what it takes on a slow host where KVM works.
 pub const PROBE_MAX: Duration = Duration::from_secs(5);
 
-/// What the guest makes QEMU end with when it is through.
+/// The exit code of QEMU when the guest has finished.
 const THROUGH: i32 = 99;
 
-/// A disk has to have a size that a BIOS takes seriously.
+/// A size that a BIOS accepts for a disk.
 const PROBE_DISK_BYTES: u64 = 1 << 20;
 
-/// Finds out whether KVM works, with the QEMU at `qemu`. Takes up to `within` (see [`PROBE_MAX`]) and writes two
-/// small files to `scratch`, an existing directory, for as long.
+/// Finds out whether KVM works, with the QEMU at `qemu`. Takes up to `within` (see [`PROBE_MAX`]), during which two
+/// small files are in `scratch`, an existing directory.
 ///
 /// # Errors
-/// [`Error::NotInstalled`], [`Error::File`]. That KVM does not work is no error.
+/// [`Error::NotInstalled`], [`Error::File`]. KVM that does not work is not an error.
 pub fn probe(qemu: &Path, scratch: &Path, within: Duration) -> Result<Finding> {
     let device = Path::new("/dev/kvm");
     if !device.exists() {
@@ -118,7 +118,7 @@ fn run_probe(qemu: &Path, scratch: &Path, accel: &str, within: Duration) -> Resu
     let log = disk.with_extension("log");
     let result = write_disk(&disk).and_then(|()| watch_probe(qemu, &disk, &log, accel, within));
     for file in [disk, log] {
-        // It may not have come to be.
+        // It may not exist.
         let _ = fs::remove_file(file);
     }
     result

@@ -1,6 +1,6 @@
-//! The machine code of `probe.S`, as a boot sector; a test assembles it again and compares.
+//! The machine code of `probe.S`, as a boot sector. A test assembles it again and compares.
 
-/// What the guest runs.
+/// The guest's code.
 #[rustfmt::skip]
 const CODE: [u8; 244] = [
     0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x0f, 0x01, 0x16, 0xf0, 0x7c, 0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f,
@@ -21,7 +21,7 @@ const CODE: [u8; 244] = [
     0x1f, 0x00, 0xd0, 0x7c,
 ];
 
-/// A boot sector: the code, zeroes, and the mark by which a BIOS knows one.
+/// A boot sector: the code, zeroes, and the BIOS boot signature.
 pub(super) const PROBE: [u8; 512] = {
     let mut sector = [0; 512];
     let mut at = 0;

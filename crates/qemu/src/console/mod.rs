@@ -1,13 +1,12 @@
-//! A machine's serial console: attaching to it, and what was printed on it.
+//! A machine's serial console: attaching to it, and its log.
 //!
 //! Invariants:
-//! - a terminal is raw only while attached, and is as it was afterwards, whichever way that ends;
+//! - a terminal is raw only while attached, and is restored afterwards, however the attachment ends;
 //! - detaching leaves the machine alone;
-//! - one at a time is attached: QEMU takes one connection, and a second would wait without a word;
+//! - one client is attached at a time: QEMU accepts one connection, and a second would wait silently;
 //! - the logs are bounded, however much a guest prints.
 //!
-//! What a guest prints is the guest's: it goes to a terminal as it is, escape sequences and all, as it would from a
-//! real serial line.
+//! The guest's output goes to the terminal unfiltered, escape sequences included, as from a real serial line.
 
 use std::{
     fs,
@@ -30,24 +29,24 @@ use super::{
 /// Ctrl-], which ends an attachment, as in telnet.
 pub const DETACH: u8 = 0x1d;
 
-/// How large a log may grow before it is put by and a new one is begun. So twice as much is kept.
+/// How large a log may grow before it is rotated. So up to twice as much is kept.
 pub const LOG_BYTES_MAX: u64 = 16 << 20;
-/// The same for the monitor's, of which only the end is ever read.
+/// The same for the monitor's log, of which only the end is ever read.
 const QMP_LOG_BYTES_MAX: u64 = 1 << 20;
 
 /// How an attachment ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detached {
-    /// By [`DETACH`]. The machine goes on.
+    /// By [`DETACH`]. The machine keeps running.
     ByUser,
     /// The machine has ended.
     ByMachine,
-    /// Nobody reads what we write any more.
+    /// The output was closed.
     OutputClosed,
 }
 
-/// Attaches `input` and `output` to a machine's console, until somebody detaches. A terminal at `input` is put into
-/// raw mode, and then [`DETACH`] detaches; anything else is copied as it is, and its end leaves the output going.
+/// Attaches `input` and `output` to a machine's console until the user detaches. If `input` is a terminal, it is put
+/// into raw mode and [`DETACH`] detaches; anything else is copied unchanged, and its end leaves the output running.
 ///
 /// # Errors
 /// [`Error::ConsoleBusy`], [`Error::NotListening`], [`Error::File`].
@@ -76,7 +75,7 @@ struct RawMode<'a> {
 }
 
 impl RawMode<'_> {
-    /// Nothing when it is no terminal.
+    /// `None` when it is not a terminal.
     fn enter(terminal: BorrowedFd<'_>) -> Result<Option<RawMode<'_>>> {
         if !isatty(terminal) {
             return Ok(None);
@@ -142,7 +141,7 @@ fn copy(
                 return Ok(Detached::ByUser);
             }
             if count == 0 {
-                // A terminal that hangs up takes its user with it; a file or pipe that ends has said all it had to say.
+                // A terminal that hangs up ends the attachment; the end of a file or pipe only ends the input.
                 if terminal {
                     return Ok(Detached::ByUser);
                 }
@@ -161,7 +160,7 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
         match rustix::io::write(to, bytes) {
             Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
             Err(rustix::io::Errno::INTR) => {}
-            // Somebody made the descriptor a non-blocking one; then it is waited for here.
+            // The descriptor may have been made non-blocking; then this waits for it.
             Err(rustix::io::Errno::AGAIN) => {
                 let _ = poll(&mut [PollFd::from_borrowed_fd(to, PollFlags::OUT)], None);
             }
@@ -171,7 +170,8 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The last `bytes_max` bytes printed on the console, over all boots of the machine. For a terminal, filter them.
+/// The last `bytes_max` bytes printed on the console, over all boots of the machine. They have to be filtered before
+/// they go to a terminal.
 ///
 /// # Errors
 /// [`Error::File`].
@@ -188,20 +188,21 @@ pub fn history(places: &Places, bytes_max: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes a line of our own into the console's log, behind what was printed so far. `text` is one line.
+/// Writes a line of Bygone's own to the console's log, after what was printed so far. `text` is one line.
 ///
 /// # Errors
 /// [`Error::File`].
 pub fn mark(places: &Places, text: &str) -> Result<()> {
     let log = places.console_log();
     let open = fs::OpenOptions::new().create(true).append(true).open(&log);
-    // One write, as QEMU has the file open too; and the guest may have left a line unfinished.
+    // In one write, because QEMU has the file open too. It begins a new line, because the guest may have left one
+    // unfinished.
     let written =
         open.and_then(|mut file| file.write_all(format!("\r\n=== bygone: {text} ===\r\n").as_bytes()));
     written.map_err(Error::file(log))
 }
 
-/// Puts logs that have grown too large by, for the thread that watches the machine.
+/// Rotates logs that have grown too large. Called by the thread that watches the machine.
 pub(super) fn bound_logs(places: &Places) {
     let logs = [
         (places.console_log(), LOG_BYTES_MAX),
@@ -215,8 +216,7 @@ pub(super) fn bound_logs(places: &Places) {
     }
 }
 
-/// QEMU has the file open and writes to its end, so it is copied and cut, not renamed. What is written in between
-/// is lost.
+/// QEMU has the file open for appending, so it is copied and truncated, not renamed. Output written in between is lost.
 fn bound_log(log: &Path, bytes_max: u64) -> io::Result<()> {
     let len_bytes = match fs::metadata(log) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -227,7 +227,7 @@ fn bound_log(log: &Path, bytes_max: u64) -> io::Result<()> {
     }
     let old = older(log);
     if fs::write(&old, tail(log, bytes_max)?).is_err() {
-        // Cutting it must not need room.
+        // Truncating must not need free space.
         let _ = fs::remove_file(&old);
     }
     fs::OpenOptions::new().write(true).open(log)?.set_len(0)

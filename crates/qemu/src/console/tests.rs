@@ -1,4 +1,4 @@
-//! With a socket in the place of a machine. A real console is in `tests/qemu`.
+//! With a socket in place of a machine. A real console is in `tests/qemu`.
 
 use std::{
     fs::File,
@@ -12,7 +12,7 @@ use rustix::termios::LocalModes;
 
 use super::*;
 
-/// A place with a machine that answers each line with `told: LINE` until it hears `end`.
+/// Places with a machine that answers each line with `told: LINE` until it receives `end`.
 fn place() -> (tempfile::TempDir, Places, JoinHandle<()>) {
     let dir = tempfile::tempdir().unwrap();
     let places = Places::new(dir.path()).unwrap();
@@ -90,7 +90,7 @@ fn a_terminal_is_raw_while_attached_and_ctrl_bracket_detaches() {
     user.write_all(b"\x1dlost").unwrap();
     assert_eq!(attached.join().unwrap(), Detached::ByUser);
     assert!(cooked(&terminal));
-    // The machine is still there for the next.
+    // The machine still accepts the next client.
     let (mut ours, input) = UnixStream::pair().unwrap();
     ours.write_all(b"end").unwrap();
     let (mut shown, output) = UnixStream::pair().unwrap();

@@ -1,14 +1,14 @@
-//! What a file is by its first and last bytes. Pure, and bounded by what it is given.
+//! Recognises a file by its first and last bytes. Pure, and bounded by its input.
 //!
-//! Invariants: no input panics; what is recognised as nothing here is taken for raw, so whatever is not raw and has a
-//! mark of its own is to be in the list.
+//! Invariants: no input panics. A file that is not recognised is taken for raw, so every format with a signature of its
+//! own has to be in the list.
 
-/// How much of the beginning of a file is looked at, and of its end, in bytes.
+/// How much of the beginning of a file is examined, in bytes.
 pub const HEAD_BYTES: usize = 64 << 10;
-/// See [`HEAD_BYTES`].
+/// How much of the end of a file is examined, in bytes.
 pub const TAIL_BYTES: usize = 512;
 
-/// A file that is no raw image of a disk.
+/// The format of a file that is not a raw disk image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the variants are names")]
 pub enum Format {
@@ -17,7 +17,7 @@ pub enum Format {
     Vmdk,
     Vhdx,
     Vdi,
-    /// VHD, which QEMU calls by the name of the product it came from.
+    /// VHD, which QEMU calls by the name of its original product (Virtual PC).
     Vpc,
     Qed,
     Parallels,
@@ -35,30 +35,30 @@ pub enum Format {
     Tar,
 }
 
-/// Why an image cannot be taken in as it is.
+/// Why an image cannot be imported as it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
-    /// Its content needs another image, which it names itself.
+    /// It has a backing file, which it names itself.
     #[error("it is based on another image{}", in_quotes(.0))]
     Based(String),
-    /// Its content is in other files, which it names itself.
+    /// Its data is in other files, which it names itself.
     #[error("its data are in other files")]
     Elsewhere,
-    /// Its content cannot be read without a secret.
+    /// It is encrypted.
     #[error("it is encrypted")]
     Encrypted,
-    /// A disk may be in it once it is unpacked.
+    /// It is compressed or an archive; a disk may be in it once it is unpacked.
     #[error("it is compressed or packed ({})", .0.name())]
     Packed(Format),
-    /// QEMU's tools do not read it, or we do not trust them to.
+    /// QEMU's tools do not read this format, or are not trusted to.
     #[error("images of the format {} are not read", .0.name())]
     Unread(Format),
-    /// The file ends before its content does.
+    /// The file ends before its data does.
     #[error("it is truncated: its content reaches to byte {needed}, and the file has {found}")]
     Truncated {
-        /// Where its content ends in the file.
+        /// Where the data ends, in bytes.
         needed: u64,
-        /// Where the file ends.
+        /// Where the file ends, in bytes.
         found: u64,
     },
     /// Its own structures contradict one another.
@@ -70,7 +70,7 @@ fn in_quotes(name: &str) -> String {
     if name.is_empty() { String::new() } else { format!(" ({name:?})") }
 }
 
-/// Marks at the beginning.
+/// Signatures at the beginning of a file.
 const MARKS: [(&[u8], Format); 20] = [
     (b"QED\0", Format::Qed),
     (b"KDMV", Format::Vmdk),
@@ -95,14 +95,14 @@ const MARKS: [(&[u8], Format); 20] = [
     (b"QFI\xfb", Format::Qcow2),
 ];
 
-/// What a file is whose first [`HEAD_BYTES`] and last [`TAIL_BYTES`] (or as many as there are) are these. `None`: raw.
+/// The format of a file with these first [`HEAD_BYTES`] and last [`TAIL_BYTES`] (or as many as there are). `None`: raw.
 #[must_use]
 pub fn recognise(head: &[u8], tail: &[u8]) -> Option<Format> {
     if let Some((_, format)) = MARKS.iter().find(|(mark, _)| head.starts_with(mark)) {
         return Some(*format);
     }
     let at = |offset: usize, mark: &[u8]| bytes(head, offset, mark.len()) == Some(mark);
-    // Bzip2's mark is short, so what follows it is looked at as well: its first block, or its end.
+    // Bzip2's signature is short, so what follows it is examined as well: its first block, or its end.
     let block = [b"\x31\x41\x59\x26\x53\x59", b"\x17\x72\x45\x38\x50\x90"];
     if head.starts_with(b"BZh")
         && matches!(head.get(3), Some(b'1'..=b'9'))
@@ -116,7 +116,7 @@ pub fn recognise(head: &[u8], tail: &[u8]) -> Option<Format> {
     if at(257, b"ustar") {
         return Some(Format::Tar);
     }
-    // A footer is the last sector, in old files without its last byte.
+    // The footer is the last sector; old files lack its last byte.
     let ends = |len: usize, mark| tail.len().checked_sub(len).is_some_and(|at| tail[at..].starts_with(mark));
     if ends(TAIL_BYTES, b"conectix") || ends(TAIL_BYTES - 1, b"conectix") {
         return Some(Format::Vpc);
@@ -125,7 +125,7 @@ pub fn recognise(head: &[u8], tail: &[u8]) -> Option<Format> {
 }
 
 impl Format {
-    /// Its name, as QEMU or its tool calls it.
+    /// The name that QEMU or the format's own tool uses.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -152,7 +152,7 @@ impl Format {
         }
     }
 
-    /// Is there something in it that `qemu-img` reads, if it is one file by itself? That is looked at by [`unfit`].
+    /// Whether `qemu-img` reads this format, if the image is one self-contained file (which [`unfit`] checks).
     #[must_use]
     pub fn is_read(self) -> bool {
         use Format::*;
@@ -165,8 +165,8 @@ impl Format {
     }
 }
 
-/// Why a file of this format cannot be read by itself, as far as its ends tell. Looked at before QEMU's tools open it:
-/// an image may name any file of this computer, and they would open it.
+/// Why a file of this format cannot be read by itself, as far as its ends show. Checked before QEMU's tools open the
+/// file, because an image may name any file of this computer and they would open it.
 #[must_use]
 pub fn unfit(format: Format, head: &[u8], tail: &[u8]) -> Option<Unfit> {
     if format.is_packed() {
@@ -188,7 +188,7 @@ pub fn unfit(format: Format, head: &[u8], tail: &[u8]) -> Option<Unfit> {
         Format::Qcow2 if be32(4) >= 3 && be64(72) & 4 != 0 => Some(Unfit::Elsewhere),
         Format::Qed if le64(16) & 1 != 0 => Some(Unfit::Based(String::new())),
         Format::Vmdk if head.starts_with(b"#") => Some(Unfit::Elsewhere),
-        // Without content of its own it is a description of other files too.
+        // Without data of its own it only describes other files too.
         Format::Vmdk if head.starts_with(b"KDMV") && le64(12) == 0 => Some(Unfit::Elsewhere),
         Format::Vmdk if find(head, b"parentFileNameHint").is_some() => Some(Unfit::Based(String::new())),
         Format::Vpc => {
@@ -200,8 +200,8 @@ pub fn unfit(format: Format, head: &[u8], tail: &[u8]) -> Option<Unfit> {
     }
 }
 
-/// The size of the blocks of a raw disk whose partition table shows it: 4096, where there is a GPT in the second block
-/// of that size and none where blocks of 512 bytes have it.
+/// The block size of a raw disk, if its partition table shows it: 4096 where the second block of that size has a GPT
+/// and the second block of 512 bytes has none.
 #[must_use]
 pub fn block_bytes(head: &[u8]) -> Option<u32> {
     [512, 4096].into_iter().find(|size| bytes(head, *size as usize, 8) == Some(b"EFI PART"))

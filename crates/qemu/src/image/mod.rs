@@ -1,9 +1,9 @@
-//! Images of disks: recognised by their bytes, looked at and turned into raw ones with `qemu-img`.
+//! Disk images: recognised by their bytes, checked, and converted to raw ones with `qemu-img`.
 //!
 //! Invariants:
-//! - which format it is, we say; `qemu-img` is never left to guess;
-//! - no file but the one that was named is opened: an image that needs others is refused before any tool sees it;
-//! - what of an image is not taken over is said ([`Looked::snapshots`]), and one that is not whole is refused.
+//! - the format is always passed to `qemu-img`, which never probes it;
+//! - no file other than the named one is opened: an image that needs others is refused before any tool sees it;
+//! - parts of an image that are not imported are reported ([`Looked::snapshots`]), and an incomplete image is refused.
 
 mod format;
 
@@ -18,13 +18,13 @@ use crate::{
 };
 
 const PROGRAM: &str = "qemu-img";
-/// How much of what `qemu-img info` says is read: snapshots are listed in it.
+/// How much of the output of `qemu-img info` is read; it lists the snapshots.
 const INFO_BYTES_MAX: usize = 8 << 20;
 
 /// The first and the last bytes of a file or device of `size_bytes`.
 ///
 /// # Errors
-/// What the system says.
+/// The error of the operating system.
 pub fn ends(file: &fs::File, size_bytes: u64) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let read = |at: u64, len: usize| -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; (len as u64).min(size_bytes) as usize];
@@ -34,19 +34,20 @@ pub fn ends(file: &fs::File, size_bytes: u64) -> io::Result<(Vec<u8>, Vec<u8>)> 
     Ok((read(0, HEAD_BYTES)?, read(size_bytes.saturating_sub(TAIL_BYTES as u64), TAIL_BYTES)?))
 }
 
-/// What is in an image.
+/// The contents of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Looked {
     /// The size of the disk, in bytes.
     pub size_bytes: u64,
-    /// Snapshots inside of the image, by name. They are not part of the disk as it is.
+    /// Internal snapshots of the image, by name. They are not part of the current disk.
     pub snapshots: Vec<String>,
 }
 
-/// Looks at an image at an absolute path, and makes sure that it is whole.
+/// Examines an image at an absolute path, and makes sure that it is complete.
 ///
 /// # Errors
-/// [`Error::Image`] when it is not, or needs other files; [`Error::Tool`] with what `qemu-img` says; those of running it.
+/// [`Error::Image`] when it is not, or needs other files; [`Error::Tool`] with the message of `qemu-img`; those of
+/// running it.
 pub fn look(path: &Path, format: Format, wanted: &mut dyn FnMut() -> bool) -> Result<Looked> {
     #[derive(Deserialize)]
     #[serde(rename_all = "kebab-case")]
@@ -83,7 +84,7 @@ pub fn look(path: &Path, format: Format, wanted: &mut dyn FnMut() -> bool) -> Re
         said: format!("no description of the image ({error})"),
     })?;
 
-    // 63: not every format has something to check; 3: it has places that nothing uses, which harms nobody.
+    // 63: the format has nothing to check. 3: it has leaked clusters, which do no harm.
     let done = img(&["check", "--output=json"], format, path, &[], wanted, &mut |_| true)?;
     if done.code == Some(2) {
         let first = done.complaint.lines().next().unwrap_or_default();
@@ -98,7 +99,7 @@ pub fn look(path: &Path, format: Format, wanted: &mut dyn FnMut() -> bool) -> Re
         true
     })
     .and_then(|done| done.expect_code(&[0]))?;
-    // The last cluster need not be there in full; of large ones that only QEMU's own format is known to make use of.
+    // The last cluster may be incomplete. Large clusters are known to be used only in QEMU's own format.
     let slack = match format {
         Format::Qcow | Format::Qcow2 => info.cluster_size.max(512),
         _ => info.cluster_size.clamp(512, 64 << 10),
@@ -110,7 +111,7 @@ pub fn look(path: &Path, format: Format, wanted: &mut dyn FnMut() -> bool) -> Re
     Ok(Looked { size_bytes: info.virtual_size, snapshots: info.snapshots.into_iter().map(name).collect() })
 }
 
-/// How far into the file an extent of the map reaches; each is a line of its own.
+/// Where an extent of the map, which is one line, ends in the file.
 fn reach_of(line: &str) -> u64 {
     #[derive(Deserialize)]
     struct Extent {
@@ -126,11 +127,11 @@ fn reach_of(line: &str) -> u64 {
     }
 }
 
-/// Writes the disk that is in an image to a new, sparse raw file. `progress` gets hundredths of a percent; when it says
-/// no, that is the end of it.
+/// Converts an image to a new, sparse raw file. `progress` gets hundredths of a percent; the conversion is cancelled
+/// when it returns false.
 ///
 /// # Errors
-/// [`Error::Tool`] with what `qemu-img` says; those of running it.
+/// [`Error::Tool`] with the message of `qemu-img`; those of running it.
 pub fn convert(path: &Path, format: Format, to: &Path, progress: &mut dyn FnMut(u32) -> bool) -> Result<()> {
     let reached = Cell::new(0);
     img(&["convert", "-p", "-O", "raw"], format, path, &[to], &mut || progress(reached.get()), &mut |line| {
@@ -156,7 +157,7 @@ fn img(
     each: &mut dyn FnMut(&str) -> bool,
 ) -> Result<tool::Done> {
     let mut line = Command::new(PROGRAM);
-    // An absolute path cannot be taken for one of QEMU's protocols.
+    // An absolute path cannot be mistaken for one of QEMU's protocols.
     line.args(command).args(["-f", format.name()]).arg(path).args(more);
     tool::run(&mut line, wanted, each)
 }

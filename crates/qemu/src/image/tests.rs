@@ -1,4 +1,4 @@
-//! Images made by `qemu-img` itself, and files that only look like something.
+//! Images made by `qemu-img` itself, and files that only resemble images.
 
 use std::{path::PathBuf, process::Stdio};
 
@@ -21,7 +21,7 @@ impl Lab {
         assert!(done.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
-    /// A raw disk of 3 MiB that has data at its beginning, in the middle and at its end.
+    /// A raw disk of 3 MiB with data at its beginning, in the middle and at its end.
     fn raw(&self) -> Vec<u8> {
         let mut disk = vec![0; 3 << 20];
         for (at, byte) in [(0, 1), (1 << 20, 2), ((3 << 20) - 4096, 3)] {
@@ -134,7 +134,7 @@ fn what_is_packed_or_encrypted_is_recognised_and_refused() {
 fn an_image_that_names_other_files_is_refused_before_they_are_opened() {
     let lab = Lab::new();
     lab.raw();
-    // What must never get into a disk: nobody can open it without hanging, so a tool that does is noticed.
+    // Must never be read into a disk. It is a pipe, so a tool that opens it hangs and is noticed.
     lab.run("mkfifo", &["secret"]);
     lab.run("qemu-img", &["create", "-f", "qcow2", "-u", "-b", "secret", "-F", "raw", "based.qcow2", "1M"]);
     assert!(lab.refused("based.qcow2", Format::Qcow2).contains("based on another image (\"secret\")"));
@@ -150,12 +150,12 @@ fn an_image_that_names_other_files_is_refused_before_they_are_opened() {
     assert!(lab.refused("apart.qcow2", Format::Qcow2).contains("its data are in other files"));
     lab.run("qemu-img", &["create", "-f", "vmdk", "-o", "subformat=monolithicFlat", "flat.vmdk", "1M"]);
     assert!(lab.refused("flat.vmdk", Format::Vmdk).contains("its data are in other files"));
-    // A description of other files inside of what looks like an image of its own.
+    // A description of other files inside an otherwise ordinary image.
     let mut hidden = std::fs::read(lab.path("parent.vmdk")).unwrap();
     hidden[12..20].fill(0);
     std::fs::write(lab.path("hidden.vmdk"), hidden).unwrap();
     assert!(lab.refused("hidden.vmdk", Format::Vmdk).contains("its data are in other files"));
-    // A VHD that holds only what differs from another.
+    // A differencing VHD.
     lab.run("qemu-img", &["create", "-f", "vpc", "child.vhd", "1M"]);
     let mut child = std::fs::read(lab.path("child.vhd")).unwrap();
     child[63] = 4;
@@ -174,7 +174,7 @@ fn a_truncated_or_damaged_image_is_refused_and_snapshots_inside_are_named() {
         lab.look("image", format).unwrap();
         let len = std::fs::metadata(lab.path("image")).unwrap().len();
         let image = std::fs::OpenOptions::new().write(true).open(lab.path("image")).unwrap();
-        // The last quarter may be room that no data have come to.
+        // The last quarter may be allocated without data.
         image.set_len(len / 2).unwrap();
         let refused = lab.look("image", format);
         assert!(refused.is_err(), "{format:?}: {refused:?}");
@@ -183,7 +183,7 @@ fn a_truncated_or_damaged_image_is_refused_and_snapshots_inside_are_named() {
     lab.run("qemu-img", &["snapshot", "-c", "before the update", "image"]);
     lab.run("qemu-img", &["snapshot", "-c", "after", "image"]);
     assert_eq!(lab.look("image", Format::Qcow2).unwrap().snapshots, ["before the update", "after"]);
-    // A cluster that two things use.
+    // A cluster with two users.
     let mut damaged = std::fs::read(lab.path("image")).unwrap();
     let l1 = u64::from_be_bytes(damaged[40..48].try_into().unwrap()) as usize;
     let l2 = (u64::from_be_bytes(damaged[l1..l1 + 8].try_into().unwrap()) & 0x00ff_ffff_ffff_fe00) as usize;
@@ -192,7 +192,7 @@ fn a_truncated_or_damaged_image_is_refused_and_snapshots_inside_are_named() {
     std::fs::write(lab.path("image"), damaged).unwrap();
     let said = lab.look("image", Format::Qcow2).unwrap_err().to_string();
     assert!(said.contains("it is damaged"), "{said}");
-    // What qemu-img says comes through.
+    // The message of qemu-img is passed on.
     let mut unknown = b"QFI\xfb\0\0\0\x63".to_vec();
     unknown.resize(512, 0);
     std::fs::write(lab.path("image"), unknown).unwrap();
@@ -212,7 +212,7 @@ fn whoever_gives_up_waiting_ends_the_tool() {
 
 #[test]
 fn a_short_mark_alone_does_not_make_a_raw_disk_something_else() {
-    // A boot sector that begins with a jump, an empty disk, one with half a mark.
+    // A boot sector that begins with a jump, an empty disk, one with half a signature.
     for head in [&[0xeb, 0x3c, 0x90][..], &[0; 4096], b"BZh9 and no block", b"PK", b"QFI", b""] {
         assert_eq!(recognise(head, head), None);
     }

@@ -1,13 +1,13 @@
-//! The commands we use, with the form of their answers (QEMU's `qapi/*.json`).
+//! The QMP commands in use, with the types of their answers (QEMU's `qapi/*.json`).
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-/// A command and the form of its answer.
+/// A command and the type of its answer.
 pub trait Command {
     /// Its name on the wire.
     const NAME: &'static str;
-    /// What QEMU answers; fields we do not use are skipped.
+    /// QEMU's answer; unused fields are skipped.
     type Answer: DeserializeOwned;
 
     /// Its arguments: a JSON object.
@@ -30,28 +30,29 @@ macro_rules! plain {
 }
 
 plain! {
-    /// In which state is the machine?
+    /// Queries the state of the machine.
     QueryStatus = "query-status" -> Status;
     /// Presses the power button.
     SystemPowerdown = "system_powerdown" -> Nothing;
-    /// Presses the reset button. Under `reboot=shutdown` this is a shutdown; see [`SetAction`].
+    /// Presses the reset button. Under `reboot=shutdown` QEMU treats it as a shutdown; see [`SetAction`].
     SystemReset = "system_reset" -> Nothing;
-    /// Holds the machine still.
+    /// Pauses the machine.
     Stop = "stop" -> Nothing;
-    /// Lets it go on. Refused in the states [`RunState::Shutdown`] and [`RunState::InternalError`] until after a reset.
+    /// Resumes the machine. Refused in the states [`RunState::Shutdown`] and [`RunState::InternalError`] until after a
+    /// reset.
     Cont = "cont" -> Nothing;
-    /// Ends QEMU, after the requests to its disks that are under way.
+    /// Ends QEMU once its disk requests in flight are done.
     Quit = "quit" -> Nothing;
-    /// Which disks are there, and are they well?
+    /// Lists the disks and their I/O status.
     QueryBlock = "query-block" -> Vec<Drive>;
-    /// Which consoles are there, and is anybody attached?
+    /// Lists the character devices and whether they are connected.
     QueryChardev = "query-chardev" -> Vec<Chardev>;
 }
 
-/// Says what happens on a reset, by the guest or by [`SystemReset`].
+/// Sets what happens on a reset, by the guest or by [`SystemReset`].
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct SetAction {
-    /// That.
+    /// The action on a reset.
     pub reboot: RebootAction,
 }
 
@@ -64,12 +65,12 @@ impl Command for SetAction {
     }
 }
 
-/// Takes what a ring buffer holds out of it, as base64: as text it would end at the first zero byte.
+/// Drains a ring buffer, as base64: as text it would end at the first zero byte.
 #[derive(Clone, Copy, Debug)]
 pub struct RingbufRead {
     /// The name of its character device.
     pub device: &'static str,
-    /// How much of it, in bytes, oldest first.
+    /// How many bytes, oldest first.
     pub size: u32,
 }
 
@@ -82,26 +83,26 @@ impl Command for RingbufRead {
     }
 }
 
-/// What a reset does.
+/// What happens on a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RebootAction {
     /// The machine starts over at once.
     Reset,
-    /// It counts as a shutdown.
+    /// It is treated as a shutdown.
     Shutdown,
 }
 
-/// An answer without content.
+/// An answer without data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct Nothing {}
 
 /// The answer to [`QueryStatus`].
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Status {
-    /// Do the processors run?
+    /// Whether the processors run.
     pub running: bool,
-    /// In which state is it?
+    /// The state of the machine.
     #[serde(rename = "status")]
     pub state: RunState,
 }
@@ -112,21 +113,21 @@ pub struct Status {
 pub enum RunState {
     /// It runs.
     Running,
-    /// Somebody paused it.
+    /// It was paused by a command.
     Paused,
-    /// It was made, or reset while held, and has not started.
+    /// It was created, or reset while paused, and has not started.
     Prelaunch,
-    /// It was shut down and held still.
+    /// It was shut down and is paused.
     Shutdown,
-    /// Its operating system gave up, and it was held still.
+    /// Its operating system panicked, and it is paused.
     GuestPanicked,
-    /// A disk failed, and it was held still.
+    /// A disk failed, and it is paused.
     IoError,
     /// The hypervisor cannot run it any further.
     InternalError,
-    /// It sleeps (ACPI S3).
+    /// It is suspended (ACPI S3).
     Suspended,
-    /// Its watchdog barked, and it was held still.
+    /// Its watchdog expired, and it is paused.
     Watchdog,
     /// Any other.
     #[serde(untagged)]
@@ -134,7 +135,7 @@ pub enum RunState {
 }
 
 impl RunState {
-    /// Does [`Cont`] need a reset first?
+    /// Whether [`Cont`] needs a reset first.
     #[must_use]
     pub fn needs_reset(&self) -> bool {
         matches!(self, RunState::Shutdown | RunState::InternalError)
@@ -158,32 +159,32 @@ impl std::fmt::Display for RunState {
     }
 }
 
-/// One disk, as [`QueryBlock`] tells of it.
+/// One disk in the answer to [`QueryBlock`].
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Drive {
-    /// Where it is in QEMU's tree of objects; ours are `/machine/peripheral/virtio-DISK/virtio-backend`.
+    /// Its path in QEMU's object tree; Bygone's are `/machine/peripheral/virtio-DISK/virtio-backend`.
     pub qdev: Option<String>,
-    /// `ok`, `failed` or `nospace`; only where the machine holds still on errors.
+    /// `ok`, `failed` or `nospace`; present only where the machine stops on errors.
     pub io_status: Option<String>,
-    /// What is behind it.
+    /// Its block node.
     pub inserted: Option<Inserted>,
 }
 
-/// What is behind a disk.
+/// The block node of a disk.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Inserted {
-    /// The node; ours are `disk-DISK`.
+    /// The node's name; Bygone's are `disk-DISK`.
     pub node_name: Option<String>,
-    /// May the guest not write?
+    /// Whether it is read-only.
     #[serde(rename = "ro")]
     pub read_only: bool,
-    /// How large is it, and where?
+    /// Its size and location.
     pub image: Image,
 }
 
-/// How large a disk is, and where.
+/// The size and location of a disk.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Image {
@@ -193,12 +194,12 @@ pub struct Image {
     pub filename: String,
 }
 
-/// One console or monitor, as [`QueryChardev`] tells of it.
+/// One console or monitor in the answer to [`QueryChardev`].
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Chardev {
-    /// Its name; ours are `console` and `qmp`.
+    /// Its name; Bygone's are `console` and `qmp`.
     pub label: String,
-    /// Where it is; starts with `disconnected:` when nobody is attached.
+    /// Its address; starts with `disconnected:` when no client is connected.
     pub filename: String,
 }

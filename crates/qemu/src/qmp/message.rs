@@ -1,4 +1,4 @@
-//! QMP's messages as data. Pure: bytes in, a message or a complaint out.
+//! QMP's messages as data. Pure: bytes in, messages or errors out.
 //!
 //! Invariants: no input panics; a line is never longer than [`LINE_BYTES_MAX`], and no more than that is buffered.
 
@@ -8,21 +8,21 @@ use serde_json::{Map, Value};
 
 use crate::error::ProtocolError;
 
-/// The longest line we take from a peer. QEMU's own are far below (its answers to what we ask, a few KiB).
+/// The longest line accepted from a peer. QEMU's own are far shorter (a few KiB).
 pub const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Something QEMU tells by itself.
+/// An event from QEMU.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// Its name, such as `SHUTDOWN`.
     pub name: String,
-    /// What it says beyond its name.
+    /// Its data.
     pub data: Map<String, Value>,
     /// When it happened, by QEMU's clock (the wall clock of this computer).
     pub time: Micros,
 }
 
-/// Which QEMU it is.
+/// A version of QEMU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub struct Version {
     /// The 10 of 10.0.2.
@@ -33,7 +33,7 @@ pub struct Version {
     pub micro: u32,
 }
 
-/// QEMU's words for a refusal.
+/// QEMU's error in answer to a command.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Refusal {
     #[serde(default)]
@@ -46,13 +46,13 @@ pub(crate) struct Refusal {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Message {
     Greeting(Version),
-    /// The answer to the command with this number; `None` when it does not say which (a command it could not read).
+    /// The answer to the command with this id; `None` when it has no id (QEMU could not parse the command).
     Answer(Option<u64>, Result<Value, Refusal>),
     Event(Event),
 }
 
 impl Message {
-    /// Reads one line, without its end.
+    /// Parses one line, without its line end.
     pub(crate) fn parse(line: &[u8]) -> Result<Message, ProtocolError> {
         #[derive(Deserialize)]
         struct Timestamp {
@@ -72,7 +72,7 @@ impl Message {
             #[serde(rename = "QMP")]
             greeting: Option<Greeting>,
             id: Option<u64>,
-            // An answer can be `null`, which is an answer all the same.
+            // An answer can be `null`, which differs from no answer.
             #[serde(default, rename = "return", deserialize_with = "present")]
             answer: Option<Value>,
             error: Option<Refusal>,
@@ -89,7 +89,7 @@ impl Message {
             return Ok(Message::Greeting(greeting.version.qemu));
         }
         if let Some(name) = line.event {
-            // QEMU says -1 in both when it does not know the time.
+            // QEMU sets both to -1 when it does not know the time.
             let time = line.timestamp.map_or(0, |t| {
                 t.seconds.saturating_mul(1_000_000).saturating_add(t.microseconds.clamp(0, 999_999))
             });
@@ -108,12 +108,12 @@ impl Message {
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
     buffer: Vec<u8>,
-    /// Up to here there is no end of line.
+    /// No line end before this position.
     searched: usize,
 }
 
 impl Lines {
-    /// Takes what arrived and calls `each` with every line that is complete with it.
+    /// Adds received bytes and calls `each` with every line that they complete.
     pub(crate) fn feed<E: From<ProtocolError>>(
         &mut self,
         bytes: &[u8],

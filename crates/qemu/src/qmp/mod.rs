@@ -1,15 +1,15 @@
 //! QEMU's machine protocol (QMP, `docs/interop/qmp-spec.rst`) over a unix socket.
 //!
-//! A connection has two ends: [`Incoming`], owned by the one thread that reads, and [`Qmp`], which any thread may
-//! use to send commands and wait for their answers. Re-connecting is the caller's business: make a new pair.
+//! A connection has two ends: [`Incoming`], owned by the one thread that reads, and [`Qmp`], with which any thread may
+//! send commands and wait for their answers. To reconnect, the caller makes a new pair.
 //!
 //! Invariants:
-//! - the reading end never blocks; it is to be polled, and takes what there is;
-//! - every command is answered exactly once to its sender: by QEMU, by its deadline, or by the end of the
-//!   connection; an answer that comes after its deadline is dropped;
-//! - what the peer sends costs at most [`LINE_BYTES_MAX`] of memory plus [`COMMANDS_MAX`] waiting commands, and
-//!   breaks the connection at worst;
-//! - events are handed over in the order in which QEMU sent them, and before any answer that came after them.
+//! - the reading end never blocks; the caller polls it, and it reads what is available;
+//! - the sender of every command gets exactly one result: QEMU's answer, a timeout, or the end of the connection; an
+//!   answer after the timeout is dropped;
+//! - a peer can use at most [`LINE_BYTES_MAX`] of memory plus [`COMMANDS_MAX`] pending commands, and can do no more
+//!   harm than to break the connection;
+//! - events are delivered in the order in which QEMU sent them, and before any answer that came after them.
 
 mod command;
 mod message;
@@ -46,13 +46,13 @@ use super::{
     error::{Error, ProtocolError, Result},
 };
 
-/// How many commands can wait for their answers at once.
+/// How many commands can be pending at once.
 pub const COMMANDS_MAX: usize = 64;
 
-/// How long a peer may take to make room for one command in its socket.
+/// How long to wait for a peer to read one command.
 const WRITE_MAX: Duration = Duration::from_secs(2);
 
-/// The number of the command that ends the negotiation.
+/// The id of the command that ends the negotiation.
 const NEGOTIATION: u64 = 0;
 
 type Verdict = std::result::Result<Value, Refusal>;
@@ -71,7 +71,7 @@ pub struct Qmp {
     line: Arc<Mutex<Line>>,
 }
 
-/// The reading end. When it goes, so does the connection.
+/// The reading end. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Incoming {
     stream: UnixStream,
@@ -80,20 +80,20 @@ pub struct Incoming {
     qmp: Qmp,
 }
 
-/// What [`Incoming::receive`] hands over.
+/// What [`Incoming::receive`] delivers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
-    /// The negotiation is over: commands are taken from here on.
+    /// The negotiation is over: commands are accepted from here on.
     Ready(Version),
-    /// QEMU tells of something.
+    /// An event.
     Event(Event),
 }
 
-/// Connects to the monitor of a QEMU. Returns at once: the greeting and what follows it are taken by
-/// [`Incoming::receive`], which says [`Notice::Ready`] when commands can be sent.
+/// Connects to the monitor of a QEMU and returns at once. [`Incoming::receive`] handles the greeting and the
+/// negotiation, and delivers [`Notice::Ready`] when commands can be sent.
 ///
 /// # Errors
-/// [`Error::NotListening`] when nobody listens there, or so many wait already that there is no room in the queue.
+/// [`Error::NotListening`] when nothing listens there, or the listener's queue is full.
 pub fn connect(path: &Path) -> Result<(Qmp, Incoming)> {
     let not_listening = |source: io::Error| Error::NotListening { path: path.to_owned(), source };
     let stream = connect_at_once(path).map_err(not_listening)?;
@@ -107,8 +107,8 @@ pub fn connect(path: &Path) -> Result<(Qmp, Incoming)> {
     Ok((qmp.clone(), Incoming { stream: reading, lines: Lines::default(), greeted: None, qmp }))
 }
 
-/// Connects to a unix socket without ever waiting for the peer. (An ordinary connect waits, without end, when the
-/// listener's queue is full; QEMU's has room for one.) The stream itself is a blocking one.
+/// Connects to a unix socket without ever waiting for the peer. (An ordinary connect waits, without a limit, when the
+/// listener's queue is full; QEMU's has room for one.) The returned stream is blocking.
 pub(crate) fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -119,21 +119,21 @@ pub(crate) fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
 }
 
 impl Qmp {
-    /// Sends a command and waits for its answer. Not to be called by the thread that owns [`Incoming`], which
-    /// would wait for itself; that one uses [`Qmp::start`].
+    /// Sends a command and waits for its answer. The thread that owns [`Incoming`] must not call this, as it would wait
+    /// for itself; it uses [`Qmp::start`].
     ///
     /// # Errors
-    /// [`Error::Refused`] when QEMU says no; [`Error::Unanswered`] when the deadline passes first, and then the
-    /// command may still be carried out later; [`Error::NotConnected`] when the connection breaks, likewise.
+    /// [`Error::Refused`] when QEMU answers with an error; [`Error::Unanswered`] on a timeout and
+    /// [`Error::NotConnected`] when the connection breaks, after both of which the command may still be carried out.
     pub fn execute<C: Command>(&self, command: &C, within: Duration) -> Result<C::Answer> {
         self.start(command)?.wait(within)
     }
 
-    /// Sends a command, to be asked for its answer later.
+    /// Sends a command whose answer is fetched later.
     ///
     /// # Errors
-    /// [`Error::NotConnected`] before [`Notice::Ready`] and after the end of the connection,
-    /// [`Error::TooManyCommands`] when [`COMMANDS_MAX`] wait already.
+    /// [`Error::NotConnected`] before [`Notice::Ready`] and after the end of the connection, [`Error::TooManyCommands`]
+    /// when [`COMMANDS_MAX`] are pending already.
     pub fn start<C: Command>(&self, command: &C) -> Result<Answer<C>> {
         let (sender, verdict) = sync_channel(1);
         let mut line = self.lock();
@@ -152,7 +152,7 @@ impl Qmp {
         Ok(Answer { qmp: self.clone(), id, verdict, command: PhantomData })
     }
 
-    /// Ends the connection: the reading end sees its end, and all who wait are told.
+    /// Closes the connection: the reading end sees its end, and every waiting sender gets an error.
     pub fn close(&self) {
         self.lock().close();
     }
@@ -163,7 +163,8 @@ impl Qmp {
 }
 
 impl Line {
-    /// Writes one command; a peer that does not take it loses the connection, because half a command may be sent.
+    /// Writes one command. A peer that does not read it loses the connection, because a part of the command may have
+    /// been sent.
     fn send(&mut self, name: &str, arguments: &Value, id: u64) -> bool {
         let mut text = json!({ "execute": name, "arguments": arguments, "id": id }).to_string();
         text.push('\n');
@@ -180,12 +181,12 @@ impl Line {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
         self.ready = false;
-        // Dropping the senders is what tells those who wait.
+        // Dropping the senders wakes the waiting callers.
         self.waiting.clear();
     }
 }
 
-/// The answer to a command that was sent. Dropping it forgets the answer, not the command.
+/// The pending answer to a command. Dropping it discards the answer, not the command.
 #[derive(Debug)]
 pub struct Answer<C: Command> {
     qmp: Qmp,
@@ -207,7 +208,7 @@ impl<C: Command> Answer<C> {
         }
     }
 
-    /// The answer, if it is there; `None` if it is still to come.
+    /// The answer, if it has arrived.
     pub fn take(&self) -> Option<Result<C::Answer>> {
         match self.verdict.try_recv() {
             Ok(verdict) => Some(read_verdict::<C>(verdict)),
@@ -234,12 +235,12 @@ fn read_verdict<C: Command>(verdict: Verdict) -> Result<C::Answer> {
 }
 
 impl Incoming {
-    /// Takes what the peer has sent, at most some 64 KiB at a time, without waiting; call it when the socket is
+    /// Reads what the peer has sent, at most some 64 KiB at a time, without waiting; to be called when the socket is
     /// readable (or has hung up). `notice` is called on this thread.
     ///
     /// # Errors
-    /// [`Error::NotConnected`] when the peer has gone, [`Error::Protocol`] when it breaks the rules. The connection
-    /// is closed then.
+    /// [`Error::NotConnected`] when the peer has gone, [`Error::Protocol`] when it violates the protocol. The
+    /// connection is closed then.
     pub fn receive(&mut self, mut notice: impl FnMut(Notice)) -> Result<()> {
         let result = self.receive_some(&mut notice);
         if result.is_err() {
@@ -251,7 +252,7 @@ impl Incoming {
     fn receive_some(&mut self, notice: &mut impl FnMut(Notice)) -> Result<()> {
         let mut buffer = [0; 16 << 10];
         for _ in 0..4 {
-            // The descriptor is shared with the sending end, which blocks; so this asks for one call not to.
+            // The descriptor is shared with the sending end, which blocks; so only this call is made non-blocking.
             match rustix::net::recv(&self.stream, &mut buffer, rustix::net::RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Err(Error::NotConnected),
                 Ok((count, _)) => {
@@ -266,7 +267,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// Waits for what the peer sends, at most until the deadline.
+    /// Waits for data from the peer, at most until the deadline.
     ///
     /// # Errors
     /// See [`Incoming::receive`].
@@ -317,11 +318,11 @@ fn take(
         }
         Message::Answer(Some(id), verdict) => {
             if let Some(sender) = qmp.lock().waiting.remove(&id) {
-                // Whoever sent it may have stopped waiting.
+                // The sender may have stopped waiting.
                 let _ = sender.try_send(verdict);
             }
         }
-        // QEMU could not read a command; all of ours are JSON, so there is nobody to tell.
+        // QEMU could not parse a command. All of ours are JSON, so no sender is waiting for this.
         Message::Answer(None, _) => {}
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Against peers of all kinds; the real one is in `tests/qemu`.
+//! Against fake peers; the real one is in `tests/qemu`.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -10,7 +10,7 @@ use super::*;
 
 const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""}, "capabilities": ["oob"]}}"#;
 
-/// A peer that does what `talk` says to the one who connects.
+/// A peer that runs `talk` on its first connection.
 fn peer(
     talk: impl FnOnce(BufReader<UnixStream>) + Send + 'static,
 ) -> (tempfile::TempDir, Result<(Qmp, Incoming)>, JoinHandle<()>) {
@@ -23,7 +23,7 @@ fn peer(
 }
 
 fn say(stream: &BufReader<UnixStream>, text: &str) {
-    // The other side may have hung up, as it should on nonsense.
+    // The other side may have hung up, as it should on invalid data.
     let _ = stream.get_ref().write_all(text.as_bytes());
 }
 

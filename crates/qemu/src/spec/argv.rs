@@ -1,6 +1,6 @@
-//! From a description to QEMU's command line.
+//! Turns a description into QEMU's command line.
 //!
-//! Devices and block nodes are given as JSON, where nothing needs escaping; what has no JSON form goes through
+//! Devices and block nodes are passed as JSON, where nothing needs escaping; options without a JSON form go through
 //! [`Options`], which doubles commas.
 
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::{
     places::{Places, utf8},
 };
 
-/// `-sandbox`: QEMU may not start programs, gain rights or use what it has no need for.
+/// `-sandbox`: QEMU may not start programs, gain privileges or make system calls it does not need.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny";
 
 impl Machine {
@@ -37,7 +37,7 @@ impl Machine {
         control(&mut args, places)?;
         args.pair("-action", "reboot=shutdown,shutdown=pause,panic=pause");
 
-        // The order of the devices is the order of their addresses; keep it, guests remember them.
+        // The order of the devices determines their addresses. It must not change, because guests remember them.
         args.device(json!({ "driver": "VGA", "id": "screen" }));
         args.pair("-object", json!({ "qom-type": "rng-builtin", "id": "entropy" }).to_string());
         args.device(json!({ "driver": "virtio-rng-pci", "id": "rng", "rng": "entropy" }));
@@ -53,7 +53,7 @@ impl Machine {
     fn board(&self, args: &mut Args) -> Result<()> {
         args.pair("-machine", "q35");
         match self.accel {
-            // The processor of this computer, whatever that is: targets are not moved while they run.
+            // The host's own processor model: targets are not migrated while they run.
             Accel::Kvm => args.pair("-accel", "kvm").pair("-cpu", "host"),
             Accel::Tcg => args.pair("-accel", "tcg,thread=multi").pair("-cpu", "max"),
         };
@@ -73,7 +73,7 @@ impl Machine {
         let Some(kernel) = &self.kernel else { return Ok(()) };
         args.pair("-kernel", utf8(&kernel.image)?);
         if let Some(initrd) = &kernel.initrd {
-            // This one argument is a list of files.
+            // This argument is a comma-separated list of files.
             args.pair("-initrd", utf8(initrd)?.replace(',', ",,"));
         }
         args.pair("-append", &kernel.append);
@@ -82,7 +82,7 @@ impl Machine {
 
     fn storage(&self, args: &mut Args) -> Result<()> {
         if !self.disks.is_empty() {
-            // Away from the main loop, which must stay free to answer while a disk is slow.
+            // Not in the main loop, which must stay responsive while a disk is slow.
             args.pair("-object", json!({ "qom-type": "iothread", "id": "disks" }).to_string());
         }
         for (at, disk) in self.disks.iter().enumerate() {
@@ -97,9 +97,9 @@ impl Machine {
                     "reconnect-delay": RECONNECT_SECONDS_MAX,
                     "read-only": disk.read_only,
                     "discard": "unmap",
-                    // The store finds zeroes where it looks at the data anyway.
+                    // The store detects zeroes itself when it handles the data.
                     "detect-zeroes": "off",
-                    // Nothing is cached on this side, and every flush goes through.
+                    // QEMU caches nothing, and every flush goes through.
                     "cache": { "direct": true, "no-flush": false },
                 })
                 .to_string(),
@@ -110,14 +110,14 @@ impl Machine {
                 "drive": node,
                 "iothread": "disks",
                 "serial": disk.id,
-                // 0 is that of a kernel started directly.
+                // 0 is for a kernel that is started directly.
                 "bootindex": at + 1,
                 "logical_block_size": disk.block_bytes,
                 "physical_block_size": disk.block_bytes.max(4096),
                 "write-cache": "on",
                 "discard": true,
                 "write-zeroes": true,
-                // An error holds the machine still; the request is made again when it goes on.
+                // An error pauses the machine; the request is retried when it resumes.
                 "rerror": "stop",
                 "werror": "stop",
             }));
@@ -125,8 +125,8 @@ impl Machine {
         Ok(())
     }
 
-    /// What is only read. On the controller that the board has anyway, and behind everything else, so that no other
-    /// device gets another address by it.
+    /// Read-only media. They are on the controller that the board has anyway, and after everything else, so that no
+    /// other device's address depends on them.
     fn media(&self, args: &mut Args) -> Result<()> {
         let mut node = |name: &str, path: &Path, device: Value| -> Result<()> {
             args.pair(
@@ -143,13 +143,14 @@ impl Machine {
             Ok(())
         };
         if let Some(path) = &self.cdrom {
-            // An empty disk cannot be booted, so an installer comes up; what it installed comes before it.
+            // It comes after the disks: an installer boots while the disk is empty, and the installed system boots
+            // afterwards.
             let index = self.disks.len() + 1;
             let device = json!({ "driver": "ide-cd", "id": "cd", "drive": "cdrom", "bus": "ide.0", "bootindex": index });
             node("cdrom", path, device)?;
         }
         if let Some(path) = &self.seed {
-            // Kernels of cloud images know this, and often no CD.
+            // Kernels of cloud images have a driver for this, and often none for a CD.
             let device =
                 json!({ "driver": "virtio-blk-pci", "id": "cloud", "drive": "seed", "serial": "cidata" });
             node("seed", path, device)?;
@@ -202,7 +203,7 @@ impl Machine {
     }
 }
 
-/// The ways in: the serial console, the monitor, the process number.
+/// The control channels: the serial console, the monitor, the pid file.
 fn control(args: &mut Args, places: &Places) -> Result<()> {
     let socket = |id: &str, path: &str| {
         Options::plain("socket").with("id", id).with("path", path).flag("server=on").flag("wait=off")
@@ -211,11 +212,11 @@ fn control(args: &mut Args, places: &Places) -> Result<()> {
     let console = socket("console", utf8(&places.console_socket())?);
     args.option("-chardev", console.with("logfile", utf8(&log)?).flag("logappend=on"));
     args.pair("-serial", "chardev:console");
-    // Its log has the events that nobody was there to hear.
+    // Its log has the events sent while no client was connected.
     let monitor = socket("qmp", utf8(&places.qmp_socket())?);
     args.option("-chardev", monitor.with("logfile", utf8(&places.qmp_log())?).flag("logappend=on"));
     args.pair("-mon", "chardev=qmp,mode=control");
-    // The port to which SeaBIOS says what it does; see `watch::firmware`.
+    // SeaBIOS's debug port; see `watch::firmware`.
     args.option(
         "-chardev",
         Options::plain("ringbuf").with("id", FIRMWARE_LOG).with("size", &FIRMWARE_LOG_BYTES.to_string()),
@@ -225,7 +226,7 @@ fn control(args: &mut Args, places: &Places) -> Result<()> {
     Ok(())
 }
 
-/// A card's address: always the same for the same machine, in the range that is free for such use.
+/// A network card's MAC address: always the same for the same machine, in the locally administered range.
 fn mac_address(name: &str, at: usize) -> String {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in name.bytes().chain([0]).chain(at.to_le_bytes()) {

@@ -1,14 +1,14 @@
-//! What a machine is made of, and QEMU's command line for it. Pure: no file is looked at, no clock, no process.
+//! The description of a machine, and QEMU's command line for it. Pure: no file, clock or process is accessed.
 //!
 //! Invariants:
-//! - the same description gives the same command line, so the guest sees the same hardware at every boot,
-//!   whatever its display, its accelerator or the moment it is run from;
-//! - the machine holds still at every stop and every reset, so that its disks are at rest until the engine has taken
-//!   what it wants;
-//! - no I/O error reaches the guest: QEMU waits for a disk that is not served for [`RECONNECT_SECONDS_MAX`], and
-//!   holds the machine still where a request fails all the same;
-//! - nothing that a name or path contains can become another option; what is meant as QEMU's own options (of the
-//!   network, of VNC, [`Machine::extra_args`]) is passed on as the user wrote it.
+//! - the same description gives the same command line, so the guest sees the same hardware at every boot, whatever its
+//!   display, its accelerator or the moment it is started from;
+//! - the machine is paused at every shutdown and every reset, so that its disks do not change until the engine is done
+//!   with them;
+//! - no I/O error reaches the guest: QEMU waits up to [`RECONNECT_SECONDS_MAX`] for a disk that is not served, and
+//!   pauses the machine if a request fails nevertheless;
+//! - nothing in a name or path can become another option. What is meant as QEMU's own options (for the network, for
+//!   VNC, [`Machine::extra_args`]) is passed on unchanged.
 
 mod argv;
 mod word;
@@ -21,8 +21,8 @@ use super::{
     places,
 };
 
-/// How long QEMU tries to get a disk's connection back: the most it takes (32 bits of seconds, 136 years), because
-/// a manager that is away is no reason for I/O errors, however long.
+/// How long QEMU tries to reconnect to a disk: its maximum (32 bits of seconds, 136 years), because the absence of a
+/// manager, however long, must not cause I/O errors.
 pub const RECONNECT_SECONDS_MAX: u32 = u32::MAX;
 
 /// A virtual machine.
@@ -34,15 +34,15 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Its processors.
     pub cpus: u32,
-    /// What it runs first.
+    /// The firmware.
     pub firmware: Firmware,
     /// A kernel to start directly; otherwise it boots from its first disk.
     pub kernel: Option<Kernel>,
-    /// Its disks, in the order in which the guest finds them.
+    /// Its disks, in the order in which the guest sees them.
     pub disks: Vec<Disk>,
-    /// An image of a CD, from which it boots when none of its disks can be booted.
+    /// A CD image, from which it boots when none of its disks is bootable.
     pub cdrom: Option<PathBuf>,
-    /// The volume by which cloud-init sets it up; see [`super::seed`].
+    /// The volume from which cloud-init configures it; see [`super::seed`].
     pub seed: Option<PathBuf>,
     /// Its network cards.
     pub nets: Vec<Net>,
@@ -50,23 +50,23 @@ pub struct Machine {
     pub display: Display,
     /// How its processors are run.
     pub accel: Accel,
-    /// Confine QEMU with seccomp (`-sandbox`). Off only for a QEMU built without.
+    /// Confine QEMU with seccomp (`-sandbox`). False only for a QEMU built without it.
     pub sandbox: bool,
-    /// More arguments, for what is not described here; they come last.
+    /// Additional arguments for everything not described here; they come last.
     pub extra_args: Vec<String>,
 }
 
-/// The first thing a machine runs.
+/// The firmware of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Firmware {
-    /// A PC BIOS; QEMU brings it.
+    /// A PC BIOS, which comes with QEMU.
     #[default]
     Bios,
     /// UEFI; see [`super::firmware`].
     Uefi {
-        /// Its code, only read.
+        /// Its code, opened read-only.
         code: PathBuf,
-        /// The machine's own copy of its variables, written to by the guest.
+        /// The machine's own copy of the UEFI variables, writable by the guest.
         vars: PathBuf,
     },
 }
@@ -91,21 +91,21 @@ pub struct Disk {
     pub socket: PathBuf,
     /// The NBD export.
     pub export: String,
-    /// The smallest unit the guest can address, in bytes: a power of two from 512 to 32768.
+    /// The logical block size of the guest's disk in bytes: a power of two from 512 to 32768.
     pub block_bytes: u32,
-    /// May the guest only read?
+    /// Whether the guest may only read.
     pub read_only: bool,
 }
 
 /// A network card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Net {
-    /// Out through this computer's own connection, by no privilege at all.
+    /// QEMU's user-mode network, which needs no privileges.
     User {
-        /// More of QEMU's options, such as `hostfwd=tcp:127.0.0.1:2222-:22`.
+        /// Additional QEMU options, such as `hostfwd=tcp:127.0.0.1:2222-:22`.
         options: Vec<String>,
     },
-    /// On a network interface that somebody made.
+    /// On an existing network interface.
     Tap {
         /// Its name.
         interface: String,
@@ -118,14 +118,14 @@ pub enum Display {
     /// Nowhere.
     #[default]
     None,
-    /// In a window, as if only the target ran.
+    /// In a window.
     Gtk,
     /// To VNC clients at an address, such as `127.0.0.1:1` or `unix:/path`.
     Vnc(String),
 }
 
-/// The character device that takes what the firmware says while it starts, and how much of it is kept, in bytes. A
-/// whole start is some 4 KiB, and its first line must still be there at the end of it.
+/// The character device for the firmware's debug output, and how much of it is kept, in bytes. One start prints some 4
+/// KiB, and its first line must still be there at its end.
 pub(crate) const FIRMWARE_LOG: &str = "firmware";
 pub(crate) const FIRMWARE_LOG_BYTES: u32 = 64 << 10;
 
@@ -150,7 +150,7 @@ impl Machine {
         }
     }
 
-    /// Is every part one that QEMU can be given?
+    /// Checks that QEMU accepts every part.
     ///
     /// # Errors
     /// The variants of [`Error`] under "the description of the machine has to be changed".
@@ -169,7 +169,7 @@ impl Machine {
 }
 
 impl Disk {
-    /// The longest name: what a virtio disk has room for as its serial number.
+    /// The longest name: the length of a virtio disk's serial number.
     pub const ID_BYTES_MAX: usize = 20;
 
     /// A writable disk with blocks of 512 bytes.
@@ -202,7 +202,7 @@ impl Disk {
         format!("disk-{id}")
     }
 
-    /// The disk behind one of QEMU's names for it: a node name, or the path of a device.
+    /// The disk behind a QEMU name: the name of a node, or the path of a device.
     #[must_use]
     pub fn id_of(qemu_name: &str) -> Option<&str> {
         if let Some(id) = qemu_name.strip_prefix("disk-") {

@@ -1,4 +1,4 @@
-//! The words in which the command line names networks and displays.
+//! How the command line names networks and displays.
 
 use std::{fmt, str::FromStr};
 
@@ -31,7 +31,7 @@ impl fmt::Display for Display {
 }
 
 impl Net {
-    /// Reads `user[,hostfwd=…]`, `tap:IFACE` or `none`, which is no card at all.
+    /// Parses `user[,hostfwd=…]`, `tap:IFACE` or `none`, which means no card.
     ///
     /// # Errors
     /// [`Error::BadWord`].

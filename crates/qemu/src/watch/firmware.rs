@@ -1,21 +1,21 @@
-//! Telling the firmware's own resets from those of the guest. Pure.
+//! Tells the firmware's own resets from those of the guest. Pure.
 //!
-//! SeaBIOS resets a machine once more when it finds at its start that it has run before: QEMU does not give it back the
-//! read-only copy of itself at a reset. It says so on its debug port, and it says its name whenever it really starts.
-//! No guest runs before that, so whatever a guest writes to the port comes behind the name and cannot hide a reset.
-//! A firmware that says nothing (UEFI) makes no second reset.
+//! SeaBIOS resets a machine a second time when it finds at its start that it has run before, because QEMU does not
+//! restore its read-only copy at a reset. It reports that on its debug port, and prints its name whenever it really
+//! starts. No guest code runs before that, so whatever a guest writes to the port comes after the name and cannot hide
+//! a reset. A firmware without such output (UEFI) makes no second reset.
 
 use crate::spec::FIRMWARE_LOG_BYTES;
 
 const STARTS: &str = "SeaBIOS (version ";
 const RESETS: &str = "Attempting a hard reboot\n";
 
-/// Was the reset the firmware's own, given all that it said since the machine was last started over (the answer to
-/// `ringbuf-read`, base64)?
+/// Whether the reset was the firmware's own, given its output since the last reset (the answer to `ringbuf-read`,
+/// base64).
 pub(super) fn reset_itself(said: &str) -> bool {
     let Some(said) = decode(said) else { return false };
     if said.len() >= FIRMWARE_LOG_BYTES as usize {
-        // The beginning may be missing.
+        // The beginning may have been overwritten.
         return false;
     }
     let said = String::from_utf8_lossy(&said);
@@ -49,7 +49,7 @@ fn decode(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// What SeaBIOS 1.16.3 says when it finds that it has run before.
+    /// The output of SeaBIOS 1.16.3 when it finds that it has run before.
     const AGAIN: &str =
         "SW4gcmVzdW1lIChzdGF0dXM9MCkKSW4gMzJiaXQgcmVzdW1lCkF0dGVtcHRpbmcgYSBoYXJkIHJlYm9vdAo=";
 
@@ -85,7 +85,7 @@ mod tests {
     fn only_a_reset_before_the_firmware_has_started_is_its_own() {
         assert!(reset_itself(AGAIN));
         let said = |text: &str| reset_itself(&encode(text.as_bytes()));
-        // A reset by the guest, through the firmware or past it, and firmware that says nothing.
+        // A reset by the guest, through the firmware or not, and firmware without output.
         assert!(!said(
             "SeaBIOS (version 1.16.3)\nBooting from 0000:7c00\nIn resume (status=0)\nAttempting a hard reboot\n"
         ));

@@ -1,21 +1,21 @@
-//! What QEMU said on its monitor while nobody listened: it is in the monitor's log.
+//! Events that QEMU sent while no client was connected, from the monitor's log.
 
 use crate::{
     places::{Places, tail},
     qmp::{Event, Message},
 };
 
-/// A stop is the last thing that is said before a machine holds still, so it is near the end.
+/// A stop is the last event before a machine is paused, so it is near the end.
 const LOG_BYTES_MAX: u64 = 64 << 10;
 
-/// The event that made the machine hold still as it does, if nobody has let it go on since.
+/// The event that paused the machine, unless it was resumed since.
 pub(super) fn stop(places: &Places) -> Option<Event> {
     last_stop(&tail(&places.qmp_log(), LOG_BYTES_MAX).ok()?)
 }
 
 fn last_stop(log: &[u8]) -> Option<Event> {
     for line in log.split(|&byte| byte == b'\n').rev() {
-        // The first line may be cut off, and answers say nothing here.
+        // The first line may be incomplete, and answers do not matter here.
         let Ok(Message::Event(event)) = Message::parse(line.trim_ascii()) else { continue };
         match event.name.as_str() {
             "SHUTDOWN" => return Some(event),

@@ -6,10 +6,10 @@
 //!
 //! Invariants:
 //! - dropping the [`Vm`] leaves the machine running, ready to be adopted, in this process or another;
-//! - a machine that stops or resets holds still and stays until [`Vm::end`] or [`Vm::reset`]: its disks are at rest, and whoever takes data
-//!   from them decides how long;
-//! - every wait has a deadline, and none is for something only the waiting thread could bring about;
-//! - what cannot be asked of QEMU can be forced: [`Vm::end`] needs neither its monitor nor its disks.
+//! - a machine that shuts down or resets stays paused until [`Vm::end`] or [`Vm::reset`]: its disks do not change, for
+//!   as long as the caller needs to read them;
+//! - every wait has a deadline, and no thread waits for something that only it could do;
+//! - a QEMU that does not answer can be ended by force: [`Vm::end`] needs neither its monitor nor its disks.
 
 mod firmware;
 mod missed;
@@ -46,7 +46,7 @@ use super::{
     spec::Machine,
 };
 
-/// How many reports wait for their receiver before the watching thread does.
+/// How many reports are queued before the watching thread blocks.
 const REPORTS_MAX: usize = 256;
 
 /// How long QEMU may take to answer an ordinary command.
@@ -71,7 +71,7 @@ struct Shared {
 #[derive(Debug)]
 struct Now {
     phase: Phase,
-    /// There while commands can be sent.
+    /// Present while commands can be sent.
     qmp: Option<Qmp>,
     stopping: bool,
 }
@@ -91,7 +91,7 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Waits until `found` finds something.
+    /// Waits until `found` returns something.
     fn wait<T>(&self, deadline: Deadline, mut found: impl FnMut(&Now) -> Option<T>) -> Option<T> {
         let mut now = self.lock();
         loop {
@@ -108,11 +108,11 @@ impl Shared {
 }
 
 impl Vm {
-    /// Starts a machine with the QEMU at `qemu`. Its disks have to be served already, or QEMU ends at once.
+    /// Starts a machine with the QEMU at `qemu`. Its disks must be served already, or QEMU ends at once.
     ///
     /// # Errors
-    /// [`Error::AlreadyRunning`]; those of [`Machine::argv`], [`Places::make`] and [`Process::spawn`]. What QEMU does not like about its
-    /// arguments is told by [`Happening::Exited`].
+    /// [`Error::AlreadyRunning`]; those of [`Machine::argv`], [`Places::make`] and [`Process::spawn`]. Arguments that
+    /// QEMU rejects are reported by [`Happening::Exited`].
     pub fn start(qemu: &Path, machine: &Machine, places: &Places) -> Result<(Vm, Receiver<Report>)> {
         let argv = machine.argv(places)?;
         places.make()?;
@@ -124,7 +124,7 @@ impl Vm {
         let process = Process::spawn(ProcessCommand::new(qemu).args(argv), &places.qemu_log())?;
         let running = Running { process: process.identity().clone() };
         if let Err(error) = running.save(places) {
-            // A machine that no later manager would find must not run.
+            // A machine that a later manager could not find must not run.
             process.kill()?;
             process.wait(Deadline::after(ANSWER_MAX))?;
             return Err(error);
@@ -132,14 +132,14 @@ impl Vm {
         Vm::watch(process, places, false)
     }
 
-    /// Takes over the machine that runs in this place. `None` when none does.
+    /// Adopts the machine that runs in these places. `None` when none does.
     ///
     /// # Errors
     /// Those of [`Running::find`].
     pub fn adopt(places: &Places) -> Result<Option<(Vm, Receiver<Report>)>> {
         let Some((running, process)) = Running::find(places)? else { return Ok(None) };
         if let Err(error) = running.save(places) {
-            // What was written down when it was started will do; a full disk must not keep it from being looked after.
+            // The record from its start is good enough: a full disk must not prevent the adoption.
             tracing::warn!(%error, "the machine that is taken up cannot be written down anew");
         }
         Vm::watch(process, places, true).map(Some)
@@ -175,19 +175,19 @@ impl Vm {
         self.process.identity()
     }
 
-    /// Where its files are.
+    /// The paths of its files.
     #[must_use]
     pub fn places(&self) -> &Places {
         &self.places
     }
 
-    /// Where it is in its life.
+    /// Its phase.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.shared.lock().phase
     }
 
-    /// Waits for a phase that `wanted` accepts, or the end; `None` when neither came in time.
+    /// Waits for a phase that `wanted` accepts, or the machine's end; `None` on a timeout.
     pub fn wait_for(&self, within: Duration, wanted: impl Fn(Phase) -> bool) -> Option<Phase> {
         self.shared.wait(Deadline::after(within), |now| {
             (wanted(now.phase) || matches!(now.phase, Phase::Ended(_))).then_some(now.phase)
@@ -208,7 +208,7 @@ impl Vm {
         qmp.unwrap_or(Err(Error::NotConnected))?.execute(command, deadline.remaining())
     }
 
-    /// Presses the power button. Whether the guest takes notice is its own affair.
+    /// Presses the power button. The guest may ignore it.
     ///
     /// # Errors
     /// Those of [`Vm::execute`].
@@ -216,33 +216,35 @@ impl Vm {
         self.execute(&SystemPowerdown, ANSWER_MAX).map(drop)
     }
 
-    /// Holds the machine still.
+    /// Pauses the machine.
     ///
     /// # Errors
-    /// Those of [`Vm::execute`]. Unanswered while a disk of the machine does not answer.
+    /// Those of [`Vm::execute`]. It times out while a disk of the machine does not answer.
     pub fn pause(&self) -> Result<()> {
         self.execute(&qmp::Stop, ANSWER_MAX)?;
-        // Told by the thread after it has asked for the reason.
+        // The watching thread reports it after it has queried the reason.
         self.wait_for(ANSWER_MAX, |phase| matches!(phase, Phase::Held(_)));
         Ok(())
     }
 
-    /// Lets a machine that was paused or reset, or held at a disk's error or a panic, go on where it is.
+    /// Resumes a machine that is paused by command, after [`Vm::reset`], at a disk error or at a panic.
     ///
     /// # Errors
-    /// Those of [`Vm::execute`]; [`Error::Refused`] after a shutdown or a reset, which need [`Vm::reset`] first.
+    /// Those of [`Vm::execute`]; [`Error::Refused`] after a shutdown or a reset by the guest, which need [`Vm::reset`]
+    /// first.
     pub fn resume(&self) -> Result<()> {
         self.execute(&Cont, ANSWER_MAX).map(drop)
     }
 
-    /// Resets a machine that holds still, which is told by [`Happening::StartsOver`]; [`Vm::resume`] lets it run then.
-    /// Everything it had not written is lost to it, as with the button on a real one.
+    /// Resets a paused machine, which is reported by [`Happening::StartsOver`]; [`Vm::resume`] lets it run then. What
+    /// the guest had not written to disk is lost, as with a real reset button.
     ///
     /// # Errors
-    /// Those of [`Vm::execute`]. It can be tried again after each.
+    /// Those of [`Vm::execute`]. It can be retried after each.
     pub fn reset(&self) -> Result<()> {
-        // With `reboot=shutdown` QEMU takes our own reset for a shutdown too. It decides when it is asked, so the next
-        // reset holds the machine still again. If this is cut short, the next connection does that.
+        // With `reboot=shutdown` QEMU turns this reset into a shutdown too. The setting counts when the reset is
+        // requested, so the next reset pauses the machine again. If this is interrupted, the next connection restores
+        // the setting.
         let on_reset = |reboot| self.execute(&SetAction { reboot }, ANSWER_MAX);
         on_reset(RebootAction::Reset)?;
         let reset = self.execute(&SystemReset, ANSWER_MAX);
@@ -251,7 +253,7 @@ impl Vm {
     }
 
     fn wake(&self) {
-        // A full socket means that the thread is about to wake up anyway.
+        // If the socket is full, the thread is about to wake anyway.
         let _ = (&self.signal).write(&[1]);
     }
 }
@@ -261,7 +263,7 @@ impl Drop for Vm {
         self.shared.lock().stopping = true;
         self.wake();
         if let Some(thread) = self.thread.take() {
-            // It ends at the signal; a panic of it has been printed already.
+            // It ends at the signal; a panic has been printed already.
             let _ = thread.join();
         }
     }

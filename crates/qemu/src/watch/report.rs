@@ -1,10 +1,10 @@
-//! What a supervisor tells of its machine, and the pure part of finding it out.
+//! What a supervisor reports about its machine, and the pure part of deriving it.
 //!
 //! Invariants:
-//! - one thing that happens is told once, whether QEMU's event or its state told us first;
-//! - what happened while nobody listened is told when it is seen, without a time;
-//! - [`Phase`] follows from what was told: a machine is [`Phase::Held`] from the report of its stop to the report
-//!   that it goes on.
+//! - each occurrence is reported once, whether QEMU's event or its state showed it first;
+//! - an occurrence while no supervisor was connected is reported when it is seen, without a time;
+//! - [`Phase`] follows from the reports: a machine is [`Phase::Held`] from the report of its stop to the report that it
+//!   resumed.
 
 use bygone_model::Micros;
 use serde::{Deserialize, Serialize};
@@ -19,116 +19,116 @@ use crate::{
 /// Something that happened to a machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    /// When, by QEMU's clock (this computer's wall clock); `None` when it was only seen after the fact.
+    /// When, by QEMU's clock (the host's wall clock); `None` when it was only seen after the fact.
     pub time: Option<Micros>,
-    /// What.
+    /// What happened.
     pub what: Happening,
 }
 
-/// What can happen to a machine.
+/// An occurrence in a machine's life.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Happening {
-    /// QEMU answers. Comes first, and once.
+    /// QEMU answers. Reported first, and once.
     Started {
-        /// It was running before this supervisor came.
+        /// It was running before this supervisor was started.
         adopted: bool,
     },
-    /// The machine was reset by somebody else than [`super::Vm::reset`].
+    /// The machine was reset, but not by [`super::Vm::reset`].
     Reset {
-        /// Who wanted it.
+        /// The initiator.
         by: By,
-        /// Why, as QEMU says.
+        /// QEMU's reason.
         reason: Reason,
-        /// It holds still now, until [`super::Vm::reset`]; otherwise it starts over already.
+        /// It is paused until [`super::Vm::reset`]; otherwise it is starting over already.
         held: bool,
     },
-    /// It has been reset by [`super::Vm::reset`] and stands at the first instruction of its firmware, until
+    /// It was reset by [`super::Vm::reset`] and is paused at the first instruction of its firmware, until
     /// [`super::Vm::resume`].
     StartsOver,
-    /// The power button was pressed; what the guest does about that is told next, if anything.
+    /// The power button was pressed; the guest's reaction, if any, is reported next.
     PowerButton,
-    /// The machine was switched off.
+    /// The machine was shut down.
     ShutdownRequested {
-        /// Who wanted it.
+        /// The initiator.
         by: By,
-        /// Why, as QEMU says.
+        /// QEMU's reason.
         reason: Reason,
-        /// It holds still now, until [`super::Vm::end`] or [`super::Vm::reset`]; otherwise QEMU ends already.
+        /// It is paused until [`super::Vm::end`] or [`super::Vm::reset`]; otherwise QEMU is ending already.
         held: bool,
     },
-    /// The guest's operating system gave up.
+    /// The guest's operating system panicked.
     Panicked {
-        /// What it said of it; empty for Linux.
+        /// The guest's details; empty for Linux.
         info: Map<String, Value>,
-        /// It holds still now; otherwise the guest is writing down what happened (kdump).
+        /// It is paused; otherwise the guest is writing a crash dump (kdump).
         held: bool,
     },
-    /// A disk did not do what the guest asked for. The guest has not been told.
+    /// A disk failed a request. The guest was not told.
     IoError {
         /// The disk; `None` when it was only seen after the fact.
         disk: Option<String>,
         /// A write or flush, not a read.
         write: bool,
-        /// There was no room.
+        /// The disk had no space left.
         no_space: bool,
-        /// It holds still now, until [`super::Vm::resume`], and then tries again.
+        /// It is paused until [`super::Vm::resume`], which retries the request.
         held: bool,
     },
-    /// The machine holds still for another reason.
+    /// The machine is paused for another reason.
     Paused {
-        /// Which.
+        /// QEMU's state.
         state: RunState,
     },
-    /// The machine goes on.
+    /// The machine resumed.
     Resumed,
-    /// The connection to QEMU broke while QEMU goes on; events may be lost from here on.
+    /// The connection to QEMU was lost while QEMU runs; events may be missed from here on.
     ConnectionLost,
-    /// The connection is there again.
+    /// The connection was restored.
     ConnectionBack,
-    /// QEMU has ended. Comes last.
+    /// QEMU has ended. Reported last.
     Exited {
-        /// How.
+        /// How it ended.
         exit: Exit,
-        /// The last that QEMU itself said, for people.
+        /// The end of QEMU's own output, for people.
         last_words: String,
     },
 }
 
-/// Who wanted something.
+/// The initiator of a reset or shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum By {
     /// The machine itself.
     Guest,
-    /// Its firmware, before the guest had any say: it starts over twice at a reset. A part of the reset before.
+    /// Its firmware, before any guest code ran: it starts over twice at a reset. This belongs to the reset before.
     Firmware,
-    /// Somebody outside: we, a signal, the window's close button.
+    /// The host: this program, a signal, or the window's close button.
     Host,
-    /// Nobody listened when it happened.
+    /// No supervisor was connected when it happened.
     Unknown,
 }
 
-/// Why a machine stopped or started over (`ShutdownCause` in `qapi/run-state.json`).
+/// Why a machine shut down or reset (`ShutdownCause` in `qapi/run-state.json`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
-    /// The guest switched itself off.
+    /// The guest shut itself down.
     GuestShutdown,
     /// The guest reset itself.
     GuestReset,
     /// The guest panicked.
     GuestPanic,
-    /// We ended QEMU.
+    /// QEMU was ended over QMP.
     HostQmpQuit,
-    /// We reset the machine.
+    /// The machine was reset over QMP.
     HostQmpSystemReset,
     /// QEMU got a signal.
     HostSignal,
-    /// Somebody closed the window.
+    /// The window was closed.
     HostUi,
     /// QEMU cannot go on.
     HostError,
-    /// Nobody listened when it happened.
+    /// No supervisor was connected when it happened.
     SeenAfterTheFact,
     /// Any other.
     #[serde(untagged)]
@@ -144,27 +144,27 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// Where a machine is in its life.
+/// The phase of a machine's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// QEMU has not answered yet.
     Starting,
     /// It runs.
     Running,
-    /// It holds still.
+    /// It is paused.
     Held(Held),
     /// QEMU has ended.
     Ended(Exit),
 }
 
-/// Why a machine holds still.
+/// Why a machine is paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
-    /// It was switched off.
+    /// It was shut down.
     Shutdown,
     /// It was reset.
     Reset,
-    /// It was reset, and has not begun to run since.
+    /// It was reset by [`super::Vm::reset`] and has not run since.
     StartsOver,
     /// It panicked.
     Panicked,
@@ -174,7 +174,7 @@ pub enum Held {
     Paused,
 }
 
-/// What has been told so far.
+/// What has been reported so far.
 #[derive(Debug)]
 pub(super) struct Story {
     adopted: bool,
@@ -192,15 +192,15 @@ impl Story {
         self.phase
     }
 
-    /// What one of QEMU's events tells. Of a stop for reasons of which no event told, only QEMU's state knows more:
+    /// Derives reports from one of QEMU's events. For a stop that no event explained, only QEMU's state has the reason:
     /// see [`Story::is_unexplained_stop`].
     pub(super) fn event(&mut self, event: &Event) -> Vec<Happening> {
         let Some(what) = self.read_event(event) else { return Vec::new() };
-        // It may come before the answer to the first question after QEMU's state.
+        // It may arrive before the answer to the first `query-status`.
         self.start().into_iter().chain([what]).collect()
     }
 
-    /// What has to be told before everything else.
+    /// The report that has to come first, if it is still due.
     fn start(&mut self) -> Option<Happening> {
         if std::mem::replace(&mut self.started, true) {
             return None;
@@ -232,7 +232,8 @@ impl Story {
                 }
                 Some(Happening::ShutdownRequested { by, reason, held })
             }
-            // Only ours holds still already; any other does so first, or somebody has told QEMU otherwise.
+            // Only for a reset by us is the machine paused already. Any other reset pauses it first, unless QEMU's
+            // settings were changed.
             "RESET" if self.is_held() => {
                 self.phase = Phase::Held(Held::StartsOver);
                 Some(Happening::StartsOver)
@@ -248,7 +249,7 @@ impl Story {
                 Some(Happening::Panicked { info, held })
             }
             "BLOCK_IO_ERROR" => {
-                // QEMU sends at most one of these a second, so one can come late: it must not undo a resume.
+                // QEMU sends at most one of these a second, so it can arrive late and must not undo a resume.
                 let held = word("action") == "stop" && event.time > self.last_resume;
                 if held {
                     self.phase = Phase::Held(Held::IoError);
@@ -274,7 +275,7 @@ impl Story {
         }
     }
 
-    /// Did this event stop the machine for a reason that was not told?
+    /// Whether this event paused the machine for a reason that was not reported.
     pub(super) fn is_unexplained_stop(&self, event: &Event) -> bool {
         event.name == "STOP" && !self.is_held()
     }
@@ -283,7 +284,7 @@ impl Story {
         matches!(self.phase, Phase::Held(_))
     }
 
-    /// What QEMU's state tells beyond what its events have told.
+    /// Derives reports from QEMU's state, beyond what its events have shown.
     pub(super) fn status(&mut self, status: &Status) -> Vec<Happening> {
         let mut told = Vec::from_iter(self.start());
         let (held, what) = match &status.state {
@@ -302,7 +303,7 @@ impl Story {
                     held: true,
                 },
             ),
-            // Of a machine that we have just started it says that it was to wait.
+            // A machine that was just started reports this state because it was started paused.
             RunState::Prelaunch if self.adopted || self.phase != Phase::Running => {
                 (Held::StartsOver, Happening::StartsOver)
             }
@@ -312,7 +313,7 @@ impl Story {
             }
             state => (Held::Paused, Happening::Paused { state: state.clone() }),
         };
-        // A machine that was reset and holds still is in QEMU's state `shutdown`.
+        // A machine that was reset and is paused is in QEMU's state `shutdown`.
         let known = match self.phase {
             Phase::Held(Held::Reset) => held == Held::Shutdown,
             phase => phase == Phase::Held(held),

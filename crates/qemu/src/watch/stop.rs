@@ -1,4 +1,4 @@
-//! Stopping a machine, gently first.
+//! Stops a machine, gracefully first.
 
 use std::time::Duration;
 
@@ -10,48 +10,48 @@ use crate::{
     qmp::{Cont, Quit, SystemPowerdown},
 };
 
-/// How long a press of the power button is given before the next: a guest that still boots does not hear the first.
+/// The time between two presses of the power button: a guest that is still booting does not react to the first.
 const PRESS_EVERY: Duration = Duration::from_secs(10);
-/// How long QEMU may take to end by itself, and then by force.
+/// How long QEMU may take to end when asked, and how long when killed.
 const QUIT_MAX: Duration = Duration::from_secs(5);
 const KILL_MAX: Duration = Duration::from_secs(10);
 
-/// What [`Vm::stop`] and [`Vm::end`] are doing, for people to follow.
+/// The progress of [`Vm::stop`] and [`Vm::end`], for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The machine was paused and goes on, to be able to shut down.
+    /// The machine was paused and is resumed so that it can shut down.
     Resumed,
     /// The power button was pressed, for the first time or again.
     PowerButtonPressed,
-    /// The machine has shut down (or panicked) and holds still.
+    /// The machine has shut down (or panicked) and is paused.
     HoldsStill,
-    /// It did not, in all the time it was given.
+    /// It did not within the given time.
     OutOfPatience,
     /// QEMU was told to end.
     ToldToEnd,
-    /// QEMU did not, and was killed. Nothing is lost: what the guest wrote, we have.
+    /// QEMU did not, and was killed. Nothing is lost: QEMU caches none of the guest's writes.
     Killed,
 }
 
-/// How [`Vm::stop`] came out.
+/// The result of [`Vm::stop`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
-    /// It holds still, and its disks can be read in peace: it has shut down, or it panicked, and then no button helps;
-    /// [`Vm::phase`] says which. Then [`Vm::end`] it.
+    /// It is paused, and its disks do not change: it has shut down, or it panicked, and then no button helps;
+    /// [`Vm::phase`] says which. [`Vm::end`] is next.
     Holding,
     /// QEMU has ended.
     Ended(Exit),
-    /// It goes on; only force would help.
+    /// It still runs; only force would help.
     StillRunning,
 }
 
 impl Vm {
-    /// Presses the power button, again and again, until the machine has shut down or `patience` is over; then, with
-    /// `force`, ends it all the same. A machine that has shut down holds still and is left so; one that was reset is
-    /// about to start over, and hears the button then.
+    /// Presses the power button repeatedly until the machine has shut down or `patience` is over; then, with `force`,
+    /// ends it. A machine that has shut down is left paused. One that was reset is about to start over, and can react
+    /// to the button then.
     ///
     /// # Errors
-    /// Those of [`Vm::end`]. That QEMU does not answer is no error here: it is given its time.
+    /// Those of [`Vm::end`]. A QEMU that does not answer is not an error: it is given its time.
     pub fn stop(&self, patience: Duration, force: bool, mut step: impl FnMut(Step)) -> Result<Stopped> {
         let deadline = Deadline::after(patience);
         let at_rest = |phase| matches!(phase, Phase::Held(Held::Shutdown | Held::Panicked));
@@ -62,7 +62,7 @@ impl Vm {
                     step(Step::HoldsStill);
                     return Ok(Stopped::Holding);
                 }
-                // It could not hear the button. A machine whose disk fails is not helped by this; it holds again.
+                // A paused machine cannot react to the button. If its disk still fails, it is paused again.
                 Phase::Held(Held::Paused | Held::IoError) => {
                     if self.execute(&Cont, ANSWER_MAX.min(deadline.remaining())).is_ok() {
                         step(Step::Resumed);
@@ -84,8 +84,8 @@ impl Vm {
         if force { self.end(step).map(Stopped::Ended) } else { Ok(Stopped::StillRunning) }
     }
 
-    /// Ends QEMU: asked first, then by force. For a machine that runs this is a power cut. An end by force is no
-    /// loss either: QEMU keeps nothing that we do not have.
+    /// Ends QEMU: on request first, then by force. For a running machine this is a power cut. Force loses no more than
+    /// that, because QEMU caches nothing.
     ///
     /// # Errors
     /// [`Error::System`] when the process cannot be killed.

@@ -1,7 +1,7 @@
 //! The thread that watches one machine.
 //!
-//! Invariants: it waits only in one `poll`, on the process, the monitor and its owner's signals, so nothing that
-//! QEMU does or does not do can stop it; it ends with the machine, or when its owner goes, and then leaves the
+//! Invariants: it waits only in one `poll`, on the process, the monitor and its owner's signals, so nothing that QEMU
+//! does or omits can block it. It ends with the machine or when its owner is dropped, and in the latter case leaves the
 //! machine alone.
 
 use std::{
@@ -33,14 +33,15 @@ use crate::{
     spec::{FIRMWARE_LOG, FIRMWARE_LOG_BYTES},
 };
 
-/// How soon to try again to reach the monitor: at first, and at most.
+/// The first and the longest delay between attempts to connect to the monitor.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// How often the sizes of the logs are looked at.
+/// How often the sizes of the logs are checked.
 const LOGS_EVERY: Duration = Duration::from_secs(10);
-/// When the connection ends, the process usually does as well; this long we wait for it before telling of the former.
+/// When the connection ends, the process usually ends as well. This is how long to wait for that before reporting a
+/// lost connection.
 const EXIT_FOLLOWS_MAX: Duration = Duration::from_millis(500);
-/// How many bytes of QEMU's own words go into the last report.
+/// How many bytes of QEMU's own output go into the last report.
 const LAST_WORDS_BYTES_MAX: u64 = 2000;
 
 pub(super) struct Supervisor {
@@ -53,19 +54,19 @@ pub(super) struct Supervisor {
     pub(super) question: Option<Question>,
 }
 
-/// Whose reset it was is asked of QEMU, and what there is to tell waits for the answer.
+/// The initiator of a reset is queried from QEMU, and reports are queued until the answer.
 #[derive(Debug)]
 pub(super) struct Question {
     said: Answer<RingbufRead>,
     waiting: Vec<Report>,
 }
 
-/// The connection to the monitor, as far as this thread is concerned.
+/// The connection to the monitor, as this thread uses it.
 struct Link {
     incoming: Incoming,
     qmp: Qmp,
     ready: bool,
-    /// A question after the state, with the time of the event that made us ask.
+    /// A pending query of the state, with the time of the event that caused it.
     status: Option<(Answer<QueryStatus>, Option<bygone_model::Micros>)>,
 }
 
@@ -120,7 +121,7 @@ impl Supervisor {
             if awake.exited
                 && let Some(exit) = self.ended(Deadline::after(Duration::ZERO))
             {
-                // The last words on the monitor come before the end.
+                // The last messages on the monitor are handled before the end.
                 while let Some(open) = &mut link {
                     if self.receive(open).is_err() {
                         link = None;
@@ -137,7 +138,7 @@ impl Supervisor {
     }
 
     fn connect(&self) -> Option<Link> {
-        // Not there yet, or busy with a connection that is about to end: both are tried again.
+        // Not listening yet, or busy with a connection that is about to end: both are retried.
         let (qmp, incoming) = qmp::connect(&self.places.qmp_socket()).ok()?;
         Some(Link { incoming, qmp, ready: false, status: None })
     }
@@ -146,13 +147,13 @@ impl Supervisor {
         let mut fds =
             vec![PollFd::new(&self.process, PollFlags::IN), PollFd::new(&self.signal, PollFlags::IN)];
         fds.extend(link.map(|link| PollFd::from_borrowed_fd(link.incoming.as_fd(), PollFlags::IN)));
-        // A failure is a signal to this thread; the loop comes back here.
+        // A failed poll was interrupted by a signal; the loop comes back here.
         let _ = poll(&mut fds, Some(&until.timeout()));
         let [exited, signal, monitor] =
             [0, 1, 2].map(|at| fds.get(at).is_some_and(|fd| !fd.revents().is_empty()));
         if signal {
             let mut bytes = [0; 64];
-            // Only the waking up matters.
+            // Only the wake-up matters.
             let _ = self.signal.read(&mut bytes);
         }
         Awake { exited, monitor }
@@ -161,7 +162,7 @@ impl Supervisor {
     fn receive(&mut self, link: &mut Link) -> Result<(), Error> {
         let Link { incoming, qmp, ready, status } = link;
         let result = incoming.receive(|notice| {
-            // An answer that is there was sent before this notice.
+            // An answer that has arrived was sent before this notice.
             self.take_status(qmp, status);
             self.take_question();
             match notice {
@@ -169,8 +170,8 @@ impl Supervisor {
                     *ready = true;
                     self.shared.set_qmp(Some(qmp.clone()));
                     *status = qmp.start(&QueryStatus).ok().map(|answer| (answer, None));
-                    // A supervisor before us may have died with this still to do. Why it does not work, the broken
-                    // connection tells.
+                    // An earlier supervisor may have died before restoring this. If it fails, the broken connection is
+                    // reported.
                     let _ = qmp.start(&SetAction { reboot: RebootAction::Shutdown });
                 }
                 Notice::Event(event) => {
@@ -193,7 +194,7 @@ impl Supervisor {
             matches!(what, Happening::Reset { reason: Reason::GuestReset, held: true, .. })
         };
         if self.question.is_none() && told.iter().any(by_guest) {
-            // Not asked in time or not at all: then it was the guest's.
+            // If the query failed or timed out, the reset counts as the guest's.
             let read = RingbufRead { device: FIRMWARE_LOG, size: FIRMWARE_LOG_BYTES };
             let asked = qmp.start(&read).ok();
             self.question = asked.map(|said| Question { said, waiting: Vec::new() });
@@ -215,7 +216,7 @@ impl Supervisor {
         }
     }
 
-    /// Tells what waited for the answer.
+    /// Sends the reports that were queued for the answer.
     fn answer_question(&mut self, by_firmware: bool) {
         let waiting = self.question.take().map(|question| question.waiting);
         for mut report in waiting.into_iter().flatten() {
@@ -269,7 +270,7 @@ impl Supervisor {
         self.tell(None, Happening::Exited { exit, last_words });
     }
 
-    /// Tells of something, now or in its turn.
+    /// Reports something, now or after the queued reports.
     fn tell(&mut self, time: Option<bygone_model::Micros>, what: Happening) {
         let report = Report { time, what };
         match &mut self.question {
@@ -278,12 +279,12 @@ impl Supervisor {
         }
     }
 
-    /// Hands a report over; waits while the receiver has too many, but not longer than our owner is there.
+    /// Sends a report. Blocks while the receiver's queue is full, but only as long as the owner exists.
     fn send(&self, mut report: Report) {
         self.shared.set_phase(self.story.phase());
         loop {
             match self.reports.try_send(report) {
-                // Nobody wants to hear of it; those who wait for a phase do all the same.
+                // Nothing receives reports; callers that wait for a phase still have to be woken.
                 Ok(()) | Err(TrySendError::Disconnected(_)) => break,
                 Err(TrySendError::Full(back)) => report = back,
             }

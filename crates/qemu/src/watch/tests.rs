@@ -1,4 +1,4 @@
-//! The story of a machine, told by events as QEMU 10.0 sends them. Real machines are in `tests/qemu`.
+//! The reports of a machine, from events as QEMU 10.0 sends them. Real machines are in `tests/qemu`.
 
 use bygone_model::Micros;
 use serde_json::{Map, Value, json};
@@ -47,7 +47,7 @@ fn each_reset_is_told_and_our_own_is_a_new_start() {
     let mut story = running();
     let starts_over =
         event("RESET", 1_000_000, &json!({ "guest": false, "reason": "host-qmp-system-reset" }));
-    // However soon one comes after the other.
+    // However soon one follows the other.
     for _ in 0..3 {
         let held = event("SHUTDOWN", 1, &json!({ "guest": true, "reason": "guest-reset" }));
         let told = Happening::Reset { by: By::Guest, reason: Reason::GuestReset, held: true };
@@ -64,10 +64,10 @@ fn each_reset_is_told_and_our_own_is_a_new_start() {
     let held = event("SHUTDOWN", 2, &json!({ "guest": false, "reason": "host-qmp-system-reset" }));
     let told = Happening::Reset { by: By::Host, reason: Reason::HostQmpSystemReset, held: true };
     assert_eq!(story.event(&held), [told]);
-    // The connection broke before the reset was told of.
+    // The connection broke before the reset was reported.
     assert_eq!(story.status(&status(RunState::Prelaunch)), [Happening::StartsOver]);
 
-    // Somebody has told QEMU not to hold still.
+    // QEMU was set not to pause.
     let mut story = running();
     let passed = event("RESET", 5, &json!({ "guest": true, "reason": "guest-reset" }));
     let told = Happening::Reset { by: By::Guest, reason: Reason::GuestReset, held: false };

@@ -1,4 +1,4 @@
-//! One machine, one disk, one directory; and patience with deadlines.
+//! One machine, one disk, one directory, and waits with deadlines.
 
 use std::{
     io::Read,
@@ -12,9 +12,9 @@ use std::{
 use bygone_model::Micros;
 use bygone_qemu::{Accel, Disk, Happening, Kernel, Machine, Places, Report, Running, Vm, find_qemu};
 
-/// A guest boots in 4 s here; a busy machine is given its time.
+/// A guest boots in about 4 s; a busy host gets more time.
 pub(crate) const BOOT_MAX: Duration = Duration::from_secs(120);
-/// What follows at once.
+/// The limit for what follows at once.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 pub(crate) const DISK_BYTES: u64 = 16 << 20;
 
@@ -42,7 +42,7 @@ impl Lab {
         lab
     }
 
-    /// Boots from this instead of a kernel, if the machine is given none.
+    /// The code to boot instead of a kernel, if the machine has none.
     pub(crate) fn write_boot_sector(&self, code: &[u8]) {
         let mut sector = [0; 512];
         sector[..code.len()].copy_from_slice(code);
@@ -66,7 +66,7 @@ impl Lab {
         wait_until("qemu-nbd serves the disk", || UnixStream::connect(&socket).is_ok());
     }
 
-    /// A disk that has no room for anything while the file it returns is there.
+    /// Serves a disk that has no space left while the returned file exists.
     pub(crate) fn serve_failing_disk(&mut self) -> PathBuf {
         self.stop_disk();
         let (socket, fails) = (self.socket(), self.dir.path().join("fails"));
@@ -91,8 +91,8 @@ impl Lab {
     pub(crate) fn machine(&self, run: &str) -> Machine {
         let mut machine = Machine::new("vm", Accel::Tcg);
         machine.memory_mib = 256;
-        // Translating for several processors at once, QEMU 10.0 aborts now and then on a busy computer
-        // (iotlb_to_section: Assertion `section_index < d->map.sections_nb' failed).
+        // With several processors under TCG, QEMU 10.0 aborts now and then on a busy host (iotlb_to_section: Assertion
+        // `section_index < d->map.sections_nb' failed).
         machine.cpus = 1;
         let append = std::fs::read_to_string(self.guest.join("append")).unwrap();
         machine.kernel = Some(Kernel {
@@ -175,7 +175,7 @@ impl Reports {
         report.what
     }
 
-    /// The next one that is not like `skipped`.
+    /// The next report that differs from `skipped`.
     pub(crate) fn next_but(&mut self, within: Duration, skipped: &Happening) -> Happening {
         loop {
             let what = self.next(within);

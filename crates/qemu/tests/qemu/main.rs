@@ -62,7 +62,7 @@ fn the_power_button_shuts_a_guest_down_and_its_hardware_is_as_described() {
     assert_eq!(reports.next(SOON), Happening::Paused { state: RunState::Paused });
     assert_eq!(vm.phase(), Phase::Held(Held::Paused));
 
-    // A paused machine is let go, so that it can hear the button.
+    // A paused machine is resumed, so that it can react to the button.
     let mut steps = Vec::new();
     assert_eq!(vm.stop(BOOT_MAX, false, |step| steps.push(step)).unwrap(), Stopped::Holding);
     assert_eq!(steps[..2], [Step::Resumed, Step::PowerButtonPressed]);
@@ -137,7 +137,7 @@ fn a_machine_outlives_its_supervisor_and_is_adopted() {
     assert_eq!(vm.phase(), Phase::Running);
     drop(vm);
 
-    // Adopted after it stopped, which nobody saw.
+    // Adopted after it stopped while no supervisor was connected.
     lab.wait_for_console("bygone-guest: power off");
     std::thread::sleep(Duration::from_secs(2));
     let (vm, reports) = Vm::adopt(&lab.places).unwrap().expect("it holds still");
@@ -165,7 +165,7 @@ fn a_disk_that_goes_away_and_comes_back_costs_a_pause_and_no_error() {
     assert!(!lab.console().contains("IOERROR"));
     reports.silence(Duration::from_millis(100));
 
-    // With the disk gone QEMU cannot end by itself any more; it is ended all the same.
+    // Without its disk QEMU cannot end by itself; it is killed.
     lab.stop_disk();
     std::thread::sleep(Duration::from_secs(1));
     let mut steps = Vec::new();
@@ -187,7 +187,7 @@ fn a_disk_that_fails_holds_the_guest_still_and_the_guest_never_hears_of_it() {
     assert_eq!(reports.next(SOON), failed);
     assert_eq!(vm.phase(), Phase::Held(Held::IoError));
 
-    // It goes on as soon as there is room, and not before.
+    // It goes on as soon as there is space, and not before.
     vm.resume().unwrap();
     assert_eq!(reports.next(SOON), Happening::Resumed);
     assert!(matches!(reports.next(SOON), Happening::IoError { .. }));
@@ -212,7 +212,7 @@ fn the_console_of_a_real_guest_can_be_used_and_left() {
         let attached = std::thread::spawn(move || bygone_qemu::console::attach(&places, input, output));
         ours.write_all(format!("echo heard-$((6 * 7))-{word}\n").as_bytes()).unwrap();
         harness::read_until(&shown, &format!("heard-42-{word}"));
-        // Nobody reads any more; the next output shows it.
+        // The output is closed, which the next write shows.
         drop(shown);
         ours.write_all(b"\n").unwrap();
         assert_eq!(attached.join().unwrap().unwrap(), Detached::OutputClosed);

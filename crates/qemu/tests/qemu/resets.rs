@@ -9,7 +9,7 @@ use bygone_qemu::{
 
 use crate::harness::{self, BOOT_MAX, Lab, Reports, SOON};
 
-/// Code of a boot sector that resets the machine at once, in the ways a PC knows.
+/// Boot sectors that reset the machine at once, in each way that a PC has.
 const BOOT_SECTORS: [(&str, &[u8]); 4] = [
     // mov al, 0xfe; out 0x64, al; hlt
     ("the keyboard controller", &[0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd]),
@@ -33,11 +33,11 @@ fn start_over(vm: &Vm, reports: &mut Reports) {
     assert_eq!(vm.phase(), Phase::Held(Held::StartsOver));
     vm.resume().unwrap();
     assert_eq!(reports.next(SOON), Happening::Resumed);
-    // Unless it has reset once more by now.
+    // Or it has reset once more by now.
     assert!(matches!(vm.phase(), Phase::Running | Phase::Held(Held::Reset)), "{:?}", vm.phase());
 }
 
-/// The next reset of which somebody has to hear; the firmware's own ones, at most one a start, are let through.
+/// The next reset that has to be reported; skips the firmware's own ones, at most one per start.
 fn next_reset(vm: &Vm, reports: &mut Reports, firmware: &mut usize) -> Happening {
     for first in [true, false] {
         match reports.next(BOOT_MAX) {
@@ -70,7 +70,7 @@ fn a_storm_of_resets_is_told_one_by_one_whichever_way_they_are_made() {
             assert_eq!(next_reset(&vm, &mut reports, &mut firmware), by_guest(), "{way}, boot {boot}");
             start_over(&vm, &mut reports);
         }
-        // The way through the firmware's entry is the one on which SeaBIOS needs no second reset.
+        // Only after a reset through its own entry point does SeaBIOS make no second one.
         assert_eq!(firmware, if way.starts_with("the firmware") { 0 } else { 7 }, "{way}");
         vm.end(|_| {}).unwrap();
     }
@@ -104,7 +104,7 @@ fn sysrq_and_the_reset_button_are_told_with_who_did_it() {
     let mut firmware = 0;
     assert_eq!(next_reset(&vm, &mut reports, &mut firmware), by_guest());
     start_over(&vm, &mut reports);
-    // The button is pressed outside, while the firmware starts: its own reset before that is told apart.
+    // The button is pressed on the host while the firmware starts; the firmware's own reset before is told apart.
     let pressed = Happening::Reset { by: By::Host, reason: Reason::HostQmpSystemReset, held: true };
     assert!(matches!(reports.next(SOON), Happening::Reset { by: By::Firmware, .. }));
     start_over(&vm, &mut reports);
@@ -129,7 +129,7 @@ fn a_reset_that_nobody_heard_of_is_told_to_the_next_manager_as_what_it_was() {
     assert_eq!(reports.next(SOON), Happening::Started { adopted: true });
     assert_eq!(reports.next(SOON), by_guest());
     assert!(reports.last_time.is_some(), "QEMU wrote down when");
-    // A manager that dies in the middle of it leaves no machine behind that holds still for ever.
+    // A manager that dies in the middle does not leave a machine paused for ever.
     vm.reset().unwrap();
     drop(vm);
     let (vm, reports) = Vm::adopt(&lab.places).unwrap().expect("it holds still");
