@@ -1,4 +1,4 @@
-//! States of a target, placed in its log.
+//! Events: states of a target, each with a position in its log.
 
 use std::{fmt, str::FromStr};
 
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Micros, Place, Seq};
 
-/// What an event says beyond its label; a JSON object.
+/// Further details of an event; a JSON object.
 pub type Details = serde_json::Map<String, serde_json::Value>;
 
-/// What kind of state an event tells of.
+/// The kind of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", from = "String")]
 pub enum Kind {
@@ -19,13 +19,13 @@ pub enum Kind {
     Shutdown,
     /// The target was reset.
     Reset,
-    /// The target's operating system gave up.
+    /// The target's operating system panicked.
     Panic,
     /// Software was installed, changed or removed.
     Package,
-    /// A write of note.
+    /// A notable write.
     Write,
-    /// The target talked to another machine.
+    /// The target communicated with another machine.
     Contact,
     /// A timer fired.
     Timer,
@@ -35,15 +35,15 @@ pub enum Kind {
     Point,
     /// History is missing here.
     Gap,
-    /// The taking over of an existing disk began, went on or was completed.
+    /// Reading an existing disk into the store began, resumed or was completed.
     Base,
-    /// A branch was made, promoted or dropped.
+    /// A branch was created, promoted or dropped.
     Branch,
     /// The manager itself started, stopped or was found to have died.
     Manager,
-    /// Nothing is told of this moment. No event is of this kind.
+    /// A moment without an event. No event is of this kind.
     Moment,
-    /// A kind that a newer version wrote.
+    /// A kind written by a newer version.
     Other(String),
 }
 
@@ -102,18 +102,19 @@ impl fmt::Display for Kind {
     }
 }
 
-/// How good a moment is to come back to, worst first.
+/// How good a moment is to restore, worst first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Grade {
-    /// As after a power cut: what the target had not flushed may be half there.
+    /// As after a power cut: writes that the target had not flushed may be incomplete.
     #[default]
     Crash,
     /// The target had just flushed.
     Flushed,
     /// The file systems were marked clean.
     Clean,
-    /// The target was verified to be stopped, by signals that agree, and no file system that we can read is dirty.
+    /// The target was verified to be stopped, by several agreeing signals, and no file system that Bygone can read is
+    /// dirty.
     Stopped,
 }
 
@@ -128,54 +129,54 @@ impl fmt::Display for Grade {
     }
 }
 
-/// Who says so. Only observed events are trusted for automatic decisions.
+/// The source of an event. Only observed events are trusted for automatic decisions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Truth {
     /// Seen from outside: by the hypervisor, on the disk, on the network.
     #[default]
     Observed,
-    /// Said by the target.
+    /// Reported by the target itself.
     Claimed,
 }
 
-/// The earlier moment that an event tells of, on the event's own branch. What a person names or a detector finds was often
-/// there for a while before it is written down.
+/// The earlier moment that an event is about, on the event's own branch. A person or a detector often names a state
+/// that began some time before the event is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct At {
-    /// The moment: the last one that it can be.
+    /// The moment: the latest one that it can be.
     pub seq: Seq,
-    /// The first one that it can be; `seq` where the place is known exactly.
+    /// The earliest one that it can be; `seq` if the position is known exactly.
     pub earliest: Seq,
-    /// When `seq` was, by the clock of the log.
+    /// The time of `seq`, by the clock of the log.
     pub time: Micros,
 }
 
 impl At {
-    /// A place that is known exactly.
+    /// A moment that is known exactly.
     #[must_use]
     pub const fn exactly(seq: Seq, time: Micros) -> At {
         At { seq, earliest: seq, time }
     }
 }
 
-/// A state of the target, as it is appended to the log.
+/// An event, as it is appended to the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// What happened.
     pub kind: Kind,
-    /// The same in words for people.
+    /// What happened, in words for people.
     pub label: String,
-    /// How good this moment is to come back to.
+    /// How good this moment is to restore.
     #[serde(default)]
     pub grade: Grade,
-    /// Who says so.
+    /// The source.
     #[serde(default)]
     pub truth: Truth,
-    /// The moment that it tells of, if that is an earlier one than where it is written.
+    /// The moment that it is about, if that is earlier than its own position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<At>,
-    /// Everything else.
+    /// Further details.
     #[serde(default, skip_serializing_if = "Details::is_empty")]
     pub details: Details,
 }
@@ -201,7 +202,7 @@ impl Event {
         self
     }
 
-    /// The same event, telling of an earlier moment.
+    /// The same event, about an earlier moment.
     #[must_use]
     pub fn at(mut self, at: At) -> Event {
         self.at = Some(at);
@@ -216,12 +217,12 @@ impl Event {
     }
 }
 
-/// An event with the moment at which it stands.
+/// An event with its moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moment {
-    /// Where.
+    /// The branch and position.
     pub place: Place,
-    /// When.
+    /// The time.
     pub time: Micros,
     /// What happened.
     pub event: Event,

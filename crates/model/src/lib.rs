@@ -1,5 +1,5 @@
-//! The words of Bygone as types: positions, times, events, moments, and the grammar in which people
-//! name a moment. Pure: no I/O, no clock, no threads, no unsafe.
+//! The vocabulary of Bygone as types: positions, times, events, moments, and the grammar in which people name a moment.
+//! Pure: no I/O, no clock, no threads, no unsafe.
 #![forbid(unsafe_code)]
 
 mod event;

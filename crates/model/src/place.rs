@@ -1,18 +1,18 @@
-//! Where a moment is.
+//! The place of a moment.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{BranchId, Seq};
 
-/// A moment of a target: a branch, as its line was right after a record of the log.
+/// A moment of a target: a branch as it was right after a record of the log.
 ///
-/// All branches share one log, so a seq alone does not say what a target's disks hold: the same record is a moment of
-/// every branch. A branch is named by its id; its name can be given to another one later.
+/// All branches share one log, so a seq alone does not determine the content of a target's disks: the same record is a
+/// moment of every branch. A branch is identified by its id, because its name can be reused later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
-    /// On which branch.
+    /// The branch.
     pub branch: BranchId,
-    /// After which record.
+    /// The moment is right after this record.
     pub seq: Seq,
 }
 

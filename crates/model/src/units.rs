@@ -1,4 +1,4 @@
-//! Positions, counts and times. Each has its own type so that none is taken for another.
+//! Positions, counts and times. Each has its own type so that none is mistaken for another.
 
 use std::fmt;
 
@@ -23,8 +23,8 @@ macro_rules! number {
 }
 
 number! {
-    /// A position in a target's log. The first record has 1; 0 is the moment before everything.
-    /// Every prefix of the log is a legal power-cut image of all disks of the target.
+    /// A position in a target's log. The first record has position 1; 0 is the moment before everything. Every prefix
+    /// of the log is a legal power-cut image of all disks of the target.
     Seq(u64)
 }
 number! {
@@ -44,14 +44,14 @@ number! {
     BranchId(u32)
 }
 number! {
-    /// One disk on one branch. Numbers are given out per target and never used again.
+    /// One disk on one branch. Numbers are unique per target and never reused.
     VolumeId(u32)
 }
 
 impl Seq {
     /// The moment before everything.
     pub const ZERO: Seq = Seq(0);
-    /// Later than any moment there can be.
+    /// Later than any moment.
     pub const MAX: Seq = Seq(u64::MAX);
 
     /// The position after this one.
@@ -76,7 +76,7 @@ impl Lba {
 }
 
 impl Sectors {
-    /// How many sectors `len_bytes` take, rounded up.
+    /// The number of sectors in `len_bytes`, rounded up.
     #[must_use]
     pub const fn of_bytes(len_bytes: u64) -> Sectors {
         Sectors(len_bytes.div_ceil(SECTOR_BYTES))

@@ -1,4 +1,4 @@
-//! Dates, times of day and offsets as text, and the two ways of counting microseconds.
+//! Dates, times of day and offsets as text, and conversion between the log's time and `jiff`'s.
 
 use jiff::{
     Timestamp,
@@ -9,12 +9,12 @@ use jiff::{
 use super::{ParseError, Zone};
 use crate::Micros;
 
-/// The log's time of an instant, rounded down.
+/// The log's time for an instant, rounded down.
 pub(super) fn micros(at: Timestamp) -> Micros {
     Micros(i64::try_from(at.as_nanosecond().div_euclid(1_000)).unwrap_or(i64::MAX))
 }
 
-/// The instant of a log's time; the edge of the calendar when it is beyond it.
+/// The instant for a log's time, clamped to the calendar.
 pub(super) fn instant(time: Micros) -> Timestamp {
     Timestamp::from_microsecond(time.0).unwrap_or(if time.0 < 0 { Timestamp::MIN } else { Timestamp::MAX })
 }
@@ -25,7 +25,7 @@ struct Digits<'a> {
 }
 
 impl<'a> Digits<'a> {
-    /// The next run of `min..=max` digits, which is all digits there are.
+    /// The next run of digits, if its length is in `min..=max`.
     fn run(&mut self, min: usize, max: usize) -> Option<&'a str> {
         let len = self.rest.bytes().take_while(u8::is_ascii_digit).count();
         if !(min..=max).contains(&len) {
@@ -46,13 +46,13 @@ impl<'a> Digits<'a> {
     }
 }
 
-/// Whether a word is meant as a date: it has the dash after four digits.
+/// Whether a word is meant as a date: four digits and a dash.
 pub(super) fn looks_like_date(word: &str) -> bool {
     let digits = word.bytes().take_while(u8::is_ascii_digit).count();
     digits >= 1 && matches!(word.as_bytes().get(digits), Some(b'-' | b'/'))
 }
 
-/// Reads `YYYY-MM-DD` and, joined by a `T`, what follows. The second part is empty for a date alone.
+/// Parses `YYYY-MM-DD` and returns what follows a joining `T`, which is empty for a date alone.
 pub(super) fn date(word: &str) -> Result<(Date, &str), ParseError> {
     let read = || {
         let mut digits = Digits { rest: word };
@@ -71,7 +71,7 @@ pub(super) fn date(word: &str) -> Result<(Date, &str), ParseError> {
     read().ok_or_else(|| ParseError::BadDate { word: word.into() })
 }
 
-/// Reads `H:MM[:SS[.fraction]]` and gives back what follows.
+/// Parses `H:MM[:SS[.fraction]]` and returns what follows.
 pub(super) fn time(word: &str) -> Result<(Time, &str), ParseError> {
     let read = || {
         let mut digits = Digits { rest: word };
@@ -91,7 +91,7 @@ pub(super) fn time(word: &str) -> Result<(Time, &str), ParseError> {
     read().ok_or_else(|| ParseError::BadTime { word: word.into() })
 }
 
-/// Reads `Z`, `UTC`, `GMT`, `±HH`, `±HHMM`, `±HH:MM`, or an IANA name with a slash.
+/// Parses `Z`, `UTC`, `GMT`, `±HH`, `±HHMM`, `±HH:MM`, or an IANA name with a slash.
 pub(super) fn zone(word: &str) -> Result<Zone, ParseError> {
     if !word.starts_with(['+', '-']) && word.contains('/') {
         let plain = |c: char| c.is_ascii_alphanumeric() || "/_+-".contains(c);

@@ -1,19 +1,19 @@
-//! From a time to the words in which people name it.
+//! Formats a time in the words in which people name it.
 
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit, Zoned, tz::AmbiguousOffset};
 
 use super::clock;
 use crate::Micros;
 
-/// A day and time this many days ago is told by date.
+/// A time this many days ago, or more, is shown with its date.
 const DAYS_BY_DATE: i32 = 7;
 
-/// Tells a time in words: `now`, `40 seconds ago`, `3 minutes ago`, `today 09:10`, `yesterday 14:59`,
-/// `3 days ago 15:00`, `2026-11-22 15:04`.
+/// Formats a time in words: `now`, `40 seconds ago`, `3 minutes ago`, `today 09:10`, `yesterday 14:59`, `3 days ago
+/// 15:00`, `2026-11-22 15:04`.
 ///
-/// The text is in the grammar of moments. It names a time less than a second (`now`, seconds) or a minute
-/// (all others) away from `time`, for the same `now` and times from year 1 on: rounded down, so of a time of
-/// day seconds are left out. Where the wall clock alone would be ambiguous the offset is written as well:
+/// The text is in the grammar of moments. For the same `now`, and for times from year 1 on, it names a time that
+/// differs from `time` by less than a second (`now`, seconds) or a minute (all others). It is rounded down, so a time
+/// of day has no seconds. Where the wall clock alone would be ambiguous the offset is included:
 /// `2026-11-01T01:30:00-04:00`.
 ///
 /// ```
@@ -59,7 +59,7 @@ fn ago(count: i64, unit: &str) -> String {
     format!("{count} {unit}{plural} ago")
 }
 
-/// In RFC 3339, to the second; in UTC where the offset is not of whole minutes.
+/// In RFC 3339, to the second; in UTC if the offset is not a whole number of minutes.
 fn with_offset(then: Timestamp, there: &Zoned) -> String {
     let second = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Floor);
     let second = then.round(second).unwrap_or(then);

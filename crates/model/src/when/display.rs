@@ -1,4 +1,4 @@
-//! The canonical text of every value of the grammar.
+//! Formats every value of the grammar as its canonical text.
 
 use std::fmt;
 
@@ -94,7 +94,7 @@ impl fmt::Display for What {
     }
 }
 
-/// The bound of an event. A change says `before` itself.
+/// The `before` bound of an event. A change writes `before` itself.
 fn write_before(f: &mut fmt::Formatter<'_>, before: Option<&When>) -> fmt::Result {
     match before {
         None => Ok(()),
@@ -114,7 +114,7 @@ fn write_at(f: &mut fmt::Formatter<'_>, at: Option<Time>) -> fmt::Result {
     write_clock(f, time)
 }
 
-/// `15:04`, with seconds and their fraction where they are not zero.
+/// `15:04`, with seconds and their fraction if they are not zero.
 fn write_clock(f: &mut fmt::Formatter<'_>, time: Time) -> fmt::Result {
     write!(f, "{:02}:{:02}", time.hour(), time.minute())?;
     if time.second() != 0 || time.subsec_nanosecond() != 0 {

@@ -1,5 +1,5 @@
-//! Why a text is no moment, and what to do about it. Every error has a hint; an error of resolution
-//! has the nearest candidates as well.
+//! Why a text does not name a moment, and what to do about it. Every error has a hint; an error of resolution also has
+//! the nearest candidates.
 
 use std::fmt;
 
@@ -9,96 +9,67 @@ use thiserror::Error;
 use super::{What, clock, describe};
 use crate::{Micros, Place, Seq};
 
-/// Why a text is not in the grammar of moments. The caller can only fix the text.
+/// Why a text is not in the grammar of moments. The remedy is always to fix the text.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub enum ParseError {
-    /// Nothing but white space.
+    /// Only white space.
     #[error("the moment is empty")]
     Empty,
     /// Longer than [`MAX_TEXT_BYTES`](super::MAX_TEXT_BYTES).
     #[error("{len_bytes} bytes are too long for a moment")]
     TooLong {
-        /// Its length, or that of its canonical form.
+        /// The length of the text, or of its canonical form.
         len_bytes: usize,
     },
-    /// The text ends where something has to follow.
+    /// The text is incomplete.
     #[error("the moment ends too early")]
     Unfinished,
     /// The moment is complete, but the text goes on.
     #[error("{word:?} is left over after the moment")]
-    Trailing {
-        /// The first word too many.
-        word: Box<str>,
-    },
+    Trailing { word: Box<str> },
     /// No moment begins with this word.
     #[error("{word:?} does not begin a moment")]
-    UnknownWord {
-        /// The word.
-        word: Box<str>,
-    },
+    UnknownWord { word: Box<str> },
     /// After `last` or `first`: no such kind of event.
     #[error("{word:?} is no kind of event")]
-    UnknownKind {
-        /// The word.
-        word: Box<str>,
-    },
+    UnknownKind { word: Box<str> },
     /// After `before`: no such change.
     #[error("{word:?} is no change of software")]
-    UnknownChange {
-        /// The word.
-        word: Box<str>,
-    },
+    UnknownChange { word: Box<str> },
     /// A span without a number.
     #[error("{word:?} is no number")]
-    NoNumber {
-        /// The word in its place.
-        word: Box<str>,
-    },
+    NoNumber { word: Box<str> },
     /// A number that does not fit in 32 bits.
     #[error("the number is too large")]
     NumberTooLarge,
     /// A number without a unit.
     #[error("the number has no unit")]
     NoUnit,
-    /// No such unit of time.
+    /// Not a unit of time.
     #[error("{word:?} is no unit of time")]
-    UnknownUnit {
-        /// The word.
-        word: Box<str>,
-    },
-    /// A span that is not said to lie in the past.
+    UnknownUnit { word: Box<str> },
+    /// A span without `ago`.
     #[error("a span of time alone is no moment")]
     NoAgo,
-    /// A span of no length where one is needed.
+    /// A span of zero where that is not allowed.
     #[error("the span of time is zero")]
     Zero,
     /// A time of day after `hours ago`.
     #[error("a time of day goes with days, not with shorter units")]
     ClockWithoutDay,
-    /// Not written as a date, or no day of the calendar.
+    /// Not in the form of a date, or not in the calendar.
     #[error("{word:?} is no date")]
-    BadDate {
-        /// The word.
-        word: Box<str>,
-    },
-    /// Not written as a time of day, or none there is.
+    BadDate { word: Box<str> },
+    /// Not in the form of a time of day, or out of range.
     #[error("{word:?} is no time of day")]
-    BadTime {
-        /// The word.
-        word: Box<str>,
-    },
-    /// Not written as an offset from UTC.
+    BadTime { word: Box<str> },
+    /// Not in the form of an offset from UTC.
     #[error("{word:?} is no offset from UTC")]
-    BadOffset {
-        /// The word.
-        word: Box<str>,
-    },
-    /// After `seq:`: no position.
+    BadOffset { word: Box<str> },
+    /// After `seq:`: not a position.
     #[error("{word:?} is no position in the log")]
-    BadSeq {
-        /// The word.
-        word: Box<str>,
-    },
+    BadSeq { word: Box<str> },
     /// `point:`, `branch:` or `@` without a name.
     #[error("the name is missing")]
     NoName,
@@ -108,7 +79,7 @@ pub enum ParseError {
 }
 
 impl ParseError {
-    /// What to write instead.
+    /// A hint: what to write instead.
     #[must_use]
     pub const fn hint(&self) -> &'static str {
         match self {
@@ -151,16 +122,16 @@ impl ParseError {
     }
 }
 
-/// A moment that may have been meant.
+/// A moment that the user may have meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Where.
+    /// The branch and position.
     pub place: Place,
-    /// When.
+    /// The time.
     pub time: Micros,
-    /// A text that names it without doubt.
+    /// A text that names it unambiguously.
     pub name: String,
-    /// What makes it worth choosing, in words.
+    /// A description, to choose by.
     pub label: String,
 }
 
@@ -172,18 +143,18 @@ impl Candidate {
     }
 }
 
-/// A time that was asked for, with the offset of the zone it was asked in.
+/// A requested time, with the offset of the zone in which it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// The time.
     pub at: Timestamp,
-    /// The offset of that zone from UTC then.
+    /// The offset of that zone from UTC at that time.
     pub offset: Offset,
 }
 
 impl Asked {
     pub(super) fn new(at: Timestamp, now: &Zoned) -> Asked {
-        // To the microsecond, as the log counts.
+        // Microseconds are the resolution of the log.
         let at = clock::instant(clock::micros(at));
         Asked { at, offset: now.time_zone().to_offset(at) }
     }
@@ -198,17 +169,17 @@ impl fmt::Display for Asked {
 /// Why several moments fit one text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ambiguity {
-    /// Clocks went back: the clock on the wall showed this time twice.
+    /// Daylight saving time ended: the wall clock showed this time twice.
     WallClock,
-    /// The clock of the log was set back: it went through this time more than once.
+    /// The log's clock was set back, so it passed this time more than once.
     LogClock,
     /// Several points have this label.
     Label,
-    /// A day alone has many moments.
+    /// A day without a time has many moments.
     WholeDay,
 }
 
-/// What the implementation of [`History`](super::History) failed with.
+/// The error of an implementation of [`History`](super::History).
 pub type HistoryError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a moment is not in a history.
@@ -221,31 +192,31 @@ pub enum ResolveError {
     /// The time lies before the first moment.
     #[error("{asked} is before the history begins")]
     BeforeHistory {
-        /// The time that was asked for.
+        /// The requested time.
         asked: Asked,
         /// The first moment.
         candidates: Vec<Candidate>,
     },
-    /// The time is still to come.
+    /// The time is in the future.
     #[error("{asked} is in the future")]
     Future {
-        /// The time that was asked for.
+        /// The requested time.
         asked: Asked,
         /// The last moment.
         candidates: Vec<Candidate>,
     },
-    /// The position is not in the history: it is beyond its head, or before its first kept moment.
+    /// The position is not in the history: it is beyond the head, or before the first kept moment.
     #[error("the history has no moment {asked}")]
     NoSuchSeq {
-        /// The position that was asked for.
+        /// The requested position.
         asked: Seq,
-        /// The moment at the end of the history that is nearer.
+        /// The nearer end of the history.
         candidates: Vec<Candidate>,
     },
-    /// No such event, or none so early.
+    /// There is no such event, or none before the bound.
     #[error("the history has no such event: {what}")]
     NoSuchEvent {
-        /// The event that was asked for.
+        /// The requested event.
         what: What,
         /// Other events nearby.
         candidates: Vec<Candidate>,
@@ -253,19 +224,19 @@ pub enum ResolveError {
     /// No point has this label.
     #[error("no point is labelled {label:?}")]
     UnknownPoint {
-        /// The label that was asked for.
+        /// The requested label.
         label: Box<str>,
         /// The newest points.
         candidates: Vec<Candidate>,
     },
-    /// The point of this label is not on the line that was named.
+    /// The point with this label is not on the requested branch.
     #[error("point {label:?} is on branch {on}, and no moment of branch {asked}")]
     PointElsewhere {
-        /// The label that was asked for.
+        /// The requested label.
         label: Box<str>,
-        /// The branch that it is on.
+        /// The branch of the point.
         on: Box<str>,
-        /// The branch that was asked for.
+        /// The requested branch.
         asked: Box<str>,
         /// The point.
         candidates: Vec<Candidate>,
@@ -273,18 +244,18 @@ pub enum ResolveError {
     /// No branch has this name.
     #[error("no branch is named {name:?}")]
     UnknownBranch {
-        /// The name that was asked for.
+        /// The requested name.
         name: Box<str>,
-        /// The heads of the branches there are.
+        /// The heads of the existing branches.
         candidates: Vec<Candidate>,
     },
     /// No time zone has this name.
     #[error("no time zone is named {name:?}")]
     UnknownZone {
-        /// The name that was asked for.
+        /// The requested name.
         name: Box<str>,
     },
-    /// Several moments fit.
+    /// Several moments match.
     #[error("{}", match why {
         Ambiguity::WallClock => "clocks went back that day: the wall clock showed this time twice",
         Ambiguity::LogClock => "the log's clock was set back: it passed this time more than once",
@@ -292,9 +263,9 @@ pub enum ResolveError {
         Ambiguity::WholeDay => "a whole day is not one moment",
     })]
     Ambiguous {
-        /// Why.
+        /// The kind of ambiguity.
         why: Ambiguity,
-        /// The moments that fit.
+        /// The matching moments.
         candidates: Vec<Candidate>,
     },
     /// The history could not be read.
@@ -303,7 +274,7 @@ pub enum ResolveError {
 }
 
 impl ResolveError {
-    /// The moments that may have been meant, the most likely one first; at most
+    /// The moments that the user may have meant, the most likely one first; at most
     /// [`MAX_CANDIDATES`](super::MAX_CANDIDATES).
     #[must_use]
     pub fn candidates(&self) -> &[Candidate] {
@@ -320,7 +291,7 @@ impl ResolveError {
         }
     }
 
-    /// What to do instead.
+    /// A hint: what to do instead.
     #[must_use]
     pub const fn hint(&self) -> &'static str {
         match self {

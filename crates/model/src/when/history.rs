@@ -1,4 +1,4 @@
-//! What the grammar needs to know of a history.
+//! What resolution needs to know about a history.
 
 use jiff::tz::TimeZone;
 
@@ -8,36 +8,36 @@ use crate::{BranchId, Micros, Moment, Place, Seq};
 /// A moment and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// Where.
+    /// The branch and position.
     pub place: Place,
-    /// When, by the clock of the log.
+    /// The time, by the clock of the log.
     pub time: Micros,
 }
 
-/// A moment at which the log's clock was at, or was about to pass, a time.
+/// A moment at which the log's clock showed a time, or was about to pass it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeHit {
     /// The moment.
     pub mark: Mark,
-    /// In which era it lies: a number that goes up each time the log's clock was set back.
+    /// Its era: a number that increases each time the log's clock is set back.
     pub era: u32,
 }
 
-/// Which line of history a text speaks of.
+/// The line of history that a text refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Line {
-    /// What the target's present was at each time: the branch that was the present then.
+    /// The branch that was the target's present at each time.
     Lived,
-    /// A branch, and before its start the branches it comes from.
+    /// A branch, preceded by the branches it descends from.
     Of(BranchId),
 }
 
 /// The history of a target: one log, and the lines that share it.
 ///
-/// *Moments* are the positions that retention has kept, in the order of the log. Their times go up,
-/// except where the log's clock was set back; there a new *era* begins.
+/// *Moments* are the positions that retention has kept, in the order of the log. Their times increase, except where the
+/// log's clock was set back; there a new *era* begins.
 ///
-/// Every method may fail with what the implementation fails with.
+/// Every method may fail with an error of the implementation.
 pub trait History {
     /// The newest moment of a line; `None` while there is none.
     ///
@@ -51,8 +51,8 @@ pub trait History {
     /// The history could not be read.
     fn first(&self, line: Line) -> Result<Option<Mark>, HistoryError>;
 
-    /// The nearest moment at or before a position, which is not beyond the head. Of a branch's line: as that
-    /// line was then. Of [`Line::Lived`]: on the line that the record was written on, whatever was the present.
+    /// The nearest moment at or before a position, which must not be beyond the head. On a branch's line: as that line
+    /// was then. On [`Line::Lived`]: on the line that the record was written on, whatever the present was.
     ///
     /// # Errors
     /// The history could not be read.
@@ -60,11 +60,11 @@ pub trait History {
 
     /// The nearest moment of a line at or before a time, in every era in which the log's clock showed that time.
     ///
-    /// That is: every moment `m` with `m.time <= time`, of which the next moment is later than `time`, or
-    /// `m.time == time` with the next one in a new era, or which is the head. Of moments of the same
-    /// time in one era only the last counts. In the order of the log; empty if and only if the time is
-    /// before all of the history. Where there are more than
-    /// [`MAX_CANDIDATES`](super::MAX_CANDIDATES), the newest ones are enough.
+    /// That is: every moment `m` with `m.time <= time` for which one of these holds: the next moment is later than
+    /// `time`; `m.time == time` and the next moment is in a new era; `m` is the head. Of several moments with the same
+    /// time in one era only the last counts. The result is in the order of the log, and empty if and only if the time
+    /// is before the whole history. If there are more than [`MAX_CANDIDATES`](super::MAX_CANDIDATES), the newest ones
+    /// suffice.
     ///
     /// # Errors
     /// The history could not be read.
@@ -97,16 +97,16 @@ pub trait History {
     /// Whether a moment lies on a line.
     fn is_on(&self, line: Line, place: Place) -> bool;
 
-    /// The branch that a person means by `name`: the one of that name that was not dropped, or any one by `id:NUMBER`.
+    /// The branch that `name` refers to: the one with that name that was not dropped, or any branch by `id:NUMBER`.
     fn branch(&self, name: &str) -> Option<BranchId>;
 
     /// The target's branches, for error messages; at most `limit`.
     fn branches(&self, limit: usize) -> Vec<BranchId>;
 
-    /// What [`History::branch`] takes for this branch.
+    /// A name with which [`History::branch`] finds this branch.
     fn branch_name(&self, branch: BranchId) -> String;
 
-    /// A text of the grammar that means exactly this moment, whatever becomes of the target.
+    /// A text of the grammar that names exactly this moment, whatever happens to the target later.
     ///
     /// # Errors
     /// The history could not be read.

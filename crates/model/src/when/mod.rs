@@ -1,16 +1,14 @@
-//! The grammar of moments: how people name a position in a target's log, and how a position is told
-//! to people.
+//! The grammar of moments: how people name a position in a target's log, and how positions are shown to people.
 //!
 //! Invariants:
-//! - Pure. "Now" and the time zone are parameters ([`jiff::Zoned`] carries both); what the log holds
-//!   is asked through [`History`].
-//! - No text panics, hangs or overflows: a text has at most [`MAX_TEXT_BYTES`], a number fits in
-//!   32 bits (a position in 64), and whatever lies outside the calendar is pushed to its edge, where
-//!   it is refused as before the history or in the future.
-//! - What [`When::parse`] accepts, [`When`]'s `Display` writes in one canonical form that parses
-//!   back to the same value.
-//! - A text means the nearest moment *at or before* it, or is refused. It is ambiguous only when its
-//!   readings lead to different moments.
+//! - Pure. "Now" and the time zone are parameters ([`jiff::Zoned`] carries both); the content of the log is queried
+//!   through [`History`].
+//! - No text panics, hangs or overflows: a text has at most [`MAX_TEXT_BYTES`], a number fits in 32 bits (a position in
+//!   64), and a time outside the calendar is clamped to its edge, where it is refused as before the history or in the
+//!   future.
+//! - `Display` writes every parsed [`When`] in one canonical form that parses back to the same value.
+//! - A text names the nearest moment *at or before* it, or is refused. It is ambiguous only if its readings lead to
+//!   different moments.
 //!
 //! The grammar; keywords in any case, any white space between words:
 //!
@@ -33,11 +31,11 @@
 //!
 //! `LABEL` runs to the end of the text. A `CLOCK` after `SPAN ago` needs days or more.
 //!
-//! Which line a text speaks of:
-//! - a time, a state word and `now` follow the *lived line*: what the target's present was then;
-//! - `seq:N` is the record's place on the line that it was written on, whatever is the present;
+//! Which line a text refers to:
+//! - a time, a state word and `now` follow the *lived line*: the branch that was the target's present then;
+//! - `seq:N` is the record's place on the branch that it was written on, whatever the present is;
 //! - `point:LABEL` is a point on any line;
-//! - `BRANCH@…` speaks of that branch's own line, and so `BRANCH@seq:N` names every moment there is.
+//! - `BRANCH@…` refers to that branch's own line, so `BRANCH@seq:N` can name every moment.
 
 mod clock;
 mod describe;
@@ -68,10 +66,10 @@ use jiff::{
 
 use crate::Seq;
 
-/// The longest text that is read as a moment or a span, in bytes.
+/// The longest text that is parsed as a moment or a span, in bytes.
 pub const MAX_TEXT_BYTES: usize = 256;
 
-/// How many candidates an error carries at most.
+/// The most candidates in an error.
 pub const MAX_CANDIDATES: usize = 8;
 
 /// A moment as a person names it, before it is looked up in a history.
@@ -90,51 +88,50 @@ pub enum When {
     Now,
     /// `seq:12345`: a position in the log.
     Seq(Seq),
-    /// `2026-11-22T15:04:05+09:00`: RFC 3339, the same everywhere on earth.
+    /// `2026-11-22T15:04:05+09:00`: RFC 3339, independent of the time zone.
     Instant(Timestamp),
-    /// `15:04`: the last time the clock on the wall showed this.
+    /// `15:04`: the last time the wall clock showed this.
     Clock(Time),
     /// `3 days ago`, `3 days ago 15:00`.
     Ago {
         /// How far back from now.
         span: Span,
-        /// At what time of that day; only with [units](Unit) of days or more.
+        /// The time of that day; only with [units](Unit) of days or more.
         at: Option<Time>,
     },
     /// `yesterday 14:59`, `tuesday 10:00`, `2026-11-22 15:04`, or a day alone.
     Day {
-        /// Which day.
+        /// The day.
         day: Day,
-        /// At what time. A day alone is a moment only where its start or its end is meant: see
-        /// [`WholeDay`].
+        /// The time. A day without a time names a moment only where its start or its end is meant: see [`WholeDay`].
         at: Option<Time>,
     },
     /// `last shutdown`, `last clean before tuesday`, `before install nginx`.
     Last {
-        /// The event that is looked for.
+        /// The requested event.
         what: What,
-        /// Only earlier than this. Of a day alone, its start.
+        /// Only events before this; for a day without a time, before its start.
         before: Option<Box<When>>,
     },
     /// `first boot`, `before first install nginx`.
     First {
-        /// The event that is looked for.
+        /// The requested event.
         what: What,
-        /// Only earlier than this; the parser gives it to a [`What::Change`] only.
+        /// Only events before this; the parser sets it for a [`What::Change`] only.
         before: Option<Box<When>>,
     },
-    /// `point:LABEL`: the point of that name. Not empty, no white space at its ends.
+    /// `point:LABEL`: the point with that label. Not empty, no white space at its ends.
     Point(String),
     /// `B@WHEN`, or `branch:B` for `B@now`: a moment of that branch's line.
     On {
-        /// Which branch. Not empty, no white space, no `@`.
+        /// The branch. Not empty, no white space, no `@`.
         branch: String,
-        /// Which moment of it; never another [`When::On`].
+        /// The moment on it; never another [`When::On`].
         when: Box<When>,
     },
-    /// `22:44 UTC`, `yesterday 15:00 Europe/Berlin`: calendar and clock of another zone.
+    /// `22:44 UTC`, `yesterday 15:00 Europe/Berlin`: the calendar and clock of another zone.
     In {
-        /// Which zone.
+        /// The zone.
         zone: Zone,
         /// A moment that ends in a time of day.
         when: Box<When>,
@@ -155,11 +152,10 @@ pub enum Zone {
 pub enum Day {
     /// `2026-11-22`.
     Date(Date),
-    /// The day of now.
+    /// The current day.
     Today,
-    /// The day before the day of now.
+    /// The day before the current one.
     Yesterday,
-    /// The last day of this name: today, if it is one and the time of day that goes with it has
-    /// passed.
+    /// The last day of this name; today counts if the requested time of day has passed.
     Weekday(Weekday),
 }

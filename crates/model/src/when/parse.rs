@@ -1,7 +1,7 @@
-//! From text to [`When`].
+//! Parses text into [`When`].
 //!
-//! One pass over words, no backtracking further than one word. Recursion goes one level down per
-//! `before`, so the bound on the text bounds it too.
+//! One pass over the words, with at most one word of backtracking. Recursion goes one level deeper per `before`, so the
+//! bound on the text bounds it too.
 
 use std::str::FromStr;
 
@@ -14,10 +14,10 @@ use super::{Change, Day, MAX_TEXT_BYTES, ParseError, Span, Unit, What, When, Zon
 use crate::{Grade, Kind, Seq};
 
 impl When {
-    /// Reads a moment as people write it; the grammar is on [the module](super).
+    /// Parses a moment as people write it; the grammar is on [the module](super).
     ///
     /// # Errors
-    /// The text is not in the grammar; the error's [`hint`](ParseError::hint) says how to mend it.
+    /// The text is not in the grammar; the error's [`hint`](ParseError::hint) says how to fix it.
     pub fn parse(text: &str) -> Result<When, ParseError> {
         if text.len() > MAX_TEXT_BYTES {
             return Err(ParseError::TooLong { len_bytes: text.len() });
@@ -28,7 +28,7 @@ impl When {
         }
         let when = words.moment()?;
         words.end()?;
-        // Short words have longer canonical forms; those must stay readable too.
+        // The canonical form may be longer than the text, and must be parseable too.
         let len_bytes = when.to_string().len();
         if len_bytes > MAX_TEXT_BYTES { Err(ParseError::TooLong { len_bytes }) } else { Ok(when) }
     }
@@ -42,7 +42,7 @@ impl FromStr for When {
     }
 }
 
-/// What is still to be read.
+/// The unparsed rest.
 pub(super) struct Words<'a> {
     rest: &'a str,
 }
@@ -52,7 +52,7 @@ impl<'a> Words<'a> {
         Words { rest: text.trim() }
     }
 
-    /// The next word, left where it is.
+    /// The next word, without consuming it.
     pub(super) fn peek(&self) -> Option<&'a str> {
         self.rest.split_whitespace().next()
     }
@@ -63,12 +63,12 @@ impl<'a> Words<'a> {
         Some(word)
     }
 
-    /// The next word, which has to be there.
+    /// Consumes the next word, which must exist.
     fn need(&mut self) -> Result<&'a str, ParseError> {
         self.next().ok_or(ParseError::Unfinished)
     }
 
-    /// Takes the next word if it is `keyword`.
+    /// Consumes the next word if it is `keyword`.
     fn eat(&mut self, keyword: &str) -> bool {
         let found = self.peek().is_some_and(|word| word.eq_ignore_ascii_case(keyword));
         if found {
@@ -77,7 +77,7 @@ impl<'a> Words<'a> {
         found
     }
 
-    /// Nothing may be left.
+    /// Checks that nothing is left.
     pub(super) fn end(&self) -> Result<(), ParseError> {
         match self.peek() {
             None => Ok(()),
@@ -117,7 +117,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// `seq:`, `point:` and `branch:`, which come next.
+    /// Parses `seq:`, `point:` and `branch:`, if one comes next.
     fn prefixed(&mut self) -> Result<Option<When>, ParseError> {
         let Some((prefix, value)) = self.rest.split_once(':') else { return Ok(None) };
         let value = value.trim();
@@ -151,14 +151,14 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// `BRANCH@MOMENT`, which comes next.
+    /// Parses `BRANCH@MOMENT`.
     fn of_branch(&mut self, branch: &'a str) -> Result<When, ParseError> {
         if branch.is_empty() {
             return Err(ParseError::NoName);
         }
         let rest = self.rest.strip_prefix(branch).and_then(|rest| rest.strip_prefix('@'));
         self.rest = rest.unwrap_or_default().trim_start();
-        // A branch of a branch means nothing, and a text of many `@` must not nest deeply.
+        // A branch of a branch is meaningless, and a text with many `@` must not nest deeply.
         let again = self.peek().is_some_and(|word| {
             let word = word.to_ascii_lowercase();
             word.starts_with("branch:") || (word.contains('@') && !word.starts_with("point:"))
@@ -169,7 +169,7 @@ impl<'a> Words<'a> {
         Ok(When::On { branch: branch.to_owned(), when: Box::new(self.moment()?) })
     }
 
-    /// After `last` or `first`, which is `pick`.
+    /// Parses what follows `last` or `first`, which is `pick`.
     fn event(&mut self, pick: &str) -> Result<When, ParseError> {
         let first = pick.eq_ignore_ascii_case("first");
         if !first && !pick.eq_ignore_ascii_case("last") {
@@ -192,7 +192,7 @@ impl<'a> Words<'a> {
         })
     }
 
-    /// `before …`, if it comes next: the moment up to which an event is looked for.
+    /// Parses `before …`, if it comes next: the bound of an event.
     fn bound(&mut self) -> Result<Option<Box<When>>, ParseError> {
         if !self.eat("before") {
             return Ok(None);
@@ -204,8 +204,8 @@ impl<'a> Words<'a> {
         Ok(Some(Box::new(when)))
     }
 
-    /// After `before`: `[the] [first|last] install nginx [before …]`. Takes nothing when what follows
-    /// is not a change.
+    /// Parses what follows `before`: `[the] [first|last] install nginx [before …]`. Consumes nothing if that is not a
+    /// change.
     fn change(&mut self) -> Result<Option<When>, ParseError> {
         let mut ahead = Words { rest: self.rest };
         ahead.eat("the");
@@ -224,7 +224,7 @@ impl<'a> Words<'a> {
         Ok(Some(if first { When::First { what, before } } else { When::Last { what, before } }))
     }
 
-    /// Everything that is told by calendar and clock.
+    /// Parses everything named by calendar and clock.
     fn time_or_day(&mut self, word: &'a str) -> Result<When, ParseError> {
         if let Some(when) = self.day(word)? {
             return Ok(when);
@@ -247,7 +247,7 @@ impl<'a> Words<'a> {
         Ok(in_zone(When::Ago { span, at }, zone))
     }
 
-    /// A day and its time, if `word` begins one.
+    /// Parses a day and its time, if `word` begins one.
     fn day(&mut self, word: &'a str) -> Result<Option<When>, ParseError> {
         if clock::looks_like_date(word) {
             let (date, joined) = clock::date(word)?;
@@ -265,7 +265,7 @@ impl<'a> Words<'a> {
         Ok(Some(in_zone(When::Day { day, at }, zone)))
     }
 
-    /// After a date; `joined` is what a `T` joined to it.
+    /// Parses what follows a date; `joined` is what a `T` joined to it.
     fn date(&mut self, date: Date, joined: &'a str) -> Result<When, ParseError> {
         let day = Day::Date(date);
         let word = if joined.is_empty() {
@@ -288,7 +288,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// `[at] CLOCK [ZONE]`, if it comes next.
+    /// Parses `[at] CLOCK [ZONE]`, if it comes next.
     fn clock(&mut self) -> Result<(Option<Time>, Option<Zone>), ParseError> {
         let said = self.eat("at");
         let word = match self.peek().filter(|word| said || is_clock(word)) {
@@ -301,7 +301,7 @@ impl<'a> Words<'a> {
         Ok((Some(time), zone))
     }
 
-    /// A time of day that was taken already, and its zone, which is glued to it or comes next.
+    /// Parses `word`, which was consumed already, as a time of day, and its zone, which is glued to it or comes next.
     fn zoned_time(&mut self, word: &'a str) -> Result<(Time, Option<Zone>), ParseError> {
         let (time, glued) = clock::time(word)?;
         let zone = if glued.is_empty() { self.peek().filter(|word| is_zone(word)) } else { Some(glued) };
@@ -331,13 +331,13 @@ impl<'a> Words<'a> {
     }
 }
 
-/// The word, if it is digits only (`parse` would take a sign too).
+/// The word, if it consists of digits only (`parse` would accept a sign too).
 fn digits(word: &str) -> Option<&str> {
     (!word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit())).then_some(word)
 }
 
-/// The number that a word begins with, `None` inside if it is too large, and what is glued to it.
-/// Outside `None` if it begins with none.
+/// The number at the start of a word and the rest of the word. The inner `None`: the number is too large. The outer
+/// `None`: there is no number.
 fn number(word: &str) -> Option<(Option<u32>, &str)> {
     const WORDS: [&str; 13] = [
         "a", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
@@ -377,7 +377,7 @@ fn is_zone(word: &str) -> bool {
     named || word.starts_with(['+', '-']) || word.contains('/')
 }
 
-/// A moment that ends in a time of day, in the zone that was named with it.
+/// Wraps a moment that ends in a time of day in the zone that was named with it.
 fn in_zone(when: When, zone: Option<Zone>) -> When {
     match zone {
         None => when,
@@ -385,8 +385,8 @@ fn in_zone(when: When, zone: Option<Zone>) -> When {
     }
 }
 
-/// A date and a time in a known zone. Years of fewer than four digits have no canonical form, so an
-/// instant that its offset moves out of the calendar is refused.
+/// A date and a time at a known offset. Years of fewer than four digits have no canonical form, so an instant that its
+/// offset moves out of the calendar is refused.
 fn instant(date: Date, time: Time, offset: Offset) -> Result<When, ParseError> {
     let at = offset.to_timestamp(date.to_datetime(time)).ok();
     let at = at.filter(|at| Offset::UTC.to_datetime(*at).year() >= 0);

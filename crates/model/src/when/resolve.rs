@@ -1,4 +1,4 @@
-//! From [`When`] to a position in a history.
+//! Resolves a [`When`] to a position in a history.
 //!
 //! Each reading of a text is looked up, and the text is ambiguous only when the readings lead to
 //! different moments. Lookups are bounded: by [`MAX_CANDIDATES`] each, and by the depth of `before`.
@@ -14,17 +14,17 @@ use crate::{Event, Kind, Micros, Moment, Place, Seq};
 /// A moment of a history.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resolved {
-    /// Where.
+    /// The branch and position.
     pub place: Place,
-    /// When, by the clock of the log.
+    /// The time, by the clock of the log.
     pub time: Micros,
     /// The event that the text names, if it names one.
     pub event: Option<Event>,
-    /// How the text was understood, in words.
+    /// How the text was interpreted, in words.
     pub how: String,
 }
 
-/// What a day alone (`yesterday`, `2026-11-22`) means.
+/// What a day without a time (`yesterday`, `2026-11-22`) means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WholeDay {
     /// It is ambiguous, unless nothing was recorded on that day.
@@ -32,21 +32,21 @@ pub enum WholeDay {
     Refuse,
     /// Its first instant, as in `--since yesterday` and `last shutdown before tuesday`.
     Start,
-    /// Its last instant or, while it is not over, now, as in `--until yesterday`.
+    /// Its last instant or, if it is not over yet, now, as in `--until yesterday`.
     End,
 }
 
 impl When {
-    /// Finds the nearest moment at or before this one; `now` brings the time zone.
+    /// Finds the nearest moment at or before this one; `now` carries the time zone.
     ///
     /// # Errors
-    /// There is no such moment, or several; see [`ResolveError`]. A day alone is refused, unless nothing
-    /// was recorded on it.
+    /// There is no such moment, or several; see [`ResolveError`]. A day without a time is refused, unless nothing was
+    /// recorded on it.
     pub fn resolve(&self, history: &dyn History, now: &Zoned) -> Result<Resolved, ResolveError> {
         self.resolve_day(history, now, WholeDay::Refuse)
     }
 
-    /// The same where a day alone has a meaning.
+    /// The same, where a day without a time has a meaning.
     ///
     /// # Errors
     /// As [`When::resolve`].
@@ -114,7 +114,7 @@ impl Resolver<'_> {
         printable(&self.history.branch_name(branch))
     }
 
-    /// The same question about the line of a branch.
+    /// A resolver for the line of a branch.
     fn on(&self, name: &str) -> Result<Resolver<'_>, ResolveError> {
         match self.history.branch(name) {
             Some(branch) => Ok(Resolver { line: Line::Of(branch), ..*self }),
@@ -172,8 +172,8 @@ impl Resolver<'_> {
         Ok(ResolveError::Ambiguous { why, candidates: newest_first(candidates) })
     }
 
-    /// The moments at or before (strictly before, if `exclusive`) each of some instants, in every era.
-    /// At least one; none twice.
+    /// The moments at or before (strictly before, if `exclusive`) each of some instants, in every era. At least one,
+    /// and without duplicates.
     fn find(&self, instants: &[Timestamp], exclusive: bool) -> Result<Vec<Found>, ResolveError> {
         let head = self.head()?;
         let now = clock::micros(self.now.timestamp());
@@ -181,7 +181,7 @@ impl Resolver<'_> {
         for &at in instants {
             let time = clock::micros(if exclusive { just_before(at) } else { at });
             for hit in self.history.at_time(self.line, time).map_err(ResolveError::History)? {
-                // A time after now is no moment, unless a clock that was wrong has recorded it.
+                // A time after now is refused, unless a clock that was wrong has recorded it.
                 let unseen = time > now && hit.mark.place.seq == head.place.seq && hit.mark.time != time;
                 if !unseen && found.iter().all(|known| known.mark.place != hit.mark.place) {
                     found.push(Found { mark: hit.mark, at, era: hit.era });
@@ -278,17 +278,17 @@ impl Resolver<'_> {
         }
     }
 
-    /// The positions below which `before WHEN` looks, and why there may be several.
+    /// The positions below which `before WHEN` searches, and the kind of ambiguity if there are several.
     fn bounds(&self, when: &When) -> Result<(Vec<Seq>, Ambiguity), ResolveError> {
         let instants = match (when, when.whole_day(self.now)) {
-            // The head is not yet over: an event at it is before now.
+            // The moment at the head is not over yet, so an event at it is before now.
             (When::Now, _) => return Ok((vec![self.head()?.place.seq.next()], Ambiguity::LogClock)),
             (When::On { branch, when }, _) => return self.on(branch)?.bounds(when),
             (When::In { zone, when }, _) => {
                 let now = self.now_in(zone)?;
                 return Resolver { now: &now, ..*self }.bounds(when);
             }
-            // Not the moment kept at or before it, which is before it itself.
+            // The position itself, not the moment kept at or before it, which is itself before this position.
             (When::Seq(seq), _) => return self.at_seq(*seq).map(|_| (vec![*seq], Ambiguity::LogClock)),
             (_, Some((start, _))) => Some(Instants { all: vec![start], skipped: false }),
             _ => when.instants(self.now),
@@ -304,7 +304,7 @@ impl Resolver<'_> {
 
     fn point(&self, label: &str) -> Result<Resolved, ResolveError> {
         let mut points = self.history.points(label, MAX_CANDIDATES).map_err(ResolveError::History)?;
-        // A point can be named wherever it is; only a branch that is named as well must be the one it is on.
+        // A point can be named on any line; only if a branch is named as well must the point be on it.
         let elsewhere = points.first().cloned();
         points.retain(|point| self.line == Line::Lived || self.history.is_on(self.line, point.place));
         points.dedup_by_key(|point| point.place);
@@ -378,7 +378,7 @@ impl Resolver<'_> {
     }
 }
 
-/// Why instants may lead to several moments.
+/// The kind of ambiguity that instants may have.
 fn readings(instants: &Instants) -> Ambiguity {
     if instants.all.len() > 1 { Ambiguity::WallClock } else { Ambiguity::LogClock }
 }
@@ -397,7 +397,7 @@ fn newest_first(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
     candidates
 }
 
-/// A label may come from a guest: what steers a terminal is taken out.
+/// A label may come from a guest, so terminal control characters are removed.
 fn printable(label: &str) -> String {
     label.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

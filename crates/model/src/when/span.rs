@@ -1,4 +1,4 @@
-//! Stretches of time: `3 days`, `30d`, `an hour`.
+//! Spans of time: `3 days`, `30d`, `an hour`.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -16,11 +16,11 @@ pub enum Unit {
     Minute,
     /// `h`, `hr`, `hour`.
     Hour,
-    /// `d`, `day`: of the calendar, so with 23 or 25 hours where clocks change.
+    /// `d`, `day`: a calendar day, which has 23 or 25 hours when clocks change.
     Day,
     /// `w`, `wk`, `week`.
     Week,
-    /// `mo`, `month`: of the calendar; the day of the month is cut to what the month has.
+    /// `mo`, `month`: a calendar month; the day is clamped to the length of the month.
     Month,
     /// `y`, `yr`, `year`.
     Year,
@@ -58,7 +58,7 @@ impl Unit {
             .map(|(unit, _)| *unit)
     }
 
-    /// Its length where no calendar is at hand: a month has 30 days, a year 365.
+    /// Its length without a calendar: a month has 30 days, a year 365.
     const fn seconds(self) -> u64 {
         const DAY: u64 = 24 * 60 * 60;
         match self {
@@ -73,13 +73,12 @@ impl Unit {
     }
 }
 
-/// A stretch of time in one unit, kept as it was said: three days are not 72 hours where clocks
-/// change.
+/// A span of time in one unit, kept as it was given: three days are not 72 hours when clocks change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Span {
-    /// How many.
+    /// The number of units.
     pub count: u32,
-    /// Of what.
+    /// The unit.
     pub unit: Unit,
 }
 
@@ -91,15 +90,13 @@ impl Span {
         Duration::from_secs(u64::from(self.count).saturating_mul(self.unit.seconds()))
     }
 
-    /// The time this long before `now` on the calendar of its zone; the edge of the calendar when that
-    /// is beyond it.
+    /// The time this long before `now` in the calendar of its zone, clamped to the calendar.
     #[must_use]
     pub fn before(self, now: &Zoned) -> Micros {
         clock::micros(self.instant_before(now))
     }
 
-    /// The time this long after `now` on the calendar of its zone (when a hold ends); the edge of the
-    /// calendar when that is beyond it.
+    /// The time this long after `now` in the calendar of its zone (the end of a hold, say), clamped to the calendar.
     #[must_use]
     pub fn after(self, now: &Zoned) -> Micros {
         clock::micros(self.shift(now, 1).unwrap_or(Timestamp::MAX))
@@ -113,7 +110,7 @@ impl Span {
         Some(now.checked_add(self.signed(sign)?).ok()?.timestamp())
     }
 
-    /// The same for `jiff`; `None` when it is longer than the calendar.
+    /// The same as a `jiff` span; `None` if it is longer than the calendar.
     pub(super) fn signed(self, sign: i64) -> Option<jiff::Span> {
         let count = i64::from(self.count).checked_mul(sign)?;
         let zero = jiff::Span::new();
@@ -145,8 +142,8 @@ impl FromStr for Span {
     }
 }
 
-/// Reads a stretch of time as options take it (`--hold 30d`, `--for 10m`): `30d`, `2 weeks`, `12h`,
-/// `an hour`. One number, one unit, not zero.
+/// Parses a span of time as options take it (`--hold 30d`, `--for 10m`): `30d`, `2 weeks`, `12h`, `an hour`. One
+/// number, one unit, not zero.
 ///
 /// ```
 /// use bygone_model::when::parse_duration;
@@ -158,7 +155,7 @@ impl FromStr for Span {
 /// ```
 ///
 /// # Errors
-/// The text is empty, too long, zero, without a number or a known unit, or goes on after the unit.
+/// The text is empty, too long, zero, lacks a number or a known unit, or continues after the unit.
 pub fn parse_duration(text: &str) -> Result<Span, ParseError> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(ParseError::TooLong { len_bytes: text.len() });

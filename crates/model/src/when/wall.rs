@@ -1,7 +1,7 @@
-//! From the clock on the wall to instants.
+//! Converts wall-clock times to instants.
 //!
-//! A wall time is one instant, or two where clocks go back. One that clocks skip as they go forward
-//! stands for the last instant before they did, as that is the nearest one at or before it.
+//! A wall-clock time is one instant, or two where clocks go back. A time that clocks skip as they go forward stands for
+//! the last instant before the skip, which is the nearest one at or before it.
 
 use jiff::{
     Timestamp, Zoned,
@@ -11,12 +11,12 @@ use jiff::{
 
 use super::{Day, Span, When};
 
-/// The instants at which a clock shows one time.
+/// The instants at which a clock shows a given time.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Instants {
-    /// One, or two with the earlier first.
+    /// One, or two in order.
     pub(super) all: Vec<Timestamp>,
-    /// The clock never showed the time; the instant is the last one before it would have.
+    /// The clock skipped the time; the instant is the last one before the skip.
     pub(super) skipped: bool,
 }
 
@@ -33,8 +33,8 @@ impl Instants {
 }
 
 impl When {
-    /// The instants that calendar and clock alone tell; `None` where the history has to be asked, and
-    /// for a day alone. Never empty.
+    /// The instants that calendar and clock alone determine; `None` if the history has to be queried, and for a day
+    /// without a time. Never empty.
     pub(super) fn instants(&self, now: &Zoned) -> Option<Instants> {
         let zone = now.time_zone();
         Some(match *self {
@@ -54,7 +54,7 @@ impl When {
         })
     }
 
-    /// The first and the last instant of a day alone.
+    /// The first and the last instant of a day without a time.
     pub(super) fn whole_day(&self, now: &Zoned) -> Option<(Timestamp, Timestamp)> {
         let When::Day { day, at: None } = *self else { return None };
         let date = date_of(day, now);
@@ -72,7 +72,7 @@ pub(super) fn just_before(at: Timestamp) -> Timestamp {
     at.saturating_sub(jiff::SignedDuration::from_micros(1)).unwrap_or(Timestamp::MIN)
 }
 
-/// The date of a day; of a weekday the last one, today included.
+/// The date of a day; for a weekday its last occurrence, today included.
 fn date_of(day: Day, now: &Zoned) -> Date {
     let today = now.date();
     let back = match day {
@@ -88,12 +88,12 @@ fn back_from(today: Date, days: i64) -> Date {
     today.saturating_sub(jiff::SignedDuration::from_hours(24 * days))
 }
 
-/// Today less a span of days or more; `None` beyond the calendar.
+/// Today minus a span of days or more; `None` if that is outside the calendar.
 fn days_before(now: &Zoned, span: Span) -> Option<Date> {
     now.date().checked_add(span.signed(-1)?).ok()
 }
 
-/// The last of the days on which the wall clock has shown `time`, and when it did on that day.
+/// The latest of the given days on which the wall clock has shown `time`, and when it did.
 fn latest(now: &Zoned, time: Time, days_back: [i64; 3]) -> Instants {
     let on = |back| shown(back_from(now.date(), back).to_datetime(time), now.time_zone());
     days_back
@@ -131,7 +131,7 @@ fn start_of_day(date: Date, zone: &TimeZone) -> Timestamp {
     }
 }
 
-/// The instant at which clocks went forward, which lies after `low` and not after `high`.
+/// The instant at which clocks went forward, which is after `low` and not after `high`.
 fn transition(low: Timestamp, high: Timestamp, zone: &TimeZone) -> Timestamp {
     zone.following(low).next().map_or(high, |jump| jump.timestamp().min(high))
 }

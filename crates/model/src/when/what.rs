@@ -1,4 +1,4 @@
-//! What kind of event a text asks for, and whether an event is one.
+//! The kind of event that a text asks for, and whether an event matches.
 
 use crate::{Details, Event, Grade, Kind};
 
@@ -9,12 +9,12 @@ pub enum What {
     Kind(Kind),
     /// An event of this grade or a better one: `clean`, `stopped`, `flushed`.
     Graded(Grade),
-    /// The moment before software was changed: `install nginx`. It is an event of kind
-    /// [`Kind::Package`], which stands at the last write before the first write of the change.
+    /// The moment before software was changed: `install nginx`. It is an event of kind [`Kind::Package`], positioned at
+    /// the last write before the first write of the change.
     Change {
-        /// What was done.
+        /// The kind of change.
         change: Change,
-        /// To which package: one word, not `before`. `None`: to any.
+        /// The package: one word, not `before`. `None`: any package.
         package: Option<String>,
     },
 }
@@ -22,16 +22,16 @@ pub enum What {
 /// What was done to a package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Change {
-    /// It came; also the name of the list in the event's details.
+    /// It was installed; the word is also the name of the list in the event's details.
     Install,
-    /// It was there and changed.
+    /// It was updated.
     Update,
-    /// It went.
+    /// It was removed.
     Remove,
 }
 
 impl Change {
-    /// Every change with the words for it in texts and labels; the first is the canonical one.
+    /// The words for each change in texts and labels; the first is the canonical one.
     const WORDS: [(Change, &'static [&'static str]); 3] = [
         (Change::Install, &["install", "installing", "installed", "installation", "reinstall"]),
         (
@@ -61,12 +61,12 @@ impl Change {
 }
 
 impl What {
-    /// Whether `event` is what is asked for.
+    /// Whether `event` matches.
     ///
-    /// A package event is matched by its details where they list what changed, in arrays of strings
-    /// `install`, `update`, `remove`: `{"install": ["nginx"], "update": ["libc6:amd64"]}`. Without any of
-    /// these it is matched by the words of its label: `apt install nginx=1.22`. What follows a `=` or
-    /// `:` in a package's name (version, architecture) is not compared, unless it is asked for.
+    /// A package event is matched by its details if they list what changed, in arrays of strings `install`, `update`,
+    /// `remove`: `{"install": ["nginx"], "update": ["libc6:amd64"]}`. Without any of these it is matched by the words
+    /// of its label: `apt install nginx=1.22`. A part after `=` or `:` in a package's name (version, architecture) is
+    /// compared only if the text asks for one.
     #[must_use]
     pub fn matches(&self, event: &Event) -> bool {
         match self {
@@ -96,7 +96,7 @@ fn listed(details: &Details, change: Change, package: Option<&str>) -> Option<bo
     })
 }
 
-/// Whether the words of a label tell of the change.
+/// Whether the words of a label describe the change.
 fn named(label: &str, change: Change, package: Option<&str>) -> bool {
     let words = || {
         label.split(|c: char| c.is_whitespace() || ",;()[]\"'`".contains(c)).filter(|word| !word.is_empty())
@@ -105,7 +105,7 @@ fn named(label: &str, change: Change, package: Option<&str>) -> bool {
     words().any(verb) && package.is_none_or(|package| words().any(|word| same_package(word, package)))
 }
 
-/// Whether `name`, which may carry a version or an architecture, is the package that is asked for.
+/// Whether `name`, which may include a version or an architecture, is the requested package.
 fn same_package(name: &str, asked: &str) -> bool {
     let bare = |name: &str| name.split(['=', ':']).next().unwrap_or_default().to_ascii_lowercase();
     name.eq_ignore_ascii_case(asked) || (!asked.contains(['=', ':']) && bare(name) == bare(asked))

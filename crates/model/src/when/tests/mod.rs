@@ -1,4 +1,4 @@
-//! The grammar as claims. Zones are POSIX strings, so that no test depends on the machine's tzdata.
+//! Tests of the grammar. Zones are POSIX strings, so that no test depends on the host's tzdata.
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 
@@ -32,11 +32,10 @@ fn noon() -> Zoned {
     now_in("2026-11-25T12:00:00+09:00", tokyo())
 }
 
-/// A history that answers from a list, by the words of the contract and nothing cleverer: the model of
-/// what an implementation has to do.
+/// A history that answers from a list and follows the contract literally: the model of an implementation.
 #[derive(Default)]
 struct Listed {
-    /// By position; `None` for a moment at which nothing is told of.
+    /// By position; `None` for a moment without an event.
     log: Vec<(Mark, Option<Event>)>,
     /// By id. Each has the moments up to its head.
     branches: Vec<(String, Mark)>,
@@ -164,7 +163,7 @@ impl History for Listed {
     }
 
     fn zone(&self, name: &str) -> Option<TimeZone> {
-        // As the database does it.
+        // Case-insensitive, as in the tz database.
         name.eq_ignore_ascii_case("America/New_York").then(new_york)
     }
 }

@@ -97,7 +97,7 @@ fn whens() -> impl Strategy<Value = When> {
     })
 }
 
-/// Words of the grammar in any order, with some that are none.
+/// Words of the grammar in any order, and some other words.
 fn soup() -> impl Strategy<Value = String> {
     let word = proptest::sample::select(vec![
         "now",
@@ -226,8 +226,8 @@ proptest! {
         prop_assert!(instants.iter().all(|at| at.as_second() >= oldest));
     }
 
-    /// On logs whose clock goes back and forth, a time means a moment that is not after it, of which the
-    /// next one is (or a new era begins): and no other is offered.
+    /// On logs whose clock goes back and forth, a time resolves to a moment that is not after it and whose next moment
+    /// is (or begins a new era); no other moment is a candidate.
     #[test]
     fn a_time_finds_the_nearest_moment_at_or_before_it(
         times in proptest::collection::vec(1_000..2_000i64, 1..12),

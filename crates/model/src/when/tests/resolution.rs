@@ -218,7 +218,7 @@ fn a_day_alone_is_ambiguous_unless_nothing_happened_on_it() {
         assert_eq!(candidates(&error), expected, "{text:?}");
     }
     assert_eq!(resolve("2026-11-20", &history).unwrap().place.seq, Seq(40));
-    // The first day: what was before its start is no moment, the first one is its only one.
+    // The first day: nothing exists before its first moment, which is its only one.
     assert_eq!(resolve("2026-11-01", &history).unwrap().place.seq, Seq(10));
 }
 
