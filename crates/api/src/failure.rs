@@ -199,6 +199,16 @@ pub enum Failure {
     DiskBehind { disk: String },
     #[error("nothing is left that says where disk {disk:?} is outside the store")]
     UnknownDiskPath { disk: String },
+    #[error("there is no job {id}")]
+    NoJob { id: u64 },
+    #[error("a key is 1 to 128 printable characters")]
+    BadKey,
+    /// The call of this key was another one.
+    #[error("the key {key:?} was given to another call: job {job}")]
+    KeyUsed { key: String, job: u64 },
+    /// The call of this key was begun, and its manager ended before it did.
+    #[error("job {job} was interrupted; it had changed this: {}", .changed.join("; "))]
+    Interrupted { job: u64, changed: Vec<String> },
     /// A part was done, and stays done.
     #[error("{done}; but then: {why}")]
     Partly { done: String, why: Box<Failure> },
@@ -346,6 +356,8 @@ impl Failure {
             | BadRequest { .. }
             | DiscardInPlaceOnly
             | DisksTogether
+            | BadKey
+            | KeyUsed { .. }
             | BadMachine { .. }
             | PathNotText { .. }
             | SocketPathTooLong { .. } => Remedy::Rephrase,
@@ -373,6 +385,7 @@ impl Failure {
             | NotRemoved { .. }
             | NothingToRepair { .. }
             | NothingToUndo { .. }
+            | NoJob { .. }
             | BaseIncomplete { .. } => Remedy::Choose,
             Busy { .. }
             | TargetStopping { .. }
@@ -407,6 +420,7 @@ impl Failure {
             | DiskBehind { .. }
             | UnknownDiskPath { .. }
             | Partly { .. }
+            | Interrupted { .. }
             | SystemRefuses { .. } => Remedy::Repair,
             QemuSilent { .. }
             | Moved { .. }

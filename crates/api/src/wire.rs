@@ -47,6 +47,13 @@ pub struct Asked {
     /// The manager was started to answer this.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub began: bool,
+    /// Names this call, so that asking again, for want of an answer, does not do it again: 1 to 128 printable characters. Only of calls
+    /// that change something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// If it is a job, it goes on when the connection is closed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stays: bool,
 }
 
 /// Who is told how long work goes on.
@@ -58,6 +65,16 @@ pub trait Answers {
 
     /// The manager was started to answer this, as in [`Asked`].
     fn began(&self) -> bool {
+        false
+    }
+
+    /// The call's key, as in [`Asked`].
+    fn key(&self) -> Option<&str> {
+        None
+    }
+
+    /// It goes on if nobody waits, as in [`Asked`].
+    fn stays(&self) -> bool {
         false
     }
 

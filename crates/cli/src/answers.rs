@@ -25,6 +25,8 @@ const TICK: Duration = Duration::from_millis(200);
 /// Listens to the answers of one request.
 pub(crate) struct Listener<'a, I> {
     interrupt: &'a Interrupt,
+    key: Option<String>,
+    detached: bool,
     each: &'a mut dyn FnMut(I) -> Result<()>,
     /// Why no more items are wanted.
     failed: Option<Error>,
@@ -41,6 +43,8 @@ impl<'a, I> Listener<'a, I> {
     ) -> Listener<'a, I> {
         Listener {
             interrupt,
+            key: session.key().map(str::to_owned),
+            detached: session.detached(),
             each,
             failed: None,
             bar: Bar { wanted: session.draws_progress(), bar: None, counted: false, doing: String::new() },
@@ -59,6 +63,14 @@ impl<'a, I> Listener<'a, I> {
 }
 
 impl<I> Answers for Listener<'_, I> {
+    fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    fn stays(&self) -> bool {
+        self.detached
+    }
+
     fn progress(&mut self, progress: Progress) -> bool {
         self.bar.draw(&progress);
         self.wanted()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::commands::{branch, export, history, machine, manuals, restore, serve, store, target};
+use crate::commands::{branch, export, history, jobs, machine, manuals, restore, serve, store, target};
 
 const ABOUT: &str = "A time machine for machines";
 
@@ -85,6 +85,14 @@ pub(crate) struct Global {
     /// Log more to standard error; -vv and -vvv even more
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
+
+    /// Let what lasts go on when this command ends early; `bygone jobs` shows it
+    #[arg(long, global = true)]
+    pub(crate) detach: bool,
+
+    /// A name of this change: made again with it, it is not done again
+    #[arg(long, global = true, value_name = "KEY")]
+    pub(crate) key: Option<String>,
 }
 
 /// What to do.
@@ -122,6 +130,8 @@ pub(crate) enum Command {
     #[command(about = "Serve one disk, present or past, until interrupted")]
     Export(export::Export),
 
+    #[command(about = "Show what is being done, wait for it or cancel it")]
+    Jobs(jobs::Jobs),
     #[command(about = "Read history back and check it")]
     Verify(store::Verify),
     #[command(about = "Write index checkpoints, so that the past is read faster")]

@@ -36,7 +36,7 @@ fn session() -> Session {
     let joined = words.iter().find_map(|word| word.strip_prefix("--store=").map(str::to_owned));
     let store = after.cloned().or(joined).map(PathBuf::from);
     let store = store.or_else(|| env::var_os("BYGONE_STORE").map(PathBuf::from));
-    Session::new(Global { store, json: false, quiet: true, verbose: 0 })
+    Session::new(Global { store, quiet: true, ..Global::default() })
 }
 
 fn names(session: &Session) -> Vec<(String, String)> {

@@ -120,6 +120,14 @@ pub(crate) fn of(failure: &Failure) -> String {
             "end the exports, NBD clients and machines that use it, then try again"
         }
         Failure::Moved { .. } => "try again",
+        Failure::NoJob { .. } => "`bygone jobs` lists those that are known",
+        Failure::BadKey => "give --key letters, digits and signs without spaces",
+        Failure::KeyUsed { job, .. } => {
+            return format!("give each change a key of its own; `bygone jobs {job}` shows that one");
+        }
+        Failure::Interrupted { .. } => {
+            "look whether that is what was wanted (`bygone timeline NAME`), and make what is missing with another key"
+        }
         Failure::Partly { .. } => {
             "what was done stays: the next use of the disk goes on with the rest, and `bygone undo NAME` takes it back"
         }

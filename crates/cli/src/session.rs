@@ -59,6 +59,16 @@ impl Session {
         self.global.quiet
     }
 
+    /// The key of what is asked for.
+    pub(crate) fn key(&self) -> Option<&str> {
+        self.global.key.as_deref()
+    }
+
+    /// What lasts goes on if this command ends early.
+    pub(crate) fn detached(&self) -> bool {
+        self.global.detach
+    }
+
     /// How things look on standard output, now: what was waited for is no longer in the future.
     pub(crate) fn look(&self) -> Look {
         self.look.refreshed()

@@ -28,7 +28,7 @@ impl Manager {
     ///
     /// # Errors
     /// When it cannot be done.
-    pub(crate) fn answer(&self, request: &Request, answers: &mut dyn Items<Value>) -> Result<Value> {
+    pub(crate) fn do_now(&self, request: &Request, answers: &mut dyn Items<Value>) -> Result<Value> {
         match request {
             Request::Status(call) => through(self, call, answers),
             Request::TargetAdd(call) => through(self, call, answers),
@@ -53,6 +53,9 @@ impl Manager {
             Request::Undo(call) => through(self, call, answers),
             Request::Restore(call) => through(self, call, answers),
             Request::Plan(call) => through(self, call, answers),
+            Request::Jobs(call) => through(self, call, answers),
+            Request::Job(call) => through(self, call, answers),
+            Request::JobCancel(call) => through(self, call, answers),
             Request::Verify(call) => through(self, call, answers),
             Request::Compact(call) => through(self, call, answers),
             Request::Shutdown(call) => through(self, call, answers),
@@ -164,6 +167,10 @@ fn misread(e: &serde_json::Error) -> Error {
 impl<C: Call> Answers for In<'_, C> {
     fn zone(&self) -> Option<&str> {
         self.answers.zone()
+    }
+
+    fn key(&self) -> Option<&str> {
+        self.answers.key()
     }
 
     fn progress(&mut self, progress: Progress) -> bool {

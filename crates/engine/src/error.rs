@@ -380,6 +380,28 @@ pub enum Error {
     /// The manager was asked over its socket, and said this.
     #[error(transparent)]
     Told(Failure),
+    /// There is no such job.
+    #[error("there is no job {0}")]
+    NoJob(u64),
+    /// A key that is none.
+    #[error("a key is 1 to 128 printable characters")]
+    BadKey,
+    /// The call of this key was another one.
+    #[error("the key {key:?} was given to another call: job {job}")]
+    KeyUsed {
+        /// The key.
+        key: String,
+        /// The other call.
+        job: u64,
+    },
+    /// The call of this key was begun, and its manager ended before it did.
+    #[error("job {job} was interrupted; it had changed this: {}", .changed.join("; "))]
+    Interrupted {
+        /// The call.
+        job: u64,
+        /// What it had changed, in words.
+        changed: Vec<String>,
+    },
     /// The manager went away while it was asked.
     #[error("the manager ended the connection")]
     ManagerGone,

@@ -149,6 +149,12 @@ impl Error {
                 Failure::ProgramFailed { program: (*program).to_owned(), said: output.clone() }
             }
             Error::Told(failure) => failure.clone(),
+            Error::NoJob(id) => Failure::NoJob { id: *id },
+            Error::BadKey => Failure::BadKey,
+            Error::KeyUsed { key, job } => Failure::KeyUsed { key: key.clone(), job: *job },
+            Error::Interrupted { job, changed } => {
+                Failure::Interrupted { job: *job, changed: changed.clone() }
+            }
             Error::ManagerGone => Failure::ManagerGone,
             Error::ManagerNotUp(said) => Failure::ManagerNotUp { said: said.clone() },
             Error::Abandoned => Failure::Abandoned,

@@ -15,6 +15,7 @@ mod fs_state;
 pub mod fuzzing;
 mod history;
 mod import;
+mod jobs;
 mod lifecycle;
 mod machine;
 mod manager;

@@ -20,6 +20,7 @@ use std::{
 
 use crate::{
     error::Result,
+    jobs::Jobs,
     runner,
     store_dir::{StoreLock, StorePaths},
     target::{Shared, Target},
@@ -75,7 +76,11 @@ impl Manager {
         shared.paths.check()?;
         let store_lock = shared.paths.lock()?;
         Ok(Arc::new(Manager {
-            registry: Registry::new(&shared, serves),
+            registry: {
+                let registry = Registry::new(&shared, serves);
+                shared.jobs.load(&shared.paths);
+                registry
+            },
             serves,
             shared,
             taking_disks: Mutex::default(),
@@ -101,6 +106,11 @@ impl Manager {
     #[must_use]
     pub(crate) fn served(&self) -> Vec<Arc<Target>> {
         self.registry.served()
+    }
+
+    /// What is being done, and was.
+    pub(crate) fn jobs(&self) -> &Jobs {
+        &self.shared.jobs
     }
 
     /// What the logs of all targets have in common.

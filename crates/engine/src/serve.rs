@@ -389,7 +389,7 @@ pub fn ask<C: Call>(store: &Path, call: &C, answers: &mut dyn Items<C::Item>) ->
         return socket::ask(&stream, call, false, answers);
     }
     let request: Request = call.clone().into();
-    if needs_manager(&paths, &request) {
+    if needs_manager(&paths, &request) || (answers.stays() && request.lasts()) {
         start_in_background(&paths, &request, &mut || answers.wanted())?;
         let stream = socket::connect(&paths.api_socket()).ok_or(Error::ManagerGone)?;
         return socket::ask(&stream, call, true, answers);

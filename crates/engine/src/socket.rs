@@ -118,11 +118,21 @@ fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = Vec::new();
     BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_until(b'\n', &mut line)?;
-    let mut client = Client { stream, last_progress: None, broken: false, zone: None, began: false };
+    let mut client = Client {
+        stream,
+        last_progress: None,
+        broken: false,
+        zone: None,
+        began: false,
+        key: None,
+        stays: false,
+    };
     let result = match serde_json::from_slice::<Asked>(&line) {
         Ok(asked) => {
             client.zone = asked.zone;
             client.began = asked.began;
+            client.key = asked.key;
+            client.stays = asked.stays;
             manager.answer(&asked.request, &mut client)
         }
         Err(e) => Err(Usage::BadRequest(e.to_string()).into()),
@@ -141,6 +151,8 @@ struct Client<'a> {
     broken: bool,
     zone: Option<String>,
     began: bool,
+    key: Option<String>,
+    stays: bool,
 }
 
 impl Client<'_> {
@@ -164,6 +176,14 @@ impl Answers for Client<'_> {
 
     fn began(&self) -> bool {
         self.began
+    }
+
+    fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    fn stays(&self) -> bool {
+        self.stays
     }
 
     fn progress(&mut self, progress: Progress) -> bool {
@@ -210,7 +230,8 @@ pub(crate) fn ask<C: Call>(
     answers: &mut dyn Items<C::Item>,
 ) -> Result<C::Answer> {
     let gone = |_| Error::ManagerGone;
-    let asked = Asked { request: call.clone().into(), zone: own_zone(), began };
+    let (key, stays) = (answers.key().map(str::to_owned), answers.stays());
+    let asked = Asked { request: call.clone().into(), zone: own_zone(), began, key, stays };
     // Only what is served can take long to put away. For the rest: what the manager does not give up at once, it goes on with.
     let put_away = if C::NAME == call::Export::NAME { PUT_AWAY_MAX } else { GIVE_UP_MAX };
     let mut line = serde_json::to_vec(&asked).map_err(|e| Usage::BadRequest(e.to_string()))?;

@@ -106,6 +106,12 @@ impl StorePaths {
         self.root.join("targets").join(format!("{DELETING}{target}"))
     }
 
+    /// What is known of jobs.
+    #[must_use]
+    pub(crate) fn jobs_dir(&self) -> PathBuf {
+        self.root.join("jobs")
+    }
+
     /// The histories of removed targets.
     #[must_use]
     pub(crate) fn removed_dir(&self) -> PathBuf {

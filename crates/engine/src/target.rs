@@ -41,6 +41,7 @@ use crate::{
     api::MomentInfo,
     config::TargetConfig,
     error::{Error, Result},
+    jobs::Jobs,
     lifecycle::Request,
     machine::Slot,
     runner::Launcher,
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     pub options: LogOptions,
     /// Starts machines.
     pub launcher: Arc<dyn Launcher>,
+    /// What is being done for those who asked.
+    pub jobs: Jobs,
     /// Serves disks; each machine has a socket of its own.
     pub nbd: bygone_block::nbd::Server,
 }
@@ -75,6 +78,7 @@ impl Shared {
             paths: paths.clone(),
             options,
             launcher,
+            jobs: Jobs::new(paths),
             nbd: bygone_block::nbd::Server::new(bygone_block::nbd::Limits::default()),
         })
     }
@@ -113,6 +117,8 @@ pub(crate) struct Target {
     gone: AtomicBool,
     written_bytes: AtomicU64,
     size: Size,
+    /// The newest record that an earlier manager, or whoever made it, has written.
+    opened_at: Seq,
 }
 
 impl std::fmt::Debug for Target {
@@ -162,7 +168,9 @@ impl Target {
         let config = Configs::of(&dir, name).load()?;
         let folder = Folder::new(&dir);
         let log = open_log_in(&folder, &dir, shared.options.clone())?;
+        let opened_at = log.head_seq();
         let target = Target {
+            opened_at,
             name: name.to_owned(),
             shared: shared.clone(),
             log,
@@ -423,6 +431,11 @@ impl Target {
     #[must_use]
     pub(crate) fn run_dir(&self) -> PathBuf {
         self.shared.paths.run_dir(&self.name)
+    }
+
+    /// The newest record when it was opened.
+    pub(crate) fn opened_at(&self) -> Seq {
+        self.opened_at
     }
 
     /// Bytes that were written to its disks since it was opened.

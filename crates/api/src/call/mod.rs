@@ -1,6 +1,7 @@
 //! Everything that can be asked for: a type for each request, which says what it is answered with.
 
 mod history;
+mod jobs;
 mod machines;
 mod plan;
 mod store;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub use history::{
     BranchDrop, BranchList, BranchPromote, Point, Points, Restore, RestoreTo, Timeline, Undo, When,
 };
+pub use jobs::{Job, JobCancel, Jobs};
 pub use machines::{Export, ExportTo, Run, Stop, Wait};
 pub use plan::{Destroying, Plan};
 pub use store::{Compact, Shutdown, Status, Verify};
@@ -20,8 +22,8 @@ pub use targets::{
 };
 
 use crate::{
-    BranchInfo, Compacted, Exported, MomentInfo, MomentMeant, Planned, Removed, RemovedInfo, Repaired,
-    Restored, Started, Status as StatusInfo, TargetInfo, Verified,
+    BranchInfo, Compacted, Exported, JobEnded, JobInfo, MomentInfo, MomentMeant, Planned, Removed,
+    RemovedInfo, Repaired, Restored, Started, Status as StatusInfo, TargetInfo, Verified,
 };
 
 /// A request, and the types of what comes back.
@@ -30,6 +32,8 @@ pub trait Call: Clone + Into<Request> + Serialize + DeserializeOwned {
     const NAME: &'static str;
     /// What it does to a target.
     const ROLE: Role;
+    /// It may last longer than a second, and ends by itself: it is a job.
+    const LASTS: bool;
     /// What comes while it is answered, one by one; [`Nothing`] for most.
     type Item: Serialize + DeserializeOwned;
     /// What it ends in.
@@ -51,8 +55,18 @@ pub enum Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Nothing {}
 
+/// How long a call takes.
+enum Time {
+    /// At most about a second.
+    Short,
+    /// As long as it takes.
+    Long,
+    /// As long as whoever asks wants it.
+    Asker,
+}
+
 macro_rules! calls {
-    ($($name:ident, $said:literal, $role:ident, $item:ty => $answer:ty;)*) => {
+    ($($name:ident, $said:literal, $role:ident, $time:ident, $item:ty => $answer:ty;)*) => {
         /// Any call, as it is sent.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "request")]
@@ -72,11 +86,18 @@ macro_rules! calls {
             pub fn role(&self) -> Role {
                 match self { $(Request::$name(_) => Role::$role,)* }
             }
+
+            /// It may last longer than a second, and ends by itself.
+            #[must_use]
+            pub fn lasts(&self) -> bool {
+                match self { $(Request::$name(_) => $name::LASTS,)* }
+            }
         }
 
         $(impl Call for $name {
             const NAME: &'static str = $said;
             const ROLE: Role = Role::$role;
+            const LASTS: bool = matches!(Time::$time, Time::Long);
             type Item = $item;
             type Answer = $answer;
         }
@@ -90,30 +111,76 @@ macro_rules! calls {
 }
 
 calls! {
-    Status,        "status",         Looks,    Nothing => StatusInfo;
-    TargetAdd,     "target-add",     Changes,  Nothing => TargetInfo;
-    TargetList,    "target-list",    Looks,    TargetInfo => ();
-    TargetShow,    "target-show",    Looks,    Nothing => TargetInfo;
-    TargetSet,     "target-set",     Changes,  Nothing => TargetInfo;
-    TargetRemove,  "target-remove",  Destroys, Nothing => Removed;
-    TargetRemoved, "target-removed", Looks,    RemovedInfo => ();
-    TargetRestore, "target-restore", Changes,  Nothing => TargetInfo;
-    TargetRepair,  "target-repair",  Changes,  Nothing => Repaired;
-    Run,           "run",            Changes,  Nothing => Started;
-    Wait,          "wait",           Looks,    Nothing => MomentInfo;
-    Stop,          "stop",           Changes,  Nothing => MomentInfo;
-    Export,        "export",         Changes,  Exported => Exported;
-    Timeline,      "timeline",       Looks,    MomentInfo => ();
-    Point,         "point",          Changes,  Nothing => MomentInfo;
-    When,          "when",           Looks,    Nothing => MomentMeant;
-    Points,        "points",         Looks,    MomentInfo => ();
-    BranchList,    "branch-list",    Looks,    BranchInfo => ();
-    BranchPromote, "branch-promote", Changes,  Nothing => MomentInfo;
-    BranchDrop,    "branch-drop",    Destroys, Nothing => MomentInfo;
-    Undo,          "undo",           Changes,  Nothing => MomentInfo;
-    Restore,       "restore",        Destroys, Nothing => Restored;
-    Plan,          "plan",           Looks,    Nothing => Planned;
-    Verify,        "verify",         Looks,    Nothing => Verified;
-    Compact,       "compact",        Changes,  Nothing => Compacted;
-    Shutdown,      "shutdown",       Changes,  Nothing => ();
+    Status,        "status",         Looks,    Short, Nothing => StatusInfo;
+    TargetAdd,     "target-add",     Changes,  Long,  Nothing => TargetInfo;
+    TargetList,    "target-list",    Looks,    Short, TargetInfo => ();
+    TargetShow,    "target-show",    Looks,    Short, Nothing => TargetInfo;
+    TargetSet,     "target-set",     Changes,  Short, Nothing => TargetInfo;
+    TargetRemove,  "target-remove",  Destroys, Long,  Nothing => Removed;
+    TargetRemoved, "target-removed", Looks,    Short, RemovedInfo => ();
+    TargetRestore, "target-restore", Changes,  Long,  Nothing => TargetInfo;
+    TargetRepair,  "target-repair",  Changes,  Long,  Nothing => Repaired;
+    Run,           "run",            Changes,  Long,  Nothing => Started;
+    Wait,          "wait",           Looks,    Asker, Nothing => MomentInfo;
+    Stop,          "stop",           Changes,  Long,  Nothing => MomentInfo;
+    Export,        "export",         Changes,  Asker, Exported => Exported;
+    Timeline,      "timeline",       Looks,    Short, MomentInfo => ();
+    Point,         "point",          Changes,  Short, Nothing => MomentInfo;
+    When,          "when",           Looks,    Short, Nothing => MomentMeant;
+    Points,        "points",         Looks,    Short, MomentInfo => ();
+    BranchList,    "branch-list",    Looks,    Short, BranchInfo => ();
+    BranchPromote, "branch-promote", Changes,  Long,  Nothing => MomentInfo;
+    BranchDrop,    "branch-drop",    Destroys, Short, Nothing => MomentInfo;
+    Undo,          "undo",           Changes,  Long,  Nothing => MomentInfo;
+    Restore,       "restore",        Destroys, Long,  Nothing => Restored;
+    Plan,          "plan",           Looks,    Short, Nothing => Planned;
+    Jobs,          "jobs",           Looks,    Short, JobInfo => ();
+    Job,           "job",            Looks,    Asker, Nothing => JobEnded;
+    JobCancel,     "job-cancel",     Changes,  Short, Nothing => JobInfo;
+    Verify,        "verify",         Looks,    Long,  Nothing => Verified;
+    Compact,       "compact",        Changes,  Long,  Nothing => Compacted;
+    Shutdown,      "shutdown",       Changes,  Short, Nothing => ();
+}
+
+impl Request {
+    /// The target that it is about, if it is about one.
+    #[must_use]
+    pub fn target(&self) -> Option<&str> {
+        let name = match self {
+            Request::TargetAdd(call) => &call.config.name,
+            Request::TargetShow(TargetShow { name })
+            | Request::TargetSet(TargetSet { name, .. })
+            | Request::TargetRemove(TargetRemove { name, .. })
+            | Request::TargetRepair(TargetRepair { name })
+            | Request::Run(Run { name, .. })
+            | Request::Wait(Wait { name })
+            | Request::Stop(Stop { name, .. })
+            | Request::Timeline(Timeline { name, .. })
+            | Request::Point(Point { name, .. })
+            | Request::When(When { name, .. })
+            | Request::Points(Points { name })
+            | Request::BranchList(BranchList { name })
+            | Request::BranchPromote(BranchPromote { name, .. })
+            | Request::BranchDrop(BranchDrop { name, .. })
+            | Request::Undo(Undo { name })
+            | Request::Restore(Restore { name, .. }) => name,
+            Request::TargetRestore(call) => call.new_name.as_ref().unwrap_or(&call.name),
+            Request::Plan(call) => match &call.of {
+                Destroying::TargetRemove(TargetRemove { name, .. })
+                | Destroying::BranchDrop(BranchDrop { name, .. })
+                | Destroying::Restore(Restore { name, .. }) => name,
+            },
+            Request::Export(call) => call.what.split(['/', '@', '#']).next()?,
+            Request::Verify(call) => call.name.as_ref()?,
+            Request::Status(_)
+            | Request::TargetList(_)
+            | Request::TargetRemoved(_)
+            | Request::Jobs(_)
+            | Request::Job(_)
+            | Request::JobCancel(_)
+            | Request::Compact(_)
+            | Request::Shutdown(_) => return None,
+        };
+        Some(name)
+    }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod branch;
 pub(crate) mod export;
 pub(crate) mod history;
+pub(crate) mod jobs;
 pub(crate) mod machine;
 pub(crate) mod manuals;
 pub(crate) mod restore;
@@ -29,6 +30,7 @@ pub(crate) fn run(session: &Session, command: &Command) -> Result<()> {
         Command::Undo(args) => branch::undo(session, args),
         Command::Restore(args) => restore::run(session, args),
         Command::Export(args) => export::run(session, args),
+        Command::Jobs(args) => jobs::run(session, args),
         Command::Verify(args) => store::verify(session, args),
         Command::Compact(args) => store::compact(session, args),
         Command::Bench(_) => store::bench(session),

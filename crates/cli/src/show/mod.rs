@@ -1,6 +1,7 @@
 //! From answers to what people read. Pure: the time, the width and the colours are parameters ([`Look`]).
 
 pub(crate) mod branches;
+pub(crate) mod jobs;
 pub(crate) mod machine;
 pub(crate) mod moments;
 mod paint;

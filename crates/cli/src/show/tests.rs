@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use bygone_api::{
-    BranchInfo, Compacted, DamagedPlace, DiskStatus, Exported, Failure, IoProblem, KnownDamage,
-    MachineStatus, MomentInfo, Problem, Removed, RemovedInfo, Restored, RestoredDisk, Started, Status,
-    StoreStatus, TargetInfo, TargetStatus, Trouble, Unreadable, Verification, Verified,
+    BranchInfo, Compacted, DamagedPlace, DiskStatus, Exported, Failure, IoProblem, JobInfo, JobState,
+    KnownDamage, MachineStatus, MomentInfo, Problem, Progress, Removed, RemovedInfo, Restored, RestoredDisk,
+    Started, Status, StoreStatus, TargetInfo, TargetStatus, Trouble, Unreadable, Verification, Verified,
     config::{Display, TargetConfig},
 };
 use bygone_model::{Details, Grade, Kind, Truth};
@@ -605,4 +605,53 @@ fn everything_fits_sixty_columns_and_no_name_is_cut() {
     assert_eq!(fit(&shown, look.width), shown, "a table is as it is to be");
     fits(&shown, 60);
     assert!(shown.contains(long) && shown.contains(path), "{shown}");
+}
+
+#[test]
+fn jobs_are_listed_with_how_far_they_are_and_what_came_of_them() {
+    let job = |id, request: &str, state| JobInfo {
+        id,
+        request: request.to_owned(),
+        target: Some("web".to_owned()),
+        key: None,
+        state,
+        since: "2026-11-25T02:00:00Z".to_owned(),
+        ended: None,
+        progress: None,
+        stays: false,
+        failure: None,
+        changed: Vec::new(),
+    };
+    let doing = "filling vda".to_owned();
+    let jobs = [
+        job(1, "run", JobState::Done),
+        JobInfo {
+            failure: Some(Failure::Unavailable { target: "web".to_owned(), why: Box::new(Failure::BadKey) }),
+            ..job(2, "undo", JobState::Failed)
+        },
+        job(3, "verify", JobState::Cancelled),
+        job(4, "stop", JobState::Interrupted),
+        JobInfo {
+            changed: vec!["restored as of 14:59".to_owned(), "disk vda is being filled".to_owned()],
+            ..job(5, "restore", JobState::Interrupted)
+        },
+        JobInfo {
+            progress: Some(Progress { doing, done_bytes: 3 << 30, total_bytes: 4 << 30 }),
+            ..job(6, "branch-promote", JobState::Running)
+        },
+    ];
+    assert_snapshot!(jobs::table(&jobs, &look(Some(80))), @r#"
+    JOB  REQUEST         TARGET  STATE        SINCE
+      1  run             web     done         today 11:00
+      2  undo            web     failed       today 11:00  target "web" cannot be
+                                                           used: a key is 1 to 128
+                                                           printable characters
+      3  verify          web     cancelled    today 11:00
+      4  stop            web     interrupted  today 11:00  nothing is known to have
+                                                           come of it
+      5  restore         web     interrupted  today 11:00  it had changed: restored
+                                                           as of 14:59; disk vda is
+                                                           being filled
+      6  branch-promote  web     running      today 11:00  filling vda, 75 %
+    "#);
 }

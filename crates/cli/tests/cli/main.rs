@@ -3,6 +3,7 @@
 
 mod complete;
 mod help;
+mod jobs;
 mod loss;
 mod small;
 mod world;

@@ -135,6 +135,7 @@ impl Registry {
         // Whoever waits for it, and whoever opens the others, must not go down with it.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let target = Target::open(&self.shared, name)?;
+            self.shared.jobs.settle(&target);
             target.look_for_machine();
             if self.serves {
                 target.serve_left_early();

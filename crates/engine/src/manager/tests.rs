@@ -1,6 +1,7 @@
 mod asked;
 mod events;
 mod filling;
+mod jobs;
 mod machines;
 mod opening;
 mod removed;

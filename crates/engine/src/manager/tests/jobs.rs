@@ -1,0 +1,304 @@
+//! Calls that last, and calls that are made again because their answer was lost.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bygone_model::Seq;
+use serde_json::Value;
+
+use super::{machines::run_call, *};
+use crate::{
+    api::{
+        Answers, Items, JOBS_MAX, JobInfo, JobState, Progress, Request,
+        call::{RestoreTo, TargetRemove},
+    },
+    runner::fake::Next,
+    target::lock,
+};
+
+/// Somebody who asks.
+#[derive(Default)]
+struct Asker {
+    key: Option<&'static str>,
+    stays: bool,
+    has_left: AtomicBool,
+}
+
+impl Asker {
+    fn with(key: &'static str) -> Asker {
+        Asker { key: Some(key), ..Asker::default() }
+    }
+}
+
+impl Answers for Asker {
+    fn key(&self) -> Option<&str> {
+        self.key
+    }
+    fn stays(&self) -> bool {
+        self.stays
+    }
+    fn progress(&mut self, _: Progress) -> bool {
+        self.wanted()
+    }
+    fn note(&mut self, _: String) {}
+    fn wanted(&mut self) -> bool {
+        !self.has_left.load(Ordering::Acquire)
+    }
+}
+
+impl<I> Items<I> for Asker {
+    fn item(&mut self, _: I) -> bool {
+        self.wanted()
+    }
+}
+
+fn ask_with(manager: &Manager, key: &'static str, request: impl Into<Request>) -> Result<Value> {
+    manager.answer(&request.into(), &mut Asker::with(key))
+}
+
+fn point(label: &str) -> call::Point {
+    call::Point { name: "web".into(), at: None, label: label.into(), hold: None }
+}
+
+fn restore_in_place() -> call::Restore {
+    let at = "point:good".into();
+    call::Restore { name: "web".into(), at, disk: None, to: RestoreTo::InPlace, discard_later: false }
+}
+
+fn head(manager: &Manager) -> Seq {
+    manager.target("web").unwrap().log.head_seq()
+}
+
+struct All(Vec<JobInfo>);
+impl Answers for All {
+    fn progress(&mut self, _: Progress) -> bool {
+        true
+    }
+    fn note(&mut self, _: String) {}
+    fn wanted(&mut self) -> bool {
+        true
+    }
+}
+impl Items<JobInfo> for All {
+    fn item(&mut self, item: JobInfo) -> bool {
+        self.0.push(item);
+        true
+    }
+}
+
+fn jobs(manager: &Manager) -> Vec<JobInfo> {
+    let mut all = All(Vec::new());
+    manager.handle(&call::Jobs {}, &mut all).unwrap();
+    all.0
+}
+
+#[test]
+fn a_call_that_is_made_again_with_its_key_happens_once_also_after_a_restart() {
+    let (world, manager) = World::with(&["web"]);
+    let branch = |name: &str| Some(name.to_owned());
+    let promote = call::BranchPromote { name: "web".into(), branch: branch("main") };
+    let calls: Vec<(&'static str, Request)> = vec![
+        ("1", point("good").into()),
+        ("2", restore_in_place().into()),
+        ("3", promote.into()),
+        ("4", call::Undo { name: "web".into() }.into()),
+        ("5", call::BranchDrop { name: "web".into(), branch: "main".into() }.into()),
+        ("6", add_request("other").into()),
+        ("7", TargetRemove { name: "other".into(), delete_history: false }.into()),
+        ("8", add_request("other").into()),
+        ("9", TargetRemove { name: "other".into(), delete_history: true }.into()),
+    ];
+    let mut manager = manager;
+    for (key, request) in calls {
+        let first = manager.answer(&request, &mut Asker::with(key)).unwrap();
+        let (at, had) = (head(&manager), served(&manager));
+        assert_eq!(manager.answer(&request, &mut Asker::with(key)).unwrap(), first, "{request:?}");
+        assert_eq!((head(&manager), served(&manager)), (at, had.clone()), "{request:?}");
+        world.kill(manager);
+        manager = world.manager();
+        let at = head(&manager);
+        assert_eq!(manager.answer(&request, &mut Asker::with(key)).unwrap(), first, "{request:?}");
+        manager.open_all();
+        assert_eq!((head(&manager), served(&manager)), (at, had), "{request:?}");
+    }
+    assert!(jobs(&manager).iter().all(|job| job.state == JobState::Done));
+}
+
+#[test]
+fn a_key_means_one_call_and_is_free_again_when_that_failed() {
+    let (_world, manager) = World::with(&["web"]);
+    // Nothing is changed by what failed.
+    assert!(matches!(ask_with(&manager, "k", restore_in_place()), Err(Error::Moment { .. })));
+    ask_with(&manager, "p", point("good")).unwrap();
+    ask_with(&manager, "k", restore_in_place()).unwrap();
+    assert!(matches!(ask_with(&manager, "k", point("other")), Err(Error::KeyUsed { job: 3, .. })));
+    for bad in ["", "two words", "tab\t", "\u{e4}"] {
+        let mut asker = Asker::with(bad);
+        let refused = manager.answer(&point("x").into(), &mut asker);
+        assert!(matches!(refused, Err(Error::BadKey)), "{bad:?}");
+    }
+    let too_long: &'static str = Box::leak("k".repeat(129).into_boxed_str());
+    assert!(matches!(ask_with(&manager, too_long, point("x")), Err(Error::BadKey)));
+    // What only looks is done again each time.
+    let show = call::TargetShow { name: "web".into() };
+    ask_with(&manager, "k", show).unwrap();
+}
+
+#[test]
+fn a_call_that_was_interrupted_is_done_if_nothing_had_come_of_it_and_told_of_if_something_had() {
+    let (world, manager) = World::with(&["web", "other"]);
+    ask_with(&manager, "p", point("good")).unwrap();
+    let restore: Request = restore_in_place().into();
+    manager.begin_only(&restore, &Asker::with("nothing"));
+    manager.begin_only(&add_request("new").into(), &Asker::with("not-added"));
+    world.kill(manager);
+
+    let manager = world.manager();
+    assert_eq!(jobs(&manager).iter().filter(|job| job.state == JobState::Interrupted).count(), 2);
+    let present = || manager.target("web").unwrap().present();
+    let before = present();
+    ask_with(&manager, "nothing", restore.clone()).unwrap();
+    assert_ne!(present(), before);
+    ask_with(&manager, "not-added", add_request("new")).unwrap();
+
+    // The next ones are done, and only their end is not written down.
+    manager.begin_only(&restore, &Asker::with("done"));
+    manager.handle(&restore_in_place(), &mut Nobody).unwrap();
+    let remove = TargetRemove { name: "other".into(), delete_history: false };
+    manager.begin_only(&remove.clone().into(), &Asker::with("removed"));
+    manager.handle(&remove, &mut Nobody).unwrap();
+    world.kill(manager);
+
+    let manager = world.manager();
+    // What comes afterwards is none of it.
+    manager.handle(&point("later"), &mut Nobody).unwrap();
+    let at = head(&manager);
+    for _ in 0..2 {
+        let Err(Error::Interrupted { changed, .. }) = ask_with(&manager, "done", restore.clone()) else {
+            panic!("it is not told")
+        };
+        assert!(matches!(&changed[..], [one] if one.starts_with("restored as of")), "{changed:?}");
+        let removed = ask_with(&manager, "removed", remove.clone()).unwrap_err();
+        assert!(removed.to_string().contains("target other was removed"), "{removed}");
+    }
+    assert_eq!(head(&manager), at);
+    let told = jobs(&manager).into_iter().find(|job| job.key.as_deref() == Some("done")).unwrap();
+    assert_eq!((told.state, told.changed.len()), (JobState::Interrupted, 1));
+}
+
+#[test]
+fn a_call_with_a_key_that_cannot_be_written_down_is_not_begun_and_others_go_on() {
+    let (world, manager) = World::with(&["web"]);
+    manager.handle(&point("good"), &mut Nobody).unwrap();
+    let at = head(&manager);
+    std::fs::write(world.paths().jobs_dir(), "no folder").unwrap();
+    assert!(matches!(ask_with(&manager, "k", restore_in_place()), Err(Error::File { .. })));
+    assert_eq!((head(&manager), jobs(&manager).len()), (at, 0));
+    manager.answer(&restore_in_place().into(), &mut Asker::default()).unwrap();
+    assert_eq!(jobs(&manager)[0].state, JobState::Done);
+}
+
+struct Leaving(Asker, Arc<AtomicBool>);
+impl Answers for Leaving {
+    fn stays(&self) -> bool {
+        self.0.stays
+    }
+    fn progress(&mut self, _: Progress) -> bool {
+        self.wanted()
+    }
+    fn note(&mut self, _: String) {}
+    fn wanted(&mut self) -> bool {
+        !self.1.load(Ordering::Acquire)
+    }
+}
+impl<I> Items<I> for Leaving {
+    fn item(&mut self, _: I) -> bool {
+        self.wanted()
+    }
+}
+
+/// Begins to run `web`, whose machine does not answer, and does something meanwhile.
+fn while_it_starts(
+    asker: Asker,
+    work: impl FnOnce(&World, &Manager, &AtomicBool),
+) -> (JobState, Result<Value>) {
+    let (world, manager) = World::with(&["web"]);
+    *lock(&world.fake.next) = Next::Slow;
+    let left = Arc::new(AtomicBool::new(false));
+    let mut asker = Leaving(asker, left.clone());
+    let answer = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| manager.answer(&run_call("web").into(), &mut asker));
+        wait_for("the job", || jobs(&manager).iter().any(|job| job.state == JobState::Running));
+        wait_for("the machine", || world.fake.machine(&world.paths().run_dir("web")).is_some());
+        work(&world, &manager, &left);
+        asked.join().unwrap()
+    });
+    (jobs(&manager)[0].state, answer)
+}
+
+fn let_it_answer(world: &World) {
+    world.fake.machine(&world.paths().run_dir("web")).unwrap().answer();
+}
+
+#[test]
+fn whoever_leaves_gives_up_unless_it_is_to_go_on() {
+    let (state, answer) = while_it_starts(Asker::default(), |_, _, left| left.store(true, Ordering::Release));
+    assert_eq!(state, JobState::Cancelled);
+    assert!(matches!(answer, Err(Error::Abandoned)));
+
+    let stays = Asker { stays: true, ..Asker::default() };
+    let (state, answer) = while_it_starts(stays, |world, manager, left| {
+        left.store(true, Ordering::Release);
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(jobs(manager)[0].state, JobState::Running);
+        std::thread::scope(|scope| {
+            // Whoever comes back gets the answer.
+            let back = scope.spawn(|| manager.handle(&call::Job { id: 1 }, &mut Nobody).unwrap());
+            let_it_answer(world);
+            let ended = back.join().unwrap();
+            assert_eq!((ended.job.state, ended.answer["name"].as_str()), (JobState::Done, Some("web")));
+        });
+    });
+    assert_eq!(state, JobState::Done);
+    assert_eq!(answer.unwrap()["branch"], "main");
+}
+
+#[test]
+fn a_job_is_cancelled_by_its_id() {
+    let stays = Asker { stays: true, ..Asker::default() };
+    let (state, answer) = while_it_starts(stays, |_, manager, _| {
+        let [job] = &jobs(manager)[..] else { panic!("one job") };
+        assert_eq!((job.request.as_str(), job.target.as_deref(), job.stays), ("run", Some("web"), true));
+        assert!(matches!(manager.handle(&call::JobCancel { id: 7 }, &mut Nobody), Err(Error::NoJob(7))));
+        manager.handle(&call::JobCancel { id: job.id }, &mut Nobody).unwrap();
+    });
+    assert_eq!(state, JobState::Cancelled);
+    assert!(matches!(answer, Err(Error::Abandoned)));
+}
+
+#[test]
+fn who_waits_for_a_job_keeps_it_from_being_given_up() {
+    let (state, _) = while_it_starts(Asker::default(), |world, manager, left| {
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| manager.handle(&call::Job { id: 1 }, &mut Nobody).unwrap());
+            std::thread::sleep(Duration::from_millis(100));
+            left.store(true, Ordering::Release);
+            std::thread::sleep(Duration::from_millis(500));
+            let_it_answer(world);
+            assert_eq!(other.join().unwrap().job.state, JobState::Done);
+        });
+    });
+    assert_eq!(state, JobState::Done);
+}
+
+#[test]
+fn only_so_many_jobs_are_remembered() {
+    let (world, manager) = World::with(&["web"]);
+    let nothing = call::Verify { name: Some("none".into()), newest_first: false, for_s: None };
+    for _ in 0..JOBS_MAX + 3 {
+        assert!(manager.answer(&nothing.clone().into(), &mut Asker::default()).is_err());
+    }
+    let all = jobs(&manager);
+    assert_eq!((all.len(), all[0].id), (JOBS_MAX + 1, 3));
+    assert_eq!(std::fs::read_dir(world.paths().jobs_dir()).unwrap().count(), JOBS_MAX + 1);
+    assert!(all.iter().all(|job| job.state == JobState::Failed && job.failure.is_some()));
+}
