@@ -17,6 +17,7 @@ use crate::{
     error::{Error, Result, Usage},
     history,
     manager::Manager,
+    target::Target,
 };
 
 /// A device, and what it shows.
@@ -64,6 +65,10 @@ impl Manager {
             return Err(Usage::BadDevice(what.to_owned()).into());
         }
         let target = self.target(name)?;
+        target.unless_gone(Manager::open_part(&target, disk, which, now))
+    }
+
+    fn open_part(target: &Arc<Target>, disk: Option<&str>, which: Which, now: &Zoned) -> Result<Opened> {
         let catalog = target.log.catalog();
         match which {
             Which::Present => {

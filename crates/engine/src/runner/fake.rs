@@ -102,10 +102,27 @@ impl FakeMachine {
         self.tell_of(Some(time), what, Phase::Running);
     }
 
+    /// The guest's operating system gives up.
+    pub(crate) fn panic(&self) {
+        let what = Happening::Panicked { info: serde_json::Map::new(), held: true };
+        self.tell(what, Phase::Held(Held::Panicked));
+    }
+
+    /// The guest resets itself.
+    pub(crate) fn reset(&self) {
+        let what = Happening::Reset { by: By::Guest, reason: Reason::GuestReset, held: true };
+        self.tell(what, Phase::Held(Held::Paused));
+    }
+
     /// A request to its disk fails.
     pub(crate) fn fail_to_read(&self) {
         let what = Happening::IoError { disk: Some("vda".into()), write: false, no_space: false, held: true };
         self.tell(what, Phase::Held(Held::IoError));
+    }
+
+    /// It goes on.
+    pub(crate) fn is_running(&self) -> bool {
+        lock(&self.state).phase == Phase::Running
     }
 
     fn is_alive(&self) -> bool {

@@ -271,6 +271,33 @@ fn of_a_target_that_is_removed_meanwhile_only_that_is_told() {
 }
 
 #[test]
+fn whoever_wants_a_disk_of_a_target_that_goes_is_told_that_it_is_gone() {
+    let (world, manager) = World::with(&[]);
+    // Opening such a disk writes to the log.
+    world.tapped(&manager, "web");
+    for _ in 0..15 {
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            let open = |what: &'static str| {
+                let (start, manager) = (&start, &manager);
+                scope.spawn(move || {
+                    start.wait();
+                    let ends = (0..20).map(|_| manager.open_device(what, &jiff::Zoned::now()).map(drop));
+                    ends.filter_map(Result::err).collect::<Vec<_>>()
+                })
+            };
+            let opening = [open("web#main"), open("web"), open("web@now")];
+            start.wait();
+            while remove(&manager, "web").is_err() {}
+            for error in opening.into_iter().flat_map(|opening| opening.join().unwrap()) {
+                assert!(matches!(error, Error::NoTarget(_) | Error::Busy { .. }), "{error:?}");
+            }
+        });
+        bring_back(&manager, "web").unwrap();
+    }
+}
+
+#[test]
 fn a_target_of_which_a_branch_is_served_is_not_removed_and_says_so_at_once() {
     let (_world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();

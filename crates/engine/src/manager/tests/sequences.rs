@@ -24,7 +24,7 @@ use self::{
     found::expected,
     held::{Held, NAMES, Rounds, touched},
     met::Met,
-    model::{Ask, BLOCKS, Content, Machine, Model, Round, Said, Which},
+    model::{Ask, BLOCKS, CLEAN, Content, DIRTY, Machine, Model, Round, Said, Which},
     when::Past,
 };
 use super::*;
@@ -87,17 +87,32 @@ struct Play {
     said: Vec<String>,
 }
 
+/// What is in a block that is filled with this.
+fn block_of(byte: u8) -> [u8; BLOCK] {
+    if byte != CLEAN && byte != DIRTY {
+        return [byte; BLOCK];
+    }
+    let mut block = [0; BLOCK];
+    block[1024 + 0x38..][..2].copy_from_slice(&0xef53_u16.to_le_bytes());
+    block[1024 + 0x3a] = u8::from(byte == CLEAN);
+    block
+}
+
+/// What a block is filled with.
+fn byte_of(block: &[u8]) -> u8 {
+    [block[0], CLEAN, DIRTY].into_iter().find(|byte| block_of(*byte) == block).expect("a block is torn")
+}
+
 fn to_content(bytes: &[u8]) -> Content {
     let mut content = [0; BLOCKS];
     for (block, chunk) in bytes.chunks(BLOCK).enumerate() {
-        assert!(chunk.iter().all(|byte| *byte == chunk[0]), "a block is torn");
-        content[block] = chunk[0];
+        content[block] = byte_of(chunk);
     }
     content
 }
 
 fn bytes_of(content: Content) -> Vec<u8> {
-    content.iter().flat_map(|byte| [*byte; BLOCK]).collect()
+    content.iter().flat_map(|byte| block_of(*byte)).collect()
 }
 
 impl Play {
@@ -197,7 +212,12 @@ impl Play {
                 if !fits {
                     seen.push(format!("found {found:?}\nwanted {wanted:?}\nthe disk was left as {left:?}"));
                 }
-                fits
+                let events =
+                    model.map_or(Ok(()), |model| self.are_events(*which, model, rounds.of[*which].crowded));
+                if let Err(why) = &events {
+                    seen.push(why.clone());
+                }
+                fits && events.is_ok()
             });
             let lists = listed.iter().all(|listed| state.lists(listed, 0));
             if !lists {
@@ -212,6 +232,13 @@ impl Play {
         }
     }
 
+    /// Nothing else happened to a machine than what the model says.
+    fn are_events(&self, which: usize, model: &Model, crowded: bool) -> std::result::Result<(), String> {
+        let Ok(target) = self.manager().target(NAMES[which]) else { return Ok(()) };
+        let since = self.pasts.get(&model.generation).map_or(0, Past::head);
+        found::are_events(&target, model, since, crowded)
+    }
+
     /// What the requests of a round may meet.
     fn rounds(&self, asks: &[(usize, Ask)]) -> Rounds {
         let mut rounds = Rounds::default();
@@ -220,8 +247,8 @@ impl Play {
             round.crowded = here().count() > 1;
             round.unread =
                 self.held.targets[which].as_ref().is_some_and(|t| t.changed.is_some() || t.renamed)
-                    || here().any(|(_, ask)| matches!(ask, Ask::BringBack(..)));
-            round.stops = here().filter(|(_, ask)| matches!(ask, Ask::Stop)).count();
+                    || here().any(|(_, ask)| matches!(ask, Ask::Add(_) | Ask::BringBack(..)));
+            round.stops = here().filter(|(_, ask)| ask.ends_machine()).count();
             let opens = |ask: &Ask| {
                 matches!(
                     ask,
@@ -263,7 +290,18 @@ impl Play {
         let done = done.map(|((_, ask), _)| ask);
         let undone = done.clone().any(|ask| matches!(ask, Ask::Undo));
         let alone = done.filter(|ask| !looks(ask)).count() <= 1;
-        self.pasts.entry(model.generation).or_default().mark(&target, model, alone, undone);
+        let past = self.pasts.entry(model.generation).or_default();
+        past.mark(&target, model, alone, undone);
+        for ((name, _), said) in asks.iter().zip(said) {
+            let place = match said {
+                Said::Meant(place, _) => Some(place),
+                Said::Done(made) => made.as_ref().and_then(|made| made.of.as_ref()),
+                _ => None,
+            };
+            if let Some(place) = place.filter(|_| *name == which) {
+                past.note_time(place.seq, place.time);
+            }
+        }
     }
 
     /// The disk outside, as those left it who had it open; nothing if somebody else changed it since.
@@ -335,7 +373,7 @@ impl Play {
                 0 => self.kill(),
                 1 | 2 => self.disk_away_or_back(which),
                 3 => {
-                    let content = std::array::from_fn(|_| random.below(250) as u8);
+                    let content = std::array::from_fn(|block| thinking::a_byte(block, random));
                     self.change_outside(which, content);
                     // It meets one request alone, so that it is known who meets it.
                     let ask = self.think(which, random, true);
@@ -368,8 +406,12 @@ impl Play {
             let short = told.as_ref().map(|(place, _, text)| format!("{place:?}, {text}"));
             self.said.push(format!("{name}@{}: {short:?}", at.text));
             assert!(model.clone().take(&Ask::When(at.clone()), &said, round), "{said:?} of {at:?}");
+            let past = self.pasts.get_mut(&model.generation).unwrap();
+            if let Some((place, _, _)) = &told {
+                past.note_time(place.seq, place.time);
+            }
             if let Some((place, Some(content), text)) = told {
-                self.pasts.get_mut(&model.generation).unwrap().note_told(model, text, &place, content);
+                past.note_told(model, text, &place, content);
             }
         }
     }

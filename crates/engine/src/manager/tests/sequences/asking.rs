@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use bygone_block::{BlockDevice, Reading};
+use bygone_model::Grade;
 
 use super::{
-    BLOCK, Play,
+    BLOCK, Play, block_of,
     held::{KeptAs, NAMES},
-    model::{Ask, BLOCKS, Content, Listed, Made, Said},
+    model::{Ask, BLOCKS, Content, Does, Listed, Made, Said},
     to_content,
     when::{At, Place},
     writing,
@@ -20,6 +21,8 @@ use crate::{
     },
     calls::Handle as _,
     config::TargetConfig,
+    lifecycle,
+    manager::tests::wait_for,
     serve::Nobody,
     target::Use,
 };
@@ -120,10 +123,11 @@ impl Play {
                     Some(Made { name: started.branch, of: started.from.as_ref().map(Place::of) })
                 })
             }
-            Ask::Stop => {
-                let stop = call::Stop { name: name.into(), force: false, deadline_s: Some(1) };
-                nothing(manager.handle(&stop, &mut Nobody).map(drop))
+            Ask::Stop(force) => {
+                let stop = call::Stop { name: name.into(), force: *force, deadline_s: Some(1) };
+                manager.handle(&stop, &mut Nobody).map(|stopped| Some(Made::at(&stopped)))
             }
+            Ask::Guest(does) => self.guest_does(name, *does),
             Ask::GuestWrite(block, byte) => nothing(self.guest_write(name, *block, *byte)),
             Ask::PresentWrite(block, byte) => nothing(self.present_write(name, *block, *byte)),
             Ask::Promote(_) | Ask::Restore(..) | Ask::Undo => self.move_present(name, ask, None),
@@ -132,7 +136,8 @@ impl Play {
                 let moved = self.move_present(name, inner, disk.map(|disk| self.disk(disk)));
                 if let Err(Error::Partly { done, .. }) = &moved {
                     let name = done.rsplit_once(" on branch ").map(|(_, name)| name.to_owned());
-                    return Said::Partly(name.map(|name| Made { name, of: None }));
+                    let made = name.map(|name| Made { of: self.start_of(which, &name), name });
+                    return Said::Partly(made);
                 }
                 moved
             }
@@ -163,7 +168,7 @@ impl Play {
                 let point = call::Point { name: name.into(), at: text, label: label.clone(), hold: None };
                 let mut client = at.as_ref().map_or_else(Client::default, Client::of);
                 let named = manager.handle(&point, &mut client);
-                named.map(|named| Some(Made { name: String::new(), of: Some(Place::of(&named)) }))
+                named.map(|named| Some(Made::at(&named)))
             }
             Ask::When(at) => match self.look(name, at) {
                 Ok((place, content, _)) => return Said::Meant(place, content),
@@ -186,6 +191,20 @@ impl Play {
         }
     }
 
+    /// The moment of which this branch was made, where that is not told.
+    fn start_of(&self, which: usize, branch: &str) -> Option<Place> {
+        let target = self.manager().target(NAMES[which]).unwrap();
+        let catalog = target.log.catalog();
+        let (parent, seq) = catalog.branch_named(branch).ok()?.parent?;
+        let event = target.log.event_at(bygone_model::Place::new(parent, seq)).unwrap();
+        Some(Place {
+            branch: catalog.branch(parent)?.name.clone(),
+            seq: seq.0,
+            time: target.log.time_of(seq).unwrap(),
+            grade: event.map_or(Grade::Crash, |event| event.event.grade),
+        })
+    }
+
     /// What was removed and is kept.
     pub(super) fn removed(&self) -> Vec<Listed> {
         let mut listed = Kept::default();
@@ -200,21 +219,44 @@ impl Play {
         told.collect()
     }
 
+    fn guest_does(&self, name: &str, does: Does) -> Result<Option<Made>> {
+        let target = self.manager().target(name)?;
+        let stopped = || Error::TargetStopped(name.into());
+        let machine = target.machine().ok_or_else(stopped)?;
+        let guest = self.world.fake.machine(&target.run_dir()).ok_or_else(stopped)?;
+        if target.machine_state() != lifecycle::Machine::Running {
+            return Err(stopped());
+        }
+        match does {
+            Does::ShutsDown => guest.shut_down(),
+            Does::Dies => guest.die(),
+            Does::Panics => guest.panic(),
+            Does::Resets => {
+                guest.reset();
+                wait_for("the machine to go on", || {
+                    target.machine_state() == lifecycle::Machine::Running && guest.is_running()
+                });
+                return Ok(None);
+            }
+        }
+        target.wait_ended(&machine, &mut || true).map(|stopped| Some(Made::at(&stopped)))
+    }
+
     fn guest_write(&self, name: &str, block: usize, byte: u8) -> Result<()> {
         let target = self.manager().target(name)?;
         let machine = target.machine().ok_or_else(|| Error::TargetStopped(name.into()))?;
         let lease = target.lease(target.volume(machine.branch, None)?, Use::Guest)?;
         // As a machine that ended meanwhile does not write any more.
-        if target.machine_state() != crate::lifecycle::Machine::Running {
+        if target.machine_state() != lifecycle::Machine::Running {
             return Err(Error::TargetStopped(name.into()));
         }
-        Ok(lease.write(&[writing(block, &[byte; BLOCK])])?)
+        Ok(lease.write(&[writing(block, &block_of(byte))])?)
     }
 
     fn present_write(&self, name: &str, block: usize, byte: u8) -> Result<()> {
         let target = self.manager().target(name)?;
         let lease = target.serve(target.volume(target.present(), None)?, true)?;
-        Ok(lease.write(&[writing(block, &[byte; BLOCK])])?)
+        Ok(lease.write(&[writing(block, &block_of(byte))])?)
     }
 
     /// Another branch becomes the present, perhaps.

@@ -8,7 +8,7 @@ use std::{
 use bygone_block::Reading;
 use jiff::Zoned;
 
-use super::{BLOCK, Which, when::Place, writing};
+use super::{BLOCK, Which, block_of, byte_of, when::Place, writing};
 use crate::{Error, Result, exports::Opened, manager::Manager, target::lock};
 
 /// What is served, by number.
@@ -43,12 +43,11 @@ impl Served {
     pub(super) fn read(&self, number: u32, block: usize) -> Result<u8> {
         let mut bytes = [0; BLOCK];
         self.find(number)?.device.read((block * BLOCK) as u64, &mut bytes, Reading::MayWait)?;
-        assert!(bytes.iter().all(|byte| *byte == bytes[0]), "a block is torn");
-        Ok(bytes[0])
+        Ok(byte_of(&bytes))
     }
 
     pub(super) fn write(&self, number: u32, block: usize, byte: u8) -> Result<()> {
-        Ok(self.find(number)?.device.write(&[writing(block, &[byte; BLOCK])])?)
+        Ok(self.find(number)?.device.write(&[writing(block, &block_of(byte))])?)
     }
 
     pub(super) fn end(&self, number: u32) -> Result<()> {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use bygone_model::{BranchId, Kind, Seq};
+use bygone_model::{BranchId, Grade, Kind, Micros, Seq};
 use bygone_store::Wait;
 
 use super::{
     BLOCK, Play,
-    model::{BLOCKS, Content, Machine, Model},
+    model::{BLOCKS, Content, Happened, Machine, Model},
     to_content,
 };
 use crate::{manager::tests::wait_for, target::Target};
@@ -96,4 +96,70 @@ pub(super) fn points_of(target: &Target) -> Vec<(String, BranchId, Seq)> {
     };
     target.log.events(Seq::ZERO, target.log.head_seq(), &mut each).unwrap();
     points
+}
+
+/// What happened to a machine, as the log says it.
+#[derive(Debug)]
+pub(super) struct Seen {
+    kind: Kind,
+    grade: Grade,
+    branch: usize,
+    lived: bool,
+    /// If all of it is known.
+    pub(super) content: Option<Content>,
+    pub(super) seq: u64,
+    pub(super) time: Micros,
+}
+
+impl Seen {
+    /// It is what the model says; `crowded`: what is written at the same time may be between a panic and the end.
+    fn is(&self, event: &Happened, crowded: bool) -> bool {
+        let content = match self.content {
+            None => !event.exact,
+            Some(content) => content == event.content || (crowded && event.kind == Kind::Panic),
+        };
+        let same = (&self.kind, self.grade, self.branch, self.lived)
+            == (&event.kind, event.grade, event.branch, event.lived);
+        same && content
+    }
+}
+
+/// Nothing else happened to the machine since that record than what the model says.
+pub(super) fn are_events(target: &Target, model: &Model, since: u64, crowded: bool) -> Result<(), String> {
+    let new: Vec<_> = model.events.iter().filter(|event| event.seq.is_none_or(|seq| seq > since)).collect();
+    let seen = happened(target, since);
+    let fits = new.len() == seen.len() && seen.iter().zip(&new).all(|(seen, event)| seen.is(event, crowded));
+    fits.then_some(()).ok_or_else(|| format!("it happened {seen:?}\nand should {new:?}"))
+}
+
+/// What happened to its machine since that record.
+pub(super) fn happened(target: &Target, since: u64) -> Vec<Seen> {
+    let (catalog, mut bytes) = (target.log.catalog(), vec![0; BLOCKS * BLOCK]);
+    let mut events = Vec::new();
+    let mut each = |event: &bygone_store::Event| {
+        if matches!(event.event.kind, Kind::Boot | Kind::Shutdown | Kind::Reset | Kind::Panic) {
+            events.push(event.clone());
+        }
+        true
+    };
+    target.log.events(Seq(since), target.log.head_seq(), &mut each).unwrap();
+    let mut seen = |event: bygone_store::Event| {
+        let place = event.place();
+        let volume = target.volume(place.branch, None).unwrap();
+        let content = catalog.is_exact(volume, place.seq).then(|| {
+            let view = target.log.view(volume, place.seq).unwrap();
+            view.read(bygone_model::Lba(0), &mut bytes, Wait::Yes).unwrap();
+            to_content(&bytes)
+        });
+        Seen {
+            time: event.time_told(),
+            kind: event.event.kind,
+            grade: event.event.grade,
+            branch: place.branch.0 as usize,
+            lived: catalog.present_at(place.seq) == place.branch,
+            content,
+            seq: place.seq.0,
+        }
+    };
+    events.into_iter().map(&mut seen).collect()
 }

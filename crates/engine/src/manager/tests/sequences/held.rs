@@ -97,6 +97,8 @@ impl Held {
                 }
                 if let Some(disk) = model.disk {
                     model.branches[0].content = self.content_of(disk);
+                    // Whoever does not wait for the one who added it meets it while it is read.
+                    model.renamed = round.crowded;
                 }
                 self.targets[which] = Some(model);
                 true

@@ -5,14 +5,19 @@
 
 use std::collections::BTreeMap;
 
+use bygone_model::{Grade, Kind};
+
 use super::{
     held::KeptAs,
     when::{At, Meant, Place, why},
 };
-use crate::{Error, lifecycle};
+use crate::{Error, api::MomentInfo, lifecycle};
 
 pub(super) const BLOCKS: usize = 8;
+/// What the blocks of a disk are filled with; but for these two, which are blocks with the superblock of a file system.
 pub(super) type Content = [u8; BLOCKS];
+pub(super) const CLEAN: u8 = 251;
+pub(super) const DIRTY: u8 = 252;
 
 /// What a client asks for.
 #[derive(Clone, Debug)]
@@ -21,7 +26,9 @@ pub(super) enum Ask {
     Set,
     Run,
     RunAt(At),
-    Stop,
+    /// By force, if that is said.
+    Stop(bool),
+    Guest(Does),
     GuestWrite(usize, u8),
     PresentWrite(usize, u8),
     Promote(String),
@@ -46,7 +53,23 @@ pub(super) enum Ask {
     EndExport(u32),
 }
 
+/// What a guest does by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Does {
+    ShutsDown,
+    /// Its process ends.
+    Dies,
+    Panics,
+    /// It starts over.
+    Resets,
+}
+
 impl Ask {
+    /// Its machine is not there any more afterwards.
+    pub(super) fn ends_machine(&self) -> bool {
+        matches!(self, Ask::Stop(_)) || matches!(self, Ask::Guest(does) if *does != Does::Resets)
+    }
+
     /// It changes which targets there are.
     pub(super) fn moves_targets(&self) -> bool {
         matches!(self, Ask::Add(_) | Ask::Remove | Ask::BringBack(..))
@@ -75,6 +98,13 @@ pub(super) struct Made {
     pub(super) name: String,
     /// The moment, if that was said.
     pub(super) of: Option<Place>,
+}
+
+impl Made {
+    /// Nothing, at that moment.
+    pub(super) fn at(moment: &MomentInfo) -> Made {
+        Made { name: String::new(), of: Some(Place::of(moment)) }
+    }
 }
 
 /// What was answered.
@@ -119,20 +149,19 @@ pub(super) struct Branch {
     pub(super) first: Content,
 }
 
-/// A machine was started or stopped.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Something happened to a machine.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Happened {
-    pub(super) boot: bool,
+    pub(super) kind: Kind,
+    pub(super) grade: Grade,
     pub(super) branch: usize,
     /// That branch was the present.
     pub(super) lived: bool,
     pub(super) content: Content,
     /// All of that is known to the store.
     pub(super) exact: bool,
-    /// Within which records; not known yet while both are 0.
-    pub(super) seqs: (u64, u64),
-    /// Nothing else happened within them.
-    pub(super) sure: bool,
+    /// Where that is, once it is known.
+    pub(super) seq: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +197,8 @@ pub(super) struct Model {
     pub(super) last: Option<Inverse>,
     /// What is served to others than its machine.
     pub(super) exports: BTreeMap<u32, Shown>,
+    /// A branch was discarded while the disk outside was being read: what it held in the end may not be known.
+    pub(super) given_up: bool,
     /// Its disk is this one outside the store, …
     pub(super) disk: Option<u32>,
     /// … which is not there, …
@@ -204,6 +235,7 @@ impl Model {
             events: Vec::new(),
             last: None,
             exports: BTreeMap::new(),
+            given_up: false,
             disk,
             away: false,
             renamed: false,
@@ -234,7 +266,10 @@ impl Model {
     fn moment(&self, at: &At, made: Option<&Made>) -> Option<(usize, u64, Content)> {
         let Meant::Place { branch, seqs, .. } = &at.meant else { return None };
         let (branch, seq) = match made.and_then(|made| made.of.as_ref()) {
-            Some(place) => (self.ever(&place.branch)?, place.seq),
+            Some(place) => {
+                let branch = self.ever(&place.branch)?;
+                (self.is_graded(branch, place).then_some(branch)?, place.seq)
+            }
             None => (branch.unwrap_or(0), seqs.0),
         };
         Some((branch, seq, at.meant.content(branch, seq)?))
@@ -250,10 +285,35 @@ impl Model {
     }
 
     /// A machine was started or stopped; `exact`: the store knows what its disk holds.
-    fn happened(&mut self, boot: bool, branch: usize, exact: bool) {
+    fn happened(&mut self, kind: Kind, grade: Grade, branch: usize, exact: bool, seq: Option<u64>) {
         let content = self.branches[branch].content;
         let lived = branch == self.head;
-        self.events.push(Happened { boot, branch, lived, content, exact, seqs: (0, 0), sure: false });
+        self.events.push(Happened { kind, grade, branch, lived, content, exact, seq });
+    }
+
+    /// The machine on this branch has ended; in an orderly way, if its guest shut down and nobody forced it.
+    pub(super) fn ended(&mut self, branch: usize, orderly: bool, said: Option<&Place>) -> bool {
+        let grade = match (orderly, self.branches[branch].content[0]) {
+            (_, DIRTY) => Grade::Crash,
+            (true, _) => Grade::Stopped,
+            (false, CLEAN) => Grade::Clean,
+            (false, _) => Grade::Crash,
+        };
+        let exact = !self.is_unread(branch);
+        self.machine = Machine::Stopped;
+        self.happened(Kind::Shutdown, grade, branch, exact, said.map(|said| said.seq));
+        said.is_none_or(|said| said.grade == grade && said.branch == self.branches[branch].name)
+    }
+
+    /// The grade of a place, if that is known by now.
+    fn grade_at(&self, branch: usize, seq: u64) -> Option<Grade> {
+        let here = self.events.iter().filter(|event| event.branch == branch);
+        let known = here.clone().filter(|event| event.seq == Some(seq)).map(|event| event.grade).max();
+        known.or_else(|| here.clone().all(|event| event.seq.is_some()).then_some(Grade::Crash))
+    }
+
+    fn is_graded(&self, branch: usize, place: &Place) -> bool {
+        self.grade_at(branch, place.seq).is_none_or(|grade| grade == place.grade)
     }
 
     /// What the disk outside holds is not what the store knows, or nobody knows whether it is.
@@ -307,12 +367,10 @@ impl Model {
         match said {
             Said::Refused(Error::Busy { .. }) => round.crowded,
             // Whoever stops what is being stopped waits along.
-            Said::Done(_)
-                if matches!(ask, Ask::Stop) && round.stops > 1 && self.machine == Machine::Stopped =>
-            {
+            Said::Done(_) if ask.ends_machine() && round.stops > 1 && self.machine == Machine::Stopped => {
                 true
             }
-            Said::Refused(Error::BaseIncomplete { .. }) if round.unread => true,
+            Said::Refused(Error::BaseIncomplete { .. }) if round.unread || self.given_up => true,
             Said::Refused(Error::TargetStopping(_)) if round.stops > 0 => true,
             Said::Refused(Error::Served(_) | Error::Moved(_) | Error::BranchUsed(_)) if round.served => true,
             Said::Refused(Error::Partly { .. }) => false,
@@ -328,9 +386,10 @@ impl Model {
             }
             Said::Meant(place, content) => match ask {
                 Ask::When(at) => {
-                    match (self.ever(&place.branch).and_then(|id| at.meant.content(id, place.seq)), content) {
+                    let branch = self.ever(&place.branch).filter(|branch| self.is_graded(*branch, place));
+                    match (branch.and_then(|id| at.meant.content(id, place.seq)), content) {
                         (Some(wanted), Some(found)) => wanted == *found,
-                        (Some(_), None) => round.unread || !at.meant.is_exact(),
+                        (Some(_), None) => round.unread || self.given_up || !at.meant.is_exact(),
                         (None, _) => false,
                     }
                 }
@@ -341,12 +400,30 @@ impl Model {
                 _ => false,
             },
             Said::Removed(_) | Said::Listed(_) => false,
+            Said::Done(made) if matches!(ask, Ask::Weak(_)) && self.disk.is_some() => {
+                // It was written to all the same, by whoever made it weak.
+                self.done(ask, made.as_ref()) && {
+                    self.renamed = true;
+                    true
+                }
+            }
             Said::Done(made) => {
                 let left = (ask, self.machine, round.stops);
-                if let (Ask::GuestWrite(block, byte), Machine::Left(branch), 1..) = left {
-                    // Whoever stops a machine that was left running takes it over first; its guest goes on until it is down.
-                    self.branches[branch].content[*block] = *byte;
-                    return true;
+                // Whoever stops a machine that was left running takes it over first; until it is down all goes on as with others.
+                match left {
+                    (Ask::GuestWrite(block, byte), Machine::Left(branch), 1..) => {
+                        self.branches[branch].content[*block] = *byte;
+                        return true;
+                    }
+                    (Ask::PresentWrite(block, byte), Machine::Left(_), 1..) if !self.unreachable() => {
+                        self.notice();
+                        self.branches[self.head].content[*block] = *byte;
+                        return true;
+                    }
+                    (Ask::Guest(does), Machine::Left(branch), 2..) => {
+                        return self.guest_does(*does, branch, made.as_ref());
+                    }
+                    _ => {}
                 }
                 self.done(ask, made.as_ref())
             }
@@ -379,6 +456,23 @@ impl Model {
         })
     }
 
+    fn guest_does(&mut self, does: Does, branch: usize, made: Option<&Made>) -> bool {
+        let (exact, said) = (!self.is_unread(branch), made.and_then(|made| made.of.as_ref()));
+        match does {
+            Does::ShutsDown => self.ended(branch, true, said),
+            Does::Dies => self.ended(branch, false, said),
+            Does::Panics => {
+                self.happened(Kind::Panic, Grade::Crash, branch, exact, None);
+                self.ended(branch, false, said)
+            }
+            Does::Resets => {
+                self.happened(Kind::Reset, Grade::Crash, branch, exact, None);
+                self.happened(Kind::Boot, Grade::Crash, branch, exact, None);
+                true
+            }
+        }
+    }
+
     /// It was done; false if it could not have been.
     fn done(&mut self, ask: &Ask, made: Option<&Made>) -> bool {
         use lifecycle::Verdict;
@@ -390,7 +484,7 @@ impl Model {
                     let exact = !self.is_unread(self.head);
                     self.notice();
                     self.machine = Machine::Running(self.head);
-                    self.happened(true, self.head, exact);
+                    self.happened(Kind::Boot, Grade::Crash, self.head, exact, None);
                 }
                 (Verdict::Adopt, Machine::Left(branch)) => {
                     if branch == self.head && self.unreachable() {
@@ -406,17 +500,19 @@ impl Model {
                 }
                 let Some(branch) = self.branch_at(at, made) else { return false };
                 self.machine = Machine::Running(branch);
-                self.happened(true, branch, true);
+                self.happened(Kind::Boot, Grade::Crash, branch, true, None);
             }
-            Ask::Stop => match self.machine {
+            Ask::Stop(force) => match self.machine {
                 Machine::Stopped => return false,
                 Machine::Left(branch) if branch == self.head && self.unreachable() => return false,
                 Machine::Left(branch) | Machine::Running(branch) => {
-                    let exact = !self.is_unread(branch);
-                    self.machine = Machine::Stopped;
-                    self.happened(false, branch, exact);
+                    return self.ended(branch, !force, made.and_then(|made| made.of.as_ref()));
                 }
             },
+            Ask::Guest(does) => {
+                let Machine::Running(branch) = self.machine else { return false };
+                return self.guest_does(*does, branch, made);
+            }
             Ask::GuestWrite(block, byte) => {
                 let Machine::Running(branch) = self.machine else { return false };
                 self.branches[branch].content[*block] = *byte;
@@ -444,6 +540,7 @@ impl Model {
                     return false;
                 }
                 if *discard {
+                    self.given_up |= self.is_unread(self.head);
                     self.changed = None;
                 } else {
                     self.notice();
@@ -514,7 +611,11 @@ impl Model {
                     Some(at) => self.moment(at, made),
                     None if unknown() => None,
                     None => match made.and_then(|made| made.of.as_ref()) {
-                        Some(place) if self.ever(&place.branch) != Some(here) => None,
+                        Some(place)
+                            if self.ever(&place.branch) != Some(here) || place.grade != Grade::Crash =>
+                        {
+                            None
+                        }
                         place => Some((here, place.map_or(0, |p| p.seq), content)),
                     },
                 };

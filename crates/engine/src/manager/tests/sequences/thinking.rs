@@ -3,7 +3,7 @@
 use super::{
     EXPORTS_MAX, Play, Random, bytes_of,
     held::NAMES,
-    model::{Ask, BLOCKS, Machine, Model, Which},
+    model::{Ask, BLOCKS, CLEAN, DIRTY, Does, Machine, Model, Which},
     when::{At, Meant},
 };
 
@@ -12,6 +12,7 @@ use super::{
 enum Kind {
     Run,
     Stop,
+    Guest,
     GuestWrite,
     PresentWrite,
     Point,
@@ -31,10 +32,18 @@ enum Kind {
     Set,
 }
 
+/// What a block may be filled with.
+pub(super) fn a_byte(block: usize, random: &mut Random) -> u8 {
+    match (block, random.below(4)) {
+        (0, 0) => CLEAN,
+        (0, 1) => DIRTY,
+        _ => (random.below(250) + 1) as u8,
+    }
+}
+
 impl Play {
     /// Something to ask, likely to make sense; nobody else asks at the same time if it is asked `alone`.
     pub(super) fn think(&mut self, which: usize, random: &mut Random, alone: bool) -> Ask {
-        let byte = (random.below(250) + 1) as u8;
         let Some(model) = &self.held.targets[which] else {
             return match random.below(7) {
                 0 => Ask::Run,
@@ -55,6 +64,7 @@ impl Play {
         let moment = text.clone().filter(known).filter(|_| random.one_in(2)).or(point);
         let exports: Vec<u32> = model.exports.keys().copied().collect();
         let block = random.below(BLOCKS);
+        let byte = a_byte(block, random);
         let runs_on = match model.machine {
             Machine::Running(branch) if branch != model.head => Some(model.branches[branch].name.clone()),
             _ => None,
@@ -65,6 +75,7 @@ impl Play {
         let weights = [
             (Kind::Run, may(stopped || left, 6)),
             (Kind::Stop, may(!stopped, 6)),
+            (Kind::Guest, may(!stopped && !left, 4)),
             (Kind::GuestWrite, may(!stopped && !left, 8)),
             (Kind::PresentWrite, 4),
             (Kind::Point, 4),
@@ -85,7 +96,14 @@ impl Play {
         ];
         match random.weighted(&weights) {
             Kind::Run => Ask::Run,
-            Kind::Stop => Ask::Stop,
+            Kind::Stop => Ask::Stop(random.one_in(3)),
+            Kind::Guest => Ask::Guest(match random.below(if alone { 4 } else { 3 }) {
+                0 => Does::ShutsDown,
+                1 => Does::Dies,
+                2 => Does::Panics,
+                // Others would find it in between.
+                _ => Does::Resets,
+            }),
             Kind::GuestWrite => Ask::GuestWrite(block, byte),
             Kind::PresentWrite => Ask::PresentWrite(block, byte),
             Kind::Point if model.changed.is_some() => Ask::Run,
@@ -171,9 +189,15 @@ impl Play {
         let removed = |asks: &[(usize, Ask)], which| {
             asks.iter().any(|(name, ask)| *name == which && matches!(ask, Ask::Remove))
         };
+        let ends = asks.iter().any(|(_, ask)| ask.ends_machine());
         for i in 0..asks.len() {
+            // Whoever has opened it before a machine ends may write to it later, though nobody could open it then.
+            let away = ends && self.held.targets[asks[i].0].as_ref().is_some_and(|target| target.away);
+            if away && matches!(asks[i].1, Ask::PresentWrite(..)) {
+                asks[i].1 = Ask::Set;
+            }
             let seen = match &asks[i].1 {
-                Ask::Remove | Ask::Run | Ask::Stop | Ask::Set | Ask::EndExport(_) => true,
+                Ask::Remove | Ask::Run | Ask::Stop(_) | Ask::Set | Ask::EndExport(_) => true,
                 ask if ask.moves_targets() => true,
                 // Nor could what a text means, if it is asked of another target.
                 Ask::When(_) | Ask::Export(..) | Ask::ReadExport(..) => !others,

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use bygone_model::Micros;
+use bygone_model::{Grade, Kind, Micros, Seq};
 use jiff::{Span, Timestamp, Zoned, fmt::temporal::DateTimeParser, tz::TimeZone};
 
 use super::{
     Random,
-    model::{Content, Model},
+    model::{Content, Happened, Model},
 };
 use crate::{Error, api::MomentInfo, target::Target, timeline::rfc3339};
 
@@ -44,11 +44,19 @@ pub(super) enum Meant {
 pub(super) struct Place {
     pub(super) branch: String,
     pub(super) seq: u64,
+    pub(super) time: Micros,
+    pub(super) grade: Grade,
 }
 
 impl Place {
     pub(super) fn of(moment: &MomentInfo) -> Place {
-        Place { branch: moment.branch.clone(), seq: moment.seq }
+        let time: Timestamp = moment.time.parse().unwrap();
+        Place {
+            branch: moment.branch.clone(),
+            seq: moment.seq,
+            time: Micros(time.as_microsecond()),
+            grade: moment.grade,
+        }
     }
 }
 
@@ -132,6 +140,10 @@ pub(super) struct Past {
     /// By branch: up to which record it was not there yet, and from which on it was; the same of its drop.
     made: Vec<(u64, u64)>,
     dropped: BTreeMap<usize, (u64, u64)>,
+    /// When records were written, as it was said.
+    times: BTreeMap<u64, Micros>,
+    /// So many events have their place.
+    events: usize,
     /// Texts that were said to mean a moment for good.
     told: Vec<(String, usize, u64, Content)>,
 }
@@ -174,9 +186,17 @@ impl Past {
                 Some(_) => {}
             }
         }
-        for event in model.events.iter_mut().filter(|event| event.seqs.1 == 0) {
-            (event.seqs, event.sure) = ((last + 1, seq), alone);
+        for (event, seen) in
+            model.events.iter_mut().skip(self.events).zip(super::found::happened(target, last))
+        {
+            assert!(event.seq.is_none_or(|told| told == seen.seq), "{event:?} is {seen:?}");
+            event.seq = Some(seen.seq);
+            // What was written at the time of a panic may be before it.
+            event.content = seen.content.unwrap_or(event.content);
+            self.note_time(seen.seq, seen.time);
         }
+        self.events = model.events.len();
+        self.note_time(seq, log.time_of(Seq(seq)).unwrap());
         for (label, branch, at) in super::found::points_of(target) {
             if let Some(point) = model.points.get_mut(&label) {
                 let id = target.log.catalog().branch(branch).unwrap().name.clone();
@@ -197,7 +217,12 @@ impl Past {
         }
     }
 
-    fn head(&self) -> u64 {
+    /// A record was said to be of this time: it always is.
+    pub(super) fn note_time(&mut self, seq: u64, time: Micros) {
+        assert_eq!(*self.times.entry(seq).or_insert(time), time, "the time of record {seq}");
+    }
+
+    pub(super) fn head(&self) -> u64 {
         self.marks.last().map_or(0, |mark| mark.seq)
     }
 
@@ -248,29 +273,35 @@ impl Past {
         }
     }
 
-    /// The last, or first, time that a machine was started, or stopped; if that is certain.
-    fn event(&self, model: &Model, boot: bool, line: Line, first: bool, before: u64) -> Option<Meant> {
-        let mut events: Vec<_> = model.events.iter().filter(|event| event.boot == boot).collect();
+    /// The last, or first, of these events, if that is certain.
+    fn event(
+        &self,
+        model: &Model,
+        is_meant: &dyn Fn(&Happened) -> bool,
+        line: Line,
+        first: bool,
+        before: u64,
+    ) -> Option<Meant> {
+        let mut events: Vec<_> = model.events.iter().filter(|event| is_meant(event)).collect();
         if !first {
             events.reverse();
         }
         for event in events {
+            let seq = event.seq?;
             let on = match line {
-                _ if !event.sure => return None,
                 Line::Lived => event.lived,
-                Line::Of(branch) => self.is_on(model, branch, event.branch, event.seqs)?,
+                Line::Of(branch) => self.is_on(model, branch, event.branch, (seq, seq))?,
             };
-            if !on || event.seqs.0 >= before {
-                continue;
+            if on && seq < before {
+                let mut meant = Meant::at(model, event.branch, (seq, seq), event.content);
+                if let Meant::Place { exact, .. } = &mut meant {
+                    *exact = event.exact;
+                }
+                return Some(meant);
             }
-            if event.seqs.1 >= before {
-                return None;
+            if on && first {
+                break;
             }
-            let mut meant = Meant::at(model, event.branch, event.seqs, event.content);
-            if let Meant::Place { exact, .. } = &mut meant {
-                *exact = event.exact;
-            }
-            return Some(meant);
         }
         Some(Meant::None("no event"))
     }
@@ -362,8 +393,14 @@ impl Past {
             }
             10 => self.no_moment(model, random)?,
             form => {
-                let (boot, first) = (random.one_in(2), random.one_in(4));
-                let word = if boot { "boot" } else { "shutdown" };
+                let first = random.one_in(4);
+                let kinds = [Kind::Boot, Kind::Shutdown, Kind::Reset, Kind::Panic];
+                let grades = [Grade::Flushed, Grade::Clean, Grade::Stopped];
+                let (kind, grade) = (&kinds[random.below(4)], grades[random.below(3)]);
+                let (word, is_meant): (String, &dyn Fn(&Happened) -> bool) = match random.one_in(2) {
+                    true => (kind.to_string(), &|event| event.kind == *kind),
+                    false => (grade.to_string(), &|event| event.grade >= grade),
+                };
                 let line = if form % 2 == 0 { Line::Lived } else { Line::Of(branch) };
                 let of = if let Line::Of(_) = line { format!("{name}@") } else { String::new() };
                 let (bound, before) = match random.below(4) {
@@ -377,7 +414,7 @@ impl Past {
                     _ => (String::new(), u64::MAX),
                 };
                 let which = if first { "the first" } else { "last" };
-                let meant = self.event(model, boot, line, first, before)?;
+                let meant = self.event(model, is_meant, line, first, before)?;
                 return timed(format!("{of}{which} {word}{bound}"), meant);
             }
         })
@@ -397,7 +434,7 @@ impl Past {
             5 => (format!("id:{}@now", model.branches.len() + 7), "no branch"),
             6 => ("one year ago".to_owned(), "before"),
             7 => ("2199-01-01 00:00".to_owned(), "future"),
-            8 => ("last panic".to_owned(), "no event"),
+            8 => ("last suspect".to_owned(), "no event"),
             9 => ("before install nginx".to_owned(), "no event"),
             10 => ("five minutes".to_owned(), "unreadable"),
             // More than one moment of it is known.
