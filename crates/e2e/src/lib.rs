@@ -1,2 +1,2 @@
-//! Tests with the real program and real guests live in `tests/e2e`; there is nothing else here.
+//! An empty crate: the tests with the real program and real guests are in `tests/e2e`.
 #![forbid(unsafe_code)]

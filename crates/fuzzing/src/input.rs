@@ -1,6 +1,6 @@
-//! Decisions out of a fuzzer's bytes: numbers from the front; once they have run out, all are 0.
+//! Turns a fuzzer's bytes into decisions: numbers from the front, and 0 once they have run out.
 
-/// The bytes that are left.
+/// The remaining bytes.
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Input<'a> {
@@ -8,7 +8,7 @@ impl<'a> Input<'a> {
         self.0.is_empty()
     }
 
-    /// As many of the next `len` bytes as there are.
+    /// The next `len` bytes, or as many as there are.
     pub(crate) fn bytes(&mut self, len: usize) -> &'a [u8] {
         let (front, rest) = self.0.split_at(len.min(self.0.len()));
         self.0 = rest;
@@ -34,12 +34,12 @@ impl<'a> Input<'a> {
         u32::from_le_bytes(self.array())
     }
 
-    /// A number below `end`, which is not 0; from two bytes.
+    /// A number below `end`, which must not be 0; consumes two bytes.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         usize::from(self.u16()) % end
     }
 
-    /// One of some.
+    /// One of `of`.
     pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
     }

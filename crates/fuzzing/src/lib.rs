@@ -1,5 +1,5 @@
-//! What the fuzz targets do: each takes any bytes, gives them to something that has to bear them, and compares what comes
-//! of it with a model that is plainer and shares no code with it. A target fails by panicking.
+//! The fuzz targets. Each takes arbitrary bytes, passes them to code that must handle them, and compares the result
+//! with a plainer model that shares no code with it. A target fails by panicking.
 //!
 //! `cargo fuzz` calls these functions (`fuzz/fuzz_targets`), and so does the test that replays `fuzz/corpus`.
 #![forbid(unsafe_code)]

@@ -1,5 +1,5 @@
-//! A folder of files in memory, and a clock that only goes on. The plainest medium: nothing is ever lost, and a copy of it
-//! can be damaged at will.
+//! A folder of files in memory, and a clock that never goes back. The plainest medium: nothing is ever lost, and a copy
+//! of it can be damaged at will.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use std::{
 use bygone_model::Micros;
 use bygone_store::env::{Clock, Dir, File, Random};
 
-/// The same every time, so that a log can be made again.
+/// Always the same, so that a log can be reproduced.
 #[derive(Debug)]
 pub(crate) struct NoChance;
 
@@ -36,7 +36,7 @@ impl Node {
     }
 }
 
-/// See the module's comment. A file that is removed lives on for those who have it open.
+/// See the module's comment. A removed file stays readable through open handles.
 #[derive(Clone, Default)]
 pub(crate) struct Memory(Arc<Mutex<BTreeMap<String, Node>>>);
 
@@ -138,7 +138,7 @@ impl File for Node {
     fn prefetch(&self, _: u64, _: u64) {}
 }
 
-/// A clock that moves by a millisecond whenever it is looked at.
+/// A clock that advances by a millisecond at each reading.
 pub(crate) struct Ticks(AtomicI64);
 
 impl Ticks {

@@ -1,4 +1,4 @@
-//! Replays what the fuzzers have found worth keeping, and what has once broken something.
+//! Replays the corpus: inputs that the fuzzers found worth keeping, and those that once broke something.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 use bygone_fuzzing::TARGETS;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// No input is larger than a few KiB, so nothing needs more than a small multiple of what the program needs anyway.
+/// No input is larger than a few KiB, so none needs much more memory than the program itself.
 const MEMORY_BYTES_MAX: u64 = 512 << 20;
 
 fn fuzz() -> PathBuf {

@@ -1,4 +1,4 @@
-//! A clock that stands still until it is told to move, and jumps when it is told to.
+//! A simulated clock: it stands still until it is advanced, and jumps on request.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -19,13 +19,13 @@ impl SimClock {
         SimClock { wall: wall.0.into(), monotonic: 0.into() }
     }
 
-    /// Time passes.
+    /// Lets time pass.
     pub fn advance(&self, by_micros: i64) {
         self.wall.fetch_add(by_micros, Ordering::Relaxed);
         self.monotonic.fetch_add(by_micros, Ordering::Relaxed);
     }
 
-    /// The wall clock is set, forwards or backwards, without time passing.
+    /// Sets the wall clock forwards or backwards, without time passing.
     pub fn jump(&self, by_micros: i64) {
         self.wall.fetch_add(by_micros, Ordering::Relaxed);
     }

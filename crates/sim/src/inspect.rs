@@ -1,5 +1,5 @@
-//! Reads the records of a log from its segment files, by means of its own: what is there, whatever the store says, and as if
-//! no bit had rotted where the medium knows of it.
+//! Reads the records of a log directly from its segment files, independently of the store's own recovery, and as if no
+//! bit had rotted where the medium knows the original.
 
 use std::collections::BTreeMap;
 
@@ -16,23 +16,23 @@ use crate::medium::Medium;
 /// A record's header and payload, by seq.
 pub(crate) type Records = BTreeMap<u64, (Header, Vec<u8>)>;
 
-/// A record and where it stands.
+/// A record and its position.
 pub(crate) struct Placed {
     pub header: Header,
     pub payload: Vec<u8>,
     /// The number of its segment.
     pub segment: u32,
-    /// The place of its first byte.
+    /// The offset of its first byte.
     pub at: u64,
 }
 
-/// All whole records. Where segments overlap, the later one counts.
+/// All complete records. Where segments overlap, the later one counts.
 #[must_use]
 pub(crate) fn records(medium: &Medium) -> Records {
     placed(medium).into_iter().map(|(seq, placed)| (seq, (placed.header, placed.payload))).collect()
 }
 
-/// The same, with their places.
+/// The same, with their positions.
 #[must_use]
 pub(crate) fn placed(medium: &Medium) -> BTreeMap<u64, Placed> {
     let mut out = BTreeMap::new();

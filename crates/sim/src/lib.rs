@@ -1,9 +1,9 @@
-//! A seeded world: a medium, a clock and a store in them, to which everything happens that can happen. One thread, no
-//! real time; the same seed gives the same run, to the last bit.
+//! Deterministic simulation of a store: a seeded world of a medium, a clock and a store, with faults of every kind. One
+//! thread, no real time; the same seed gives the same run, to the last bit.
 //!
-//! [`run()`] plays one world and compares whatever the store says with an [`oracle`] that knows every record by the
-//! plainest means. The invariants I1, I2, I4 and I5 of `ARCHITECTURE.md` are checked with every step.
-//! [`run_tapped()`] plays a world of one tapped disk, whose log and disk are on two media.
+//! [`run()`] plays one world and compares the store's answers with an [`oracle`] that keeps a plain list of all
+//! records. The invariants I1, I2, I4 and I5 of `ARCHITECTURE.md` are checked with every step. [`run_tapped()`] plays a
+//! world of one tapped disk, whose log and disk are on two media.
 #![forbid(unsafe_code)]
 
 mod clock;

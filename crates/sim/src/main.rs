@@ -47,7 +47,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    // The panics of a run are part of its failure.
+    // The panics of a run are reported with its failure.
     std::panic::set_hook(Box::new(|_| {}));
     let (mut worlds, mut failed, mut played, mut compared, mut cuts) = (0_u64, 0_u64, 0_u64, 0_u64, 0_u64);
     if tapped {

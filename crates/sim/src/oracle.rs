@@ -1,4 +1,4 @@
-//! What the store should know, by the plainest means: a list of all records.
+//! The reference model of the store: a plain list of all records.
 
 use std::collections::BTreeMap;
 
@@ -13,13 +13,13 @@ const STEP_BACK_MICROS_MAX: i64 = 2_000_000;
 /// A change of blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Of which volume.
+    /// The volume.
     pub volume: VolumeId,
-    /// From which sector on.
+    /// The first sector.
     pub lba: u64,
-    /// How many.
+    /// The number of sectors.
     pub sectors: u64,
-    /// Which content; `None`: zeroes.
+    /// The id of the content; `None`: zeroes.
     pub content: Option<u64>,
 }
 
@@ -39,13 +39,13 @@ pub enum Rec {
 /// A disk on a branch, and where it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
-    /// On which branch.
+    /// The branch.
     pub branch: u32,
     /// The size.
     pub sectors: u64,
-    /// The volume below, and the moment of it.
+    /// The parent volume, and its moment at which this one starts.
     pub parent: Option<(u32, Seq)>,
-    /// The record that made it.
+    /// The record that created it.
     pub made: Seq,
     disk: u32,
 }
@@ -57,7 +57,7 @@ pub struct Branch {
     pub name: String,
     /// Where it starts.
     pub parent: Option<(u32, Seq)>,
-    /// The record that made it.
+    /// The record that created it.
     pub made: Seq,
     /// It was dropped.
     pub dropped: bool,
@@ -69,9 +69,9 @@ pub struct Oracle {
     records: Vec<(Micros, Rec)>,
     created: Micros,
     writes: BTreeMap<u32, Vec<(u64, Block)>>,
-    /// All volumes there ever were.
+    /// All volumes that ever existed.
     pub volumes: Vec<Volume>,
-    /// All branches there ever were.
+    /// All branches that ever existed.
     pub branches: Vec<Branch>,
     /// The branch that is the present.
     pub present: u32,
@@ -120,7 +120,7 @@ impl Oracle {
         }
     }
 
-    /// A record came.
+    /// Appends a record.
     pub fn push(&mut self, time: Micros, rec: Rec) {
         self.records.push((time, rec));
         self.learn(self.records.len() - 1);
@@ -208,13 +208,13 @@ impl Oracle {
         (0..self.volumes.len() as u32).filter(move |&v| self.volumes[v as usize].branch == branch)
     }
 
-    /// The changes of a volume itself.
+    /// The changes to a volume itself, without those of its parents.
     #[must_use]
     pub fn writes_of(&self, volume: u32) -> &[(u64, Block)] {
         self.writes.get(&volume).map_or(&[], Vec::as_slice)
     }
 
-    /// A content that says something else than usual.
+    /// Sets the bytes of a content instead of the generated ones.
     pub fn forge(&mut self, content: u64, bytes: Vec<u8>) {
         self.forged.insert(content, bytes);
     }
@@ -247,8 +247,8 @@ impl Oracle {
         self.content_since(volume, lba, sectors, (Seq(0), seq)).0
     }
 
-    /// What versions after `span.0` and up to `span.1` make of sectors; and for which sectors there are any. Only for
-    /// `Seq(0)` the volumes below count.
+    /// The content of sectors that results from versions after `span.0` and up to `span.1`, and which sectors have any.
+    /// The volumes below count only for `Seq(0)`.
     #[must_use]
     pub fn content_since(
         &self,
@@ -289,7 +289,8 @@ impl Oracle {
         }
     }
 
-    /// The record that a sector of a volume shows as of `seq`, and which of its sectors that is; `None`: zeroes that nobody wrote.
+    /// The record whose data a sector of a volume shows as of `seq`, and the index of that sector in the record;
+    /// `None`: zeroes that were never written.
     #[must_use]
     pub fn version(&self, volume: u32, sector: u64, seq: Seq) -> Option<(Seq, u64)> {
         let (mut at, mut until) = (volume, seq.0);
@@ -320,7 +321,7 @@ impl Oracle {
         })
     }
 
-    /// For each era that had begun at `time`, the last moment up to then.
+    /// For each era that had begun by `time`, the last moment up to then.
     #[must_use]
     pub fn at_time(&self, time: Micros) -> Vec<TimeHit> {
         let mut hits = Vec::new();
@@ -340,7 +341,8 @@ impl Oracle {
         hits
     }
 
-    /// Where the store's catalog differs. A life without records (`fresh`) is known to it, but not here.
+    /// The differences to the store's catalog. A life without records (`fresh`) is in the store's catalog, but not
+    /// here.
     #[must_use]
     pub fn catalog_differs(
         &self,
@@ -385,7 +387,7 @@ impl Oracle {
         self.incarnation
     }
 
-    /// The size of a volume as a bound for addresses.
+    /// The size of a volume, as a bound for addresses.
     #[must_use]
     pub fn end_of(&self, volume: u32) -> Lba {
         Lba(self.volumes[volume as usize].sectors)

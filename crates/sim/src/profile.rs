@@ -1,4 +1,4 @@
-//! What kinds of things happen, and how often.
+//! Profiles: which steps happen, and how often.
 
 /// One kind of step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,11 +15,11 @@ pub enum Step {
     MaintainAll,
     /// A checkpoint.
     Checkpoint,
-    /// A disk more.
+    /// A disk is added.
     AddDisk,
-    /// A branch more.
+    /// A branch is added.
     AddBranch,
-    /// A branch less.
+    /// A branch is dropped.
     DropBranch,
     /// Another branch becomes the present.
     Promote,
@@ -29,29 +29,29 @@ pub enum Step {
     ReadPresent,
     /// The past is read.
     ReadPast,
-    /// Times and moments.
+    /// Times are resolved to moments.
     Times,
     /// Events are read.
     ReadEvents,
-    /// A tapped disk takes what is new.
+    /// A tapped disk is destaged to.
     Tap,
-    /// A follower goes on.
+    /// A follower resumes.
     Follow,
     /// The process is killed.
     Kill,
-    /// The power goes.
+    /// The power is cut.
     PowerCut,
     /// Another holder takes the log over while the one before still has it open.
     TakeOver,
-    /// The machine will die in the middle of something.
+    /// The machine will die in the middle of an operation.
     Doom,
-    /// Space runs out, and comes back.
+    /// Space runs out, and is freed again.
     Full,
     /// Syncs fail.
     FailSync,
     /// Reads fail for a while.
     FailReads,
-    /// Bits rot while nobody looks.
+    /// Bits rot while the log is closed.
     Rot,
     /// Index files are lost.
     LoseIndex,
@@ -69,14 +69,14 @@ pub enum Step {
 
 use Step::*;
 
-/// A mixture of steps.
+/// A weighted mixture of steps.
 #[derive(Clone, Copy, Debug)]
 pub struct Profile {
     /// Its name.
     pub name: &'static str,
     /// Steps and their weights.
     pub steps: &'static [(Step, u32)],
-    /// Disks of many stripes, large writes.
+    /// Disks with many stripes, large writes.
     pub wide: bool,
 }
 
@@ -301,7 +301,7 @@ const FOLLOW: &[(Step, u32)] = &[
     (CompareAll, 1),
 ];
 
-/// All mixtures.
+/// All profiles.
 pub const PROFILES: &[Profile] = &[
     Profile { name: "calm", steps: CALM, wide: false },
     Profile { name: "crash", steps: CRASH, wide: false },
@@ -317,7 +317,7 @@ pub const PROFILES: &[Profile] = &[
     Profile { name: "follow", steps: FOLLOW, wide: false },
 ];
 
-/// The mixture of this name.
+/// The profile with this name.
 #[must_use]
 pub fn named(name: &str) -> Option<Profile> {
     PROFILES.iter().copied().find(|profile| profile.name == name)

@@ -1,4 +1,4 @@
-//! Randomness that is the same on every machine: xoshiro256**, seeded by splitmix64.
+//! Deterministic randomness, the same on every machine: xoshiro256**, seeded by splitmix64.
 
 use std::{
     io,
@@ -7,11 +7,11 @@ use std::{
 
 use bygone_store::env::Random;
 
-/// A generator of numbers that only its seed decides.
+/// A generator whose output depends only on its seed.
 #[derive(Clone, Debug)]
 pub struct Rng([u64; 4]);
 
-/// What a store draws in a world: as the world's seed decides, so that a run can be played again.
+/// The randomness of a store in a world, which the world's seed determines, so that a run can be repeated.
 #[derive(Debug)]
 pub struct SimRandom(Mutex<Rng>);
 
@@ -82,12 +82,12 @@ impl Rng {
         self.below(1000) < per_mille
     }
 
-    /// One of `from`, which must not be empty.
+    /// A random element of `from`, which must not be empty.
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
 
-    /// The index of one of `weights`, as often as its weight says.
+    /// A random index into `weights`, with these weights.
     pub fn weighted(&mut self, weights: impl Iterator<Item = u32> + Clone) -> usize {
         let mut left = self.below(weights.clone().map(u64::from).sum());
         for (i, weight) in weights.enumerate() {

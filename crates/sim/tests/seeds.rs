@@ -1,11 +1,11 @@
-//! Many short worlds. A failure prints how to play it again.
+//! Many short worlds. A failure prints how to repeat it.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use bygone_sim::{profile, run, run_tapped, run_twice};
 use bygone_store::env::{Clock, SystemClock};
 
 const STEPS: u64 = 120;
-/// Every so many worlds are played twice and must come to the same.
+/// One in this many worlds is played twice and must have the same result both times.
 const TWICE_EVERY: u64 = 5;
 
 fn play(name: &str, seeds: std::ops::Range<u64>) {
@@ -61,37 +61,38 @@ worlds! {
 
 #[test]
 fn worlds_that_went_wrong_once_go_well() {
-    // Whole records of a write that failed stood behind the end of a segment without an index, and `verify` took them for its own.
+    // Complete records of a failed write followed the end of a segment without an index, and `verify` counted them as
+    // part of it.
     for (name, seed) in [("full", 500_014), ("mixed", 500_156)] {
         if let Err(failure) = run(seed, 400, profile::named(name).unwrap()) {
             panic!("{failure}");
         }
     }
-    // A write failed and left whole records. What was written over the first of them was the same to the last bit, so the
-    // others continued it; or a power cut brought the first ones back, and the next segment continued those.
+    // A write failed and left complete records. The record written over the first of them was identical, so the others
+    // continued it; or a power cut brought the first ones back, and the next segment continued those.
     for (name, seed) in [("full", 500_072), ("mixed", 500_228)] {
         if let Err(failure) = run(seed, 300, profile::named(name).unwrap()) {
             panic!("{failure}");
         }
     }
-    // Of an index a power cut left the trailer only, after a checkpoint had taken over what the segment holds.
+    // A power cut left only the trailer of an index, after a checkpoint had taken over the content of the segment.
     if let Err(failure) = run(1_795_711_162_237_126, 120, profile::named("pages").unwrap()) {
         panic!("{failure}");
     }
-    // A bit flipped in the only header that was left to say which log it is.
+    // A bit flipped in the only remaining header that identified the log.
     if let Err(failure) = run(1_795_714_869_059_775, 120, profile::named("newest").unwrap()) {
         panic!("{failure}");
     }
 }
 
-/// Worlds that nobody has seen yet, for two minutes (or as many seconds as `BYGONE_SIM_FRESH_SECONDS` says). The clock says with
-/// which they begin, unless `BYGONE_SIM_FRESH_SEED` does: continuous integration takes the commit, so that its run can be repeated.
+/// New worlds, for two minutes (or `BYGONE_SIM_FRESH_SECONDS`). The clock chooses the first seed, unless
+/// `BYGONE_SIM_FRESH_SEED` does: continuous integration derives that from the commit, so that its run can be repeated.
 #[test]
 fn fresh_worlds_go_well_for_two_minutes() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
     let clock = SystemClock::new();
     let end = clock.monotonic().0 + number("BYGONE_SIM_FRESH_SECONDS").unwrap_or(120) as i64 * 1_000_000;
-    // Far from the seeds that are always played.
+    // Far from the fixed seeds.
     let first = number("BYGONE_SIM_FRESH_SEED").unwrap_or(clock.wall().0 as u64);
     println!("fresh seeds from {first} on");
     let mut worlds = 0;
@@ -109,7 +110,7 @@ fn fresh_worlds_go_well_for_two_minutes() {
     }
 }
 
-/// Plays what the environment names: `BYGONE_SIM_SEED`, `BYGONE_SIM_PROFILE`, `BYGONE_SIM_STEPS`.
+/// Plays the world that the environment names: `BYGONE_SIM_SEED`, `BYGONE_SIM_PROFILE`, `BYGONE_SIM_STEPS`.
 #[test]
 fn one_seed() {
     let var = |name| std::env::var(name).ok();

@@ -1,4 +1,4 @@
-//! What is refused, and how.
+//! Invalid input: what is refused, and with which message.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ fn add(world: &World, name: &str, disk: &str) -> Vec<String> {
     ["target", "add", name, "--disk", disk].map(str::to_owned).to_vec()
 }
 
-/// The segment with most of a target's content.
+/// The largest segment of a target.
 fn largest_segment(world: &World, target: &str) -> std::path::PathBuf {
     let log = world.store().join("targets").join(target).join("log");
     let entries = fs::read_dir(log).expect("a log").map(|entry| entry.expect("an entry"));
@@ -43,7 +43,7 @@ fn disks_that_cannot_be_protected_are_refused_and_leave_nothing_behind() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .expect("qemu-io; run scripts/setup");
-    // Its locks are listed with what it has open.
+    // Its locks are listed with its open files.
     let open = format!("/proc/{}/fdinfo", holder.id());
     until("qemu-io to lock the disk", || {
         let entries = fs::read_dir(&open).ok()?.filter_map(Result::ok);
@@ -105,7 +105,7 @@ fn moments_that_there_are_not_are_refused_with_what_there_is() {
     world.fails(1, &["timeline", "nobody"]);
     assert!(!world.path("x.raw").exists());
     world.restore("a", "point:here", &world.path("x.raw"));
-    // Never over what is there already.
+    // Never over an existing file.
     world.fails(1, &["restore", "a", "--at", "now", "--to", &to]);
 }
 
@@ -126,7 +126,7 @@ fn flipped_bits_are_found_named_and_never_served() {
     assert_eq!(done.status.code(), Some(3), "{}", String::from_utf8_lossy(&done.stderr));
     let found: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
     assert!(found["damaged"][0]["where"].as_str().is_some_and(|w| w.contains(&name)), "{found}");
-    // One damaged block costs that block: the rest is restored, and what is missing is named.
+    // One damaged block costs only that block: the rest is restored, and the missing part is named.
     let y = world.path("y.raw");
     let said = world.fails(3, &["restore", "a", "--at", "now", "--to", &y.display().to_string()]);
     assert!(said.contains("damage"), "{said}");
@@ -161,7 +161,7 @@ fn a_segment_removed_under_a_running_manager_is_named_now_and_after_restarts() {
     world.serve();
     let segment = largest_segment(&world, "a");
     world.ok(&["point", "a", "--label", "before"]);
-    // The one that takes records: nothing is lost with its name.
+    // The active segment: nothing is lost when its name is removed.
     let folder = segment.parent().expect("a folder");
     let entries = fs::read_dir(folder).expect("a log").map(|entry| entry.expect("an entry").path());
     let open = entries.filter(|path| path.extension().is_some_and(|e| e == "seg")).max().expect("a segment");
@@ -170,13 +170,13 @@ fn a_segment_removed_under_a_running_manager_is_named_now_and_after_restarts() {
     world.ok(&["point", "a", "--label", "into-no-file"]);
     until("the open segment to have a name again", || open.exists().then_some(()));
     world.ok(&["point", "a", "--label", "after"]);
-    // One that is sealed.
+    // A sealed segment.
     fs::remove_file(&segment).expect("removed");
     let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
     until("status to name it", || world.json(&["status"]).to_string().contains(&name).then_some(()));
     for _ in 0..2 {
         world.kill_and_restart();
-        // A status that comes before the target is open says just that.
+        // Before the target is open, status says just that.
         until("status to name it again", || {
             world.json(&["status"]).to_string().contains(&name).then_some(())
         });
@@ -214,7 +214,7 @@ fn a_read_only_disk_is_refused() {
     assert!(said.contains("mounted read-only") && world.json_lines(&["target", "list"]).is_empty(), "{said}");
 }
 
-/// Half an imported disk looks like a whole one.
+/// Half an imported disk looks like a complete one.
 #[test]
 fn an_import_that_was_killed_leaves_no_target() {
     let world = World::new();
@@ -223,7 +223,7 @@ fn an_import_that_was_killed_leaves_no_target() {
     let import = format!("vda=import:{}", image.display());
     let add = ["target", "add", "m", "--disk", &import];
     let mut adding = world.command(&add).spawn().expect("started");
-    // It has another name until it is whole.
+    // It has another name until it is complete.
     let log = world.store().join("targets/.adding-m/log");
     until("some of it is imported", || {
         assert!(adding.try_wait().expect("a state").is_none(), "it was through before it was killed");

@@ -1,4 +1,4 @@
-//! A full file system under the store, or under a disk outside of it (I6).
+//! A full file system under the store, or under a disk outside it (I6).
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use crate::world::{World, counter_in, make_disk, until};
 
 const MIB: u64 = 1 << 20;
 
-/// What was known to be on the disk, and what could be, around a moment.
+/// What must be on the disk at a moment, and what may be.
 struct Sample {
     seq: u64,
     done: u64,
@@ -43,7 +43,7 @@ fn assert_exact(world: &World, sample: &Sample) {
     fs::remove_file(to).expect("removed");
 }
 
-/// Writes to a disk of the target from outside, until the store takes no more.
+/// Writes to a disk of the target over NBD until the store accepts no more.
 fn flood(world: &World, disk: &str, mib: u64) -> std::process::Child {
     let export = format!("nbd+unix:///m/{disk}?socket={}", world.store().join("run/nbd.sock").display());
     let commands: Vec<String> = (0..mib).map(|i| format!("write -P {} {i}M 1M", i % 200 + 1)).collect();
@@ -59,14 +59,14 @@ fn problems(of: &Value) -> String {
     of["problems"].to_string()
 }
 
-/// What is said of a target whose writes wait.
+/// The status text of a target whose writes wait.
 const STANDS_STILL: &str = "the target stands still";
 
-/// Waits until the target's writes wait, and the store says so.
+/// Waits until the target's writes wait and the store reports it.
 fn wait_paused(world: &World) -> Value {
     until("the pause", || {
         let status = world.json(&["status"]);
-        // A manager that has just started serves its disks before it looks after the machine.
+        // A manager that has just started serves the disks before it adopts the machine.
         let stands = status["store"]["state"] == "full" && problems(&status).contains(STANDS_STILL);
         (stands && status["targets"][0]["state"] == "running").then_some(status)
     })
@@ -91,7 +91,7 @@ fn a_full_store_pauses_the_guest_which_goes_on_by_itself_when_there_is_room() {
         let said = world.ok(args);
         assert!(said.contains("writes wait because the store is full"), "{said}");
     }
-    // The guest stands still, for as long as it lasts, and does not see an error.
+    // The guest stands still as long as the store is full, and sees no error.
     let stuck_at = until("the guest to stand still", || {
         let before = world.last_number("m", "done ");
         std::thread::sleep(std::time::Duration::from_millis(1200));
@@ -99,7 +99,7 @@ fn a_full_store_pauses_the_guest_which_goes_on_by_itself_when_there_is_room() {
     });
     samples.push(sample(&world));
 
-    // What the log has to say for itself still finds room, and reading needs none; also at the very brim.
+    // The log's own records still find room, and reads need none, even with no block left.
     world.fs().brim();
     world.ok(&["point", "m", "--label", "when it was full"]);
     samples.push(sample(&world));
@@ -173,18 +173,18 @@ fn a_target_that_waits_for_room_can_be_stopped_and_run_again() {
     wait_paused(&world);
     let stop = world.json(&["stop", "m", "--force"]);
     assert_eq!(stop["kind"], "shutdown", "{stop}");
-    // Nothing waits any more, and the disk is free.
+    // No write waits any more, and the disk is released.
     let status = world.json(&["status"]);
     assert_eq!(status["targets"][0]["state"], "stopped", "{status}");
     until("nobody waits", || (!problems(&world.json(&["status"])).contains(STANDS_STILL)).then_some(()));
-    // Without room for the few files that a machine needs it is not run, and nothing is left of the attempt.
+    // Without room for the machine's few files it is not started, and nothing is left of the attempt.
     world.fs().brim();
     let before = tree(&world.store().join("run"));
     let said = world.fails(1, &["run", "new"]);
     assert!(said.contains("free space"), "{said}");
     assert_eq!(tree(&world.store().join("run")), before);
     assert!(world.json_lines(&["timeline", "new", "--kind", "boot"]).is_empty());
-    // With a little it is, and waits again; told to shut down it cannot, and says why.
+    // With a little room it starts, and waits again. It cannot shut down on request, and says why.
     world.fs().make_room();
     world.fs().leave(8 * MIB);
     world.ok(&["run", "m"]);
@@ -254,7 +254,7 @@ fn a_moment_is_exported_without_room_for_anything() {
     assert!(fs::read(copy).expect("read") == fs::read(image).expect("read"));
 }
 
-/// One disk of two would look like all that was asked for.
+/// One disk of two would look like the complete result.
 #[test]
 fn two_disks_are_restored_together_or_not_at_all() {
     let (world, image) = imported();
@@ -266,7 +266,7 @@ fn two_disks_are_restored_together_or_not_at_all() {
     let to = format!("{}/", folder.display());
     let said = world.fails(1, &["restore", "two", "--at", "now", "--to", &to]);
     assert!(said.contains("free space") && !folder.exists(), "{said}");
-    // What a restore that was killed left behind is in nobody's way.
+    // The remains of a killed restore are in nobody's way.
     let to = world.path("vdb.raw");
     fs::write(world.path("vdb.raw.bygone-part"), "half").expect("written");
     world.ok(&["restore", "two", "--at", "now", "--disk", "vdb", "--to", &to.display().to_string()]);
@@ -278,7 +278,7 @@ fn two_disks_are_restored_together_or_not_at_all() {
 fn commands_on_a_full_store_say_so_and_leave_nothing_behind() {
     let (world, image) = imported();
     world.ok(&["point", "m", "--label", "before"]);
-    // The next life gives back what the one before had set aside and did not use.
+    // The next life frees what the previous one had preallocated and not used.
     world.ok(&["status"]);
     world.fs().brim();
     let text = |path: &Path| path.display().to_string();
@@ -307,7 +307,7 @@ fn commands_on_a_full_store_say_so_and_leave_nothing_behind() {
         "{names:?}"
     );
 
-    // What only reads works, and what needs a few bytes finds them.
+    // Commands that only read work, and those that need a few bytes find them.
     for args in [
         &["status"][..],
         &["target", "show", "m"],
@@ -364,14 +364,14 @@ fn a_tapped_disk_without_room_loses_nothing_and_is_whole_once_it_has_some() {
     });
     assert!(problems(&status).contains("free space there"), "{status}");
     assert!(problems(&world.json(&["target", "show", "m"])["status"]).contains("free space there"));
-    // The guest goes on: the log has everything.
+    // The guest goes on, because the log has everything.
     let before = world.last_number("m", "ok ").unwrap_or(0);
     until("I/O without room on the disk", || world.last_number("m", "ok ").filter(|now| *now > before + 50));
     world.kill_and_restart();
     until("the trouble to be told again", || {
         problems(&world.json(&["status"])).contains("disk outside the store is full").then_some(())
     });
-    // It can be stopped; then the disk lacks something, and that is said.
+    // It can be stopped; then the disk is incomplete, which is reported.
     let stop = world.json(&["stop", "m"]);
     assert_eq!(stop["kind"], "shutdown");
     let console = world.console("m");

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use crate::world::{World, counter_in, make_disk, make_ext4, until};
 
-/// What was known to be on the disk, and what could be, around a moment.
+/// What must be on the disk at a moment, and what may be.
 struct Sample {
     seq: u64,
     done: u64,
@@ -16,7 +16,7 @@ fn sample(world: &World, count: usize) -> Vec<Sample> {
     while samples.len() < count {
         let done = world.last_number("m", "done ").unwrap_or(0);
         let seq = world.head_seq("m");
-        // Anything later than this cannot be in what `seq` shows.
+        // Nothing later than this can be in the content at `seq`.
         let begun = until("a begun write", || world.last_number("m", "begin "));
         samples.push(Sample { seq, done, begun });
         std::thread::sleep(std::time::Duration::from_millis(37 + samples.len() as u64 * 7 % 61));

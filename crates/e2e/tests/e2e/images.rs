@@ -1,4 +1,4 @@
-//! Disks that are not raw, disks that somebody else uses, and disks of other block sizes.
+//! Disks that are not raw, disks in use by others, and disks with other block sizes.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a plain path")
 }
 
-/// A raw disk with something in it.
+/// Creates a raw disk with some content.
 fn make_content(path: &Path) -> Vec<u8> {
     let mut content = vec![0; 2 << 20];
     content[4096..8192].fill(0x17);
@@ -36,7 +36,7 @@ fn image(world: &World, format: &str) -> PathBuf {
     image
 }
 
-/// A loop device, as long as it lives.
+/// A loop device, detached when dropped.
 struct Loop(String);
 
 impl Loop {
@@ -67,7 +67,7 @@ fn an_image_that_is_not_raw_is_not_tapped_but_imported() {
         world.restore(format, "now", &back);
         let mut content = fs::read(world.path("content.raw")).expect("read");
         let restored = fs::read(&back).expect("read");
-        // A VHD has a size of its own, by the geometry of a disk of old.
+        // A VHD's size is rounded to a CHS geometry.
         content.resize(restored.len(), 0);
         assert!(restored == content, "{format}");
     }
@@ -141,7 +141,7 @@ fn what_the_kernel_uses_is_neither_tapped_nor_restored_to() {
     tool("mkfs.ext4", &["-q", text(&file)]);
     world.ok(&["target", "add", "m", "--disk", "store:16M"]);
     let device = Loop::on(&file, 512);
-    // A file that a loop device shows.
+    // A file behind a loop device.
     let said = world.fails(1, &["target", "add", "t", "--disk", text(&file)]);
     assert!(said.contains(&format!("{} is set up on it", device.0)), "{said}");
 
@@ -158,10 +158,10 @@ fn what_the_kernel_uses_is_neither_tapped_nor_restored_to() {
             "{said}"
         );
     }
-    // And once it is free, both work.
+    // Once it is free, both work.
     world.ok(&["restore", "m", "--at", "now", "--to", &device.0]);
     world.ok(&["target", "add", "t", "--disk", &device.0]);
-    // It is a target's disk now, by this name and by any other.
+    // It is a target's disk now, under this path and any other.
     let other = world.path("by-another-name");
     std::os::unix::fs::symlink(&device.0, &other).expect("a link");
     for path in [device.0.as_str(), text(&other)] {
@@ -170,7 +170,7 @@ fn what_the_kernel_uses_is_neither_tapped_nor_restored_to() {
         let said = world.fails(1, &["target", "add", "u", "--disk", path]);
         assert!(said.contains("is a disk of target \"t\""), "{said}");
     }
-    // Its node stays when the device goes. Nobody opens it to find out.
+    // Its device node stays when the device is detached. Status does not open it.
     assert_eq!(world.json(&["status"])["problems"], serde_json::json!([]));
     drop(device);
     let problems = world.json(&["status"])["problems"].clone();
@@ -193,7 +193,7 @@ fn nothing_is_restored_into_the_stores_own_folder() {
     make_disk(&inside, 1 << 20);
     let said = world.fails(1, &["target", "add", "t", "--disk", text(&inside)]);
     assert!(said.contains("in the store's own folder"), "{said}");
-    // Nor over an image that is there.
+    // Nor over an existing image.
     let there = image(&world, "qcow2");
     let before = fs::read(&there).expect("read");
     world.fails(1, &["restore", "m", "--at", "now", "--to", text(&there)]);
@@ -217,7 +217,7 @@ fn a_disk_of_large_blocks_is_shown_as_one() {
         assert_eq!(blocks("device"), 4096);
         world.ok(&["target", "remove", "device"]);
     }
-    // A copy of such a disk has its partition table where only such blocks find it.
+    // A copy of such a disk has its partition table where only 4096-byte blocks find it.
     world.ok(&["target", "add", "file", "--disk", text(&file)]);
     assert_eq!(blocks("file"), 4096);
     world.ok(&["target", "add", "imported", "--disk", &format!("import:{}", file.display())]);

@@ -23,7 +23,7 @@ fn a_manager_killed_twenty_times_costs_no_write_and_no_guest_error() {
             world.last_number("m", "ok ").filter(|now| *now > before)
         });
     }
-    // The guest reads everything once more at the end, and compares.
+    // At the end the guest reads everything again and compares.
     let stop = world.json(&["stop", "m"]);
     let console = world.console("m");
     assert!(console.contains("finished ok"), "{console}");
@@ -68,7 +68,7 @@ fn run_without_a_manager_takes_over_what_was_left_running_and_says_so() {
     assert!(again.status.success() && said.contains("it was running already"), "{said}");
     let again: serde_json::Value = serde_json::from_slice(&again.stdout).expect("JSON");
     assert_eq!(again["pid"], started["pid"]);
-    // The manager that was started for it is no longer new.
+    // This time `run` finds a manager that it did not start itself, so it fails.
     world.fails(1, &["run", "m"]);
     let stop = world.json(&["stop", "m"]);
     assert_eq!(stop["kind"], "shutdown");

@@ -1,4 +1,4 @@
-//! Protecting, running, going back.
+//! Adding, running and restoring targets.
 
 use std::fs;
 
@@ -23,7 +23,7 @@ fn a_tapped_machine_is_run_stopped_verified_and_brought_back() {
     assert_eq!(stop["details"]["by"], "the target", "{stop}");
     assert_eq!(stop["truth"], "observed");
 
-    // The disk is whole without Bygone, and the store has the very same.
+    // The disk is complete without Bygone, and the store has the same content.
     assert_eq!(counter_in(&disk, 0), Some(60));
     let back = world.path("back.raw");
     world.restore("web1", "last shutdown", &back);
@@ -53,7 +53,7 @@ fn the_past_is_run_changed_and_promoted_and_the_tapped_disk_follows() {
     world.ok(&["run", "m", "--wait"]);
     assert_eq!(counter_in(&disk, 0), Some(60));
 
-    // From the past, counting goes on from 30, and the present does not notice.
+    // A run from the past counts on from 30, and the present is not affected.
     let started = world.json(&["run", "m", "--at", "point:thirty", "--branch", "again"]);
     assert_eq!(started["branch"], "again");
     world.wait_console("m", "begin 3");
@@ -68,7 +68,7 @@ fn the_past_is_run_changed_and_promoted_and_the_tapped_disk_follows() {
     assert_eq!(counter_in(&disk, 0), Some(exported), "the tapped disk shows the promoted branch");
     world.ok(&["run", "m", "--wait"]);
     assert_eq!(counter_in(&disk, 0), Some(exported + 30));
-    // What was the present before is still there.
+    // The previous present still exists.
     let old = world.path("old.raw");
     world.restore("m", "branch:main", &old);
     assert_eq!(counter_in(&old, 0), Some(60));

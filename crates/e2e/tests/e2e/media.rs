@@ -1,4 +1,4 @@
-//! Where a machine's first system comes from, and where it is seen.
+//! Installation media and displays.
 
 use std::{
     fs,
@@ -10,16 +10,16 @@ use std::{
 
 use crate::world::{World, until};
 
-/// A CD that can be booted ("El Torito", without emulation), with nothing else on it.
+/// A bootable CD ("El Torito", no emulation), with nothing else on it.
 fn make_boot_cd(path: &Path, code: &[u8]) {
     let mut cd = vec![0; 64 * 2048];
-    // A volume of this format begins at sector 16; its boot record is the next one.
+    // An ISO 9660 volume begins at sector 16; the boot record is the next one.
     cd[16 * 2048..][..7].copy_from_slice(b"\x01CD001\x01");
     cd[17 * 2048..][..7].copy_from_slice(b"\0CD001\x01");
     cd[17 * 2048 + 7..][..23].copy_from_slice(b"EL TORITO SPECIFICATION");
     cd[17 * 2048 + 0x47..][..4].copy_from_slice(&19_u32.to_le_bytes());
     cd[18 * 2048..][..7].copy_from_slice(b"\xffCD001\x01");
-    // The catalogue: an entry that validates it (its words add up to nothing), then what is to be booted.
+    // The boot catalogue: a validation entry (its words add up to zero), then the boot entry.
     let catalogue = &mut cd[19 * 2048..][..64];
     catalogue[0] = 1;
     catalogue[30..32].copy_from_slice(&[0x55, 0xaa]);
@@ -33,7 +33,7 @@ fn make_boot_cd(path: &Path, code: &[u8]) {
     fs::write(path, cd).expect("written");
 }
 
-/// Writes a boot sector to the first hard disk and starts over. What it writes is at 0x100 of itself.
+/// Writes a boot sector to the first hard disk and resets. The boot sector is at 0x100 of this code.
 #[rustfmt::skip]
 const INSTALLER: [u8; 36] = [
     0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0, 0xbc, 0x00, 0x7c, // xor ax, ax; mov ds, es, ss, ax; mov sp, 0x7c00
@@ -45,7 +45,7 @@ const INSTALLER: [u8; 36] = [
     0xf4, 0xeb, 0xfd, 0x90, 0x90,                                     // halt: hlt; jmp halt
 ];
 
-/// The system that it installs: writes its own second sector, which begins with its own code, and stands still.
+/// The installed system: writes its second sector, which begins with its own code, and halts.
 #[rustfmt::skip]
 const INSTALLED: [u8; 28] = [
     0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0, 0xbc, 0x00, 0x7c,
@@ -85,7 +85,7 @@ fn a_system_is_installed_from_a_cd_onto_a_new_disk_and_booted_from_there() {
 #[test]
 fn the_display_is_a_setting_that_run_can_override() {
     let world = World::new();
-    // A number that nobody listens on: VNC counts from 5900.
+    // A free display number: VNC counts from port 5900.
     let free = (0..50).find(|n| TcpListener::bind(("127.0.0.1", 5900 + n)).is_ok()).expect("a free port");
     let vnc = format!("vnc:127.0.0.1:{free}");
     world.ok(&[

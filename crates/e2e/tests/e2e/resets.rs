@@ -1,4 +1,4 @@
-//! A target that reboots, once or without end: what the timeline and the console's log say of it.
+//! A target that reboots, once or repeatedly: its timeline and console log.
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::world::{World, make_disk, until};
 
-/// Counts in the second sector of its disk how often it was booted, and resets the machine until it was so often.
+/// Counts the boots in the second sector of its disk, and resets until there were `boots`.
 fn write_counting_boot_sector(disk: &Path, boots: u16) {
     let [low, high] = boots.to_le_bytes();
     #[rustfmt::skip]
@@ -67,7 +67,7 @@ fn thirty_four_boots_in_a_row_are_thirty_four_boots_and_thirty_three_resets() {
     assert_alternates(&moments);
     assert_eq!(moments.len(), 34 + 33);
 
-    // Each stands where it happened: that often had the guest booted by then.
+    // Each is at the right position: the guest had booted that often by then.
     for reset in [1, 2, 17, 33] {
         let at = format!("seq:{}", moments[2 * reset - 1]["seq"]);
         let back = world.path(&format!("{reset}.raw"));
@@ -75,7 +75,7 @@ fn thirty_four_boots_in_a_row_are_thirty_four_boots_and_thirty_three_resets() {
         assert_eq!(boots_in(&back), reset as u16);
     }
 
-    // And each boot has its line on the console, with time and branch.
+    // Each boot has its line in the console log, with time and branch.
     let console = world.console("storm");
     let marks: Vec<&str> =
         console.lines().filter(|line| line.starts_with("=== bygone: storm boots, ")).collect();
@@ -97,7 +97,7 @@ fn a_reboot_is_one_reset_and_one_boot_also_while_the_manager_is_away() {
     let resets = |world: &World| story(world, "m").iter().filter(|m| m["kind"] == "reset").count();
     until("a reboot", || (resets(&world) == 1).then_some(()));
     world.wait_console("m", "bygone-guest: ready");
-    // It is up again; the next reboot finds no manager.
+    // It has booted; the next reboot happens without a manager.
     until("the second boot", || {
         (world.console("m").matches("bygone-guest: ready").count() == 2).then_some(())
     });

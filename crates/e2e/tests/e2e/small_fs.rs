@@ -1,4 +1,4 @@
-//! A small file system of its own, that can be filled to the brim. Needs root, as mounting does.
+//! A small file system that can be filled completely. Needs root to mount it.
 
 use std::{
     fs,
@@ -9,7 +9,8 @@ use std::{
 
 use rustix::fs::FallocateFlags;
 
-/// A mounted ext4 in a file; where there are no loop devices, a tmpfs. Unmounted when it is dropped, also by a failing test.
+/// A mounted ext4 in a file, or a tmpfs where there are no loop devices. Unmounted when dropped, also by a failing
+/// test.
 pub(crate) struct SmallFs {
     at: PathBuf,
 }
@@ -18,7 +19,7 @@ impl SmallFs {
     pub(crate) fn mount(image: &Path, at: &Path, bytes: u64) -> SmallFs {
         fs::create_dir(at).expect("a folder");
         fs::File::create_new(image).and_then(|f| f.set_len(bytes)).expect("an image");
-        // Root may use up everything, so nothing is set aside for it.
+        // No blocks are reserved for root.
         let made = run("mkfs.ext4", &["-q".as_ref(), "-m".as_ref(), "0".as_ref(), image.as_os_str()]);
         let mounted = made.and_then(|()| {
             run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), at.as_os_str()])
@@ -54,11 +55,10 @@ impl SmallFs {
         self.at.join("ballast")
     }
 
-    /// Takes room away until only so much is left; what was taken before stays taken.
+    /// Uses up space until only this much is free; space taken before stays taken.
     pub(crate) fn leave(&self, free_bytes: u64) {
         let file = fs::File::options().create(true).append(true).open(self.ballast()).expect("ballast");
-        // What is asked for and what it costs differ by a little, so in steps that become as small as a block of a
-        // small ext4.
+        // Allocating costs a little more than requested, so this goes in steps, down to one block of a small ext4.
         let mut step = 64_u64 << 20;
         while step >= 1024 {
             let len = file.metadata().expect("a length").len();
@@ -70,12 +70,12 @@ impl SmallFs {
         file.sync_all().expect("synced");
     }
 
-    /// Takes every last block.
+    /// Uses up every block.
     pub(crate) fn brim(&self) {
         self.leave(0);
     }
 
-    /// Gives all that was taken back.
+    /// Frees everything that was taken.
     pub(crate) fn make_room(&self) {
         fs::remove_file(self.ballast()).expect("removed");
         run("sync", &["-f".as_ref(), self.at.as_os_str()]).expect("synced");
@@ -84,7 +84,7 @@ impl SmallFs {
 
 impl Drop for SmallFs {
     fn drop(&mut self) {
-        // Whoever was killed a moment ago may have a file open there still.
+        // A process that was just killed may still have a file open there.
         for _ in 0..50 {
             if run("umount", &[self.at.as_os_str()]).is_ok() {
                 return;

@@ -1,4 +1,4 @@
-//! A store of its own, the program under test, and guests.
+//! A test's own store, the program under test, and guests.
 
 use std::{
     cell::RefCell,
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::small_fs::SmallFs;
 
-/// How long any single thing that a test waits for may take; guests are emulated, and the machine may be busy.
+/// The longest wait of a test for any one thing; guests are emulated, and the host may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 fn root() -> PathBuf {
@@ -29,7 +29,7 @@ fn program() -> PathBuf {
     exe.parent().and_then(Path::parent).expect("target folder").join("bygone")
 }
 
-/// The folder of a guest; built if it is not there yet.
+/// The folder of a guest; builds it if missing.
 pub(crate) fn guest(name: &str) -> PathBuf {
     let done = Command::new(root().join("scripts/guest"))
         .arg(name)
@@ -51,14 +51,15 @@ pub(crate) fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A store in a folder that goes away with it, and whatever runs in it.
+/// A store in a folder of its own, and everything that runs in it. Both are removed when it is dropped.
 pub(crate) struct World {
-    /// A file system of its own. Unmounted after everything was ended, and before the folder goes.
+    /// The store's own file system, if it has one. Unmounted after all processes have ended, and before the folder is
+    /// removed.
     pub(crate) small: Option<SmallFs>,
     store: PathBuf,
     pub(crate) dir: tempfile::TempDir,
     manager: Option<Child>,
-    /// How much of each machine's console is from boots before the last one.
+    /// The length of each machine's console log that is from earlier boots.
     read: RefCell<HashMap<String, usize>>,
 }
 
@@ -69,7 +70,7 @@ impl World {
         world
     }
 
-    /// A store on a file system of its own that has so many bytes.
+    /// A store on a file system of its own of this size.
     pub(crate) fn on_small_fs(bytes: u64) -> World {
         let mut world = World::without_store();
         world.store = world.mount(bytes).join("store");
@@ -78,13 +79,13 @@ impl World {
     }
 
     fn without_store() -> World {
-        // A short path: names of unix sockets have at most 107 bytes.
+        // A short path: those of unix sockets have at most 107 bytes.
         let dir = tempfile::Builder::new().prefix("bg-").tempdir().expect("a folder");
         let store = dir.path().join("store");
         World { small: None, store, dir, manager: None, read: RefCell::default() }
     }
 
-    /// Mounts a file system of its own; says where.
+    /// Mounts a file system of its own; returns its path.
     pub(crate) fn mount(&mut self, bytes: u64) -> PathBuf {
         let at = self.path("fs");
         self.small = Some(SmallFs::mount(&self.path("fs.img"), &at, bytes));
@@ -126,7 +127,7 @@ impl World {
         out.into_owned()
     }
 
-    /// Runs a command that must fail with this exit code; returns what it said.
+    /// Runs a command that must fail with this exit code; returns its message.
     pub(crate) fn fails(&self, code: i32, args: &[&str]) -> String {
         let done = self.run(args);
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
@@ -163,14 +164,14 @@ impl World {
         });
     }
 
-    /// Kills the manager as nothing else can be killed.
+    /// Kills the manager with SIGKILL.
     pub(crate) fn kill(&mut self) {
         let mut old = self.manager.take().expect("a manager");
         old.kill().expect("killed");
         old.wait().expect("ended");
     }
 
-    /// Kills the manager as nothing else can be killed; returns how long a new one takes to be back.
+    /// Kills the manager with SIGKILL; returns how long a new one takes to answer.
     pub(crate) fn kill_and_restart(&mut self) -> Duration {
         self.kill();
         let start = Instant::now();
@@ -199,13 +200,13 @@ impl World {
     /// The number in the last line of the console that begins with `word`.
     pub(crate) fn last_number(&self, name: &str, word: &str) -> Option<u64> {
         let console = self.console(name);
-        // A line that is being written would give a smaller number.
+        // An incomplete line would give a smaller number.
         let whole = console.rfind('\n').map_or("", |end| &console[..end]);
         let mut lines = whole.lines().rev();
         lines.find_map(|line| line.trim().strip_prefix(word)?.trim().parse().ok())
     }
 
-    /// Waits until this boot of the machine has said something.
+    /// Waits until the current boot of the machine has printed a text.
     pub(crate) fn wait_console(&self, name: &str, text: &str) {
         until(&format!("{text:?} on the console of {name}:\n{}", self.console(name)), || {
             let console = self.console(name);
@@ -228,7 +229,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Ends what this store runs, and nothing else: QEMU is found by the process id that it wrote down itself.
+        // Ends what this store runs, and nothing else: QEMU is found by the pid that it wrote itself.
         if let Some(mut manager) = self.manager.take() {
             let _ = manager.kill();
             let _ = manager.wait();

@@ -1,17 +1,17 @@
-//! Requests and replies on the manager's socket: what is understood is what was said, and comes back as it was.
+//! Requests and replies on the manager's socket: a parsed one says what the text says, and survives a round trip.
 
 use bygone_api::{Call, Reply, Request, call};
 use serde_json::Value;
 
 use crate::formats::json::{comes_back, is_exact};
 
-/// See the module's comment. A line.
+/// See the module's comment. Input: a line.
 pub fn api(bytes: &[u8]) {
     let value = serde_json::from_slice::<Value>(bytes).ok();
     if let Ok(request) = serde_json::from_slice::<Request>(bytes) {
         let said = value.as_ref().unwrap();
         let again = serde_json::to_value(&request).unwrap();
-        // A request is an object that names itself, or such a thing as a list.
+        // A request is an object with its name, or something like a list.
         if let Some(name) = said.get("request") {
             assert_eq!(name, &again["request"]);
         }
@@ -52,7 +52,7 @@ where
     }
 }
 
-/// All that stands in `less` stands in `more`, or is what is left out when it is not said.
+/// Whether everything in `less` is in `more`, or is a default that may be left out.
 fn says_at_least(more: &Value, less: &Value) -> bool {
     match (more, less) {
         (Value::Object(more), Value::Object(less)) => less.iter().all(|(key, less)| {
@@ -61,7 +61,7 @@ fn says_at_least(more: &Value, less: &Value) -> bool {
         (Value::Array(more), Value::Array(less)) => {
             more.len() == less.len() && more.iter().zip(less).all(|(more, less)| says_at_least(more, less))
         }
-        // A list stands for a structure where somebody likes it that way.
+        // serde also accepts a list for a structure.
         (Value::Array(_), Value::Object(_)) => true,
         _ => more == less,
     }

@@ -1,10 +1,10 @@
-//! How targets are described: their files, what `target set` takes, sizes and names.
+//! Descriptions of targets: their files, the settings of `target set`, sizes and names.
 
 use bygone_api::config::{TargetConfig, check_name, parse_bytes, parse_mib};
 
 use crate::{formats::json::comes_back, input::Input};
 
-/// See the module's comment. Which of these, then a text.
+/// See the module's comment. Input: which of these, then a text.
 pub fn config(bytes: &[u8]) {
     let mut input = Input(bytes);
     let which = input.u8();
@@ -76,7 +76,7 @@ fn sizes(text: &str) {
     }
 }
 
-/// What a size without a fraction means, or that it means nothing; outside `None` if there is a fraction.
+/// The value of a size without a fraction, or that it is invalid; the outer `None` if there is a fraction.
 fn plain_bytes(text: &str) -> Option<Option<u128>> {
     if text.contains('.') {
         return None;

@@ -1,5 +1,5 @@
-//! File systems on a disk that may say anything: every one that is found is there, in a place that a partition table names, and
-//! is called clean only if its superblock says so; none that is named is missed; and little is read.
+//! File systems on a disk with arbitrary content. Every reported one exists, at a place that a partition table names,
+//! and is reported clean only if its superblock says so. No named one is missed, and little is read.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use bygone_engine::fuzzing::file_systems;
 
 use crate::input::Input;
 
-/// See the module's comment. The size of the disk in sectors, then pieces: a sector, a place in it, and bytes to be there.
+/// See the module's comment. Input: the size of the disk in sectors, then pieces: a sector, an offset in it, and bytes.
 pub fn ext(bytes: &[u8]) {
     let mut input = Input(bytes);
     let size_bytes = u64::from(input.u32()) * 512;
@@ -51,7 +51,7 @@ impl Disk {
         (0..bytes).rev().fold(0, |n, i| n << 8 | u64::from(self.byte(at + i)))
     }
 
-    /// Where file systems may begin: at the front, and where the partitions do.
+    /// Where file systems may begin: at the start of the disk and of each partition.
     fn starts(&self, size_bytes: u64) -> Vec<u64> {
         let mut starts = vec![0];
         if size_bytes >= 512 && self.number(510, 2) == 0xaa55 {

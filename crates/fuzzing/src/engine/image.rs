@@ -1,9 +1,9 @@
-//! What a file is: what is recognised has the mark of its format, what is raw has none, and whatever an image names, it is
-//! either refused or needs nothing but itself.
+//! Image recognition: a recognised file has the signature of its format, a raw one has none, and an image that names
+//! other files is refused.
 
 use bygone_qemu::image::{Format, HEAD_BYTES, TAIL_BYTES, block_bytes, recognise, unfit};
 
-/// See the module's comment. The file itself; of long ones only the ends are looked at.
+/// See the module's comment. Input: the file; only the ends of a long one are examined.
 pub fn image(file: &[u8]) {
     let head = &file[..file.len().min(HEAD_BYTES)];
     let tail = &file[file.len().saturating_sub(TAIL_BYTES)..];
@@ -11,7 +11,7 @@ pub fn image(file: &[u8]) {
     let has = |at: usize, mark: &[u8]| file.len() >= at + mark.len() && file[at..at + mark.len()] == *mark;
     let from_end =
         |back: usize, mark: &[u8]| file.len() >= back && file[file.len() - back..].starts_with(mark);
-    // The first bytes of the formats that QEMU itself writes, and where they are.
+    // The signatures of the formats that QEMU itself writes, and their offsets.
     let marked = [
         (Format::Vmdk, has(0, b"KDMV") || has(0, b"COWD") || has(0, b"# Disk DescriptorFile")),
         (Format::Vhdx, has(0, b"vhdxfile")),

@@ -1,4 +1,4 @@
-//! What the manager is told: by people and programs over its socket, by QEMU, by disks, by its own files.
+//! Input of the manager: from people and programs over its socket, from QEMU, from disks, and from its own files.
 
 pub(crate) mod api;
 pub(crate) mod config;

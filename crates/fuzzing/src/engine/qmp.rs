@@ -1,4 +1,4 @@
-//! What a QEMU says: lines are the same in whatever pieces they come, and each message is what its JSON says.
+//! Messages of a QEMU: lines do not depend on how the stream is divided, and each message says what its JSON says.
 
 use bygone_qemu::{
     fuzzing::{Said, qmp as take},
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::input::Input;
 
-/// See the module's comment. How it is cut into pieces, then the stream.
+/// See the module's comment. Input: how the stream is divided, then the stream.
 pub fn qmp(bytes: &[u8]) {
     let mut input = Input(bytes);
     let (first, step) = (usize::from(input.u8()), usize::from(input.u8()) + 1);
@@ -23,13 +23,13 @@ pub fn qmp(bytes: &[u8]) {
     let mut lines = lines.into_iter().map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
     for said in &said {
         let line = lines.next().unwrap();
-        // What is not looked at may even be no text.
+        // Parts that are skipped need not even be text.
         if let Ok(value) = serde_json::from_slice(line) {
             compare(said, &value);
         }
     }
     match lines.next() {
-        // What is well-formed, and says each thing once, is understood.
+        // A well-formed message without duplicate keys is accepted.
         Some(line) => {
             assert!(failed);
             let value = serde_json::from_slice(line).ok();
@@ -41,7 +41,7 @@ pub fn qmp(bytes: &[u8]) {
 
 fn compare(said: &Said, value: &Value) {
     match said {
-        // A structure may be written as a list as well; what stands where is not looked into.
+        // serde also accepts a list for a structure; its fields are not compared.
         _ if value.is_array() => {}
         Said::Greeting(version) => {
             let qemu = &value["QMP"]["version"]["qemu"];
@@ -78,10 +78,10 @@ fn compare(said: &Said, value: &Value) {
     }
 }
 
-/// An event in the form in which QEMU sends them.
+/// Whether a line is an event in the form in which QEMU sends them.
 fn is_plain_event(line: &[u8], value: &Value) -> bool {
     let Some(object) = value.as_object() else { return false };
-    // A key that comes twice is refused; here only the last one is seen.
+    // A duplicate key is refused; here only the last one is visible.
     let once = serde_json::to_vec(value).is_ok_and(|text| text.len() == line.len());
     once && object.keys().all(|key| key == "event" || key == "data")
         && value["event"].is_string()

@@ -1,4 +1,4 @@
-//! What the store keeps as JSON: catalog records, events, the footers of checkpoints.
+//! The store's JSON: catalog records, events, the footers of checkpoints.
 
 use bygone_model::{BranchId, Event, Micros, Seq, VolumeId};
 use bygone_store::{
@@ -8,7 +8,7 @@ use bygone_store::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-/// The text of a value parses back to the same.
+/// Checks that the text of a value parses back to the same value.
 pub(crate) fn comes_back<T: Serialize + DeserializeOwned + PartialEq>(value: &T) {
     let text = serde_json::to_vec(value).unwrap();
     assert!(serde_json::from_slice::<T>(&text).unwrap() == *value, "{}", String::from_utf8_lossy(&text));
@@ -24,7 +24,7 @@ pub(crate) fn is_exact(value: &Value) -> bool {
     }
 }
 
-/// Lines, each a change: the catalog stays one in which everything can be asked.
+/// Applies lines, each a change: every question to the catalog can still be answered.
 pub(super) fn changes(bytes: &[u8]) {
     let mut catalog = Catalog::new(Micros(5));
     let mut seq = Seq(0);
@@ -81,7 +81,7 @@ pub(super) fn footer(bytes: &[u8]) {
     if serde_json::to_value(&footer).is_ok_and(|value| is_exact(&value)) {
         comes_back(&footer);
     }
-    // A catalog that stands in a footer is believed; asking it may find nothing, but has to end.
+    // A catalog in a footer is trusted; queries may find nothing, but must end.
     for volume in footer.catalog.volumes.iter().map(|volume| volume.id) {
         let _ = (footer.catalog.is_exact(volume, footer.end), footer.catalog.disk_of(volume));
     }

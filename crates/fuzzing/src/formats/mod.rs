@@ -1,5 +1,5 @@
-//! Every decoder of the store's bytes: what it accepts holds what the format says, and comes back when it is encoded again.
-//! Lies about lengths cost nothing (the memory of the fuzzer, and of the test, is limited).
+//! Every decoder of the store's bytes: whatever it accepts satisfies the format, and is the same when encoded again.
+//! False lengths cost nothing (the memory of the fuzzer, and of the test, is limited).
 
 pub(crate) mod json;
 pub(crate) mod repair;
@@ -19,14 +19,14 @@ use crate::input::Input;
 
 const ID: [u8; 16] = *b"the id of a log!";
 const LOG: Identity = Identity { id: ID, secret: [7; SECRET_BYTES] };
-/// Where in its segment the record stands.
+/// The offset of the record in its segment.
 const AT: usize = 4096 + 8;
 /// The file number that pages and tables should have.
 const FILE: u32 = 7;
-/// Inputs that begin with this or more are manifests. The other decoders keep the inputs that they had.
+/// Inputs that begin with at least this byte are manifests. So the inputs for the other decoders keep their meaning.
 const MANIFESTS_FROM: u8 = 250;
 
-/// See the module's comment. Which decoder, whether to make checksums right, then what it gets.
+/// See the module's comment. Input: which decoder, whether to repair checksums, then the bytes to decode.
 pub fn formats(bytes: &[u8]) {
     let mut input = Input(bytes);
     let (which, how) = (input.u8(), input.u8());
@@ -104,7 +104,7 @@ fn record(bytes: &[u8]) {
             assert_eq!((header.payload_at(at), header.payload_bytes as usize), (at + from as u64, len));
             let (mut head, mut crcs) = ([0; 64], Vec::new());
             let hash = header.encode(&key, content, &mut head, &mut crcs);
-            // A transform of a record that may be skipped is a newer program's business.
+            // A skippable record with a transform was written by a newer version.
             let (lag, plain) = (get_u32(bytes, 56), bytes[14] == 0);
             if plain && (lag == u32::MAX || u64::from(lag) <= header.seq.0) {
                 assert_eq!(head[8..56], bytes[8..56], "a header has one form only");
@@ -119,7 +119,7 @@ fn record(bytes: &[u8]) {
             assert_eq!(record::check(&other, at, &again), Err(Flaw::Header), "of another log");
             repair::record(&LOG, AT, &mut again).unwrap();
             assert_eq!(again[..64], head, "the checksums are not those of the format");
-            // "must hold", in the format's document.
+            // The rules under "must hold" in the format document.
             let (op, length) = (bytes[12], u128::from(get_u32(bytes, 40)));
             let sectors = u128::from(header.sectors.0);
             assert!((u128::from(header.lba.0) + sectors) * 512 <= u128::from(u64::MAX));
@@ -165,7 +165,7 @@ fn segment_header(bytes: &mut Vec<u8>, right: bool) {
 fn segment_index(bytes: &[u8], how: u8) {
     let Some(at) = bytes.len().checked_sub(64) else { return };
     let (index, trailer) = bytes.split_at(at);
-    // Where the records end is the trailer's own word; mostly it is taken at it.
+    // The trailer itself says where the records end, which is mostly used as it is.
     let records_end = u64::from_le_bytes(trailer[8..16].try_into().unwrap());
     let file_bytes =
         if how & 2 == 0 { records_end.wrapping_add(bytes.len() as u64) } else { bytes.len() as u64 };
@@ -256,7 +256,7 @@ fn checkpoint_frame(bytes: &[u8]) {
     }
 }
 
-/// A name that says something is the one name that says it.
+/// A valid name is the only name of its value.
 fn names(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Some(number) = segment::number_of(text) {

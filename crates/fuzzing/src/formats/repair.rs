@@ -1,4 +1,4 @@
-//! Makes checksums right, so that what a decoder believes of its fields is reached. The checksum is computed here from its
+//! Repairs checksums, so that the fuzzer reaches the code behind them. The checksum is computed here from its
 //! definition; a hash by the store's own code.
 
 use bygone_store::format::{key::Identity, manifest::hash};
@@ -8,7 +8,7 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| crc >> 8 ^ TABLE[usize::from(crc as u8 ^ byte)])
 }
 
-/// What eight steps make of each byte.
+/// The result of eight steps for each byte.
 const TABLE: [u32; 256] = {
     let mut table = [0; 256];
     let mut i = 0;
@@ -29,27 +29,27 @@ fn get(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// A frame ends in the crc of what is before it: headers of segments (4096) and checkpoints (64), and trailers.
+/// A frame ends in the CRC of everything before: headers of segments (4096) and checkpoints (64), and trailers.
 pub(super) fn frame(bytes: &mut [u8]) -> Option<()> {
     let at = bytes.len().checked_sub(4)?;
     let crc = crc32c(&bytes[..at]);
     put(bytes, at, crc)
 }
 
-/// A manifest ends in the hash of what is before it.
+/// A manifest ends in the hash of everything before.
 pub(super) fn manifest(bytes: &mut [u8]) -> Option<()> {
     let (content, own) = bytes.split_at_mut_checked(bytes.len().checked_sub(32)?)?;
     own.copy_from_slice(&hash(content));
     Some(())
 }
 
-/// A page or a table begins with the crc of what is behind it.
+/// A page or a table begins with the CRC of everything after.
 pub(super) fn leading(bytes: &mut [u8]) -> Option<()> {
     let crc = crc32c(bytes.get(4..)?);
     put(bytes, 0, crc)
 }
 
-/// Where a record's payload stands that begins at `at`, and how long it is.
+/// The position and length of the payload of the record at `at`.
 pub(super) fn payload(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
     let length = get(bytes, 40)? as usize;
     let payload = match bytes[12] {
@@ -62,7 +62,7 @@ pub(super) fn payload(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
     (from.checked_add(payload)? <= bytes.len()).then_some((from, payload))
 }
 
-/// A record that begins at `at` of its segment: the crcs of its granules, what vouches for them, then the header's hash.
+/// Repairs the record at `at` of its segment: the CRCs of its granules, then their checksum, then the header's hash.
 pub(super) fn record(log: &Identity, at: usize, bytes: &mut [u8]) -> Option<()> {
     let (from, len) = payload(bytes, at)?;
     let granules = len.div_ceil(4096);
@@ -82,7 +82,7 @@ pub(super) fn record(log: &Identity, at: usize, bytes: &mut [u8]) -> Option<()> 
     Some(())
 }
 
-/// A segment's index with its trailer, of which the first says how long the second believes it to be.
+/// Repairs a segment's index and its trailer. The index gives the length that the trailer then states.
 pub(super) fn segment_index(log: &Identity, bytes: &mut [u8]) -> Option<()> {
     let trailer = bytes.len().checked_sub(64)?;
     let lengths = [(16, 28), (20, 16), (24, 1)];
@@ -108,12 +108,12 @@ fn checkpoint_footer(bytes: &mut [u8]) -> Option<()> {
     frame(&mut bytes[trailer..])
 }
 
-/// Makes right whatever has a checksum at or before `at` in a file of a log. True if there was something.
+/// Repairs every checksum at or before `at` in a file of a log. True if there was one.
 pub(crate) fn file(name: &str, bytes: &mut [u8], at: usize) -> bool {
     repaired(name, bytes, at).is_some()
 }
 
-/// Who a segment says that its log is.
+/// The identity of the log, according to a segment.
 fn identity(bytes: &[u8]) -> Option<Identity> {
     Some(Identity { id: bytes.get(16..32)?.try_into().ok()?, secret: bytes.get(64..96)?.try_into().ok()? })
 }
@@ -138,7 +138,7 @@ fn repaired(name: &str, bytes: &mut [u8], at: usize) -> Option<()> {
     }
 }
 
-/// A page or a table at the front of some bytes, as long as its fields say.
+/// Repairs a page or a table at the front of some bytes, of the length that its fields say.
 fn block(bytes: &mut [u8]) -> Option<()> {
     let count = usize::from(u16::from_le_bytes([*bytes.get(8)?, *bytes.get(9)?]));
     let len = if bytes[4] == b'P' {

@@ -1,4 +1,4 @@
-//! Small logs that are whole, and what they hold by the plainest means: each volume as it was after each record.
+//! Small undamaged logs and a plain model of each: every volume after every record.
 
 use std::{collections::BTreeMap, sync::OnceLock};
 
@@ -18,7 +18,7 @@ pub(super) const NOW: i64 = 1_700_000_100_000_000;
 
 const BYTES: usize = (SECTORS * SECTOR_BYTES) as usize;
 
-/// A log and what it holds.
+/// A log and its model.
 pub(super) struct Base {
     pub(super) files: Files,
     /// The last record.
@@ -76,7 +76,7 @@ impl Writer {
         volume
     }
 
-    /// Data of which every eight bytes are `mark`; zeroes if it is 0, by a trim.
+    /// Writes data in which every eight bytes are `mark`; a trim if it is 0.
     fn write(&mut self, volume: u32, lba: u64, sectors: u64, mark: u64) {
         let data = mark.to_le_bytes().repeat((sectors * SECTOR_BYTES) as usize / 8);
         let content = if mark == 0 { Content::Trim(Sectors(sectors)) } else { Content::Data(&data) };
@@ -92,7 +92,7 @@ impl Writer {
         self.events.push((seq, label.to_owned()));
     }
 
-    /// A branch of all volumes, as they are now; its first volume.
+    /// Creates a branch of all volumes at the present; returns its first volume.
     fn branch(&mut self, name: &str) -> u32 {
         let from = self.log.catalog().volumes.len() as u32;
         self.log.add_branch(name, BranchId(0), self.log.head_seq()).unwrap();
@@ -111,7 +111,7 @@ impl Writer {
     fn done(mut self) -> Base {
         let head = self.log.head_seq();
         let times = (1..=head.0).map(|seq| self.log.time_of(Seq(seq)).unwrap()).collect();
-        // A branch shows its parent's past as well.
+        // A branch also has its parent's past.
         for volume in self.log.catalog().volumes.clone() {
             let Some((parent, from)) = volume.parent else { continue };
             let seen = self.images.range((parent.0, Seq(0))..=(parent.0, from));
@@ -125,7 +125,7 @@ impl Writer {
     }
 }
 
-/// Several segments and checkpoints, a branch, events; all of it sealed but the end.
+/// Several segments and checkpoints, a branch, events; everything sealed except the end.
 fn long() -> Base {
     let mut writer = Writer::new(b"the id of a log!");
     let (a, b) = (writer.disk("vda"), writer.disk("vdb"));
@@ -147,7 +147,7 @@ fn long() -> Base {
     writer.done()
 }
 
-/// No checkpoint, two segments that were not sealed, and of the last one only a part was flushed.
+/// No checkpoint, two unsealed segments, the last of which was flushed only in part.
 fn open() -> Base {
     let mut writer = Writer::new(b"another log's id");
     let a = writer.disk("vda");

@@ -1,5 +1,5 @@
-//! Damage to a log's files, out of a fuzzer's bytes: bytes that change, files that are cut, lost, renamed and mixed up, and
-//! checksums that are made right again.
+//! Damage to a log's files, from a fuzzer's bytes: changed bytes, files truncated, lost, renamed and mixed up, and
+//! repaired checksums.
 
 use crate::{formats::repair, input::Input, memory::Files};
 
@@ -10,13 +10,13 @@ const EDITS_MAX: usize = 32;
 /// What was damaged.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Damage {
-    /// A checksum was made right, so what stands there may be taken for what was written.
+    /// A checksum was repaired, so damaged bytes may pass for written ones.
     pub(super) forged: bool,
-    /// Not only the index.
+    /// More than the index was damaged.
     pub(super) log: bool,
 }
 
-/// Applies edits as long as there is input.
+/// Applies edits until the input ends.
 pub(super) fn apply(input: &mut Input<'_>, files: &mut Files) -> Damage {
     let mut damage = Damage::default();
     for _ in 0..EDITS_MAX {
@@ -80,7 +80,7 @@ pub(super) fn apply(input: &mut Input<'_>, files: &mut Files) -> Damage {
     damage
 }
 
-/// A place in a file; as often as not one where something begins.
+/// An offset in a file; about half the time one where a structure begins.
 fn place(input: &mut Input<'_>, len: usize) -> usize {
     let how = input.u8();
     let n = input.below(1 << 16);
@@ -93,7 +93,7 @@ fn place(input: &mut Input<'_>, len: usize) -> usize {
     if len == 0 { 0 } else { at % (len + 1) }
 }
 
-/// Another name, of a number that there may be or that nobody would expect.
+/// Another name, with a number that may exist or that nothing expects.
 fn renamed(input: &mut Input<'_>, name: &str) -> String {
     let number = match input.u8() % 4 {
         0 => u32::MAX - u32::from(input.u8() % 4),

@@ -1,5 +1,5 @@
-//! A whole log whose files were damaged: opening, reading and verifying it never panics and always ends, and whatever is
-//! read without an error is what was written.
+//! A whole log with damaged files: opening, reading and verifying it never panics and always ends, and every successful
+//! read returns what was written.
 
 mod base;
 mod edits;
@@ -16,7 +16,7 @@ use crate::{
 use base::{Base, NOW, SECTORS};
 use edits::Damage;
 
-/// Small segments and checkpoints, so that little data makes many.
+/// Small segments and checkpoints, so that little data fills many.
 fn options() -> LogOptions {
     LogOptions {
         segment_bytes: 12 << 10,
@@ -36,7 +36,7 @@ fn options() -> LogOptions {
     }
 }
 
-/// See the module's comment. Which log, what is done to its files, and which moments are looked at.
+/// See the module's comment. Input: which log, the damage to its files, and which moments to read.
 pub fn log_open(bytes: &[u8]) {
     let mut input = Input(bytes);
     let base = Base::of(input.u8());
@@ -50,7 +50,7 @@ pub fn log_open(bytes: &[u8]) {
     let _ = log.verify(moments[0].is_multiple_of(2), &mut |_, _| true);
     if go_on(&log, trust).is_some() {
         drop(log);
-        // What the first life could mend is mended: the second one sees the same.
+        // Whatever the first life could repair is repaired: the second one sees the same.
         let again = Log::open(memory.dir(), Ticks::from(NOW + 10_000_000), options());
         match again {
             Ok(again) => look(&again, base, trust, &moments),
@@ -59,13 +59,13 @@ pub fn log_open(bytes: &[u8]) {
     }
 }
 
-/// What may be expected of a log.
+/// What a damaged log must still get right.
 #[derive(Clone, Copy)]
 struct Trust {
-    /// Everything up to here is as it was written. `None`: nothing can be said, because somebody made checksums that are
-    /// right, or because the log itself said that records are missing.
+    /// Everything up to here is as it was written. `None`: nothing is certain, because checksums were repaired, or
+    /// because the log itself reported that records are missing.
     upto: Option<Seq>,
-    /// The last record when it was opened; what follows was written by `go_on`.
+    /// The last record when it was opened; later ones were written by `go_on`.
     written: Seq,
 }
 
@@ -149,7 +149,7 @@ fn look_at_present(log: &Arc<Log>, base: &Base, trust: Trust) {
     assert_eq!(at, SECTORS);
 }
 
-/// New records go to a damaged log as to any other, and come back.
+/// Appends new records to a damaged log, as to any other, and reads them back.
 fn go_on(log: &Arc<Log>, trust: Trust) -> Option<()> {
     let mark = [0x5a; 2 * SECTOR_BYTES as usize];
     let write =

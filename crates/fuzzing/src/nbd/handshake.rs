@@ -1,5 +1,5 @@
-//! The handshake without a socket: whatever options a client sends, the server's answers are well-formed and the ones that
-//! the protocol's text asks for.
+//! The handshake without a socket: whatever options a client sends, the server's replies are well-formed and follow the
+//! protocol's text.
 
 use bygone_block::nbd::fuzzing::handshake;
 
@@ -30,7 +30,7 @@ const ERR_UNKNOWN: u32 = 0x8000_0006;
 const ERR_SHUTDOWN: u32 = 0x8000_0007;
 const ERR_TOO_BIG: u32 = 0x8000_0009;
 
-/// See the module's comment. Three bytes of a shape, then what a client sends.
+/// See the module's comment. Input: three bytes of a device shape, then the client's bytes.
 pub fn nbd_handshake(bytes: &[u8]) {
     let mut input = Input(bytes);
     let geometry = geometry(&mut input);
@@ -48,7 +48,7 @@ pub fn nbd_handshake(bytes: &[u8]) {
     );
 }
 
-/// A client that reads along what the server sent.
+/// A model that reads the server's bytes.
 struct Model<'a> {
     agreed: Agreement,
     no_zeroes: bool,
@@ -58,7 +58,7 @@ struct Model<'a> {
 }
 
 impl Model<'_> {
-    /// Plays the options; true when transmission follows.
+    /// Plays the options; true if transmission follows.
     fn play(&mut self, bytes: &[u8]) -> bool {
         let mut client = Reader(bytes);
         match client.number(4) {
@@ -81,7 +81,7 @@ impl Model<'_> {
         }
     }
 
-    /// `Some`: the handshake is over, and transmission follows or does not.
+    /// `Some`: the handshake is over; true if transmission follows.
     fn option(&mut self, kind: u32, data: &[u8], too_big: bool, too_many: bool) -> Option<bool> {
         if too_many || (too_big && kind == EXPORT_NAME) {
             return Some(false);
@@ -126,7 +126,7 @@ impl Model<'_> {
         }
     }
 
-    /// The next answer has to be this one; its data.
+    /// Checks that the next reply is this one; returns its data.
     fn answer(&mut self, kind: u32, reply: u32) -> &[u8] {
         let mut sent = Reader(self.sent);
         assert_eq!(sent.number(8), Some(0x0003_e889_0455_65a9));

@@ -9,7 +9,7 @@ pub(crate) mod transmission;
 use crate::input::Input;
 use bygone_block::Geometry;
 
-/// A shape of a device, out of three bytes; at most about 4 GiB.
+/// The shape of a device, from three bytes; at most about 4 GiB.
 fn geometry(input: &mut Input<'_>) -> Geometry {
     let flags = input.u8();
     let block_bytes = if flags & 1 == 0 { 512 } else { 4096 };

@@ -1,4 +1,4 @@
-//! What a server has to make of a request, written down from the protocol's text and nothing cleverer.
+//! How a server has to treat a request: a literal transcription of the protocol's text.
 
 use bygone_block::{
     Geometry,
@@ -32,7 +32,7 @@ const FAST_ZERO: u16 = 16;
 /// The largest payload that the server announces.
 pub(super) const PAYLOAD_MAX: u32 = 32 << 20;
 
-/// What client and server agreed on.
+/// The result of negotiation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Agreement {
     pub(super) geometry: Geometry,
@@ -42,7 +42,7 @@ pub(super) struct Agreement {
     pub(super) aligned: bool,
 }
 
-/// A request's header, as it stands on the wire.
+/// A request's header, as on the wire.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
     pub(super) kind: u16,
@@ -64,7 +64,7 @@ impl Asked {
     }
 }
 
-/// What is to be done, or the error that says why not. Not for writes of more than [`PAYLOAD_MAX`], which end the
+/// The command for a valid request, or the error number. Not for writes of more than [`PAYLOAD_MAX`], which end the
 /// connection.
 pub(super) fn verdict(asked: &Asked, agreed: &Agreement) -> Result<Command, u32> {
     let Asked { kind, flags, offset, len, .. } = *asked;
@@ -109,7 +109,7 @@ pub(super) fn verdict(asked: &Asked, agreed: &Agreement) -> Result<Command, u32>
     }
 }
 
-/// The transmission flags that an export has to have.
+/// The transmission flags that an export must have.
 pub(super) fn export_flags(agreed: &Agreement) -> u16 {
     let mut flags = 1 | 1 << 2 | 1 << 3 | 1 << 8 | 1 << 10;
     if agreed.geometry.read_only {

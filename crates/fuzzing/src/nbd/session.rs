@@ -1,5 +1,5 @@
-//! Whole sessions over a real socket: a device behind a real server, and beside it plain bytes, to which the same requests
-//! are done in the order in which they were sent. Every answer is compared, and at the end the whole device.
+//! Whole sessions over a real socket: a device behind a real server, and a plain byte array to which the same requests
+//! are applied in the order they were sent. Every reply is compared, and at the end the whole device.
 
 mod client;
 mod device;
@@ -33,12 +33,12 @@ use device::Bytes;
 
 const SIZE_BYTES: u64 = 2 << 20;
 const GROUPS_MAX: usize = 12;
-/// Requests under way at once.
+/// Requests in flight at once.
 const GROUP_MAX: usize = 16;
-/// Most bytes that one input may move, so that it does not take long.
+/// The most bytes that one input may transfer, so that it does not take long.
 const MOVED_BYTES_MAX: u64 = 4 << 20;
 
-/// A server for all inputs, one after the other.
+/// One server for all inputs, which run one after the other.
 struct Stage {
     shop: Arc<Shop>,
     path: PathBuf,
@@ -58,7 +58,7 @@ fn stage() -> &'static Stage {
     })
 }
 
-/// See the module's comment. What is agreed on, then requests.
+/// See the module's comment. Input: what is negotiated, then requests.
 pub fn nbd_session(bytes: &[u8]) {
     let mut input = Input(bytes);
     let (shape, agreement, bad) = (input.u8(), input.u8(), input.u8());
@@ -68,7 +68,7 @@ pub fn nbd_session(bytes: &[u8]) {
         read_only: shape & 2 != 0 && shape & 8 == 0,
         can_trim: shape & 4 == 0 || shape & 8 != 0,
     };
-    // A bad place is there only in plain memory: the log has none.
+    // Only the device in memory has a bad range; the log has none.
     let bad = (bad != 0 && shape & 8 == 0).then(|| u64::from(bad) * 4096);
     let device: Arc<dyn BlockDevice> = if shape & 8 == 0 {
         Arc::new(Bytes::new(geometry, bad, shape & 16 != 0))
@@ -76,7 +76,7 @@ pub fn nbd_session(bytes: &[u8]) {
         Arc::new(disk_in_a_log(geometry.block_bytes))
     };
     let (structured, status) = (agreement & 1 != 0, agreement & 3 == 3);
-    // The old way there is no asking.
+    // The old handshake cannot ask for size constraints.
     let aligned = agreement & 12 == 0;
     let agreed = Agreement { geometry, structured, status, aligned };
 
@@ -117,12 +117,12 @@ fn disk_in_a_log(block_bytes: u32) -> LogDevice {
     LogDevice::open(log, volume, WhenFull::Fail).unwrap()
 }
 
-/// A request, its data, and what has to come of it.
+/// A request, its data, and the expected result.
 struct Step {
     asked: Asked,
     data: Vec<u8>,
     expected: Result<Command, u32>,
-    /// For reads: the bytes at the moment when it was sent.
+    /// For reads: the bytes when it was sent.
     before: Vec<u8>,
 }
 
@@ -133,7 +133,7 @@ struct Model {
 }
 
 impl Model {
-    /// Requests that are all sent before any answer is looked at.
+    /// Sends a group of requests before reading any reply.
     fn group(&mut self, input: &mut Input<'_>, cookie: &mut u64, moved: &mut u64) -> Vec<Step> {
         let mut group = Vec::new();
         for _ in 0..1 + input.u8() as usize % GROUP_MAX {
@@ -145,13 +145,13 @@ impl Model {
                 continue;
             }
             if !small && moves && self.touches_bad(&asked) {
-                // What is done in pieces may be half done; nothing could be compared.
+                // A request done in pieces may be half done, so it could not be compared.
                 continue;
             }
             *moved += if moves { u64::from(asked.len) } else { 0 };
             let data = if asked.kind == WRITE { pattern(*cookie, asked.len as usize) } else { Vec::new() };
             let expected = verdict(&asked, &self.agreed).and_then(|command| self.fate(&asked, command));
-            // What is done lies within the device; of the rest nobody looks at the bytes.
+            // A valid request lies within the device; the data of others does not matter.
             let end = asked.offset.saturating_add(u64::from(asked.len)).min(SIZE_BYTES) as usize;
             let range = (asked.offset as usize).min(end)..end;
             let before = match expected {
@@ -177,7 +177,7 @@ impl Model {
         let size = u64::from(input.u8());
         let mut len = if size < 200 { size % 40 * block } else { (size - 199) * 8 * 4096 };
         if how & 0xc0 != 0xc0 {
-            // Mostly it fits.
+            // Mostly in range.
             len = len.min(SIZE_BYTES - offset);
         } else {
             offset += input.pick(&[0, 1, 511, 512, u64::MAX - SIZE_BYTES * 2]);
@@ -197,7 +197,7 @@ impl Model {
         })
     }
 
-    /// What the device makes of a request that is well.
+    /// The device's result for a valid request.
     fn fate(&self, asked: &Asked, command: Command) -> Result<Command, u32> {
         match command {
             Command::Read { .. } | Command::Status { .. } if self.touches_bad(asked) => Err(EIO),
@@ -237,7 +237,7 @@ impl Model {
                     return;
                 }
                 for (at, (byte, before)) in (step.asked.offset..).zip(read.iter().zip(&step.before)) {
-                    // What is under way at the same time may be seen or not.
+                    // Concurrent requests may or may not be visible.
                     let same = byte == before || later.iter().any(|step| step.leaves(at) == Some(*byte));
                     assert!(same, "{at} in {:?} is {byte} instead of {before}", step.asked);
                 }
@@ -265,7 +265,7 @@ fn clears(later: &[Step]) -> bool {
 }
 
 impl Step {
-    /// The byte that this request leaves at a place, if it changes it.
+    /// The byte that this request leaves at an offset, if it changes it.
     fn leaves(&self, at: u64) -> Option<u8> {
         let i = at.checked_sub(self.asked.offset).filter(|i| *i < u64::from(self.asked.len))?;
         match self.expected {
@@ -276,7 +276,7 @@ impl Step {
     }
 }
 
-/// Bytes that tell which request they belong to.
+/// Bytes that identify their request.
 fn pattern(seed: u64, len: usize) -> Vec<u8> {
     let word = (seed | 1).wrapping_mul(0x5851_f42d_4c95_7f2d);
     let mut out = Vec::with_capacity(len + 8);

@@ -1,4 +1,4 @@
-//! What a server under test has to offer: a few exports, behind all of which is one device.
+//! The exports of a server under test, all backed by one device.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,7 +7,7 @@ use bygone_block::{
     nbd::{ExportInfo, Exports, OpenError},
 };
 
-/// Some exports, with whatever device was put there last.
+/// Some exports, with the device that was last put there.
 pub(super) struct Shop(Mutex<Option<Arc<dyn BlockDevice>>>);
 
 impl Shop {
@@ -18,7 +18,7 @@ impl Shop {
         Shop(Mutex::new(None))
     }
 
-    /// With a device of this shape that can do nothing.
+    /// With a device of this shape that does nothing.
     pub(super) fn of_shape(geometry: Geometry) -> Shop {
         let shop = Shop::empty();
         shop.put(Some(Arc::new(Idle(geometry))));

@@ -1,4 +1,5 @@
-//! Requests without a socket: whatever bytes a client sends, each request is done or refused as the protocol's text says.
+//! Requests without a socket: whatever bytes a client sends, each request is accepted or refused as the protocol's text
+//! says.
 
 use bygone_block::nbd::{command::Terms, fuzzing::transmission};
 
@@ -8,7 +9,7 @@ use super::{
 };
 use crate::input::Input;
 
-/// See the module's comment. Three bytes of a shape, one of terms, then the stream.
+/// See the module's comment. Input: three bytes of a device shape, one of terms, then the stream.
 pub fn nbd_transmission(bytes: &[u8]) {
     let mut input = Input(bytes);
     let geometry = geometry(&mut input);
@@ -28,7 +29,7 @@ pub fn nbd_transmission(bytes: &[u8]) {
     assert!(missed.is_none(), "{missed:?} was not seen");
 }
 
-/// The requests in a stream, up to where it means nothing any more or the client leaves.
+/// The requests in a stream, until it becomes invalid or the client disconnects.
 fn plain_requests(mut stream: &[u8]) -> Vec<(Asked, Vec<u8>)> {
     let mut out = Vec::new();
     while stream.len() >= 28 {

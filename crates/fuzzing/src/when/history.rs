@@ -1,4 +1,4 @@
-//! A history that answers from a list, by the words of the contract and nothing cleverer.
+//! A history that answers from a list and follows the contract literally.
 
 use bygone_model::{
     BranchId, Event, Grade, Kind, Micros, Moment, Place, Seq,
@@ -11,7 +11,7 @@ use crate::input::Input;
 const LABELS: [&str; 6] =
     ["before-upgrade", "apt install nginx=1.22", "removed libc6", "x", "", "a\u{1b}[31m b"];
 
-/// See the module's comment. The clock of the log may go back.
+/// See the module's comment. The log's clock may go back.
 pub(super) struct Listed {
     pub(super) log: Vec<Mark>,
     pub(super) events: Vec<Moment>,
@@ -44,7 +44,7 @@ impl Listed {
     }
 }
 
-/// `try-1` ends where the log does, so what is on it is on every line; only ids differ.
+/// `try-1` ends where the log does, so every moment is on every line; only the ids differ.
 const BRANCHES: [&str; 2] = ["main", "try-1"];
 
 impl Listed {

@@ -1,5 +1,5 @@
-//! The grammar of moments: any text is refused or has one canonical form that means the same; and what a text leads to in a
-//! history is what a search through all of it finds.
+//! The grammar of moments: any text is refused or has one canonical form with the same meaning, and resolution finds
+//! what a search through the whole history finds.
 
 mod history;
 
@@ -14,7 +14,7 @@ use jiff::{Timestamp, Zoned, tz::TimeZone};
 use crate::input::Input;
 use history::Listed;
 
-/// See the module's comment. The time that it is and where, a history, then a text.
+/// See the module's comment. Input: the current time and zone, a history, then a text.
 pub fn when(bytes: &[u8]) {
     let mut input = Input(bytes);
     let now = now(&mut input);
@@ -47,7 +47,7 @@ pub fn when(bytes: &[u8]) {
     }
 }
 
-/// Labels, names and packages keep their case; all else is read in any.
+/// Whether a text is case-sensitive: labels, names and packages are; everything else is not.
 fn keeps_case(when: &When) -> bool {
     match when {
         When::Point(_) | When::On { .. } | When::In { .. } => true,
@@ -58,7 +58,7 @@ fn keeps_case(when: &When) -> bool {
     }
 }
 
-/// A time at either end of the calendar, or around the days when clocks change, in one of some zones.
+/// A time at either end of the calendar or around clock changes, in one of some zones.
 fn now(input: &mut Input<'_>) -> Zoned {
     const ZONES: [&str; 4] =
         ["UTC0", "JST-9", "EST5EDT,M3.2.0,M11.1.0", "<+1030>-10:30<+11>-11,M10.1.0,M4.1.0"];
@@ -86,7 +86,7 @@ fn micros(at: Timestamp) -> Micros {
     Micros(i64::try_from(at.as_nanosecond().div_euclid(1000)).unwrap())
 }
 
-/// What was found, against a search.
+/// Compares a result with a search.
 fn check(when: &When, found: &Resolved, history: &Listed, now: &Zoned, line: Line) {
     let mark = history.log.iter().find(|mark| mark.place.seq == found.place.seq).unwrap();
     assert_eq!(mark.time, found.time, "{when}");
@@ -147,7 +147,7 @@ fn graded(what: &What, grade: Grade) {
     }
 }
 
-/// What was refused cannot be had.
+/// Checks that a refused text names no moment.
 fn refused(when: &When, error: &ResolveError, history: &Listed, now: &Zoned) {
     match when {
         When::Now => assert!(history.log.is_empty()),

@@ -1,10 +1,11 @@
-//! A file system in memory on a medium with a volatile write cache, and everything that can go wrong with it.
+//! A file system in memory on a medium with a volatile write cache, with fault injection.
 //!
-//! - What is written is seen at once. It is durable after `File::sync` (data, length) and `Dir::sync` (names).
-//! - A *kill* ends the process: everything written stays visible, but is no more durable than it was.
-//! - A *power cut* leaves any choice of the sectors, lengths and names that were not durable.
-//! - *Rot* flips bits in place, durably; what was there stays known to the medium ([`Medium::rot`]) or not ([`Medium::flip`]).
-//! - A *failed sync* reports its error once; what was not durable may be gone, and the next sync succeeds.
+//! - A write is visible at once. It is durable after `File::sync` (data, length) and `Dir::sync` (names).
+//! - A *kill* ends the process: everything written stays visible, but is no more durable than before.
+//! - A *power cut* keeps any subset of the sectors, lengths and names that were not durable.
+//! - *Rot* flips bits in place, durably. The medium remembers the original ([`Medium::rot`]) or does not
+//!   ([`Medium::flip`]).
+//! - A *failed sync* reports its error once; data that was not durable may be lost, and the next sync succeeds.
 
 mod node;
 
@@ -19,20 +20,20 @@ use bygone_store::env::{Dir, File};
 use crate::rng::Rng;
 use node::Node;
 
-/// What goes wrong, and how often (in 1000 cases).
+/// The faults to inject, and how often (per 1000 operations).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
     /// A sync fails.
     pub sync_fails: u64,
     /// A read fails.
     pub read_fails: u64,
-    /// There is no room, whatever the room says.
+    /// A write finds no room, whatever the limit of the room.
     pub full: u64,
-    /// A read that may not wait would have to.
+    /// A read that may not wait fails because it would have to.
     pub would_block: u64,
 }
 
-/// How much was done.
+/// Counters of the medium.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Bytes read.
@@ -43,7 +44,7 @@ pub struct Counters {
     pub syncs: u64,
     /// Faults that were injected.
     pub faults: u64,
-    /// Reads that waited although the caller did not want to.
+    /// Reads that may wait, made while [`Medium::forbid_reads`] was on.
     pub reads_while_forbidden: u64,
 }
 
@@ -56,7 +57,7 @@ struct State {
     rng: Rng,
     faults: Faults,
     room: Option<u64>,
-    /// It never overwrites: every write needs room, and what a sync lost is not shown.
+    /// It is copy-on-write: every write needs room, and data that a failed sync lost is not visible afterwards.
     copies: bool,
     life: u64,
     dies_in: Option<u64>,
@@ -69,7 +70,7 @@ struct State {
 /// The medium; it survives the processes that use it.
 pub struct Medium(Mutex<State>);
 
-/// The medium's content at some moment, to come back to.
+/// A saved state of the medium.
 pub struct Snapshot(State);
 
 impl Medium {
@@ -99,29 +100,29 @@ impl Medium {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The directory for a process that starts now. It ends with the process.
+    /// The directory for a new process. It becomes unusable when the process ends.
     #[must_use]
     pub fn dir(self: &Arc<Self>) -> Arc<dyn Dir> {
         let life = self.state().life;
         Arc::new(SimDir { medium: self.clone(), life })
     }
 
-    /// From now on this goes wrong.
+    /// Sets the faults from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
     }
 
-    /// From now on there is room for this many bytes more (`None`: for any number).
+    /// Sets the room that is left, in bytes (`None`: unlimited).
     pub fn set_room(&self, bytes: Option<u64>) {
         self.state().room = bytes;
     }
 
-    /// The machine dies in the middle of the operation after `operations` more that change something.
+    /// Makes the machine die in the middle of a changing operation, after `operations` more of them.
     pub fn die_in(&self, operations: Option<u64>) {
         self.state().dies_in = operations;
     }
 
-    /// The machine died: nothing works until a kill or a power cut.
+    /// The machine died: every operation fails until a kill or a power cut.
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.state().dead
@@ -133,12 +134,12 @@ impl Medium {
         self.state().sync_failed
     }
 
-    /// Reads that wait are counted from now on.
+    /// Sets whether reads that may wait are counted.
     pub fn forbid_reads(&self, forbid: bool) {
         self.state().forbid_reads = forbid;
     }
 
-    /// How much was done so far.
+    /// The counters so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.state().counters
@@ -154,12 +155,12 @@ impl Medium {
         state.sync_failed = false;
     }
 
-    /// The process dies. Nothing that it wrote is lost.
+    /// Kills the process. Nothing that it wrote is lost.
     pub fn kill(&self) {
         Self::end_life(&mut self.state());
     }
 
-    /// The power goes, and comes back.
+    /// Cuts the power and restores it.
     pub fn power_cut(&self) {
         let state = &mut *self.state();
         Self::end_life(state);
@@ -168,7 +169,7 @@ impl Medium {
         for node in &mut state.nodes {
             node.power_cut(&mut rng, common);
         }
-        // Each name has one of the states that it had since the folder was last durable.
+        // Each name gets one of the states that it had since the folder was last durable.
         let mut by_name: BTreeMap<String, Vec<Option<usize>>> = BTreeMap::new();
         for (name, node) in std::mem::take(&mut state.pending_names) {
             let before = state.durable_names.get(&name).copied();
@@ -184,13 +185,13 @@ impl Medium {
         state.rng = rng;
     }
 
-    /// Everything as it is, to come back to. Nothing may be running.
+    /// Saves the state. No process may be running.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot(self.state().clone())
     }
 
-    /// Comes back to a snapshot.
+    /// Restores a snapshot.
     pub fn restore(&self, snapshot: &Snapshot) {
         let mut state = self.state();
         let (life, counters, rng) = (state.life, state.counters, state.rng.clone());
@@ -221,7 +222,7 @@ impl Medium {
         state.names.get(name).map(|&node| state.nodes[node].seen.clone())
     }
 
-    /// Bit rot of which the medium knows where it is, until it is written over.
+    /// Flips a bit and remembers the original, until the byte is overwritten.
     pub fn rot(&self, name: &str, offset: usize, bit: u32) {
         let state = &mut *self.state();
         if let Some(&node) = state.names.get(name) {
@@ -236,7 +237,7 @@ impl Medium {
         state.names.get(name).map_or_else(Vec::new, |&node| state.nodes[node].rotten())
     }
 
-    /// Bit rot: flips a bit on the medium.
+    /// Flips a bit on the medium.
     pub fn flip(&self, name: &str, offset: usize, bit: u32) {
         let state = &mut *self.state();
         if let Some(&node) = state.names.get(name) {
@@ -244,7 +245,7 @@ impl Medium {
         }
     }
 
-    /// A file loses its end, on the medium.
+    /// Truncates a file on the medium.
     pub fn truncate(&self, name: &str, len: usize) {
         let state = &mut *self.state();
         if let Some(&node) = state.names.get(name) {
@@ -252,7 +253,7 @@ impl Medium {
         }
     }
 
-    /// A file is lost, on the medium.
+    /// Removes a file from the medium.
     pub fn erase(&self, name: &str) {
         let state = &mut *self.state();
         state.names.remove(name);
@@ -260,7 +261,7 @@ impl Medium {
         state.pending_names.retain(|(other, _)| other != name);
     }
 
-    /// A file appears, durably: for tests that forge one.
+    /// Creates a file durably, for tests that forge one.
     pub fn forge(&self, name: &str, bytes: &[u8]) {
         let state = &mut *self.state();
         let mut node = Node::default();
@@ -272,7 +273,7 @@ impl Medium {
         state.durable_names.insert(name.to_owned(), id);
     }
 
-    /// Nothing is written that is not durable.
+    /// Whether everything written is durable.
     #[must_use]
     pub fn is_durable(&self) -> bool {
         let state = self.state();
@@ -315,7 +316,7 @@ impl State {
         full
     }
 
-    /// Takes `bytes` of the room that is left.
+    /// Takes `bytes` of the remaining room.
     fn take_room(&mut self, bytes: u64) -> bool {
         match &mut self.room {
             Some(room) if *room < bytes => {

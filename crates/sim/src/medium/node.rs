@@ -1,4 +1,4 @@
-//! One file: what readers see, what the medium holds, and what lies between the two.
+//! One file: what readers see, what is on the medium, and the pending changes between the two.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::rng::Rng;
 /// The unit in which the medium writes.
 pub(super) const SECTOR: usize = 512;
 
-/// Something that was done to a file and is not durable.
+/// A change to a file that is not durable.
 #[derive(Clone, Debug)]
 enum Pending {
     /// Whole sectors from this one on, as they were in memory after a write.
@@ -25,10 +25,10 @@ pub(super) struct Node {
     durable: Vec<u8>,
     durable_len: usize,
     pending: Vec<Pending>,
-    /// Bits that are flipped for whoever reads: by offset. Everything else here is as it would be without them, so that a world
-    /// can tell what its damage may cost. A write ends what it covers, unless it writes back all that was read.
+    /// Bits that are flipped for readers, by offset. All other fields hold the original, so that a world can tell what
+    /// its damage may cost. A write clears the rot it covers, unless it writes back exactly what was read.
     rot: BTreeMap<usize, u8>,
-    /// Bytes that are allocated to it.
+    /// Bytes allocated to it.
     pub allocated: u64,
 }
 
@@ -92,15 +92,15 @@ impl Node {
         }
     }
 
-    /// Everything becomes durable.
+    /// Makes everything durable.
     pub(super) fn sync(&mut self) {
         for pending in std::mem::take(&mut self.pending) {
             self.harden(&pending, |_| true);
         }
     }
 
-    /// A sync failed: some of what was not durable is on the medium, and the system takes all of it for done.
-    /// With `show`, readers go on seeing what is not on the medium; else they see what is.
+    /// Fails a sync: some of the pending changes are on the medium, and the kernel considers all of them done. With
+    /// `show`, readers go on seeing the lost ones; otherwise they see what is on the medium.
     pub(super) fn lose(&mut self, rng: &mut Rng, show: bool) {
         let len = self.seen.len();
         self.settle(rng, 6);
@@ -108,11 +108,11 @@ impl Node {
             self.reread();
             self.seen.resize(len, 0);
         }
-        // Lengths are not data: the system goes on knowing that they are not durable.
+        // Lengths are metadata: the kernel still knows that they are not durable.
         self.pending.push(Pending::Len(len));
     }
 
-    /// Decides which of what was not durable is on the medium.
+    /// Decides which pending changes are on the medium.
     fn settle(&mut self, rng: &mut Rng, mode: u64) {
         let pending = std::mem::take(&mut self.pending);
         let middle = rng.below(pending.len() as u64 + 1) as usize;
@@ -120,7 +120,7 @@ impl Node {
             match mode {
                 0 => {}
                 1 => self.harden(one, |_| true),
-                // Whole writes, in any choice.
+                // Whole writes, any subset.
                 2 if rng.chance(500) => self.harden(one, |_| true),
                 // A prefix of the writes, the last one torn.
                 3 if i < middle => self.harden(one, |_| true),
@@ -129,7 +129,7 @@ impl Node {
                     let torn = rng.below(sectors as u64 + 1) as usize;
                     self.harden(one, |sector| sector < torn);
                 }
-                // What came last, but not what came first.
+                // The later writes without the earlier ones.
                 4 if i >= middle => self.harden(one, |_| true),
                 // Any sectors.
                 5 | 6 => {
@@ -154,7 +154,7 @@ impl Node {
         self.rot.split_off(&self.seen.len());
     }
 
-    /// The power went.
+    /// Cuts the power.
     pub(super) fn power_cut(&mut self, rng: &mut Rng, mode: Option<u64>) {
         let mode = mode.unwrap_or_else(|| rng.below(6));
         self.settle(rng, mode);
@@ -171,7 +171,7 @@ impl Node {
         }
     }
 
-    /// From now on readers see this bit flipped, and the node knows how it was.
+    /// Flips a bit for readers and remembers the original.
     pub(super) fn rot(&mut self, offset: usize, bit: u32) {
         if offset < self.seen.len() {
             let mask = self.rot.entry(offset).or_insert(0);
@@ -182,12 +182,12 @@ impl Node {
         }
     }
 
-    /// Where readers see something else than what was written.
+    /// The offsets at which readers see something other than what was written.
     pub(super) fn rotten(&self) -> Vec<usize> {
         self.rot.keys().copied().collect()
     }
 
-    /// What readers see of `buf.len()` bytes from `offset` on, all of which are there.
+    /// Fills `buf` with what readers see from `offset` on. All of it must exist.
     pub(super) fn read(&self, offset: usize, buf: &mut [u8]) {
         if buf.is_empty() {
             return;
@@ -198,7 +198,7 @@ impl Node {
         }
     }
 
-    /// Cuts the file's end off, on the medium and for readers.
+    /// Truncates the file, on the medium and for readers.
     pub(super) fn truncate(&mut self, len: usize) {
         self.seen.truncate(len);
         self.rot.split_off(&len);

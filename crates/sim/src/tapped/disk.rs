@@ -17,7 +17,7 @@ use crate::SimClock;
 pub(super) const SECTOR: usize = 512;
 pub(super) const SECTORS: usize = 160;
 
-/// When the disk was changed, as its readers see it and as the medium knows it.
+/// The time of the disk's last change, as its readers see it and as it is on the medium.
 pub(super) struct Times {
     seen: AtomicI64,
     durable: AtomicI64,
@@ -28,7 +28,7 @@ impl Times {
         Arc::new(Times { seen: start.0.into(), durable: start.0.into() })
     }
 
-    /// A power cut took what was not durable.
+    /// Reverts to the durable time, after a power cut.
     pub(super) fn go_back(&self) {
         self.seen.store(self.durable.load(Ordering::Relaxed), Ordering::Relaxed);
     }
@@ -44,7 +44,7 @@ impl SimDisk {
         SimDisk { file: DiskFile { inner, clock, times } }
     }
 
-    /// What somebody else does with it.
+    /// Changes the disk from outside of Bygone.
     pub(super) fn change(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_at(&mut [IoSlice::new(bytes)], offset)?;
         self.sync()

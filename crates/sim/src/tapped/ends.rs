@@ -1,4 +1,4 @@
-//! Ends of all kinds, and what there must be afterwards.
+//! How lives end, and what must hold afterwards.
 
 use bygone_block::TapState;
 use bygone_model::{Lba, Sectors, Seq};
@@ -26,7 +26,7 @@ impl World {
         self.reopen_with(Some(state))
     }
 
-    /// The process ends, or the power goes; then everything is opened again.
+    /// Ends the process or cuts the power, then opens everything again.
     pub(super) fn reopen_with(&mut self, expected: Option<TapState>) -> Done {
         let power_cut = self.rng.chance(600);
         let log = self.log.take();
@@ -65,8 +65,8 @@ impl World {
     /// Finds out which writes the recovered log has.
     pub(super) fn settle(&mut self, head: Seq, sure: Seq) -> Done {
         self.writes.retain(|write| write.after < head);
-        // Another record may have got the seq of the last one: one that failed and is there whole. And its own is the last of
-        // those that it came with. So the newest version in the log tells.
+        // The last write's seq may belong to another record: a failed one that is complete. The last seq is also the
+        // last of the batch that it came with. So the newest version in the log decides.
         let unsure = |upto: Seq| upto > sure && upto >= head;
         let last = self.writes.pop_if(|last| last.upto.is_none_or(unsure));
         let mut candidates: Vec<Write> = last.into_iter().collect();
@@ -79,7 +79,8 @@ impl World {
         Ok(())
     }
 
-    /// The log's newest version of the sectors of this write came after what it came after, and is its content.
+    /// Whether the log's newest version of this write's sectors is newer than the record before the write, and has its
+    /// content.
     pub(super) fn newest_is(&self, write: &Write) -> Done<bool> {
         let (first, content) = (write.first, &write.content);
         let log = self.log()?;

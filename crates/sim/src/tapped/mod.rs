@@ -1,10 +1,9 @@
-//! A world of one tapped disk: a log on one medium, the disk on another, and both lose what was not durable when the power
-//! goes.
+//! A world of one tapped disk: a log on one medium, the disk on another. Both lose what is not durable in a power cut.
 //!
-//! The oracle is the list of writes in their order with the seqs that they got. After any end the log has a prefix of
-//! them, at least up to the last flush, and the tap must read as exactly that prefix says, whatever the disk alone shows. Once it
-//! is closed the disk itself must show it (the write-ahead rule, the redo, marks that do not promise too much). Moments after
-//! the disk was read completely must stay what they were (I3, I7).
+//! The oracle is the list of writes in order, with their seqs. After any end the log has a prefix of them, at least up
+//! to the last flush. The tap must read as exactly that prefix says, whatever the disk alone shows. Once the tap is
+//! closed the disk itself must show it (the write-ahead rule, the redo, marks that do not promise too much). Moments
+//! after the disk was read completely must never change (I3, I7).
 
 mod disk;
 mod ends;
@@ -29,13 +28,13 @@ use disk::{SECTOR, SECTORS, Times};
 type Done<T = ()> = Result<T, Failure>;
 
 const DISK: &str = "disk/vda";
-/// The destager of the real world comes every second; the world's must not come later than the tap reckons with.
+/// The real destager runs every second; the simulated one must not run later than the tap allows for.
 const UNDESTAGED_MAX: u32 = 40;
 
-/// A write, and between which records it stands.
+/// A write, and the records between which it is.
 struct Write {
     after: Seq,
-    /// `None`: the machine died meanwhile.
+    /// `None`: the machine died during it.
     upto: Option<Seq>,
     first: usize,
     content: Vec<u8>,
@@ -51,22 +50,22 @@ struct World {
     volume: VolumeId,
     log: Option<Arc<Log>>,
     tap: Option<Arc<TapDevice>>,
-    /// What the disk held before the writes.
+    /// The content of the disk before the writes.
     before: Vec<u8>,
     writes: Vec<Write>,
-    /// The writes that failed. What came in the place of one may be lost again in a power cut that leaves the failed one there,
-    /// until something behind it is durable.
+    /// The failed writes. A record appended in the place of one may be lost again in a power cut that leaves the failed
+    /// one, until something after it is durable.
     limbo: Vec<Write>,
     /// Everything up to here was acknowledged as durable.
     durable: Seq,
-    /// Moments with what they show.
+    /// Moments with their content.
     moments: Vec<(Seq, Vec<u8>)>,
     undestaged: u32,
-    /// The last destaging was too late for the tap to know the disk by its time.
+    /// The last destaging was too late for the tap to recognise the disk by its time of change.
     late: bool,
-    /// A close failed; its mark may be there whole, and come to count after a crash although the tap was opened again.
+    /// A close failed. Its mark may be complete, and may count after a crash although the tap was opened again.
     half_closed: bool,
-    /// Somebody else wrote to the disk, and the tap was not opened since.
+    /// The disk was changed from outside, and the tap has not been opened since.
     touched: bool,
     next_mark: u64,
     /// Steps until faults end.
@@ -74,10 +73,10 @@ struct World {
     trace: Vec<String>,
 }
 
-/// Plays one world of a tapped disk; returns all that happened in it, which the seed alone decides.
+/// Plays one world of a tapped disk; returns a trace of the run, which the seed alone determines.
 ///
 /// # Errors
-/// When the tap or its log did what they must not do: with what happened before.
+/// When the tap or its log violated an invariant, with the trace so far.
 pub fn run_tapped(seed: u64, steps: u64) -> Result<Vec<String>, Failure> {
     let mut world = World::make(seed)?;
     match (0..steps).try_for_each(|_| world.step()).and_then(|()| world.end()) {
@@ -164,7 +163,7 @@ impl World {
         self.log_medium.is_dead() || self.disk_medium.is_dead()
     }
 
-    /// What the disk shows after all writes that the log has.
+    /// The content of the disk after all writes in the log.
     fn now(&self) -> Vec<u8> {
         let mut now = self.before.clone();
         for write in &self.writes {
@@ -177,7 +176,7 @@ impl World {
         self.log.clone().ok_or_else(|| Failure("there is no log".to_owned()))
     }
 
-    /// Something failed; only faults excuse that.
+    /// An operation failed, which only injected faults excuse.
     fn excuse(&mut self, what: &str, error: &dyn std::fmt::Display) -> Done {
         self.say(&format!("{what}: {error}"));
         let poisoned = self.log.as_ref().is_some_and(|log| log.is_poisoned());
@@ -185,7 +184,7 @@ impl World {
         Ok(())
     }
 
-    /// Opens the tap. `expected`: what it must find the disk to be.
+    /// Opens the tap. `expected`: the state that it must report.
     fn open(&mut self, expected: Option<TapState>) -> Done {
         let log = self.log()?;
         let disk = self.sim_disk()?;
@@ -299,7 +298,7 @@ impl World {
         if let Err(e) = result {
             self.excuse("write", &e)?;
             if !dead && !self.is_appended(&log, after, first, sectors)? {
-                // A whole record of it may be there, as the next one of the log.
+                // A complete record of it may be in the log, as the next one.
                 self.limbo.push(Write { after: upto, upto: None, first, content });
                 return Ok(());
             }
@@ -309,8 +308,8 @@ impl World {
         Ok(())
     }
 
-    /// The log took a write of these sectors after the record `after`: their content alone would not tell, which may have been
-    /// the same before.
+    /// Whether the log has a write of these sectors after the record `after`. Their content alone would not tell,
+    /// because it may have been the same before.
     fn is_appended(&self, log: &Log, after: Seq, first: usize, sectors: usize) -> Done<bool> {
         let range = (Lba(first as u64), Sectors(sectors as u64));
         let found = log.resolve_head(self.volume, range.0, range.1, Wait::Yes);
@@ -370,7 +369,7 @@ impl World {
         }
     }
 
-    /// Keeps a moment, if it may be asked for.
+    /// Remembers a moment, if it may be read.
     fn remember(&mut self) {
         if let (Some(tap), Some(log)) = (&self.tap, &self.log)
             && tap.is_complete()
@@ -394,7 +393,7 @@ impl World {
         }
     }
 
-    /// An orderly close; perhaps somebody else changes the disk before it is opened again.
+    /// Closes the tap; sometimes the disk is changed from outside before it is opened again.
     fn close(&mut self) -> Done {
         let Some(tap) = self.tap.take() else { return Ok(()) };
         let complete = tap.is_complete();
@@ -415,7 +414,7 @@ impl World {
         if self.episode > 0 || self.rng.chance(700) {
             return self.open((self.episode == 0).then_some(known));
         }
-        // Behind our back.
+        // Behind Bygone's back.
         self.touched = true;
         self.disk_medium.die_in(None);
         self.clock.advance(1_000_000);

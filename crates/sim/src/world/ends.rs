@@ -1,4 +1,4 @@
-//! How lives end, and what the next one must find.
+//! How lives end, and what the next life must find.
 
 use std::collections::BTreeSet;
 
@@ -44,7 +44,7 @@ impl World {
         }
         let mut ends = BTreeSet::new();
         for attempt in 0.. {
-            // What opening did before it was cut off may have been all right then.
+            // An open that was interrupted may have ended the log there legitimately.
             ends.extend(self.ends_that_may_be());
             let fine = self.hinder_open(attempt);
             let hold = self.some_hold();
@@ -139,7 +139,7 @@ impl World {
         self.adopt(false, &BTreeSet::new())
     }
 
-    /// Makes opening harder; says whether it must work.
+    /// Injects faults into opening; returns whether it must still succeed.
     fn hinder_open(&mut self, attempt: u32) -> bool {
         const ATTEMPTS_MAX: u32 = 4;
         if attempt >= ATTEMPTS_MAX {
@@ -173,7 +173,8 @@ impl World {
         }
     }
 
-    /// Compares what was recovered with what was written, and takes it over. Bits rotted at `ends`, so the log may end there.
+    /// Compares the recovered records with the written ones, and adopts them. Bits rotted at `ends`, so the log may end
+    /// there.
     fn adopt(&mut self, lossy: bool, ends: &BTreeSet<u64>) -> Done {
         let log = self.log()?;
         let in_log = log.damage_at_open().iter().any(|(place, _)| place.file.starts_with("log/"));
@@ -201,7 +202,7 @@ impl World {
         }
         check!(same > durable.0.min(old_head), "durable record {same} is another one or lost");
         check!(lossy || same > old_head, "acknowledged record {same} is another one or lost");
-        // … and then perhaps of what was tried last.
+        // … and then perhaps of what was attempted last.
         let rest = self.unacknowledged(&found, same, recovered)?;
         self.stats.lost_records += old_head.saturating_sub(same - 1);
         self.oracle.truncate(Seq(same - 1));
@@ -234,7 +235,7 @@ impl World {
         record.0.time == *time && is(&self.oracle, rec, record)
     }
 
-    /// The records `from ..= to`, which were never acknowledged: what was tried and failed.
+    /// The records `from ..= to`, which were never acknowledged: attempts that failed.
     fn unacknowledged(&self, found: &Records, from: u64, to: u64) -> Done<Vec<(Micros, Rec)>> {
         let nothing = Vec::new();
         let attempts = self.limbo.iter().filter(|(start, _)| *start == from).map(|(_, recs)| recs);
@@ -252,7 +253,7 @@ impl World {
     }
 }
 
-/// Whether a record of the log is what was asked for.
+/// Whether a record of the log matches an expected one.
 fn is(oracle: &Oracle, rec: &Rec, (header, payload): &(Header, Vec<u8>)) -> bool {
     match rec {
         Rec::Mark => header.op == Op::Flush,

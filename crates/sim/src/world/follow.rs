@@ -1,4 +1,4 @@
-//! A follower that lags, dies at any moment, and goes on where it kept its place.
+//! A follower that lags, dies at any moment, and resumes from the position it saved.
 
 use bygone_model::{BranchId, Lba, SECTOR_BYTES, Sectors, Seq};
 use bygone_store::{
@@ -12,14 +12,14 @@ use crate::oracle::Rec;
 const NAME: &str = "detector";
 
 impl World {
-    /// Goes on from the kept place, for a few batches; it keeps its place before it dies, or not.
+    /// Resumes from the saved position, for a few batches; it may or may not save its position before it dies.
     pub(super) fn follow(&mut self) -> Done {
         let log = self.log()?;
         let kept = match log.kept_cursor(NAME) {
             Ok(cursor) => cursor,
             Err(error) => return self.excuse("kept cursor", &error),
         };
-        // What a kept place promised is dealt with. One that could not be kept may be back, or not.
+        // Everything before a saved position was handled. A position whose saving failed may or may not be there.
         check!(
             kept.seq == self.followed || self.followed_perhaps.contains(&kept.seq),
             "kept {} instead of {} or {:?}",
@@ -31,7 +31,7 @@ impl World {
         let mut follower = match log.follow(Cursor { seq: from, ..kept }) {
             Ok(follower) => follower,
             Err(Error::InTheFuture { .. }) if self.damaged => {
-                // What was durable is lost: the records to come have the same places.
+                // Durable records were lost, so new records reuse their positions.
                 return self.keep_place(Seq::ZERO);
             }
             Err(error) => return Err(Failure(format!("following from {from}: {error}"))),
@@ -73,7 +73,7 @@ impl World {
 
     fn check_batch(&mut self, follower: &Follower, begin: Seq, batch: &Batch) -> Done {
         check!(batch.upto > begin && batch.upto <= self.oracle.head(), "a batch up to {}", batch.upto);
-        // What was given out is never taken back.
+        // Records that a follower has received are durable.
         self.oracle.durable = self.oracle.durable.max(batch.upto);
         let mut told: Vec<u64> = batch.records.iter().map(|record| record.seq.0).collect();
         for lost in &batch.lost {
@@ -94,7 +94,7 @@ impl World {
         let Some((time, known)) = self.oracle.record(seq.0).cloned() else {
             return Err(Failure(format!("a record {seq} from nowhere")));
         };
-        // A damaged segment without its index does not know the times of what it lost.
+        // Without its index, a damaged segment does not know the times of its lost records.
         check!(record.time == time || self.damaged, "{seq} at {} instead of {time}", record.time);
         let wrong = || Failure(format!("{record:?} instead of {known:?}"));
         let ok = match &known {

@@ -25,7 +25,7 @@ use crate::{
     rng::{Rng, SimRandom, mix},
 };
 
-/// The store did what it must not do.
+/// A violation of an invariant by the store.
 #[derive(Clone, Debug)]
 pub struct Failure(pub String);
 
@@ -47,7 +47,7 @@ macro_rules! check {
 }
 pub(crate) use check;
 
-/// How much happened.
+/// Counters of the run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Steps.
@@ -64,25 +64,25 @@ pub struct Stats {
     pub lost_records: u64,
     /// Faults that were injected.
     pub faults: u64,
-    /// Damages that were made.
+    /// Damages that were inflicted.
     pub damages: u64,
     /// Damage that the store reported instead of content.
     pub damage_errors: u64,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// A hash of everything that was read, and of every answer.
+    /// A hash of all data read and of every answer.
     pub digest: u64,
-    /// How much happened.
+    /// Counters of the run.
     pub stats: Stats,
 }
 
 /// Plays the world `seed` for `steps` steps.
 ///
 /// # Errors
-/// When the store did what it must not do; the text says with which seed.
+/// When the store violated an invariant; the text includes the seed.
 pub fn run(seed: u64, steps: u64, profile: Profile) -> Result<Outcome, Failure> {
     let world = std::cell::RefCell::new(None);
     let played = catch_unwind(AssertUnwindSafe(|| {
@@ -113,10 +113,10 @@ pub fn run(seed: u64, steps: u64, profile: Profile) -> Result<Outcome, Failure> 
     )))
 }
 
-/// Plays the same world twice; both must come to the same.
+/// Plays the same world twice; both must have the same result.
 ///
 /// # Errors
-/// As [`run()`], or when they do not.
+/// As [`run()`], or when the results differ.
 pub fn run_twice(seed: u64, steps: u64, profile: Profile) -> Result<Outcome, Failure> {
     let (first, second) = (run(seed, steps, profile)?, run(seed, steps, profile)?);
     if first == second {
@@ -126,13 +126,13 @@ pub fn run_twice(seed: u64, steps: u64, profile: Profile) -> Result<Outcome, Fai
     Err(Failure(format!("seed {seed} profile {name}: two runs differ: {first:?} and {second:?}")))
 }
 
-/// What became of something that was asked of the store.
+/// The result of an operation on the store.
 enum Act<T> {
-    /// It was done.
+    /// It succeeded.
     Done(T),
-    /// The store said why not.
+    /// The store refused it.
     Refused(Error),
-    /// The machine died meanwhile.
+    /// The machine died during it.
     Died,
 }
 
@@ -143,7 +143,7 @@ struct World {
     options: LogOptions,
     profile: Profile,
     log: Option<Arc<Log>>,
-    /// This life of the log has no record yet; the first will say that it began.
+    /// This life of the log has no record yet; its first record will announce it.
     fresh: bool,
     /// The incarnation of this life.
     life: u32,
@@ -152,31 +152,31 @@ struct World {
     /// … and the newest one that may have been begun.
     term_perhaps: u32,
     oracle: Oracle,
-    /// Records that were tried and not acknowledged: from which seq on.
+    /// Records that were attempted but not acknowledged, with their first seq.
     limbo: Vec<(u64, Vec<Rec>)>,
-    /// Volumes whose present is kept, over the index.
+    /// Open volumes over the index.
     open: BTreeSet<u32>,
-    /// Volumes with a device below, and the moment that it shows.
+    /// Volumes with a device below, and the moment that the device shows.
     taps: BTreeMap<u32, Seq>,
     open_taps: BTreeSet<u32>,
     views: Vec<(View, u32)>,
     /// Steps until faults end.
     episode: u64,
-    /// Damage may be met.
+    /// Damage may be encountered.
     damaged: bool,
-    /// Pages of index files were hurt while the log is in use: a read may be refused until upkeep was done once.
+    /// Pages of index files were damaged while the log is in use: a read may fail until upkeep has run once.
     hurt_index: bool,
     /// Index files were lost.
     lost_index: bool,
-    /// A segment was hurt that has no index.
+    /// A segment without an index was damaged.
     hurt_unsealed: bool,
-    /// Bits rot before the log is opened the next time.
+    /// Bits rot before the next open of the log.
     rot_between_lives: bool,
-    /// Records that were hurt.
+    /// Records that were damaged.
     suspects: Vec<Seq>,
-    /// The place that the follower kept …
+    /// The position that the follower saved …
     followed: Seq,
-    /// … and those of which it was not told that they are kept.
+    /// … and those whose saving was not confirmed.
     followed_perhaps: Vec<Seq>,
     next_content: u64,
     digest: u64,
@@ -334,7 +334,7 @@ impl World {
         self.log.clone().ok_or_else(|| Failure("there is no log".to_owned()))
     }
 
-    /// Asks the store for something that appends `intent`, and keeps the oracle in step with what came of it.
+    /// Runs an operation that appends `intent`, and keeps the oracle in step with its result.
     fn act<T>(
         &mut self,
         what: &str,
@@ -386,7 +386,7 @@ impl World {
         }
     }
 
-    /// Whether the world is such that this error may be met.
+    /// Whether the state of the world excuses this error.
     fn excuses(&self, error: &Error) -> bool {
         let faulty = self.episode > 0;
         match error {

@@ -1,14 +1,14 @@
-//! Bits rot where the log grows: in segments that have no index yet, while the log is in use and between two lives.
+//! Bit rot where the log grows: in segments that have no index yet, while the log is in use and between two lives.
 //!
-//! Nothing says of these records that they are sound but themselves, and of the newest of them nothing says that they were
-//! durable: damage there looks like what a power cut leaves. So it is said for each answer what the damage may cost:
-//! - a sector whose version is in a hurt granule may be refused, as long as that version is what is asked for; every other
-//!   sector of the same read is there;
-//! - recovery may end the log at a hurt record if nothing that can be read says that it was durable, and nowhere else;
-//! - an event in a hurt record may be missing;
-//! - `verify` and what is reported at opening name hurt records, each of them that was durable, and nothing else.
+//! Only these records themselves can vouch for their integrity, and nothing shows that the newest of them were durable:
+//! damage there looks like the result of a power cut. So this module states for each answer what the damage may cost:
+//! - a read of a sector may fail if the version asked for is in a damaged granule; every other sector of the same read
+//!   is served;
+//! - recovery may end the log at a damaged record if nothing readable shows that it was durable, and nowhere else;
+//! - an event in a damaged record may be missing;
+//! - `verify` and the report at opening name damaged records, all of them that were durable, and nothing else.
 //!
-//! Records of the catalog are spared: what hangs on one that is lost is no longer one block (profile `rot` hurts them).
+//! Catalog records are spared, because the loss of one affects more than one block (profile `rot` damages them).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,19 +27,19 @@ use crate::{
     oracle::Rec,
 };
 
-/// What is hurt of a record.
+/// The damaged part of a record.
 enum Part {
-    /// Its header or the checksums behind it: all depends on them.
+    /// Its header or the checksums behind it, on which everything else depends.
     All,
     /// These granules of its payload.
     Granules(BTreeSet<u64>),
 }
 
-/// What is hurt now.
+/// The current damage.
 #[derive(Default)]
 pub(super) struct Hurt {
     records: BTreeMap<u64, (Part, Placed)>,
-    /// Segments whose header is hurt, by the first seq.
+    /// Segments whose header is damaged, by their first seq.
     headers: BTreeMap<u64, String>,
 }
 
@@ -54,7 +54,7 @@ impl Hurt {
         }
     }
 
-    /// Whether something there is hurt.
+    /// Whether there is damage at a place.
     fn is_at(&self, place: &Place) -> bool {
         let in_record = |(_, placed): &(Part, Placed)| {
             let extent = placed.at..placed.header.end(placed.at);
@@ -65,7 +65,7 @@ impl Hurt {
     }
 }
 
-/// Which part of a record is at this byte, if a checksum covers it.
+/// The part of a record at this byte, if a checksum covers it.
 fn part_of(placed: &Placed, offset: u64) -> Option<Part> {
     let payload_bytes = u64::from(placed.header.payload_bytes);
     let granules = payload_bytes.div_ceil(GRANULE_BYTES as u64);
@@ -131,7 +131,7 @@ impl World {
             return;
         }
         if choice < 3 {
-            // Nobody's: what comes next is written over it.
+            // Belongs to no record: the next one overwrites it.
             if end < len {
                 let offset = self.rng.within(end, len - 1) as usize;
                 self.say(format!("flip bit {bit} of byte {offset} of {name}, behind its records"));
@@ -161,7 +161,7 @@ impl World {
             _ => at + self.rng.below(HEADER_BYTES as u64),
         };
         let header = at as usize..at as usize + HEADER_BYTES;
-        // Of a header that is hurt twice nobody knows what it said.
+        // A header that is damaged twice cannot be reconstructed.
         let again = self.medium.rotten(name).iter().any(|other| header.contains(other));
         if header.contains(&(offset as usize)) && again {
             return;
@@ -216,7 +216,7 @@ impl World {
         hurt
     }
 
-    /// The seqs at which recovery may end the log: what is hurt there, and nothing that can be read says that it was durable.
+    /// The seqs at which recovery may end the log: damaged records that nothing readable shows to have been durable.
     pub(super) fn ends_that_may_be(&self) -> BTreeSet<u64> {
         let hurt = self.hurt_now();
         let mut ends: BTreeSet<u64> = hurt.records.keys().chain(hurt.headers.keys()).copied().collect();
@@ -235,7 +235,7 @@ impl World {
         ends
     }
 
-    /// Whether a read of this may be refused.
+    /// Whether a read of this range may fail.
     pub(super) fn is_hurt(&self, volume: u32, (lba, sectors): (u64, u64), seq: Seq) -> bool {
         let hurt = self.hurt_now();
         let covers = |sector| {
@@ -244,8 +244,8 @@ impl World {
         (lba..lba + sectors).any(covers)
     }
 
-    /// A read was refused as `error`. In a world of this kind, what is hurt may be, and all around it must be there. False: it is no
-    /// such world.
+    /// Handles a read that failed with `error`. In a world of this kind, damaged sectors may fail, and all others must
+    /// be readable. False: this is not such a world.
     pub(super) fn costs_only_what_is_hurt(
         &mut self,
         what: &str,
@@ -292,12 +292,12 @@ impl World {
         self.hurt_now().records.into_keys().collect()
     }
 
-    /// Whether something is hurt where the log says so.
+    /// Whether there is damage at the place that the log reports.
     pub(super) fn is_hurt_at(&self, place: &Place) -> bool {
         self.hurt_now().is_at(place)
     }
 
-    /// Verification names what is hurt and was durable, and nothing else.
+    /// Checks that verification names all damage to durable records, and nothing else.
     pub(super) fn names_what_is_hurt(&mut self, damaged: &[Damaged], durable: Seq) -> Done {
         let hurt = self.hurt_now();
         for Damaged { place, damage } in damaged {

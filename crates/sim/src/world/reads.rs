@@ -1,4 +1,4 @@
-//! Steps that read, and compare what the store says with what the oracle knows.
+//! Steps that read, and compare the store's answers with the oracle.
 
 use std::collections::BTreeSet;
 
@@ -48,7 +48,7 @@ impl World {
         )))
     }
 
-    /// Compares a part of a head map with the versions of a span. False: it could not be read, and may be so.
+    /// Compares a part of a head map with the versions of a span. False: it could not be read, and that is allowed.
     pub(super) fn check_fragment(
         &mut self,
         volume: u32,

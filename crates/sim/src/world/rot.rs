@@ -1,4 +1,4 @@
-//! Damage to what is stored: every read is right or says that it cannot be.
+//! Damage to stored data: every read is correct or fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,11 +11,11 @@ use bygone_store::{
 use super::{Done, World, check};
 use crate::{inspect, oracle::Rec};
 
-/// The files that were hurt although a checksum covers all of them, and what became of them.
+/// The damaged files that a checksum covers completely, with their content afterwards.
 type Hurt = BTreeMap<String, Option<Vec<u8>>>;
 
 impl World {
-    /// Index files are lost. Everything is still there: they are made from the log again.
+    /// Index files are lost. Nothing else is: they are rebuilt from the log.
     pub(super) fn lose_index(&mut self) -> Done {
         if self.log()?.is_poisoned() {
             return Ok(());
@@ -45,8 +45,8 @@ impl World {
         self.compare_all(3)
     }
 
-    /// Bits of pages and tables of index files rot while the log is in use. Whoever meets them may be told so until upkeep has
-    /// made them anew; nothing wrong is ever read, and then everything can be.
+    /// Bits of pages and tables of index files rot while the log is in use. A read may fail with that damage until
+    /// upkeep has rebuilt them. No read returns wrong data, and afterwards every read succeeds.
     pub(super) fn rot_index(&mut self) -> Done {
         if self.log()?.is_poisoned() {
             return Ok(());
@@ -74,8 +74,9 @@ impl World {
         Ok(())
     }
 
-    /// A read was refused as `error`. True: pages of the index were hurt, and upkeep has made anew what it met, so that it is to be
-    /// read again; else it must have another excuse. `refused` counts how often: each time is another stripe of another volume.
+    /// Handles a read that failed with `error`. True: pages of the index were damaged and upkeep has rebuilt them, so
+    /// the read is to be retried. False: it needs another excuse. `refused` counts the failures, each in another stripe
+    /// of another volume.
     pub(super) fn mended(&mut self, what: &str, error: &Error, refused: &mut usize) -> Done<bool> {
         let of_index = matches!(error, Error::Damaged { place, .. } if place.file.starts_with("index/"));
         *refused += 1;
@@ -88,7 +89,7 @@ impl World {
         Ok(true)
     }
 
-    /// Bits rot, files lose their ends or are lost, while nobody looks.
+    /// Bits rot, files are truncated or lost, while the log is closed.
     pub(super) fn rot(&mut self) -> Done {
         if self.log()?.is_poisoned() {
             return Ok(());
@@ -138,7 +139,7 @@ impl World {
         self.reopen(false)
     }
 
-    /// Does some damage; says to which files.
+    /// Inflicts some damage; returns the files.
     fn hurt(&mut self) -> Hurt {
         let mut hurt = Hurt::new();
         let all = self.medium.names();
@@ -171,7 +172,7 @@ impl World {
                         continue;
                     }
                     let bit = self.rng.below(8) as u32;
-                    // A bit that is flipped back is no damage.
+                    // A bit flipped back is not damaged.
                     if flipped.contains(&(name, offset, bit)) {
                         continue;
                     }
@@ -181,7 +182,8 @@ impl World {
                 }
             }
             self.stats.damages += 1;
-            // A manifest holds no records, so without it none may be missed; of the newest nobody can tell that it was ever whole.
+            // A manifest holds no records, so none may be missing without it. Whether the newest one was ever complete
+            // cannot be known.
             if name.starts_with("manifest/") {
                 continue;
             }
@@ -195,7 +197,7 @@ impl World {
         hurt
     }
 
-    /// Often within a record's header, where what is left looks whole, and often the first one's.
+    /// Often within a record's header, where the rest looks complete, and often within the first one.
     fn place_to_cut(&mut self, bytes: &[u8]) -> usize {
         let starts = starts_of_records(bytes);
         let place = match self.rng.below(4) {
@@ -210,7 +212,7 @@ impl World {
         let len = bytes.len() as u64;
         let starts = starts_of_records(bytes);
         let place = match self.rng.below(4) {
-            // Where headers are: mostly what a lookup believes.
+            // Headers, which a lookup mostly relies on.
             0 | 1 if !starts.is_empty() => {
                 let start = self.rng.pick(&starts);
                 if let Some(seq) = bytes[start..].get(16..24).and_then(|seq| seq.try_into().ok()) {
@@ -226,7 +228,7 @@ impl World {
         place.min(len - 1) as usize
     }
 
-    /// Reads just what the hurt records wrote.
+    /// Reads exactly what the damaged records wrote.
     fn look_at_suspects(&mut self) -> Done {
         for seq in std::mem::take(&mut self.suspects) {
             let Some((_, Rec::Block(block))) = self.oracle.record(seq.0).cloned() else { continue };
@@ -247,13 +249,13 @@ impl World {
             log.damage_at_open().iter().map(|(place, _)| place.file.clone()).collect();
         let recovered = log.head_seq().0;
         let old_head = self.oracle.head().0;
-        // What is lost with the end of the last segment cannot be told from what a power cut takes.
+        // A lost end of the last segment looks the same as the result of a power cut.
         let lost = recovered != old_head || log.found_last() != self.oracle.last_time();
         let in_log = reported.iter().any(|file| file.starts_with("log/"));
         self.say(format!("recovered {recovered}, reported {reported:?}"));
         check!(recovered <= old_head, "records come from nowhere: {recovered} of {old_head}");
         if lost || in_log {
-            // Which moments are right cannot be said; but nothing may panic, and nothing else may happen.
+            // Which moments are correct cannot be determined, but nothing may panic and nothing else may happen.
             check!(
                 self.hurt_unsealed || hurt.keys().any(|file| file.starts_with("log/")),
                 "records are lost, but only the index was hurt"
@@ -268,9 +270,9 @@ impl World {
         let report =
             log.verify(true, &mut |_, _| true).map_err(|e| super::Failure(format!("verify: {e}")))?;
         for (file, bytes) in hurt {
-            // A segment that was not sealed is sealed now, without what did not hold.
+            // A segment that was not sealed is sealed now, without its damaged records.
             let found = report.damaged.iter().any(|damaged| damaged.place.file == *file);
-            // What of the index could not be used is gone, and made again; a segment's index too.
+            // Unusable parts of the index were removed and rebuilt, including a segment's index.
             let now = self.medium.bytes(file);
             let gone = now != *bytes || now.is_none() && file.starts_with("index/");
             check!(
@@ -296,7 +298,7 @@ impl World {
         Ok(())
     }
 
-    /// Reads everything, whatever comes of it.
+    /// Reads everything, whatever the results.
     fn roam(&mut self) {
         let Some(log) = self.log.clone() else { return };
         let head = log.head_seq();
@@ -322,7 +324,7 @@ fn starts_of_records(bytes: &[u8]) -> Vec<usize> {
     (0..bytes.len()).step_by(8).filter(|&i| bytes[i..].get(8..12) == Some(b"ByRe")).collect()
 }
 
-/// Bytes that no checksum covers: zeroes that fill up to a multiple of 8.
+/// Bytes that no checksum covers: zero padding to a multiple of 8.
 fn is_padding(bytes: &[u8], offset: usize) -> bool {
     let end = (offset + 1).next_multiple_of(8).min(bytes.len());
     bytes[offset..end].iter().all(|byte| *byte == 0)

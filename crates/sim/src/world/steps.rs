@@ -78,7 +78,8 @@ impl World {
         self.append_blocks(&blocks)?;
         let failed = self.oracle.head() == before && !self.medium.is_dead() && !self.damaged;
         if failed && blocks.len() > 1 && self.rng.chance(300) {
-            // It failed, but may be there. What comes instead of the first of them must not bring back the others.
+            // It failed, but may be in the log. The record that replaces the first of them must not bring back the
+            // others.
             let mut again = blocks[0].clone();
             self.next_content += 1;
             again.content = again.content.map(|_| self.next_content);
@@ -91,11 +92,11 @@ impl World {
         Ok(())
     }
 
-    /// A content that looks like records which come next in the log, as a hostile target may write it.
+    /// Content that looks like the next records of the log, as a hostile target may write it.
     fn forge(&mut self, content: u64, sectors: u64, before: u64, id: [u8; 16]) {
         let mut bytes = vec![0; (sectors * SECTOR_BYTES) as usize];
         let head = self.oracle.head().0 + 1 + before;
-        // It knows everything but the secret.
+        // The forger knows everything except the secret.
         let key = Identity { id, secret: [0; SECRET_BYTES] }.header_key();
         for (i, place) in bytes.chunks_exact_mut(HEADER_BYTES).enumerate() {
             let header = Header {
@@ -172,7 +173,8 @@ impl World {
                 check!(done.time == self.oracle.last_time(), "append says {done:?}");
                 Ok(())
             }
-            // As many versions as may wait for a checkpoint: it must work now, whatever was hurt.
+            // The number of versions without a checkpoint is at its limit: upkeep must succeed now, whatever was
+            // damaged.
             Act::Refused(Error::Behind { .. }) if self.episode == 0 => {
                 self.maintain(100)?;
                 check!(self.medium.is_dead() || !self.log()?.is_overdue(), "upkeep leaves too much undone");
@@ -183,7 +185,7 @@ impl World {
         }
     }
 
-    /// One write of several does not fit: none is done.
+    /// One write of several is out of range: none is applied.
     fn append_outside(&mut self, writes: &[BlockWrite<'_>]) -> Done {
         let mut writes = writes.to_vec();
         let which = self.rng.below(writes.len() as u64) as usize;
@@ -293,7 +295,7 @@ impl World {
         }
     }
 
-    /// What changes the catalog is durable when it returns.
+    /// A change of the catalog is durable when it returns.
     fn all_is_durable(&mut self) -> Done {
         self.oracle.durable = self.oracle.head();
         if let Some(differs) =
@@ -385,7 +387,7 @@ impl World {
 
     pub(super) fn open_or_close(&mut self) -> Done {
         let volume = self.any_volume();
-        // Opening it again must do no harm.
+        // Opening it again must be harmless.
         let is_open = self.open.contains(&volume) || self.open_taps.contains(&volume);
         if is_open && self.rng.chance(500) {
             self.say(format!("close {volume}"));
@@ -429,7 +431,7 @@ impl World {
         }
     }
 
-    /// A device comes below a volume, takes what is new, or is taken away.
+    /// A volume gets a device, destages to it, or is detached from it.
     pub(super) fn tap(&mut self) -> Done {
         let volume = self.any_volume();
         if !self.taps.contains_key(&volume) {
@@ -453,7 +455,7 @@ impl World {
         self.carry(volume)
     }
 
-    /// The device below a volume takes what was written.
+    /// Destages a volume to its device.
     fn carry(&mut self, volume: u32) -> Done {
         let since = self.taps.get(&volume).copied().unwrap_or_default();
         let log = self.log()?;

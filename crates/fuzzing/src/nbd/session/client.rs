@@ -1,4 +1,4 @@
-//! A client that is written from the protocol's text alone. It checks the form of all it is sent.
+//! A client written from the protocol's text alone. It checks the form of everything it receives.
 
 use std::{
     collections::BTreeMap,
@@ -10,12 +10,12 @@ use std::{
 
 use super::super::rules::{Agreement, Asked, DISC, READ, export_flags};
 
-/// What a request came to.
+/// The result of a request.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// 0 is success.
     pub(super) error: u32,
-    /// Data, with its place on the device.
+    /// Data, with its offset on the device.
     pub(super) data: Vec<(u64, Vec<u8>)>,
     /// Lengths and flags.
     pub(super) extents: Vec<(u32, u32)>,
@@ -35,9 +35,9 @@ fn text(text: &str) -> Vec<u8> {
 }
 
 impl Client {
-    /// Goes through a handshake; the old way (`NBD_OPT_EXPORT_NAME`) if it is to.
+    /// Performs the handshake; with `old`, the old one (`NBD_OPT_EXPORT_NAME`).
     pub(super) fn greet(stream: UnixStream, agreed: &Agreement, old: bool) -> Client {
-        // Longer than this is for ever.
+        // Anything longer counts as a hang.
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut client = Client { stream, structured: agreed.structured };
@@ -73,7 +73,7 @@ impl Client {
         bytes
     }
 
-    /// Sends an option, which has to be granted; the data of the answers.
+    /// Sends an option, which must be granted; returns the data of the replies.
     fn option(&mut self, kind: u32, data: &[u8]) -> Vec<Vec<u8>> {
         let header = [&b"IHAVEOPT"[..], &kind.to_be_bytes(), &(data.len() as u32).to_be_bytes()].concat();
         self.send(&header);
@@ -91,7 +91,7 @@ impl Client {
         }
     }
 
-    /// Sends requests while the answers come; what became of each.
+    /// Sends requests while reading replies; returns the result of each.
     pub(super) fn exchange(&mut self, sent: &[u8], asked: &[Asked]) -> BTreeMap<u64, Outcome> {
         let mut writing = self.stream.try_clone().unwrap();
         thread::scope(|scope| {
@@ -109,7 +109,7 @@ impl Client {
         })
     }
 
-    /// One message: to which request, and whether that is finished with it.
+    /// Reads one message; returns its request, and whether the request is finished.
     fn message(&mut self, open: &mut BTreeMap<u64, (Asked, Outcome)>) -> (u64, bool) {
         let magic = number(&self.bytes(4));
         if magic == 0x6744_6698 {
@@ -154,7 +154,7 @@ impl Client {
         (cookie, flags == 1)
     }
 
-    /// Says good-bye; the server has nothing more to say.
+    /// Disconnects; the server must not send anything more.
     pub(super) fn leave(mut self) {
         let asked = Asked { kind: DISC, flags: 0, cookie: 0, offset: 0, len: 0 };
         self.send(&asked.encode());

@@ -1,4 +1,4 @@
-//! A device in memory, with a place that fails and, if told so, a medium that has to be waited for.
+//! A device in memory, with a range that fails and, on request, a medium that has to be waited for.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,7 +7,7 @@ use bygone_block::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writ
 pub(super) struct Bytes {
     geometry: Geometry,
     bytes: Mutex<Vec<u8>>,
-    /// Neither can these 4 KiB be read, nor is there room to write them.
+    /// These 4 KiB can neither be read nor written (no room).
     bad: Option<u64>,
     cold: bool,
 }
@@ -22,7 +22,7 @@ impl Bytes {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nobody may ask for what is not there.
+    /// Whether a range fails. Panics if it is outside the device, which the server must never ask for.
     fn is_bad(&self, offset: u64, len: u64) -> bool {
         assert!(len > 0 && offset + len <= self.geometry.size_bytes, "{offset}+{len}");
         self.bad.is_some_and(|bad| offset < bad + 4096 && bad < offset + len)
