@@ -1,4 +1,4 @@
-//! Has the store built with locks whose turns are chosen; no other crate is.
+//! Builds the store with locks whose order shuttle chooses; no other crate is built this way.
 
 fn main() {
     println!("cargo::rustc-cfg=races");

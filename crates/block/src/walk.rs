@@ -1,10 +1,10 @@
-//! Going over a whole disk in pieces: to copy it, to fill another one with it, to find out what has changed on it.
+//! Walks over a whole disk in pieces: to copy it, to fill another one with it, to find its changes.
 //!
 //! Invariants:
-//! - the pieces follow one another from the first byte to the last, and each byte is in exactly one that was taken;
-//! - before each piece whoever walks is asked whether to go on, so giving up is noticed within one piece;
-//! - a piece that cannot be taken now is taken later, and no other before it;
-//! - what is in memory is one piece and a map of [`MAP_BYTES`], however large or fragmented the disk is.
+//! - the pieces cover the disk from the first byte to the last, and each byte is in exactly one piece that was taken;
+//! - the caller is asked before each piece whether to go on, so a cancellation takes effect within one piece;
+//! - a piece that cannot be taken now is retried, and no later one is taken before it;
+//! - memory is bounded by one piece and a map of [`MAP_BYTES`], however large or fragmented the disk is.
 
 mod unread;
 
@@ -13,26 +13,26 @@ use std::ops::Range;
 pub use self::unread::Unread;
 use crate::{Extent, device::PAUSE};
 
-/// Extents are asked for over this much at a time. A piece of zeroes is no longer than that.
+/// Extents are queried in ranges of this size, which is also the largest piece of zeroes.
 const MAP_BYTES: u64 = 64 << 20;
-/// Zeroes are left out in whole granules of this size: fragments that are smaller are cheaper to read than to ask about.
+/// Zeroes are skipped in whole granules of this size: smaller ones are cheaper to read than to query.
 const GRANULE_BYTES: u64 = 64 << 10;
-/// More than the largest block that is compared.
+/// At least as large as the largest block that is compared.
 static ZEROES: [u8; GRANULE_BYTES as usize] = [0; GRANULE_BYTES as usize];
 
-/// How to go over a disk.
+/// The parameters of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walk {
     /// The size of the disk.
     pub size_bytes: u64,
-    /// A piece with data is at most so long, and reaches over no multiple of this; itself a multiple of 64 KiB.
+    /// The largest piece with data. A multiple of 64 KiB; no piece with data crosses a multiple of it.
     pub piece_bytes: u64,
 }
 
 /// A part of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// Where it begins, in bytes.
+    /// Its offset in bytes.
     pub at: u64,
     /// Its length in bytes.
     pub len_bytes: u64,
@@ -40,32 +40,33 @@ pub struct Piece {
     pub zero: bool,
 }
 
-/// What came of a piece.
+/// The result of taking a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Took {
     /// It is done.
     All,
-    /// Nothing, for want of room: it is tried again after a while.
+    /// Nothing was taken, for lack of room: the piece is retried after a while.
     NothingYet,
 }
 
 /// How a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The whole disk was gone over.
+    /// The whole disk was covered.
     Whole,
-    /// It was no longer wanted.
+    /// The caller cancelled it.
     GivenUp,
 }
 
-/// Says which extents make up a range of a disk, as [`crate::BlockDevice::extents`] does.
+/// Queries the extents of a range of a disk, as [`crate::BlockDevice::extents`] does.
 pub type Map<'a, E> = &'a mut dyn FnMut(u64, u64, &mut dyn FnMut(Extent) -> bool) -> Result<(), E>;
 
 impl Walk {
-    /// Gives each piece to `take`, with what `map` knows of it. `keep_going` gets the bytes that are done and the size.
+    /// Calls `take` with each piece, and with what `map` knows of it. `keep_going` gets the bytes done so far and the
+    /// size.
     ///
     /// # Errors
-    /// The first one of `map` or `take`.
+    /// The first error of `map` or `take`.
     pub fn go<E>(
         &self,
         map: Map<'_, E>,
@@ -113,7 +114,7 @@ impl Walk {
     }
 }
 
-/// A map of a disk of which nothing is known before it is read.
+/// A map that knows nothing: everything may be data.
 ///
 /// # Errors
 /// None.
@@ -122,7 +123,7 @@ pub fn all_data<E>(_: u64, len_bytes: u64, each: &mut dyn FnMut(Extent) -> bool)
     Ok(())
 }
 
-/// Which granules of a range that begins with one have data in them.
+/// Which granules of a range have data in them. The range starts at a granule.
 fn granules_with_data<E>(start: u64, len_bytes: u64, map: Map<'_, E>) -> Result<Vec<bool>, E> {
     let mut has_data = vec![false; len_bytes.div_ceil(GRANULE_BYTES) as usize];
     let mut at = 0;
@@ -135,14 +136,14 @@ fn granules_with_data<E>(start: u64, len_bytes: u64, map: Map<'_, E>) -> Result<
         true
     })?;
     if at < len_bytes {
-        // What nobody spoke of is not known to be zeroes.
+        // A part that the map did not cover is not known to be zeroes.
         has_data[(at / GRANULE_BYTES) as usize..].fill(true);
     }
     Ok(has_data)
 }
 
-/// The parts of `new` that are not as in `old`, in whole blocks of `block_bytes` and in as few parts as possible. Without `old`,
-/// those that are not zeroes.
+/// The parts of `new` that differ from `old`, in whole blocks of `block_bytes` and in as few parts as possible. Without
+/// `old`, the parts that are not zeroes.
 ///
 /// # Panics
 /// When `old` is shorter than `new`, or `block_bytes` is 0 or more than 65,536.

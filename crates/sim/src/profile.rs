@@ -41,7 +41,7 @@ pub enum Step {
     Kill,
     /// The power is cut.
     PowerCut,
-    /// Another holder takes the log over while the one before still has it open.
+    /// Another holder takes the log over while the previous one still has it open.
     TakeOver,
     /// The machine will die in the middle of an operation.
     Doom,

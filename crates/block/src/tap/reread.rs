@@ -53,7 +53,7 @@ impl TapDevice {
             found.compared_bytes = at + len_bytes;
             Ok(Took::All)
         };
-        // Holes are not known beforehand: see `compare`.
+        // Holes cannot be determined in advance: see `compare`.
         let walk = Walk { size_bytes: size, piece_bytes: REREAD_BYTES };
         let end = walk.go::<IoError>(&mut all_data, &mut compare, &mut |at, size| {
             self.reread_bytes.store(at, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use super::*;
 
 const PIECE: u64 = 1 << 20;
 
-/// A disk of this size of which these ranges are data; the map speaks of it in runs that are cut at multiples of `cut`.
+/// A disk of this size with data in these ranges. The map reports it in runs that are cut at multiples of `cut`.
 fn map_of(
     data: Vec<Range<u64>>,
     cut: u64,
@@ -51,7 +51,7 @@ proptest! {
             .map(|(start, len)| (start * 512).min(size)..((start + len) * 512).min(size))
             .filter(|range| !range.is_empty())
             .collect();
-        // Overlapping ranges are asked about by the first that fits, which is what the model does as well.
+        // Where ranges overlap the first match counts, as in the model.
         let mut at = 0;
         for piece in pieces(walk, data.clone(), cut * 512) {
             prop_assert_eq!(piece.at, at);

@@ -1,23 +1,23 @@
-//! Reading a disk that is damaged in places: one damaged block costs that block, and is named.
+//! Reads a disk that is damaged in places: one damaged block costs only that block, and is recorded.
 
 use std::ops::Range;
 
 use crate::{BlockDevice, IoError, Reading};
 
-/// What is told apart.
+/// The granularity of the damage that is recorded.
 const BLOCK_BYTES: usize = 4096;
-/// More ranges than this are not listed; the last one then reaches over all that follow.
+/// The most ranges that are listed; the last one is then extended over all later damage.
 const RANGES_MAX: usize = 4096;
 
-/// What could not be read so far.
+/// The ranges that could not be read so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unread(Vec<Range<u64>>);
 
 impl Unread {
-    /// Fills `buf` from `at`; what is damaged is zeroes, and noted.
+    /// Fills `buf` from `at`; damaged parts are zeroes, and recorded.
     ///
     /// # Errors
-    /// When something else keeps it from being read.
+    /// When the read fails for any reason other than damage.
     pub fn read(&mut self, device: &dyn BlockDevice, at: u64, buf: &mut [u8]) -> Result<(), IoError> {
         match device.read(at, buf, Reading::MayWait) {
             Err(error) if is_damage(&error) => {}
@@ -44,7 +44,7 @@ impl Unread {
         }
     }
 
-    /// The ranges, in bytes, in the order in which they were come upon.
+    /// The ranges, in bytes, in the order in which they were found.
     #[must_use]
     pub fn ranges(&self) -> &[Range<u64>] {
         &self.0

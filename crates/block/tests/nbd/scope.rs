@@ -107,7 +107,7 @@ fn an_inherited_socket_keeps_its_name_and_its_clients_over_a_change_of_servers()
     let path = folder.path().join("nbd.sock");
     let made = UnixListener::bind(&path).unwrap();
     for _ in 0..2 {
-        // It connects while nobody serves, and is served later.
+        // It connects while no server is there, and is served later.
         let mut client = Client::silent(&path);
         let (_, all) = two();
         let handed = OwnedFd::from(made.try_clone().unwrap());

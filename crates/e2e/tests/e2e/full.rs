@@ -266,7 +266,7 @@ fn two_disks_are_restored_together_or_not_at_all() {
     let to = format!("{}/", folder.display());
     let said = world.fails(1, &["restore", "two", "--at", "now", "--to", &to]);
     assert!(said.contains("free space") && !folder.exists(), "{said}");
-    // The remains of a killed restore are in nobody's way.
+    // The remains of a killed restore do not block another one.
     let to = world.path("vdb.raw");
     fs::write(world.path("vdb.raw.bygone-part"), "half").expect("written");
     world.ok(&["restore", "two", "--at", "now", "--disk", "vdb", "--to", &to.display().to_string()]);

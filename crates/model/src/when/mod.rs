@@ -21,7 +21,7 @@
 //! DAY     := DATE | today | yesterday | monday … sunday | mon … sun
 //! DATE    := YYYY-MM-DD                 (a `T` may join it to its CLOCK)
 //! CLOCK   := H:MM[:SS[.fraction]]       24 hours
-//! ZONE    := Z | UTC | GMT | ±HH[[:]MM] | AREA/CITY     else the zone of whoever asks
+//! ZONE    := Z | UTC | GMT | ±HH[[:]MM] | AREA/CITY     else the caller's zone
 //! BRANCH  := NAME | id:NUMBER           no white space, no `@`; the number also names a dropped branch
 //! SPAN    := (NUMBER | a | an | one … twelve) (seconds | minutes | hours | days | weeks | months | years)
 //! WHAT    := boot | shutdown | … every kind | clean | stopped | flushed      (that grade or better)

@@ -1,5 +1,5 @@
-//! Appending, flushing, sealing, checkpoints, views, verification and closing in every order that a scheduler comes up with. A failure
-//! prints its schedule, which `shuttle::replay` plays again.
+//! Appends, flushes, sealing, checkpoints, views, verification and closing in many interleavings. A failure prints its
+//! schedule, which `shuttle::replay` repeats.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod medium;
@@ -65,7 +65,7 @@ fn mark(log: &Arc<Log>, volume: VolumeId, lba: u64, seq: Seq) -> u8 {
     bytes[0]
 }
 
-/// Rounds for as long as others are at work, each of whom gets a turn in between.
+/// Iterates while other threads are at work, and yields to them each time.
 fn while_set(flag: &AtomicBool) -> impl Iterator<Item = ()> {
     const ROUNDS_MAX: usize = 1000;
     (0..ROUNDS_MAX).take_while(|_| flag.load(Ordering::SeqCst)).map(|_| thread::yield_now())
@@ -118,7 +118,7 @@ fn i4_a_failed_sync_is_never_followed_by_an_acknowledgement_whoever_was_told() {
                 })
                 .collect();
             threads.into_iter().for_each(|thread| thread.join().unwrap());
-            // All that was acknowledged is on the medium, and it is what was written.
+            // Everything acknowledged is on the medium, with its content.
             let reached = acknowledged.lock().unwrap().iter().copied().max();
             drop(log);
             let log = open(memory.after_a_power_cut());
@@ -136,7 +136,7 @@ fn i4_a_failed_sync_is_never_followed_by_an_acknowledgement_whoever_was_told() {
 fn whoever_has_a_moment_keeps_what_it_is_read_from_while_small_checkpoints_become_one() {
     explore(|| {
         let memory = Memory::default();
-        // Nothing of the index stays in memory, and a checkpoint is due only when it is asked for.
+        // No part of the index is cached, and a checkpoint is due only on request.
         let store = Arc::new(Store::new(0, MEMORY_BYTES));
         let options = LogOptions { checkpoint_entries: 30, joined_min: 2, store, ..options() };
         let (log, volume) = make_with(&memory, options);
@@ -165,7 +165,7 @@ fn whoever_has_a_moment_keeps_what_it_is_read_from_while_small_checkpoints_becom
         }
         let views = reader.join().unwrap();
         upkeep.join().unwrap();
-        // Also those that had begun before others were joined.
+        // Also those that were created before others were merged.
         for (view, then) in views {
             assert_eq!(shown(&view), then);
         }
@@ -186,7 +186,7 @@ fn a_moment_shows_what_was_written_before_it_whatever_upkeep_does_meanwhile() {
             let log = log.clone();
             thread::spawn(move || {
                 for _ in 0..3 {
-                    // Each write bears its number, so the present only ever grows, and a moment stays what it is.
+                    // Each write holds its number, so the present only ever grows, and a moment never changes.
                     let seq = log.head_seq();
                     let then = mark(&log, volume, 0, seq);
                     let fragments = log.resolve_head(volume, Lba(0), Sectors(1), Wait::Yes).unwrap();
@@ -201,7 +201,7 @@ fn a_moment_shows_what_was_written_before_it_whatever_upkeep_does_meanwhile() {
         let watcher = {
             let (log, writing) = (log.clone(), writing.clone());
             thread::spawn(move || {
-                // Each write has a sector of its own besides; what is there once stays.
+                // Each write also has a sector of its own; once there, it stays.
                 let mut known = 0;
                 for _ in while_set(&writing) {
                     let fragments = log.resolve_head(volume, Lba(10), Sectors(8), Wait::Yes).unwrap();
@@ -255,7 +255,7 @@ fn a_volume_that_is_closed_and_opened_between_writes_and_checkpoints_shows_the_n
                     log.read_fragment(&fragments[0], &mut now, Wait::Yes).unwrap();
                     assert_eq!(now[0], i, "sector {i}");
                 }
-                // It is closed just now.
+                // It is being closed right now.
                 Err(error) => assert!(matches!(error, Error::NoVolume(_)), "{error}"),
             }
         };
@@ -301,7 +301,7 @@ fn a_follower_is_told_everything_once_and_nothing_that_a_power_cut_takes() {
                             }
                         }
                         assert_eq!(batch.upto.0, told);
-                        // Right now, whatever comes of the flush that may be under way.
+                        // At this point, whatever the result of a flush in progress.
                         let left = open(memory.after_a_power_cut());
                         assert!(batch.upto <= left.head_seq(), "{} of {}", batch.upto, left.head_seq());
                     }
@@ -346,7 +346,7 @@ fn branches_events_and_flushes_that_come_at_once_are_all_there_after_a_power_cut
             thread::spawn(move || {
                 let at = log.head_seq();
                 log.add_branch("b", bygone_model::BranchId(0), at).map(|_| ()).unwrap();
-                // Right now, whoever flushes next.
+                // At this point, whichever thread flushes next.
                 assert!(open(memory.after_a_power_cut()).catalog().branch_named("b").is_ok());
             })
         };

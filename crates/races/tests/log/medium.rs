@@ -1,4 +1,4 @@
-//! A medium in memory whose every operation is a place where another thread may come in between.
+//! A medium in memory, each operation of which is a scheduling point.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use std::{
 use bygone_model::Micros;
 use bygone_store::env::{Clock, Dir, File};
 
-/// A file: what readers see, what of it the medium does not have yet, and what it has.
+/// A file: what readers see, which of it is not durable, and what is on the medium.
 #[derive(Clone, Default)]
 struct Node {
     seen: Vec<u8>,
@@ -23,7 +23,7 @@ impl Node {
         self.dirty.push((at, data.to_vec()));
     }
 
-    /// As Linux does it: a failure is told once, and what it was about counts as written from then on.
+    /// As on Linux: a failure is reported once, and the affected data counts as written from then on.
     fn sync(&mut self, fails: bool) -> io::Result<()> {
         let dirty = std::mem::take(&mut self.dirty);
         if fails && !dirty.is_empty() {
@@ -48,7 +48,7 @@ type Nodes = BTreeMap<String, Arc<Mutex<Node>>>;
 #[derive(Clone, Default)]
 pub(crate) struct Memory {
     nodes: Arc<Mutex<Nodes>>,
-    /// So many syncs go well, and then one fails.
+    /// This many syncs succeed, then one fails.
     good_syncs: Arc<AtomicU32>,
 }
 
@@ -61,7 +61,7 @@ impl Memory {
         self.good_syncs.store(good + 1, Ordering::Relaxed);
     }
 
-    /// What a power cut leaves if the medium has nothing but what was made durable.
+    /// The state after a power cut in which only durable data survived.
     pub(crate) fn after_a_power_cut(&self) -> Memory {
         let nodes = self.nodes();
         let left = nodes.iter().map(|(name, node)| {
@@ -135,7 +135,7 @@ impl File for Open {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // The medium takes a while, and the answer too.
+        // Both the operation and its answer take a while.
         shuttle::thread::yield_now();
         let fails = self.of.fails_now();
         let done = self.node.lock().unwrap().sync(fails);
@@ -160,7 +160,7 @@ impl File for Open {
     fn prefetch(&self, _: u64, _: u64) {}
 }
 
-/// A clock that moves whenever it is looked at.
+/// A clock that advances at each reading.
 #[derive(Default)]
 pub(crate) struct Ticks(AtomicU32);
 

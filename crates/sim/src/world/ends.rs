@@ -77,7 +77,7 @@ impl World {
         self.adopt(lossy, &ends)
     }
 
-    /// Every few lives another holder takes the log over.
+    /// In some lives another holder takes the log over.
     fn some_hold(&mut self) -> Hold {
         if !mix(self.digest).is_multiple_of(6) {
             return Hold::Newest;
@@ -87,17 +87,17 @@ impl World {
         Hold::TakeOver
     }
 
-    /// No two holders ever have the same term, and no term is forgotten.
+    /// Checks that no two holders ever have the same term, and that no term is forgotten.
     fn check_term(&mut self, log: &Log, hold: Hold) -> Done {
         let new = u32::from(hold == Hold::TakeOver);
         let terms = self.term + new..=self.term_perhaps;
         check!(terms.contains(&log.term()), "opened in term {}, not one of {terms:?}", log.term());
-        // A power cut may bring back what could not be made durable: nobody ever held the log in that term.
+        // A power cut may bring back a manifest that could not be made durable: no holder ever had that term.
         self.term = log.term();
         Ok(())
     }
 
-    /// Another holder takes the log over while this one has it open, which from then on changes nothing any more.
+    /// Another holder takes the log over while this one has it open, which can change nothing from then on.
     pub(super) fn take_over(&mut self) -> Done {
         let old = self.log()?;
         if old.is_poisoned() || self.medium.is_dead() {

@@ -125,7 +125,7 @@ impl World {
         let end = here.last().map_or(SEGMENT_HEADER_BYTES as u64, |placed| placed.header.end(placed.at));
         let (choice, bit) = (self.rng.below(20), self.rng.below(8) as u32);
         if choice == 0 {
-            // Also again and again: who the log is, a manifest says as well.
+            // Repeatedly, too: a manifest also identifies the log.
             let offset = self.rng.below(SEGMENT_HEADER_BYTES as u64) as usize;
             self.flip_at(name, offset, bit, "its header");
             return;
