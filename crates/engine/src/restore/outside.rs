@@ -79,6 +79,16 @@ pub(crate) fn prepare(
     patience: &mut dyn Patience,
 ) -> Result<Prepared> {
     let claim = target.claim(disk, LET_GO_MAX)?;
+    prepare_claimed(target, disk, claim, given_up, patience)
+}
+
+fn prepare_claimed(
+    target: &Arc<Target>,
+    disk: u32,
+    claim: Claim,
+    given_up: Option<BranchId>,
+    patience: &mut dyn Patience,
+) -> Result<Prepared> {
     let catalog = target.log.catalog();
     let shown = shown_volume(&catalog, disk);
     let is_lost = |volume: VolumeId| {
@@ -260,11 +270,18 @@ pub(crate) fn fill_unasked(target: &Arc<Target>, volume: VolumeId) -> Result<()>
         // Somebody is at it already.
         return Ok(());
     }
-    let prepared = prepare(target, disk, None, &mut UntilClosing(target))?;
-    let catalog = target.log.catalog();
-    let still = catalog.volume(volume)?.branch == catalog.head
-        && catalog.shows.get(&disk) != Some(&Shows::Volume(volume));
-    if !still {
+    let claim = target.claim(disk, LET_GO_MAX)?;
+    // Whoever had it before may have filled it, and then whoever has it open from the time before has it for as long as they want.
+    let is_behind = || {
+        let catalog = target.log.catalog();
+        let shows = catalog.shows.get(&disk) == Some(&Shows::Volume(volume));
+        catalog.volume(volume).is_ok_and(|volume| volume.branch == catalog.head) && !shows
+    };
+    if !is_behind() {
+        return Ok(());
+    }
+    let prepared = prepare_claimed(target, disk, claim, None, &mut UntilClosing(target))?;
+    if !is_behind() {
         return Ok(());
     }
     fill(target, volume, &prepared, &mut |_, _| !target.is_closing())

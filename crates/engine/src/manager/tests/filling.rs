@@ -231,3 +231,19 @@ fn what_was_written_outside_since_an_undo_is_kept_when_that_is_taken_back() {
     undo();
     assert_eq!(shown(&target, &disk), [9, 9]);
 }
+
+#[test]
+fn a_disk_that_another_has_filled_by_now_is_not_waited_for() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.tapped(&manager, "web");
+    let target = manager.target("web").unwrap();
+    let branch = target.log.add_branch("try-1", BranchId(0), target.log.head_seq()).unwrap();
+    let volume = target.volume(branch, None).unwrap();
+    // Open since the store served it, and for as long as the client wants.
+    let _served = target.serve(volume, false).unwrap();
+    promote(&manager, "try-1", &mut Nobody).unwrap();
+    assert_eq!(shown(&target, &disk), [1, 1]);
+    let begun = Instant::now();
+    crate::restore::fill_unasked(&target, volume).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
