@@ -1,4 +1,4 @@
-//! What calls are answered with.
+//! The answers of calls.
 
 use std::path::PathBuf;
 
@@ -16,24 +16,24 @@ pub struct MomentInfo {
     pub time: String,
     pub kind: Kind,
     pub label: String,
-    /// How good it is to come back to.
+    /// How good it is to restore.
     pub grade: Grade,
     pub truth: Truth,
-    /// The name of the branch; another one may have it now.
+    /// The name of the branch; another branch may have it now.
     pub branch: String,
-    /// The number of the branch, for good.
+    /// The permanent id of the branch.
     #[serde(default)]
     pub branch_id: u32,
-    /// A text that means this moment, whatever becomes of the target.
+    /// A text that names this moment, whatever happens to the target later.
     #[serde(default)]
     pub when: String,
-    /// The first moment that it can be, where it is not known exactly: `seq` is the last one then.
+    /// The earliest moment that it can be, if it is not known exactly; `seq` is the latest then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub earliest_seq: Option<u64>,
-    /// How what was asked for was understood; only where a moment was asked for.
+    /// How the request was interpreted; only if a moment was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub how: Option<String>,
-    /// Everything else.
+    /// Further details.
     pub details: Details,
 }
 
@@ -42,7 +42,7 @@ pub struct MomentInfo {
 pub struct MomentMeant {
     #[serde(flatten)]
     pub moment: MomentInfo,
-    /// All of what the disks held then is known, so it can be brought back.
+    /// The content of all disks at that moment is known, so it can be restored.
     pub exact: bool,
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,13 +62,13 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TargetStatus {
     pub name: String,
-    /// `running`, `stopped` or `unknown` (its machine runs, and no manager looks after it).
+    /// `running`, `stopped` or `unknown` (its machine runs, and no manager supervises it).
     pub state: String,
-    /// In more words: `stopped`, `starting`, `running`, `stopping`, `left-running`, or the change that is under way, such as
+    /// In more detail: `stopped`, `starting`, `running`, `stopping`, `left-running`, or the change in progress, such as
     /// `restoring`.
     #[serde(default)]
     pub life: String,
-    /// Since when that change is under way; RFC 3339.
+    /// When that change began; RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub life_since: Option<String>,
     /// Its machine, if one runs.
@@ -77,7 +77,7 @@ pub struct TargetStatus {
     /// Bytes that its history takes in the store.
     #[serde(default)]
     pub used_bytes: u64,
-    /// Bytes written to its disks since the manager began.
+    /// Bytes written to its disks since the manager started.
     #[serde(default)]
     pub written_bytes: u64,
     /// The last record.
@@ -91,23 +91,23 @@ pub struct TargetStatus {
     /// What is wrong with its disks; empty when all is well.
     #[serde(default)]
     pub problems: Vec<Problem>,
-    /// What the last `verify` of it found, and is known of earlier ones.
+    /// The findings of its last `verify`, and those still known from earlier ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verification>,
 }
 
-/// What is known from verifying a target.
+/// The known findings of verifying a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verification {
     /// When it was verified last; RFC 3339.
     pub time: String,
-    /// Nothing was left out then.
+    /// The last verification left nothing out.
     pub complete: bool,
-    /// Places that are damaged, as far as is known: what was found and not found whole since. At most [`KNOWN_MAX`].
+    /// The known damaged places: found damaged and not found intact since. At most [`KNOWN_MAX`].
     pub damaged: Vec<KnownDamage>,
 }
 
-/// So many damaged places are remembered of a target.
+/// The most damaged places that are remembered per target.
 pub const KNOWN_MAX: usize = 100;
 
 /// A damaged place, and since when it is known.
@@ -123,7 +123,7 @@ pub struct KnownDamage {
 /// A machine that runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineStatus {
-    /// The branch that it runs on; unknown of some that were left running.
+    /// The branch that it runs on; unknown for some machines that were left running.
     pub branch: Option<String>,
     /// Its process.
     pub pid: u32,
@@ -132,7 +132,7 @@ pub struct MachineStatus {
     /// The socket of its serial console.
     pub console: PathBuf,
     pub display: crate::config::Display,
-    /// Ports of this computer that are forwarded to it, as `net` says them.
+    /// Ports of this computer that are forwarded to it, in the form of the setting `net`.
     pub forwards: Vec<String>,
 }
 
@@ -145,9 +145,9 @@ pub struct DiskStatus {
     pub mode: String,
     /// The disk outside the store, if there is one.
     pub path: Option<PathBuf>,
-    /// The store has all of it; until then history is not complete.
+    /// The store has all of it; until then its history is incomplete.
     pub complete: bool,
-    /// How much of it was read so far while it is being taken over.
+    /// How much of it was read so far, while it is read into the store.
     pub read_bytes: u64,
 }
 
@@ -161,7 +161,7 @@ pub struct StoreStatus {
     pub logical_bytes: u64,
     /// Bytes that can still be written.
     pub free_bytes: u64,
-    /// `ok`, `full` (there is no room for more writes than those that found some already) or `failed`.
+    /// `ok`, `full` (there is no room for writes beyond the space already preallocated) or `failed`.
     pub state: String,
 }
 
@@ -176,7 +176,7 @@ pub struct TargetInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repaired {
     pub name: String,
-    /// What its configuration was made of, in words.
+    /// The source of its new configuration, in words.
     pub from: String,
 }
 
@@ -185,7 +185,7 @@ pub struct Repaired {
 pub struct RemovedInfo {
     /// The name that it had.
     pub name: String,
-    /// What `target restore` calls it, also when others had its name.
+    /// Its name for `target restore`, unique even if several targets had the same name.
     pub kept_as: String,
     /// When it was removed; RFC 3339.
     pub removed: String,
@@ -208,9 +208,9 @@ pub struct Removed {
 pub struct Started {
     pub name: String,
     pub branch: String,
-    /// From which moment, if not the present.
+    /// The moment from which it runs, if not the present.
     pub from_seq: Option<u64>,
-    /// The same, with what stands there.
+    /// The same, with the details of the moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<MomentInfo>,
     pub pid: u32,
@@ -230,7 +230,7 @@ pub struct Exported {
     pub read_only: bool,
     /// The moment that is served, if it is a past one.
     pub seq: Option<u64>,
-    /// The same, with what stands there.
+    /// The same, with the details of the moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moment: Option<MomentInfo>,
 }
@@ -255,7 +255,7 @@ pub struct BranchInfo {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Restored {
     pub moment: MomentInfo,
-    /// What was written: disk, where, bytes of data.
+    /// The restored disks.
     pub disks: Vec<RestoredDisk>,
     /// The branch that is the present now, when it was restored in place.
     pub branch: Option<String>,
@@ -270,7 +270,7 @@ pub struct RestoredDisk {
     pub size_bytes: u64,
     /// How much of it was data.
     pub written_bytes: u64,
-    /// What is damaged in the store; zeroes stand there.
+    /// Ranges that are damaged in the store; they were written as zeroes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<Unreadable>,
 }
@@ -310,13 +310,13 @@ pub struct Compacted {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Planned {
     pub target: String,
-    /// The moment that would be brought back.
+    /// The moment that would be restored.
     pub moment: Option<MomentInfo>,
-    /// What history would be lost.
+    /// The history that would be lost.
     pub loses: Vec<Loss>,
-    /// Disks that are nowhere but in what would be lost.
+    /// Disks that exist only in the history that would be lost.
     pub lost_disks: Vec<DiskStatus>,
-    /// Bytes of the store that would come free.
+    /// Bytes of the store that would be freed.
     pub freed_bytes: u64,
 }
 
@@ -327,7 +327,7 @@ pub struct Loss {
     /// The last moment before it; 0 if nothing is left of the branch.
     pub after_seq: u64,
     pub after_time: Option<String>,
-    /// The last record in it that is known of.
+    /// The last known record in it.
     pub to_seq: u64,
     pub to_time: String,
     /// The labels of its points, the newest [`LABELS_MAX`].
@@ -339,5 +339,5 @@ pub struct Loss {
 /// Points are counted up to this.
 pub const POINTS_MAX: usize = 100;
 
-/// So many labels stand in a [`Loss`].
+/// The most labels in a [`Loss`].
 pub const LABELS_MAX: usize = 8;

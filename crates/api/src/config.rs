@@ -1,24 +1,24 @@
-//! How a target is made up: what a person says of it with `target add` and `target set`.
+//! The configuration of a target: the settings of `target add` and `target set`.
 //!
-//! Each change is a new numbered file in the target's folder; none is ever overwritten, so the way a machine was made
-//! up in the past stays known.
+//! Each change is a new numbered file in the target's folder. No file is ever overwritten, so past configurations stay
+//! known.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// A name that cannot be one.
+/// An invalid name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} cannot be a name")]
 pub struct BadName(pub String);
 
-/// A setting that cannot be made.
+/// An invalid setting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadSetting {
-    /// There is none of this key.
+    /// There is no such key.
     #[error("there is no setting {0:?}")]
     Unknown(String),
-    /// It cannot have this value.
+    /// The value is invalid for this key.
     #[error("{value:?} is no value for {key:?}")]
     Value { key: String, value: String },
 }
@@ -26,7 +26,7 @@ pub enum BadSetting {
 /// Targets' and disks' names: letters, digits, `-`, `_` and `.`, so that they fit file names and export names.
 pub const NAME_BYTES_MAX: usize = 64;
 
-/// How a target is made up.
+/// The configuration of a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetConfig {
     pub name: String,
@@ -46,25 +46,25 @@ pub struct TargetConfig {
     /// Its command line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub append: Option<String>,
-    /// An image of a CD, from which it boots when none of its disks can be booted.
+    /// A CD image, from which it boots when none of its disks is bootable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cdrom: Option<PathBuf>,
-    /// What cloud-init inside of it is told.
+    /// The user data for cloud-init.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_data: Option<PathBuf>,
-    /// What its user sees, unless it is run with another one.
+    /// Its display, unless `run` sets another one.
     #[serde(default, skip_serializing_if = "Display::is_none")]
     pub display: Display,
     /// What starts the boot loader.
     #[serde(default)]
     pub firmware: Firmware,
-    /// Arguments for QEMU as they are.
+    /// Arguments that are passed to QEMU unchanged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub qemu_args: Vec<String>,
     /// `user[,hostfwd=…]`, `tap:IFACE` or `none`.
     #[serde(default = "default_net")]
     pub net: String,
-    /// Comes up with the manager.
+    /// Started with the manager.
     #[serde(default)]
     pub autostart: bool,
 }
@@ -93,7 +93,7 @@ pub enum Firmware {
     Uefi,
 }
 
-/// What the target's user sees.
+/// The display of a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Display {
@@ -222,7 +222,7 @@ impl TargetConfig {
     }
 }
 
-/// A path that means the same in whatever folder the manager runs.
+/// An absolute path, which does not depend on the manager's working directory.
 #[must_use]
 pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())

@@ -1,9 +1,10 @@
-//! Why something could not be done.
+//! Why a call failed.
 //!
-//! A failure is a code and what it is about; both are kept stable, for programs decide by them. What to *do* about one is said
-//! where people are, out of the code and the fields: no command and no option is named here. `Display` says what happened.
+//! A failure is a code with fields. Both are stable, because programs depend on them. The *remedy* is put into words by
+//! the command line, from the code and the fields: no command and no option is named here. `Display` says what
+//! happened.
 //!
-//! Texts of others (`why`, `said`) come from the system, a program or a guest and are shown as such.
+//! The texts `why` and `said` come from the system, a program or a guest, and are shown as such.
 
 use std::io;
 
@@ -31,7 +32,7 @@ pub enum Failure {
     NoFolder { path: String, target: String, disks: Vec<String> },
     #[error("there are several branches: {}", branches.join(", "))]
     WhichBranch { branches: Vec<String> },
-    /// The text is in no grammar of moments.
+    /// The text is not in the grammar of moments.
     #[error("{text:?}: {why}")]
     BadMoment { text: String, why: String },
     /// A label that no text could name.
@@ -39,12 +40,12 @@ pub enum Failure {
     BadLabel { label: String, why: String },
     #[error("the request cannot be understood: {why}")]
     BadRequest { why: String },
-    /// Later history can only be given up where the target itself is restored.
+    /// Later history can only be discarded where the target itself is restored.
     #[error("later history is given up only when a target is restored in place")]
     DiscardInPlaceOnly,
     #[error("in place, all disks of a target are restored together")]
     DisksTogether,
-    /// A disk or a machine that QEMU cannot be given.
+    /// A disk or a machine that QEMU cannot run.
     #[error("{why}")]
     BadMachine { why: String },
     #[error("the path {path:?} is not valid UTF-8")]
@@ -76,7 +77,7 @@ pub enum Failure {
     BadImage { path: String, problem: ImageProblem, why: String },
     #[error("{path} is a disk of target {target:?}")]
     Tapped { path: String, target: String },
-    /// As [`Failure::Tapped`], of what was to be a disk of another target.
+    /// As [`Failure::Tapped`], for a new disk of another target.
     #[error("{path} is a disk of target {target:?}")]
     DiskTaken { path: String, target: String },
     #[error("{path} is in the store's own folder")]
@@ -118,11 +119,11 @@ pub enum Failure {
     // ---- to be waited for, or ended: Remedy::Wait
     #[error("target {target:?} is being stopped")]
     TargetStopping { target: String },
-    /// Its machine runs, and no manager looks after it; `why` it could not be taken over so far.
+    /// Its machine runs, and no manager supervises it; `why` it could not be adopted so far.
     #[error("the machine of target {target:?} (process {pid}) was left running, and no manager looks after it yet{}",
         why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
     LeftRunning { target: String, pid: u32, why: Option<String> },
-    /// Nothing is left that says on which branch a machine runs.
+    /// The branch on which a machine runs is not known any more.
     #[error(
         "the machine of target {target:?} (process {pid}) runs, and nothing is left that says on which branch"
     )]
@@ -153,10 +154,10 @@ pub enum Failure {
     DamagedStore { path: String },
     #[error("the configuration {path} of target {target:?} cannot be read")]
     DamagedConfig { target: String, path: String },
-    /// A part of the store is not where it was made.
+    /// A part of the store is missing.
     #[error("{path} is missing")]
     Missing { path: String },
-    /// It is there and cannot be used; what is stored of it is untouched.
+    /// It exists and cannot be used; its stored data is untouched.
     #[error("target {target:?} cannot be used: {why}")]
     Unavailable { target: String, why: Box<Failure> },
     #[error("disk {path}: {why}")]
@@ -167,7 +168,7 @@ pub enum Failure {
     /// It has another size than when it was added.
     #[error("disk {path} has {found_bytes} bytes; it had {was_bytes} when it was added")]
     DiskResized { path: String, found_bytes: u64, was_bytes: u64 },
-    /// The disk's file system cannot keep others off it.
+    /// The disk's file system cannot lock it.
     #[error("disk {path}: {why}")]
     DiskUnlockable { path: String, why: String },
     #[error("{doing} {path} failed: {why}")]
@@ -189,7 +190,7 @@ pub enum Failure {
     QemuMissing { why: String },
     #[error("{why}")]
     FirmwareMissing { why: String },
-    /// What is noted of a machine that runs makes no sense.
+    /// The record of a running machine is invalid.
     #[error("{path} does not describe a running machine")]
     BadMachineState { path: String },
     #[error("{why}")]
@@ -203,13 +204,13 @@ pub enum Failure {
     NoJob { id: u64 },
     #[error("a key is 1 to 128 printable characters")]
     BadKey,
-    /// The call of this key was another one.
+    /// The key was used for a different call.
     #[error("the key {key:?} was given to another call: job {job}")]
     KeyUsed { key: String, job: u64 },
-    /// The call of this key was begun, and its manager ended before it did.
+    /// The call with this key was begun, and its manager ended first.
     #[error("job {job} was interrupted; it had changed this: {}", .changed.join("; "))]
     Interrupted { job: u64, changed: Vec<String> },
-    /// A part was done, and stays done.
+    /// A part was done, and is not undone.
     #[error("{done}; but then: {why}")]
     Partly { done: String, why: Box<Failure> },
 
@@ -226,27 +227,27 @@ pub enum Failure {
     ManagerGone,
     #[error("the manager did not start: {said}")]
     ManagerNotUp { said: String },
-    /// Whoever asked did not wait for the answer.
+    /// The caller did not wait for the answer.
     #[error("given up")]
     Abandoned,
-    /// Whoever asked did not wait for the answer, and the manager cannot let go of it half-way.
+    /// The caller did not wait for the answer, and the manager cannot stop half-way.
     #[error("given up; the manager goes on with it")]
     GoesOn,
-    /// A fault of ours: a caller below asked for what cannot be.
+    /// A bug: an internal caller made an invalid request.
     #[error("{why}")]
     Internal { why: String },
 }
 
-/// What whoever asked can do about a failure.
+/// What the caller can do about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Say it otherwise: as it was said it can never be done.
+    /// Change the request: in this form it can never succeed.
     Rephrase,
-    /// Choose what is there, or what is free.
+    /// Choose something that exists, or that is free.
     Choose,
     /// Wait for something else, or end it first.
     Wait,
-    /// Put something right on this computer, or in the store.
+    /// Repair something on this computer, or in the store.
     Repair,
     /// Try again.
     Retry,
@@ -263,31 +264,31 @@ pub enum MomentProblem {
     NoSuchSeq,
     NoSuchEvent,
     NoSuchPoint,
-    /// The point is on another branch than the one that was named.
+    /// The point is on a branch other than the requested one.
     PointElsewhere,
     NoSuchBranch,
     NoSuchZone,
-    /// The clock on the wall showed this time twice.
+    /// The wall clock showed this time twice.
     WallClockTwice,
     /// A day has many moments.
     WholeDay,
-    /// Several moments fit.
+    /// Several moments match.
     Ambiguous,
     /// The history could not be read.
     Unreadable,
     Other,
 }
 
-/// Why an image of a disk cannot be taken in.
+/// Why a disk image cannot be imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageProblem {
-    /// Its content is in other files, too.
+    /// Part of its content is in other files.
     NeedsOthers,
     Encrypted,
     /// Compressed, or an archive.
     Packed,
-    /// Of a format that is not read.
+    /// Its format is not supported.
     Unread,
     Damaged,
 }
@@ -306,7 +307,7 @@ pub enum IoProblem {
 }
 
 impl IoProblem {
-    /// What the system's answer means.
+    /// Classifies an error of the operating system.
     #[must_use]
     pub fn of(error: &io::Error) -> IoProblem {
         match error.kind() {
@@ -325,11 +326,11 @@ impl IoProblem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ServeProblem {
-    /// What is there would be hidden.
+    /// The mount would hide existing content.
     NotEmpty,
     NotAFile,
     InUse,
-    /// What is there is left alone.
+    /// Something else exists there, which is left alone.
     NotASocket,
     PathTooLong,
     NoFuse,
@@ -338,7 +339,7 @@ pub enum ServeProblem {
 }
 
 impl Failure {
-    /// What whoever asked can do about it.
+    /// What the caller can do about it.
     #[must_use]
     pub fn remedy(&self) -> Remedy {
         use Failure::*;

@@ -1,39 +1,39 @@
-//! What is being done for those who asked, and what came of it.
+//! Jobs: calls in progress, and their results.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{Failure, Progress};
 
-/// So many jobs that have ended are remembered, and the keys of their calls with them.
+/// How many ended jobs are remembered, and with them the keys of their calls.
 pub const JOBS_MAX: usize = 256;
-/// A key is at most so long.
+/// The longest key.
 pub const KEY_BYTES_MAX: usize = 128;
 
-/// A call that may last, or that has a key.
+/// A long call, or one with a key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobInfo {
     pub id: u64,
     /// The name of the call.
     pub request: String,
-    /// What it is about.
+    /// The target that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// The key that whoever asked gave it.
+    /// The key that the caller gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     pub state: JobState,
     /// When it began; RFC 3339.
     pub since: String,
-    /// When it ended; RFC 3339. Of one that was interrupted nobody knows.
+    /// When it ended; RFC 3339. Unknown if it was interrupted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
-    /// How far it has come, if it says so and is under way.
+    /// Its progress, if it reports any and is in progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
-    /// It goes on if nobody waits for it.
+    /// It continues even if no client waits for it.
     pub stays: bool,
-    /// Why it could not be done.
+    /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
     /// What it had changed when it was interrupted, in words.
@@ -41,14 +41,14 @@ pub struct JobInfo {
     pub changed: Vec<String>,
 }
 
-/// How a job is.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobState {
     Running,
     Done,
     Failed,
-    /// It was given up, by whoever asked or by `job-cancel`.
+    /// It was cancelled, by its caller or by `job-cancel`.
     Cancelled,
     /// Its manager ended before it did.
     Interrupted,
@@ -58,6 +58,6 @@ pub enum JobState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobEnded {
     pub job: JobInfo,
-    /// What whoever asked was answered, as JSON, if it was done.
+    /// The answer to the caller, as JSON, if it succeeded.
     pub answer: Value,
 }

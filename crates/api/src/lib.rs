@@ -1,15 +1,15 @@
-//! What a manager can be asked, and what it answers: one set of types for both ends of its socket, and for a command that
-//! is the manager itself for a moment.
+//! The manager's API: one set of types for both ends of its socket, and for a command that does a manager's work
+//! itself.
 //!
 //! - A [`Call`] is a request with the types of its answers. [`call`] has all of them.
-//! - On the socket a client sends one [`Request`] (in [`Asked`]) as a line of JSON and reads lines of [`Reply`] until [`Reply::Done`] or
-//!   [`Reply::Failed`]. Closing the connection gives up what was asked, unless
-//!   the client said that it goes on ([`Asked::stays`]).
-//! - A call that may last is a job ([`JobInfo`]): others see it, wait for it and cancel it by its id. A call with a key is done once,
-//!   however often it is asked for.
+//! - On the socket a client sends one [`Request`] (in [`Asked`]) as a line of JSON and reads lines of [`Reply`] until
+//!   [`Reply::Done`] or [`Reply::Failed`]. Closing the connection cancels the call, unless the client has set
+//!   [`Asked::stays`].
+//! - A long call is a job ([`JobInfo`]): other clients can see it, wait for it and cancel it by its id. A call with a
+//!   key is done once, however often it is repeated.
 //! - Both lines are bounded: [`REQUEST_BYTES_MAX`], [`REPLY_BYTES_MAX`].
 //!
-//! Data only. How anything is done, and what a command line looks like, is not known here.
+//! This crate is data only. It knows neither how anything is done, nor command lines.
 #![forbid(unsafe_code)]
 #![expect(missing_docs, reason = "fields say by their names what they are; the rest stands beside them")]
 

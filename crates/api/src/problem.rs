@@ -1,4 +1,4 @@
-//! What is wrong although nothing failed just now, as `status` says it. Like a [`Failure`], it is a code and what it is about.
+//! Problems that `status` reports, without a call that failed. Like a [`Failure`], a problem is a code with fields.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 
-/// Something that is wrong, and with what.
+/// A problem, and its subject.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -29,26 +29,27 @@ pub enum Trouble {
     NoTargets { why: Failure },
     #[error("cannot be used: {why}")]
     Unavailable { why: Failure },
-    /// The manager began a moment ago.
+    /// The manager has just started.
     #[error("is still being opened; whoever asks for it waits for that")]
     Opening,
-    /// A machine that an earlier manager left running and that no manager looks after; `why` it could not be taken over so far.
+    /// A machine that an earlier manager left running and that no manager supervises; `why` it could not be adopted so
+    /// far.
     #[error("its machine (process {pid}) runs, and no manager looks after it yet{}", why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
     LeftRunning { pid: u32, why: Option<String> },
     #[error("damage in {place}: {damage}")]
     Damaged { place: String, damage: String },
     #[error("the medium failed, and nothing more is acknowledged")]
     LogPoisoned,
-    /// Upkeep is tried again and again; writes wait before too much of the index is in memory only.
+    /// Upkeep is retried; writes wait before too much of the index exists in memory only.
     #[error("upkeep fails, and writes wait once too much of it is left undone: {why}")]
     UpkeepFails { why: String },
-    /// A tapped disk that is still being taken over.
+    /// A tapped disk that has not been read completely.
     #[error("not completely read yet; history begins when it is")]
     NotRead { read_bytes: u64, size_bytes: u64 },
-    /// Seen from outside, while nobody has it open.
+    /// Seen by path, while the disk is not open.
     #[error("{why}")]
     DiskUnusable { why: Failure },
-    /// Of earlier verifications; none since has found it whole.
+    /// From earlier verifications; none since has found it intact.
     #[error("{places} damaged {} known from verifying, such as {place}: {damage}", if *places == 1 { "place" } else { "places" })]
     DamageKnown { places: u64, place: String, damage: String },
     #[error("writes wait because the store is full, and the target stands still")]

@@ -1,4 +1,4 @@
-//! The lines of an answer, and who listens to them.
+//! The lines of an answer, and the traits that receive them.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,59 +6,59 @@ use crate::{Failure, Request};
 
 /// A request longer than this is refused.
 pub const REQUEST_BYTES_MAX: u64 = 1 << 20;
-/// A line of an answer longer than this is not believed.
+/// A line of an answer longer than this is an error.
 pub const REPLY_BYTES_MAX: u64 = 64 << 20;
 
 /// A line of the answer to a [`Call`](crate::Call) with items `I` and answer `A`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply<I, A> {
-    /// Long work goes on.
+    /// The progress of long work.
     Progress(Progress),
-    /// For people to read meanwhile.
+    /// A text for people in the meantime.
     Note(String),
     /// One of many.
     Item(I),
-    /// The last line: it was done.
+    /// The last line: the call succeeded.
     Done(A),
-    /// The last line: it could not be done.
+    /// The last line: the call failed.
     Failed(Failure),
 }
 
-/// How far long work has come.
+/// The progress of long work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// What is being done, in words.
     pub doing: String,
     pub done_bytes: u64,
-    /// 0 when nobody knows.
+    /// 0 if unknown.
     pub total_bytes: u64,
 }
 
-/// A request as it is sent, with what is known of whoever asks.
+/// A request as it is sent, with the context of its caller.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Asked {
     #[serde(flatten)]
     pub request: Request,
-    /// The time zone of whoever asks, in which times of day are meant: an IANA name, an offset or a POSIX zone. That of
-    /// the manager, if it is left out.
+    /// The caller's time zone, in which times of day are meant: an IANA name, an offset or a POSIX zone. The manager's
+    /// zone if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
     /// The manager was started to answer this.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub began: bool,
-    /// Names this call, so that asking again, for want of an answer, does not do it again: 1 to 128 printable characters. Only of calls
-    /// that change something.
+    /// The call's idempotency key: 1 to 128 printable characters. If the answer is lost, repeating the call with the
+    /// key does not do it again. Only for calls that change something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// If it is a job, it goes on when the connection is closed.
+    /// If it is a job, it continues when the connection is closed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stays: bool,
 }
 
-/// Who is told how long work goes on.
+/// Receives progress and notes of a call, and knows its caller.
 pub trait Answers {
-    /// The time zone of whoever asks, as in [`Asked`].
+    /// The caller's time zone, as in [`Asked`].
     fn zone(&self) -> Option<&str> {
         None
     }
@@ -73,20 +73,20 @@ pub trait Answers {
         None
     }
 
-    /// It goes on if nobody waits, as in [`Asked`].
+    /// It continues if no client waits, as in [`Asked`].
     fn stays(&self) -> bool {
         false
     }
 
-    /// Returns false when nobody waits for the work any more.
+    /// Returns false when no client waits for the work any more.
     fn progress(&mut self, progress: Progress) -> bool;
-    /// Something for people to read meanwhile.
+    /// A text for people in the meantime.
     fn note(&mut self, text: String);
-    /// Somebody still waits.
+    /// Whether a client still waits.
     fn wanted(&mut self) -> bool;
 }
 
-/// Who takes the items of an answer as they come.
+/// Receives the items of an answer as they arrive.
 pub trait Items<I>: Answers {
     /// Returns false when no more are wanted.
     fn item(&mut self, item: I) -> bool;

@@ -1,4 +1,4 @@
-//! What comes while a request is answered: progress, notes, items.
+//! Receives what arrives before the answer to a request: progress, notes, items.
 
 use std::{
     io::{self, Write as _},
@@ -15,11 +15,11 @@ use crate::{
     signals::Interrupt,
 };
 
-/// Fits 80 columns with what is being done in up to 20 of them.
+/// Fits 80 columns if the description takes up to 20 of them.
 const BAR: &str =
     "{msg} {wide_bar} {percent}% {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta}";
 const SPINNER: &str = "{spinner} {msg} {binary_bytes} {binary_bytes_per_sec}";
-/// How often it is drawn at least, so that a person sees that it goes on.
+/// The longest time between redraws, so that the bar is seen to be alive.
 const TICK: Duration = Duration::from_millis(200);
 
 /// Listens to the answers of one request.
@@ -35,7 +35,7 @@ pub(crate) struct Listener<'a, I> {
 }
 
 impl<'a, I> Listener<'a, I> {
-    /// Gives items to `each` until that fails or somebody interrupts.
+    /// Passes items to `each` until that fails or the user interrupts.
     pub(crate) fn new(
         session: &Session,
         interrupt: &'a Interrupt,
@@ -52,7 +52,7 @@ impl<'a, I> Listener<'a, I> {
         }
     }
 
-    /// The end.
+    /// Ends the request.
     ///
     /// # Errors
     /// An item could not be taken.
@@ -102,7 +102,7 @@ impl<I> Items<I> for Listener<'_, I> {
 struct Bar {
     wanted: bool,
     bar: Option<ProgressBar>,
-    /// The bar knows how far it has to go.
+    /// The bar has a known total.
     counted: bool,
     doing: String,
 }
@@ -127,7 +127,7 @@ impl Bar {
         }
     }
 
-    /// Does something to the terminal that the bar must not be in the way of.
+    /// Runs `act`, which writes to the terminal, with the bar hidden.
     fn beside<T>(&self, act: impl FnOnce() -> T) -> T {
         match &self.bar {
             Some(bar) => bar.suspend(act),

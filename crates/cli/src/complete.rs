@@ -1,5 +1,6 @@
-//! What a shell can complete beyond the commands themselves: targets, branches, moments, disks. A shell asks the binary, which asks
-//! the manager like any command. What cannot be had is no candidate; a completion never fails and says nothing.
+//! Shell completion beyond the commands themselves: targets, branches, moments, disks. The shell runs the binary, which
+//! asks the manager like any command. A completion never fails and prints no errors: what cannot be queried is not
+//! offered.
 
 use std::{env, ffi::OsString, path::PathBuf};
 
@@ -12,7 +13,7 @@ use crate::{
     session::Session,
 };
 
-/// More candidates help nobody.
+/// More candidates are of no use.
 const CANDIDATES_MAX: usize = 200;
 /// Moments that every history may have.
 const WORDS: [(&str, &str); 5] = [
@@ -57,7 +58,7 @@ fn named(session: &Session) -> Option<String> {
 
 fn candidates(all: impl IntoIterator<Item = (String, String)>) -> Vec<CompletionCandidate> {
     let candidate = |(value, help): (String, String)| {
-        // Control characters would end in the middle of the shell's line.
+        // Control characters would end up in the shell's line.
         let plain = !value.chars().any(char::is_control);
         plain.then(|| CompletionCandidate::new(OsString::from(value)).help(Some(help.into())))
     };

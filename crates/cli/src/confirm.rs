@@ -1,7 +1,7 @@
-//! Asking before something is lost for good.
+//! Asks before something is lost permanently.
 //!
-//! On a terminal a person is asked, after the manager has made all its checks and said what would be lost, and only the word yes
-//! goes on. Elsewhere nobody can be asked, so nothing is lost without `--yes`.
+//! On a terminal the user is asked, after the manager has made all its checks and reported what would be lost, and only
+//! the word yes continues. Without a terminal nothing is lost without `--yes`.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
@@ -17,10 +17,10 @@ use crate::{
     show,
 };
 
-/// Goes on if `yes` was said, or a person says it. What was planned is returned if somebody was asked.
+/// Continues if `yes` was given, or the user confirms. Returns the plan if the user was asked.
 ///
 /// # Errors
-/// Nobody can be asked, somebody said something else than yes, or it could not be done anyway.
+/// There is no terminal to ask on, the user did not confirm, or the call would fail anyway.
 pub(crate) fn before_loss(
     session: &Session,
     yes: bool,

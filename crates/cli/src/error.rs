@@ -1,5 +1,5 @@
-//! How failures end: in words with a hint on standard error, with `--json` as an object on standard output too, and
-//! in an exit code.
+//! Reports failures: in words with a hint on standard error, with `--json` also as an object on standard output, and as
+//! an exit code.
 
 use std::{
     env, fmt,
@@ -31,16 +31,16 @@ pub(crate) enum Error {
     /// The answer cannot be said in JSON.
     #[error("the answer cannot be said in JSON: {0}")]
     Answer(#[source] serde_json::Error),
-    /// Nobody said where the store is.
+    /// The store was not given, and there is no home directory.
     #[error("there is no home to look for the store in")]
     NoHome,
-    /// Asked whether to go on, somebody did not say yes.
+    /// The user did not confirm.
     #[error("nothing was done")]
     Declined,
-    /// Something would be lost, and nobody can be asked.
+    /// Something would be lost, and there is no terminal to ask on.
     #[error("this gives up history, and nobody is here to be asked; nothing was done")]
     NeedsYes,
-    /// What was checked did not hold. It has been shown already.
+    /// A check found damage. It has been shown already.
     #[error("{} damaged", Places(*.0))]
     Damaged(usize),
     /// A manual page cannot be written.
@@ -54,7 +54,7 @@ pub(crate) enum Error {
     /// Signals cannot be caught.
     #[error("signals cannot be caught: {0}")]
     Signals(#[source] io::Error),
-    /// Standard output or the terminal does not take or give anything.
+    /// Standard output or the terminal failed.
     #[error("the output cannot be written: {0}")]
     Output(#[source] io::Error),
 }
@@ -80,7 +80,7 @@ struct Refusal {
     exit: u8,
     /// Moments that may have been meant.
     candidates: Vec<String>,
-    /// What else is known of it, for programs.
+    /// Its other fields, for programs.
     fields: Map<String, Value>,
 }
 
@@ -113,13 +113,13 @@ impl Error {
         }
     }
 
-    /// Whoever read the output went away: no failure, nobody wants more.
+    /// The reader of the output has gone, which is not a failure.
     fn is_closed_output(&self) -> bool {
         matches!(self, Error::Output(source) if source.kind() == io::ErrorKind::BrokenPipe)
     }
 }
 
-/// The system's words without its number.
+/// The system's error message without its number.
 fn without_number(text: &str) -> String {
     match text.split_once(" (os error ") {
         Some((before, after)) => format!("{before}{}", after.split_once(')').map_or("", |(_, rest)| rest)),
@@ -157,7 +157,7 @@ pub(crate) fn report(session: &Session, error: &Error, target: Option<&str>) -> 
     }
     // `eprint!` panics when standard error cannot be written.
     let _ = io::stderr().write_all(in_words(&refusal, &session.look_of_stderr()).as_bytes());
-    // A check that did not hold has been answered with its own document.
+    // A check that found damage has printed its own document.
     if session.json() && !matches!(error, Error::Damaged(_)) {
         // Standard error has it already, should this fail.
         let _ = session.print_json(&in_json(&refusal));
@@ -168,7 +168,7 @@ pub(crate) fn report(session: &Session, error: &Error, target: Option<&str>) -> 
 /// Says why a command line makes no sense (or what it asked to know of itself), and gives the exit code.
 pub(crate) fn refuse(refusal: &clap::Error) -> ExitCode {
     if !refusal.use_stderr() || refusal.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        // Nobody is there to be told that this cannot be told.
+        // A failure to print this cannot be reported anywhere.
         let _ = refusal.print();
         return ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2));
     }

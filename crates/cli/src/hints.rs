@@ -1,5 +1,5 @@
-//! What to do about a failure or a problem, in words: the next step, with the command to type where there is one. Below this
-//! crate nobody knows commands; a failure says by its code and fields what it is about.
+//! Hints for failures and problems: the next step, with the command to type where there is one. No crate below this one
+//! knows commands; a failure describes itself by its code and fields.
 
 use bygone_api::{Failure, ImageProblem, IoProblem, MomentProblem, ServeProblem, Trouble};
 use bygone_model::when::{When, parse_duration};

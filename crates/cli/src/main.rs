@@ -1,12 +1,12 @@
 //! `bygone`: what people and scripts type.
 //!
 //! Invariants:
-//! - This crate knows how to ask and how to show. What is asked for is the engine's business, and only `manager.rs`
-//!   and `commands/serve.rs` call it.
+//! - This crate knows how to ask and how to show. The engine does the work, and only `manager.rs` and
+//!   `commands/serve.rs` call it.
 //! - With `--json`, standard output holds JSON and nothing else. Progress, notes and errors for people go to standard
 //!   error; a failure is written to both.
 //! - Every failure ends in a hint.
-//! - What a guest or a disk says is never sent to a terminal as it is (`show::words`).
+//! - Text from a guest or a disk never reaches a terminal unfiltered (`show::words`).
 #![forbid(unsafe_code)]
 
 mod answers;
@@ -36,7 +36,7 @@ use crate::{cli::Cli, session::Session};
 fn main() -> ExitCode {
     // A shell that asks for completions gets them here.
     CompleteEnv::with_factory(Cli::command).complete();
-    // Everything that is said to the manager is text.
+    // Everything sent to the manager is text.
     if let Some(odd) = std::env::args_os().find(|word| word.to_str().is_none()) {
         return error::refuse_word(&odd);
     }
@@ -53,9 +53,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Each log keeps hundreds of files open. The usual soft limit is low for the sake of programs that use `select`.
+/// Each log has hundreds of files open. The usual soft limit is low only for programs that use `select`.
 fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
-    // If it cannot be raised, what does not fit under it will say so.
+    // If it cannot be raised, an open beyond the limit will report it.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }

@@ -1,4 +1,4 @@
-//! The manager as the commands see it: the only place that calls the engine, `serve` apart.
+//! The manager as the commands see it: the only module that calls the engine, apart from `serve`.
 
 use bygone_api::{Call, Nothing, call};
 use bygone_engine::BenchRow;
@@ -10,12 +10,12 @@ use crate::{
     signals::Interrupt,
 };
 
-/// How a request ends when somebody presses Ctrl-C.
+/// What Ctrl-C does to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnInterrupt {
-    /// At once; what was asked for goes on or not as the manager decides.
+    /// It ends this process at once; the manager decides whether the call continues.
     Die,
-    /// In order; that it ended early is a failure.
+    /// It cancels the call in an orderly way, which counts as a failure.
     GiveUp,
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn ask<C: Call<Item = Nothing>>(session: &Session, call: &C) -> Resul
     ask_for_items(session, call, OnInterrupt::Die, &mut |nothing| match nothing {})
 }
 
-/// Asks for one answer that may take long, so that it must be able to end in order.
+/// Asks for one answer that may take long, so that it must be possible to cancel it in an orderly way.
 ///
 /// # Errors
 /// The manager's.
@@ -52,7 +52,7 @@ pub(crate) fn ask_for_items<C: Call>(
     listen(session, call, &interrupt, each)
 }
 
-/// Serves a device until somebody interrupts, which is how it is meant to end; `ready` is told once it is served.
+/// Serves a device until the user interrupts, which is its normal end; `ready` is called once it is served.
 ///
 /// # Errors
 /// The manager's, or the one of `ready`.
@@ -89,7 +89,7 @@ pub(crate) fn init(session: &Session) -> Result<()> {
     Ok(bygone_engine::init(&session.store()?)?)
 }
 
-/// Attaches this terminal to a target's console until somebody detaches.
+/// Attaches this terminal to a target's console until the user detaches.
 ///
 /// # Errors
 /// The engine's.

@@ -1,4 +1,4 @@
-//! One run of the command line: which store, and how to talk to whoever asked.
+//! One run of the command line: the store, and how output is written.
 
 use std::{
     env,
@@ -16,7 +16,7 @@ use crate::{
 
 /// Where root's store is.
 const SYSTEM_STORE: &str = "/var/lib/bygone";
-/// Where everybody else's is, in their home.
+/// The store of other users, in their home directory.
 const HOME_STORE: &str = ".local/share/bygone";
 
 /// One run of the command line.
@@ -42,7 +42,7 @@ impl Session {
     /// The store, as an absolute path.
     ///
     /// # Errors
-    /// Nobody said where, and there is no home.
+    /// No store was given, and there is no home directory.
     pub(crate) fn store(&self) -> Result<PathBuf> {
         let root = rustix::process::geteuid().is_root();
         let home = env::var_os("HOME").map(PathBuf::from);
@@ -64,12 +64,12 @@ impl Session {
         self.global.key.as_deref()
     }
 
-    /// What lasts goes on if this command ends early.
+    /// Jobs continue if this command ends early.
     pub(crate) fn detached(&self) -> bool {
         self.global.detach
     }
 
-    /// How things look on standard output, now: what was waited for is no longer in the future.
+    /// The look of standard output now: after a wait the time has changed.
     pub(crate) fn look(&self) -> Look {
         self.look.refreshed()
     }
@@ -141,7 +141,7 @@ impl Session {
     }
 }
 
-/// Where the store is: as it was said, or where the user's is by custom.
+/// The store's path: as given, or the user's default.
 fn store_path(said: Option<&Path>, root: bool, home: Option<&Path>) -> Result<PathBuf> {
     let path = match (said, root, home) {
         (Some(said), _, _) => said.to_owned(),

@@ -1,4 +1,4 @@
-//! Moments and lines of history, and bringing them back.
+//! Moments and lines of history, and restoring them.
 
 use std::path::PathBuf;
 
@@ -15,10 +15,10 @@ pub struct Timeline {
     pub until: Option<String>,
     /// Only these kinds; all of them if there are none.
     pub kinds: Vec<Kind>,
-    /// Only what happened on this branch: its name, also of one that was dropped, or `id:NUMBER`.
+    /// Only events of this branch: its name, also of a dropped one, or `id:NUMBER`.
     #[serde(default)]
     pub branch: Option<String>,
-    /// Only the newest ones, so many.
+    /// Only this many of the newest ones.
     #[serde(default)]
     pub limit: Option<u64>,
 }
@@ -37,7 +37,7 @@ pub struct Point {
     /// Unless given, the newest moment of the branch on which its machine runs, or of the present if none does.
     pub at: Option<String>,
     pub label: String,
-    /// How long it is kept for sure, such as `30d`.
+    /// The minimum time for which it is kept, such as `30d`.
     pub hold: Option<String>,
 }
 
@@ -61,20 +61,20 @@ pub struct BranchPromote {
     pub branch: Option<String>,
 }
 
-/// Gives a branch up.
+/// Drops a branch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BranchDrop {
     pub name: String,
     pub branch: String,
 }
 
-/// Takes back the last restore in place, promotion, drop or undo.
+/// Undoes the last restore in place, promotion, drop or undo.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Undo {
     pub name: String,
 }
 
-/// Brings a moment back.
+/// Restores a moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restore {
     pub name: String,
@@ -82,11 +82,11 @@ pub struct Restore {
     /// Only this disk; all of them unless given.
     pub disk: Option<String>,
     pub to: RestoreTo,
-    /// Give up what came after that moment.
+    /// Discard the history after that moment.
     pub discard_later: bool,
 }
 
-/// Where a moment is brought back to.
+/// The destination of a restore.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestoreTo {

@@ -1,8 +1,8 @@
-//! What is being done, whoever asked for it.
+//! Jobs, of any client.
 
 use serde::{Deserialize, Serialize};
 
-/// Lists jobs, the newest last: those that are under way and the last that have ended.
+/// Lists jobs, the newest last: those in progress and the last that have ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jobs {}
 
@@ -12,7 +12,7 @@ pub struct Job {
     pub id: u64,
 }
 
-/// Gives up a job; answered with how it is. What cannot be left half-way goes on.
+/// Cancels a job; the answer is its state. What cannot be left half-done continues.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobCancel {
     pub id: u64,

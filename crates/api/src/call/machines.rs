@@ -10,9 +10,9 @@ use crate::config::Display;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     pub name: String,
-    /// From which moment; the present unless given.
+    /// The moment to run from; the present unless given.
     pub at: Option<String>,
-    /// On which branch; with `at`, the name of the branch to make.
+    /// The branch to run on; with `at`, the name of the branch to create.
     pub branch: Option<String>,
     pub display: Option<Display>,
 }

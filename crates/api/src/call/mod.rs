@@ -1,4 +1,4 @@
-//! Everything that can be asked for: a type for each request, which says what it is answered with.
+//! All calls: a type for each request, with the types of its answers.
 
 mod history;
 mod jobs;
@@ -26,28 +26,28 @@ use crate::{
     RemovedInfo, Repaired, Restored, Started, Status as StatusInfo, TargetInfo, Verified,
 };
 
-/// A request, and the types of what comes back.
+/// A request, and the types of its answers.
 pub trait Call: Clone + Into<Request> + Serialize + DeserializeOwned {
-    /// What it is called on the socket.
+    /// Its name on the socket.
     const NAME: &'static str;
     /// What it does to a target.
     const ROLE: Role;
-    /// It may last longer than a second, and ends by itself: it is a job.
+    /// It is a job: it may take longer than a second, and ends by itself.
     const LASTS: bool;
-    /// What comes while it is answered, one by one; [`Nothing`] for most.
+    /// The items that are sent before the answer; [`Nothing`] for most.
     type Item: Serialize + DeserializeOwned;
-    /// What it ends in.
+    /// The final answer.
     type Answer: Serialize + DeserializeOwned;
 }
 
 /// What a call does, at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Nothing changes; it never waits for a change that is under way.
+    /// It changes nothing, and never waits for a change in progress.
     Looks,
-    /// Something changes, and no history is lost.
+    /// It changes something, and no history is lost.
     Changes,
-    /// History may be lost for good.
+    /// It may lose history permanently.
     Destroys,
 }
 
@@ -61,7 +61,7 @@ enum Time {
     Short,
     /// As long as it takes.
     Long,
-    /// As long as whoever asks wants it.
+    /// As long as the caller wants.
     Asker,
 }
 
@@ -75,7 +75,7 @@ macro_rules! calls {
         }
 
         impl Request {
-            /// What it is called on the socket.
+            /// Its name on the socket.
             #[must_use]
             pub fn name(&self) -> &'static str {
                 match self { $(Request::$name(_) => $said,)* }
@@ -87,7 +87,7 @@ macro_rules! calls {
                 match self { $(Request::$name(_) => Role::$role,)* }
             }
 
-            /// It may last longer than a second, and ends by itself.
+            /// It is a job.
             #[must_use]
             pub fn lasts(&self) -> bool {
                 match self { $(Request::$name(_) => $name::LASTS,)* }
@@ -143,7 +143,7 @@ calls! {
 }
 
 impl Request {
-    /// The target that it is about, if it is about one.
+    /// The target that it is about, if there is one.
     #[must_use]
     pub fn target(&self) -> Option<&str> {
         let name = match self {

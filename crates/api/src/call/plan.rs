@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BranchDrop, Restore, TargetRemove};
 
-/// Makes the checks of a call that may destroy something and says what would be lost. Nothing is done.
+/// Runs the checks of a call that may destroy something and reports what would be lost. Nothing is changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub of: Destroying,

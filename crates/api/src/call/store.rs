@@ -26,6 +26,6 @@ pub struct Compact {
 /// Ends the manager.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shutdown {
-    /// Leave the targets running; they stand still until a manager takes them up again.
+    /// Leave the targets running; their disk requests wait until another manager adopts them.
     pub keep_targets: bool,
 }

@@ -1,4 +1,4 @@
-//! What is protected.
+//! Targets: what is protected.
 
 use std::path::PathBuf;
 
@@ -33,13 +33,13 @@ pub struct NewDisk {
 pub enum NewSource {
     /// A raw file or block device that is protected where it is.
     Tap(PathBuf),
-    /// The same, whatever it looks like.
+    /// The same, without a check of its format.
     TapRaw(PathBuf),
     /// A new, empty disk in the store, of this many bytes.
     Store(u64),
     /// An image that is read into the store once.
     Import(PathBuf),
-    /// The same of a raw disk, whatever it looks like.
+    /// The same for a raw disk, without a check of its format.
     ImportRaw(PathBuf),
 }
 
@@ -69,21 +69,21 @@ pub struct TargetRemove {
     pub delete_history: bool,
 }
 
-/// Lists the targets that were removed and whose history is kept, the one that was removed last at the end.
+/// Lists the removed targets whose history was kept, the last removed one last.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetRemoved {}
 
-/// Brings back a target that was removed and whose history was kept.
+/// Restores a removed target whose history was kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetRestore {
-    /// Its name, or `NAME-N` if several of that name were removed; the one that was removed last unless said.
+    /// Its name, or `NAME-N` if several targets of that name were removed; the last removed one unless given.
     pub name: String,
-    /// What it is called from now on; as before unless given.
+    /// Its new name; as before unless given.
     #[serde(default)]
     pub new_name: Option<String>,
 }
 
-/// Brings back a target whose newest configuration cannot be read, from its log or from an older configuration.
+/// Repairs a target whose newest configuration cannot be read, from its log or from an older configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetRepair {
     pub name: String,

@@ -1,4 +1,4 @@
-//! From answers to what people read. Pure: the time, the width and the colours are parameters ([`Look`]).
+//! Formats answers for people. Pure: the time, the width and the colours are parameters ([`Look`]).
 
 pub(crate) mod branches;
 pub(crate) mod jobs;

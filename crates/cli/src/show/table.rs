@@ -1,5 +1,6 @@
-//! Tables: aligned columns; empty ones are left out; the last one wraps where the terminal ends. What does not fit beside the
-//! rest stands below it, indented: a name, a moment or a path is never cut, for somebody may have to type it.
+//! Tables with aligned columns. Empty columns are left out, and the last one wraps at the terminal's edge. What does
+//! not fit beside the rest goes below it, indented: a name, a moment or a path is never cut, because the user may have
+//! to type it.
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
@@ -11,7 +12,7 @@ const GAP: usize = 2;
 const INDENT: usize = 4;
 /// A column is not shortened below this.
 const SHORT_COLUMNS_MIN: usize = 12;
-/// With less room than this the last column stands below: a word a line helps nobody.
+/// With less width than this the last column goes below the row: one word a line is unreadable.
 const WRAP_COLUMNS_MIN: usize = 16;
 
 /// A column.
@@ -32,7 +33,7 @@ impl Column {
         Column { title, right: true, shortened: false }
     }
 
-    /// The same with an ellipsis in texts that do not fit: what stands in it is said in full elsewhere.
+    /// The same, with an ellipsis in texts that do not fit: they are shown in full elsewhere.
     pub(crate) const fn shortened(self) -> Column {
         Column { shortened: true, ..self }
     }
@@ -45,7 +46,7 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// A text that nobody else wrote, or of somebody else: it cannot drive a terminal.
+    /// A cell with any text, which is filtered so that it cannot control the terminal.
     pub(crate) fn new(text: impl AsRef<str>) -> Cell {
         Cell { text: words::line(text.as_ref()), style: Style::Plain }
     }
