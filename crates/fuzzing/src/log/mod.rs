@@ -7,7 +7,9 @@ mod edits;
 use std::sync::Arc;
 
 use bygone_model::{BranchId, Event, Kind, Lba, SECTOR_BYTES, Sectors, Seq, VolumeId};
-use bygone_store::{Below, BlockWrite, Content, Hold, Log, LogOptions, MEMORY_BYTES, Store, Wait};
+use bygone_store::{
+    Below, BlockWrite, Content, Hold, Log, LogOptions, MEMORY_BYTES, Store, Wait, place::NoContainers,
+};
 
 use crate::{
     input::Input,
@@ -30,6 +32,7 @@ fn options() -> LogOptions {
         uncached_bytes: 16384,
         inventory_micros: 0,
         joined_min: 3,
+        containers: Arc::new(NoContainers),
         hold: Hold::Newest,
         store: Arc::new(Store::new(64 << 10, MEMORY_BYTES)),
         random: Arc::new(NoChance),

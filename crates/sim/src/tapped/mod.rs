@@ -15,6 +15,7 @@ use bygone_model::{Lba, Micros, Sectors, Seq, VolumeId};
 use bygone_store::{
     Hold, Log, LogOptions, MEMORY_BYTES, Store, Wait,
     catalog::{Disk, Keeping},
+    place::NoContainers,
 };
 
 use crate::{
@@ -113,6 +114,7 @@ impl World {
             uncached_bytes: 16384,
             joined_min: 3,
             inventory_micros: 0,
+            containers: Arc::new(NoContainers),
             hold: Hold::Newest,
             store: Arc::new(Store::new(64 << 10, MEMORY_BYTES)),
             random: Arc::new(SimRandom::new(seed)),

@@ -15,7 +15,9 @@ use std::{
 };
 
 use bygone_model::{BranchId, Micros, Seq};
-use bygone_store::{Error, Hold, Log, LogOptions, MEMORY_BYTES, Store, View, catalog::Change, env::Clock};
+use bygone_store::{
+    Error, Hold, Log, LogOptions, MEMORY_BYTES, Store, View, catalog::Change, env::Clock, place::NoContainers,
+};
 
 use crate::{
     SimClock,
@@ -201,6 +203,7 @@ impl World {
             uncached_bytes: 16384,
             joined_min: [2, 4, 8, usize::MAX][(mix(seed ^ 5) % 4) as usize],
             inventory_micros: 0,
+            containers: Arc::new(NoContainers),
             hold: Hold::Newest,
             store: Arc::new(
                 Store::new(rng.pick(&[4 << 10, 64 << 10, 1 << 20]), MEMORY_BYTES)

@@ -4,7 +4,7 @@
 //! header   0 magic 8 | 8 version u16 | 10 kind u8 | 11 zero u8 | 12 number u32 | 16 log id 16 | 32 term u32
 //!         36 entries u32 | 40 time i64 | 48 number of the one before u32 | 52 zero 12 | 64 its hash 32 | 96 log secret 32
 //! entries  0 kind u8 | 1 state u8 | 2 density u8 | 3 zero u8 | 4 number u32 | 8 bytes u64 | 16 first seq u64
-//!         24 last seq u64 | 32 first time i64 | 40 last time i64 | 48 since i64 | 56 crc of its header u32 | 60 zero u32
+//!         24 last seq u64 | 32 first time i64 | 40 last time i64 | 48 since i64 | 56 crc of its header u32 | 60 container u32
 //!         64 hash 32
 //! end      hash of everything before 32
 //! ```
@@ -103,6 +103,9 @@ pub struct Entry {
     pub last_time: Micros,
     /// When it was noticed missing, or dropped; else 0.
     pub since: Micros,
+    /// The container that took its records over; 0: they are in its own file. The fields before and after are those of its own file,
+    /// whether it is still there or not.
+    pub container: u32,
     /// The crc of its header, which holds a salt that no other segment has; 0: not known.
     pub header_crc: u32,
     /// The hash of the whole file, once somebody has read it.
@@ -122,6 +125,7 @@ impl Entry {
             first_time: Micros(0),
             last_time: Micros(0),
             since: Micros(0),
+            container: 0,
             header_crc: 0,
             hash: None,
         }
@@ -238,7 +242,7 @@ impl Entry {
         out.put_i64(self.last_time.0);
         out.put_i64(self.since.0);
         out.put_u32(self.header_crc);
-        out.put_u32(0);
+        out.put_u32(self.container);
         out.put(&self.hash.unwrap_or_default());
     }
 
@@ -247,10 +251,10 @@ impl Entry {
         let (number, len_bytes) = (b.u32()?, b.u64()?);
         let (first_seq, last_seq) = (Seq(b.u64()?), Seq(b.u64()?));
         let (first_time, last_time, since) = (Micros(b.i64()?), Micros(b.i64()?), Micros(b.i64()?));
-        let (header_crc, zeroes) = (b.u32()?, b.u32()?);
+        let (header_crc, container) = (b.u32()?, b.u32()?);
         let hash: Hash = b.take(HASH_BYTES)?.try_into().ok()?;
         let hash = (hash != Hash::default()).then_some(hash);
-        let holds = (kind, density, zero, zeroes) == (SEGMENT, EVERY_WRITE, 0, 0)
+        let holds = (kind, density, zero) == (SEGMENT, EVERY_WRITE, 0)
             && segment::is_number(number)
             && last_seq <= SEQ_MAX
             && first_seq.0 <= last_seq.0 + 1;
@@ -263,6 +267,7 @@ impl Entry {
             first_time,
             last_time,
             since,
+            container,
             header_crc,
             hash,
         })

@@ -325,6 +325,12 @@ impl SegmentIndex {
         Seq((self.first_seq.0 + self.times.len() as u64).saturating_sub(1))
     }
 
+    /// The time of a record, if it is one of these.
+    #[must_use]
+    pub fn time_of(&self, seq: Seq) -> Option<Micros> {
+        self.times.get(usize::try_from(seq.0.checked_sub(self.first_seq.0)?).ok()?).copied()
+    }
+
     /// The bytes of index and trailer for the segment `number`.
     #[must_use]
     pub fn encode(&self, key: &HeaderKey, number: u32) -> Vec<u8> {

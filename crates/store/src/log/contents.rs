@@ -83,9 +83,10 @@ impl Log {
     /// The first record of the segments behind `number`: what stands in that one from there on is not the log's.
     pub(super) fn first_behind(&self, number: u32) -> Result<Seq> {
         let newest = self.sequencer().newest;
-        for next in
-            segment_numbers(&*self.dir)?.into_iter().filter(|next| (number + 1..=newest).contains(next))
-        {
+        for next in self.segments_there()?.into_iter().filter(|next| (number + 1..=newest).contains(next)) {
+            if let Some(container) = self.places.elsewhere(next) {
+                return Ok(container.index(next)?.first_seq);
+            }
             let file = self.places.segments.file(next)?;
             if let Some((first, _)) = scan::beginning(&*file, next, self.key)? {
                 return Ok(first);

@@ -80,13 +80,11 @@ impl Log {
             (sequencer.newest, open)
         };
         // Listed after the question which is the newest: all up to that one have been made.
-        let mut there = segment_numbers(&*self.dir)?;
+        let there = self.segments_there()?;
+        let moved = self.places.moved();
         let (mut gone, mut news) = (Vec::new(), Vec::new());
         {
-            let moved = self.places.moved();
             let manifest = self.manifest();
-            there.extend(&moved);
-            there.sort_unstable();
             let mut expected = 1;
             for &number in there.iter().take_while(|number| **number <= newest).chain([&(newest + 1)]) {
                 let is_news = |missing: &u32| {
@@ -95,7 +93,7 @@ impl Log {
                 };
                 gone.extend((expected..number).filter(is_news).take(NEWS_MAX - gone.len().min(NEWS_MAX)));
                 let lives = manifest.segment(number).is_some_and(|entry| entry.state == State::Lives);
-                if !lives && number <= newest && !moved.contains(&number) {
+                if !lives && number <= newest {
                     news.push(number);
                 }
                 expected = number.saturating_add(1);
@@ -112,8 +110,11 @@ impl Log {
             if added == NEWS_MAX {
                 break;
             }
-            let entry =
-                if open.contains(&number) { self.found_again(number) } else { self.entry_of(number)? };
+            let entry = match moved.contains(&number) {
+                true => self.reached_again(number),
+                false if open.contains(&number) => self.found_again(number),
+                false => self.entry_of(number)?,
+            };
             if let Some(entry) = entry {
                 self.manifest().note(entry);
                 added += 1;
@@ -128,8 +129,23 @@ impl Log {
         missing.filter(|e| e.state == State::Missing).map(|e| Entry { state: State::Retired, ..e })
     }
 
+    /// The container of a segment was out of reach, and is not any more.
+    fn reached_again(&self, number: u32) -> Option<Entry> {
+        let known = self.manifest().segment(number).copied();
+        known.map(|entry| Entry { state: State::Lives, since: Micros(0), ..entry })
+    }
+
+    /// The segments that have a file or whose records are elsewhere, in order.
+    pub(super) fn segments_there(&self) -> Result<Vec<u32>> {
+        let mut numbers = segment_numbers(&*self.dir)?;
+        numbers.extend(self.places.moved());
+        numbers.sort_unstable();
+        numbers.dedup();
+        Ok(numbers)
+    }
+
     /// What a manifest says of a sealed segment. Others belong to the tail.
-    fn entry_of(&self, number: u32) -> Result<Option<Entry>> {
+    pub(super) fn entry_of(&self, number: u32) -> Result<Option<Entry>> {
         let name = segment::file_name(number);
         let file = match self.dir.open(&name) {
             // Gone in between: the next look tells.
@@ -151,6 +167,7 @@ impl Log {
             first_time,
             last_time,
             since: Micros(0),
+            container: 0,
             header_crc,
             hash: None,
         }))
@@ -212,7 +229,7 @@ impl Log {
     }
 
     /// Writes what changed into a manifest; says whether there was something.
-    fn write_manifest(&self) -> Result<bool> {
+    pub(super) fn write_manifest(&self) -> Result<bool> {
         let made = self.manifest().next(self.identity, self.term(), self.clock.wall());
         let Some(made) = made else { return Ok(false) };
         self.syncs.holder.writes(made.number);

@@ -22,6 +22,7 @@ mod held;
 mod holder;
 mod inventory;
 mod joining;
+mod moving;
 mod read;
 mod recover;
 mod roll;
@@ -51,7 +52,7 @@ use crate::{
     },
     manifest::Known,
     memory::Share,
-    place::Places,
+    place::{Containers, NoContainers, Places},
     store::Store,
     sync::{AtomicU64, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
@@ -90,6 +91,8 @@ pub struct LogOptions {
     pub joined_min: usize,
     /// The folder is compared with what should be in it each time that so much time has passed.
     pub inventory_micros: i64,
+    /// Where containers are found that took over what segments held.
+    pub containers: Arc<dyn Containers>,
     /// In which term it is opened. A log that is made begins with its first.
     pub hold: Hold,
     /// Of which store the log is: it shares memory with all others.
@@ -124,6 +127,7 @@ impl Default for LogOptions {
             uncached_bytes: 256 << 10,
             joined_min: 8,
             inventory_micros: 3_000_000,
+            containers: Arc::new(NoContainers),
             hold: Hold::Newest,
             store: Arc::default(),
             random: Arc::new(SystemRandom),

@@ -17,7 +17,7 @@ use crate::{
         head::{Head, HeadMap},
         tree::{PageRef, PageSource},
     },
-    place::{Piece, Records, Wait},
+    place::{Piece, Wait},
 };
 
 /// Checkpoints that stay open.
@@ -322,12 +322,6 @@ impl Log {
         if let Some(piece) = piece_of(fragment) {
             self.places.prefetch(piece, fragment.sectors.bytes());
         }
-    }
-
-    /// From now on all that these segments hold is read from another container, which has it under the same names. Nothing else
-    /// changes: not the index, not views that are open. The segments must take no more records.
-    pub fn move_records(&self, segments: std::ops::RangeInclusive<u32>, to: Arc<dyn Records>) {
-        self.places.move_to(segments, to);
     }
 }
 

@@ -22,6 +22,7 @@ use super::{
     append::Sequencer,
     holder::{Holder, TERM_FIRST, hold},
     inventory::lost,
+    moving::moved,
     room, scan,
     syncs::Syncs,
     upkeep::{Trouble, Upkeep},
@@ -41,7 +42,7 @@ use crate::{
         compaction,
     },
     manifest::{self, Known},
-    place::{Places, Segments},
+    place::{Containers, Moved, Places, Segments},
     sync::{Condvar, Mutex, RwLock},
 };
 
@@ -69,7 +70,7 @@ impl Log {
         let (mut manifest, _) = Known::load(&*dir, &identity)?;
         manifest::begin(&*dir, &mut manifest, identity, TERM_FIRST, now)?;
         let index = IndexFiles::new(dir.clone(), id, options.store.cache.clone())?;
-        let log = Log::start(dir, clock, options, identity, manifest, index, None, state, 0)?;
+        let log = Log::start(dir, clock, options, identity, (manifest, Moved::new()), index, None, state, 0)?;
         // Its first segment is what makes it a log.
         log.change(|_, _| Ok(Change::Promote { id: BranchId(0) }))?;
         Ok(log)
@@ -83,7 +84,7 @@ impl Log {
     #[expect(clippy::needless_pass_by_value, reason = "as `make`; a log keeps them")]
     pub fn open(dir: Arc<dyn Dir>, clock: Arc<dyn Clock>, options: LogOptions) -> Result<Arc<Log>> {
         // Each time round there is one index file less, and what it held is made from the log again.
-        let mut found = Found::look(&*dir)?;
+        let mut found = Found::look(&*dir, &*options.containers)?;
         let log = (&found.identity, found.numbers.as_slice());
         found.term = hold(&*dir, &*clock, options.hold, log, &mut found.manifest)?;
         loop {
@@ -108,7 +109,7 @@ impl Log {
         found: Found,
     ) -> Result<Arc<Log>> {
         let (dir, clock, options) = (dir.clone(), clock.clone(), options.clone());
-        let Found { numbers, identity, manifest, mut damage, term } = found;
+        let Found { numbers, moved, identity, manifest, mut damage, term } = found;
         let (Some(&oldest), Some(&newest)) = (numbers.first(), numbers.last()) else {
             return Err(Error::NoLog);
         };
@@ -123,9 +124,15 @@ impl Log {
                 state
             }
             None => {
-                let created = open_segment(&*dir, oldest)?;
-                let created = created.map(|f| scan::beginning(&*f, oldest, key)).transpose()?.flatten();
-                let created = created.map_or(Micros(0), |(_, time)| time);
+                let known = manifest.segment(oldest).filter(|_| moved.contains_key(&oldest));
+                let created = match known {
+                    Some(entry) => entry.first_time,
+                    None => {
+                        let file = open_segment(&*dir, oldest)?;
+                        let found = file.map(|f| scan::beginning(&*f, oldest, key)).transpose()?.flatten();
+                        found.map_or(Micros(0), |(_, time)| time)
+                    }
+                };
                 Recovered::new(Catalog::new(created), created)
             }
         };
@@ -134,7 +141,7 @@ impl Log {
         let start = base.as_ref().and_then(|b| b.footer.segments.last()).copied();
         let first = start.map_or(oldest, |start| start.0);
         let mut base = base.map(Arc::new);
-        let mut survey = Survey::make(&*dir, key, &numbers, first, start, state.head)?;
+        let mut survey = Survey::make(&*dir, key, (&numbers, &moved, &manifest), first, start, state.head)?;
         survey.durable = survey.durable.max(manifest.durable());
         survey.harden_newest_index(&*dir)?;
         survey.unsealed_before(&*dir, first, &mut state)?;
@@ -150,7 +157,11 @@ impl Log {
                 state.pass(&entry);
             }
             expected = number + 1;
-            match state.load(&*dir, number, &survey)? {
+            let loaded = match moved.get(&number) {
+                Some(container) => state.load_moved(&**container, number, &manifest)?,
+                None => state.load(&*dir, number, &survey)?,
+            };
+            match loaded {
                 Loaded::Taken => used = number,
                 Loaded::Nothing => {}
                 Loaded::Stale => break,
@@ -199,7 +210,7 @@ impl Log {
                 state.damage.push((place, Damage::Missing));
             }
         }
-        for &number in numbers.iter().rev().filter(|number| **number > used) {
+        for &number in numbers.iter().rev().filter(|number| **number > used && !moved.contains_key(number)) {
             // Prepared and never used, or cut off in its very first write, or the continuation of what a power cut took: as
             // if it had never been.
             let name = segment::file_name(number);
@@ -214,7 +225,7 @@ impl Log {
             // Durably, before new records take their numbers.
             dir.sync("log").map_err(|e| Error::io("syncing", "log", e))?;
         }
-        Log::start(dir, clock, options, identity, manifest, index, base, state, used)
+        Log::start(dir, clock, options, identity, (manifest, moved), index, base, state, used)
     }
 
     #[expect(clippy::too_many_arguments, reason = "all that a log consists of")]
@@ -223,7 +234,7 @@ impl Log {
         clock: Arc<dyn Clock>,
         options: LogOptions,
         identity: Identity,
-        manifest: Known,
+        (manifest, moved): (Known, Moved),
         index: IndexFiles,
         base: Option<Arc<Checkpoint>>,
         mut state: Recovered,
@@ -263,7 +274,7 @@ impl Log {
             crcs: Vec::new(),
         };
         let log = Log {
-            places: Places::new(Segments::new(dir.clone(), key.header)),
+            places: Places::new(Segments::new(dir.clone(), key.header), moved),
             dir,
             clock,
             identity,
@@ -296,7 +307,9 @@ impl Log {
 /// What is known of a log before anything of it is read or written.
 #[derive(Clone)]
 struct Found {
+    /// The segments that have a file or whose records are elsewhere, in order.
     numbers: Vec<u32>,
+    moved: Moved,
     identity: Identity,
     manifest: Known,
     /// In which term it is opened.
@@ -305,14 +318,21 @@ struct Found {
 }
 
 impl Found {
-    fn look(dir: &dyn Dir) -> Result<Found> {
-        let numbers = segment_numbers(dir)?;
+    fn look(dir: &dyn Dir, containers: &dyn Containers) -> Result<Found> {
+        let mut numbers = segment_numbers(dir)?;
+        let identity = match numbers.is_empty() {
+            true => manifest::identity(dir)?.ok_or(Error::NoLog)?,
+            false => find_identity(dir, &numbers)?,
+        };
+        let (manifest, mut damage) = Known::load(dir, &identity)?;
+        let moved = moved(&manifest, containers, &mut damage)?;
+        numbers.extend(moved.keys());
+        numbers.sort_unstable();
+        numbers.dedup();
         if numbers.is_empty() {
             return Err(Error::NoLog);
         }
-        let identity = find_identity(dir, &numbers)?;
-        let (manifest, damage) = Known::load(dir, &identity)?;
-        Ok(Found { numbers, identity, manifest, term: TERM_FIRST, damage })
+        Ok(Found { numbers, moved, identity, manifest, term: TERM_FIRST, damage })
     }
 }
 

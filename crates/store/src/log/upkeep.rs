@@ -12,7 +12,6 @@ use super::{
     Below, EVENTS_MAX, Log, LogKey,
     append::{Full, NewRecord},
     hashing::Hashing,
-    recover::segment_numbers,
     room::{self, CHECKPOINT_ENTRY_BYTES},
 };
 use crate::{
@@ -293,7 +292,7 @@ impl Log {
 
 impl History for Log {
     fn versions(&self, volume: VolumeId, upto: Seq, each: &mut dyn FnMut(&Entry)) -> Result<()> {
-        self.versions_in(segment_numbers(&*self.dir)?, Some(volume), Seq::ZERO, upto, each)
+        self.versions_in(self.segments_there()?, Some(volume), Seq::ZERO, upto, each)
     }
 }
 

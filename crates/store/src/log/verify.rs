@@ -7,12 +7,7 @@ use std::{
 
 use bygone_model::Seq;
 
-use super::{
-    Log,
-    hashing::Hashed,
-    recover::{MISSING_MAX, segment_numbers},
-    scan,
-};
+use super::{Log, hashing::Hashed, recover::MISSING_MAX, scan};
 use crate::{
     env::File,
     error::{Damage, Error, Place, Result},
@@ -86,11 +81,8 @@ impl Log {
             let begun: BTreeSet<u32> = sequencer.segments.iter().map(|start| start.0).collect();
             (active, sequencer.newest, sequencer.head, begun)
         };
-        let mut numbers: Vec<u32> =
-            segment_numbers(&*self.dir)?.into_iter().filter(|n| *n <= newest).collect();
-        numbers.extend(self.places.moved());
-        numbers.sort_unstable();
-        numbers.dedup();
+        let mut numbers = self.segments_there()?;
+        numbers.retain(|number| *number <= newest);
         let mut expected = 1;
         for there in numbers.iter().copied().chain([newest + 1]) {
             let dropped = |number: &u32| self.manifest().is_dropped(*number);

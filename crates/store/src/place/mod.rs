@@ -16,7 +16,7 @@ use std::{
 use bygone_model::{Lba, Seq};
 
 use crate::{
-    error::{Damage, Place, Result},
+    error::{Damage, Error, Place, Result},
     format::segment::{Location, SegmentIndex},
     sync::{AtomicBool, RwLock},
 };
@@ -84,8 +84,27 @@ pub trait Records: Send + Sync {
     fn check(&self, segment: u32) -> Result<Checked>;
 }
 
-/// The containers of segments whose records moved: by the last segment of each range, with its first.
-type Moved = BTreeMap<u32, (u32, Arc<dyn Records>)>;
+/// Finds the containers that took over what segments held.
+pub trait Containers: Send + Sync + std::fmt::Debug {
+    /// The container of this number.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read or is damaged.
+    fn open(&self, number: u32) -> Result<Arc<dyn Records>>;
+}
+
+/// There are none.
+#[derive(Clone, Copy, Debug)]
+pub struct NoContainers;
+
+impl Containers for NoContainers {
+    fn open(&self, number: u32) -> Result<Arc<dyn Records>> {
+        Err(Error::damaged(&format!("container {number}"), 0, Damage::Missing))
+    }
+}
+
+/// Segments whose records are in another container, and in which.
+pub(crate) type Moved = BTreeMap<u32, Arc<dyn Records>>;
 
 /// Where the records of a log are.
 pub(crate) struct Places {
@@ -96,20 +115,14 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    pub(crate) fn new(segments: Segments) -> Places {
-        Places { segments, elsewhere: RwLock::default(), is_any_elsewhere: AtomicBool::new(false) }
+    pub(crate) fn new(segments: Segments, moved: Moved) -> Places {
+        Places { segments, is_any_elsewhere: (!moved.is_empty()).into(), elsewhere: RwLock::new(moved) }
     }
 
     /// From now on the records of these segments are read from `container`.
-    pub(crate) fn move_to(&self, segments: RangeInclusive<u32>, container: Arc<dyn Records>) {
-        let (first, last) = segments.into_inner();
-        assert!(first <= last, "no segments");
+    pub(crate) fn move_to(&self, segments: RangeInclusive<u32>, container: &Arc<dyn Records>) {
         let mut elsewhere = self.elsewhere.write().unwrap_or_else(PoisonError::into_inner);
-        assert!(
-            elsewhere.range(first..).next().is_none_or(|(_, (other, _))| *other > last),
-            "a record is in one container"
-        );
-        elsewhere.insert(last, (first, container));
+        elsewhere.extend(segments.map(|segment| (segment, container.clone())));
         self.is_any_elsewhere.store(true, Ordering::Release);
     }
 
@@ -118,15 +131,12 @@ impl Places {
         if !self.is_any_elsewhere.load(Ordering::Acquire) {
             return None;
         }
-        let elsewhere = self.elsewhere.read().unwrap_or_else(PoisonError::into_inner);
-        let (_, (first, container)) = elsewhere.range(segment..).next()?;
-        (*first <= segment).then(|| container.clone())
+        self.elsewhere.read().unwrap_or_else(PoisonError::into_inner).get(&segment).cloned()
     }
 
-    /// The segments whose records are in another container.
+    /// The segments whose records are in another container, in order.
     pub(crate) fn moved(&self) -> Vec<u32> {
-        let elsewhere = self.elsewhere.read().unwrap_or_else(PoisonError::into_inner);
-        elsewhere.iter().flat_map(|(last, (first, _))| *first..=*last).collect()
+        self.elsewhere.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
     /// As [`Records::read`].

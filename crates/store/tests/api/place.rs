@@ -10,16 +10,16 @@ use std::{
 
 use bygone_model::{BranchId, Event, Kind, Lba, Micros, SECTOR_BYTES, Seq, VolumeId};
 use bygone_store::{
-    Below, Cursor, Damage, Error, Followed, Log, Place, Result, View, Wait,
+    Below, Cursor, Damage, Error, Followed, Log, LogOptions, Place, Result, View, Wait,
     format::{
         crc32c,
         record::{self, Header, Op},
         segment::{Location, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentIndex, TRAILER_BYTES, Trailer},
     },
-    place::{Checked, Piece, Records},
+    place::{Checked, Containers, Piece, Records},
 };
 
-use crate::world::{World, mark, sector, write};
+use crate::world::{Ticks, World, disk, mark, options, sector, write};
 
 /// Where a record's content is in a pack, and what it is.
 struct Kept {
@@ -121,10 +121,38 @@ impl Records for Pack {
     }
 }
 
+/// The packs that there are.
+#[derive(Clone, Default)]
+struct Shelf(Arc<Mutex<BTreeMap<u32, Arc<Pack>>>>);
+
+impl std::fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shelf")
+    }
+}
+
+impl Containers for Shelf {
+    fn open(&self, number: u32) -> Result<Arc<dyn Records>> {
+        let pack = self.0.lock().unwrap().get(&number).cloned();
+        pack.map(|pack| pack as Arc<dyn Records>).ok_or_else(|| damaged(0, Damage::Missing))
+    }
+}
+
+impl Shelf {
+    fn options(&self) -> LogOptions {
+        LogOptions { containers: Arc::new(self.clone()), ..options(24 << 10) }
+    }
+
+    fn open(&self, world: &World) -> Arc<Log> {
+        let clock = Ticks::from(3_600_000_000);
+        Log::open(world.dir(), Arc::new(clock), self.options()).unwrap()
+    }
+}
+
 const SECTORS: u64 = 240;
 
 /// Everything there is to see of a log: each volume at many moments, times, events, the present of a tap.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Seen {
     marks: Vec<u64>,
     times: Vec<Micros>,
@@ -190,8 +218,11 @@ fn marks(view: &View) -> Vec<u64> {
 }
 
 /// A log with a branch; all its segments but the newest are sealed.
-fn some_history() -> (World, Arc<Log>, Vec<VolumeId>, Seq) {
-    let (world, log, volume) = World::make(1024);
+fn some_history(shelf: &Shelf) -> (World, Arc<Log>, Vec<VolumeId>, Seq) {
+    let world = World::empty();
+    let log =
+        Log::make(world.dir(), Arc::new(Ticks::default()), shelf.options(), *b"sixteen bytes id").unwrap();
+    let volume = log.add_disk(&disk(1024)).unwrap();
     for i in 0..40 {
         write(&log, volume, i % 12 * 20, 20, i + 1);
     }
@@ -208,10 +239,29 @@ fn some_history() -> (World, Arc<Log>, Vec<VolumeId>, Seq) {
 }
 
 /// Moves all that is sealed into a pack, and takes the segments away.
-fn repack(world: &World, log: &Arc<Log>) -> Arc<Pack> {
-    let sealed = world.files("log").len() as u32 - 2;
+fn repack(world: &World, log: &Arc<Log>, shelf: &Shelf) -> Arc<Pack> {
+    let pack = move_all(world, log, shelf);
+    remove_segments(world);
+    pack
+}
+
+const PACK: u32 = 7;
+
+/// How many segments are sealed: all but the newest, and the one that is prepared.
+fn sealed(world: &World) -> u32 {
+    world.files("log").len() as u32 - 2
+}
+
+fn move_all(world: &World, log: &Arc<Log>, shelf: &Shelf) -> Arc<Pack> {
+    let sealed = sealed(world);
     let pack = Arc::new(Pack::of(world, 1..=sealed));
-    log.move_records(1..=sealed, pack.clone());
+    shelf.0.lock().unwrap().insert(PACK, pack.clone());
+    log.move_records(1..=sealed, PACK).unwrap();
+    pack
+}
+
+fn remove_segments(world: &World) {
+    let sealed = sealed(world);
     for number in 1..=sealed {
         let path = world.path(&format!("log/{number:010}.seg"));
         // Also for whoever has it open.
@@ -219,19 +269,19 @@ fn repack(world: &World, log: &Arc<Log>) -> Arc<Pack> {
         std::fs::remove_file(path).unwrap();
     }
     assert!(sealed > 10, "{sealed}");
-    pack
 }
 
 #[test]
 fn all_of_history_is_read_through_another_container() {
-    let (world, log, volumes, head) = some_history();
+    let shelf = Shelf::default();
+    let (world, log, volumes, head) = some_history(&shelf);
     let before = look(&log, &volumes, head);
     assert!(before.marks.iter().any(|mark| *mark > 100) && before.events.len() == 1);
     let early = log.view(volumes[0], Seq(head.0 / 2)).unwrap();
     let early_marks = marks(&early);
     let index = world.files("index");
 
-    let pack = repack(&world, &log);
+    let pack = repack(&world, &log, &shelf);
     assert_eq!(look(&log, &volumes, head), before);
     assert_eq!(marks(&early), early_marks, "a view that was open before");
     assert_eq!(world.files("index"), index, "no index was rewritten");
@@ -250,9 +300,10 @@ fn all_of_history_is_read_through_another_container() {
 
 #[test]
 fn damage_in_another_container_is_told_and_never_served() {
-    let (world, log, volumes, head) = some_history();
+    let shelf = Shelf::default();
+    let (world, log, volumes, head) = some_history(&shelf);
     let before = look(&log, &volumes, head);
-    let pack = repack(&world, &log);
+    let pack = repack(&world, &log, &shelf);
     let middle = pack.bytes.lock().unwrap().len() / 2;
     pack.bytes.lock().unwrap()[middle] ^= 1;
     let report = log.verify(false, &mut |_, _| true).unwrap();
@@ -281,4 +332,133 @@ fn damage_in_another_container_is_told_and_never_served() {
         }
     }
     assert!(told > 0);
+}
+
+fn verified(log: &Log) -> Vec<(Place, Damage)> {
+    let report = log.verify(false, &mut |_, _| true).unwrap();
+    report.damaged.into_iter().map(|damaged| (damaged.place, damaged.damage)).collect()
+}
+
+#[test]
+fn all_of_history_is_read_through_another_container_in_each_later_life() {
+    let shelf = Shelf::default();
+    let (world, log, volumes, head) = some_history(&shelf);
+    let before = look(&log, &volumes, head);
+    let pack = move_all(&world, &log, &shelf);
+    drop(log);
+    // Killed before the segments were removed: they are not looked at any more.
+    let reads = || pack.reads.load(Ordering::Relaxed);
+    let log = shelf.open(&world);
+    let begun = reads();
+    assert_eq!((look(&log, &volumes, head), log.damage()), (before.clone(), Vec::new()));
+    assert!(reads() > begun + 100, "{begun} {}", reads());
+    drop(log);
+    remove_segments(&world);
+    for life in 0..4 {
+        if life == 2 {
+            // Nothing but the container knows what there was.
+            std::fs::remove_dir_all(world.path("index")).unwrap();
+        }
+        let log = shelf.open(&world);
+        assert_eq!((look(&log, &volumes, head), log.damage()), (before.clone(), Vec::new()), "life {life}");
+        write(&log, volumes[0], 300, 1, life);
+        while log.maintain().unwrap() {}
+        assert_eq!((verified(&log), log.damage()), (Vec::new(), Vec::new()), "life {life}");
+    }
+    // Also when no segment is left: the manifest says who the log is.
+    world.files("log").into_iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    std::fs::remove_dir_all(world.path("index")).unwrap();
+    let log = shelf.open(&world);
+    assert!(!log.damage().is_empty());
+    let view = log.view(volumes[0], Seq(head.0 / 2)).unwrap();
+    assert_eq!(marks(&view).len() as u64, SECTORS);
+}
+
+#[test]
+fn an_index_that_is_damaged_is_made_anew_from_another_container() {
+    let shelf = Shelf::default();
+    let (world, log, volumes, head) = some_history(&shelf);
+    let before = look(&log, &volumes, head);
+    repack(&world, &log, &shelf);
+    drop(log);
+    let log = shelf.open(&world);
+    for path in world.files("index") {
+        let mut bytes = std::fs::read(&path).unwrap();
+        // The first page of each.
+        bytes[64 + 30] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }
+    let told = (0..20).find_map(|_| {
+        let seen = log.view(volumes[0], head).and_then(|view| {
+            let mut bytes = sector(0).repeat(SECTORS as usize);
+            view.read(Lba(0), &mut bytes, Wait::Yes)
+        });
+        while log.maintain().unwrap() {}
+        seen.err()
+    });
+    assert!(matches!(told, Some(Error::Damaged { .. })), "{told:?}");
+    assert_eq!(look(&log, &volumes, head), before);
+}
+
+#[test]
+fn a_container_that_is_out_of_reach_costs_its_records_until_it_is_back() {
+    let shelf = Shelf::default();
+    let (world, log, volumes, head) = some_history(&shelf);
+    let before = look(&log, &volumes, head);
+    let pack = repack(&world, &log, &shelf);
+    write(&log, volumes[0], 300, 1, 9);
+    log.flush().unwrap();
+    drop(log);
+    shelf.0.lock().unwrap().clear();
+    for _ in 0..2 {
+        let log = shelf.open(&world);
+        while log.maintain().unwrap() {}
+        let damage = log.damage();
+        assert!(
+            damage.iter().any(|(place, what)| place.file == "pack" && *what == Damage::Missing),
+            "{damage:?}"
+        );
+        assert!(damage.len() as u64 > 10, "{damage:?}");
+        assert_eq!(mark(&log, volumes[0], 300, log.head_seq()).unwrap(), 9);
+        let lost = log.view(volumes[0], head).unwrap().read(Lba(0), &mut sector(0), Wait::Yes);
+        assert!(matches!(lost, Err(Error::Damaged { .. })), "{lost:?}");
+        write(&log, volumes[0], 301, 1, 9);
+    }
+    shelf.0.lock().unwrap().insert(PACK, pack);
+    for _ in 0..2 {
+        let log = shelf.open(&world);
+        assert_eq!(look(&log, &volumes, head), before);
+        while log.maintain().unwrap() {}
+        assert_eq!((verified(&log), log.damage()), (Vec::new(), Vec::new()));
+    }
+}
+
+#[test]
+fn records_move_only_where_they_are_and_only_durably() {
+    let shelf = Shelf::default();
+    let (world, log, volumes, head) = some_history(&shelf);
+    let before = look(&log, &volumes, head);
+    let last = sealed(&world);
+    assert!(matches!(log.move_records(1..=3, PACK), Err(Error::Damaged { damage: Damage::Missing, .. })));
+    // It has not all of them.
+    shelf.0.lock().unwrap().insert(PACK, Arc::new(Pack::of(&world, 1..=3)));
+    assert!(log.move_records(2..=4, PACK).is_err());
+    // Of one it has what another one held.
+    let mut mixed = Pack::of(&world, 1..=3);
+    let other = mixed.indexes[&3].clone();
+    mixed.indexes.insert(2, other);
+    shelf.0.lock().unwrap().insert(PACK, Arc::new(mixed));
+    assert!(matches!(log.move_records(1..=3, PACK), Err(Error::Damaged { damage: Damage::Misplaced, .. })));
+    // The next one is not sealed.
+    shelf.0.lock().unwrap().insert(PACK, Arc::new(Pack::of(&world, 1..=last)));
+    assert!(log.move_records(last..=last + 1, PACK).is_err());
+    world.syncs_fail.store(true, Ordering::Relaxed);
+    assert!(log.move_records(1..=last, PACK).is_err());
+    world.syncs_fail.store(false, Ordering::Relaxed);
+    assert_eq!(look(&log, &volumes, head), before);
+    while log.maintain().unwrap() {}
+    drop(log);
+    shelf.0.lock().unwrap().clear();
+    let log = shelf.open(&world);
+    assert_eq!((look(&log, &volumes, head), log.damage()), (before, Vec::new()));
 }

@@ -21,6 +21,13 @@ use tempfile::TempDir;
 #[derive(Default)]
 pub(crate) struct Ticks(AtomicI64);
 
+impl Ticks {
+    /// It shows that so many microseconds have passed.
+    pub(crate) fn from(micros: i64) -> Ticks {
+        Ticks(micros.into())
+    }
+}
+
 impl Clock for Ticks {
     fn wall(&self) -> Micros {
         Micros(1_700_000_000_000_000 + self.0.fetch_add(1000, Ordering::Relaxed))
@@ -103,9 +110,11 @@ impl World {
     }
 
     pub(crate) fn try_hold(&self, hold: Hold) -> bygone_store::Result<Arc<Log>> {
-        let clock = Ticks::default();
-        clock.0.store(3_600_000_000, Ordering::Relaxed);
-        Log::open(self.dir(), Arc::new(clock), LogOptions { hold, ..options(SEGMENT_BYTES) })
+        Log::open(
+            self.dir(),
+            Arc::new(Ticks::from(3_600_000_000)),
+            LogOptions { hold, ..options(SEGMENT_BYTES) },
+        )
     }
 
     pub(crate) fn open(&self) -> Arc<Log> {

@@ -12,6 +12,7 @@ fn some() -> Manifest {
         first_time: Micros(-3),
         last_time: Micros(12),
         since: Micros(99),
+        container: 6,
         header_crc: 0xabcd,
         hash,
     };

@@ -5,30 +5,28 @@ use std::sync::Arc;
 use bygone_model::{Micros, Seq};
 
 use super::{
-    super::{
-        Events, LogKey, LogOptions,
-        holder::TERM_FIRST,
-        room,
-        scan::{self, Scanned},
-        upkeep,
-    },
+    super::{Events, LogKey, LogOptions, holder::TERM_FIRST, room, scan, upkeep},
     harden::{Unsealed, sync},
     open_segment,
     survey::Survey,
 };
 use crate::{
     catalog::{Catalog, Change},
-    env::{Dir, File},
+    env::Dir,
     error::{Damage, Error, Place, Result},
     format::{
         checkpoint::{SegmentStart, StoredEvent},
         manifest,
         record::Op,
-        segment::{self, Entry, Location},
+        segment::{self, Entry, Location, SegmentIndex},
     },
     index::{checkpoint::Checkpoint, compaction::Contents},
-    place::read_whole,
+    manifest::Known,
+    place::{Records, read_whole},
 };
+
+/// Reads what a record wrote that is not about blocks.
+type Payload<'a> = dyn Fn(Location, Seq) -> Result<Vec<u8>> + 'a;
 
 /// What a segment was good for.
 pub(super) enum Loaded {
@@ -142,30 +140,65 @@ impl Recovered {
             // An earlier life of the log ended here, and what followed went elsewhere.
             return Ok(Loaded::Taken);
         }
-        self.take_marks(&*file, survey.log, number, &scanned)?;
-        let known = self.head;
-        self.head = self.head.max(scanned.last_seq());
-        self.last_time = scanned.index.times.last().copied().unwrap_or(self.last_time);
-        if let Some(time) = scan::first_time(&scanned.index) {
-            self.segments.push((number, first, time));
-        }
-        let mut fresh: Vec<Entry> = scanned.index.entries.iter().filter(|e| e.seq > known).copied().collect();
-        fresh.sort_unstable_by_key(|e| e.seq);
-        self.entries += fresh.len();
-        self.recent.push(Arc::new(fresh));
+        let payload = |at, seq| read_whole(&*file, &survey.log.header, at, seq).map(|(_, payload)| payload);
+        self.take(number, &scanned.index, &payload)?;
         self.unsealed.extend(Unsealed::of(number, &file, scanned, survey.durable));
         Ok(Loaded::Taken)
     }
 
-    fn take_marks(&mut self, file: &dyn File, log: LogKey, number: u32, scanned: &Scanned) -> Result<()> {
+    /// Takes in what a segment whose records are elsewhere has beyond what is known already.
+    pub(super) fn load_moved(
+        &mut self,
+        container: &dyn Records,
+        number: u32,
+        manifest: &Known,
+    ) -> Result<Loaded> {
+        let index = match container.index(number) {
+            Ok(index) => index,
+            Err(Error::Damaged { place, damage }) => {
+                self.damage.push((place, damage));
+                manifest.segment(number).into_iter().for_each(|entry| self.pass(entry));
+                return Ok(Loaded::Taken);
+            }
+            Err(e) => return Err(e),
+        };
+        for missing in std::mem::take(&mut self.missing) {
+            self.damaged(missing, 0, Damage::Missing);
+        }
+        if index.first_seq > self.head.next() {
+            self.damaged(number, 0, Damage::Inconsistent);
+        }
+        self.reached = self.reached.max(index.last_seq());
+        if index.last_seq() > self.head || self.segments.is_empty() {
+            self.take(number, &index, &|at, seq| container.payload(at, seq))?;
+        }
+        Ok(Loaded::Taken)
+    }
+
+    /// Takes in what a segment has beyond what is known already; `payload` reads records that are not about blocks.
+    fn take(&mut self, number: u32, index: &SegmentIndex, payload: &Payload<'_>) -> Result<()> {
+        self.take_marks(number, index, payload)?;
+        let (first, known) = (index.first_seq, self.head);
+        self.head = self.head.max(index.last_seq());
+        self.last_time = index.times.last().copied().unwrap_or(self.last_time);
+        if let Some(time) = scan::first_time(index) {
+            self.segments.push((number, first, time));
+        }
+        let mut fresh: Vec<Entry> = index.entries.iter().filter(|e| e.seq > known).copied().collect();
+        fresh.sort_unstable_by_key(|e| e.seq);
+        self.entries += fresh.len();
+        self.recent.push(Arc::new(fresh));
+        Ok(())
+    }
+
+    fn take_marks(&mut self, number: u32, index: &SegmentIndex, payload: &Payload<'_>) -> Result<()> {
         let known = self.head;
-        for mark in scanned.index.marks.iter().filter(|mark| mark.seq > known && mark.op != Op::Flush) {
-            let (header, payload) = match read_whole(
-                file,
-                &log.header,
-                Location { segment: number, offset: mark.offset },
-                mark.seq,
-            ) {
+        for mark in index.marks.iter().filter(|mark| mark.seq > known && mark.op != Op::Flush) {
+            let Some(time) = index.time_of(mark.seq) else {
+                self.damaged(number, u64::from(mark.offset), Damage::Inconsistent);
+                continue;
+            };
+            let payload = match payload(Location { segment: number, offset: mark.offset }, mark.seq) {
                 Ok(found) => found,
                 Err(Error::Damaged { place, damage }) => {
                     self.damage.push((place, damage));
@@ -178,13 +211,13 @@ impl Recovered {
                 Op::Event => serde_json::from_slice(&payload).map(|event| {
                     self.events.push(StoredEvent {
                         seq: mark.seq,
-                        time: header.time,
-                        branch: header.subject.as_branch().unwrap_or_default(),
+                        time,
+                        branch: mark.subject.as_branch().unwrap_or_default(),
                         event,
                     });
                 }),
                 _ => serde_json::from_slice::<Change>(&payload)
-                    .map(|change| self.catalog.apply(mark.seq, header.time, &change)),
+                    .map(|change| self.catalog.apply(mark.seq, time, &change)),
             };
             if understood.is_err() {
                 self.damaged(number, u64::from(mark.offset), Damage::Inconsistent);

@@ -8,7 +8,7 @@ use super::{
     open_segment,
     recovered::Recovered,
 };
-use crate::{env::Dir, error::Result, format::checkpoint::SegmentStart};
+use crate::{env::Dir, error::Result, format::checkpoint::SegmentStart, manifest::Known, place::Moved};
 
 /// What the segments say of each other, before any is taken in.
 pub(super) struct Survey {
@@ -27,14 +27,16 @@ impl Survey {
     pub(super) fn make(
         dir: &dyn Dir,
         log: LogKey,
-        numbers: &[u32],
+        (numbers, moved, manifest): (&[u32], &Moved, &Known),
         first: u32,
         start: Option<SegmentStart>,
         covered: Seq,
     ) -> Result<Survey> {
         let mut survey = Survey { log, firsts: Vec::new(), start, sealed: None, durable: covered };
         let mut from = first;
+        // What moved was sealed and durable.
         while from > 1
+            && !moved.contains_key(&(from - 1))
             && let Some(file) = open_segment(dir, from - 1)?
         {
             // Its trailer alone may have reached the medium when the power was cut.
@@ -46,6 +48,10 @@ impl Survey {
         }
         let mut unsealed = 0;
         for &number in numbers.iter().filter(|number| **number >= from) {
+            if moved.contains_key(&number) {
+                survey.firsts.extend(manifest.segment(number).map(|entry| (number, entry.first_seq)));
+                continue;
+            }
             let Some(file) = open_segment(dir, number)? else { continue };
             let header = scan::read_header(&*file, number, &log)?;
             survey.firsts.extend(scan::beginning(&*file, number, log)?.map(|(first, _)| (number, first)));
