@@ -106,24 +106,30 @@ pub(crate) fn check_tap(
     Ok(facts)
 }
 
-/// Looks whether a restored disk can be written there.
+/// Looks whether a disk of the target `of` can be written there.
 ///
 /// # Errors
 /// When somebody else has a use for what is there.
-pub(crate) fn check_free(paths: &StorePaths, targets: &[Arc<Target>], path: &Path) -> Result<()> {
+pub(crate) fn check_free(
+    paths: &StorePaths,
+    targets: &[Arc<Target>],
+    path: &Path,
+    of: Option<&str>,
+) -> Result<()> {
     if is_inside(paths.root(), path) {
         return Err(Error::InsideStore(path.to_owned()));
     }
     let (place, path) = (Place::of(path), crate::config::absolute(path));
-    let is_same = |tap: &Path| match (&place, Place::of(tap)) {
+    let is_same = |tap: &Path, is_own: bool| match (&place, Place::of(tap)) {
         (Some(place), Some(other)) => place.overlaps(&other),
-        // A disk that is away is still its target's, which finds there what was put there meanwhile.
-        _ => path == tap,
+        // A disk that is away is still its target's, which finds there what was put there meanwhile. It may be its own disk.
+        _ => path == tap && !is_own,
     };
     for target in targets {
         let config = target.config();
         let mut taps = config.disks.iter().filter_map(|disk| disk.path.as_deref());
-        if taps.any(is_same) {
+        let is_own = of == Some(target.name.as_str());
+        if taps.any(|tap| is_same(tap, is_own)) {
             return Err(Error::Tapped { path, target: target.name.clone() });
         }
     }
@@ -135,7 +141,7 @@ pub(crate) fn check_free(paths: &StorePaths, targets: &[Arc<Target>], path: &Pat
 /// # Errors
 /// When it is in the store's folder, or another target has it.
 pub(crate) fn check_not_taken(paths: &StorePaths, targets: &[Arc<Target>], path: &Path) -> Result<()> {
-    check_free(paths, targets, path).map_err(|error| match error {
+    check_free(paths, targets, path, None).map_err(|error| match error {
         Error::Tapped { path, target } => Error::DiskTaken { path, target },
         error => error,
     })

@@ -48,7 +48,7 @@ impl Handle<call::Restore> for Manager {
     fn handle(&self, call: &call::Restore, answers: &mut dyn Items<Nothing>) -> Result<Restored> {
         let target = self.target(&call.name)?;
         if let call::RestoreTo::Path(path) = &call.to {
-            outside::check_free(self.paths(), &self.targets(), path)?;
+            outside::check_free(self.paths(), &self.targets(), path, Some(&call.name))?;
         }
         let (disk, now) = (call.disk.as_deref(), asked_at(answers));
         let done = restore::restore(&target, &call.at, disk, &call.to, call.discard_later, &now, answers);

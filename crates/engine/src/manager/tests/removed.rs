@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     api::{
         Answers, Items, Progress, RemovedInfo,
-        call::{Destroying, RestoreTo},
+        call::{Plannable, RestoreTo},
     },
     lifecycle,
     target::Use,
@@ -132,11 +132,19 @@ fn a_disk_that_is_away_is_still_that_of_its_target() {
     std::fs::rename(&disk, world.dir.path().join("away")).unwrap();
     let refused = bring_back(&manager, "a");
     assert!(matches!(&refused, Err(Error::DiskTaken { target, .. }) if target == "b"), "{refused:?}");
-    let to = RestoreTo::Path(disk.clone());
-    let restore = call::Restore { name: "b".into(), at: "now".into(), disk: None, to, discard_later: false };
-    let refused = manager.handle(&restore, &mut Nobody);
+    add(&manager, "c").unwrap();
+    let restore = |name: &str| {
+        let to = RestoreTo::Path(disk.clone());
+        let restore =
+            call::Restore { name: name.into(), at: "now".into(), disk: None, to, discard_later: false };
+        manager.handle(&restore, &mut Nobody).map(drop)
+    };
+    let refused = restore("c");
     assert!(matches!(&refused, Err(Error::Tapped { target, .. }) if target == "b"), "{refused:?}");
     assert!(!disk.exists());
+    // Its own content may be put there again: that is how a disk that is lost comes back.
+    restore("b").unwrap();
+    assert_eq!(std::fs::read(&disk).unwrap(), vec![1; 1 << 20]);
 }
 
 /// Whoever is told which targets were removed.
@@ -260,7 +268,7 @@ fn of_a_target_that_is_removed_meanwhile_only_that_is_told() {
     fresh();
     let (at, to) = ("seq:8".to_owned(), RestoreTo::InPlace);
     let restore = call::Restore { name: "web".into(), at, disk: None, to, discard_later: true };
-    told(&manager.handle(&call::Plan { of: Destroying::Restore(restore) }, &mut gone()));
+    told(&manager.handle(&call::Plan { of: Plannable::Restore(restore) }, &mut gone()));
     fresh();
     let verify =
         |name: Option<&str>| call::Verify { name: name.map(str::to_owned), newest_first: false, for_s: None };
