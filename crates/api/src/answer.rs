@@ -312,6 +312,15 @@ pub struct Planned {
     pub target: String,
     /// The moment that would be restored.
     pub moment: Option<MomentInfo>,
+    /// What the call would do, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub does: Option<String>,
+    /// The branch that would be the present; none if that stays, or is made for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub present: Option<String>,
+    /// Disks outside the store that would be filled with what the present is then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fills: Vec<String>,
     /// The history that would be lost.
     pub loses: Vec<Loss>,
     /// Disks that exist only in the history that would be lost.

@@ -7,7 +7,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
 use bygone_api::{
     Planned,
-    call::{Destroying, Plan},
+    call::{Plan, Plannable},
 };
 
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
 pub(crate) fn before_loss(
     session: &Session,
     yes: bool,
-    call: impl Into<Destroying>,
+    call: impl Into<Plannable>,
 ) -> Result<Option<Planned>> {
     if yes {
         return Ok(None);

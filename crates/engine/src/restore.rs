@@ -19,7 +19,9 @@ use crate::{
 };
 
 pub(crate) use self::{
-    branches::{check_unused, drop_branch, promote, undo},
+    branches::{
+        Outlook, check_unused, drop_branch, filled_by_restore, plan_promotion, plan_undo, promote, undo,
+    },
     outside::{Prepared, fill, fill_unasked},
 };
 

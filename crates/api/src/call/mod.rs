@@ -14,7 +14,7 @@ pub use history::{
 };
 pub use jobs::{Job, JobCancel, Jobs};
 pub use machines::{Export, ExportTo, Run, Stop, Wait};
-pub use plan::{Destroying, Plan};
+pub use plan::{Plan, Plannable};
 pub use store::{Compact, Shutdown, Status, Verify};
 pub use targets::{
     NewDisk, NewSource, TargetAdd, TargetList, TargetRemove, TargetRemoved, TargetRepair, TargetRestore,
@@ -166,9 +166,11 @@ impl Request {
             | Request::Restore(Restore { name, .. }) => name,
             Request::TargetRestore(call) => call.new_name.as_ref().unwrap_or(&call.name),
             Request::Plan(call) => match &call.of {
-                Destroying::TargetRemove(TargetRemove { name, .. })
-                | Destroying::BranchDrop(BranchDrop { name, .. })
-                | Destroying::Restore(Restore { name, .. }) => name,
+                Plannable::TargetRemove(TargetRemove { name, .. })
+                | Plannable::BranchDrop(BranchDrop { name, .. })
+                | Plannable::Restore(Restore { name, .. })
+                | Plannable::BranchPromote(BranchPromote { name, .. })
+                | Plannable::Undo(Undo { name }) => name,
             },
             Request::Export(call) => call.what.split(['/', '@', '#']).next()?,
             Request::Verify(call) => call.name.as_ref()?,

@@ -2,37 +2,51 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BranchDrop, Restore, TargetRemove};
+use super::{BranchDrop, BranchPromote, Restore, TargetRemove, Undo};
 
-/// Runs the checks of a call that may destroy something and reports what would be lost. Nothing is changed.
+/// Runs the checks of a call and reports what it would do and what would be lost. Nothing is changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    pub of: Destroying,
+    pub of: Plannable,
 }
 
-/// A call that may destroy something.
+/// A call that may destroy something, or moves the present.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
-pub enum Destroying {
+pub enum Plannable {
     TargetRemove(TargetRemove),
     BranchDrop(BranchDrop),
     Restore(Restore),
+    BranchPromote(BranchPromote),
+    Undo(Undo),
 }
 
-impl From<TargetRemove> for Destroying {
-    fn from(call: TargetRemove) -> Destroying {
-        Destroying::TargetRemove(call)
+impl From<TargetRemove> for Plannable {
+    fn from(call: TargetRemove) -> Plannable {
+        Plannable::TargetRemove(call)
     }
 }
 
-impl From<BranchDrop> for Destroying {
-    fn from(call: BranchDrop) -> Destroying {
-        Destroying::BranchDrop(call)
+impl From<BranchDrop> for Plannable {
+    fn from(call: BranchDrop) -> Plannable {
+        Plannable::BranchDrop(call)
     }
 }
 
-impl From<Restore> for Destroying {
-    fn from(call: Restore) -> Destroying {
-        Destroying::Restore(call)
+impl From<Restore> for Plannable {
+    fn from(call: Restore) -> Plannable {
+        Plannable::Restore(call)
+    }
+}
+
+impl From<BranchPromote> for Plannable {
+    fn from(call: BranchPromote) -> Plannable {
+        Plannable::BranchPromote(call)
+    }
+}
+
+impl From<Undo> for Plannable {
+    fn from(call: Undo) -> Plannable {
+        Plannable::Undo(call)
     }
 }

@@ -54,6 +54,9 @@ pub(crate) struct Promote {
     /// Which branch; the only one there is unless given
     #[arg(value_name = "B", add = ArgValueCandidates::new(complete::branches))]
     branch: Option<String>,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// `branch drop`.
@@ -91,6 +94,9 @@ pub(crate) struct Undo {
     /// Of which target
     #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Undo {
@@ -100,6 +106,9 @@ impl Undo {
 }
 
 pub(crate) fn undo(session: &Session, args: &Undo) -> Result<()> {
+    if args.dry_run {
+        return plan(session, args.call());
+    }
     let answer = manager::ask(session, &args.call())?;
     session.tell(&answer, |moment, look| show::branches::undone(&args.name, moment, look))
 }
@@ -125,6 +134,7 @@ impl Drop {
 pub(crate) fn run(session: &Session, branch: &Branch) -> Result<()> {
     match branch {
         Branch::List(args) => list(session, &args.call()),
+        Branch::Promote(args) if args.dry_run => plan(session, args.call()),
         Branch::Promote(args) => {
             let answer = manager::ask(session, &args.call())?;
             session.tell(&answer, |moment, look| show::branches::promoted(&args.name, moment, look))
@@ -136,6 +146,10 @@ pub(crate) fn run(session: &Session, branch: &Branch) -> Result<()> {
                 .tell(&answer, |moment, look| show::branches::dropped(&args.name, &args.branch, moment, look))
         }
     }
+}
+
+fn plan(session: &Session, call: impl Into<call::Plannable>) -> Result<()> {
+    session.show(&manager::ask(session, &call::Plan { of: call.into() })?, show::plan::outlook)
 }
 
 fn list(session: &Session, call: &call::BranchList) -> Result<()> {

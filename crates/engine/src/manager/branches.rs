@@ -70,7 +70,7 @@ fn branches(target: &Target) -> Result<Vec<BranchInfo>> {
     Ok(out)
 }
 
-fn which_branch(target: &Target, named: Option<&str>) -> Result<BranchId> {
+pub(super) fn which_branch(target: &Target, named: Option<&str>) -> Result<BranchId> {
     let catalog = target.log.catalog();
     if let Some(name) = named {
         return Ok(history::branch_named(&catalog, name)?);

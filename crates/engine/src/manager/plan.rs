@@ -6,31 +6,35 @@ use bygone_model::{BranchId, Kind, Seq};
 use bygone_store::{EventOrder, EventQuery, catalog::Catalog};
 use jiff::Zoned;
 
-use super::Manager;
+use super::{Manager, branches::which_branch};
 use crate::{
     api::{
         Items, LABELS_MAX, Loss, Nothing, POINTS_MAX, Planned,
-        call::{self, Destroying, RestoreTo},
+        call::{self, Plannable, RestoreTo},
     },
     calls::{Handle, asked_at},
     error::{Error, Result},
     history,
     lifecycle::Request,
-    restore::{check_moment, check_unused},
+    restore::{self, Outlook, check_moment, check_unused},
     target::Target,
     timeline,
 };
 
 impl Handle<call::Plan> for Manager {
     fn handle(&self, call: &call::Plan, answers: &mut dyn Items<Nothing>) -> Result<Planned> {
-        let (Destroying::TargetRemove(call::TargetRemove { name, .. })
-        | Destroying::BranchDrop(call::BranchDrop { name, .. })
-        | Destroying::Restore(call::Restore { name, .. })) = &call.of;
+        let (Plannable::TargetRemove(call::TargetRemove { name, .. })
+        | Plannable::BranchDrop(call::BranchDrop { name, .. })
+        | Plannable::Restore(call::Restore { name, .. })
+        | Plannable::BranchPromote(call::BranchPromote { name, .. })
+        | Plannable::Undo(call::Undo { name })) = &call.of;
         let target = self.target(name)?;
         target.unless_gone(match &call.of {
-            Destroying::TargetRemove(remove) => plan_remove(&target, remove),
-            Destroying::BranchDrop(drop) => plan_drop(&target, drop),
-            Destroying::Restore(restore) => plan_restore(&target, restore, &asked_at(answers)),
+            Plannable::TargetRemove(remove) => plan_remove(&target, remove),
+            Plannable::BranchDrop(drop) => plan_drop(&target, drop),
+            Plannable::Restore(restore) => plan_restore(&target, restore, &asked_at(answers)),
+            Plannable::BranchPromote(promote) => plan_promote(&target, promote),
+            Plannable::Undo(_) => plan_undo(&target),
         })
     }
 }
@@ -39,6 +43,9 @@ fn nothing_lost(target: &Target) -> Planned {
     Planned {
         target: target.name.clone(),
         moment: None,
+        does: None,
+        present: None,
+        fills: Vec::new(),
         loses: Vec::new(),
         lost_disks: Vec::new(),
         freed_bytes: 0,
@@ -81,6 +88,7 @@ fn plan_restore(target: &Arc<Target>, call: &call::Restore, now: &Zoned) -> Resu
     }
     target.check(Request::Move)?;
     check_moment(target, found.place)?;
+    planned.fills = restore::filled_by_restore(target, found.place);
     if call.discard_later {
         check_unused(target, catalog.head)?;
         let of_present = found.place.branch == catalog.head;
@@ -88,6 +96,23 @@ fn plan_restore(target: &Arc<Target>, call: &call::Restore, now: &Zoned) -> Resu
         planned.loses.push(loss(target, &catalog, catalog.head, after)?);
     }
     Ok(planned)
+}
+
+fn plan_promote(target: &Arc<Target>, call: &call::BranchPromote) -> Result<Planned> {
+    target.check(Request::Branches)?;
+    let branch = which_branch(target, call.branch.as_deref())?;
+    Ok(planned(target, restore::plan_promotion(target, branch)?))
+}
+
+fn plan_undo(target: &Arc<Target>) -> Result<Planned> {
+    target.check(Request::Branches)?;
+    Ok(planned(target, restore::plan_undo(target)?))
+}
+
+fn planned(target: &Target, outlook: Outlook) -> Planned {
+    let catalog = target.log.catalog();
+    let present = (outlook.head != catalog.head).then(|| history::name_for_people(&catalog, outlook.head));
+    Planned { does: Some(outlook.does), present, fills: outlook.fills, ..nothing_lost(target) }
 }
 
 /// The moment of another branch at which this one begins.

@@ -12,7 +12,7 @@ use super::outside::{self, Prepared};
 use crate::{
     api::{Answers, MomentInfo, Progress},
     error::{Error, Result},
-    lifecycle::Request,
+    lifecycle::{self, Request},
     target::{Op, Target, Use},
     timeline,
 };
@@ -50,11 +50,67 @@ struct Move {
 /// # Errors
 /// When something is in the way, and then nothing has changed; or [`Error::Partly`].
 pub(crate) fn promote(op: &Op, branch: BranchId, answers: &mut dyn Answers) -> Result<MomentInfo> {
-    let catalog = op.target().log.catalog();
-    let name = name_of(&catalog, branch);
+    move_present(op, promotion(&op.target().log.catalog(), branch), answers)
+}
+
+fn promotion(catalog: &Catalog, branch: BranchId) -> Move {
+    let name = name_of(catalog, branch);
     let act = Act { kind: ActKind::Promote, make: None, revive: None, head: branch, drop: None };
     let event = Event::new(Kind::Branch, format!("branch {name} is the present now")).with("promoted", name);
-    move_present(op, Move { act, next: Next::Branch(branch), event }, answers)
+    Move { act, next: Next::Branch(branch), event }
+}
+
+/// What a change of branches would do.
+#[derive(Clone, Debug)]
+pub(crate) struct Outlook {
+    /// What would be the present.
+    pub head: BranchId,
+    /// In words, as it is said once it is done.
+    pub does: String,
+    /// Disks outside the store that would be filled.
+    pub fills: Vec<String>,
+}
+
+/// What [`promote`] would do; makes the checks that need no disk. Nothing is done.
+///
+/// # Errors
+/// As [`promote`].
+pub(crate) fn plan_promotion(target: &Target, branch: BranchId) -> Result<Outlook> {
+    let catalog = target.log.catalog();
+    plan(target, &catalog, &promotion(&catalog, branch))
+}
+
+/// What [`undo`] would do; makes the checks that need no disk. Nothing is done.
+///
+/// # Errors
+/// As [`undo`].
+pub(crate) fn plan_undo(target: &Target) -> Result<Outlook> {
+    let catalog = target.log.catalog();
+    plan(target, &catalog, &taking_back(target, &catalog)?)
+}
+
+fn plan(target: &Target, catalog: &Catalog, change: &Move) -> Result<Outlook> {
+    let head = change.act.head;
+    if head == catalog.head {
+        change.act.drop.map_or(Ok(()), |dropped| check_unused(target, dropped))?;
+    } else {
+        let state = target.machine_state();
+        target.decided(lifecycle::decide(None, state, request(target, &change.next)))?;
+        check_move(target, catalog, &change.act, &change.next)?;
+    }
+    let fills = if head == catalog.head { Vec::new() } else { filled_by(catalog, &change.next) };
+    Ok(Outlook { head, does: change.event.label.clone(), fills })
+}
+
+/// The disks outside the store that restoring this moment in place would fill.
+pub(crate) fn filled_by_restore(target: &Target, start: Place) -> Vec<String> {
+    let next = Next::New { name: String::new(), parent: start.branch, at: start.seq };
+    filled_by(&target.log.catalog(), &next)
+}
+
+fn filled_by(catalog: &Catalog, next: &Next) -> Vec<String> {
+    let name = |disk: u32| catalog.disks.get(disk as usize).map(|disk| disk.name.clone());
+    to_fill(catalog, next).into_iter().filter_map(name).collect()
 }
 
 /// Makes a moment the present: a branch that starts there. With `discard_later` the branch that was the present is dropped.
@@ -111,6 +167,19 @@ pub(crate) fn drop_branch(op: &Op, branch: BranchId) -> Result<MomentInfo> {
 pub(crate) fn undo(op: &Op, answers: &mut dyn Answers) -> Result<MomentInfo> {
     let target = op.target();
     let catalog = target.log.catalog();
+    let change = taking_back(target, &catalog)?;
+    if change.act.head != catalog.head {
+        return move_present(op, change, answers);
+    }
+    if let Some(dropped) = change.act.drop {
+        check_unused(target, dropped)?;
+    }
+    target.log.act(change.act, None)?;
+    note(target, catalog.head, change.event)
+}
+
+/// What takes back the last change of branches.
+fn taking_back(target: &Target, catalog: &Catalog) -> Result<Move> {
     let Some((act, last)) = catalog.undo() else {
         return Err(Error::NothingToUndo(target.name.clone()));
     };
@@ -120,7 +189,7 @@ pub(crate) fn undo(op: &Op, answers: &mut dyn Answers) -> Result<MomentInfo> {
         ActKind::Drop => "drop",
         ActKind::Undo => "undo",
     };
-    let name = |branch: Option<BranchId>| branch.map_or_else(String::new, |branch| name_of(&catalog, branch));
+    let name = |branch: Option<BranchId>| branch.map_or_else(String::new, |branch| name_of(catalog, branch));
     let which = match last.kind {
         ActKind::Restore => format!("the restore on branch {}", name(Some(last.head))),
         ActKind::Promote => format!("the promotion of branch {}", name(Some(last.head))),
@@ -131,7 +200,7 @@ pub(crate) fn undo(op: &Op, answers: &mut dyn Answers) -> Result<MomentInfo> {
     let mut event = Event::new(Kind::Branch, String::new()).with("undone", last.seq.0).with("was", what);
     if act.head != catalog.head {
         let name = act.revive.as_ref().filter(|r| r.id == act.head).map(|r| r.name.clone());
-        let name = name.unwrap_or_else(|| name_of(&catalog, act.head));
+        let name = name.unwrap_or_else(|| name_of(catalog, act.head));
         words.push(format!("branch {name} is the present again"));
         event = event.with("promoted", name);
     }
@@ -140,20 +209,13 @@ pub(crate) fn undo(op: &Op, answers: &mut dyn Answers) -> Result<MomentInfo> {
         event = event.with("revived", revived.name.clone());
     }
     if let Some(dropped) = act.drop {
-        let name = name_of(&catalog, dropped);
+        let name = name_of(catalog, dropped);
         words.push(format!("branch {name} is dropped again"));
         event = event.with("dropped", name);
     }
     event.label = words.join("; ");
-    if act.head != catalog.head {
-        let next = Next::Branch(act.head);
-        return move_present(op, Move { act, next, event }, answers);
-    }
-    if let Some(dropped) = act.drop {
-        check_unused(target, dropped)?;
-    }
-    target.log.act(act, None)?;
-    note(target, catalog.head, event)
+    let next = Next::Branch(act.head);
+    Ok(Move { act, next, event })
 }
 
 fn name_of(catalog: &Catalog, branch: BranchId) -> String {
@@ -183,24 +245,10 @@ fn move_present(op: &Op, change: Move, answers: &mut dyn Answers) -> Result<Mome
     let target = op.target();
     let Move { act, next, event } = change;
     let catalog = target.log.catalog();
+    op.allows(request(target, &next))?;
+    check_move(target, &catalog, &act, &next)?;
     let running = target.running_branch();
-    let stays = matches!(&next, Next::Branch(id) if Some(*id) == running);
-    op.allows(if stays { Request::MoveToRunning } else { Request::Move })?;
     let moves = !matches!(&next, Next::Branch(id) if *id == catalog.head);
-    if moves && target.is_used(catalog.head, Use::Client) {
-        // Whoever has the present open would go on writing to what no longer is.
-        return Err(Error::Served(target.name.clone()));
-    }
-    if let Some(dropped) = act.drop {
-        check_unused(target, dropped)?;
-    }
-    if let Next::Branch(id) = &next {
-        for volume in catalog.volumes_of(*id, Seq::MAX) {
-            if catalog.shows.get(&volume.disk) != Some(&Shows::Volume(volume.id)) {
-                check_end(target, *id, volume.id)?;
-            }
-        }
-    }
     // Whoever drops a branch again by taking back an undo did not ask for what was written outside since to be lost.
     let given_up = act.drop.filter(|_| act.kind == ActKind::Restore);
     let prepared = prepare(target, &next, given_up, answers)?;
@@ -221,6 +269,33 @@ fn move_present(op: &Op, change: Move, answers: &mut dyn Answers) -> Result<Mome
     Ok(moment)
 }
 
+/// What moving the present there asks of the machine.
+fn request(target: &Target, next: &Next) -> Request {
+    let running = target.running_branch();
+    let stays = matches!(next, Next::Branch(id) if Some(*id) == running);
+    if stays { Request::MoveToRunning } else { Request::Move }
+}
+
+/// Looks at everything that can be in the way of moving the present, but for the machine and the disks.
+fn check_move(target: &Target, catalog: &Catalog, act: &Act, next: &Next) -> Result<()> {
+    let moves = !matches!(next, Next::Branch(id) if *id == catalog.head);
+    if moves && target.is_used(catalog.head, Use::Client) {
+        // Whoever has the present open would go on writing to what no longer is.
+        return Err(Error::Served(target.name.clone()));
+    }
+    if let Some(dropped) = act.drop {
+        check_unused(target, dropped)?;
+    }
+    if let Next::Branch(id) = next {
+        for volume in catalog.volumes_of(*id, Seq::MAX) {
+            if catalog.shows.get(&volume.disk) != Some(&Shows::Volume(volume.id)) {
+                check_end(target, *id, volume.id)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// All of a volume's content is known at its end, unless it is the tap that reads it even now.
 fn check_end(target: &Target, branch: BranchId, volume: bygone_model::VolumeId) -> Result<()> {
     let catalog = target.log.catalog();
@@ -228,6 +303,18 @@ fn check_end(target: &Target, branch: BranchId, volume: bygone_model::VolumeId) 
         return Ok(());
     }
     target.check_exact(volume, target.log.head_seq())
+}
+
+/// The disks outside the store that do not show what is going to be the present.
+fn to_fill(catalog: &Catalog, next: &Next) -> Vec<u32> {
+    let is_shown = |disk: u32| match (catalog.shows.get(&disk), next) {
+        (Some(Shows::Volume(shown)), Next::Branch(id)) => {
+            catalog.volume(*shown).is_ok_and(|volume| volume.branch == *id)
+        }
+        _ => false,
+    };
+    let is_tapped = |disk: u32| catalog.disks.get(disk as usize).is_some_and(|d| d.keeping == Keeping::Tap);
+    next.disks(catalog).into_iter().filter(|disk| is_tapped(*disk) && !is_shown(*disk)).collect()
 }
 
 /// Makes the disks outside the store ours that do not show what is going to be the present.
@@ -239,18 +326,9 @@ fn prepare(
 ) -> Result<Vec<Prepared>> {
     let catalog = target.log.catalog();
     let mut prepared = Vec::new();
-    for disk in next.disks(&catalog) {
-        let tapped = catalog.disks.get(disk as usize).is_some_and(|d| d.keeping == Keeping::Tap);
-        let shown = match (catalog.shows.get(&disk), next) {
-            (Some(Shows::Volume(shown)), Next::Branch(id)) => {
-                catalog.volume(*shown).is_ok_and(|volume| volume.branch == *id)
-            }
-            _ => false,
-        };
-        if tapped && !shown {
-            let mut waiting: &mut dyn Answers = &mut *answers;
-            prepared.push(outside::prepare(target, disk, given_up, &mut waiting)?);
-        }
+    for disk in to_fill(&catalog, next) {
+        let mut waiting: &mut dyn Answers = &mut *answers;
+        prepared.push(outside::prepare(target, disk, given_up, &mut waiting)?);
     }
     Ok(prepared)
 }

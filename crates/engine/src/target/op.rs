@@ -44,11 +44,7 @@ impl Op {
     /// # Errors
     /// When it may not.
     pub(crate) fn allows(&self, request: Request) -> Result<()> {
-        match lifecycle::decide(None, self.target.machine_state(), request) {
-            Verdict::Go => Ok(()),
-            Verdict::Refused(refusal) => Err(self.target.refused(refusal)),
-            Verdict::Adopt | Verdict::Wait => Err(self.target.left_running()),
-        }
+        self.target.decided(lifecycle::decide(None, self.target.machine_state(), request))
     }
 }
 
@@ -149,6 +145,18 @@ impl Target {
                 Verdict::Refused(refusal) => return Err(self.refused(refusal)),
                 verdict => return Ok(verdict),
             }
+        }
+    }
+
+    /// That it may be, or why not.
+    ///
+    /// # Errors
+    /// When it may not.
+    pub(crate) fn decided(&self, verdict: Verdict) -> Result<()> {
+        match verdict {
+            Verdict::Go => Ok(()),
+            Verdict::Refused(refusal) => Err(self.refused(refusal)),
+            Verdict::Adopt | Verdict::Wait => Err(self.left_running()),
         }
     }
 

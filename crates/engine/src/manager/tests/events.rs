@@ -161,7 +161,7 @@ fn bytes_read() -> u64 {
     line.parse().unwrap()
 }
 
-fn plan(manager: &Manager, of: impl Into<call::Destroying>) -> Planned {
+fn plan(manager: &Manager, of: impl Into<call::Plannable>) -> Planned {
     manager.handle(&call::Plan { of: of.into() }, &mut Nobody).unwrap()
 }
 

@@ -302,3 +302,36 @@ fn only_so_many_jobs_are_remembered() {
     assert_eq!(std::fs::read_dir(world.paths().jobs_dir()).unwrap().count(), JOBS_MAX + 1);
     assert!(all.iter().all(|job| job.state == JobState::Failed && job.failure.is_some()));
 }
+
+#[test]
+fn a_plan_says_what_a_promotion_or_an_undo_does_and_does_nothing() {
+    let world = World::new();
+    let manager = world.manager();
+    world.tapped(&manager, "web");
+    manager.handle(&point("good"), &mut Nobody).unwrap();
+    let plan = |of: call::Plannable| manager.handle(&call::Plan { of }, &mut Nobody);
+    let undo = call::Undo { name: "web".into() };
+    assert!(matches!(plan(undo.clone().into()), Err(Error::NothingToUndo(_))));
+    assert_eq!(plan(restore_in_place().into()).unwrap().fills, ["vda"]);
+    manager.handle(&restore_in_place(), &mut Nobody).unwrap();
+    let at = head(&manager);
+
+    let promote = call::BranchPromote { name: "web".into(), branch: Some("main".into()) };
+    let promotion = plan(promote.clone().into()).unwrap();
+    let undone = plan(undo.clone().into()).unwrap();
+    assert_eq!(head(&manager), at);
+    for planned in [&promotion, &undone] {
+        assert_eq!((planned.present.as_deref(), &planned.fills[..]), (Some("main"), &["vda".to_owned()][..]));
+    }
+    assert_eq!(manager.handle(&undo, &mut Nobody).unwrap().label, undone.does.unwrap());
+    let other = call::BranchPromote { name: "web".into(), branch: Some("restored-1".into()) };
+    let planned = plan(other.clone().into()).unwrap();
+    assert_eq!(manager.handle(&other, &mut Nobody).unwrap().label, planned.does.unwrap());
+    assert_eq!(manager.handle(&promote, &mut Nobody).unwrap().label, promotion.does.unwrap());
+
+    // What is refused is refused before.
+    super::machines::run(&manager, "web").unwrap();
+    assert!(matches!(plan(other.into()), Err(Error::TargetRunning(_))));
+    assert!(matches!(plan(undo.into()), Err(Error::TargetRunning(_))));
+    super::machines::stop(&manager, "web").unwrap();
+}
