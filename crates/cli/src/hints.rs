@@ -128,6 +128,9 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::Interrupted { .. } => {
             "look whether that is what was wanted (`bygone timeline NAME`), and make what is missing with another key"
         }
+        Failure::Partly { why, .. } if !is_of_a_disk(why) => {
+            return format!("what was done stays; of the rest: {}", of(why));
+        }
         Failure::Partly { .. } => {
             "what was done stays: the next use of the disk goes on with the rest, and `bygone undo NAME` takes it back"
         }
@@ -250,6 +253,20 @@ pub(crate) fn of(failure: &Failure) -> String {
     fixed.to_owned()
 }
 
+/// Whether a disk outside the store is in the way.
+fn is_of_a_disk(failure: &Failure) -> bool {
+    use Failure::{Disk, DiskAway, DiskBehind, DiskInUse, DiskResized, DiskUnlockable};
+    matches!(
+        failure,
+        Disk { .. }
+            | DiskAway { .. }
+            | DiskBehind { .. }
+            | DiskInUse { .. }
+            | DiskResized { .. }
+            | DiskUnlockable { .. }
+    )
+}
+
 fn of_setting(key: &str) -> &'static str {
     match key {
         "memory" => "write a size, such as 512M or 4G",
@@ -356,6 +373,16 @@ mod tests {
         assert_eq!(of(&running), "stop it first: bygone stop web");
         let unavailable = Failure::Unavailable { target: "web".to_owned(), why: Box::new(running) };
         assert_eq!(of(&unavailable), "stop it first: bygone stop web");
+    }
+
+    #[test]
+    fn of_what_was_done_in_part_the_hint_is_about_what_failed() {
+        let partly = |why| Failure::Partly { done: "branch b was dropped".to_owned(), why: Box::new(why) };
+        let poisoned = Failure::LogPoisoned { why: String::new() };
+        let said = of(&partly(poisoned.clone()));
+        assert!(said.starts_with("what was done stays") && said.ends_with(&of(&poisoned)), "{said}");
+        let disk = of(&partly(Failure::DiskBehind { disk: "vda".to_owned() }));
+        assert!(disk.contains("bygone undo"), "{disk}");
     }
 
     #[test]

@@ -226,14 +226,14 @@ impl Drop for Opener {
 
 /// Takes over machines that were left running, again and again until that works, starts those that are to run, and goes on reading disks:
 /// of each target once it can be used.
-struct Caretaker {
+pub(crate) struct Caretaker {
     stop: Arc<AtomicBool>,
     begun: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Caretaker {
-    fn start(manager: Arc<Manager>, to_run: Option<String>) -> Result<Caretaker> {
+    pub(crate) fn start(manager: Arc<Manager>, to_run: Option<String>) -> Result<Caretaker> {
         let (stop, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (stopping, has_begun) = (stop.clone(), begun.clone());
         let care = move || {

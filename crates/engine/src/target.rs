@@ -282,6 +282,12 @@ impl Target {
         result.map_err(|error| if self.is_gone() { Error::NoTarget(self.name.clone()) } else { error })
     }
 
+    /// After so many more syncs the medium of its log fails.
+    #[cfg(test)]
+    pub(crate) fn fail_after_syncs(&self, count: u64) {
+        self.folder.fail_after_syncs(count);
+    }
+
     /// Nothing of ours works on its disks.
     #[cfg(test)]
     pub(crate) fn is_quiet(&self) -> bool {
@@ -297,7 +303,7 @@ impl Target {
     /// Changes how it is made up; one change after the other.
     ///
     /// # Errors
-    /// When `change` refuses, or it cannot be written. Then nothing has changed.
+    /// When `change` refuses, or it cannot be written, and then nothing has changed; or [`Error::Partly`].
     pub(crate) fn change_config(
         &self,
         change: impl FnOnce(&mut TargetConfig) -> Result<()>,
@@ -312,7 +318,9 @@ impl Target {
         if new != *config {
             Configs::of(&self.dir, &self.name).save(&new)?;
             *config = new;
-            note_config(&self.log, self.present(), "its settings were changed", &config)?;
+            let label = "its settings were changed";
+            note_config(&self.log, self.present(), label, &config)
+                .map_err(|why| Error::Partly { done: label.to_owned(), why: Box::new(why) })?;
         }
         Ok(config.clone())
     }

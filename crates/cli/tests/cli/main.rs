@@ -8,3 +8,4 @@ mod loss;
 mod small;
 mod world;
 mod wrong;
+mod zone;

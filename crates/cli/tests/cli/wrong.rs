@@ -150,6 +150,9 @@ fn wrong_stores() {
         [
             "status",
             "target list",
+            "serve",
+            "run web",
+            "point web --label x",
             "init --store full",
             "init --store file",
             "init --store damaged",
@@ -176,6 +179,7 @@ fn wrong_targets_and_disks() {
             "target add x --disk store:1000",
             "target add x --disk store:20XB",
             "target add x --disk store:9999999P",
+            "target add x --disk store:2P",
             "target add x --disk missing.img",
             "target add x --disk folder",
             "target add x --disk odd.img",

@@ -205,6 +205,24 @@ fn a_moment_that_is_listed_is_the_one_that_is_had_whatever_is_the_present() {
 }
 
 #[test]
+fn a_record_of_no_line_stands_on_what_was_the_present_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(dir.path());
+    write(&target, BranchId(0), 1);
+    let branch = new_branch(&target, "now", "try-1");
+    let made = target.log.catalog().branch(branch).unwrap().made;
+    write(&target, branch, 2);
+    let op = target.begin_change(Change::Promote, Request::Branches).unwrap();
+    restore::promote(&op, branch, &mut Nobody).unwrap();
+    drop(op);
+    write(&target, branch, 3);
+    let later = new_branch(&target, "now", "try-2");
+    let later = target.log.catalog().branch(later).unwrap().made;
+    means(&target, &format!("seq:{made}"), 0, 1);
+    means(&target, &format!("seq:{later}"), 1, 3);
+}
+
+#[test]
 fn state_words_follow_what_was_the_present() {
     let dir = tempfile::tempdir().unwrap();
     let target = target(dir.path());

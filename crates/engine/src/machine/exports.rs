@@ -102,3 +102,57 @@ impl Exports for MachineExports {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bygone_block::{Change, Reading, Writing};
+
+    use super::*;
+    use crate::{
+        config::{DiskConfig, TargetConfig},
+        lifecycle, restore,
+        runner::Qemu,
+        serve::Nobody,
+        store_dir::StorePaths,
+        target::Shared,
+    };
+
+    #[test]
+    fn what_a_machine_gets_is_the_disk_of_its_branch_whatever_becomes_the_present() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = StorePaths::new(&dir.path().join("store"));
+        paths.make().unwrap();
+        let mut config = TargetConfig::new("web");
+        let disk = DiskConfig { id: "vda".into(), path: None, block_bytes: 512, size_bytes: 1 << 20 };
+        config.disks.push(disk);
+        let shared = Shared::new(&paths, Arc::new(Qemu::default()));
+        let target = Target::make(&shared, &config, |_| Ok(())).unwrap();
+        let main = target.present();
+        let branch = target.log.add_branch("try-1", main, target.log.head_seq()).unwrap();
+        let exports = MachineExports { target: Arc::downgrade(&target), branch };
+        let write = |byte| {
+            let disk = exports.open("web/vda").unwrap();
+            disk.write(&[Writing { offset: 0, change: Change::Data(&[byte; 4096]) }]).unwrap();
+        };
+        let shows = |branch| {
+            let lease = target.lease(target.volume(branch, None).unwrap(), Use::Upkeep).unwrap();
+            let mut block = [0; 512];
+            lease.read(0, &mut block, Reading::MayWait).unwrap();
+            block[0]
+        };
+        write(1);
+        assert_eq!((shows(branch), shows(main)), (1, 0));
+        for (byte, next) in [(2, branch), (3, main), (4, branch)] {
+            let (change, request) = (lifecycle::Change::Promote, lifecycle::Request::Branches);
+            let op = target.begin_change(change, request).unwrap();
+            restore::promote(&op, next, &mut Nobody).unwrap();
+            drop(op);
+            write(byte);
+            assert_eq!((shows(branch), shows(main)), (byte, 0), "{next} is the present");
+        }
+        // Nothing else is to be had there.
+        for name in ["web/vda@now", "web/vda#main", "web", "db/vda", ""] {
+            assert!(matches!(exports.open(name), Err(OpenError::Unknown { .. })), "{name}");
+        }
+    }
+}

@@ -87,7 +87,10 @@ impl Handle<call::Run> for Manager {
                 tracing::error!(target = target.name, %error, "the branch that was made for it cannot be dropped");
             }
         } else if chosen.made {
-            restore::note_branch(&target, chosen.branch)?;
+            // It runs, or may: that is not taken back because the log cannot say what it runs on.
+            if let Err(error) = restore::note_branch(&target, chosen.branch) {
+                answers.note(format!("the log cannot say that its branch was made: {}", error.failure()));
+            }
         }
         started
     }
@@ -168,7 +171,10 @@ pub(crate) fn stop_machine(
     })?;
     if stopped == Stopped::StillRunning {
         let label = format!("the target did not shut down within {} s; forcing it", patience.as_secs());
-        target.log.event(machine.branch, &Event::new(Kind::Manager, label))?;
+        // A log that fails keeps no machine from being ended.
+        if let Err(error) = target.log.event(machine.branch, &Event::new(Kind::Manager, label)) {
+            tracing::error!(target = target.name, %error, "the event could not be written");
+        }
         machine.ask_stop("deadline");
         machine.runner()?.end()?;
     }

@@ -1,4 +1,6 @@
 mod asked;
+mod branches;
+mod damage;
 mod events;
 mod filling;
 mod jobs;

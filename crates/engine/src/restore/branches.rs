@@ -145,7 +145,7 @@ pub(super) fn restore_in_place(
 /// Drops a branch that nobody uses.
 ///
 /// # Errors
-/// When it is the present or in use.
+/// When it is the present or in use, and then nothing has changed; or [`Error::Partly`].
 pub(crate) fn drop_branch(op: &Op, branch: BranchId) -> Result<MomentInfo> {
     let target = op.target();
     let catalog = target.log.catalog();
@@ -234,9 +234,15 @@ pub(crate) fn check_unused(target: &Target, branch: BranchId) -> Result<()> {
     Ok(())
 }
 
+/// What failed after this was done, and stays done.
+fn partly(done: &str, why: Error) -> Error {
+    Error::Partly { done: done.to_owned(), why: Box::new(why) }
+}
+
+/// Says in the log what was done.
 fn note(target: &Target, branch: BranchId, event: Event) -> Result<MomentInfo> {
-    let done = target.log.event(branch, &event)?;
-    target.log.flush()?;
+    let noted = target.log.event(branch, &event).and_then(|done| target.log.flush().map(|_| done));
+    let done = noted.map_err(|why| partly(&event.label, why.into()))?;
     let moment = Moment { place: Place::new(branch, done.last), time: done.time, event };
     Ok(timeline::info(&target.log.catalog(), moment))
 }
@@ -263,9 +269,8 @@ fn move_present(op: &Op, change: Move, answers: &mut dyn Answers) -> Result<Mome
         catalog.head
     };
     let label = event.label.clone();
-    let partly = |why: Error| Error::Partly { done: label.clone(), why: Box::new(why) };
-    let moment = note(target, head, event).map_err(partly)?;
-    fill(target, head, prepared, running.is_some(), answers).map_err(partly)?;
+    let moment = note(target, head, event)?;
+    fill(target, head, prepared, running.is_some(), answers).map_err(|why| partly(&label, why))?;
     Ok(moment)
 }
 

@@ -15,17 +15,40 @@ use bygone_store::env::{Dir, File, RealDir};
 pub(crate) struct Folder {
     dir: RealDir,
     left: RwLock<bool>,
+    #[cfg(test)]
+    syncs_left: faults::SyncsLeft,
 }
 
 impl Folder {
     /// The folder `path`, which is there.
     pub(crate) fn new(path: impl Into<PathBuf>) -> Arc<Folder> {
-        Arc::new(Folder { dir: RealDir::new(path), left: RwLock::new(false) })
+        Arc::new(Folder {
+            dir: RealDir::new(path),
+            left: RwLock::new(false),
+            #[cfg(test)]
+            syncs_left: faults::endless(),
+        })
     }
 
     /// Waits for what is under way, and refuses everything from then on.
     pub(crate) fn leave(&self) {
         *self.left.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
+    #[cfg(not(test))]
+    fn of(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        file
+    }
+
+    #[cfg(test)]
+    fn of(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(faults::Failing { file, syncs_left: self.syncs_left.clone() })
+    }
+
+    /// After so many more syncs of its files the medium fails.
+    #[cfg(test)]
+    pub(crate) fn fail_after_syncs(&self, count: u64) {
+        self.syncs_left.store(count, std::sync::atomic::Ordering::Release);
     }
 
     fn within<T>(&self, act: impl FnOnce(&RealDir) -> io::Result<T>) -> io::Result<T> {
@@ -39,10 +62,10 @@ impl Folder {
 
 impl Dir for Folder {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.within(|dir| dir.create(name))
+        self.within(|dir| dir.create(name)).map(|file| self.of(file))
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.within(|dir| dir.open(name))
+        self.within(|dir| dir.open(name)).map(|file| self.of(file))
     }
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         self.within(|dir| dir.list(folder))
@@ -55,5 +78,59 @@ impl Dir for Folder {
     }
     fn free_bytes(&self) -> io::Result<u64> {
         self.within(|dir| dir.free_bytes())
+    }
+}
+
+/// A medium that fails on demand.
+#[cfg(test)]
+mod faults {
+    use std::{
+        io::{self, IoSlice},
+        sync::{
+            Arc,
+            atomic::{AtomicU64, Ordering},
+        },
+    };
+
+    use bygone_store::env::File;
+
+    pub(super) type SyncsLeft = Arc<AtomicU64>;
+
+    pub(super) fn endless() -> SyncsLeft {
+        Arc::new(AtomicU64::new(u64::MAX))
+    }
+
+    pub(super) struct Failing {
+        pub(super) file: Arc<dyn File>,
+        pub(super) syncs_left: SyncsLeft,
+    }
+
+    impl File for Failing {
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.file.read_at(buf, offset)
+        }
+        fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+            self.file.write_at(parts, offset)
+        }
+        fn sync(&self) -> io::Result<()> {
+            let (acquire, release) = (Ordering::Acquire, Ordering::Release);
+            let less = |left: u64| left.checked_sub(1);
+            match self.syncs_left.fetch_update(release, acquire, less) {
+                Ok(_) => self.file.sync(),
+                Err(_) => Err(io::Error::other("injected fault")),
+            }
+        }
+        fn len_bytes(&self) -> io::Result<u64> {
+            self.file.len_bytes()
+        }
+        fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+            self.file.set_len(len_bytes)
+        }
+        fn reserve(&self, len_bytes: u64) -> io::Result<()> {
+            self.file.reserve(len_bytes)
+        }
+        fn prefetch(&self, offset: u64, len_bytes: u64) {
+            self.file.prefetch(offset, len_bytes);
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bygone_block::{
-    BlockDevice, Change, Extent, Geometry, IoError, LogDevice, OsDisk, Reading, TapDevice, TapState,
+    BlockDevice, Change, Extent, Geometry, IoError, LogDevice, OsDisk, RawDisk, Reading, TapDevice, TapState,
     WhenFull, Writing,
 };
 use bygone_model::{BranchId, VolumeId};
@@ -187,7 +187,7 @@ impl BlockDevice for Lease {
 }
 
 /// What follows the opening of a disk.
-enum Then {
+pub(super) enum Then {
     Nothing,
     Read(TapState),
     Fill,
@@ -231,7 +231,7 @@ impl Target {
         })
     }
 
-    fn lease_by(
+    pub(super) fn lease_by(
         self: &Arc<Self>,
         volume: VolumeId,
         used: Use,
@@ -346,7 +346,16 @@ impl Target {
 
     fn open_tap(&self, volume: VolumeId, disk: &Disk) -> Result<(LiveKind, Then)> {
         let (raw, image_lock) = self.take_disk(disk)?;
-        let (tap, state) = TapDevice::open(self.log.clone(), volume, Box::new(raw), WhenFull::Pause)?;
+        self.open_tap_on(volume, Box::new(raw), image_lock)
+    }
+
+    pub(super) fn open_tap_on(
+        &self,
+        volume: VolumeId,
+        raw: Box<dyn RawDisk>,
+        image_lock: ImageLock,
+    ) -> Result<(LiveKind, Then)> {
+        let (tap, state) = TapDevice::open(self.log.clone(), volume, raw, WhenFull::Pause)?;
         let runner = tap.clone();
         let destager = std::thread::Builder::new()
             .name("destager".into())

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bygone_block::{BlockDevice, Extent, Geometry, IoError, LogDevice, Reading, WhenFull, Writing};
+use bygone_block::{BlockDevice, Extent, Geometry, IoError, LogDevice, RawDisk, Reading, WhenFull, Writing};
 use bygone_model::{BranchId, Kind, Place, Seq, VolumeId};
 
 use super::{Shared, Target, Use, lock};
@@ -200,6 +200,20 @@ fn what_was_changed_behind_our_back_is_recorded_before_it_is_filled_over() {
 }
 
 #[test]
+fn what_is_given_up_together_with_its_branch_is_said_although_nobody_has_read_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (target, _, disk, seq) = tapped(dir.path());
+    // What the store knows of is no gap, whoever gives it up.
+    restore_in_place(&target, seq, true).unwrap();
+    assert!(!has_gap(&target));
+    std::thread::sleep(Duration::from_millis(20));
+    std::fs::write(&disk, vec![2; 1 << 20]).unwrap();
+    restore_in_place(&target, seq, true).unwrap();
+    assert!(is_all(&disk, 1));
+    assert!(has_gap(&target));
+}
+
+#[test]
 fn a_disk_that_is_still_being_read_again_can_be_given_up() {
     const SIZE: usize = 64 << 20;
     let dir = tempfile::tempdir().unwrap();
@@ -218,6 +232,7 @@ fn a_restore_that_cannot_have_the_disk_outside_has_changed_nothing() {
     for discard_later in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let (target, _, disk, seq) = tapped(dir.path());
+        let other = restore::new_branch(&target, Place::new(BranchId(0), seq), Some("other"), "try").unwrap();
         let before = target.log.catalog();
         let away = dir.path().join("away");
         type Harm<'a> = (&'a str, &'a dyn Fn() -> Box<dyn std::any::Any>, &'a dyn Fn());
@@ -243,7 +258,9 @@ fn a_restore_that_cannot_have_the_disk_outside_has_changed_nothing() {
         for (what, harm, mend) in harms {
             let held = harm();
             restore_in_place(&target, seq, discard_later).unwrap_err();
-            drop(held);
+            let op = target.begin_change(Change::Promote, Request::Branches).unwrap();
+            restore::promote(&op, other, &mut Nobody).unwrap_err();
+            drop((op, held));
             mend();
             let now = target.log.catalog();
             assert_eq!((now.head, now.branches.len()), (before.head, before.branches.len()), "{what}");
@@ -318,4 +335,113 @@ fn has_gap(target: &Target) -> bool {
     };
     target.log.events(Seq::ZERO, target.log.head_seq(), &mut look).unwrap();
     found
+}
+
+/// A disk whose syncs wait until they are let go.
+struct Slow {
+    below: bygone_block::OsDisk,
+    go_on: Arc<AtomicBool>,
+    waits: Arc<AtomicBool>,
+}
+
+impl RawDisk for Slow {
+    fn file(&self) -> &dyn bygone_store::env::File {
+        self.below.file()
+    }
+    fn size_bytes(&self) -> u64 {
+        self.below.size_bytes()
+    }
+    fn sync(&self) -> std::io::Result<()> {
+        while !self.go_on.load(Ordering::Acquire) {
+            self.waits.store(true, Ordering::Release);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.below.sync()
+    }
+    fn zero(&self, offset: u64, len_bytes: u64) -> std::io::Result<()> {
+        self.below.zero(offset, len_bytes)
+    }
+    fn punch(&self, offset: u64, len_bytes: u64) -> std::io::Result<()> {
+        self.below.punch(offset, len_bytes)
+    }
+    fn next_data(&self, offset: u64) -> std::io::Result<Option<u64>> {
+        self.below.next_data(offset)
+    }
+    fn next_hole(&self, offset: u64) -> std::io::Result<u64> {
+        self.below.next_hole(offset)
+    }
+    fn identity(&self) -> std::io::Result<bygone_model::Details> {
+        self.below.identity()
+    }
+}
+
+#[test]
+fn a_status_does_not_wait_for_a_disk_that_closes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (target, volume, ..) = tapped(dir.path());
+    let (go_on, waits) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+    let opened = target.lease_by(volume, Use::Upkeep, false, |target| {
+        let disk = target.log.catalog().disk_of(volume)?.clone();
+        let (below, lock) = target.take_disk(&disk)?;
+        let slow = Slow { below, go_on: go_on.clone(), waits: waits.clone() };
+        target.open_tap_on(volume, Box::new(slow), lock)
+    });
+    let lease = opened.unwrap();
+    write(&lease, 0, 7);
+    go_on.store(false, Ordering::Release);
+    std::thread::scope(|scope| {
+        let closing = scope.spawn(move || drop(lease));
+        let end = Instant::now() + Duration::from_secs(20);
+        while !waits.load(Ordering::Acquire) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let asked = scope.spawn(|| (target.status().unwrap(), target.is_busy(), target.is_paused()));
+        let end = Instant::now() + Duration::from_secs(20);
+        while !asked.is_finished() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let (answered, closed) = (asked.is_finished(), closing.is_finished());
+        go_on.store(true, Ordering::Release);
+        assert!(answered && !closed);
+        assert!(asked.join().unwrap().1, "it is not closed yet");
+    });
+    wait_idle(&target);
+}
+
+#[test]
+fn what_is_durable_is_never_said_to_be_more_than_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(&dir.path().join("store"), None);
+    let lease = target.lease(target.volume(target.present(), None).unwrap(), Use::Client).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..300 {
+                write(&lease, 0, 7);
+                lease.flush().unwrap();
+            }
+            done.store(true, Ordering::Release);
+        });
+        while !done.load(Ordering::Acquire) {
+            let status = target.status().unwrap();
+            assert!(status.durable_seq <= status.head_seq, "{} > {}", status.durable_seq, status.head_seq);
+        }
+    });
+}
+
+#[test]
+fn a_status_opens_no_file_of_a_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(&dir.path().join("store"), None);
+    let lease = target.lease(target.volume(target.present(), None).unwrap(), Use::Client).unwrap();
+    write(&lease, 0, 7);
+    drop(lease);
+    let before = target.status().unwrap();
+    assert!(before.used_bytes > 4096);
+    for folder in ["log", "index"] {
+        let _ = std::fs::rename(target.dir().join(folder), dir.path().join(folder));
+    }
+    let after = target.status().unwrap();
+    assert_eq!((after.used_bytes, after.head_seq), (before.used_bytes, before.head_seq));
+    assert_eq!(after.problems, before.problems);
 }

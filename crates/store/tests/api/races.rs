@@ -10,6 +10,7 @@ use std::{
 use bygone_model::Seq;
 use bygone_store::{
     Below, Cursor, Log,
+    catalog::Disk,
     env::{Dir, File, RealDir},
 };
 
@@ -169,6 +170,39 @@ fn a_volume_can_be_opened_while_records_are_written() {
     stop.go_on();
     reader.join().unwrap().unwrap();
     assert!((4..=6).contains(&log.head_runs(volume)));
+}
+
+/// What a disk that is opened has is read from the medium, and nobody who writes to another waits for that.
+#[test]
+fn a_volume_that_is_opened_holds_nobody_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let stop = Arc::new(Stop::default());
+    let dir = Arc::new(Slow(RealDir::new(folder.path()), stop.clone(), Where::Everywhere));
+    let log = Log::make(dir, Arc::new(Ticks::default()), options(24 << 10), *b"sixteen bytes id").unwrap();
+    let volume = log.add_disk(&disk(1024)).unwrap();
+    let other = log.add_disk(&Disk { name: "vdb".to_owned(), ..disk(1024) }).unwrap();
+    (0..40).for_each(|n| _ = write(&log, volume, n * 4, 4, 10 + n));
+    log.checkpoint().unwrap();
+    while log.maintain().unwrap() {}
+    let opened = log.clone();
+    let reader = move || opened.open_volume(volume, Below::Device, Seq::ZERO);
+    let reader = thread::Builder::new().name("reader".into()).spawn(reader).unwrap();
+    stop.wait_for_it();
+    assert!(stop.state.lock().unwrap().0, "what is sealed is read from the medium");
+    let (log_of_writer, done) = (log.clone(), mpsc::channel());
+    let writer = thread::spawn(move || {
+        (0..40).for_each(|n| _ = write(&log_of_writer, other, n * 4, 4, 10 + n));
+        log_of_writer.flush().unwrap();
+        done.0.send(()).unwrap();
+    });
+    let waited = done.1.recv_timeout(Duration::from_secs(20));
+    let still_opening = !reader.is_finished();
+    stop.go_on();
+    waited.unwrap();
+    assert!(still_opening);
+    writer.join().unwrap();
+    reader.join().unwrap().unwrap();
+    assert_eq!(log.head_runs(volume), 40);
 }
 
 /// However long a follower waits for the medium, nobody who writes or reads waits for it.

@@ -8,6 +8,7 @@ use crate::{
     api::call::RestoreTo,
     lifecycle,
     runner::fake::Next,
+    serve::Caretaker,
     target::{Target, Use, lock},
 };
 
@@ -144,6 +145,27 @@ fn a_machine_whose_disk_is_away_is_not_forgotten_and_taken_over_once_it_is_back(
     run(&manager, "web").unwrap();
     assert_eq!(life(&manager), "running");
     assert_eq!(manager.target("web").unwrap().present(), BranchId(0));
+    stop(&manager, "web").unwrap();
+}
+
+#[test]
+fn taking_a_machine_over_is_tried_again_until_its_disk_is_back() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.tapped(&manager, "web");
+    run(&manager, "web").unwrap();
+    world.kill(manager);
+    let away = world.dir.path().join("away");
+    std::fs::rename(&disk, &away).unwrap();
+
+    let manager = world.serving();
+    manager.open_all();
+    let target = manager.target("web").unwrap();
+    let caretaker = Caretaker::start(manager.clone(), None).unwrap();
+    wait_for("the first try", || target.left_why().is_some());
+    assert_eq!(life(&manager), "left-running");
+    std::fs::rename(&away, &disk).unwrap();
+    wait_for("it to be taken over", || life(&manager) == "running");
+    drop(caretaker);
     stop(&manager, "web").unwrap();
 }
 

@@ -202,7 +202,7 @@ fn a_tapped_disk_that_is_away_or_has_another_size_is_told_of_by_who_looks() {
 }
 
 /// Changes one byte of a block of a target's log, or changes it back.
-fn flip(target: &Target, filled_with: u8) {
+pub(super) fn flip(target: &Target, filled_with: u8) {
     let files = std::fs::read_dir(target.dir().join("log")).unwrap().map(|entry| entry.unwrap().path());
     let place =
         |bytes: &[u8]| bytes.windows(2000).position(|part| part.iter().all(|byte| *byte == filled_with));
@@ -225,7 +225,7 @@ fn known(manager: &Manager) -> Option<crate::api::Verification> {
 }
 
 /// A target with a block of sevens in its log, and records after it that say that it was durable.
-fn with_sevens() -> (World, Arc<Manager>) {
+pub(super) fn with_sevens() -> (World, Arc<Manager>) {
     let (world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
     let lease = target.lease(target.volume(BranchId(0), None).unwrap(), Use::Client).unwrap();
