@@ -76,6 +76,9 @@ pub enum Error {
     /// An earlier flush failed, so nothing after it may be acknowledged (invariant I4).
     #[error("an earlier flush of this log failed; what came after it cannot be trusted to be on the medium")]
     Poisoned,
+    /// Whoever asked does not want to know any more.
+    #[error("the answer is not wanted any more")]
+    Abandoned,
     /// Another holder took the log over; whoever held it before may not write it any more.
     #[error("another holder took the log over (term {newest}; here it was held in term {term})")]
     Superseded {

@@ -5,6 +5,7 @@
 //! simulator can own it. The invariants I1–I5, I7 and I8 of `ARCHITECTURE.md` are kept here.
 #![forbid(unsafe_code)]
 
+mod caller;
 pub mod catalog;
 pub mod env;
 mod error;
@@ -19,6 +20,7 @@ pub mod place;
 mod store;
 mod sync;
 
+pub use caller::Caller;
 pub use error::{Damage, Error, Place, Result, is_full};
 pub use line::{Line, Stretch};
 pub use log::{

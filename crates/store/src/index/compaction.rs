@@ -20,6 +20,7 @@ use super::{
     tree::{PageRef, PageSink},
 };
 use crate::{
+    caller::Caller,
     catalog::Catalog,
     env::{Dir, File},
     error::{Error, Result},
@@ -120,7 +121,7 @@ impl<'a> FromIterator<&'a Entry> for Versions {
 /// Writes the checkpoint after `previous`, durably. Whoever calls has made the log durable up to its end.
 ///
 /// # Errors
-/// When it cannot be written, or what is there cannot be read. Then there is no new checkpoint, and calling again
+/// When it cannot be written, what is there cannot be read, or `caller` has gone. Then there is no new checkpoint, and calling again
 /// may help.
 pub fn write(
     dir: &dyn Dir,
@@ -129,6 +130,7 @@ pub fn write(
     previous: Option<&Checkpoint>,
     mut contents: Contents,
     history: Option<&dyn History>,
+    caller: Caller<'_>,
 ) -> Result<Checkpoint> {
     contents.versions.sort();
     let mut damaged = Damaged { history, stripes: index.mended.damaged(), mended: BTreeMap::new() };
@@ -146,6 +148,7 @@ pub fn write(
         buffer: Vec::new(),
         written: 0,
         page_entries_max: contents.page_entries_max,
+        caller,
     };
     let result = write_all(&mut out, log_id, index, previous, &contents, &mut damaged).and_then(|footer| {
         dir.sync(checkpoint::folder()).map_err(|e| Error::io("syncing", checkpoint::folder(), e))?;
@@ -176,7 +179,7 @@ fn remove_leftover(dir: &dyn Dir, file_name: &str) -> Result<()> {
 }
 
 fn write_all(
-    out: &mut Writer,
+    out: &mut Writer<'_>,
     log_id: &[u8; 16],
     index: &IndexFiles,
     previous: Option<&Checkpoint>,
@@ -248,7 +251,7 @@ fn write_all(
 }
 
 fn update_table(
-    out: &mut Writer,
+    out: &mut Writer<'_>,
     index: &IndexFiles,
     old: &Table,
     (mut changed, mut broken): (&[Version], BTreeSet<StripeId>),
@@ -309,7 +312,13 @@ impl Damaged<'_> {
         of_table
     }
 
-    fn mend(&mut self, out: &mut Writer, id: StripeId, new: &[Version], contents: &Contents) -> Result<Row> {
+    fn mend(
+        &mut self,
+        out: &mut Writer<'_>,
+        id: StripeId,
+        new: &[Version],
+        contents: &Contents,
+    ) -> Result<Row> {
         // Without a history nothing is known to be damaged.
         let Some(history) = self.history else { return Ok(Row { stripe: id.1, ..Row::default() }) };
         let row = mend::row(out, history, id, new, contents)?;
@@ -327,7 +336,9 @@ fn start_of_next(row: &Row) -> Row {
 }
 
 /// Writes a checkpoint file from front to back.
-struct Writer {
+struct Writer<'a> {
+    /// Who waits for the checkpoint.
+    caller: Caller<'a>,
     file: Arc<dyn File>,
     name: String,
     number: u32,
@@ -336,7 +347,7 @@ struct Writer {
     page_entries_max: usize,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn flush(&mut self) -> Result<()> {
         let result = self.file.write_at(&mut [IoSlice::new(&self.buffer)], self.written);
         result.map_err(|e| Error::io("writing", &self.name, e))?;
@@ -368,7 +379,7 @@ impl Writer {
     }
 }
 
-impl PageSink for Writer {
+impl PageSink for Writer<'_> {
     fn entries_max(&self, level: u8) -> usize {
         page::entries_max(level).min(self.page_entries_max.max(PAGE_ENTRIES_MIN))
     }
@@ -378,6 +389,7 @@ impl PageSink for Writer {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<PageRef> {
+        self.caller.check()?;
         if self.buffer.len() >= WRITE_BYTES {
             self.flush()?;
         }

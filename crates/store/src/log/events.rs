@@ -13,6 +13,7 @@ use bygone_model::{Grade, Kind, Place, Seq};
 
 use super::{Event, Log};
 use crate::{
+    caller::Caller,
     error::Result,
     format::{checkpoint::Name, events::EventBlock},
     line::Line,
@@ -36,6 +37,8 @@ pub struct EventQuery<'a> {
     pub after: EventCursor,
     /// … and before this one.
     pub before: EventCursor,
+    /// Who asks. It is asked for each list of events that has to be read.
+    pub caller: Caller<'a>,
 }
 
 impl Default for EventQuery<'_> {
@@ -47,6 +50,7 @@ impl Default for EventQuery<'_> {
             label: None,
             after: (Seq::ZERO, Seq::ZERO),
             before: (Seq::MAX, Seq::MAX),
+            caller: Caller::default(),
         }
     }
 }
@@ -130,7 +134,7 @@ impl Log {
     /// At most `limit` events that fit `query` and of which `wanted` says so, the first ones in this order.
     ///
     /// # Errors
-    /// When they cannot be read or are damaged.
+    /// When they cannot be read or are damaged, or whoever asks has gone.
     pub fn find_events(
         &self,
         query: &EventQuery<'_>,
@@ -167,6 +171,7 @@ impl Log {
             if found.is_beyond(chance.best) {
                 break;
             }
+            query.caller.check()?;
             for event in self.index.event_block(chance.name, chance.block)? {
                 if query.fits(&event) && wanted(&event) {
                     found.add(event);

@@ -10,6 +10,7 @@ use bygone_model::Seq;
 
 use super::Log;
 use crate::{
+    caller::Caller,
     error::{Error, Result},
     format::checkpoint::{Name, SegmentStart},
     index::{
@@ -60,8 +61,15 @@ impl Log {
         let before = before.map(|name| self.index.open(name)).transpose()?;
         let contents = self.contents_of(before.as_ref(), opened, &base)?;
         let _lent = self.share.lend(contents.versions.bytes());
-        let made =
-            compaction::write(&*self.dir, &self.identity.id, &self.index, before.as_ref(), contents, None)?;
+        let made = compaction::write(
+            &*self.dir,
+            &self.identity.id,
+            &self.index,
+            before.as_ref(),
+            contents,
+            None,
+            Caller::default(),
+        )?;
         let by = made.name;
         self.heads_mut().base = Some(Arc::new(made));
         self.index.retire(joined, by);

@@ -9,6 +9,7 @@ use bygone_model::{Lba, Sectors, Seq, VolumeId};
 
 use super::{Below, Layer, LiveVolume, Log};
 use crate::{
+    caller::Caller,
     error::{Error, Result},
     format::page::Page,
     index::{
@@ -47,7 +48,7 @@ impl Log {
     /// # Errors
     /// When there is no such volume, or what is needed of the index cannot be read.
     pub fn open_volume(&self, volume: VolumeId, below: Below, since: Seq) -> Result<()> {
-        let parents = Arc::new(self.ancestors(volume)?);
+        let parents = Arc::new(self.ancestors(volume, Caller::default())?);
         let mut head = Head::default();
         let covered = || self.heads().base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
         let mut since = if below == Below::Index { Seq::MAX } else { since };
@@ -177,7 +178,7 @@ impl Log {
     }
 
     /// The volumes below a volume, nearest first, each at the moment at which the one above began.
-    fn ancestors(&self, volume: VolumeId) -> Result<Vec<Layer>> {
+    fn ancestors(&self, volume: VolumeId, caller: Caller<'_>) -> Result<Vec<Layer>> {
         let catalog = self.catalog();
         let mut out = Vec::new();
         let mut at = catalog.volume(volume)?;
@@ -188,19 +189,19 @@ impl Log {
                 return Err(Error::NoVolume(parent));
             }
             seq = seq.min(from);
-            out.extend(Some(self.layer(parent, seq)?).filter(Layer::knows_anything));
+            out.extend(Some(self.layer(parent, seq, caller)?).filter(Layer::knows_anything));
             at = catalog.volume(parent)?;
         }
         Ok(out)
     }
 
     /// A volume as of `seq`, without those below it.
-    fn layer(&self, volume: VolumeId, seq: Seq) -> Result<Layer> {
+    fn layer(&self, volume: VolumeId, seq: Seq, caller: Caller<'_>) -> Result<Layer> {
         // Reading writes no file unless that saves memory: whoever asks for the present again and again would leave one each time.
         if let Some(layer) = self.layer_in_memory(volume, seq, self.options.view_versions_max()) {
             return Ok(layer);
         }
-        match self.checkpoint_holding(seq) {
+        match self.checkpoint_holding(seq, caller) {
             Ok(checkpoint) => return Ok(Layer { volume, seq, recent: None, checkpoint }),
             Err(Error::Full { .. } | Error::Superseded { .. }) => {}
             Err(e) => return Err(e),
@@ -209,7 +210,9 @@ impl Log {
         match self.layer_in_memory(volume, seq, usize::MAX) {
             Some(layer) => Ok(layer),
             // There was room after all, a moment later.
-            None => Ok(Layer { volume, seq, recent: None, checkpoint: self.checkpoint_holding(seq)? }),
+            None => {
+                Ok(Layer { volume, seq, recent: None, checkpoint: self.checkpoint_holding(seq, caller)? })
+            }
         }
     }
 
@@ -230,12 +233,12 @@ impl Log {
     }
 
     /// The checkpoint in whose span `seq` lies; writes one if there is none yet.
-    fn checkpoint_holding(&self, seq: Seq) -> Result<Option<Arc<Checkpoint>>> {
+    fn checkpoint_holding(&self, seq: Seq, caller: Caller<'_>) -> Result<Option<Arc<Checkpoint>>> {
         if seq == Seq::ZERO {
             return Ok(None);
         }
         if self.index.end() < seq {
-            self.checkpoint()?;
+            self.checkpoint_for(caller)?;
         }
         // Which one it is may change until its files are kept.
         let snapshot = self.index.snapshot();
@@ -262,6 +265,14 @@ impl Log {
     /// # Errors
     /// When there is no such volume or moment, or the index cannot be read or brought up to that moment.
     pub fn view(self: &Arc<Self>, volume: VolumeId, seq: Seq) -> Result<View> {
+        self.view_for(volume, seq, Caller::default())
+    }
+
+    /// The same for somebody who may go meanwhile: a checkpoint may have to be written first.
+    ///
+    /// # Errors
+    /// As [`Log::view`], or when `caller` has gone.
+    pub fn view_for(self: &Arc<Self>, volume: VolumeId, seq: Seq, caller: Caller<'_>) -> Result<View> {
         let head = self.head_seq();
         if seq > head {
             return Err(Error::InTheFuture { asked: seq, head });
@@ -272,10 +283,10 @@ impl Log {
         if seq < first {
             return Err(Error::BeforeHistory { asked: seq, first });
         }
-        let mut layers = vec![self.layer(volume, seq)?];
-        for ancestor in self.ancestors(volume)? {
+        let mut layers = vec![self.layer(volume, seq, caller)?];
+        for ancestor in self.ancestors(volume, caller)? {
             let earlier = ancestor.seq <= seq;
-            layers.push(if earlier { ancestor } else { self.layer(ancestor.volume, seq)? });
+            layers.push(if earlier { ancestor } else { self.layer(ancestor.volume, seq, caller)? });
         }
         Ok(View { log: self.clone(), seq, sectors, layers })
     }

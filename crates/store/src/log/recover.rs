@@ -28,6 +28,7 @@ use super::{
     upkeep::{Trouble, Upkeep},
 };
 use crate::{
+    caller::Caller,
     catalog::{Catalog, Change},
     env::{Clock, Dir, File},
     error::{Damage, Error, Place, Result},
@@ -171,7 +172,15 @@ impl Log {
                 // Only when checkpoints were lost, or many logs are opened at once; keeps memory bounded all the same.
                 state.seal_all(&*dir, key, &options)?;
                 let contents = state.contents(base.as_deref(), &options);
-                match compaction::write(&*dir, &id, &index, base.as_deref(), contents, None) {
+                match compaction::write(
+                    &*dir,
+                    &id,
+                    &index,
+                    base.as_deref(),
+                    contents,
+                    None,
+                    Caller::default(),
+                ) {
                     Ok(made) => {
                         base = Some(Arc::new(made));
                         state.forget_recent();

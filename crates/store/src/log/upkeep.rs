@@ -3,7 +3,8 @@
 
 use std::{
     io::IoSlice,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, PoisonError, TryLockError, atomic::Ordering},
+    time::Duration,
 };
 
 use bygone_model::{Micros, Seq, VolumeId};
@@ -15,6 +16,7 @@ use super::{
     room::{self, CHECKPOINT_ENTRY_BYTES},
 };
 use crate::{
+    caller::Caller,
     env::File,
     error::{Error, Result},
     format::{
@@ -227,7 +229,28 @@ impl Log {
     /// # Errors
     /// When it cannot be written. Nothing is lost.
     pub fn checkpoint(&self) -> Result<Seq> {
-        let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        self.checkpoint_for(Caller::default())
+    }
+
+    /// The turn to do upkeep, for which others may have to be waited.
+    fn upkeep_turn(&self, caller: Caller<'_>) -> Result<MutexGuard<'_, Upkeep>> {
+        const LOOK_EVERY: Duration = Duration::from_millis(10);
+        while caller.may_go() {
+            match self.upkeep.try_lock() {
+                Ok(turn) => return Ok(turn),
+                Err(TryLockError::Poisoned(turn)) => return Ok(turn.into_inner()),
+                Err(TryLockError::WouldBlock) => caller.check()?,
+            }
+            // Nobody says when upkeep ends; what is said of flushes comes no later than this.
+            let state = self.durability.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(self.durability_changed.wait_timeout(state, LOOK_EVERY));
+        }
+        Ok(self.upkeep.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The same for somebody who may go meanwhile; then there is no new checkpoint.
+    pub(super) fn checkpoint_for(&self, caller: Caller<'_>) -> Result<Seq> {
+        let _turn = self.upkeep_turn(caller)?;
         self.check_holder()?;
         let (previous, contents, newest) = {
             let mut sequencer = self.sequencer();
@@ -272,6 +295,7 @@ impl Log {
             previous.as_deref(),
             contents,
             Some(self),
+            caller,
         )?;
 
         let mut sequencer = self.sequencer();

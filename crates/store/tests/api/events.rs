@@ -61,6 +61,7 @@ fn a_question_about_events_finds_what_a_search_through_all_of_them_finds() {
             label: (dice.below(3) == 0).then_some(label.as_str()),
             after: (Seq(one.min(other)), Seq(dice.below(head))),
             before: (Seq(one.max(other)), Seq(dice.below(head))),
+            ..EventQuery::default()
         };
         let fits = |event: &&bygone_store::Event| {
             let cursor = cursor_of(event);

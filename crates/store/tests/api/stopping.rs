@@ -1,9 +1,19 @@
 //! Whoever does not want to know any more costs one piece more, and pieces are small.
 
-use bygone_model::{Lba, Sectors};
-use bygone_store::{BlockWrite, Content};
+use std::{
+    cell::Cell,
+    io,
+    sync::{Arc, Condvar, Mutex},
+    thread,
+};
 
-use crate::world::{World, write};
+use bygone_model::{BranchId, Event, Kind, Lba, Sectors, Seq, VolumeId};
+use bygone_store::{
+    BlockWrite, Caller, Content, Error, EventOrder, EventQuery, Log,
+    env::{Dir, File, RealDir},
+};
+
+use crate::world::{Ticks, World, disk, mark, options, write};
 
 #[test]
 fn verification_ends_within_a_piece_of_a_segment_or_a_tree() {
@@ -47,4 +57,132 @@ fn verification_ends_within_a_piece_of_a_segment_or_a_tree() {
         assert!(!report.complete);
         assert_eq!((calls, report.checked_bytes), (last, *reached));
     }
+}
+
+/// Asks with `ask`, each time by somebody who goes one question later, until the answer comes; says how often it was asked whether
+/// it is still wanted.
+fn go_ever_later<T>(mut ask: impl FnMut(Caller<'_>) -> bygone_store::Result<T>) -> (usize, T) {
+    for last in 0.. {
+        let asked = Cell::new(0);
+        let wants = || {
+            asked.set(asked.get() + 1);
+            asked.get() <= last
+        };
+        match ask(Caller::who(&wants)) {
+            Ok(answer) => return (asked.get(), answer),
+            Err(error) => assert!(matches!(error, Error::Abandoned), "{error}"),
+        }
+        assert_eq!(asked.get(), last + 1, "it goes on after it was told to end");
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_view_that_needs_a_checkpoint_ends_within_a_page() {
+    let (world, log, volume) = World::make_of(1 << 20, 4 << 20);
+    log.checkpoint().unwrap();
+    for i in 0..3000 {
+        write(&log, volume, i * 7919 % 100_000 * 8, 1, i + 1);
+    }
+    let end = log.head_seq();
+    let index = || world.files("index").len();
+    let before = index();
+    let (asked, view) = go_ever_later(|caller| {
+        assert_eq!(index(), before, "nothing is left of what was given up");
+        log.view_for(volume, end, caller)
+    });
+    // 3,000 versions take at least so many pages.
+    assert!(asked > 2 * 3000 / 170, "{asked}");
+    assert_eq!((index(), view.seq()), (before + 1, end));
+    for i in (0..3000).step_by(97) {
+        assert_eq!(mark(&log, volume, i * 7919 % 100_000 * 8, end).unwrap(), i + 1);
+    }
+    // And one that is there already asks nobody.
+    assert_eq!(go_ever_later(|caller| log.view_for(volume, end, caller)).0, 0);
+    let branch = log.add_branch("try", BranchId(0), Seq(end.0 / 2)).unwrap();
+    let own = log.catalog().volumes_of(branch, Seq::MAX).next().unwrap().id;
+    write(&log, own, 0, 1, 5);
+    assert!(go_ever_later(|caller| log.view_for(own, log.head_seq(), caller)).0 > 0);
+    assert_eq!(mark(&log, own, 0, log.head_seq()).unwrap(), 5);
+}
+
+#[test]
+fn a_question_to_events_that_none_answers_ends_within_a_list() {
+    let (_world, log, _) = World::make(1 << 20);
+    for list in 0..40 {
+        for i in 0..3 {
+            log.event(BranchId(0), &Event::new(Kind::Package, format!("{list} {i}"))).unwrap();
+        }
+        log.checkpoint().unwrap();
+    }
+    for order in [EventOrder::Newest, EventOrder::Oldest] {
+        let (asked, found) = go_ever_later(|caller| {
+            let query = EventQuery { kinds: &[Kind::Package], caller, ..EventQuery::default() };
+            log.find_events(&query, order, 10, &mut |_| false)
+        });
+        assert_eq!((asked, found), (40, Vec::new()));
+    }
+}
+
+/// A folder in which making a checkpoint takes until it is let go.
+struct Slow {
+    inner: RealDir,
+    held: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Dir for Slow {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        if name.starts_with("index/") {
+            let (held, changed) = &*self.held;
+            let held = held.lock().unwrap();
+            changed.notify_all();
+            drop(changed.wait_while(held, |held| *held).unwrap());
+        }
+        self.inner.create(name)
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.inner.open(name)
+    }
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.inner.list(folder)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+    fn sync(&self, folder: &str) -> io::Result<()> {
+        self.inner.sync(folder)
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.inner.free_bytes()
+    }
+}
+
+#[test]
+fn a_view_that_waits_for_upkeep_ends_when_it_is_not_wanted_any_more() {
+    let world = World::empty();
+    let held = Arc::new((Mutex::new(true), Condvar::new()));
+    let dir = Arc::new(Slow { inner: RealDir::new(world.folder.path()), held: held.clone() });
+    let log = Log::make(dir, Arc::new(Ticks::default()), options(24 << 10), *b"sixteen bytes id").unwrap();
+    let volume: VolumeId = log.add_disk(&disk(1 << 20)).unwrap();
+    let end = write(&log, volume, 0, 8, 7);
+    let (is_held, changed) = &*held;
+    let mut guard = is_held.lock().unwrap();
+    let other = {
+        let log = log.clone();
+        thread::spawn(move || log.checkpoint().unwrap())
+    };
+    // Until it is in the middle of it, with the turn.
+    guard = changed.wait(guard).unwrap();
+    drop(guard);
+    let asked = Cell::new(0);
+    let wants = || {
+        asked.set(asked.get() + 1);
+        asked.get() < 4
+    };
+    let told = log.view_for(volume, end, Caller::who(&wants));
+    assert!(matches!(told, Err(Error::Abandoned)), "{told:?}");
+    *is_held.lock().unwrap() = false;
+    changed.notify_all();
+    other.join().unwrap();
+    assert_eq!(mark(&log, volume, 0, end).unwrap(), 7);
 }

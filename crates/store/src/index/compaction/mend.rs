@@ -53,7 +53,7 @@ pub(super) fn stripes_of(
 
 /// Writes the trees of a stripe, of which `new` are the versions of the checkpoint's own span.
 pub(super) fn row(
-    out: &mut Writer,
+    out: &mut Writer<'_>,
     history: &dyn History,
     (volume, stripe): StripeId,
     new: &[Version],

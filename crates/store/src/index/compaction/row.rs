@@ -11,6 +11,7 @@ use std::{ops::Range, sync::Arc};
 
 use super::{Contents, Version, Writer};
 use crate::{
+    caller::Caller,
     error::{Error, Result},
     format::{
         checkpoint::{Row, TreeRef},
@@ -28,7 +29,7 @@ const IMAGE_ENTRIES_MIN: u64 = 512;
 /// Writes the trees of a stripe for the checkpoint of `contents`, of which `new` (in order of seq) are in this stripe, on
 /// top of `row`, which is where the checkpoint before ended.
 pub(super) fn update(
-    out: &mut Writer,
+    out: &mut Writer<'_>,
     index: &IndexFiles,
     row: Row,
     new: &[Version],
@@ -46,7 +47,7 @@ pub(super) fn update(
 
 /// Puts a delta of `new` on top of the row, merged with those of its deltas that are not much larger.
 fn merge(
-    out: &mut Writer,
+    out: &mut Writer<'_>,
     index: &IndexFiles,
     mut row: Row,
     new: &[Version],
@@ -61,7 +62,7 @@ fn merge(
         merged += 1;
     }
     let older: Vec<TreeRef> = row.deltas.drain(..merged).collect();
-    let source = Unkept(index);
+    let source = Unkept(index, out.caller);
     let mut delta = DeltaBuilder::default();
     for slice in slices(entries, contents.at_once) {
         let mut versions = versions_of(&source, &older, &slice)?;
@@ -77,7 +78,7 @@ fn merge(
 
 /// Makes a row that needs nothing of the one before: `new` on top of what was visible before it, and an image of the end.
 fn renew(
-    out: &mut Writer,
+    out: &mut Writer<'_>,
     index: &IndexFiles,
     old: Row,
     new: &[Version],
@@ -85,7 +86,7 @@ fn renew(
     contents: &Contents,
 ) -> Result<Row> {
     let below: Vec<TreeRef> = old.before.into_iter().chain(old.deltas).collect();
-    let source = Unkept(index);
+    let source = Unkept(index, out.caller);
     let (mut delta, mut image) = (DeltaBuilder::default(), ImageBuilder::default());
     let mut entries = 0;
     for slice in slices {
@@ -128,10 +129,11 @@ fn versions_of(source: &dyn PageSource, trees: &[TreeRef], slice: &Range<u32>) -
 }
 
 /// Pages that are read once: they must not drive those out of the cache that readers need.
-struct Unkept<'a>(&'a IndexFiles);
+struct Unkept<'a>(&'a IndexFiles, Caller<'a>);
 
 impl PageSource for Unkept<'_> {
     fn page(&self, at: PageRef) -> Result<Arc<Page>> {
+        self.1.check()?;
         self.0.cached_page(at).map_or_else(|| self.0.read_page(at), Ok)
     }
     fn contradiction(&self, at: PageRef) -> Error {
@@ -206,7 +208,7 @@ mod tests {
             segments: Vec::new(),
             catalog: Arc::default(),
         };
-        compaction::write(&**dir, &ID, index, previous, contents, None).unwrap()
+        compaction::write(&**dir, &ID, index, previous, contents, None, Caller::default()).unwrap()
     }
 
     const ID: [u8; 16] = *b"a log for a test";
