@@ -3,9 +3,11 @@
 //! Handlers and clients see the types of their [`Call`] only. In between, items and answers are JSON, also where client and
 //! manager are one process: so a command means the same with a running manager and without one.
 
+use bygone_store::env::Clock;
 use jiff::{
-    Zoned,
+    Timestamp, Zoned,
     fmt::temporal::{DateTimeParser, DateTimePrinter},
+    tz::TimeZone,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -63,10 +65,16 @@ impl Manager {
     }
 }
 
+/// Now, in the time zone of this process.
+pub(crate) fn now(clock: &dyn Clock) -> Zoned {
+    let now = Timestamp::from_microsecond(clock.wall().0).unwrap_or(Timestamp::MAX);
+    now.to_zoned(TimeZone::system())
+}
+
 /// Now, in the time zone of whoever asks; in that of this process, if theirs is unknown here.
-pub(crate) fn asked_at<A: Answers + ?Sized>(answers: &A) -> Zoned {
+pub(crate) fn asked_at<A: Answers + ?Sized>(clock: &dyn Clock, answers: &A) -> Zoned {
     let zone = answers.zone().and_then(|zone| DateTimeParser::new().parse_time_zone(zone).ok());
-    let now = Zoned::now();
+    let now = now(clock);
     zone.map_or_else(|| now.clone(), |zone| now.with_time_zone(zone))
 }
 

@@ -14,6 +14,7 @@ use jiff::Zoned;
 
 use crate::{
     api::MomentInfo,
+    calls,
     error::{Error, Result, Usage},
     history,
     manager::Manager,
@@ -118,7 +119,7 @@ impl Exports for ManagerExports {
             return Err(OpenError::Closing);
         }
         // A client says nothing of its time zone, so the manager's is taken; a zone can be written with the time.
-        match self.0.open_device(name, &Zoned::now()) {
+        match self.0.open_device(name, &calls::now(self.0.clock())) {
             Ok(opened) => Ok(opened.device),
             Err(
                 e @ (Error::NoTarget(_)

@@ -18,6 +18,8 @@ use std::{
     time::Duration,
 };
 
+use bygone_store::env::Clock;
+
 use crate::{
     error::Result,
     jobs::Jobs,
@@ -136,6 +138,11 @@ impl Manager {
     #[must_use]
     pub(crate) fn paths(&self) -> &StorePaths {
         &self.shared.paths
+    }
+
+    /// Tells the time.
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.shared.clock
     }
 
     /// Serves disks.

@@ -26,7 +26,7 @@ use bygone_model::{BranchId, Event, Kind, Place, Seq, VolumeId};
 use bygone_store::{
     Log, LogOptions,
     catalog::{Disk, Keeping},
-    env::SystemClock,
+    env::{Clock, SystemClock},
 };
 
 use self::{folder::Folder, lease::Live, op::Turn, size::Size};
@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     pub jobs: Jobs,
     /// Serves disks; each machine has a socket of its own.
     pub nbd: bygone_block::nbd::Server,
+    /// Tells the time, to logs and to whoever asks for a moment.
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Shared {
@@ -74,12 +76,23 @@ impl Shared {
         launcher: Arc<dyn Launcher>,
         options: LogOptions,
     ) -> Arc<Shared> {
+        Shared::with_clock(paths, launcher, options, Arc::new(SystemClock::new()))
+    }
+
+    /// The same, with another clock.
+    pub(crate) fn with_clock(
+        paths: &StorePaths,
+        launcher: Arc<dyn Launcher>,
+        options: LogOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Shared> {
         Arc::new(Shared {
             paths: paths.clone(),
             options,
             launcher,
             jobs: Jobs::new(paths),
             nbd: bygone_block::nbd::Server::new(bygone_block::nbd::Limits::default()),
+            clock,
         })
     }
 }
@@ -144,11 +157,16 @@ fn note_config(log: &Log, branch: BranchId, label: &str, config: &TargetConfig) 
 /// # Errors
 /// When it is missing, or cannot be opened.
 pub(crate) fn open_log(dir: &Path) -> Result<Arc<Log>> {
-    open_log_in(&Folder::new(dir), dir, LogOptions::default())
+    open_log_in(&Folder::new(dir), dir, LogOptions::default(), Arc::new(SystemClock::new()))
 }
 
-fn open_log_in(folder: &Arc<Folder>, dir: &Path, options: LogOptions) -> Result<Arc<Log>> {
-    Log::open(folder.clone(), Arc::new(SystemClock::new()), options).map_err(|e| match e {
+fn open_log_in(
+    folder: &Arc<Folder>,
+    dir: &Path,
+    options: LogOptions,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<Log>> {
+    Log::open(folder.clone(), clock, options).map_err(|e| match e {
         // A log is made once, when its target is added: another one would hide the history that this one had.
         bygone_store::Error::NoLog => Error::Missing(dir.join("log")),
         e => e.into(),
@@ -167,7 +185,7 @@ impl Target {
     fn open_in(shared: &Arc<Shared>, name: &str, dir: PathBuf) -> Result<Arc<Target>> {
         let config = Configs::of(&dir, name).load()?;
         let folder = Folder::new(&dir);
-        let log = open_log_in(&folder, &dir, shared.options.clone())?;
+        let log = open_log_in(&folder, &dir, shared.options.clone(), shared.clock.clone())?;
         let opened_at = log.head_seq();
         let target = Target {
             opened_at,
@@ -224,7 +242,7 @@ impl Target {
         fill: impl FnOnce(&Arc<Target>) -> Result<()>,
     ) -> Result<()> {
         Configs::of(dir, &config.name).save(config)?;
-        let (clock, options) = (Arc::new(SystemClock::new()), shared.options.clone());
+        let (clock, options) = (shared.clock.clone(), shared.options.clone());
         let folder = Folder::new(dir);
         let log = Log::make(folder.clone(), clock, options, random_id()?)?;
         let mut filling = Vec::new();

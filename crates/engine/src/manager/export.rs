@@ -18,7 +18,7 @@ const NBD_STOP_MAX: Duration = Duration::from_secs(5);
 impl Handle<call::Export> for Manager {
     fn handle(&self, call: &call::Export, answers: &mut dyn Items<Exported>) -> Result<Exported> {
         let call::Export { what, to } = call;
-        let opened = self.open_device(what, &asked_at(answers))?;
+        let opened = self.open_device(what, &asked_at(&*self.shared.clock, answers))?;
         let geometry = opened.device.geometry();
         let mut exported = Exported {
             what: what.clone(),

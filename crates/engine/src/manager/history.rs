@@ -12,7 +12,7 @@ use crate::{
 impl Handle<call::Timeline> for Manager {
     fn handle(&self, call: &call::Timeline, answers: &mut dyn Items<MomentInfo>) -> Result<()> {
         let target = self.target(&call.name)?;
-        let now = asked_at(answers);
+        let now = asked_at(&*self.shared.clock, answers);
         let told = timeline::timeline(&target.log, call, &now, &mut |moment| answers.item(moment));
         target.unless_gone(told)
     }
@@ -28,7 +28,7 @@ impl Handle<call::Points> for Manager {
 impl Handle<call::When> for Manager {
     fn handle(&self, call: &call::When, answers: &mut dyn Items<Nothing>) -> Result<MomentMeant> {
         let target = self.target(&call.name)?;
-        let found = target.moment(&call.at, &asked_at(answers))?;
+        let found = target.moment(&call.at, &asked_at(&*self.shared.clock, answers))?;
         let why = target.volumes_at(found.place).err().map(|e| e.to_string());
         let moment = found.info(&target.log.catalog());
         Ok(MomentMeant { moment, exact: why.is_none(), why })
@@ -40,7 +40,13 @@ impl Handle<call::Point> for Manager {
         let target = self.target(&call.name)?;
         let (at, hold) = (call.at.as_deref(), call.hold.as_deref());
         target.check(Request::Note)?;
-        target.unless_gone(timeline::add_point(&target, at, &call.label, hold, &asked_at(answers)))
+        target.unless_gone(timeline::add_point(
+            &target,
+            at,
+            &call.label,
+            hold,
+            &asked_at(&*self.shared.clock, answers),
+        ))
     }
 }
 
@@ -50,7 +56,7 @@ impl Handle<call::Restore> for Manager {
         if let call::RestoreTo::Path(path) = &call.to {
             outside::check_free(self.paths(), &self.targets(), path, Some(&call.name))?;
         }
-        let (disk, now) = (call.disk.as_deref(), asked_at(answers));
+        let (disk, now) = (call.disk.as_deref(), asked_at(&*self.shared.clock, answers));
         let done = restore::restore(&target, &call.at, disk, &call.to, call.discard_later, &now, answers);
         target.unless_gone(done)
     }

@@ -79,7 +79,12 @@ impl Handle<call::Run> for Manager {
                 Err(error) => return Err(error),
             }
         };
-        let chosen = choose(&target, call.at.as_deref(), call.branch.as_deref(), &asked_at(answers))?;
+        let chosen = choose(
+            &target,
+            call.at.as_deref(),
+            call.branch.as_deref(),
+            &asked_at(&*self.shared.clock, answers),
+        )?;
         let started = boot(op, &chosen, call, accelerator, answers);
         if chosen.made && matches!(started, Err(ref e) if !matches!(e, Error::Abandoned)) {
             // What was made for a machine that did not come to be goes again.

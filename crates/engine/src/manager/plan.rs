@@ -32,7 +32,9 @@ impl Handle<call::Plan> for Manager {
         target.unless_gone(match &call.of {
             Plannable::TargetRemove(remove) => plan_remove(&target, remove),
             Plannable::BranchDrop(drop) => plan_drop(&target, drop),
-            Plannable::Restore(restore) => plan_restore(&target, restore, &asked_at(answers)),
+            Plannable::Restore(restore) => {
+                plan_restore(&target, restore, &asked_at(&*self.shared.clock, answers))
+            }
             Plannable::BranchPromote(promote) => plan_promote(&target, promote),
             Plannable::Undo(_) => plan_undo(&target),
         })

@@ -6,6 +6,7 @@
 //! `BYGONE_SEQUENCES=10000` plays so many, `BYGONE_SEED=17` begins with that one; `BYGONE_MET=1` says how often what was met.
 
 mod asking;
+mod clock;
 mod exports;
 mod found;
 mod held;
@@ -17,7 +18,7 @@ mod when;
 use std::{collections::BTreeMap, path::PathBuf};
 
 use bygone_block::{Change, Writing};
-use bygone_store::LogOptions;
+use bygone_store::{LogOptions, env::Clock as _};
 
 use self::{
     exports::Served,
@@ -84,6 +85,7 @@ struct Play {
     generations: u32,
     disks: u32,
     met: Met,
+    clock: Arc<clock::Set>,
     said: Vec<String>,
 }
 
@@ -132,6 +134,7 @@ impl Play {
             generations: 0,
             disks: 0,
             met: Met::default(),
+            clock: Arc::default(),
             said: Vec::new(),
         };
         play.open();
@@ -140,7 +143,8 @@ impl Play {
 
     fn open(&mut self) {
         let options = LogOptions { segment_bytes: 256 << 10, ..LogOptions::default() };
-        let shared = Shared::with_options(&self.world.paths(), self.world.fake.clone(), options);
+        let (paths, launcher) = (self.world.paths(), self.world.fake.clone());
+        let shared = Shared::with_clock(&paths, launcher, options, self.clock.clone());
         self.manager = Some(Manager::open_shared(shared, false).unwrap());
     }
 
@@ -235,7 +239,11 @@ impl Play {
     /// Nothing else happened to a machine than what the model says.
     fn are_events(&self, which: usize, model: &Model, crowded: bool) -> std::result::Result<(), String> {
         let Ok(target) = self.manager().target(NAMES[which]) else { return Ok(()) };
-        let since = self.pasts.get(&model.generation).map_or(0, Past::head);
+        let past = self.pasts.get(&model.generation);
+        if past.is_some_and(|past| past.is_of_another(&target)) {
+            return Err("it is another target".to_owned());
+        }
+        let since = past.map_or(0, Past::head);
         found::are_events(&target, model, since, crowded)
     }
 
@@ -336,6 +344,20 @@ impl Play {
             }
         }
         self.open();
+        // What was closed has written something.
+        for which in 0..NAMES.len() {
+            self.mark(which, &[], &[]);
+        }
+    }
+
+    /// The clock is set, mostly back, and perhaps by so little that it only stands still for a while.
+    fn step_clock(&mut self, random: &mut Random) {
+        const SECOND: i64 = 1_000_000;
+        let by =
+            [SECOND / 20, SECOND, 5 * SECOND, 60 * SECOND, 3600 * SECOND, 86_400 * SECOND][random.below(6)];
+        let by = if random.one_in(3) { by } else { -by };
+        self.clock.step(by);
+        self.said.push(format!("the clock is set by {} ms", by / 1000));
     }
 
     fn disk_away_or_back(&mut self, which: usize) {
@@ -369,7 +391,8 @@ impl Play {
     fn play(&mut self, random: &mut Random) {
         for _ in 0..ROUNDS {
             let which = [0, 0, 1, 1, 2][random.below(5)];
-            match random.below(16) {
+            match random.below(17) {
+                16 => self.step_clock(random),
                 0 => self.kill(),
                 1 | 2 => self.disk_away_or_back(which),
                 3 => {
@@ -394,7 +417,10 @@ impl Play {
     fn look_around(&mut self, which: usize, random: &mut Random, texts: usize) {
         for _ in 0..texts {
             let (name, Some(model)) = (NAMES[which], &self.held.targets[which]) else { return };
-            let text = self.pasts.get(&model.generation).and_then(|past| past.text(model, random, true));
+            let text = self
+                .pasts
+                .get(&model.generation)
+                .and_then(|past| past.text(model, random, true, self.clock.wall()));
             let Some(at) = text else { continue };
             let (said, told) = match self.look(name, &at) {
                 Ok((place, content, text)) => {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bygone_block::{BlockDevice, Reading};
 use bygone_model::Grade;
+use bygone_store::env::Clock as _;
 
 use super::{
     BLOCK, Play, block_of,
@@ -291,7 +292,7 @@ impl Play {
 
     /// What a text means and what was there, and the text that means the same for good.
     pub(super) fn look(&self, name: &str, at: &At) -> Result<(Place, Option<Content>, String)> {
-        let (manager, now) = (self.manager(), at.now());
+        let (manager, now) = (self.manager(), at.now(self.clock.wall()));
         let target = manager.target(name)?;
         let found = target.moment(&at.text, &now)?;
         let info = found.info(&target.log.catalog());

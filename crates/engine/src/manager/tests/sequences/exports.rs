@@ -27,7 +27,7 @@ impl Served {
         let (what, now) = match which {
             Which::Present => (name.to_owned(), Zoned::now()),
             Which::Branch(branch) => (format!("{name}#{branch}"), Zoned::now()),
-            Which::Moment(at) => (format!("{name}@{}", at.text), at.now()),
+            Which::Moment(at) => (format!("{name}@{}", at.text), at.now(manager.clock().wall())),
         };
         let opened = manager.open_device(&what, &now)?;
         let moment = opened.moment.as_ref().map(Place::of);

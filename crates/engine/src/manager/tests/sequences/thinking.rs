@@ -1,5 +1,7 @@
 //! What clients ask for: by chance, and likely to make sense.
 
+use bygone_store::env::Clock as _;
+
 use super::{
     EXPORTS_MAX, Play, Random, bytes_of,
     held::NAMES,
@@ -58,7 +60,10 @@ impl Play {
         let others: Vec<String> =
             branches.iter().filter(|name| **name != model.branches[model.head].name).cloned().collect();
         let point = random.pick(&points).map(|label| At::point(label, model));
-        let text = self.pasts.get(&model.generation).and_then(|past| past.text(model, random, alone));
+        let text = self
+            .pasts
+            .get(&model.generation)
+            .and_then(|past| past.text(model, random, alone, self.clock.wall()));
         // What is asked of the manager is asked now, and of what is known.
         let known = |at: &At| at.now.is_none() && (at.meant.is_exact() || matches!(at.meant, Meant::None(_)));
         let moment = text.clone().filter(known).filter(|_| random.one_in(2)).or(point);
@@ -194,6 +199,11 @@ impl Play {
             // Whoever has opened it before a machine ends may write to it later, though nobody could open it then.
             let away = ends && self.held.targets[asks[i].0].as_ref().is_some_and(|target| target.away);
             if away && matches!(asks[i].1, Ask::PresentWrite(..)) {
+                asks[i].1 = Ask::Set;
+            }
+            // The grade of an end is that of what was there when it was looked at, which others may change before it is written.
+            let marks = matches!(asks[i].1, Ask::PresentWrite(0, _) | Ask::WriteExport(_, 0, _));
+            if ends && marks {
                 asks[i].1 = Ask::Set;
             }
             let seen = match &asks[i].1 {

@@ -9,7 +9,7 @@ use bygone_model::{Grade, Kind, Micros, Seq};
 use jiff::{Span, Timestamp, Zoned, fmt::temporal::DateTimeParser, tz::TimeZone};
 
 use super::{
-    Random,
+    Random, clock,
     model::{Content, Happened, Model},
 };
 use crate::{Error, api::MomentInfo, target::Target, timeline::rfc3339};
@@ -17,6 +17,9 @@ use crate::{Error, api::MomentInfo, target::Target, timeline::rfc3339};
 const ZONES: [&str; 3] = ["UTC", "Asia/Tokyo", "+05:45"];
 /// So many answers are remembered, to be asked for again by the text that was said to mean them for good.
 const TOLD_MAX: usize = 24;
+/// The clock may go back by so much before its times do.
+const STANDS_STILL_US: i64 = 2_000_000;
+const DAY_US: i64 = 86_400_000_000;
 
 /// A text that means a moment, or none.
 #[derive(Clone, Debug)]
@@ -92,8 +95,9 @@ impl At {
     }
 
     /// Now, for whoever asks.
-    pub(super) fn now(&self) -> Zoned {
-        self.now.unwrap_or_else(Timestamp::now).to_zoned(zone(self.zone))
+    pub(super) fn now(&self, now: Micros) -> Zoned {
+        let now = Timestamp::from_microsecond(now.0).unwrap();
+        self.now.unwrap_or(now).to_zoned(zone(self.zone))
     }
 }
 
@@ -116,6 +120,10 @@ impl Meant {
         contents.get(branch).copied().filter(|_| fits)
     }
 
+    fn seqs(&self) -> (u64, u64) {
+        if let Meant::Place { seqs, .. } = self { *seqs } else { (0, 0) }
+    }
+
     /// Whatever becomes of the disk outside, what it held is known.
     pub(super) fn is_exact(&self) -> bool {
         matches!(self, Meant::Place { exact: true, .. })
@@ -127,7 +135,7 @@ impl Meant {
 struct Mark {
     /// The last record.
     seq: u64,
-    /// Later than that, and earlier than the next one.
+    /// Later than that, and earlier than the next one if the clock is not set meanwhile.
     time: Micros,
     present: usize,
     contents: Vec<Content>,
@@ -142,6 +150,10 @@ pub(super) struct Past {
     dropped: BTreeMap<usize, (u64, u64)>,
     /// When records were written, as it was said.
     times: BTreeMap<u64, Micros>,
+    /// When each was, as the log says it right after.
+    records: Vec<Micros>,
+    /// Which log that is.
+    log: Option<[u8; 16]>,
     /// So many events have their place.
     events: usize,
     /// Texts that were said to mean a moment for good.
@@ -174,6 +186,9 @@ impl Past {
                 break (seq.0, time);
             }
         };
+        let known = self.records.len() as u64 + 1;
+        self.records.extend((known..=seq).map(|seq| log.time_of(Seq(seq)).unwrap()));
+        self.log = Some(log.id());
         let last = self.marks.last().map_or(0, |mark| mark.seq);
         self.made.resize(model.branches.len(), (last, seq));
         self.made[0] = (0, 0);
@@ -222,6 +237,11 @@ impl Past {
         assert_eq!(*self.times.entry(seq).or_insert(time), time, "the time of record {seq}");
     }
 
+    /// It is the past of another target.
+    pub(super) fn is_of_another(&self, target: &Target) -> bool {
+        self.log.is_some_and(|log| log != target.log.id())
+    }
+
     pub(super) fn head(&self) -> u64 {
         self.marks.last().map_or(0, |mark| mark.seq)
     }
@@ -243,6 +263,49 @@ impl Past {
             _ if seq > before => None,
             _ if seq >= from => Some(Meant::at(model, parent, (from, from), model.branches[branch].first)),
             _ => self.on(model, parent, mark),
+        }
+    }
+
+    /// What a time means, on the lived line or that of a branch, to whoever asks at `asked`; nothing if that is not known.
+    fn at_time(
+        &self,
+        model: &Model,
+        line: Option<usize>,
+        time: Micros,
+        asked: Micros,
+        alone: bool,
+    ) -> Option<Meant> {
+        let last = self.records.last()?.0;
+        // A record that is written meanwhile may be of that time.
+        let next = if last - asked.0 > STANDS_STILL_US { asked.0 } else { last.max(asked.0) };
+        if !alone && time.0 >= next {
+            return None;
+        }
+        // Of what is later than now, only what was written since is a moment, and that is not known here.
+        if time > asked {
+            return None;
+        }
+        let mut meant: Vec<Meant> = Vec::new();
+        for seq in clock::meant(&self.records, time) {
+            let mark = self.marks.iter().find(|mark| mark.seq == seq)?;
+            let place = match line {
+                Some(branch) => self.on(model, branch, mark)?,
+                None => Meant::Place {
+                    branch: Some(mark.present),
+                    seqs: (seq, seq),
+                    contents: mark.contents.clone(),
+                    exact: true,
+                },
+            };
+            let Meant::Place { seqs, .. } = &place else { return None };
+            if meant.iter().all(|other| other.seqs() != *seqs) {
+                meant.push(place);
+            }
+        }
+        match meant.len() {
+            0 => None,
+            1 => meant.pop(),
+            _ => Some(Meant::None("ambiguous")),
         }
     }
 
@@ -307,7 +370,13 @@ impl Past {
     }
 
     /// A text that means the time of a mark; asked in which zone, and when, if not now.
-    fn time(&self, mark: &Mark, random: &mut Random, odd: bool) -> (String, &'static str, Option<Timestamp>) {
+    fn time(
+        &self,
+        mark: &Mark,
+        random: &mut Random,
+        odd: bool,
+        now: Micros,
+    ) -> (String, &'static str, Option<Timestamp>) {
         let asked = ZONES[random.below(ZONES.len())];
         let here = Timestamp::from_microsecond(mark.time.0).unwrap().to_zoned(zone(asked));
         let clock = here.strftime("%H:%M:%S%.6f").to_string();
@@ -318,8 +387,8 @@ impl Past {
             0 => (rfc3339(mark.time), asked, None),
             1 => (format!("{date} {clock}"), asked, None),
             2 => (format!("{date}T{clock} {asked}"), "UTC", None),
-            3 => (format!("at {clock}"), asked, None),
-            4 => (format!("{date} at {clock}"), asked, None),
+            3 if (0..DAY_US).contains(&(now.0 - mark.time.0)) => (format!("at {clock}"), asked, None),
+            3 | 4 => (format!("{date} at {clock}"), asked, None),
             5 => (format!("{n} seconds ago"), asked, later(Span::new().seconds(n))),
             6 => (format!("{n}m ago"), asked, later(Span::new().minutes(n))),
             7 => (format!("{n} days ago {clock}"), asked, later(Span::new().days(n))),
@@ -331,7 +400,7 @@ impl Past {
     }
 
     /// A text, and what it means. What others do meanwhile makes no difference, unless it is asked `alone`.
-    pub(super) fn text(&self, model: &Model, random: &mut Random, alone: bool) -> Option<At> {
+    pub(super) fn text(&self, model: &Model, random: &mut Random, alone: bool, clock: Micros) -> Option<At> {
         let mark = random.pick(&self.marks)?;
         let branch = random.below(model.branches.len());
         let gone = model.branches[branch].dropped;
@@ -339,16 +408,11 @@ impl Past {
             name if alone && !gone && random.one_in(2) => name.to_owned(),
             _ => format!("id:{branch}"),
         };
-        let (time, zone, now) = self.time(mark, random, alone);
+        let (time, zone, now) = self.time(mark, random, alone, clock);
+        let asked = now.map_or(clock, |now| Micros(now.as_microsecond()));
         let points: Vec<&String> = model.points.keys().collect();
         let point = random.pick(&points).copied();
         let timed = |text: String, meant: Meant| Some(At { text, zone, now, meant });
-        let lived = || Meant::Place {
-            branch: Some(mark.present),
-            seqs: (mark.seq, mark.seq),
-            contents: mark.contents.clone(),
-            exact: true,
-        };
         let ended = self.dropped.get(&branch).is_some_and(|(_, gone)| mark.seq >= *gone);
         let over = self.dropped.get(&branch).is_some_and(|(last, _)| mark.seq > *last);
         let unsafe_line = !alone && gone;
@@ -362,7 +426,7 @@ impl Past {
                 };
                 At::new(format!("seq:{}", mark.seq), meant)
             }
-            1 => return timed(time, lived()),
+            1 => return timed(time, self.at_time(model, None, mark.time, asked, alone)?),
             2 => At::point(point?, model),
             3 if !unsafe_line => {
                 // The line of a branch that was dropped has no later record.
@@ -372,7 +436,12 @@ impl Past {
                 };
                 At::new(format!("{name}@seq:{}", mark.seq), meant)
             }
-            4 if !unsafe_line => return timed(format!("{name}@{time}"), self.on(model, branch, mark)?),
+            4 if !unsafe_line => {
+                return timed(
+                    format!("{name}@{time}"),
+                    self.at_time(model, Some(branch), mark.time, asked, alone)?,
+                );
+            }
             5 => {
                 let (text, branch, seq, content) = random.pick(&self.told)?;
                 At::new(text.clone(), Meant::at(model, *branch, (*seq, *seq), *content))
@@ -391,7 +460,7 @@ impl Past {
                 let meant = if on { At::point(point, model).meant } else { Meant::None("elsewhere") };
                 At::new(format!("{name}@point:{point}"), meant)
             }
-            10 => self.no_moment(model, random)?,
+            10 => self.no_moment(model, random, clock)?,
             form => {
                 let first = random.one_in(4);
                 let kinds = [Kind::Boot, Kind::Shutdown, Kind::Reset, Kind::Panic];
@@ -407,7 +476,9 @@ impl Past {
                     _ if first => (String::new(), u64::MAX),
                     0 if form % 2 == 1 && over => return None,
                     0 => (format!(" before seq:{}", mark.seq), mark.seq),
-                    1 => (format!(" before {time}"), mark.seq + 1),
+                    1 if mark.time <= asked && clock::meant(&self.records, mark.time) == [mark.seq] => {
+                        (format!(" before {time}"), mark.seq + 1)
+                    }
                     2 if matches!(line, Line::Lived) => {
                         (format!(" before point:{}", point?), model.points[point?].seq)
                     }
@@ -421,7 +492,7 @@ impl Past {
     }
 
     /// A text that means nothing.
-    fn no_moment(&self, model: &Model, random: &mut Random) -> Option<At> {
+    fn no_moment(&self, model: &Model, random: &mut Random, clock: Micros) -> Option<At> {
         let gone = model.branches.iter().find(|branch| branch.dropped).map(|branch| &branch.name);
         let first = self.marks.first()?;
         let day = |micros: i64| Timestamp::from_microsecond(micros).unwrap().strftime("%F").to_string();
@@ -440,7 +511,11 @@ impl Past {
             // More than one moment of it is known.
             _ => ("today".to_owned(), "ambiguous"),
         };
-        let midnight = day(first.time.0 - 60_000_000) != day(Timestamp::now().as_microsecond() + 60_000_000);
-        (text != "today" || !midnight).then(|| At::new(text, Meant::None(why)))
+        let midnight = day(first.time.0 - 60_000_000) != day(self.records.last()?.0 + 60_000_000);
+        // Nor is it known after the clock was set.
+        let stepped = self.records.windows(2).any(|two| two[0] > two[1])
+            || !(first.time..Micros(first.time.0 + 60_000_000)).contains(&clock)
+            || midnight;
+        (text != "today" || !stepped).then(|| At::new(text, Meant::None(why)))
     }
 }
