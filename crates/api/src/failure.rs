@@ -150,6 +150,10 @@ pub enum Failure {
     // ---- to be put right on the computer or in the store: Remedy::Repair
     #[error("{what} has format version {found}; this program knows versions up to {known}")]
     NewerFormat { what: String, found: u64, known: u64 },
+    #[error(
+        "the store in {path} has format version {found}, from before the first release; this program knows version {known}"
+    )]
+    OlderFormat { path: String, found: u64, known: u64 },
     #[error("the store's description {path} cannot be read")]
     DamagedStore { path: String },
     #[error("the configuration {path} of target {target:?} cannot be read")]
@@ -400,6 +404,7 @@ impl Failure {
             | DiskInUse { .. }
             | ConsoleBusy => Remedy::Wait,
             NewerFormat { .. }
+            | OlderFormat { .. }
             | DamagedStore { .. }
             | DamagedConfig { .. }
             | Missing { .. }

@@ -158,6 +158,9 @@ pub(crate) fn of(failure: &Failure) -> String {
         }
 
         Failure::NewerFormat { .. } => "use a newer version of bygone",
+        Failure::OlderFormat { .. } => {
+            "nothing in it was changed: restore what you need with the bygone that made it, and add it to a new store"
+        }
         Failure::DamagedStore { .. } => {
             "bring that file back from a copy of the store; the history itself lies elsewhere and is untouched"
         }

@@ -104,6 +104,16 @@ pub enum Error {
         /// The newest known one.
         known: u64,
     },
+    /// Of a version from before the first release.
+    #[error("the store in {} has format version {found}, from before the first release; this program knows version {known}", .path.display())]
+    OlderStore {
+        /// Where.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+        /// The known one.
+        known: u64,
+    },
     /// Its description is damaged.
     #[error("the store's description {} cannot be read", .0.display())]
     DamagedStore(PathBuf),

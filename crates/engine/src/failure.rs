@@ -70,6 +70,9 @@ impl Error {
                 found: *found,
                 known: *known,
             },
+            Error::OlderStore { path, found, known } => {
+                Failure::OlderFormat { path: shown(path), found: *found, known: *known }
+            }
             Error::DamagedStore(path) => Failure::DamagedStore { path: shown(path) },
             Error::StoreLocked { path, holder } => {
                 Failure::StoreLocked { path: shown(path), holder: holder.clone() }

@@ -30,7 +30,8 @@ use crate::{
 };
 
 const DESCRIPTION: &str = "bygone.json";
-const FORMAT: u64 = 1;
+/// 1 was that of stores from before manifests and keyed headers, none of which was released.
+const FORMAT: u64 = 2;
 const FOLDERS: [&str; 2] = ["targets", "run"];
 /// Never the beginnings of a target's name.
 const ADDING: &str = ".adding-";
@@ -161,7 +162,7 @@ impl StorePaths {
     /// Checks that there is a store that this program can use.
     ///
     /// # Errors
-    /// When there is none, or it is damaged or of a newer version.
+    /// When there is none, or it is damaged or of another version.
     pub(crate) fn check(&self) -> Result<()> {
         let path = self.root.join(DESCRIPTION);
         let text = match fs::read(&path) {
@@ -175,6 +176,13 @@ impl StorePaths {
             serde_json::from_slice(&text).map_err(|_| Error::DamagedStore(path))?;
         if description.format > FORMAT {
             return Err(Error::NewerStore {
+                path: self.root.clone(),
+                found: description.format,
+                known: FORMAT,
+            });
+        }
+        if description.format < FORMAT {
+            return Err(Error::OlderStore {
                 path: self.root.clone(),
                 found: description.format,
                 known: FORMAT,

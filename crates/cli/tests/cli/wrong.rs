@@ -145,6 +145,8 @@ fn wrong_stores() {
     fs::write(world.path("damaged/bygone.json"), "{").unwrap();
     fs::create_dir(world.path("newer")).unwrap();
     fs::write(world.path("newer/bygone.json"), r#"{"format": 99, "made_by": "bygone 9.0"}"#).unwrap();
+    fs::create_dir(world.path("older")).unwrap();
+    fs::write(world.path("older/bygone.json"), r#"{"format": 1, "made_by": "bygone 0.1.0"}"#).unwrap();
     assert_snapshot!(refusals(
         &world,
         [
@@ -160,6 +162,7 @@ fn wrong_stores() {
             "status --store file",
             "status --store damaged",
             "status --store newer",
+            "status --store older",
         ]
     ));
     world.done(&["init"]);

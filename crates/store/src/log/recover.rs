@@ -36,7 +36,7 @@ use crate::{
         self,
         key::{Identity, SECRET_BYTES},
         manifest::State,
-        segment::{self, SegmentHeader},
+        segment::{self, SEGMENT_HEADER_BYTES},
     },
     index::{
         checkpoint::{Checkpoint, IndexFiles},
@@ -165,6 +165,11 @@ impl Log {
             match loaded {
                 Loaded::Taken => used = number,
                 Loaded::Nothing => {}
+                Loaded::Foreign => {
+                    // Whose it is nobody knows, so it stays. What was there before keeps its seqs.
+                    used = number;
+                    manifest.segment(number).into_iter().for_each(|entry| state.pass(entry));
+                }
                 Loaded::Stale => break,
             }
             share.set(state.held_bytes(), state.held_bytes());
@@ -194,6 +199,9 @@ impl Log {
         }
         if expected == first {
             state.missing.push(first);
+        }
+        if used == 0 && base.is_none() {
+            refuse_what_cannot_be_read(&*dir, &numbers)?;
         }
         // No file that was sealed once is taken for one that holds nothing, and no number of one is used again.
         used = used.max(manifest.segments().last().map_or(0, |entry| entry.number));
@@ -360,28 +368,58 @@ fn open_segment(dir: &dyn Dir, number: u32) -> Result<Option<Arc<dyn File>>> {
     }
 }
 
-/// How a segment's header is read.
-type ReadHeader = fn(&dyn File, u32) -> Result<Option<(SegmentHeader, u32)>>;
-
-/// Who the log is, from the first segment whose header can be read; if there is none, from a manifest, or a header of which a single
-/// bit flipped.
+/// Who the log is: the newest manifest that holds says so. Without one it is the first segment whose header can be read or, if there is
+/// none, one of which a single bit flipped.
+///
+/// # Errors
+/// When nothing says it, or segments of two logs are there and no manifest says which is meant.
 fn find_identity(dir: &dyn Dir, numbers: &[u32]) -> Result<Identity> {
-    let headers = |read: ReadHeader| -> Result<Option<Identity>> {
+    if let Some(log) = manifest::identity(dir)? {
+        let mut other = None;
         for &number in numbers {
-            if let Some(file) = open_segment(dir, number)?
-                && let Some((header, _)) = read(&*file, number)?
-            {
-                return Ok(Some(header.log));
+            let Some(file) = open_segment(dir, number)? else { continue };
+            match scan::read_any_header(&*file, number)? {
+                Some((header, _)) if header.log == log => return Ok(log),
+                Some(_) => other = other.or(Some(number)),
+                None => {}
             }
         }
-        Ok(None)
-    };
-    if let Some(log) = headers(scan::read_any_header)? {
-        return Ok(log);
-    }
-    if let Some(log) = manifest::identity(dir)? {
-        return Ok(log);
+        return match other {
+            Some(number) => Err(Error::damaged(&segment::file_name(number), 0, Damage::Misplaced)),
+            None => Ok(log),
+        };
     }
     let first = segment::file_name(numbers.first().copied().unwrap_or(1));
-    headers(scan::read_flipped_header)?.ok_or_else(|| Error::damaged(&first, 0, Damage::Magic))
+    for read in [scan::read_any_header, scan::read_flipped_header] {
+        let mut found = None;
+        for &number in numbers {
+            let Some(file) = open_segment(dir, number)? else { continue };
+            let Some((header, _)) = read(&*file, number)? else { continue };
+            if *found.get_or_insert(header.log) != header.log {
+                return Err(Error::damaged(&segment::file_name(number), 0, Damage::Misplaced));
+            }
+        }
+        if let Some(log) = found {
+            return Ok(log);
+        }
+    }
+    Err(Error::damaged(&first, 0, Damage::Magic))
+}
+
+/// Refuses a log of which no record holds although there is something: a log has one record from the beginning. Opening it would
+/// remove what somebody may still know how to read.
+fn refuse_what_cannot_be_read(dir: &dyn Dir, numbers: &[u32]) -> Result<()> {
+    const LOOKED_AT_BYTES: usize = 64 << 10;
+    for &number in numbers {
+        let Some(file) = open_segment(dir, number)? else { continue };
+        let name = segment::file_name(number);
+        let mut bytes = vec![0; LOOKED_AT_BYTES];
+        let got = file
+            .read_at(&mut bytes, SEGMENT_HEADER_BYTES as u64)
+            .map_err(|e| Error::io("reading", &name, e))?;
+        if bytes[..got].iter().any(|byte| *byte != 0) {
+            return Err(Error::damaged(&name, SEGMENT_HEADER_BYTES as u64, Damage::Magic));
+        }
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod damage;
 mod events;
+mod exchanged;
 mod fixture;
 mod follow;
 mod forge;

@@ -33,6 +33,8 @@ pub(super) enum Loaded {
     Taken,
     /// It has no records.
     Nothing,
+    /// Its header is whole and names another log.
+    Foreign,
     /// A power cut took what was before it, so neither it nor what follows it belongs to the log.
     Stale,
 }
@@ -53,6 +55,8 @@ pub(super) struct Recovered {
     pub(super) unsealed: Vec<Unsealed>,
     /// Segments that are not there, which is damage only if the log goes on behind them.
     pub(super) missing: Vec<u32>,
+    /// There is a segment of another log where one of this one was: what follows it may have followed that.
+    has_foreign: bool,
     pub(super) damage: Vec<(Place, Damage)>,
 }
 
@@ -70,6 +74,7 @@ impl Recovered {
             segments: Vec::new(),
             unsealed: Vec::new(),
             missing: Vec::new(),
+            has_foreign: false,
             damage: Vec::new(),
         }
     }
@@ -114,7 +119,15 @@ impl Recovered {
         };
         let scanned = scan::scan(&file, number, survey.context(number, self.head.next()))?;
         if scanned.index.times.is_empty() {
-            return Ok(Loaded::Nothing);
+            let Some((header, _)) = scan::read_any_header(&*file, number)? else {
+                return Ok(Loaded::Nothing);
+            };
+            if LogKey::of(&header.log) == survey.log {
+                return Ok(Loaded::Nothing);
+            }
+            self.damaged(number, 0, Damage::Misplaced);
+            self.has_foreign = true;
+            return Ok(Loaded::Foreign);
         }
         let first = scanned.index.first_seq;
         let durable = survey.durable.max(scanned.durable);
@@ -123,7 +136,7 @@ impl Recovered {
             return Ok(Loaded::Nothing);
         }
         let hole = first > self.head.next();
-        if hole && durable <= self.head {
+        if hole && durable <= self.head && !self.has_foreign {
             return Ok(Loaded::Stale);
         }
         self.reached = self.reached.max(scanned.last_seq());
