@@ -62,6 +62,9 @@ pub enum Trouble {
     DiskFails { why: String },
     #[error("the disk outside the store is not up to date; the store has everything")]
     DiskBehind,
+    /// Seen by path, while the disk is not open.
+    #[error("the disk outside the store may hold changes that Bygone has not seen")]
+    DiskChanged,
 }
 
 impl Problem {

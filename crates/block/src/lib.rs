@@ -19,5 +19,5 @@ pub use device::{BlockDevice, Change, Extent, Geometry, IoError, Reading, Writin
 pub use fault::{FaultDevice, Faults};
 pub use fuse::{FileExport, FuseError, serve_file};
 pub use log_device::{AsOfDevice, LogDevice, WhenFull};
-pub use raw::{OsDisk, RawDisk};
+pub use raw::{OsDisk, RawDisk, file_identity};
 pub use tap::{DiskTrouble, Reread, TapDevice, TapState};

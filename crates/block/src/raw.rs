@@ -264,14 +264,23 @@ impl RawDisk for OsDisk {
             identity.insert("device".into(), meta.rdev().into());
             identity.insert("fingerprint".into(), self.fingerprint()?.into());
         } else {
-            identity.insert("device".into(), meta.dev().into());
-            identity.insert("inode".into(), meta.ino().into());
-            // Unlike mtime, ctime cannot be set back.
-            let changed = meta.ctime().saturating_mul(1_000_000).saturating_add(meta.ctime_nsec() / 1000);
-            identity.insert("changed_micros".into(), changed.into());
+            identity.extend(file_identity(&meta));
         }
         Ok(identity)
     }
+}
+
+/// What tells a regular file from others, and from itself before it was written to.
+#[must_use]
+pub fn file_identity(meta: &fs::Metadata) -> Details {
+    // Unlike mtime, ctime cannot be set back.
+    let changed = meta.ctime().saturating_mul(1_000_000).saturating_add(meta.ctime_nsec() / 1000);
+    let mut identity = Details::new();
+    identity.insert("size_bytes".into(), meta.len().into());
+    identity.insert("device".into(), meta.dev().into());
+    identity.insert("inode".into(), meta.ino().into());
+    identity.insert("changed_micros".into(), changed.into());
+    identity
 }
 
 /// Writes zeroes where the medium has no operation for it.

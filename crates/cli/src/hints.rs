@@ -245,7 +245,9 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::MachineEnded { .. } => {
             "the last lines of its qemu.log say why; start it again with `bygone run`"
         }
-        Failure::ManagerGone => "see the manager's log (STORE/run/manager.log), then try again",
+        Failure::ManagerGone => {
+            "`bygone jobs` says what became of what it was at; what ended it is in run/manager.log of the store if it was started by itself"
+        }
         Failure::ManagerNotUp { .. } => "run `bygone serve` in a terminal to see what it says",
         Failure::Abandoned => "ask again",
         Failure::GoesOn => "`bygone status` shows it",
@@ -359,6 +361,9 @@ pub(crate) fn of_trouble(trouble: &Trouble) -> String {
             "check that disk and the system's log (`dmesg`)"
         }
         Trouble::DiskFull => "free space there, and the disk is brought up to date by itself",
+        Trouble::DiskChanged => {
+            "its next use reads it again; until then the newest moment is what it held before, and what was changed is in no moment"
+        }
         Trouble::DiskBehind => {
             "do not use it without Bygone; its next use, or the next start of the manager, brings it up to date"
         }

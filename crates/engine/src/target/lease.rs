@@ -1,6 +1,7 @@
 //! Who has a disk open: the first opens it, the last closes it.
 
 use std::{
+    collections::HashMap,
     io,
     path::PathBuf,
     sync::Arc,
@@ -12,8 +13,8 @@ use bygone_block::{
     BlockDevice, Change, Extent, Geometry, IoError, LogDevice, OsDisk, RawDisk, Reading, TapDevice, TapState,
     WhenFull, Writing,
 };
-use bygone_model::{BranchId, VolumeId};
-use bygone_store::catalog::{Disk, Keeping, Shows};
+use bygone_model::{BranchId, Seq, VolumeId};
+use bygone_store::catalog::{Catalog, Disk, Keeping, Shows, Volume};
 use bygone_sys::ImageLock;
 
 use super::{Target, lock};
@@ -397,6 +398,38 @@ impl Target {
 
     fn disk_away(&self, disk: &Disk, path: PathBuf, source: io::Error) -> Error {
         Error::DiskAway { target: self.name.clone(), disk: disk.name.clone(), path, source }
+    }
+
+    /// Whether the disk outside the store was written to by others since it was last closed, as far as that shows without opening it: a
+    /// block device has no time of change.
+    pub(super) fn is_changed_outside(&self, catalog: &Catalog, volume: &Volume, disk: &Disk) -> bool {
+        let path = self.config().disk(&disk.name).and_then(|d| d.path.clone()).unwrap_or_default();
+        let mark = catalog.taps.get(&volume.id.0).filter(|mark| mark.clean && mark.complete);
+        let shown = catalog.shows.get(&volume.disk).is_none_or(|shows| *shows == Shows::Volume(volume.id));
+        let meta = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
+        mark.zip(meta)
+            .is_some_and(|(mark, meta)| shown && mark.identity != bygone_block::file_identity(&meta))
+    }
+
+    /// The tapped disks of the present that others wrote to since they were last closed.
+    pub(crate) fn changed_outside(&self) -> Vec<String> {
+        let catalog = self.log.catalog();
+        let closed = self.closed_taps(&catalog, &lock(&self.live));
+        let changed =
+            closed.into_iter().filter(|(volume, disk)| self.is_changed_outside(&catalog, volume, disk));
+        changed.map(|(_, disk)| disk.name.clone()).collect()
+    }
+
+    /// The tapped disks of the present that nobody uses.
+    pub(super) fn closed_taps<'a>(
+        &self,
+        catalog: &'a Catalog,
+        live: &HashMap<VolumeId, Live>,
+    ) -> Vec<(&'a Volume, &'a Disk)> {
+        let volumes = catalog.volumes_of(catalog.head, Seq::MAX);
+        let closed = volumes.filter(|volume| !live.contains_key(&volume.id));
+        let disks = closed.filter_map(|volume| Some((volume, catalog.disk_of(volume.id).ok()?)));
+        disks.filter(|(_, disk)| disk.keeping == Keeping::Tap).collect()
     }
 
     /// Looks at the disk outside the store without opening it.

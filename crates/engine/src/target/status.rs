@@ -54,19 +54,16 @@ impl Target {
             });
         }
         let mut problems = self.troubles(&catalog, &live);
-        let closed: Vec<&Disk> = catalog
-            .volumes_of(catalog.head, Seq::MAX)
-            .filter(|volume| !live.contains_key(&volume.id))
-            .filter_map(|volume| catalog.disk_of(volume.id).ok())
-            .filter(|disk| disk.keeping == Keeping::Tap)
-            .collect();
+        let closed = self.closed_taps(&catalog, &live);
         // Whoever opens a disk does not wait for a file system that does not answer.
         drop(live);
-        for disk in closed {
-            if let Err(why) = self.look_outside(disk) {
-                let trouble = Trouble::DiskUnusable { why: why.failure() };
-                problems.push(Problem::of_disk(&self.name, &disk.name, trouble));
-            }
+        for (volume, disk) in closed {
+            let trouble = match self.look_outside(disk) {
+                Err(why) => Trouble::DiskUnusable { why: why.failure() },
+                Ok(()) if self.is_changed_outside(&catalog, volume, disk) => Trouble::DiskChanged,
+                Ok(()) => continue,
+            };
+            problems.push(Problem::of_disk(&self.name, &disk.name, trouble));
         }
         let (doing, state) = (self.doing(), self.machine_state());
         Ok(TargetStatus {

@@ -180,7 +180,8 @@ fn a_tapped_disk_that_is_away_or_has_another_size_is_told_of_by_who_looks() {
     assert!(matches!(unusable(&manager), Failure::DiskAway { .. }));
     std::fs::remove_dir(&disk).unwrap();
     std::fs::rename(&away, &disk).unwrap();
-    assert_eq!(troubles(&manager), []);
+    // That it was moved cannot be told from its having been written to.
+    assert_eq!(troubles(&manager), [Trouble::DiskChanged]);
 
     let file = std::fs::File::options().write(true).open(&disk).unwrap();
     for bytes in [2 << 20, 1 << 19, 0] {
@@ -191,7 +192,7 @@ fn a_tapped_disk_that_is_away_or_has_another_size_is_told_of_by_who_looks() {
         assert_eq!(run(&manager, "web").unwrap_err().failure(), resized);
     }
     file.set_len(1 << 20).unwrap();
-    assert_eq!(troubles(&manager), []);
+    assert_eq!(troubles(&manager), [Trouble::DiskChanged]);
     run(&manager, "web").unwrap();
     // Whoever has it open knows better.
     std::fs::rename(&disk, &away).unwrap();
@@ -199,6 +200,41 @@ fn a_tapped_disk_that_is_away_or_has_another_size_is_told_of_by_who_looks() {
     assert!(!troubles(&manager).iter().any(outside), "{:?}", troubles(&manager));
     std::fs::rename(&away, &disk).unwrap();
     stop(&manager, "web").unwrap();
+}
+
+#[test]
+fn who_asks_for_the_newest_moment_of_a_disk_that_others_wrote_to_is_told_so() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.tapped(&manager, "web");
+    let told = |at: &str, to: Option<&str>| {
+        let (name, at) = ("web".to_owned(), at.to_owned());
+        let mut answers = Began::new();
+        match to.map(|to| world.dir.path().join(to)) {
+            Some(path) => {
+                let to = RestoreTo::Path(path);
+                let call = call::Restore { name, at, disk: None, to, discard_later: false };
+                manager.handle(&call, &mut answers).unwrap();
+            }
+            None => drop(manager.handle(&call::When { name, at }, &mut answers).unwrap()),
+        }
+        answers.notes
+    };
+    point(&manager, None, "before");
+    assert_eq!((told("now", None), told("now", Some("a.raw"))), (vec![], vec![]));
+    let file = std::fs::File::options().write(true).open(&disk).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[7; 4096], 8192).unwrap();
+    assert_eq!(troubles(&manager), [Trouble::DiskChanged]);
+    for notes in [told("now", None), told("now", Some("b.raw"))] {
+        assert!(matches!(&notes[..], [note] if note.contains("vda may hold changes")), "{notes:?}");
+    }
+    point(&manager, None, "after");
+    assert_eq!((told("point:before", None), told("point:before", Some("c.raw"))), (vec![], vec![]));
+    // Its next use reads it.
+    run(&manager, "web").unwrap();
+    stop(&manager, "web").unwrap();
+    assert_eq!(troubles(&manager), []);
+    assert_eq!(told("now", Some("d.raw")), Vec::<String>::new());
+    assert_eq!(std::fs::read(world.dir.path().join("d.raw")).unwrap()[8192..12288], [7; 4096]);
 }
 
 /// Changes one byte of a block of a target's log, or changes it back.
