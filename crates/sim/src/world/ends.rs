@@ -121,6 +121,9 @@ impl World {
         let before = files(self);
         for _ in 0..self.rng.within(1, 12) {
             let told = old.maintain();
+            if self.medium.is_dead() {
+                return Ok(());
+            }
             check!(
                 matches!(told, Ok(false) | Err(Error::Superseded { .. })),
                 "upkeep after the end: {told:?}"

@@ -41,6 +41,8 @@ pub(super) struct Hurt {
     records: BTreeMap<u64, (Part, Placed)>,
     /// Segments whose header is damaged, by their first seq.
     headers: BTreeMap<u64, String>,
+    /// Bytes of records that no checksum covers and that should be zero: `verify` may name them once a segment is sealed.
+    padding: BTreeSet<(u32, u64)>,
 }
 
 impl Hurt {
@@ -60,7 +62,10 @@ impl Hurt {
             let extent = placed.at..placed.header.end(placed.at);
             place.file == segment::file_name(placed.segment) && extent.contains(&place.offset)
         };
+        let in_padding =
+            |(number, at): &(u32, u64)| place.file == segment::file_name(*number) && place.offset == *at;
         self.records.values().any(in_record)
+            || self.padding.iter().any(in_padding)
             || place.offset == 0 && self.headers.values().any(|file| *file == place.file)
     }
 }
@@ -203,7 +208,7 @@ impl World {
                 match part_of(&placed, at) {
                     Some(Part::All) => part = Some(Part::All),
                     Some(Part::Granules(one)) => granules.extend(one),
-                    None => {}
+                    None => drop(hurt.padding.insert((placed.segment, at))),
                 }
             }
             if !granules.is_empty() {
