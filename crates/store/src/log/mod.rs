@@ -32,7 +32,6 @@ mod syncs;
 mod timeline;
 mod upkeep;
 mod verify;
-mod whole;
 
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 
@@ -228,7 +227,6 @@ pub struct Log {
     share: Share,
     manifest: Mutex<Known>,
     trouble: upkeep::Trouble,
-    rot: hashing::Rot,
     found_last: Micros,
     damage_at_open: Vec<(Place, crate::Damage)>,
 }
