@@ -66,7 +66,7 @@ fn a_store_that_cannot_be_used_is_refused_with_a_hint() {
     world.fails(1, &["init"]);
     let description = world.store().join("bygone.json");
     let text = fs::read_to_string(&description).expect("read");
-    fs::write(&description, text.replace("\"format\": 1", "\"format\": 99")).expect("written");
+    fs::write(&description, text.replace("\"format\": 2", "\"format\": 99")).expect("written");
     assert!(world.fails(1, &["status"]).contains("newer version"));
     fs::write(&description, "{").expect("written");
     world.fails(1, &["status"]);
