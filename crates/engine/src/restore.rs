@@ -48,6 +48,7 @@ pub(crate) fn restore(
             if discard_later {
                 return Err(Usage::DiscardInPlaceOnly.into());
             }
+            target.say_unseen(found.place, answers);
             let disks = copy::copy_out(
                 target,
                 &target.volumes_at(found.place)?,

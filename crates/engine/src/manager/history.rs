@@ -1,16 +1,12 @@
 //! Moments: listing them, naming one, bringing one back.
 
-use bygone_model::Place;
-
 use super::Manager;
 use crate::{
-    api::{Answers, Items, MomentInfo, MomentMeant, Nothing, Restored, call},
+    api::{Items, MomentInfo, MomentMeant, Nothing, Restored, call},
     calls::{Handle, asked_at},
     error::Result,
     lifecycle::Request,
-    outside, restore,
-    target::Target,
-    timeline,
+    outside, restore, timeline,
 };
 
 impl Handle<call::Timeline> for Manager {
@@ -35,7 +31,7 @@ impl Handle<call::When> for Manager {
         let found = target.moment(&call.at, &asked_at(&*self.shared.clock, answers))?;
         let why = target.volumes_at(found.place).err().map(|e| e.to_string());
         let moment = found.info(&target.log.catalog());
-        say_unseen(&target, found.place, answers);
+        target.say_unseen(found.place, answers);
         Ok(MomentMeant { moment, exact: why.is_none(), why })
     }
 }
@@ -62,24 +58,7 @@ impl Handle<call::Restore> for Manager {
             outside::check_free(self.paths(), &self.targets(), path, Some(&call.name))?;
         }
         let (disk, now) = (call.disk.as_deref(), asked_at(&*self.shared.clock, answers));
-        if let call::RestoreTo::Path(_) = &call.to
-            && let Ok(found) = target.moment(&call.at, &now)
-        {
-            say_unseen(&target, found.place, answers);
-        }
         let done = restore::restore(&target, &call.at, disk, &call.to, call.discard_later, &now, answers);
         target.unless_gone(done)
-    }
-}
-
-/// The newest moment lacks what others wrote to a tapped disk that nobody used since.
-fn say_unseen(target: &Target, place: Place, answers: &mut dyn Answers) {
-    if place.seq < target.log.head_seq() || place.branch != target.log.catalog().head {
-        return;
-    }
-    for disk in target.changed_outside() {
-        answers.note(format!(
-            "disk {disk} may hold changes that Bygone has not seen; the newest moment is from before them"
-        ));
     }
 }

@@ -13,12 +13,13 @@ use bygone_block::{
     BlockDevice, Change, Extent, Geometry, IoError, LogDevice, OsDisk, RawDisk, Reading, TapDevice, TapState,
     WhenFull, Writing,
 };
-use bygone_model::{BranchId, Seq, VolumeId};
+use bygone_model::{BranchId, Place, Seq, VolumeId};
 use bygone_store::catalog::{Catalog, Disk, Keeping, Shows, Volume};
 use bygone_sys::ImageLock;
 
 use super::{Target, lock};
 use crate::{
+    api::Answers,
     error::{Error, Result},
     lifecycle::Request,
     outside,
@@ -411,13 +412,21 @@ impl Target {
             .is_some_and(|(mark, meta)| shown && mark.identity != bygone_block::file_identity(&meta))
     }
 
-    /// The tapped disks of the present that others wrote to since they were last closed.
-    pub(crate) fn changed_outside(&self) -> Vec<String> {
+    /// Says of the newest moment of the present what it lacks: changes that were made to a tapped disk while nobody used it.
+    pub(crate) fn say_unseen(&self, place: Place, answers: &mut dyn Answers) {
         let catalog = self.log.catalog();
+        if place.seq < self.log.head_seq() || place.branch != catalog.head {
+            return;
+        }
         let closed = self.closed_taps(&catalog, &lock(&self.live));
-        let changed =
-            closed.into_iter().filter(|(volume, disk)| self.is_changed_outside(&catalog, volume, disk));
-        changed.map(|(_, disk)| disk.name.clone()).collect()
+        for (_, disk) in
+            closed.iter().filter(|(volume, disk)| self.is_changed_outside(&catalog, volume, disk))
+        {
+            answers.note(format!(
+                "disk {} may hold changes that Bygone has not seen; the newest moment is from before them",
+                disk.name
+            ));
+        }
     }
 
     /// The tapped disks of the present that nobody uses.
