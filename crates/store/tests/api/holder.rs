@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -10,7 +9,6 @@ use std::{
 use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
 use bygone_store::{
     BlockWrite, Content, Error, Hold, Log, LogOptions,
-    env::{Dir, File, RealDir},
     format::{
         checkpoint::{self, FRAME_BYTES, Name},
         manifest::{self, Manifest},
@@ -18,6 +16,7 @@ use bygone_store::{
     },
 };
 
+use crate::watched::{Watch, Watched};
 use crate::world::{Ticks, World, mark, options, sector, write};
 
 const ID: [u8; 16] = *b"sixteen bytes id";
@@ -185,35 +184,16 @@ fn a_holder_that_comes_back_is_refused_if_the_log_was_taken_over() {
 
 type Meanwhile = Mutex<Option<Box<dyn FnOnce() + Send>>>;
 
-/// A folder in which something else happens just before the first manifest is made.
-struct Late {
-    inner: RealDir,
-    meanwhile: Meanwhile,
-}
+/// Something else happens just before the first manifest is made.
+struct Late(Meanwhile);
 
-impl Dir for Late {
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+impl Watch for Late {
+    fn before_create(&self, name: &str) {
         if name.starts_with(manifest::folder())
-            && let Some(meanwhile) = self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner).take()
+            && let Some(meanwhile) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
             meanwhile();
         }
-        self.inner.create(name)
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.inner.open(name)
-    }
-    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        self.inner.list(folder)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-    fn sync(&self, folder: &str) -> io::Result<()> {
-        self.inner.sync(folder)
-    }
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.inner.free_bytes()
     }
 }
 
@@ -225,10 +205,9 @@ fn of_two_who_take_a_log_over_at_once_one_is_refused() {
     let quicker = Arc::new(Mutex::new(None));
     let (other, won) = (world.clone(), quicker.clone());
     let meanwhile = move || *won.lock().unwrap() = Some(other.try_hold(Hold::TakeOver).unwrap());
-    let dir =
-        Late { inner: RealDir::new(world.folder.path()), meanwhile: Mutex::new(Some(Box::new(meanwhile))) };
+    let dir = Watched::new(world.folder.path(), Late(Mutex::new(Some(Box::new(meanwhile)))));
     let options = LogOptions { hold: Hold::TakeOver, ..options(24 << 10) };
-    let told = Log::open(Arc::new(dir), Arc::new(Ticks::default()), options);
+    let told = Log::open(dir, Arc::new(Ticks::default()), options);
     assert!(matches!(told, Err(Error::Superseded { newest: 2, .. })), "{told:?}");
     let won = quicker.lock().unwrap().take().unwrap();
     upkeep(&won);

@@ -21,4 +21,5 @@ mod place;
 mod races;
 mod stopping;
 mod tail;
+mod watched;
 mod world;

@@ -1,7 +1,7 @@
 //! Two threads at the same moment, held at the worst place.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     sync::{Arc, Condvar, Mutex, mpsc},
     thread,
     time::Duration,
@@ -11,31 +11,22 @@ use bygone_model::Seq;
 use bygone_store::{
     Below, Cursor, Log,
     catalog::Disk,
-    env::{Dir, File, RealDir},
+    env::{File, RealDir},
 };
 
+use super::watched::{Watch, Watched};
 use super::world::{Ticks, disk, mark, options, write};
 
 const SECOND: &str = "log/0000000002.seg";
 
-/// A folder that holds up whoever removes the file of the second segment in a thread of the name `keeper`.
+/// Holds up whoever removes the file of the second segment in a thread of the name `keeper`.
 struct Held {
-    inner: RealDir,
     reached: mpsc::Sender<()>,
     go_on: Arc<(Mutex<bool>, Condvar)>,
 }
 
-impl Dir for Held {
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.inner.create(name)
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.inner.open(name)
-    }
-    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        self.inner.list(folder)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
+impl Watch for Held {
+    fn before_remove(&self, name: &str) {
         if name == SECOND && thread::current().name() == Some("keeper") {
             let _ = self.reached.send(());
             let (go_on, changed) = &*self.go_on;
@@ -43,13 +34,6 @@ impl Dir for Held {
             let limit = Duration::from_millis(300);
             drop(changed.wait_timeout_while(go_on.lock().unwrap(), limit, |go_on| !*go_on).unwrap());
         }
-        self.inner.remove(name)
-    }
-    fn sync(&self, folder: &str) -> io::Result<()> {
-        self.inner.sync(folder)
-    }
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.inner.free_bytes()
     }
 }
 
@@ -88,63 +72,23 @@ enum Where {
     Everywhere,
 }
 
-struct Slow(RealDir, Arc<Stop>, Where);
-struct SlowFile(Arc<dyn File>, Arc<Stop>, Where);
+struct Slow(Arc<Stop>, Where);
 
-impl Dir for Slow {
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.0.create(name)
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(SlowFile(self.0.open(name)?, self.1.clone(), self.2)))
-    }
-    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        self.0.list(folder)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.remove(name)
-    }
-    fn sync(&self, folder: &str) -> io::Result<()> {
-        self.0.sync(folder)
-    }
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.0.free_bytes()
-    }
-}
-
-impl File for SlowFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+impl Watch for Slow {
+    fn read(&self, file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         const HEADER_BYTES: usize = 64;
-        let got = self.0.read_at(buf, offset)?;
+        let got = file.read_at(buf, offset)?;
         let zeroes_from = buf[..got].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         let rest = zeroes_from + HEADER_BYTES + 8;
         let is_reader = thread::current().name() == Some("reader");
-        if is_reader && self.2 == Where::Everywhere {
-            self.1.reach();
+        if is_reader && self.1 == Where::Everywhere {
+            self.0.reach();
         }
-        if !is_reader || self.2 == Where::Everywhere || rest >= got {
+        if !is_reader || self.1 == Where::Everywhere || rest >= got {
             return Ok(got);
         }
-        self.1.reach();
-        Ok(rest + self.0.read_at(&mut buf[rest..], offset + rest as u64)?)
-    }
-    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.0.write_at(parts, offset)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-    fn len_bytes(&self) -> io::Result<u64> {
-        self.0.len_bytes()
-    }
-    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
-        self.0.set_len(len_bytes)
-    }
-    fn reserve(&self, len_bytes: u64) -> io::Result<()> {
-        self.0.reserve(len_bytes)
-    }
-    fn prefetch(&self, offset: u64, len_bytes: u64) {
-        self.0.prefetch(offset, len_bytes);
+        self.0.reach();
+        Ok(rest + file.read_at(&mut buf[rest..], offset + rest as u64)?)
     }
 }
 
@@ -154,7 +98,7 @@ impl File for SlowFile {
 fn a_volume_can_be_opened_while_records_are_written() {
     let folder = tempfile::tempdir().unwrap();
     let stop = Arc::new(Stop::default());
-    let dir = Arc::new(Slow(RealDir::new(folder.path()), stop.clone(), Where::AtTheEnd));
+    let dir = Watched::new(folder.path(), Slow(stop.clone(), Where::AtTheEnd));
     let log = Log::make(dir, Arc::new(Ticks::default()), options(64 << 10), *b"sixteen bytes id").unwrap();
     let volume = log.add_disk(&disk(1024)).unwrap();
     (0..4).for_each(|n| _ = write(&log, volume, n * 4, 4, 10 + n));
@@ -177,7 +121,7 @@ fn a_volume_can_be_opened_while_records_are_written() {
 fn a_volume_that_is_opened_holds_nobody_up() {
     let folder = tempfile::tempdir().unwrap();
     let stop = Arc::new(Stop::default());
-    let dir = Arc::new(Slow(RealDir::new(folder.path()), stop.clone(), Where::Everywhere));
+    let dir = Watched::new(folder.path(), Slow(stop.clone(), Where::Everywhere));
     let log = Log::make(dir, Arc::new(Ticks::default()), options(24 << 10), *b"sixteen bytes id").unwrap();
     let volume = log.add_disk(&disk(1024)).unwrap();
     let other = log.add_disk(&Disk { name: "vdb".to_owned(), ..disk(1024) }).unwrap();
@@ -210,7 +154,7 @@ fn a_volume_that_is_opened_holds_nobody_up() {
 fn a_follower_that_waits_for_the_medium_holds_nobody_up() {
     let folder = tempfile::tempdir().unwrap();
     let stop = Arc::new(Stop::default());
-    let dir = Arc::new(Slow(RealDir::new(folder.path()), stop.clone(), Where::Everywhere));
+    let dir = Watched::new(folder.path(), Slow(stop.clone(), Where::Everywhere));
     let log = Log::make(dir, Arc::new(Ticks::default()), options(24 << 10), *b"sixteen bytes id").unwrap();
     let volume = log.add_disk(&disk(1024)).unwrap();
     (0..40).for_each(|n| _ = write(&log, volume, n * 4, 4, 10 + n));
@@ -242,10 +186,9 @@ fn i1_a_segment_that_a_write_began_is_not_taken_away_by_upkeep() {
     let folder = tempfile::tempdir().unwrap();
     let (reached, wait_for_it) = mpsc::channel();
     let go_on = Arc::new((Mutex::new(false), Condvar::new()));
-    let dir = Held { inner: RealDir::new(folder.path()), reached, go_on: go_on.clone() };
+    let dir = Watched::new(folder.path(), Held { reached, go_on: go_on.clone() });
     let options = options(24 << 10);
-    let log =
-        Log::make(Arc::new(dir), Arc::new(Ticks::default()), options.clone(), *b"sixteen bytes id").unwrap();
+    let log = Log::make(dir, Arc::new(Ticks::default()), options.clone(), *b"sixteen bytes id").unwrap();
     let volume = log.add_disk(&disk(1024)).unwrap();
     let mut written = 0;
     let mut one_more = || {

@@ -2,17 +2,14 @@
 
 use std::{
     cell::Cell,
-    io,
     sync::{Arc, Condvar, Mutex},
     thread,
 };
 
 use bygone_model::{BranchId, Event, Kind, Lba, Sectors, Seq, VolumeId};
-use bygone_store::{
-    BlockWrite, Caller, Content, Error, EventOrder, EventQuery, Log,
-    env::{Dir, File, RealDir},
-};
+use bygone_store::{BlockWrite, Caller, Content, Error, EventOrder, EventQuery, Log};
 
+use crate::watched::{Watch, Watched};
 use crate::world::{Ticks, World, disk, mark, options, write};
 
 #[test]
@@ -124,36 +121,17 @@ fn a_question_to_events_that_none_answers_ends_within_a_list() {
     }
 }
 
-/// A folder in which making a checkpoint takes until it is let go.
-struct Slow {
-    inner: RealDir,
-    held: Arc<(Mutex<bool>, Condvar)>,
-}
+/// Making a checkpoint takes until it is let go.
+struct Slow(Arc<(Mutex<bool>, Condvar)>);
 
-impl Dir for Slow {
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+impl Watch for Slow {
+    fn before_create(&self, name: &str) {
         if name.starts_with("index/") {
-            let (held, changed) = &*self.held;
+            let (held, changed) = &*self.0;
             let held = held.lock().unwrap();
             changed.notify_all();
             drop(changed.wait_while(held, |held| *held).unwrap());
         }
-        self.inner.create(name)
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.inner.open(name)
-    }
-    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        self.inner.list(folder)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-    fn sync(&self, folder: &str) -> io::Result<()> {
-        self.inner.sync(folder)
-    }
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.inner.free_bytes()
     }
 }
 
@@ -161,7 +139,7 @@ impl Dir for Slow {
 fn a_view_that_waits_for_upkeep_ends_when_it_is_not_wanted_any_more() {
     let world = World::empty();
     let held = Arc::new((Mutex::new(true), Condvar::new()));
-    let dir = Arc::new(Slow { inner: RealDir::new(world.folder.path()), held: held.clone() });
+    let dir = Watched::new(world.folder.path(), Slow(held.clone()));
     let log = Log::make(dir, Arc::new(Ticks::default()), options(24 << 10), *b"sixteen bytes id").unwrap();
     let volume: VolumeId = log.add_disk(&disk(1 << 20)).unwrap();
     let end = write(&log, volume, 0, 8, 7);

@@ -1,7 +1,7 @@
 //! What opening costs is not in a guest's hands: an unsealed segment in which everything looks like a header.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,63 +11,24 @@ use std::{
 use bygone_model::{Lba, Micros, Sectors, Seq, VolumeId};
 use bygone_store::{
     BlockWrite, Content, Log,
-    env::{Dir, File, RealDir},
+    env::File,
     format::{
         key::Identity,
         record::{HEADER_BYTES, Header, Op, Subject},
     },
 };
 
+use crate::watched::{Watch, Watched};
 use crate::world::{Ticks, World, options};
 
-/// A folder that counts the bytes read from it.
-struct Counting(RealDir, Arc<AtomicU64>);
-struct CountingFile(Arc<dyn File>, Arc<AtomicU64>);
+/// Counts the bytes that are read.
+struct Counting(Arc<AtomicU64>);
 
-impl Dir for Counting {
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.0.create(name)
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(CountingFile(self.0.open(name)?, self.1.clone())))
-    }
-    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        self.0.list(folder)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.remove(name)
-    }
-    fn sync(&self, folder: &str) -> io::Result<()> {
-        self.0.sync(folder)
-    }
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.0.free_bytes()
-    }
-}
-
-impl File for CountingFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let got = self.0.read_at(buf, offset)?;
-        self.1.fetch_add(got as u64, Ordering::Relaxed);
+impl Watch for Counting {
+    fn read(&self, file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let got = file.read_at(buf, offset)?;
+        self.0.fetch_add(got as u64, Ordering::Relaxed);
         Ok(got)
-    }
-    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.0.write_at(parts, offset)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-    fn len_bytes(&self) -> io::Result<u64> {
-        self.0.len_bytes()
-    }
-    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
-        self.0.set_len(len_bytes)
-    }
-    fn reserve(&self, len_bytes: u64) -> io::Result<()> {
-        self.0.reserve(len_bytes)
-    }
-    fn prefetch(&self, offset: u64, len_bytes: u64) {
-        self.0.prefetch(offset, len_bytes);
     }
 }
 
@@ -122,8 +83,8 @@ fn read_to_open(content: &dyn Fn(Seq) -> Vec<u8>) -> u64 {
     bytes[at + 20] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let read = Arc::new(AtomicU64::new(0));
-    let dir = Counting(RealDir::new(world.folder.path()), read.clone());
-    let log = Log::open(Arc::new(dir), Arc::new(Ticks::default()), options(8 << 20)).unwrap();
+    let dir = Watched::new(world.folder.path(), Counting(read.clone()));
+    let log = Log::open(dir, Arc::new(Ticks::default()), options(8 << 20)).unwrap();
     assert!(log.head_seq() < first, "what was torn and never durable is gone");
     read.load(Ordering::Relaxed)
 }

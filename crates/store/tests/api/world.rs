@@ -1,7 +1,7 @@
 //! A log in a folder of its own.
 
 use std::{
-    io::{self, IoSlice},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -13,9 +13,11 @@ use bygone_model::{Lba, Micros, SECTOR_BYTES, Sectors, Seq, VolumeId};
 use bygone_store::{
     BlockWrite, Content, Hold, Log, LogOptions, MEMORY_BYTES, Store, Wait,
     catalog::{Disk, Keeping},
-    env::{Clock, Dir, File, RealDir},
+    env::{Clock, Dir},
 };
 use tempfile::TempDir;
+
+use crate::watched::{Watch, Watched};
 
 /// A clock that moves by a millisecond whenever it is looked at.
 #[derive(Default)]
@@ -89,7 +91,7 @@ impl World {
     }
 
     pub(crate) fn dir(&self) -> Arc<dyn Dir> {
-        Arc::new(Failing { inner: RealDir::new(self.folder.path()), syncs_fail: self.syncs_fail.clone() })
+        Watched::new(self.folder.path(), Failing(self.syncs_fail.clone()))
     }
 
     /// A log with one disk.
@@ -151,73 +153,14 @@ pub(crate) fn mark(log: &Arc<Log>, volume: VolumeId, lba: u64, seq: Seq) -> bygo
     Ok(mark)
 }
 
-/// A folder whose syncs fail when told to.
-struct Failing {
-    inner: RealDir,
-    syncs_fail: Arc<AtomicBool>,
-}
+/// Syncs fail when told to.
+struct Failing(Arc<AtomicBool>);
 
-impl Failing {
-    fn wrap(&self, inner: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(FailingFile { inner, syncs_fail: self.syncs_fail.clone() })
-    }
-}
-
-impl Dir for Failing {
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.inner.create(name).map(|file| self.wrap(file))
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.inner.open(name).map(|file| self.wrap(file))
-    }
-    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        self.inner.list(folder)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.inner.remove(name)
-    }
-    fn sync(&self, folder: &str) -> io::Result<()> {
-        self.inner.sync(folder)
-    }
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.inner.free_bytes()
-    }
-}
-
-struct FailingFile {
-    inner: Arc<dyn File>,
-    syncs_fail: Arc<AtomicBool>,
-}
-
-impl File for FailingFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.inner.read_at(buf, offset)
-    }
-    fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.inner.read_cached_at(buf, offset)
-    }
-    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        self.inner.write_at(parts, offset)
-    }
-    fn begin_writing(&self, offset: u64, len_bytes: u64) {
-        self.inner.begin_writing(offset, len_bytes);
-    }
-    fn sync(&self) -> io::Result<()> {
-        if self.syncs_fail.load(Ordering::Relaxed) {
+impl Watch for Failing {
+    fn before_sync(&self) -> io::Result<()> {
+        if self.0.load(Ordering::Relaxed) {
             return Err(io::Error::other("the medium is gone"));
         }
-        self.inner.sync()
-    }
-    fn len_bytes(&self) -> io::Result<u64> {
-        self.inner.len_bytes()
-    }
-    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
-        self.inner.set_len(len_bytes)
-    }
-    fn reserve(&self, len_bytes: u64) -> io::Result<()> {
-        self.inner.reserve(len_bytes)
-    }
-    fn prefetch(&self, offset: u64, len_bytes: u64) {
-        self.inner.prefetch(offset, len_bytes);
+        Ok(())
     }
 }

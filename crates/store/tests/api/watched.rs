@@ -1,0 +1,99 @@
+//! A folder of the system in which a test does something of its own at one kind of step.
+
+use std::{
+    io::{self, IoSlice},
+    path::Path,
+    sync::Arc,
+};
+
+use bygone_store::env::{Dir, File, RealDir};
+
+/// What happens at which step; by default nothing.
+pub(crate) trait Watch: Send + Sync + 'static {
+    fn before_create(&self, _name: &str) {}
+    fn before_remove(&self, _name: &str) {}
+    /// Reads from a file that was opened, not made.
+    fn read(&self, file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        file.read_at(buf, offset)
+    }
+    /// An error is the answer to a sync of a file.
+    fn before_sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// See the module's comment.
+pub(crate) struct Watched<W> {
+    inner: RealDir,
+    watch: Arc<W>,
+}
+
+impl<W: Watch> Watched<W> {
+    pub(crate) fn new(folder: &Path, watch: W) -> Arc<Watched<W>> {
+        Arc::new(Watched { inner: RealDir::new(folder), watch: Arc::new(watch) })
+    }
+
+    fn wrap(&self, inner: Arc<dyn File>, was_made: bool) -> Arc<dyn File> {
+        Arc::new(WatchedFile { inner, was_made, watch: self.watch.clone() })
+    }
+}
+
+impl<W: Watch> Dir for Watched<W> {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.watch.before_create(name);
+        self.inner.create(name).map(|file| self.wrap(file, true))
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.inner.open(name).map(|file| self.wrap(file, false))
+    }
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.inner.list(folder)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.watch.before_remove(name);
+        self.inner.remove(name)
+    }
+    fn sync(&self, folder: &str) -> io::Result<()> {
+        self.inner.sync(folder)
+    }
+    fn free_bytes(&self) -> io::Result<u64> {
+        self.inner.free_bytes()
+    }
+}
+
+struct WatchedFile<W> {
+    inner: Arc<dyn File>,
+    was_made: bool,
+    watch: Arc<W>,
+}
+
+impl<W: Watch> File for WatchedFile<W> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        if self.was_made {
+            return self.inner.read_at(buf, offset);
+        }
+        self.watch.read(&*self.inner, buf, offset)
+    }
+    fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.inner.write_at(parts, offset)
+    }
+    fn begin_writing(&self, offset: u64, len_bytes: u64) {
+        self.inner.begin_writing(offset, len_bytes);
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.watch.before_sync()?;
+        self.inner.sync()
+    }
+    fn len_bytes(&self) -> io::Result<u64> {
+        self.inner.len_bytes()
+    }
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.inner.set_len(len_bytes)
+    }
+    fn reserve(&self, len_bytes: u64) -> io::Result<()> {
+        self.inner.reserve(len_bytes)
+    }
+    fn prefetch(&self, offset: u64, len_bytes: u64) {
+        self.inner.prefetch(offset, len_bytes);
+    }
+}
