@@ -209,6 +209,19 @@ pub const fn padding_bytes(payload_bytes: usize) -> usize {
     pad8(payload_bytes) - payload_bytes
 }
 
+/// Where something else than a zero stands in the record that begins at `at` and with `bytes`, before or behind its payload: its own
+/// checksums do not cover that.
+#[must_use]
+pub fn nonzero_padding(header: &Header, at: u64, bytes: &[u8]) -> Option<u64> {
+    let payload_bytes = header.payload_bytes as usize;
+    let count = payload_bytes.div_ceil(GRANULE_BYTES);
+    let crcs_end = HEADER_BYTES + if count <= 1 { 0 } else { count * 4 };
+    let payload = (header.payload_at(at) - at) as usize;
+    let end = (header.end(at) - at) as usize;
+    let mut padding = (crcs_end..payload).chain(payload + payload_bytes..end);
+    padding.find(|i| bytes.get(*i).is_some_and(|byte| *byte != 0)).map(|i| at + i as u64)
+}
+
 const fn pad8(n: usize) -> usize {
     n.next_multiple_of(ALIGN_BYTES as usize)
 }

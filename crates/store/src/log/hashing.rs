@@ -1,17 +1,19 @@
 //! The hash of each sealed segment's file, by which the manifest knows it.
 //!
 //! Nobody who writes waits for it: a segment is read back by upkeep when there is nothing else to do, piece by piece and no faster than
-//! the store's [`crate::store::Rate`], or is hashed while `verify` reads it anyhow.
+//! the store's [`crate::store::Rate`], or is hashed while `verify` reads it anyhow. Both check all of it on the way ([`Whole`]): what does
+//! not hold gets no hash, for by its hash a file is known to be the sound one.
 
 use std::{
+    collections::BTreeMap,
     io::{self, IoSlice},
     sync::{Arc, PoisonError},
 };
 
-use super::Log;
+use super::{Log, LogKey, whole::Whole};
 use crate::{
     env::File,
-    error::{Damage, Error, Result},
+    error::{Damage, Error, Place, Result},
     format::{
         manifest::{Entry, Hash, State},
         segment,
@@ -26,48 +28,86 @@ const PIECE_BYTES: u64 = 1 << 20;
 pub(super) struct Hashing {
     entry: Entry,
     file: Arc<dyn File>,
-    hasher: blake3::Hasher,
-    at: u64,
+    whole: Whole,
+}
+
+/// What does not hold of sealed segments that were read back, by number.
+#[derive(Default)]
+pub(super) struct Rot(Mutex<BTreeMap<u32, (Place, Damage)>>);
+
+impl Rot {
+    fn found(&self) -> MutexGuard<'_, BTreeMap<u32, (Place, Damage)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Log {
-    /// Reads the next piece of a segment whose hash is not known yet.
+    /// Reads and checks the next piece of a segment whose hash is not known yet.
     pub(super) fn hash_next(&self) -> Result<bool> {
         let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut hashing) = upkeep.hashing.take().or_else(|| self.begin_hashing()) else {
             return Ok(false);
         };
-        let len = PIECE_BYTES.min(hashing.entry.len_bytes - hashing.at);
+        let len = PIECE_BYTES.min(hashing.whole.len_bytes() - hashing.whole.upto());
         if !self.options.store.rate.take(self.clock.monotonic(), len) {
             upkeep.hashing = Some(hashing);
             return Ok(false);
         }
-        let mut piece = vec![0; len as usize];
-        match hashing.file.read_uncached_at(&mut piece, hashing.at) {
-            Ok(got) if got as u64 == len => {}
-            // It was cut, or cannot be read: verification says so.
-            _ => return Ok(true),
+        match self.hash_piece(&mut hashing, len as usize) {
+            Ok(true) => {}
+            Ok(false) => upkeep.hashing = Some(hashing),
+            Err(error) => self.note_rot(&hashing.entry, error),
         }
-        hashing.hasher.update(&piece);
-        hashing.at += len;
-        if hashing.at < hashing.entry.len_bytes {
-            upkeep.hashing = Some(hashing);
-        } else {
-            self.note_hash(&hashing.entry, *hashing.hasher.finalize().as_bytes());
+        Ok(true)
+    }
+
+    /// Says whether it was the last piece.
+    fn hash_piece(&self, hashing: &mut Hashing, len: usize) -> Result<bool> {
+        let (number, at) = (hashing.entry.number, hashing.whole.upto());
+        let name = segment::file_name(number);
+        let mut piece = vec![0; len];
+        let got = hashing.file.read_uncached_at(&mut piece, at);
+        let got = got.map_err(|e| Error::io("reading", &name, e))?;
+        if got < len {
+            return Err(Error::damaged(&name, at + got as u64, Damage::Truncated));
         }
+        hashing.whole.take(&piece)?;
+        let Some((header_crc, hash)) = hashing.whole.finish() else { return Ok(false) };
+        self.check_file(number, Some(header_crc), hashing.whole.len_bytes(), Some(hash))?;
         Ok(true)
     }
 
     fn begin_hashing(&self) -> Option<Hashing> {
         // Each is tried once in a life.
-        while let Some(entry) = self.manifest().take_unhashed() {
+        // The manifest is not held while the file is looked at: what is found is noted there.
+        let next = || self.manifest().take_unhashed();
+        while let Some(entry) = next() {
             let name = segment::file_name(entry.number);
             let is_sound = !self.damage_at_open.iter().any(|(place, _)| place.file == name);
-            if let Some(file) = is_sound.then(|| self.dir.open(&name).ok()).flatten() {
-                return Some(Hashing { entry, file, hasher: blake3::Hasher::new(), at: 0 });
+            let Some(file) = is_sound.then(|| self.dir.open(&name).ok()).flatten() else { continue };
+            match Whole::begin(&*file, entry.number, self.key) {
+                Ok(whole) => return Some(Hashing { entry, file, whole }),
+                Err(error) => self.note_rot(&entry, error),
             }
         }
         None
+    }
+
+    /// Reading a segment back failed. It gets no hash, and if it is damaged [`Log::damage`] says so. What cannot be read today may be
+    /// tomorrow: that only verification says.
+    fn note_rot(&self, of: &Entry, error: Error) {
+        let Error::Damaged { place, damage } = error else { return };
+        // It may have been lost meanwhile.
+        if self.manifest().segment(of.number) == Some(of) {
+            self.rot.found().insert(of.number, (place, damage));
+        }
+    }
+
+    /// What was found damaged by reading it back, and was not found whole since.
+    pub(super) fn rot(&self) -> Vec<(Place, Damage)> {
+        let found = self.rot.found();
+        let own = found.iter().filter(|(number, _)| self.places.elsewhere(**number).is_none());
+        own.map(|(_, found)| found.clone()).collect()
     }
 
     /// The whole file of a segment has this hash.
@@ -103,50 +143,62 @@ impl Log {
         if len_bytes > known.len_bytes {
             return damaged(known.len_bytes, Damage::Misplaced);
         }
-        match (known.hash, hash) {
-            (Some(known), Some(hash)) if known != hash => damaged(0, Damage::Changed),
-            (None, Some(hash)) => {
-                self.note_hash(&known, hash);
-                Ok(())
-            }
-            _ => Ok(()),
+        let Some(hash) = hash else { return Ok(()) };
+        match known.hash {
+            Some(known) if known != hash => return damaged(0, Damage::Changed),
+            Some(_) => {}
+            None => self.note_hash(&known, hash),
         }
+        self.rot.found().remove(&number);
+        Ok(())
     }
 }
 
-/// A file that somebody reads from front to back, hashed on the way.
+/// The file of a sealed segment that somebody reads from front to back, checked and hashed as a whole on the way.
 pub(super) struct Hashed<'a> {
     file: &'a dyn File,
     seen: Mutex<Seen>,
 }
 
-#[derive(Default)]
 struct Seen {
-    hasher: blake3::Hasher,
-    /// Everything before this was seen.
-    upto: u64,
+    whole: Whole,
+    /// The first thing that did not hold; nothing behind it is looked at.
+    flaw: Option<Error>,
 }
 
 impl<'a> Hashed<'a> {
-    pub(super) fn new(file: &'a dyn File) -> Hashed<'a> {
-        Hashed { file, seen: Mutex::default() }
+    /// # Errors
+    /// As [`Whole::begin`].
+    pub(super) fn new(file: &'a dyn File, number: u32, key: LogKey) -> Result<Hashed<'a>> {
+        let whole = Whole::begin(file, number, key)?;
+        Ok(Hashed { file, seen: Mutex::new(Seen { whole, flaw: None }) })
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The hash of the first `len_bytes`, of which those are read that were not seen.
-    pub(super) fn finish(&self, len_bytes: u64) -> io::Result<Hash> {
+    /// The hash of the file, if it is whole. What was not seen of it is read.
+    ///
+    /// # Errors
+    /// When it is not whole, or cannot be read.
+    pub(super) fn finish(&self, name: &str) -> Result<Hash> {
         let mut piece = vec![0; PIECE_BYTES as usize];
         loop {
-            let upto = self.seen().upto;
+            let (upto, len_bytes) = {
+                let seen = self.seen();
+                if let Some(flaw) = &seen.flaw {
+                    return Err(flaw.clone());
+                }
+                if let Some((_, hash)) = seen.whole.finish() {
+                    return Ok(hash);
+                }
+                (seen.whole.upto(), seen.whole.len_bytes())
+            };
             let wanted = len_bytes.saturating_sub(upto).min(PIECE_BYTES) as usize;
-            if wanted == 0 {
-                return Ok(*self.seen().hasher.finalize().as_bytes());
-            }
-            if self.read_at(&mut piece[..wanted], upto)? < wanted {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            let got = self.read_at(&mut piece[..wanted], upto).map_err(|e| Error::io("reading", name, e))?;
+            if got < wanted || wanted == 0 {
+                return Err(Error::damaged(name, upto + got as u64, Damage::Truncated));
             }
         }
     }
@@ -157,10 +209,9 @@ impl File for Hashed<'_> {
         let got = self.file.read_at(buf, offset)?;
         let mut seen = self.seen();
         // What is read again, or out of order, adds nothing.
-        let known = seen.upto.checked_sub(offset).map_or(usize::MAX, |known| known as usize);
-        if let Some(new) = buf[..got].get(known..) {
-            seen.hasher.update(new);
-            seen.upto += new.len() as u64;
+        let known = seen.whole.upto().checked_sub(offset).map_or(usize::MAX, |known| known as usize);
+        if let Some(new) = buf[..got].get(known..).filter(|new| !new.is_empty() && seen.flaw.is_none()) {
+            seen.flaw = seen.whole.take(new).err();
         }
         Ok(got)
     }

@@ -42,10 +42,12 @@ impl Log {
         self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known to be damaged: what was found when the log was opened, and segments that are gone since. The rest is usable.
+    /// What is known to be damaged: what was found when the log was opened, segments that are gone since, and what upkeep found by
+    /// reading segments back. The rest is usable.
     #[must_use]
     pub fn damage(&self) -> Vec<(Place, Damage)> {
         let mut damage = self.damage_at_open.clone();
+        damage.extend(self.rot());
         let manifest = self.manifest();
         for entry in manifest.segments().filter(|entry| entry.state == State::Missing) {
             let place = Place { file: segment::file_name(entry.number), offset: 0 };

@@ -32,6 +32,7 @@ mod syncs;
 mod timeline;
 mod upkeep;
 mod verify;
+mod whole;
 
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 
@@ -227,6 +228,7 @@ pub struct Log {
     share: Share,
     manifest: Mutex<Known>,
     trouble: upkeep::Trouble,
+    rot: hashing::Rot,
     found_last: Micros,
     damage_at_open: Vec<(Place, crate::Damage)>,
 }

@@ -308,6 +308,7 @@ impl Log {
             upkeep: Mutex::new(Upkeep::default()),
             manifest: Mutex::new(manifest),
             trouble: Trouble::default(),
+            rot: super::hashing::Rot::default(),
             found_last,
             damage_at_open: state.damage,
             next_piece: 0.into(),

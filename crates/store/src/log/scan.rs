@@ -82,7 +82,8 @@ pub(super) fn sealed_index(file: &dyn File, number: u32, log: &LogKey) -> Result
     Ok(SegmentIndex::decode(&trailer, number, &bytes))
 }
 
-fn trailer(file: &dyn File, number: u32, log: &LogKey) -> Result<Option<Trailer>> {
+/// The trailer of a sealed segment. `None`: it has none, or a damaged one.
+pub(super) fn trailer(file: &dyn File, number: u32, log: &LogKey) -> Result<Option<Trailer>> {
     let io = |e| Error::io("reading", &segment::file_name(number), e);
     let len_bytes = file.len_bytes().map_err(io)?;
     let Some(at) = len_bytes.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };

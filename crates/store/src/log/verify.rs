@@ -152,8 +152,8 @@ impl Log {
         Ok(report)
     }
 
-    /// Checks a segment; says its first and last record, unless `keep_going` ended it. Of one that is sealed and all of which was read
-    /// `hash` becomes the hash of its file.
+    /// Checks a segment; says its first and last record, unless `keep_going` ended it. Of one that is sealed and whole `hash`
+    /// becomes the hash of its file.
     fn verify_segment(
         &self,
         (number, active, head): (u32, bool, Seq),
@@ -184,8 +184,8 @@ impl Log {
         };
         let context = scan::Context { expected, until, durable, ..scan::Context::of(self.key) };
         let (before, mut reached) = (report.checked_bytes, 0);
-        let hashed = Hashed::new(&*file);
-        let read: &dyn File = if index.is_some() { &hashed } else { &*file };
+        let hashed = index.as_ref().map(|_| Hashed::new(&*file, number, self.key)).transpose()?;
+        let read: &dyn File = hashed.as_ref().map_or(&*file, |hashed| hashed);
         let scanned = scan::scan_while(read, number, header, context, &mut |at| {
             reached = at;
             keep_going(before + at)
@@ -196,16 +196,14 @@ impl Log {
         };
         let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
         report.checked_bytes += len_bytes;
-        if index.is_some() {
-            *hash = Some(hashed.finish(len_bytes).map_err(|e| Error::io("reading", &name, e))?);
-        }
+        let whole = hashed.map(|hashed| hashed.finish(&name));
         for (offset, damage) in &scanned.damage {
             let place = Place { file: name.clone(), offset: *offset };
             report.damaged.push(Damaged { place, damage: *damage });
         }
         let first = scanned.index.first_seq;
         let damaged = |damage| Err(Error::damaged(&name, scanned.index.records_end, damage));
-        match index {
+        let span = match index {
             // The index says how far the records reach; the scan ends at the first that does not hold.
             Some(index) if scanned.index.records_end < index.records_end => damaged(Damage::Checksum),
             Some(index) if scanned.damage.is_empty() && scanned.index.times != index.times => {
@@ -225,7 +223,14 @@ impl Log {
                 damaged(Damage::Truncated)
             }
             _ => Ok(Some((first, scanned.last_seq()))),
+        }?;
+        match whole {
+            Some(Ok(whole)) => *hash = Some(whole),
+            // Nothing that the records themselves show.
+            Some(Err(flaw)) if scanned.damage.is_empty() => return Err(flaw),
+            _ => {}
         }
+        Ok(span)
     }
 
     /// A segment that is whole in itself may still not be the one that was sealed under its number.
