@@ -137,11 +137,6 @@ impl Known {
         self.segment(number).is_some_and(|entry| entry.state == State::Dropped)
     }
 
-    /// The newest holder of the log that they name; 0: there is none.
-    pub(crate) fn term(&self) -> u32 {
-        self.term
-    }
-
     /// No manifest of a greater number is this holder's.
     pub(crate) fn tried(&self) -> u32 {
         self.next - 1
@@ -215,17 +210,35 @@ pub(crate) fn begin(dir: &dyn Dir, known: &mut Known, log: Identity, term: u32, 
     Ok(())
 }
 
-/// A newer term than `term` in one of the manifests behind `number`.
+/// A newer term than `term` in one of the manifests of which `wanted` says so.
 ///
 /// # Errors
 /// When they cannot be read, or a newer program wrote one.
-pub(crate) fn newer_term(dir: &dyn Dir, log: &Identity, number: u32, term: u32) -> Result<Option<u32>> {
-    for other in numbers(dir)?.into_iter().rev().take_while(|other| *other > number) {
-        if let Some((read, _)) = read(dir, other, log)?.filter(|(read, _)| read.term > term) {
+pub(crate) fn newer_term(
+    dir: &dyn Dir,
+    log: &Identity,
+    wanted: impl Fn(u32) -> bool,
+    term: u32,
+) -> Result<Option<u32>> {
+    for number in numbers(dir)?.into_iter().rev().filter(|number| wanted(*number)) {
+        if let Some((read, _)) = read(dir, number, log)?.filter(|(read, _)| read.term > term) {
             return Ok(Some(read.term));
         }
     }
     Ok(None)
+}
+
+/// The newest term in the manifests up to `number`, also in those that the newest one does not build upon: a holder that has not yet
+/// seen that it lost the log may have written one behind that of the next holder. 0: there is none.
+///
+/// # Errors
+/// As [`newer_term`].
+pub(crate) fn newest_term(dir: &dyn Dir, log: &Identity, number: u32) -> Result<u32> {
+    let mut newest = 0;
+    for other in numbers(dir)?.into_iter().filter(|other| *other <= number) {
+        newest = read(dir, other, log)?.map_or(newest, |(read, _)| newest.max(read.term));
+    }
+    Ok(newest)
 }
 
 /// Removes the manifests before `first`. Those that stay behind do no harm.

@@ -7,7 +7,10 @@
 //! one before it begins a segment, gives one its index, writes a checkpoint or a manifest, or removes a file, and whenever the folder
 //! is compared with the manifest. All of these are rare; in between it costs a flag.
 
-use std::sync::atomic::Ordering;
+use std::{
+    collections::BTreeSet,
+    sync::{PoisonError, atomic::Ordering},
+};
 
 use crate::{
     env::{Clock, Dir, read_exact_at},
@@ -18,7 +21,7 @@ use crate::{
         segment,
     },
     manifest::{self, Known},
-    sync::AtomicU64,
+    sync::{AtomicU64, Mutex, MutexGuard},
 };
 
 use super::{LogKey, scan};
@@ -43,24 +46,41 @@ pub enum Hold {
 pub(super) struct Holder {
     log: Identity,
     term: u32,
-    /// Manifests of greater numbers are another holder's.
+    /// Of the manifests up to this number all that are another holder's were looked at, but for `taken`.
     own: AtomicU64,
+    /// Manifests that another holder began before this one could write them. Nothing could be read of them yet.
+    taken: Mutex<BTreeSet<u32>>,
     /// A newer term that was seen; 0: none.
     newer: AtomicU64,
 }
 
 impl Holder {
     pub(super) fn new(log: Identity, term: u32, manifest: &Known) -> Holder {
-        Holder { log, term, own: u64::from(manifest.tried()).into(), newer: 0.into() }
+        let own = u64::from(manifest.tried()).into();
+        Holder { log, term, own, taken: Mutex::default(), newer: 0.into() }
     }
 
     pub(super) fn term(&self) -> u32 {
         self.term
     }
 
-    /// The manifest `number` is this holder's own.
-    pub(super) fn writes(&self, number: u32) {
+    /// This holder has written the manifest `number`.
+    pub(super) fn wrote(&self, number: u32) {
         self.own.fetch_max(u64::from(number), Ordering::Relaxed);
+    }
+
+    /// Why this holder could not write the manifest `number`: if `error` says that it is there already, somebody else has made it.
+    pub(super) fn could_not_write(&self, dir: &dyn Dir, number: u32, error: Error) -> Error {
+        if !is_taken(&error) {
+            return error;
+        }
+        // Whoever made it may not have written it yet: it is looked at again and again, also when this holder has written later ones.
+        self.taken().insert(number);
+        self.look(dir).err().unwrap_or(error)
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses once a newer term was seen.
@@ -75,7 +95,9 @@ impl Holder {
     pub(super) fn look(&self, dir: &dyn Dir) -> Result<()> {
         self.check()?;
         let own = self.own.load(Ordering::Relaxed) as u32;
-        if let Some(newest) = manifest::newer_term(dir, &self.log, own, self.term)? {
+        let taken = self.taken().clone();
+        let wanted = |number| number > own || taken.contains(&number);
+        if let Some(newest) = manifest::newer_term(dir, &self.log, wanted, self.term)? {
             self.newer.store(u64::from(newest), Ordering::Release);
         }
         self.check()
@@ -90,7 +112,9 @@ pub(super) fn hold(
     (log, numbers): (&Identity, &[u32]),
     manifest: &mut Known,
 ) -> Result<u32> {
-    let newest = newest_term(dir, &LogKey::of(log), numbers, manifest)?;
+    // Those behind that were made since: they are seen at the first look.
+    let said = manifest::newest_term(dir, log, manifest.tried())?;
+    let newest = newest_term(dir, &LogKey::of(log), numbers, said)?;
     match hold {
         Hold::Newest => Ok(newest),
         Hold::Term(term) if newest > term => Err(Error::Superseded { term, newest }),
@@ -101,7 +125,7 @@ pub(super) fn hold(
             let before = manifest.tried();
             manifest::begin(dir, manifest, *log, term, clock.wall()).map_err(|error| {
                 // Somebody else was quicker.
-                match manifest::newer_term(dir, log, before, newest) {
+                match manifest::newer_term(dir, log, |number| number > before, newest) {
                     Ok(Some(newest)) if is_taken(&error) => Error::Superseded { term, newest },
                     _ => error,
                 }
@@ -115,10 +139,10 @@ fn is_taken(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists)
 }
 
-/// The newest term that the log's files name. It never falls from one file to the next, so the newest one of each kind that can be read
-/// says it.
-fn newest_term(dir: &dyn Dir, log: &LogKey, numbers: &[u32], manifest: &Known) -> Result<u32> {
-    let mut newest = manifest.term().max(TERM_FIRST);
+/// The newest term that the log's files name; `said` is that of its manifests. In the other kinds it never falls from one file to the
+/// next, so the newest one that can be read says it.
+fn newest_term(dir: &dyn Dir, log: &LogKey, numbers: &[u32], said: u32) -> Result<u32> {
+    let mut newest = said.max(TERM_FIRST);
     for &number in numbers.iter().rev() {
         let name = segment::file_name(number);
         let file = match dir.open(&name) {

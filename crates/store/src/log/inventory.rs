@@ -69,8 +69,10 @@ impl Log {
         self.check_holder()?;
         let looked = self.look();
         upkeep.looked = (!matches!(looked, Ok(true))).then_some(now);
-        let written = self.write_manifest();
-        looked.and(written)
+        match (looked, self.write_manifest()) {
+            (_, Err(superseded @ Error::Superseded { .. })) => Err(superseded),
+            (looked, written) => looked.and(written),
+        }
     }
 
     /// Compares; says whether there is more than was looked at.
@@ -234,8 +236,10 @@ impl Log {
     pub(super) fn write_manifest(&self) -> Result<bool> {
         let made = self.manifest().next(self.identity, self.term(), self.clock.wall());
         let Some(made) = made else { return Ok(false) };
-        self.syncs.holder.writes(made.number);
-        let hash = manifest::write(&*self.dir, &made)?;
+        // If the number was taken, the next attempt takes the next one.
+        let hash = manifest::write(&*self.dir, &made)
+            .map_err(|error| self.syncs.holder.could_not_write(&*self.dir, made.number, error))?;
+        self.syncs.holder.wrote(made.number);
         let unneeded = self.manifest().written(&made, hash);
         if let Some(first) = unneeded {
             manifest::remove_before(&*self.dir, first);

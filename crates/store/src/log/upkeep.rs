@@ -114,6 +114,8 @@ impl Log {
                     return Ok(true);
                 }
                 Ok(false) => {}
+                // Nothing that is left to do is this holder's.
+                Err(superseded @ Error::Superseded { .. }) => return Err(superseded),
                 Err(e) => refused = refused.or(Some(e)),
             }
         }

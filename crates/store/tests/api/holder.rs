@@ -213,3 +213,105 @@ fn of_two_who_take_a_log_over_at_once_one_is_refused() {
     upkeep(&won);
     assert_eq!(won.term(), 2);
 }
+
+/// A holder that wants to write a manifest, and whoever takes the log over just before it does: after the holder has looked.
+fn taken_over_before_a_manifest() -> (Arc<World>, Arc<Log>, VolumeId, Arc<Mutex<Option<Arc<Log>>>>, Arc<Late>)
+{
+    let (world, log, volume) = some_history();
+    drop(log);
+    let world = Arc::new(world);
+    let dir = Arc::new(Late { inner: RealDir::new(world.folder.path()), meanwhile: Mutex::new(None) });
+    let old = Log::open(dir.clone(), Arc::new(Ticks::default()), options(24 << 10)).unwrap();
+    upkeep(&old);
+    for i in 0..12 {
+        write(&old, volume, i * 20, 20, 100 + i);
+    }
+    (world, old, volume, Arc::default(), dir)
+}
+
+/// Until the other one has taken the log over.
+fn until(done: impl Fn() -> bool, mut act: impl FnMut() -> Option<Error>) -> Option<Error> {
+    for _ in 0..40 {
+        let error = act();
+        if done() {
+            return error;
+        }
+    }
+    panic!("it was never taken over")
+}
+
+#[test]
+fn a_log_that_is_taken_over_between_a_look_and_a_manifest_is_lost_at_that_manifest() {
+    let (world, old, volume, won, dir) = taken_over_before_a_manifest();
+    let (other, taken) = (world.clone(), won.clone());
+    let meanwhile = move || *taken.lock().unwrap() = Some(other.try_hold(Hold::TakeOver).unwrap());
+    *dir.meanwhile.lock().unwrap() = Some(Box::new(meanwhile));
+    let told = until(|| won.lock().unwrap().is_some(), || old.maintain().err());
+    assert!(matches!(told, Some(Error::Superseded { term: 1, newest: 2 })), "{told:?}");
+    let before = content(&world);
+    let data = sector(7).repeat(20);
+    let late = BlockWrite { volume, lba: bygone_model::Lba(0), content: Content::Data(&data), base: false };
+    for told in [old.append(&[late]).err(), old.flush().err(), old.checkpoint().err(), old.maintain().err()] {
+        assert!(matches!(told, Some(Error::Superseded { .. })), "{told:?}");
+    }
+    assert_eq!(content(&world), before);
+    drop(old);
+    drop(won.lock().unwrap().take());
+    let log = world.open();
+    assert_eq!((log.term(), mark(&log, volume, 0, log.head_seq()).unwrap()), (2, 100));
+}
+
+#[test]
+fn a_new_holders_manifest_that_is_durable_only_later_is_seen_all_the_same_and_counts_for_ever() {
+    let (world, old, volume, won, dir) = taken_over_before_a_manifest();
+    let (other, taken) = (world.clone(), won.clone());
+    let cut: Arc<Mutex<Option<(PathBuf, Vec<u8>)>>> = Arc::default();
+    let kept = cut.clone();
+    let meanwhile = move || {
+        *taken.lock().unwrap() = Some(other.try_hold(Hold::TakeOver).unwrap());
+        let path = other.files("manifest").pop().unwrap();
+        *kept.lock().unwrap() = Some((path.clone(), std::fs::read(&path).unwrap()));
+        std::fs::write(path, []).unwrap();
+    };
+    *dir.meanwhile.lock().unwrap() = Some(Box::new(meanwhile));
+    let told = until(|| won.lock().unwrap().is_some(), || old.maintain().err());
+    assert!(!matches!(told, Some(Error::Superseded { .. })), "nothing says so yet: {told:?}");
+    // It goes on under the next number.
+    let (path, bytes) = cut.lock().unwrap().take().unwrap();
+    let last = || world.files("manifest").pop().unwrap();
+    assert_eq!(until(|| last() > path, || old.maintain().err()).map(|e| e.to_string()), None);
+    std::fs::write(&path, bytes).unwrap();
+    let told = old.maintain();
+    assert!(matches!(told, Err(Error::Superseded { term: 1, newest: 2 })), "{told:?}");
+    drop(old);
+    drop(won.lock().unwrap().take());
+    assert!(last() > path && terms(&world)[2].last() == Some(&1), "{:?}", terms(&world));
+    let log = world.open();
+    assert_eq!((log.term(), mark(&log, volume, 0, log.head_seq()).unwrap()), (2, 100));
+    let told = world.try_hold(Hold::Term(1));
+    assert!(matches!(told, Err(Error::Superseded { term: 1, newest: 2 })), "{told:?}");
+}
+
+#[test]
+fn what_the_holder_before_writes_over_the_index_of_a_segment_that_was_sealed_since_costs_no_record_of_the_new_one()
+ {
+    let (world, old, volume) = some_history();
+    write(&old, volume, 0, 2, 900);
+    old.flush().unwrap();
+    let new = world.try_hold(Hold::TakeOver).unwrap();
+    write(&new, volume, 0, 20, 1000);
+    new.flush().unwrap();
+    upkeep(&new);
+    let verified = |log: &Log| log.verify(false, &mut |_, _| true).unwrap().damaged;
+    assert_eq!(verified(&new), []);
+    // It has not looked yet.
+    write(&old, volume, 5, 1, 7);
+    old.flush().unwrap();
+    assert!(matches!(old.maintain(), Err(Error::Superseded { .. })));
+    assert_ne!(verified(&new), []);
+    let end = new.head_seq();
+    drop((old, new));
+    let log = world.open();
+    assert_eq!(verified(&log), []);
+    assert_eq!((log.head_seq(), mark(&log, volume, 0, end).unwrap()), (end, 1000));
+}
