@@ -13,8 +13,8 @@ use std::{
 use bygone_model::{Micros, Seq};
 
 use crate::{
-    env::{Dir, read_exact_at},
-    error::{Damage, Error, Place, Result},
+    env::{Dir, File, read_exact_at},
+    error::{Damage, Error, Place, Result, is_full},
     format::{
         VERSION,
         key::Identity,
@@ -229,16 +229,37 @@ pub(crate) fn newer_term(
 }
 
 /// The newest term in the manifests up to `number`, also in those that the newest one does not build upon: a holder that has not yet
-/// seen that it lost the log may have written one behind that of the next holder. 0: there is none.
+/// seen that it lost the log may have written one behind that of the next holder; and the last one that names it. 0: there is none.
 ///
 /// # Errors
 /// As [`newer_term`].
-pub(crate) fn newest_term(dir: &dyn Dir, log: &Identity, number: u32) -> Result<u32> {
-    let mut newest = 0;
+pub(crate) fn newest_term(dir: &dyn Dir, log: &Identity, number: u32) -> Result<(u32, u32)> {
+    let mut newest = (0, 0);
     for other in numbers(dir)?.into_iter().filter(|other| *other <= number) {
-        newest = read(dir, other, log)?.map_or(newest, |(read, _)| newest.max(read.term));
+        newest = read(dir, other, log)?.map_or(newest, |(read, _)| newest.max((read.term, other)));
     }
     Ok(newest)
+}
+
+/// Makes a manifest durable that an earlier life may not have lived to make so: the same bytes in the same place, because a sync that
+/// failed may have left them in memory only.
+///
+/// # Errors
+/// What the medium says.
+pub(crate) fn harden(dir: &dyn Dir, number: u32) -> Result<()> {
+    let name = manifest::file_name(number);
+    let again = |file: &dyn File| {
+        let mut bytes = vec![0; file.len_bytes()?.min(MANIFEST_BYTES_MAX) as usize];
+        read_exact_at(file, &mut bytes, 0)?;
+        match file.write_at(&mut [IoSlice::new(&bytes)], 0) {
+            // Only a medium that never overwrites needs room for this, and that does not show what it lost.
+            Err(e) if !is_full(&e) => return Err(e),
+            _ => {}
+        }
+        file.sync()?;
+        dir.sync(manifest::folder())
+    };
+    dir.open(&name).and_then(|file| again(&*file)).map_err(|e| Error::io("making durable", &name, e))
 }
 
 /// Removes the manifests before `first`. Those that stay behind do no harm.

@@ -113,8 +113,13 @@ pub(super) fn hold(
     manifest: &mut Known,
 ) -> Result<u32> {
     // Those behind that were made since: they are seen at the first look.
-    let said = manifest::newest_term(dir, log, manifest.tried())?;
-    let newest = newest_term(dir, &LogKey::of(log), numbers, said)?;
+    let (said, number) = manifest::newest_term(dir, log, manifest.tried())?;
+    let written = newest_term(dir, &LogKey::of(log), numbers)?;
+    if said > written {
+        // Whoever made it may not have lived to make it durable, and nothing may be written in this term before it is.
+        manifest::harden(dir, number)?;
+    }
+    let newest = said.max(written);
     match hold {
         Hold::Newest => Ok(newest),
         Hold::Term(term) if newest > term => Err(Error::Superseded { term, newest }),
@@ -139,10 +144,10 @@ fn is_taken(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists)
 }
 
-/// The newest term that the log's files name; `said` is that of its manifests. In the other kinds it never falls from one file to the
-/// next, so the newest one that can be read says it.
-fn newest_term(dir: &dyn Dir, log: &LogKey, numbers: &[u32], said: u32) -> Result<u32> {
-    let mut newest = said.max(TERM_FIRST);
+/// The newest term that segments and checkpoints name. It never falls from one file to the next, so the newest one of each kind that
+/// can be read says it.
+fn newest_term(dir: &dyn Dir, log: &LogKey, numbers: &[u32]) -> Result<u32> {
+    let mut newest = TERM_FIRST;
     for &number in numbers.iter().rev() {
         let name = segment::file_name(number);
         let file = match dir.open(&name) {

@@ -182,10 +182,12 @@ fn a_holder_that_comes_back_is_refused_if_the_log_was_taken_over() {
     assert_eq!(world.try_hold(Hold::Term(7)).unwrap().term(), 7);
 }
 
-type Meanwhile = Mutex<Option<Box<dyn FnOnce() + Send>>>;
+/// What is there only later.
+type Later<T> = Arc<Mutex<Option<T>>>;
 
 /// Something else happens just before the first manifest is made.
-struct Late(Meanwhile);
+#[derive(Clone, Default)]
+struct Late(Later<Box<dyn FnOnce() + Send>>);
 
 impl Watch for Late {
     fn before_create(&self, name: &str) {
@@ -205,7 +207,7 @@ fn of_two_who_take_a_log_over_at_once_one_is_refused() {
     let quicker = Arc::new(Mutex::new(None));
     let (other, won) = (world.clone(), quicker.clone());
     let meanwhile = move || *won.lock().unwrap() = Some(other.try_hold(Hold::TakeOver).unwrap());
-    let dir = Watched::new(world.folder.path(), Late(Mutex::new(Some(Box::new(meanwhile)))));
+    let dir = Watched::new(world.folder.path(), Late(Arc::new(Mutex::new(Some(Box::new(meanwhile))))));
     let options = LogOptions { hold: Hold::TakeOver, ..options(24 << 10) };
     let told = Log::open(dir, Arc::new(Ticks::default()), options);
     assert!(matches!(told, Err(Error::Superseded { newest: 2, .. })), "{told:?}");
@@ -215,18 +217,18 @@ fn of_two_who_take_a_log_over_at_once_one_is_refused() {
 }
 
 /// A holder that wants to write a manifest, and whoever takes the log over just before it does: after the holder has looked.
-fn taken_over_before_a_manifest() -> (Arc<World>, Arc<Log>, VolumeId, Arc<Mutex<Option<Arc<Log>>>>, Arc<Late>)
-{
+fn taken_over_before_a_manifest() -> (Arc<World>, Arc<Log>, VolumeId, Later<Arc<Log>>, Late) {
     let (world, log, volume) = some_history();
     drop(log);
     let world = Arc::new(world);
-    let dir = Arc::new(Late { inner: RealDir::new(world.folder.path()), meanwhile: Mutex::new(None) });
-    let old = Log::open(dir.clone(), Arc::new(Ticks::default()), options(24 << 10)).unwrap();
+    let late = Late::default();
+    let dir = Watched::new(world.folder.path(), late.clone());
+    let old = Log::open(dir, Arc::new(Ticks::default()), options(24 << 10)).unwrap();
     upkeep(&old);
     for i in 0..12 {
         write(&old, volume, i * 20, 20, 100 + i);
     }
-    (world, old, volume, Arc::default(), dir)
+    (world, old, volume, Arc::default(), late)
 }
 
 /// Until the other one has taken the log over.
@@ -237,21 +239,24 @@ fn until(done: impl Fn() -> bool, mut act: impl FnMut() -> Option<Error>) -> Opt
             return error;
         }
     }
-    panic!("it was never taken over")
+    unreachable!("it was never taken over")
 }
 
 #[test]
 fn a_log_that_is_taken_over_between_a_look_and_a_manifest_is_lost_at_that_manifest() {
-    let (world, old, volume, won, dir) = taken_over_before_a_manifest();
+    let (world, old, volume, won, late) = taken_over_before_a_manifest();
     let (other, taken) = (world.clone(), won.clone());
     let meanwhile = move || *taken.lock().unwrap() = Some(other.try_hold(Hold::TakeOver).unwrap());
-    *dir.meanwhile.lock().unwrap() = Some(Box::new(meanwhile));
+    *late.0.lock().unwrap() = Some(Box::new(meanwhile));
     let told = until(|| won.lock().unwrap().is_some(), || old.maintain().err());
     assert!(matches!(told, Some(Error::Superseded { term: 1, newest: 2 })), "{told:?}");
     let before = content(&world);
     let data = sector(7).repeat(20);
-    let late = BlockWrite { volume, lba: bygone_model::Lba(0), content: Content::Data(&data), base: false };
-    for told in [old.append(&[late]).err(), old.flush().err(), old.checkpoint().err(), old.maintain().err()] {
+    let refused =
+        BlockWrite { volume, lba: bygone_model::Lba(0), content: Content::Data(&data), base: false };
+    for told in
+        [old.append(&[refused]).err(), old.flush().err(), old.checkpoint().err(), old.maintain().err()]
+    {
         assert!(matches!(told, Some(Error::Superseded { .. })), "{told:?}");
     }
     assert_eq!(content(&world), before);
@@ -263,9 +268,9 @@ fn a_log_that_is_taken_over_between_a_look_and_a_manifest_is_lost_at_that_manife
 
 #[test]
 fn a_new_holders_manifest_that_is_durable_only_later_is_seen_all_the_same_and_counts_for_ever() {
-    let (world, old, volume, won, dir) = taken_over_before_a_manifest();
+    let (world, old, volume, won, late) = taken_over_before_a_manifest();
     let (other, taken) = (world.clone(), won.clone());
-    let cut: Arc<Mutex<Option<(PathBuf, Vec<u8>)>>> = Arc::default();
+    let cut: Later<(PathBuf, Vec<u8>)> = Arc::default();
     let kept = cut.clone();
     let meanwhile = move || {
         *taken.lock().unwrap() = Some(other.try_hold(Hold::TakeOver).unwrap());
@@ -273,7 +278,7 @@ fn a_new_holders_manifest_that_is_durable_only_later_is_seen_all_the_same_and_co
         *kept.lock().unwrap() = Some((path.clone(), std::fs::read(&path).unwrap()));
         std::fs::write(path, []).unwrap();
     };
-    *dir.meanwhile.lock().unwrap() = Some(Box::new(meanwhile));
+    *late.0.lock().unwrap() = Some(Box::new(meanwhile));
     let told = until(|| won.lock().unwrap().is_some(), || old.maintain().err());
     assert!(!matches!(told, Some(Error::Superseded { .. })), "nothing says so yet: {told:?}");
     // It goes on under the next number.
