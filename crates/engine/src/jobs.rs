@@ -3,13 +3,14 @@
 //! Invariants:
 //! - a call that lasts, or that has a key, is a job from before it changes anything until [`JOBS_MAX`] later ones have ended;
 //! - what is known of a job is written down before it begins and when it has ended, so one whose manager died is told as interrupted;
-//! - of all calls with one key at most one has changed anything, and all are answered as that one was. A call that failed has changed
-//!   nothing, so its key is free again; of one that was interrupted it is looked up.
+//! - of all calls with one key at most one has changed anything, and all are answered as that one was. The key of a call that did not
+//!   end well is free again only if it is known that nothing had changed: it was refused, or that was looked up.
 
 mod kept;
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -23,8 +24,8 @@ use serde_json::Value;
 use self::kept::Kept;
 use crate::{
     api::{
-        Answers, Failure, Items, JOBS_MAX, JobEnded, JobInfo, JobState, KEY_BYTES_MAX, Nothing, Progress,
-        Request, Role, call,
+        Answers, Items, JOBS_MAX, JobEnded, JobInfo, JobState, KEY_BYTES_MAX, Nothing, Progress, Request,
+        Role, call,
     },
     calls::Handle,
     error::{Error, Result},
@@ -124,6 +125,7 @@ impl Jobs {
     pub(crate) fn load(&self, paths: &StorePaths) {
         let mut jobs = lock(&self.jobs);
         for mut kept in kept::load(&self.folder) {
+            kept.earlier = true;
             if kept.state == JobState::Running {
                 kept.state = JobState::Interrupted;
                 kept.changed = kept.changed_outside(paths);
@@ -133,14 +135,14 @@ impl Jobs {
         }
     }
 
-    /// A target was opened: what jobs that were interrupted had changed of it is looked up before anybody changes it again.
+    /// A target was opened: what jobs that did not end well had changed of it is looked up before anybody changes it again.
     pub(crate) fn settle(&self, target: &Target) {
         let interrupted: Vec<Arc<Job>> = lock(&self.jobs).values().cloned().collect();
         for job in interrupted {
             let mut kept = lock(&job.kept);
-            let unknown = kept.state == JobState::Interrupted && kept.changed.is_none();
-            if unknown && kept.request.target() == Some(&target.name) {
-                match kept.changed_in(target) {
+            // The log of one that this manager did may hide what is on a medium that failed.
+            if kept.earlier && kept.is_unknown() && kept.request.target() == Some(&target.name) {
+                match kept.changed_since(target) {
                     Ok(changed) => kept.changed = Some(changed),
                     Err(error) => {
                         tracing::warn!(target = target.name, job = kept.id, %error, "what a job that was interrupted had changed cannot be read");
@@ -187,28 +189,15 @@ impl Jobs {
         if let Some(key) = key
             && let Some(job) = jobs.values().rev().find(|job| lock(&job.kept).remembers(key)).cloned()
         {
-            let mut kept = lock(&job.kept);
+            let kept = lock(&job.kept);
             if kept.request != *request {
                 return Err(Error::KeyUsed { key: key.to_owned(), job: kept.id });
             }
-            match (kept.state, kept.changed.as_deref()) {
-                (JobState::Interrupted, Some([])) => {
-                    // Nothing had come of it.
-                    kept.key = None;
-                    kept.save(&self.folder)?;
-                }
-                (JobState::Interrupted, changed) => {
-                    let changed = changed.unwrap_or_default().to_vec();
-                    return Err(Error::Interrupted { job: kept.id, changed });
-                }
-                _ => {
-                    drop(kept);
-                    return Ok(Begun::Before(job));
-                }
-            }
+            drop(kept);
+            return Ok(Begun::Before(job));
         }
         let id = jobs.last_key_value().map_or(1, |(id, _)| id + 1);
-        let kept = Kept::new(id, key, request, from, answers.stays());
+        let kept = Kept::new(id, key, request, from, answers.stays()).seen(manager.paths());
         match kept.save(&self.folder) {
             // What is to be remembered for sure must be.
             Err(error) if key.is_some() => return Err(error),
@@ -226,8 +215,7 @@ impl Jobs {
         for job in self.all() {
             let name = {
                 let kept = lock(&job.kept);
-                let unknown = kept.remembers(key) && kept.changed.is_none();
-                let unknown = unknown && kept.state == JobState::Interrupted;
+                let unknown = kept.remembers(key) && kept.is_unknown();
                 kept.request.target().filter(|_| unknown).map(str::to_owned)
             };
             if let Some(name) = name {
@@ -248,9 +236,14 @@ impl Jobs {
         }
     }
 
-    fn end(&self, job: &Job, result: &Result<Value>) {
+    fn end(&self, manager: &Manager, job: &Job, result: &Result<Value>) {
+        let name = lock(&job.kept).request.target().map(str::to_owned);
+        let target = manager.served().into_iter().find(|target| Some(&target.name) == name.as_ref());
         let mut kept = lock(&job.kept);
         kept.end(result.as_ref().map_err(Error::failure));
+        if kept.key.is_some() && kept.is_unknown() {
+            kept.look_at_once(manager.paths(), target.as_deref());
+        }
         self.save_if_room(&kept);
         drop(kept);
         job.changed.notify_all();
@@ -284,8 +277,11 @@ impl Manager {
                     let id = lock(&job.kept).id;
                     answers.note(format!("this is job {id}, which goes on if nobody waits for it"));
                 }
-                let result = self.do_now(request, &mut Working { answers, job: &job });
-                jobs.end(&job, &result);
+                // What waits for it must hear of its end, whatever that is.
+                let mut working = Working { answers, job: &job };
+                let done = catch_unwind(AssertUnwindSafe(|| self.do_now(request, &mut working)));
+                let result = done.unwrap_or(Err(Error::Panicked { what: "this" }));
+                jobs.end(self, &job, &result);
                 result
             }
             Begun::Before(job) => job.wait(answers)?.answer(),
@@ -358,9 +354,4 @@ impl Handle<call::JobCancel> for Manager {
         job.cancelled.store(true, Ordering::Release);
         Ok(job.info())
     }
-}
-
-/// What a failure says of what was changed.
-fn has_changed(failure: &Failure) -> bool {
-    matches!(failure, Failure::Partly { .. })
 }

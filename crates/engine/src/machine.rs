@@ -152,10 +152,10 @@ impl Machine {
         Machine::watch(target, launched, kept, leases, serving, false)
     }
 
-    /// Waits until the machine answers, or has not for [`ANSWER_MAX`].
+    /// Waits until the machine answers, or has not for [`ANSWER_MAX`], or nobody waits any more: it runs all the same.
     ///
     /// # Errors
-    /// When it ended before that, or nobody waits any more.
+    /// When it ended before that.
     pub(crate) fn wait_started(&self, wanted: &mut dyn FnMut() -> bool) -> Result<Started> {
         const LOOK_EVERY: Duration = Duration::from_millis(200);
         let end = Instant::now() + ANSWER_MAX;
@@ -164,8 +164,7 @@ impl Machine {
             match &mut *start {
                 Start::Up => return Ok(self.started()),
                 Start::Failed(why) => return Err(why.take().unwrap_or(Error::Abandoned)),
-                Start::Pending if Instant::now() >= end => return Ok(self.started()),
-                Start::Pending if !wanted() => return Err(Error::Abandoned),
+                Start::Pending if Instant::now() >= end || !wanted() => return Ok(self.started()),
                 Start::Pending => {
                     let waited = self.start_changed.wait_timeout(start, LOOK_EVERY);
                     start = waited.unwrap_or_else(PoisonError::into_inner).0;

@@ -100,15 +100,24 @@ fn accept(
         }
         connections.fetch_add(1, Ordering::AcqRel);
         let (manager, counted) = (manager.clone(), connections.clone());
+        // It goes with the thread, however that ends, and with one that does not begin.
+        let counted = Counted(counted);
         let answer = move || {
+            let _counted = counted;
             if let Err(e) = answer(&stream, &manager) {
                 tracing::debug!(error = %e, "an API connection ended");
             }
-            counted.fetch_sub(1, Ordering::AcqRel);
         };
-        if std::thread::Builder::new().name("api-client".into()).spawn(answer).is_err() {
-            connections.fetch_sub(1, Ordering::AcqRel);
-        }
+        let _ = std::thread::Builder::new().name("api-client".into()).spawn(answer);
+    }
+}
+
+/// A connection that is counted as long as this lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -372,6 +372,15 @@ impl Configs {
         self.read_of_any(&self.newest()?)
     }
 
+    /// The number of the newest.
+    ///
+    /// # Errors
+    /// When the folder or its files are missing.
+    pub(crate) fn newest_number(&self) -> Result<u32> {
+        let newest = self.files()?.pop().map(|(number, _)| number);
+        newest.ok_or_else(|| Error::Missing(self.folder.join("000001.json")))
+    }
+
     fn newest(&self) -> Result<PathBuf> {
         let newest = self.files()?.pop().map(|(_, path)| path);
         newest.ok_or_else(|| Error::Missing(self.folder.join("000001.json")))

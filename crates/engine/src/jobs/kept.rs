@@ -1,17 +1,17 @@
 //! What is written down of a job: a file each, `jobs/ID.json` in the store's folder.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-use bygone_model::{Kind, Micros, Seq};
-use bygone_store::catalog::{ActKind, Shows};
+use bygone_model::{Event, Kind, Micros, Seq};
+use bygone_store::catalog::{ActKind, Branch, Shows};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::has_changed;
 use crate::{
-    api::{Failure, JobInfo, JobState, Progress, Request, call},
+    api::{Failure, JobInfo, JobState, Progress, Remedy, Request, call},
     error::{Error, Result},
-    store_dir::{StorePaths, write_over},
+    manager::removed::CONFIG,
+    store_dir::{Configs, StorePaths, write_over},
     target::Target,
     timeline::rfc3339,
 };
@@ -39,13 +39,33 @@ pub(super) struct Kept {
     pub(super) answer: Value,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failure: Option<Failure>,
-    /// What it had changed when it was interrupted, once that is known.
+    /// The target's folder when it began, by the number that its file system gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    folder: Option<u64>,
+    /// The number of the target's newest configuration when it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    config: Option<u32>,
+    /// An earlier manager wrote it down.
+    #[serde(skip)]
+    pub(super) earlier: bool,
+    /// What it had changed when it did not end well, once that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) changed: Option<Vec<String>>,
 }
 
 fn now() -> Micros {
     Micros(jiff::Timestamp::now().as_microsecond())
+}
+
+fn folder_of(paths: &StorePaths, name: &str) -> Option<u64> {
+    fs::metadata(paths.target_dir(name)).ok().map(|meta| meta.ino())
+}
+
+/// What was asked for was refused before anything was done: so these failures are raised, and what fails later says so
+/// ([`Failure::Partly`]) or is none of these.
+fn is_refusal(failure: &Failure) -> bool {
+    let by_remedy = matches!(failure.remedy(), Remedy::Rephrase | Remedy::Choose | Remedy::Wait);
+    by_remedy || matches!(failure, Failure::Unavailable { .. } | Failure::Moved { .. })
 }
 
 fn number(path: &Path) -> Option<u64> {
@@ -86,12 +106,24 @@ impl Kept {
             state: JobState::Running,
             since: now(),
             from,
+            earlier: false,
+            folder: None,
+            config: None,
             stays,
             ended: None,
             answer: Value::Null,
             failure: None,
             changed: None,
         }
+    }
+
+    /// With what its target is like before it begins.
+    pub(super) fn seen(mut self, paths: &StorePaths) -> Kept {
+        if let Some(name) = self.request.target() {
+            self.folder = folder_of(paths, name);
+            self.config = Configs::of(&paths.target_dir(name), name).newest_number().ok();
+        }
+        self
     }
 
     /// Writes it down, durably.
@@ -105,14 +137,20 @@ impl Kept {
         write_over(&folder.join(format!("{}.json", self.id)), self)
     }
 
-    /// A call with this key is answered as this one was.
+    /// A call with this key is answered as this one was, or is told of it. Without a word of what it changed it may have changed
+    /// anything.
     pub(super) fn remembers(&self, key: &str) -> bool {
-        let counts = match self.state {
-            JobState::Running | JobState::Done | JobState::Interrupted => true,
-            JobState::Failed => self.failure.as_ref().is_some_and(has_changed),
-            JobState::Cancelled => false,
+        self.key.as_deref() == Some(key) && self.changed.as_ref().is_none_or(|changed| !changed.is_empty())
+    }
+
+    /// It did not end well, and nobody knows yet what it had changed.
+    pub(super) fn is_unknown(&self) -> bool {
+        let ended_well = match self.state {
+            JobState::Running | JobState::Done => true,
+            JobState::Failed => matches!(self.failure, Some(Failure::Partly { .. })),
+            JobState::Cancelled | JobState::Interrupted => false,
         };
-        counts && self.key.as_deref() == Some(key)
+        !ended_well && self.changed.is_none()
     }
 
     pub(super) fn end(&mut self, result: std::result::Result<&Value, Failure>) {
@@ -125,6 +163,7 @@ impl Kept {
             Err(Failure::Abandoned | Failure::GoesOn) => self.state = JobState::Cancelled,
             Err(failure) => {
                 self.state = JobState::Failed;
+                self.changed = is_refusal(&failure).then(Vec::new);
                 self.failure = Some(failure);
             }
         }
@@ -134,8 +173,34 @@ impl Kept {
     pub(super) fn answer(&self) -> Result<Value> {
         match (self.state, &self.failure) {
             (JobState::Done, _) => Ok(self.answer.clone()),
-            (_, Some(failure)) => Err(Error::Told(failure.clone())),
-            _ => Err(Error::Abandoned),
+            // Whoever waited for it is told how it failed; so is whoever asks again, if that says what it had changed.
+            (JobState::Failed, Some(failure @ Failure::Partly { .. })) => Err(Error::Told(failure.clone())),
+            _ => match self.changed.as_deref() {
+                Some([]) => Err(self.failure.clone().map_or(Error::Abandoned, Error::Told)),
+                Some(changed) => Err(Error::Interrupted { job: self.id, changed: changed.to_vec() }),
+                None => {
+                    let unknown = "this is known once the manager is started again".to_owned();
+                    Err(Error::Interrupted { job: self.id, changed: vec![unknown] })
+                }
+            },
+        }
+    }
+
+    /// Looks what it has changed, now that it has ended; not where a failed medium may hide that.
+    pub(super) fn look_at_once(&mut self, paths: &StorePaths, target: Option<&Target>) {
+        self.changed = self.changed_outside(paths);
+        let failed = matches!(self.failure, Some(Failure::MediumFailed { .. } | Failure::LogPoisoned { .. }));
+        if let Some(target) = target
+            && self.changed.is_none()
+            && !failed
+            && !target.log.is_poisoned()
+        {
+            // One that was not open when it began was opened since.
+            let from = self.from.unwrap_or(target.opened_at());
+            match self.changed_in(target, from, target.log.head_seq()) {
+                Ok(changed) => self.changed = Some(changed),
+                Err(error) => tracing::warn!(job = self.id, %error, "what it has changed cannot be read"),
+            }
         }
     }
 
@@ -157,51 +222,80 @@ impl Kept {
 
     /// What it had changed, if its target need not be asked for that.
     pub(super) fn changed_outside(&self, paths: &StorePaths) -> Option<Vec<String>> {
+        // Doing these twice changes nothing more.
+        let harmless = matches!(
+            &self.request,
+            Request::Verify(_)
+                | Request::Compact(_)
+                | Request::TargetRepair(_)
+                | Request::Restore(call::Restore { to: call::RestoreTo::Path(_), .. })
+        );
+        if harmless {
+            return Some(Vec::new());
+        }
         let name = self.request.target()?;
-        let is_there = paths.target_dir(name).exists();
+        let found = folder_of(paths, name);
+        // Another one than there was before, if there was one: who adds a target is refused if there is.
+        let is_new = found.is_some() && found != self.folder;
         let said = match &self.request {
-            Request::TargetAdd(_) => is_there.then(|| format!("target {name} was added")),
-            Request::TargetRestore(_) => is_there.then(|| format!("target {name} is back")),
-            Request::TargetRemove(_) => (!is_there).then(|| format!("target {name} was removed")),
+            Request::TargetAdd(_) => is_new.then(|| format!("target {name} was added")),
+            Request::TargetRestore(_) => is_new.then(|| format!("target {name} is back")),
+            Request::TargetRemove(_) => found.is_none().then(|| format!("target {name} was removed")),
             // What was not added, or is no longer there, has nothing to be changed.
-            _ if is_there => return None,
+            _ if found.is_some() => return None,
             _ => None,
         };
         Some(said.into_iter().collect())
     }
 
-    /// What it had changed of its target, as that was found.
-    pub(super) fn changed_in(&self, target: &Target) -> Result<Vec<String>> {
-        let read_only = matches!(
-            &self.request,
-            Request::Verify(_) | Request::Restore(call::Restore { to: call::RestoreTo::Path(_), .. })
-        );
-        if read_only {
-            return Ok(Vec::new());
+    /// What it had changed before its target was opened, as that was found.
+    pub(super) fn changed_since(&self, target: &Target) -> Result<Vec<String>> {
+        if let Some(known) = self.changed_outside(&target.shared.paths) {
+            return Ok(known);
         }
-        let log = &target.log;
+        if self.folder.is_some() && folder_of(&target.shared.paths, &target.name) != self.folder {
+            // Its log is another one, and says nothing of this job.
+            return Ok(vec![format!("it is not known what: target {} is another one now", target.name)]);
+        }
         // Without a place to begin at, by the time.
         let from = match self.from {
             Some(from) => from,
-            None => log.at_time(self.since)?.last().map_or(Seq::ZERO, |hit| hit.seq),
+            None => target.log.at_time(self.since)?.last().map_or(Seq::ZERO, |hit| hit.seq),
         };
+        self.changed_in(target, from, target.opened_at())
+    }
+
+    /// What was changed of its target after `from`, of what it may have changed.
+    fn changed_in(&self, target: &Target, from: Seq, to: Seq) -> Result<Vec<String>> {
+        let sets = matches!(self.request, Request::TargetSet(_));
+        let counts = |event: &Event| match (&event.kind, &self.request) {
+            (Kind::Manager, _) => sets && event.details.contains_key(CONFIG),
+            (Kind::Point, Request::Point(_)) => true,
+            (Kind::Boot, Request::Run(_)) => true,
+            (Kind::Shutdown, Request::Stop(_)) => true,
+            (Kind::Branch, Request::Point(_) | Request::TargetSet(_) | Request::Stop(_)) => false,
+            (kind, _) => *kind == Kind::Branch,
+        };
+        let log = &target.log;
         let mut changed = Vec::new();
+        let mut made = Vec::new();
         let mut of_branches = false;
-        log.events(from, target.opened_at(), &mut |event| {
-            let kind = &event.event.kind;
-            if matches!(kind, Kind::Branch | Kind::Point | Kind::Boot | Kind::Shutdown) {
-                of_branches |= *kind == Kind::Branch;
+        log.events(from, to, &mut |event| {
+            if counts(&event.event) {
+                of_branches |= event.event.kind == Kind::Branch;
+                made.extend(event.event.details.get("made").and_then(Value::as_str).map(str::to_owned));
                 changed.push(event.event.label.clone());
             }
             changed.len() < CHANGES_MAX
         })?;
         let catalog = log.catalog();
+        // Records are there, and the words for them may not be.
         if let Some((_, last)) = catalog.undo()
             && last.seq > from
-            && last.seq <= target.opened_at()
+            && last.seq <= to
             && !of_branches
+            && self.changes_branches()
         {
-            // The record is there, and the words for it are not.
             let what = match last.kind {
                 ActKind::Restore => "it was restored in place",
                 ActKind::Promote => "a branch was promoted",
@@ -210,12 +304,31 @@ impl Kept {
             };
             changed.push(what.to_owned());
         }
-        if !changed.is_empty() {
+        if matches!(self.request, Request::Run(_)) {
+            let left = |branch: &&Branch| branch.made > from && branch.made <= to && branch.dropped.is_none();
+            let untold = catalog.branches.iter().filter(left).filter(|branch| !made.contains(&branch.name));
+            changed.extend(untold.map(|branch| format!("branch {} was made", branch.name)));
+        }
+        let settings = Configs::of(&target.shared.paths.target_dir(&target.name), &target.name);
+        if sets
+            && changed.is_empty()
+            && self.config.is_some_and(|had| settings.newest_number().is_ok_and(|n| n > had))
+        {
+            changed.push("its settings were changed".to_owned());
+        }
+        if !changed.is_empty() && self.changes_branches() {
             for disk in catalog.shows.iter().filter(|(_, shows)| matches!(shows, Shows::Filling(_))) {
                 let name = catalog.disks.get(*disk.0 as usize).map_or("?", |disk| &disk.name);
                 changed.push(format!("disk {name} is being filled, which goes on by itself"));
             }
         }
         Ok(changed)
+    }
+
+    fn changes_branches(&self) -> bool {
+        matches!(
+            self.request,
+            Request::Restore(_) | Request::BranchPromote(_) | Request::BranchDrop(_) | Request::Undo(_)
+        )
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{machines::run_call, *};
 use crate::{
     api::{
-        Answers, Items, JOBS_MAX, JobInfo, JobState, Progress, Request,
+        Answers, Failure, Items, JOBS_MAX, JobInfo, JobState, Progress, Request,
         call::{RestoreTo, TargetRemove},
     },
     runner::fake::Next,
@@ -240,10 +240,11 @@ fn let_it_answer(world: &World) {
 }
 
 #[test]
-fn whoever_leaves_gives_up_unless_it_is_to_go_on() {
+fn whoever_leaves_is_waited_for_no_more_unless_it_is_to_go_on() {
     let (state, answer) = while_it_starts(Asker::default(), |_, _, left| left.store(true, Ordering::Release));
-    assert_eq!(state, JobState::Cancelled);
-    assert!(matches!(answer, Err(Error::Abandoned)));
+    // The machine runs all the same.
+    assert_eq!(state, JobState::Done);
+    assert_eq!(answer.unwrap()["name"], "web");
 
     let stays = Asker { stays: true, ..Asker::default() };
     let (state, answer) = while_it_starts(stays, |world, manager, left| {
@@ -271,8 +272,9 @@ fn a_job_is_cancelled_by_its_id() {
         assert!(matches!(manager.handle(&call::JobCancel { id: 7 }, &mut Nobody), Err(Error::NoJob(7))));
         manager.handle(&call::JobCancel { id: job.id }, &mut Nobody).unwrap();
     });
-    assert_eq!(state, JobState::Cancelled);
-    assert!(matches!(answer, Err(Error::Abandoned)));
+    // The machine runs all the same.
+    assert_eq!(state, JobState::Done);
+    assert_eq!(answer.unwrap()["name"], "web");
 }
 
 #[test]
@@ -334,4 +336,113 @@ fn a_plan_says_what_a_promotion_or_an_undo_does_and_does_nothing() {
     assert!(matches!(plan(other.into()), Err(Error::TargetRunning(_))));
     assert!(matches!(plan(undo.into()), Err(Error::TargetRunning(_))));
     super::machines::stop(&manager, "web").unwrap();
+}
+
+#[test]
+fn a_run_whose_asker_was_lost_has_run_and_is_not_done_again() {
+    let (world, manager) = World::with(&["web"]);
+    *lock(&world.fake.next) = Next::Slow;
+    let run: Request = call::Run { at: Some("now".into()), ..run_call("web") }.into();
+    let mut lost = Asker::with("k");
+    lost.has_left = AtomicBool::new(true);
+    let first = manager.answer(&run, &mut lost).unwrap();
+    assert_eq!(jobs(&manager)[0].state, JobState::Done);
+    let_it_answer(&world);
+    let branches = manager.target("web").unwrap().log.catalog().branches.len();
+    super::machines::stop(&manager, "web").unwrap();
+    assert_eq!(ask_with(&manager, "k", run).unwrap(), first);
+    assert_eq!(manager.target("web").unwrap().log.catalog().branches.len(), branches);
+    assert!(manager.target("web").unwrap().machine().is_none());
+}
+
+#[test]
+fn a_call_that_failed_with_its_log_is_not_done_again_if_its_record_stands() {
+    let (world, manager) = World::with(&["web"]);
+    ask_with(&manager, "p", point("good")).unwrap();
+    ask_with(&manager, "r", restore_in_place()).unwrap();
+    let undo: Request = call::Undo { name: "web".into() }.into();
+    let target = manager.target("web").unwrap();
+    target.fail_after_syncs(0);
+    let failed = ask_with(&manager, "u", undo.clone()).unwrap_err();
+    assert!(!matches!(failed, Error::Interrupted { .. }), "{failed:?}");
+    let again = ask_with(&manager, "u", undo.clone()).unwrap_err();
+    assert!(matches!(again, Error::Interrupted { .. } | Error::Told(Failure::Partly { .. })), "{again:?}");
+    drop(target);
+    world.kill(manager);
+
+    let manager = world.manager();
+    let target = manager.target("web").unwrap();
+    let before = target.present();
+    let undone = before == BranchId(0);
+    let again = ask_with(&manager, "u", undo);
+    if undone {
+        assert!(again.is_err(), "{again:?}");
+        assert_eq!(target.present(), before, "the undo was undone");
+    } else {
+        again.unwrap();
+        assert_eq!(target.present(), BranchId(0));
+    }
+}
+
+fn set_memory(to: &str) -> call::TargetSet {
+    call::TargetSet { name: "web".into(), settings: vec![("memory".to_owned(), to.to_owned())] }
+}
+
+#[test]
+fn an_interrupted_setting_is_not_made_again_over_a_newer_one() {
+    let (world, manager) = World::with(&["web"]);
+    let set: Request = set_memory("2G").into();
+    manager.begin_only(&set, &Asker::with("s"));
+    manager.handle(&set_memory("2G"), &mut Nobody).unwrap();
+    let run: Request = call::Run { at: Some("now".into()), ..run_call("web") }.into();
+    manager.begin_only(&run, &Asker::with("b"));
+    let target = manager.target("web").unwrap();
+    // As if its manager was killed before it could say so.
+    target.log.add_branch("run-1", BranchId(0), target.log.head_seq()).unwrap();
+    target.log.flush().unwrap();
+    drop(target);
+    world.kill(manager);
+
+    let manager = world.manager();
+    manager.handle(&set_memory("4G"), &mut Nobody).unwrap();
+    let told = ask_with(&manager, "s", set).unwrap_err();
+    assert!(told.to_string().contains("its settings were changed"), "{told}");
+    assert_eq!(manager.target("web").unwrap().config().memory_mib, 4096);
+    let told = ask_with(&manager, "b", run).unwrap_err();
+    assert!(told.to_string().contains("branch run-1 was made"), "{told}");
+}
+
+#[test]
+fn an_interrupted_addition_under_a_taken_name_has_added_nothing() {
+    let (world, manager) = World::with(&["web"]);
+    manager.begin_only(&add_request("web").into(), &Asker::with("a"));
+    world.kill(manager);
+    let manager = world.manager();
+    assert_eq!(jobs(&manager)[0].changed, Vec::<String>::new());
+    assert!(matches!(ask_with(&manager, "a", add_request("web")), Err(Error::TargetExists(_))));
+}
+
+#[test]
+fn an_interrupted_job_of_a_removed_target_is_not_looked_up_in_another_log() {
+    let (world, manager) = World::with(&["web"]);
+    ask_with(&manager, "p", point("good")).unwrap();
+    manager.begin_only(&restore_in_place().into(), &Asker::with("k"));
+    manager.handle(&restore_in_place(), &mut Nobody).unwrap();
+    world.kill(manager);
+    // It was moved away, and another one has its name.
+    std::fs::rename(world.target_dir("web"), world.dir.path().join("away")).unwrap();
+    let manager = world.manager();
+    add(&manager, "web").unwrap();
+    let told = ask_with(&manager, "k", restore_in_place());
+    assert!(matches!(told, Err(Error::Moment { .. } | Error::Interrupted { .. })), "{told:?}");
+}
+
+#[test]
+fn a_handler_that_panics_ends_its_job() {
+    let (world, manager) = World::with(&["web"]);
+    *lock(&world.fake.haunted) = Some(world.paths().run_dir("web"));
+    let failed = ask_with(&manager, "k", run_call("web"));
+    *lock(&world.fake.haunted) = None;
+    assert!(matches!(failed, Err(Error::Panicked { .. })), "{failed:?}");
+    assert_eq!(jobs(&manager)[0].state, JobState::Failed);
 }
