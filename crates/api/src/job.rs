@@ -36,9 +36,9 @@ pub struct JobInfo {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// What it had changed when it was interrupted, in words.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub changed: Vec<String>,
+    /// What it had changed, in words, if it was interrupted, failed or was cancelled. Absent: not known (yet).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Vec<String>>,
 }
 
 /// The state of a job.

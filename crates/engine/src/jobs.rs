@@ -1,7 +1,7 @@
 //! What is being done for those who asked, and what came of it.
 //!
 //! Invariants:
-//! - a call that lasts, or that has a key, is a job from before it changes anything until [`JOBS_MAX`] later ones have ended;
+//! - a call that lasts, or that has a key, is a job from before it changes anything until [`JOBS_MAX`] others have ended after it;
 //! - what is known of a job is written down before it begins and when it has ended, so one whose manager died is told as interrupted;
 //! - of all calls with one key at most one has changed anything, and all are answered as that one was. The key of a call that did not
 //!   end well is free again only if it is known that nothing had changed: it was refused, or that was looked up.
@@ -19,13 +19,14 @@ use std::{
     time::Duration,
 };
 
+use bygone_model::Micros;
 use serde_json::Value;
 
 use self::kept::Kept;
 use crate::{
     api::{
         Answers, Items, JOBS_MAX, JobEnded, JobInfo, JobState, KEY_BYTES_MAX, Nothing, Progress, Request,
-        Role, call,
+        call,
     },
     calls::Handle,
     error::{Error, Result},
@@ -34,6 +35,8 @@ use crate::{
     target::{Target, lock},
 };
 
+/// A longer call is not written down.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// How often whoever waits for a job hears of it.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
@@ -175,9 +178,13 @@ impl Jobs {
     }
 
     fn begin(&self, manager: &Manager, request: &Request, answers: &dyn Answers) -> Result<Begun> {
-        let key = answers.key().filter(|_| request.role() != Role::Looks);
+        let key = answers.key().filter(|_| request.takes_key());
         if key.is_none() && !request.lasts() {
             return Ok(Begun::Plain);
+        }
+        // No call that can be done is so long.
+        if serde_json::to_vec(request).map_or(0, |bytes| bytes.len()) > REQUEST_BYTES_MAX {
+            return if key.is_some() { Err(Error::BadKey) } else { Ok(Begun::Plain) };
         }
         if let Some(key) = key {
             check_key(key)?;
@@ -227,10 +234,11 @@ impl Jobs {
     }
 
     fn forget_old(&self, jobs: &mut BTreeMap<u64, Arc<Job>>) {
-        let ended = |job: &Job| lock(&job.kept).state != JobState::Running;
-        let over = jobs.values().filter(|job| ended(job)).count().saturating_sub(JOBS_MAX);
-        let old: Vec<u64> = jobs.iter().filter(|(_, job)| ended(job)).map(|(id, _)| *id).take(over).collect();
-        for id in old {
+        let ended = jobs.iter().filter_map(|(id, job)| lock(&job.kept).ended_at().map(|at| (at, *id)));
+        let mut ended: Vec<(Micros, u64)> = ended.collect();
+        ended.sort_unstable();
+        let over = ended.len().saturating_sub(JOBS_MAX);
+        for &(_, id) in &ended[..over] {
             jobs.remove(&id);
             kept::remove(&self.folder, id);
         }

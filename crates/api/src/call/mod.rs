@@ -87,6 +87,13 @@ macro_rules! calls {
                 match self { $(Request::$name(_) => Role::$role,)* }
             }
 
+            /// It changes something that outlives its caller, so a key can say that it is to be done once.
+            #[must_use]
+            pub fn takes_key(&self) -> bool {
+                self.role() != Role::Looks
+                    && match self { $(Request::$name(_) => !matches!(Time::$time, Time::Asker),)* }
+            }
+
             /// It is a job.
             #[must_use]
             pub fn lasts(&self) -> bool {

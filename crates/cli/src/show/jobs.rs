@@ -44,9 +44,10 @@ fn more(job: &JobInfo) -> String {
         }
     });
     let failure = job.failure.as_ref().map(|failure| words::line(&failure.to_string()));
-    let changed = (job.state == JobState::Interrupted).then(|| match &job.changed[..] {
-        [] => "nothing is known to have come of it".to_owned(),
-        changed => words::line(&format!("it had changed: {}", changed.join("; "))),
+    let changed = (job.state == JobState::Interrupted).then(|| match job.changed.as_deref() {
+        None => "what it had changed is looked up when its target is used next".to_owned(),
+        Some([]) => "it had changed nothing".to_owned(),
+        Some(changed) => words::line(&format!("it had changed: {}", changed.join("; "))),
     });
     progress.or(failure).or(changed).unwrap_or_default()
 }

@@ -620,7 +620,7 @@ fn jobs_are_listed_with_how_far_they_are_and_what_came_of_them() {
         progress: None,
         stays: false,
         failure: None,
-        changed: Vec::new(),
+        changed: None,
     };
     let doing = "filling vda".to_owned();
     let jobs = [
@@ -632,13 +632,14 @@ fn jobs_are_listed_with_how_far_they_are_and_what_came_of_them() {
         job(3, "verify", JobState::Cancelled),
         job(4, "stop", JobState::Interrupted),
         JobInfo {
-            changed: vec!["restored as of 14:59".to_owned(), "disk vda is being filled".to_owned()],
+            changed: Some(vec!["restored as of 14:59".to_owned(), "disk vda is being filled".to_owned()]),
             ..job(5, "restore", JobState::Interrupted)
         },
         JobInfo {
             progress: Some(Progress { doing, done_bytes: 3 << 30, total_bytes: 4 << 30 }),
             ..job(6, "branch-promote", JobState::Running)
         },
+        JobInfo { changed: Some(Vec::new()), ..job(7, "undo", JobState::Interrupted) },
     ];
     assert_snapshot!(jobs::table(&jobs, &look(Some(80))), @r#"
     JOB  REQUEST         TARGET  STATE        SINCE
@@ -647,11 +648,13 @@ fn jobs_are_listed_with_how_far_they_are_and_what_came_of_them() {
                                                            used: a key is 1 to 128
                                                            printable characters
       3  verify          web     cancelled    today 11:00
-      4  stop            web     interrupted  today 11:00  nothing is known to have
-                                                           come of it
+      4  stop            web     interrupted  today 11:00  what it had changed is
+                                                           looked up when its target
+                                                           is used next
       5  restore         web     interrupted  today 11:00  it had changed: restored
                                                            as of 14:59; disk vda is
                                                            being filled
       6  branch-promote  web     running      today 11:00  filling vda, 75 %
+      7  undo            web     interrupted  today 11:00  it had changed nothing
     "#);
 }

@@ -153,6 +153,11 @@ impl Kept {
         !ended_well && self.changed.is_none()
     }
 
+    /// When it ended; one that was interrupted ended at some time after it began. `None`: it has not.
+    pub(super) fn ended_at(&self) -> Option<Micros> {
+        (self.state != JobState::Running).then(|| self.ended.unwrap_or(self.since))
+    }
+
     pub(super) fn end(&mut self, result: std::result::Result<&Value, Failure>) {
         self.ended = Some(now());
         match result {
@@ -163,7 +168,9 @@ impl Kept {
             Err(Failure::Abandoned | Failure::GoesOn) => self.state = JobState::Cancelled,
             Err(failure) => {
                 self.state = JobState::Failed;
-                self.changed = is_refusal(&failure).then(Vec::new);
+                // These two do more than one thing, and what fails after the first is raised as if nothing had been done.
+                let looks = matches!(&self.request, Request::Run(_) | Request::TargetAdd(_));
+                self.changed = (is_refusal(&failure) && !looks).then(Vec::new);
                 self.failure = Some(failure);
             }
         }
@@ -216,7 +223,7 @@ impl Kept {
             progress,
             stays: self.stays,
             failure: self.failure.clone(),
-            changed: self.changed.clone().unwrap_or_default(),
+            changed: self.changed.clone(),
         }
     }
 
@@ -228,6 +235,8 @@ impl Kept {
             Request::Verify(_)
                 | Request::Compact(_)
                 | Request::TargetRepair(_)
+                | Request::JobCancel(_)
+                | Request::Shutdown(_)
                 | Request::Restore(call::Restore { to: call::RestoreTo::Path(_), .. })
         );
         if harmless {
@@ -241,8 +250,8 @@ impl Kept {
             Request::TargetAdd(_) => is_new.then(|| format!("target {name} was added")),
             Request::TargetRestore(_) => is_new.then(|| format!("target {name} is back")),
             Request::TargetRemove(_) => found.is_none().then(|| format!("target {name} was removed")),
-            // What was not added, or is no longer there, has nothing to be changed.
-            _ if found.is_some() => return None,
+            // What is away may come back as it is; what was not there has nothing to be changed.
+            _ if found.is_some() || self.folder.is_some() => return None,
             _ => None,
         };
         Some(said.into_iter().collect())

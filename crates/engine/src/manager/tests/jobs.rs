@@ -182,7 +182,7 @@ fn a_call_that_was_interrupted_is_done_if_nothing_had_come_of_it_and_told_of_if_
     }
     assert_eq!(head(&manager), at);
     let told = jobs(&manager).into_iter().find(|job| job.key.as_deref() == Some("done")).unwrap();
-    assert_eq!((told.state, told.changed.len()), (JobState::Interrupted, 1));
+    assert_eq!((told.state, told.changed.map(|changed| changed.len())), (JobState::Interrupted, Some(1)));
 }
 
 #[test]
@@ -418,7 +418,7 @@ fn an_interrupted_addition_under_a_taken_name_has_added_nothing() {
     manager.begin_only(&add_request("web").into(), &Asker::with("a"));
     world.kill(manager);
     let manager = world.manager();
-    assert_eq!(jobs(&manager)[0].changed, Vec::<String>::new());
+    assert_eq!(jobs(&manager)[0].changed, Some(Vec::new()));
     assert!(matches!(ask_with(&manager, "a", add_request("web")), Err(Error::TargetExists(_))));
 }
 
@@ -434,7 +434,8 @@ fn an_interrupted_job_of_a_removed_target_is_not_looked_up_in_another_log() {
     let manager = world.manager();
     add(&manager, "web").unwrap();
     let told = ask_with(&manager, "k", restore_in_place());
-    assert!(matches!(told, Err(Error::Moment { .. } | Error::Interrupted { .. })), "{told:?}");
+    let Err(Error::Interrupted { changed, .. }) = told else { unreachable!("{told:?}") };
+    assert!(matches!(&changed[..], [what] if what.contains("another one now")), "{changed:?}");
 }
 
 #[test]
@@ -445,4 +446,37 @@ fn a_handler_that_panics_ends_its_job() {
     *lock(&world.fake.haunted) = None;
     assert!(matches!(failed, Err(Error::Panicked { .. })), "{failed:?}");
     assert_eq!(jobs(&manager)[0].state, JobState::Failed);
+}
+
+#[test]
+fn a_long_call_is_remembered_however_many_shorter_ones_ended_meanwhile() {
+    let (world, manager) = World::with(&["web"]);
+    *lock(&world.fake.next) = Next::Slow;
+    let short = || {
+        let verify = call::Verify { name: Some("nobody".into()), newest_first: false, for_s: None };
+        manager.answer(&verify.into(), &mut Asker::default()).unwrap_err();
+    };
+    let first = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| ask_with(&manager, "k", run_call("web")));
+        wait_for("the machine", || world.fake.machine(&world.paths().run_dir("web")).is_some());
+        (0..=JOBS_MAX).for_each(|_| short());
+        let_it_answer(&world);
+        asked.join().unwrap().unwrap()
+    });
+    short();
+    // It is not done again, which would be refused: it runs.
+    assert_eq!(ask_with(&manager, "k", run_call("web")).unwrap(), first);
+    super::machines::stop(&manager, "web").unwrap();
+}
+
+#[test]
+fn what_no_call_needs_is_not_written_down() {
+    let (world, manager) = World::with(&[]);
+    let long = "x".repeat(900_000);
+    for key in [None, Some("k")] {
+        let asker = &mut Asker { key, ..Asker::default() };
+        assert!(manager.answer(&run_call(&long).into(), asker).is_err());
+    }
+    assert_eq!(jobs(&manager).len(), 0);
+    assert!(!world.paths().jobs_dir().exists());
 }
