@@ -118,12 +118,14 @@ pub enum Error {
     #[error("the store's description {} cannot be read", .0.display())]
     DamagedStore(PathBuf),
     /// Somebody else has it.
-    #[error("the store in {} is in use by process {holder}", .path.display())]
+    #[error("the store in {} is in use by process {holder}{}", .path.display(), if *.exports { ", which exports from it" } else { "" })]
     StoreLocked {
         /// Where.
         path: PathBuf,
         /// By whom.
         holder: String,
+        /// For as long as its user likes.
+        exports: bool,
     },
     /// No such target.
     #[error("there is no target {0:?}")]

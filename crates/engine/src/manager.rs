@@ -44,7 +44,7 @@ pub(crate) struct Manager {
     taking_disks: Mutex<()>,
     stopping: AtomicBool,
     pub(crate) keep_targets: AtomicBool,
-    _lock: StoreLock,
+    lock: StoreLock,
 }
 
 impl std::fmt::Debug for Manager {
@@ -88,7 +88,7 @@ impl Manager {
             taking_disks: Mutex::default(),
             stopping: AtomicBool::new(false),
             keep_targets: AtomicBool::new(false),
-            _lock: store_lock,
+            lock: store_lock,
         }))
     }
 
@@ -160,6 +160,11 @@ impl Manager {
     pub(crate) fn stop(&self, keep_targets: bool) {
         self.keep_targets.store(keep_targets, Ordering::Release);
         self.stopping.store(true, Ordering::Release);
+    }
+
+    /// It is there for an export, as long as somebody likes; whoever else wants the store is told so.
+    pub(crate) fn says_it_exports(&self) {
+        self.lock.exports();
     }
 
     /// Something runs or is being read.

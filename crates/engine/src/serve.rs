@@ -402,6 +402,9 @@ pub fn ask<C: Call>(store: &Path, call: &C, answers: &mut dyn Items<C::Item>) ->
         }
         opened => opened?,
     };
+    if matches!(request, Request::Export(_)) {
+        manager.says_it_exports();
+    }
     let keeper = Keeper::start(manager.clone())?;
     let mut understood = In::<C>::new(answers);
     let result = manager.answer(&request, &mut understood);

@@ -38,6 +38,8 @@ const ADDING: &str = ".adding-";
 const DELETING: &str = ".deleting-";
 /// Commands without a manager wait so long for one another.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+/// What the file of the lock says behind the process that keeps it while that exports.
+const EXPORTS: &str = "exports";
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 #[derive(Serialize, Deserialize)]
@@ -210,24 +212,24 @@ impl StorePaths {
             match file.try_lock() {
                 Ok(()) => break,
                 Err(fs::TryLockError::Error(e)) => return Err(io(e)),
-                Err(fs::TryLockError::WouldBlock) if waited >= LOCK_PATIENCE || self.api_socket_answers() => {
-                    let mut holder = String::new();
-                    let _ = (&file).take(32).read_to_string(&mut holder);
-                    return Err(Error::StoreLocked {
-                        path: self.root.clone(),
-                        holder: holder.trim().to_owned(),
-                    });
-                }
                 Err(fs::TryLockError::WouldBlock) => {
+                    let mut text = String::new();
+                    let _ = file.rewind().and_then(|()| (&file).take(32).read_to_string(&mut text));
+                    let (holder, does) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+                    // An export ends when its user wants it to, so nobody waits for that.
+                    let exports = does.trim() == EXPORTS;
+                    if exports || waited >= LOCK_PATIENCE || self.api_socket_answers() {
+                        let (path, holder) = (self.root.clone(), holder.to_owned());
+                        return Err(Error::StoreLocked { path, holder, exports });
+                    }
                     std::thread::sleep(LOCK_RETRY);
                     waited += LOCK_RETRY;
                 }
             }
         }
-        // For people only. A full medium may not take it, and must not keep anybody from looking at what is stored; so it is
-        // written over what is there, and not having it is no failure.
-        let _ = file.rewind().and_then(|()| writeln!(file, "{:<10}", std::process::id()));
-        Ok(StoreLock { _file: file })
+        let lock = StoreLock(file);
+        lock.says("");
+        Ok(lock)
     }
 
     fn api_socket_answers(&self) -> bool {
@@ -417,8 +419,20 @@ impl Configs {
 
 /// The store belongs to this process as long as this lives.
 #[derive(Debug)]
-pub(crate) struct StoreLock {
-    _file: fs::File,
+pub(crate) struct StoreLock(fs::File);
+
+impl StoreLock {
+    /// The store is kept for an export, so for as long as somebody likes.
+    pub(crate) fn exports(&self) {
+        self.says(EXPORTS);
+    }
+
+    /// For whoever is refused. A full medium may not take it, and must not keep anybody from looking at what is stored; so it is written
+    /// over what is there, and not having it is no failure.
+    fn says(&self, does: &str) {
+        let mut file = &self.0;
+        let _ = file.rewind().and_then(|()| writeln!(file, "{:<10} {does:<10}", std::process::id()));
+    }
 }
 
 fn restrict(path: &Path) -> io::Result<()> {

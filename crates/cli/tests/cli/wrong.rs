@@ -5,6 +5,8 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     os::unix::ffi::OsStringExt as _,
+    process::Stdio,
+    time::{Duration, Instant},
 };
 
 use insta::assert_snapshot;
@@ -369,4 +371,34 @@ fn texts_that_are_not_utf_8() {
             command(&["point", "web", "--label"], odd("new")),
         ]
     ));
+}
+
+#[test]
+fn who_finds_the_store_kept_by_an_export_is_told_at_once_and_how_both_would_go() {
+    let world = World::new();
+    world.done(&["target", "add", "web", "--disk", "store:1M"]);
+    let socket = world.path("export.sock");
+    let mut exporting = world
+        .command()
+        .args(["export", "web@now", "--nbd", &format!("unix:{}", socket.display())])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+        assert!(Instant::now() < end, "nothing was exported");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let begun = Instant::now();
+    let refused = world.run(&["status"]);
+    let waited = begun.elapsed();
+    exporting.kill().unwrap();
+    exporting.wait().unwrap();
+    let said = plain(&world, &String::from_utf8_lossy(&refused.stderr));
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("which exports from it") && said.contains("`bygone serve`"), "{said}");
+    // Others are waited for, for a minute.
+    assert!(waited < Duration::from_secs(30), "{waited:?}");
+    world.done(&["status"]);
 }
