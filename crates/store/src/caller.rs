@@ -1,11 +1,11 @@
-//! Whoever asks for something that may take long, and may go meanwhile.
+//! Cancellation of calls that may take long.
 
 use std::fmt;
 
 use crate::error::{Error, Result};
 
-/// Who waits for an answer. It is asked between pieces of the work, each a few milliseconds of computing and one or two waits for the
-/// medium, whether the answer is still wanted.
+/// Whether a call's answer is still wanted. The call asks between pieces of its work, each of which takes a few
+/// milliseconds of computing and one or two waits for the medium.
 #[derive(Clone, Copy, Default)]
 pub struct Caller<'a>(Option<&'a dyn Fn() -> bool>);
 
@@ -16,18 +16,18 @@ impl fmt::Debug for Caller<'_> {
 }
 
 impl<'a> Caller<'a> {
-    /// One who waits as long as `wants` says so. Without one ([`Caller::default`]) whoever asks waits for ever.
+    /// A caller that waits as long as `wants` returns true. [`Caller::default`] never cancels.
     #[must_use]
     pub fn who(wants: &'a dyn Fn() -> bool) -> Caller<'a> {
         Caller(Some(wants))
     }
 
-    /// It may go.
+    /// Whether the call can be cancelled.
     pub(crate) fn may_go(self) -> bool {
         self.0.is_some()
     }
 
-    /// Refuses once it has gone.
+    /// Fails with [`Error::Abandoned`] once the answer is not wanted any more.
     pub(crate) fn check(self) -> Result<()> {
         if self.0.is_none_or(|wants| wants()) { Ok(()) } else { Err(Error::Abandoned) }
     }

@@ -4,12 +4,12 @@ use std::{fmt, io, sync::Arc};
 
 use bygone_model::{Lba, Sectors, Seq, VolumeId};
 
-/// A place in the store's files.
+/// A byte offset in one of the store's files.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
-    /// The file, relative to the log's folder.
+    /// Relative to the log's folder.
     pub file: String,
-    /// The byte offset in it.
+    /// In bytes.
     pub offset: u64,
 }
 
@@ -19,129 +19,131 @@ impl fmt::Display for Place {
     }
 }
 
-/// What does not hold at a damaged place.
+/// What is wrong at a damaged place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
-    /// Magic number missing.
+    /// The magic number is missing.
     #[error("this is not what should be there")]
     Magic,
-    /// Checksum wrong.
+    /// A checksum does not match.
     #[error("the checksum does not match")]
     Checksum,
-    /// The data belong to another place or version.
+    /// Valid data of another place, version or log.
     #[error("something else is there (misplaced or stale)")]
     Misplaced,
-    /// Too short.
+    /// The file is too short.
     #[error("the file ends too early")]
     Truncated,
     /// Fields contradict each other.
     #[error("its fields contradict each other")]
     Inconsistent,
-    /// The file as a whole is another one than was read once, though all that has a checksum holds.
+    /// The file differs from what was sealed, though every checksum in it matches: its hash is not the one in the manifest,
+    /// or its padding is not zero.
     #[error("the file was changed where no checksum of its own covers it")]
     Changed,
-    /// A file that must be there is missing.
+    /// A file that should exist is missing.
     #[error("the file is missing")]
     Missing,
 }
 
-/// Why the store could not do what was asked.
+/// Why a call failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The medium refused; trying again may help.
+    /// An operation on a file failed; a retry may succeed.
     #[error("{doing} {name}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation, such as "reading".
         doing: &'static str,
-        /// To which file.
+        /// The file.
         name: String,
-        /// What the system said.
+        /// The operating system's error.
         source: Arc<io::Error>,
     },
-    /// The medium would have to be waited for, and the caller did not want to.
+    /// The call would have to wait for the medium, which the caller excluded.
     #[error("would have to wait for the medium")]
     WouldBlock,
-    /// No room is left. Nothing that the store has is lost.
+    /// No space is left. Nothing is lost that was stored before.
     #[error("the store is full: no room for {name}")]
     Full {
-        /// For which file.
+        /// The file that needed space.
         name: String,
     },
-    /// The index cannot be brought up to date, and as many versions wait for it in memory as may.
+    /// The memory for versions that are not in an index yet is used up, either this log's or that of all logs together
+    /// (back-pressure). A retry succeeds after upkeep, unless the index cannot be written.
     #[error("{versions} changes wait in memory for an index that cannot be written now")]
     Behind {
-        /// How many.
+        /// How many versions of this log wait.
         versions: usize,
     },
-    /// An earlier flush failed, so nothing after it may be acknowledged (invariant I4).
+    /// An earlier flush failed, so nothing is acknowledged any more (invariant I4).
     #[error("an earlier flush of this log failed; what came after it cannot be trusted to be on the medium")]
     Poisoned,
-    /// Whoever asked does not want to know any more.
+    /// The caller cancelled the call ([`Caller`](crate::Caller)).
     #[error("the answer is not wanted any more")]
     Abandoned,
-    /// Another holder took the log over; whoever held it before may not write it any more.
+    /// Another holder took the log over; this one may not write it any more.
     #[error("another holder took the log over (term {newest}; here it was held in term {term})")]
     Superseded {
-        /// In which term it was held here.
+        /// The term of this holder.
         term: u32,
-        /// The newest one.
+        /// The log's newest term.
         newest: u32,
     },
-    /// Stored bytes are not what was written.
+    /// Stored bytes are not those that were written.
     #[error("damage in {place}: {damage}")]
     Damaged {
-        /// Where.
+        /// Where it was found.
         place: Place,
-        /// What.
+        /// What is wrong there.
         damage: Damage,
     },
-    /// Written by a newer version of Bygone.
+    /// A file was written by a newer version of Bygone.
     #[error("{name} has format version {found}; this program knows versions up to {known}")]
     NewerVersion {
-        /// Which file.
+        /// The file.
         name: String,
-        /// The version in it.
+        /// Its version.
         found: u16,
-        /// The newest known one.
+        /// The newest version that this program knows.
         known: u16,
     },
-    /// A record that this program does not know and must not pass over.
+    /// A record that this program does not know and must not skip.
     #[error("{place} holds a record of kind {op}, which this program does not know")]
     UnknownRecord {
-        /// Where.
+        /// Where it begins.
         place: Place,
-        /// Its kind.
+        /// Its op.
         op: u8,
     },
-    /// There are as many as a log can have.
+    /// The log has used up all numbers for these things.
     #[error("the log can have no more {0}")]
     NoNumberLeft(&'static str),
-    /// There is no log here.
+    /// The folder holds no log.
     #[error("there is no log here")]
     NoLog,
-    /// There is a log here already.
+    /// A log cannot be made where there is one.
     #[error("there is a log here already")]
     LogExists,
-    /// A request outside a disk.
+    /// A range that is not within the disk.
     #[error("sectors {lba}+{sectors} are outside volume {volume}")]
     OutOfRange {
-        /// Of which volume.
+        /// The volume.
         volume: VolumeId,
-        /// First sector.
+        /// The first sector of the range.
         lba: Lba,
-        /// How many.
+        /// The length of the range.
         sectors: Sectors,
     },
     /// No such volume.
     #[error("there is no volume {0}")]
     NoVolume(VolumeId),
-    /// No such branch.
+    /// No such branch, or it was dropped.
     #[error("there is no branch {0:?}")]
     NoBranch(String),
     /// The name is taken.
     #[error("there is a branch {0:?} already")]
     BranchExists(String),
-    /// The branch cannot go: it is in use.
+    /// The branch cannot be dropped.
     #[error("branch {0:?} is the present of its target")]
     BranchInUse(String),
     /// No such disk.
@@ -150,34 +152,34 @@ pub enum Error {
     /// The name is taken.
     #[error("there is a disk {0:?} already")]
     DiskExists(String),
-    /// A cursor of another log.
+    /// A follower's cursor belongs to another log.
     #[error("this is a place in another log")]
     OtherLog,
     /// A moment that the log has not reached.
     #[error("moment {asked} is later than the last one, {head}")]
     InTheFuture {
-        /// What was asked for.
+        /// The requested moment.
         asked: Seq,
-        /// The last one.
+        /// The log's last moment.
         head: Seq,
     },
     /// A moment before the disk or branch existed.
     #[error("moment {asked} is before the first one, {first}")]
     BeforeHistory {
-        /// What was asked for.
+        /// The requested moment.
         asked: Seq,
-        /// The first one.
+        /// The first moment of the disk or branch.
         first: Seq,
     },
 }
 
-/// A medium says that it has no room: none at all, or none for us.
+/// Whether an error means that there is no space left, on the medium or within the quota.
 #[must_use]
 pub fn is_full(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// The store's result.
+/// The result of the store's calls.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
@@ -189,7 +191,7 @@ impl Error {
         }
     }
 
-    /// An index is damaged, which can be made anew from the segments.
+    /// Whether the damage is in a checkpoint file, which can be rebuilt from the segments.
     pub(crate) fn is_index_damage(&self) -> bool {
         matches!(self, Error::Damaged { place, .. } if place.file.starts_with(crate::format::checkpoint::folder()))
     }

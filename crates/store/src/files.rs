@@ -9,10 +9,10 @@ use crate::{
     error::{Damage, Error, Result},
 };
 
-/// With whole segments of 64 MiB, the most recently read 32 GiB of a log stay open.
+/// With full segments of 64 MiB, the files of the most recently read 32 GiB of a log stay open.
 const OPEN_FILES_MAX: usize = 512;
 
-/// Keeps files open that are read again and again.
+/// A cache of open files, by number.
 pub(crate) struct FileCache {
     dir: Arc<dyn Dir>,
     open: Cache<u32, Arc<dyn File>>,
@@ -23,10 +23,10 @@ impl FileCache {
         FileCache { dir, open: Cache::new(OPEN_FILES_MAX) }
     }
 
-    /// The file `number`, opened by the name that `name` gives if need be.
+    /// The file `number`. If it is not open yet, it is opened under the name that `name` returns.
     ///
     /// # Errors
-    /// Damage when it is missing; else what the medium says.
+    /// [`Damage::Missing`] if there is no such file; any other error of the medium.
     pub(crate) fn get(&self, number: u32, name: impl FnOnce() -> Result<String>) -> Result<Arc<dyn File>> {
         if let Some(file) = self.open.get(&number) {
             return Ok(file);
@@ -40,7 +40,7 @@ impl FileCache {
         Ok(file)
     }
 
-    /// The next one who asks opens it anew.
+    /// Drops a file from the cache; the next [`FileCache::get`] opens it again.
     pub(crate) fn forget(&self, number: u32) {
         self.open.remove(&number);
     }

@@ -1,8 +1,9 @@
-//! The time-indexed store: one log per target, in which every write to every disk of the target has its place
+//! The time-indexed store: one log per target, in which every write to every disk of the target has a position
 //! (seq), and indexes that find the content of any sector at any moment.
 //!
-//! Knows nothing of NBD, guests, file systems or async runtimes. All it needs of the world comes through [`env`], so the
-//! simulator can own it. The invariants I1–I5, I7 and I8 of `ARCHITECTURE.md` are kept here.
+//! It knows nothing of NBD, guests, file systems or async runtimes. Everything that it needs from the outside world goes
+//! through [`env`], so the simulator can replace it. It upholds the invariants I1–I8 of `ARCHITECTURE.md` as far as they
+//! concern the store.
 #![forbid(unsafe_code)]
 
 mod caller;

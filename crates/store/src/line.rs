@@ -1,20 +1,20 @@
 //! Lines of history: which branch a moment lies on.
 //!
-//! A line is a list of stretches, newest first, each a branch and the records of it that belong to the line. Two kinds of
-//! line are made of a catalog: what the target's present was at each time, and a branch with those that it comes from.
+//! A line is a list of stretches, newest first, each a branch and a range of its records. The catalog gives three kinds of
+//! lines: the lived line, a branch with its ancestors, and a branch alone.
 
 use bygone_model::{BranchId, Place, Seq};
 
 use crate::catalog::Catalog;
 
-/// A branch, and which of its records belong to a line; both ends included.
+/// A branch, and the range of its records that belongs to a line; both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stretch {
-    /// Which branch.
+    /// The branch.
     pub branch: BranchId,
     /// The first record.
     pub from: Seq,
-    /// The last one.
+    /// The last record; [`Seq::MAX`] if the stretch has not ended.
     pub to: Seq,
 }
 
@@ -31,21 +31,21 @@ impl Line {
         &self.stretches
     }
 
-    /// A moment lies on this line.
+    /// Whether a moment lies on this line.
     #[must_use]
     pub fn has(&self, place: Place) -> bool {
         let within = |s: &Stretch| s.branch == place.branch && (s.from..=s.to).contains(&place.seq);
         self.stretches.iter().any(within)
     }
 
-    /// The line as it was after record `seq`: the last moment of it at or before.
+    /// The last moment of the line at or before record `seq`. If the line begins later, that seq on its first branch.
     #[must_use]
     pub fn at(&self, seq: Seq) -> Place {
         let stretch = self.stretches.iter().find(|s| s.from <= seq).or(self.stretches.last());
         stretch.map_or(Place::new(BranchId(0), seq), |s| Place::new(s.branch, seq.min(s.to)))
     }
 
-    /// The last record of the line.
+    /// The last record of the line; [`Seq::MAX`] if the line has not ended.
     #[must_use]
     pub fn end(&self) -> Seq {
         self.stretches.first().map_or(Seq::MAX, |stretch| stretch.to)
@@ -53,7 +53,7 @@ impl Line {
 }
 
 impl Catalog {
-    /// What the target's present was at each time.
+    /// The lived line: what the target's present was at each time.
     #[must_use]
     pub fn lived_line(&self) -> Line {
         let mut stretches = Vec::with_capacity(self.lived.len());
@@ -65,8 +65,8 @@ impl Catalog {
         Line { stretches }
     }
 
-    /// A branch, its parent up to where it begins, and so on down to the first one. A dropped branch ends where it was
-    /// dropped.
+    /// A branch, its parent up to where the branch begins, and so on down to the first branch. A dropped branch ends where
+    /// it was dropped.
     #[must_use]
     pub fn line_of(&self, branch: BranchId) -> Line {
         let mut stretches = Vec::new();
@@ -75,14 +75,14 @@ impl Catalog {
             let Some(found) = self.branch(branch) else { break };
             let to = found.dropped.map_or(to, |dropped| to.min(dropped));
             stretches.push(Stretch { branch, from: found.made, to });
-            // Numbers fall on the way down; a damaged catalog must not send us round in circles.
+            // A parent has a lower number than its branch. Without this check a damaged catalog could loop for ever.
             next =
                 found.parent.filter(|(parent, _)| *parent < branch).map(|(parent, at)| (parent, at.min(to)));
         }
         Line { stretches }
     }
 
-    /// What was written on a branch itself, without the branches that it comes from.
+    /// A branch alone, without its ancestors.
     #[must_use]
     pub fn stretch_of(&self, branch: BranchId) -> Line {
         let mut line = self.line_of(branch);

@@ -1,16 +1,21 @@
-//! The memory of all logs of a store for what is in no segment's index and in no checkpoint yet.
+//! The memory budget that all logs of a store share, for versions that are in no segment's index and in no checkpoint yet.
 //!
-//! Invariant: what logs have drawn together stays within [`Memory::new`]'s bound, but for what one call of each adds at most, what is
-//! lent for a piece of work, and the smallest floors of more than some 2,000 logs. Each log has a floor that the others cannot take from it; what is left is a pool. When three quarters of the pool are drawn, logs that have
-//! drawn more than others give theirs up, by an early end of a segment and an early checkpoint. When it is used up, a log that
-//! has its floor is refused until it has given up its own. So whoever waits needs nobody else, and a log whose medium fails
-//! keeps no other from going on.
+//! A quarter of the budget is divided equally into floors, one for each log, which other logs cannot take; the rest is a
+//! pool. Once three quarters of the pool are drawn, logs that have drawn more than the average free memory by sealing
+//! their segment and writing a checkpoint early. Once all of the pool is drawn, a log that has reached its floor is
+//! refused until it has freed its own memory. So a refused log waits for no other log, and a log whose medium fails
+//! blocks no other.
+//!
+//! Invariant: the logs together draw no more than the budget, except for what one call of each may add, what is lent for
+//! work that frees more ([`Share::lend`]), and floors of [`FLOOR_BYTES_MIN`] where there are so many logs that an equal
+//! part would be less (more than 2,000 with the default budget).
 
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::sync::{AtomicBool, AtomicU64};
 
-/// A log's floor is no smaller, however many logs there are, and less is not given up: it frees little for the work that it takes.
+/// The smallest floor, however many logs there are. A log is not asked to free less than this either: it would not be worth
+/// the work.
 pub(crate) const FLOOR_BYTES_MIN: u64 = 64 << 10;
 
 /// See the module's comment.
@@ -26,41 +31,42 @@ impl Memory {
         Memory { bytes_max, logs: 0.into(), drawn: 0.into() }
     }
 
-    /// What logs may draw beyond their floors.
+    /// The bytes that logs may draw beyond their floors.
     fn pool(&self) -> u64 {
         self.bytes_max / 4 * 3
     }
 
-    /// What each log has for itself.
+    /// The bytes that no other log can take from a log.
     fn floor(&self) -> u64 {
         let logs = self.logs.load(Ordering::Relaxed).max(1);
         ((self.bytes_max - self.pool()) / logs).max(FLOOR_BYTES_MIN)
     }
 
-    /// What all logs have drawn, in bytes.
+    /// The bytes that all logs have drawn.
     pub(crate) fn drawn(&self) -> u64 {
         self.drawn.load(Ordering::Relaxed)
     }
 }
 
-/// What one log has drawn.
+/// One log's share of the memory.
 pub(crate) struct Share {
     memory: Arc<Memory>,
     drawn: AtomicU64,
-    /// What of that upkeep of the log can give back. The rest waits for a disk outside the store.
+    /// The part of `drawn` that the log's upkeep can free. The rest waits for a tapped disk.
     givable: AtomicU64,
-    /// It was refused more, and has not given anything up since.
+    /// The log was refused memory and has not gone below its floor since.
     refused: AtomicBool,
 }
 
 impl Share {
-    /// For one more log.
+    /// The share of a new log.
     pub(crate) fn of(memory: &Arc<Memory>) -> Share {
         memory.logs.fetch_add(1, Ordering::Relaxed);
         Share { memory: memory.clone(), drawn: 0.into(), givable: 0.into(), refused: false.into() }
     }
 
-    /// The log has drawn so much now, of which its upkeep can give back the part `givable`. One thread of a log says so at a time.
+    /// Sets the bytes that the log has drawn, and how many of them its upkeep can free. Only one thread of a log may call this
+    /// at a time.
     pub(crate) fn set(&self, bytes: u64, givable: u64) {
         self.givable.store(givable, Ordering::Relaxed);
         let before = self.drawn.swap(bytes, Ordering::Relaxed);
@@ -69,19 +75,19 @@ impl Share {
         } else {
             self.memory.drawn.fetch_sub(before - bytes, Ordering::Relaxed);
         }
-        // A part of it is not enough: it would be refused again.
+        // Freeing less than that is not enough: the log would be refused again.
         if bytes < self.memory.floor() {
             self.refused.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Draws for a piece of work until what is returned is dropped. It is never refused: the work gives more back.
+    /// Draws memory for a piece of work, until the returned guard is dropped. Never refused, because the work frees more.
     pub(crate) fn lend(&self, bytes: u64) -> Lent<'_> {
         self.memory.drawn.fetch_add(bytes, Ordering::Relaxed);
         Lent { memory: &self.memory, bytes }
     }
 
-    /// The log may draw more. If not, it has to give up what it has before it asks again.
+    /// Whether the log may draw more. If not, it has to free what it has first.
     pub(crate) fn may_grow(&self) -> bool {
         let may = self.memory.drawn() < self.memory.pool()
             || self.drawn.load(Ordering::Relaxed) < self.memory.floor();
@@ -91,19 +97,19 @@ impl Share {
         may
     }
 
-    /// The log should give up what it has drawn, if that is worth the work.
+    /// Whether the log should free what it has drawn; no if that is not worth the work.
     pub(crate) fn should_give(&self) -> bool {
         let asked = self.refused.load(Ordering::Relaxed)
             || self.is_much() && self.memory.drawn() >= self.memory.pool() / 4 * 3;
         asked && self.givable.load(Ordering::Relaxed) >= FLOOR_BYTES_MIN
     }
 
-    /// The log should give up at once, and not wait until upkeep gets to it.
+    /// Whether the log should free memory at once instead of waiting until upkeep gets to it.
     pub(crate) fn should_give_at_once(&self) -> bool {
         self.should_give() && self.is_much() && self.memory.drawn() >= self.memory.pool() / 8 * 7
     }
 
-    /// It could give no less than logs have drawn on average.
+    /// Whether the log can free at least as much as logs have drawn on average.
     fn is_much(&self) -> bool {
         let logs = self.memory.logs.load(Ordering::Relaxed).max(1);
         self.givable.load(Ordering::Relaxed) >= self.memory.drawn() / logs
@@ -149,10 +155,10 @@ mod tests {
         assert!(!shares[0].should_give_at_once());
         shares[0].set(mib(11), mib(11));
         assert!(shares[0].should_give_at_once() && !shares[1].should_give_at_once());
-        // The pool is used up. A log that has less than its floor goes on, whatever the others do.
+        // The pool is used up. A log that has less than its floor may draw more all the same.
         assert!(!shares[0].may_grow() && !shares[1].may_grow());
         assert!(shares[2].may_grow());
-        // Who was refused is asked to give, however little it has, and is asked no more once it has given.
+        // A log that was refused is asked to free even a little, and no longer once it has.
         assert!(shares[1].should_give());
         shares[1].set(0, 0);
         assert!(!shares[1].should_give() && shares[1].may_grow());

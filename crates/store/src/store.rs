@@ -1,4 +1,4 @@
-//! What all logs of a store have in common: memory, and whoever does their upkeep.
+//! What all logs of a store share: the page cache, the memory budget, and turns and bandwidth for their upkeep.
 
 use std::{
     collections::VecDeque,
@@ -14,20 +14,20 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// The memory for index pages unless told otherwise.
+/// The default size of the page cache.
 pub const CACHE_BYTES: u64 = 48 << 20;
-/// The memory for what is in no checkpoint yet unless told otherwise.
+/// The default memory budget for versions that are not in a checkpoint yet.
 pub const MEMORY_BYTES: u64 = 512 << 20;
 
-/// What upkeep that nobody waits for reads and writes, in bytes a second, unless told otherwise.
+/// The default rate of background upkeep, in bytes read and written per second.
 pub const BACKGROUND_BYTES_PER_S: u64 = 32 << 20;
 
-/// See the module's comment. Logs are of the store that their options name.
+/// See the module's comment. A log belongs to the store in its [`LogOptions`](crate::LogOptions).
 pub struct Store {
     pub(crate) cache: Arc<PageCache>,
     memory: Arc<Memory>,
     pub(crate) rate: Rate,
-    /// Those that wait for their turn. A log that is being worked on is not among them.
+    /// The logs that wait for their turn. A log whose upkeep is being done is not among them.
     logs: Mutex<VecDeque<Weak<Log>>>,
 }
 
@@ -44,8 +44,8 @@ impl Default for Store {
 }
 
 impl Store {
-    /// With so much memory for index pages, and so much for what is in no checkpoint yet: for all logs together, however many
-    /// there are.
+    /// A store with a page cache of `cache_bytes` and a memory budget of `memory_bytes` for versions that are not in a
+    /// checkpoint yet. All logs share both, however many there are.
     #[must_use]
     pub fn new(cache_bytes: u64, memory_bytes: u64) -> Store {
         Store {
@@ -56,13 +56,13 @@ impl Store {
         }
     }
 
-    /// So many bytes a second for upkeep that nobody waits for, of all logs together.
+    /// Limits background upkeep of all logs together to `bytes_per_s`.
     #[must_use]
     pub fn with_background(self, bytes_per_s: u64) -> Store {
         Store { rate: Rate::new(bytes_per_s), ..self }
     }
 
-    /// What its logs have drawn of the memory for what is in no checkpoint yet, in bytes.
+    /// The bytes that its logs have drawn of the memory budget.
     #[must_use]
     pub fn drawn_bytes(&self) -> u64 {
         self.memory.drawn()
@@ -80,9 +80,8 @@ impl Store {
         self.logs().push_back(Arc::downgrade(log));
     }
 
-    /// Gives each log its turn, in which it does one piece of upkeep if there is one to do; says whether any was done. Several
-    /// threads may call it. A log whose upkeep fails is not tried again at once, and holds nobody up.
-    /// What keeps a log's upkeep from being done, [`Log::upkeep_trouble`] says.
+    /// Gives each log a turn to do one piece of upkeep, if it has any to do; returns whether any log did. Several threads may
+    /// call this. A log whose upkeep fails is not retried at once and delays no other; [`Log::upkeep_trouble`] has the error.
     pub fn work(&self) -> bool {
         let mut done = false;
         let turns = self.logs().len();
@@ -96,7 +95,7 @@ impl Store {
     }
 }
 
-/// A log that has its turn. It gets the next one too, whatever becomes of this one.
+/// A log's turn. The log goes back into the queue at the end, even if the turn panics.
 struct Turn<'a> {
     store: &'a Store,
     log: Weak<Log>,
@@ -108,8 +107,8 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// How much upkeep that nobody waits for may do: so many bytes a second, and no more than those of a quarter of a second at once. The
-/// logs of a store have one clock.
+/// The rate limit of background upkeep: a token bucket that holds at most what comes in a quarter of a second. All logs of
+/// a store must have the same clock.
 pub(crate) struct Rate {
     bytes_per_s: u64,
     left: Mutex<Left>,
@@ -122,15 +121,15 @@ struct Left {
 }
 
 impl Rate {
-    /// What may be done at once.
+    /// The bucket holds `1 / BURST_S_DIVISOR` seconds' worth of bytes.
     const BURST_S_DIVISOR: u64 = 4;
 
     fn new(bytes_per_s: u64) -> Rate {
         Rate { bytes_per_s, left: Mutex::default() }
     }
 
-    /// Takes `bytes` for a piece of work if there are so many by now. One that is larger than what may be done at once has to find all of
-    /// that.
+    /// Takes `bytes` for a piece of work; returns whether there were enough. A piece larger than the bucket takes a full
+    /// bucket.
     pub(crate) fn take(&self, now: Micros, bytes: u64) -> bool {
         let burst = self.bytes_per_s / Self::BURST_S_DIVISOR;
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
@@ -140,7 +139,7 @@ impl Rate {
         });
         let there = left.bytes.saturating_add(come).min(burst);
         let wanted = bytes.min(burst).max(1);
-        // What has come is counted from the last time that something was taken, so that no part of a byte is lost in between.
+        // A refusal must not move `since`, or fractions of bytes would be lost.
         if there < wanted {
             return false;
         }
@@ -157,11 +156,11 @@ mod tests {
     fn no_more_is_taken_than_has_come_and_idle_time_is_not_saved_up() {
         let rate = Rate::new(4000);
         let taken = |micros: std::ops::Range<i64>| micros.filter(|now| rate.take(Micros(*now), 10)).count();
-        // A quarter of a second's worth at once, then as they come.
+        // A quarter of a second's worth at once, then at the rate.
         assert_eq!(taken(0..1_000_000), 100 + 400 - 1);
         assert_eq!(taken(900_000_000..900_000_001), 1);
         assert_eq!((0..1000).filter(|_| rate.take(Micros(900_000_001), 10)).count(), 99);
-        // Nothing is too large to be done at all, and a clock that goes back gives nothing.
+        // No piece is too large to be done at all, and a clock that goes back adds nothing.
         assert!(rate.take(Micros(999_000_000), 1 << 40) && !rate.take(Micros(0), 1));
         assert!(!Rate::new(0).take(Micros(1 << 40), 1));
         let free = Rate::new(u64::MAX);

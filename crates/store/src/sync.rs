@@ -1,6 +1,7 @@
-//! The locks of a log.
+//! The locks that a log uses.
 //!
-//! `crates/races` builds this crate once more with the locks of shuttle, whose scheduler chooses whose turn it is at each of them.
+//! `crates/races` builds this crate once more with shuttle's locks, whose scheduler decides at each of them which thread
+//! runs next.
 
 #[cfg(races)]
 pub(crate) use shuttle::sync::{
