@@ -1,5 +1,5 @@
-//! The catalog: disks, branches, volumes, the eras of the clock, tapped disks. It is small, held in memory, and nothing
-//! but the sum of the log's catalog records; each checkpoint holds a copy.
+//! The catalog: disks, branches, volumes, the eras of the clock, tapped disks. It is small and held in memory. It is the
+//! result of applying the log's catalog records in order; each checkpoint holds a copy.
 
 use std::collections::BTreeMap;
 
@@ -11,43 +11,43 @@ use crate::error::{Error, Result};
 /// The name of the first branch.
 pub const MAIN: &str = "main";
 
-/// How a disk's present is kept.
+/// Where a disk's present is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Keeping {
     /// The store is the disk.
     Store,
-    /// The disk stays where it is; the store has every write to it.
+    /// The disk stays where it is; the store logs every write to it.
     Tap,
 }
 
 /// A disk of the target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// Its name among the disks of the target, such as `vda`.
+    /// Unique among the disks of the target, such as `vda`.
     pub name: String,
     /// Its size.
     pub sectors: Sectors,
     /// Its block size in bytes: 512 or 4096.
     pub block_bytes: u32,
-    /// How its present is kept.
+    /// Where its present is stored.
     pub keeping: Keeping,
 }
 
 /// A line of history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Branch {
-    /// Its number.
+    /// Its permanent number.
     pub id: BranchId,
-    /// Its name.
+    /// Unique among the branches that were not dropped.
     pub name: String,
     /// Where it starts: on which branch, and after which record. `None` for `main`.
     pub parent: Option<(BranchId, Seq)>,
     /// The record that made it.
     pub made: Seq,
-    /// When it was made.
+    /// The time of that record.
     pub made_at: Micros,
-    /// It was dropped, by this record.
+    /// The record that dropped it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<Seq>,
 }
@@ -57,13 +57,13 @@ pub struct Branch {
 pub struct Volume {
     /// Its number.
     pub id: VolumeId,
-    /// On which branch.
+    /// The branch.
     pub branch: BranchId,
-    /// Which disk: an index into [`Catalog::disks`].
+    /// The disk, as an index into [`Catalog::disks`].
     pub disk: u32,
-    /// What it shows where nothing was written to it: that volume after that record. `None`: zeroes.
+    /// What it shows where nothing was written to it: this volume after this record. `None`: zeroes.
     pub parent: Option<(VolumeId, Seq)>,
-    /// Its first record.
+    /// The record that made it.
     pub made: Seq,
 }
 
@@ -72,54 +72,54 @@ pub struct Volume {
 pub struct Era {
     /// Its first record.
     pub first: Seq,
-    /// When that was.
+    /// The time of that record.
     pub from: Micros,
 }
 
 /// A stretch of the log in which one branch was the present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lived {
-    /// The record that made it the present.
+    /// The record that made the branch the present.
     pub from: Seq,
-    /// Which branch.
+    /// The branch.
     pub branch: BranchId,
 }
 
-/// How far a tapped disk is known to hold what the log holds, durably.
+/// A tap mark: how much of the log a tapped disk is known to hold durably.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TapMark {
-    /// The disk shows the moment after this record, plus possibly some of what came later.
+    /// The disk holds all writes up to this record, and possibly some later ones.
     pub applied: Seq,
-    /// The manager closed it cleanly: the disk shows exactly the moment `applied`.
+    /// The manager closed the disk cleanly: it holds no later writes.
     pub clean: bool,
-    /// The store has all of the disk; else it has to be read (again).
+    /// The store has the whole content of the disk; otherwise the disk has to be read (again).
     pub complete: bool,
-    /// What the device layer wants to know again (the file's identity and change time).
+    /// What the device layer compares to find out whether somebody else changed the disk (file, change time, fingerprint).
     pub identity: Details,
 }
 
-/// What a disk outside the store shows.
+/// What a tapped disk shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shows {
-    /// This volume, as its [`TapMark`] says.
+    /// This volume, as far as its [`TapMark`] says.
     Volume(VolumeId),
-    /// A mixture, until it was filled with this volume.
+    /// A mixture, until the fill with this volume is complete.
     Filling(VolumeId),
 }
 
-/// A part of a volume's history that is not exact, because its disk was not read completely.
+/// A stretch of a volume's history that is inexact, because its disk had not been read completely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inexact {
-    /// Of which volume.
+    /// The volume.
     pub volume: VolumeId,
-    /// From this record on …
+    /// The first moment of the stretch.
     pub from: Seq,
-    /// … up to the one before this; `None`: still.
+    /// The first exact moment after it; `None` if the stretch has not ended.
     pub to: Option<Seq>,
 }
 
-/// What a person asked for that changed the branches.
+/// The kind of an [`Act`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActKind {
@@ -129,36 +129,37 @@ pub enum ActKind {
     Promote,
     /// A branch was dropped.
     Drop,
-    /// The act before was taken back.
+    /// The last act was undone.
     Undo,
 }
 
 /// A branch that an act makes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewBranch {
-    /// Its number.
+    /// Its number: the next one that is free.
     pub id: BranchId,
     /// Its name.
     pub name: String,
-    /// Where it starts.
+    /// Where it starts: on which branch, and after which record.
     pub parent: (BranchId, Seq),
-    /// The number of its first volume; there is one for each of the parent's volumes, in order.
+    /// The number of its first volume: the next one that is free. The branch gets one volume for each that the parent had at
+    /// that record, in order.
     pub volumes_from: VolumeId,
 }
 
 /// A dropped branch that an act brings back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revived {
-    /// Which.
+    /// The branch.
     pub id: BranchId,
-    /// Its name from now on: another may have taken the one that it had.
+    /// Its name from now on, because another branch may have taken its old one.
     pub name: String,
 }
 
-/// A change of the branches that a person asked for. It is one record, so it is done whole or not at all, and it can be taken back.
+/// A change of the branches on request. It is one record, so it is atomic, and it can be undone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Act {
-    /// What was asked for.
+    /// What was requested.
     pub kind: ActKind,
     /// A branch that is made first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -173,48 +174,48 @@ pub struct Act {
     pub drop: Option<BranchId>,
 }
 
-/// An act that was done, with what it takes to take it back.
+/// An act that was done, with what is needed to undo it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// Its record.
     pub seq: Seq,
-    /// What was asked for.
+    /// What was requested.
     pub kind: ActKind,
-    /// The present before it, …
+    /// The present before the act.
     pub head_before: BranchId,
-    /// … and afterwards.
+    /// The present after the act.
     pub head: BranchId,
-    /// The branch that it dropped.
+    /// The branch that the act dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dropped: Option<BranchId>,
-    /// The branch that it brought back.
+    /// The branch that the act brought back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revived: Option<BranchId>,
 }
 
-/// So many acts are remembered; older ones cannot be taken back.
+/// How many acts the catalog remembers. Only the last one can be undone.
 const ACTS_MAX: usize = 64;
 
 /// One change of the catalog: the payload of a catalog record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "kebab-case")]
 pub enum Change {
-    /// A disk came to the target, with its volume on the present branch.
+    /// A disk was added to the target, with a volume on the present branch.
     Disk {
         /// The disk.
         disk: Disk,
-        /// Its volume's number.
+        /// The number of the volume: the next one that is free.
         volume: VolumeId,
-        /// It is being filled from elsewhere, and its history begins once that is done.
+        /// The disk is being filled from elsewhere (an import); its history is inexact until [`Change::Filled`].
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         filling: bool,
     },
     /// A disk that was filled from elsewhere is complete.
     Filled {
-        /// Its volume.
+        /// The disk's volume.
         volume: VolumeId,
     },
-    /// A branch was made.
+    /// A branch was made. The fields are those of [`NewBranch`].
     Branch {
         /// Its number.
         id: BranchId,
@@ -222,36 +223,36 @@ pub enum Change {
         name: String,
         /// Where it starts.
         parent: (BranchId, Seq),
-        /// The number of its first volume; there is one for each of the parent's volumes, in order.
+        /// The number of its first volume.
         volumes_from: VolumeId,
     },
     /// A branch was dropped.
     Drop {
-        /// Which.
+        /// The branch.
         id: BranchId,
     },
     /// A branch became the present of the target.
     Promote {
-        /// Which.
+        /// The branch.
         id: BranchId,
     },
-    /// The clock jumped back.
+    /// The clock jumped back: a new era begins with this record.
     Era,
     /// A tapped disk was brought up to date.
     Tap {
-        /// Which volume it shows.
+        /// The volume that the disk shows.
         volume: VolumeId,
-        /// How far.
+        /// How much of the log the disk holds.
         mark: TapMark,
     },
-    /// The disk outside the store is going to show this volume instead of what it shows now.
+    /// A tapped disk is about to be filled with this volume.
     Fill {
-        /// Which volume.
+        /// The volume.
         volume: VolumeId,
     },
-    /// A person changed the branches, all at once or not at all; see [`Act`].
+    /// The branches were changed on request.
     Act {
-        /// What.
+        /// The change.
         #[serde(flatten)]
         act: Act,
     },
@@ -265,31 +266,31 @@ pub enum Change {
 /// See the module's comment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Catalog {
-    /// The disks of the target, in the order in which they came.
+    /// The disks of the target, in the order in which they were added.
     pub disks: Vec<Disk>,
-    /// All branches there ever were, by number.
+    /// All branches, also dropped ones, by number.
     pub branches: Vec<Branch>,
-    /// All volumes there ever were, by number.
+    /// All volumes, also those of dropped branches, by number.
     pub volumes: Vec<Volume>,
     /// The branch that is the present.
     pub head: BranchId,
-    /// Which branch was the present from where on, in order.
+    /// The lived line, oldest first.
     pub lived: Vec<Lived>,
-    /// The eras of the clock, in order.
+    /// The eras of the clock, oldest first.
     pub eras: Vec<Era>,
-    /// What is known of tapped disks, by volume.
+    /// The newest tap marks, by volume.
     #[serde(default)]
     pub taps: BTreeMap<u32, TapMark>,
-    /// What disks outside the store show, by disk.
+    /// What tapped disks show, by disk.
     #[serde(default)]
     pub shows: BTreeMap<u32, Shows>,
-    /// Where history is not exact, in order.
+    /// The stretches of history that are inexact, in the order in which they began.
     #[serde(default)]
     pub inexact: Vec<Inexact>,
     /// The last acts, oldest first.
     #[serde(default)]
     pub acts: Vec<Done>,
-    /// The last incarnation.
+    /// The log's last incarnation.
     pub incarnation: u32,
 }
 
@@ -313,7 +314,7 @@ impl Catalog {
         }
     }
 
-    /// Applies the change that the record `seq` says. A change that does not fit (from a damaged log) does nothing.
+    /// Applies the change in record `seq`. A change that does not fit (in a damaged log) does nothing.
     pub fn apply(&mut self, seq: Seq, time: Micros, change: &Change) {
         match change {
             Change::Disk { disk, volume, filling } => {
@@ -322,7 +323,7 @@ impl Catalog {
                     self.disks.push(disk.clone());
                     let branch = self.head;
                     if disk.keeping == Keeping::Tap || *filling {
-                        // Until all of it is there.
+                        // Until the store has its whole content.
                         self.inexact.push(Inexact { volume: *volume, from: seq, to: None });
                     }
                     self.volumes.push(Volume { id: *volume, branch, disk: index, parent: None, made: seq });
@@ -381,10 +382,11 @@ impl Catalog {
         self.branches.push(Branch { id: *id, name, parent, made: seq, made_at: time, dropped: None });
     }
 
-    /// An act that does not fit changes nothing.
+    /// Checks that an act fits the catalog; an act that does not fit changes nothing.
     ///
     /// # Errors
-    /// What does not fit.
+    /// The first thing that does not fit: a number, a branch that does not exist or is in the wrong state, or a name that is
+    /// taken.
     pub fn check_act(&self, act: &Act) -> Result<()> {
         let no_branch = |id: BranchId| Error::NoBranch(id.to_string());
         if let Some(new) = &act.make {
@@ -449,7 +451,8 @@ impl Catalog {
         });
     }
 
-    /// The act that takes the last one back, and which one that is; `None` when there is none. Taking it back is an act too.
+    /// The act that would undo the last one, and the last one; `None` if there was none. Undoing is an act itself, so undoing
+    /// twice is redoing.
     #[must_use]
     pub fn undo(&self) -> Option<(Act, Done)> {
         let last = self.acts.last()?.clone();
@@ -488,13 +491,13 @@ impl Catalog {
         at.checked_sub(1).and_then(|at| self.lived.get(at)).map_or(BranchId(0), |lived| lived.branch)
     }
 
-    /// What the target's present was after record `seq`.
+    /// The place on the lived line after record `seq`.
     #[must_use]
     pub fn lived_at(&self, seq: Seq) -> Place {
         Place::new(self.present_at(seq), seq)
     }
 
-    /// Whether all of a volume's content is known at a moment.
+    /// Whether a volume's whole content is known after record `seq`, including what it inherits from its ancestors.
     #[must_use]
     pub fn is_exact(&self, volume: VolumeId, seq: Seq) -> bool {
         let covers = |part: &&Inexact| part.from <= seq && part.to.is_none_or(|to| seq < to);
@@ -511,22 +514,22 @@ impl Catalog {
     /// The volume `id`.
     ///
     /// # Errors
-    /// When there is none.
+    /// If there is none.
     pub fn volume(&self, id: VolumeId) -> Result<&Volume> {
         self.volumes.get(id.0 as usize).ok_or(Error::NoVolume(id))
     }
 
-    /// The branch of this volume was given up: nobody can come back to what it holds.
+    /// Whether the branch of this volume was dropped.
     #[must_use]
     pub fn is_given_up(&self, volume: VolumeId) -> bool {
         let branch = self.volume(volume).ok().and_then(|volume| self.branch(volume.branch));
         branch.is_some_and(|branch| branch.dropped.is_some())
     }
 
-    /// The disk that a volume shows.
+    /// The disk of a volume.
     ///
     /// # Errors
-    /// When there is none.
+    /// If there is none.
     pub fn disk_of(&self, id: VolumeId) -> Result<&Disk> {
         self.disks.get(self.volume(id)?.disk as usize).ok_or(Error::NoVolume(id))
     }
@@ -534,17 +537,17 @@ impl Catalog {
     /// The volume of the disk `name` on a branch.
     ///
     /// # Errors
-    /// When there is none.
+    /// If there is none.
     pub fn volume_of(&self, branch: BranchId, name: &str) -> Result<&Volume> {
         let disk = self.disks.iter().position(|d| d.name == name);
         let is_it = |v: &&Volume| v.branch == branch && Some(v.disk as usize) == disk;
         self.volumes.iter().find(is_it).ok_or_else(|| Error::NoDisk(name.to_owned()))
     }
 
-    /// The branch of this name that was not dropped.
+    /// The branch with this name, unless it was dropped.
     ///
     /// # Errors
-    /// When there is none.
+    /// If there is none.
     pub fn branch_named(&self, name: &str) -> Result<&Branch> {
         let live = self.branches.iter().rev().find(|b| b.name == name && b.dropped.is_none());
         live.ok_or_else(|| Error::NoBranch(name.to_owned()))
@@ -553,7 +556,7 @@ impl Catalog {
     /// The branch `id`, unless it was dropped.
     ///
     /// # Errors
-    /// When there is none, or it was.
+    /// If there is none, or it was dropped.
     pub fn live_branch(&self, id: BranchId) -> Result<&Branch> {
         let live = self.branch(id).filter(|branch| branch.dropped.is_none());
         live.ok_or_else(|| {
@@ -561,16 +564,16 @@ impl Catalog {
         })
     }
 
-    /// The branch `id`.
+    /// The branch `id`, also if it was dropped.
     #[must_use]
     pub fn branch(&self, id: BranchId) -> Option<&Branch> {
         self.branches.get(id.0 as usize)
     }
 
-    /// Checks that a range lies on a volume.
+    /// Checks that a range lies within a volume.
     ///
     /// # Errors
-    /// When it does not, or there is no such volume.
+    /// If it does not, or there is no such volume.
     pub fn check_range(&self, volume: VolumeId, lba: Lba, sectors: Sectors) -> Result<()> {
         let end = lba.0.checked_add(sectors.0);
         if end.is_some_and(|end| self.disk_of(volume).is_ok_and(|disk| end <= disk.sectors.0)) {
@@ -580,7 +583,7 @@ impl Catalog {
         Err(Error::OutOfRange { volume, lba, sectors })
     }
 
-    /// The era in which the record `seq` was written.
+    /// The era in which record `seq` was written, as an index into [`Catalog::eras`].
     #[must_use]
     pub fn era_of(&self, seq: Seq) -> usize {
         self.eras.partition_point(|era| era.first <= seq).saturating_sub(1)

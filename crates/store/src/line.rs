@@ -98,7 +98,8 @@ mod tests {
     use super::*;
     use crate::catalog::Change;
 
-    /// main; at 10 `a` begins after 5; at 20 it becomes the present; at 30 `b` begins on it after 25; 40: main is dropped.
+    /// Record 10 makes branch 1 after record 5 of main; 20 promotes it; 30 makes branch 2 after record 25 of branch 1; 40 drops
+    /// main.
     fn catalog() -> Catalog {
         let mut catalog = Catalog::new(Micros(0));
         let branch = |id, parent, at| Change::Branch {

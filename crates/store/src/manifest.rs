@@ -1,9 +1,10 @@
-//! The manifests of a log: which segments it should have, and what became of those that are gone.
+//! The manifests of a log: which segments it should have, and what happened to those that are gone.
 //!
-//! - A manifest is a file of its own, never written over; the highest number that holds is the newest. One that does not hold and
-//!   that no later one names was never finished.
-//! - Each life of a log begins with a full one, so no chain of changes reaches over what an earlier life may not have made durable.
-//! - What no manifest knows yet (the *tail*) is found by listing the folder.
+//! - Each manifest is a file of its own, which is never overwritten. The valid one with the highest number is the newest. An
+//!   invalid one that no later manifest names was never finished.
+//! - Each life of a log begins with a full manifest, so no chain of changes builds on one that an earlier life may not have
+//!   made durable.
+//! - Segments that no manifest names yet (the *tail*) are found by listing the folder.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,36 +23,36 @@ use crate::{
     },
 };
 
-/// So many manifests of changes follow a full one.
+/// How many manifests of changes may follow a full one.
 const CHANGES_MAX: u32 = 63;
 
-/// What the manifests say, and what the next one has to say.
+/// What the manifests say, and what the next one will say.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
     entries: BTreeMap<u32, Entry>,
-    /// Those that live, and of whose files the hash is not known and was not asked for yet.
+    /// Living segments whose file has no known hash and that [`Known::take_unhashed`] has not returned yet.
     unhashed: BTreeSet<u32>,
-    /// What changed since the newest manifest.
+    /// The changes since the newest manifest.
     unwritten: BTreeMap<u32, Entry>,
     newest: Option<(u32, Hash)>,
-    /// The newest holder that they name.
+    /// The newest term that a manifest names.
     term: u32,
-    /// The number of the next one. Never one that was tried before.
+    /// The number of the next manifest. A number is never used again, even if writing that manifest failed.
     next: u32,
-    /// How many may follow until there has to be a full one.
+    /// How many manifests of changes may still be written before the next full one.
     changes_left: u32,
-    /// The full one that the newest builds upon.
+    /// The number of the full manifest on which the newest one builds.
     full: u32,
 }
 
-/// What is wrong with the manifests themselves.
+/// Damage of the manifests themselves.
 pub(crate) type Flaws = Vec<(Place, Damage)>;
 
 impl Known {
-    /// Reads what there is.
+    /// Reads the manifests in `dir`, from the newest back to the last full one. Damage is returned, not an error.
     ///
     /// # Errors
-    /// When the folder cannot be read, or a newer program wrote one. Damage is in the answer.
+    /// If the folder or a file cannot be read, or a newer program wrote one of the manifests.
     pub(crate) fn load(dir: &dyn Dir, log: &Identity) -> Result<(Known, Flaws)> {
         let numbers = numbers(dir)?;
         let mut known =
@@ -68,7 +69,7 @@ impl Known {
                 _ => {}
             }
             let Some((read, hash)) = read(dir, number, log)? else {
-                // Of those that nothing names, it was never finished.
+                // One that no later manifest names was never finished; that is no damage.
                 if wanted.take().is_some() {
                     flaws.push(flaw(number, Damage::Checksum));
                 }
@@ -111,61 +112,62 @@ impl Known {
         }
     }
 
-    /// Takes note of a change; the next manifest says it.
+    /// Records a change, which the next manifest will name.
     pub(crate) fn note(&mut self, entry: Entry) {
         self.apply(entry);
         self.unwritten.insert(entry.number, entry);
     }
 
-    /// What is known of a segment.
+    /// What the manifests say about a segment.
     pub(crate) fn segment(&self, number: u32) -> Option<&Entry> {
         self.entries.get(&number)
     }
 
-    /// A segment of whose file the hash is not known; each comes once.
+    /// A segment whose file has no known hash. Each segment is returned once.
     pub(crate) fn take_unhashed(&mut self) -> Option<Entry> {
         self.unhashed.pop_first().and_then(|number| self.segment(number).copied())
     }
 
-    /// All that is known, in order.
+    /// All segments, in order of number.
     pub(crate) fn segments(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
     }
 
-    /// The records of a segment were dropped on purpose.
+    /// Whether the records of a segment were dropped on purpose.
     pub(crate) fn is_dropped(&self, number: u32) -> bool {
         self.segment(number).is_some_and(|entry| entry.state == State::Dropped)
     }
 
-    /// No manifest of a greater number is this holder's.
+    /// The highest number that this holder has used for a manifest. One with a higher number is another holder's.
     pub(crate) fn tried(&self) -> u32 {
         self.next - 1
     }
 
-    /// Everything up to here was durable once.
+    /// The last record that the manifests prove to have been durable.
     pub(crate) fn durable(&self) -> Seq {
         let lives = self.segments().filter(|entry| entry.state == State::Lives);
         lives.map(|entry| entry.last_seq).max().unwrap_or_default()
     }
 
-    /// The next manifest, if there is something to say.
+    /// The next manifest, if anything changed.
     pub(crate) fn next(&mut self, log: Identity, term: u32, time: Micros) -> Option<Manifest> {
         (!self.unwritten.is_empty()).then(|| self.make(log, term, time))
     }
 
-    /// The next manifest, whatever there is to say.
+    /// The next manifest, even if nothing changed.
     fn make(&mut self, log: Identity, term: u32, time: Micros) -> Manifest {
         assert!(term >= self.term, "terms never fall");
         let is_full = self.changes_left == 0 || self.newest.is_none();
         let said = if is_full { &self.entries } else { &self.unwritten };
         let entries = said.values().copied().collect();
         let number = self.next;
-        // Whatever becomes of it, no other one gets its number.
+        // The number is used up even if the manifest cannot be written.
         self.next += 1;
         Manifest { number, log, term, time, is_full, previous: self.newest, entries }
     }
 
-    /// It is durable; says which older ones nobody needs any more: those before the full one that came before the newest full one.
+    /// Notes that a manifest is durable. Returns a number below which no manifest is needed any more: that of the full one
+    /// before the newest full one.
     pub(crate) fn written(&mut self, made: &Manifest, hash: Hash) -> Option<u32> {
         self.newest = Some((made.number, hash));
         self.term = made.term;
@@ -180,10 +182,10 @@ impl Known {
     }
 }
 
-/// Makes the file of a manifest and makes it durable; says its hash.
+/// Writes the file of a manifest and makes it durable; returns its hash.
 ///
 /// # Errors
-/// What the medium says. What is left of it holds nothing, or nothing that is wrong.
+/// If it cannot be written. A file that is left behind then is invalid or says what is true.
 pub(crate) fn write(dir: &dyn Dir, made: &Manifest) -> Result<Hash> {
     let name = manifest::file_name(made.number);
     let bytes = made.encode();
@@ -196,10 +198,10 @@ pub(crate) fn write(dir: &dyn Dir, made: &Manifest) -> Result<Hash> {
     Ok(manifest::hash(&bytes))
 }
 
-/// Writes the first manifest of a new log or of a new holder. It is a full one, as the first of each life is.
+/// Writes the first manifest of a new log or of a new holder, which is a full one.
 ///
 /// # Errors
-/// As [`write`]; when another holder was quicker, that there is one of its name already.
+/// As [`write`]; `AlreadyExists` if another holder took this number first.
 pub(crate) fn begin(dir: &dyn Dir, known: &mut Known, log: Identity, term: u32, time: Micros) -> Result<()> {
     let made = known.make(log, term, time);
     assert!(made.is_full, "a life begins with a full one");
@@ -210,10 +212,10 @@ pub(crate) fn begin(dir: &dyn Dir, known: &mut Known, log: Identity, term: u32, 
     Ok(())
 }
 
-/// A newer term than `term` in one of the manifests of which `wanted` says so.
+/// A term newer than `term` in one of the manifests whose numbers are `wanted`, if there is one.
 ///
 /// # Errors
-/// When they cannot be read, or a newer program wrote one.
+/// If they cannot be read, or a newer program wrote one of them.
 pub(crate) fn newer_term(
     dir: &dyn Dir,
     log: &Identity,
@@ -228,8 +230,9 @@ pub(crate) fn newer_term(
     Ok(None)
 }
 
-/// The newest term in the manifests up to `number`, also in those that the newest one does not build upon: a holder that has not yet
-/// seen that it lost the log may have written one behind that of the next holder; and the last one that names it. 0: there is none.
+/// The newest term in the manifests up to `number`, and the last manifest that names it; zeroes if there is none. All
+/// manifests count, also those on which the newest one does not build: a holder that has not noticed yet that it lost the
+/// log may have written one after the next holder's.
 ///
 /// # Errors
 /// As [`newer_term`].
@@ -241,18 +244,18 @@ pub(crate) fn newest_term(dir: &dyn Dir, log: &Identity, number: u32) -> Result<
     Ok(newest)
 }
 
-/// Makes a manifest durable that an earlier life may not have lived to make so: the same bytes in the same place, because a sync that
-/// failed may have left them in memory only.
+/// Makes a manifest durable that an earlier life may have died without syncing. It writes the same bytes to the same place
+/// first, because after a failed sync the system may count them as written although they are only in memory.
 ///
 /// # Errors
-/// What the medium says.
+/// If it cannot be read, written or synced.
 pub(crate) fn harden(dir: &dyn Dir, number: u32) -> Result<()> {
     let name = manifest::file_name(number);
     let again = |file: &dyn File| {
         let mut bytes = vec![0; file.len_bytes()?.min(MANIFEST_BYTES_MAX) as usize];
         read_exact_at(file, &mut bytes, 0)?;
         match file.write_at(&mut [IoSlice::new(&bytes)], 0) {
-            // Only a medium that never overwrites needs room for this, and that does not show what it lost.
+            // Only a copy-on-write file system needs space to overwrite, and it does not show bytes that a failed sync lost.
             Err(e) if !is_full(&e) => return Err(e),
             _ => {}
         }
@@ -262,7 +265,7 @@ pub(crate) fn harden(dir: &dyn Dir, number: u32) -> Result<()> {
     dir.open(&name).and_then(|file| again(&*file)).map_err(|e| Error::io("making durable", &name, e))
 }
 
-/// Removes the manifests before `first`. Those that stay behind do no harm.
+/// Removes the manifests before `first`. One that cannot be removed does no harm.
 pub(crate) fn remove_before(dir: &dyn Dir, first: u32) {
     for number in numbers(dir).unwrap_or_default().into_iter().take_while(|number| *number < first) {
         let _ = dir.remove(&manifest::file_name(number));
@@ -278,10 +281,10 @@ fn read(dir: &dyn Dir, number: u32, log: &Identity) -> Result<Option<(Manifest, 
     Ok(read_any(dir, number)?.filter(|(read, _)| read.log.id == log.id))
 }
 
-/// Who the log is, as the newest manifest that holds says.
+/// The log's id and secret, from the newest valid manifest.
 ///
 /// # Errors
-/// When they cannot be read, or a newer program wrote one.
+/// If they cannot be read, or a newer program wrote one of them.
 pub(crate) fn identity(dir: &dyn Dir) -> Result<Option<Identity>> {
     for number in numbers(dir)?.into_iter().rev() {
         if let Some((read, _)) = read_any(dir, number)? {
@@ -291,7 +294,7 @@ pub(crate) fn identity(dir: &dyn Dir) -> Result<Option<Identity>> {
     Ok(None)
 }
 
-/// A manifest of any log.
+/// Reads a manifest of any log. `None`: it is missing or invalid.
 fn read_any(dir: &dyn Dir, number: u32) -> Result<Option<(Manifest, Hash)>> {
     let name = manifest::file_name(number);
     let io = |e| Error::io("reading", &name, e);

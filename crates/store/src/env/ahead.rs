@@ -1,7 +1,8 @@
-//! Has the medium begin with what was written, from a thread of its own: asking may have to wait for a commit of the file
-//! system's journal, and whoever writes must not.
+//! Starts write-back from a thread of its own, because starting it may wait for a commit of the file system's journal, and
+//! a writer must not wait for that.
 //!
-//! Invariant: at most [`WAITING_MAX`] requests wait; what comes then is dropped, and left to the next sync.
+//! Invariant: at most [`WAITING_MAX`] requests wait. A request that comes when there are so many is dropped; the next sync
+//! writes its range.
 
 use std::{
     fs::File,
@@ -19,14 +20,14 @@ struct Request {
     len_bytes: u64,
 }
 
-/// Asks for it, unless that is of no use.
+/// Requests write-back of a range; the request is dropped if too many wait already.
 pub(super) fn begin(file: &Arc<File>, offset: u64, len_bytes: u64) {
     static REQUESTS: OnceLock<Option<SyncSender<Request>>> = OnceLock::new();
     let start = || {
         let (sender, requests) = sync_channel::<Request>(WAITING_MAX);
         let work = move || {
             for request in requests {
-                // A refusal costs nothing but time.
+                // Only a hint: if it fails, the next sync takes longer.
                 let _ = bygone_sys::begin_writing(&request.file, request.offset, request.len_bytes);
             }
         };

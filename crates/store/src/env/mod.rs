@@ -1,6 +1,6 @@
-//! What the store needs of the world: a place for files, a clock, chance. The simulator brings its own.
+//! What the store needs from its environment: files, a clock, randomness. The simulator has its own implementation.
 //!
-//! What is assumed of the medium is written down in `docs/format.md`.
+//! `docs/format.md` says what is assumed of the medium.
 
 mod ahead;
 mod real;
@@ -16,61 +16,62 @@ pub use real::{RealDir, RealFile, SystemClock, SystemRandom};
 
 /// A directory tree for the files of one log. Names are relative, with `/` between the parts.
 pub trait Dir: Send + Sync {
-    /// Makes a new file and opens it for reading and writing. Missing parent folders are made.
+    /// Creates a file and opens it for reading and writing. Missing parent folders are created too.
     /// The name is durable only after [`Dir::sync`].
     ///
     /// # Errors
-    /// `AlreadyExists` when there is one: nothing is ever overwritten.
+    /// `AlreadyExists` if there is one: no file is ever replaced.
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
     /// Opens an existing file for reading and writing.
     ///
     /// # Errors
-    /// `NotFound` when there is none.
+    /// `NotFound` if there is none.
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
-    /// The names of the files in `folder` (not in folders below it), sorted. A missing folder is empty.
+    /// The names of the files in `folder` (not in folders below it), sorted. A missing folder counts as empty.
     ///
     /// # Errors
-    /// What the medium says.
+    /// If the folder cannot be read.
     fn list(&self, folder: &str) -> io::Result<Vec<String>>;
 
-    /// Removes a file. Durable only after [`Dir::sync`].
+    /// Removes a file. The removal is durable only after [`Dir::sync`].
     ///
     /// # Errors
-    /// `NotFound` when there is none.
+    /// `NotFound` if there is none.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Makes the names in `folder` durable.
+    /// Makes the names in `folder`, and that of `folder` itself, durable.
     ///
     /// # Errors
-    /// What the medium says; then nothing more may be promised of this directory.
+    /// If the medium reports an error; no name created or removed since the last success is known to be durable then.
     fn sync(&self, folder: &str) -> io::Result<()>;
 
-    /// Bytes that can still be written.
+    /// The bytes of free space.
     ///
     /// # Errors
-    /// What the medium says.
+    /// If the file system cannot be asked.
     fn free_bytes(&self) -> io::Result<u64>;
 }
 
-/// One file. All calls may come from several threads at once.
+/// One file. Every call may come from several threads at once.
 pub trait File: Send + Sync {
-    /// Fills `buf` from `offset`, as far as the file reaches; says how many bytes that were.
+    /// Reads from `offset` until `buf` is full or the file ends; returns the number of bytes.
     ///
     /// # Errors
-    /// What the medium says.
+    /// If the medium reports an error.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Like [`File::read_at`], but only as far as nothing has to be waited for.
+    /// Like [`File::read_at`], but never waits for the medium: it may return fewer bytes, those that are in memory.
     ///
     /// # Errors
-    /// `WouldBlock` when the medium would have to be waited for.
+    /// `WouldBlock` if the medium would have to be waited for.
     fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.read_at(buf, offset)
     }
 
-    /// As [`File::read_at`], for much that is read once: it is kept in memory no longer than that takes, if the system can.
+    /// Like [`File::read_at`], for large data that is read once: it does not stay in the page cache, where the system
+    /// supports that.
     ///
     /// # Errors
     /// As [`File::read_at`].
@@ -78,8 +79,8 @@ pub trait File: Send + Sync {
         self.read_at(buf, offset)
     }
 
-    /// Fills `parts`, one after the other, with what stands from `offset` on; says how many bytes that were, which may be fewer
-    /// than there are. With `cached` only as far as nothing has to be waited for.
+    /// Reads from `offset` into `parts`, one after the other; returns the number of bytes, which may be fewer than the file
+    /// has. With `cached` it never waits for the medium.
     ///
     /// # Errors
     /// As [`File::read_at`] and [`File::read_cached_at`].
@@ -96,15 +97,15 @@ pub trait File: Send + Sync {
         Ok(done)
     }
 
-    /// Writes all of `parts`, one after the other, from `offset` on. Visible to reads at once, and it
-    /// survives the death of this process; durable only after [`File::sync`].
+    /// Writes all of `parts`, one after the other, from `offset` on. The bytes are visible to reads at once and survive the
+    /// death of this process; they are durable only after [`File::sync`].
     ///
     /// # Errors
-    /// What the medium says; then the range holds anything.
+    /// If the medium reports an error; the contents of the range are undefined then.
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
 
-    /// As [`File::write_at`], for much that is not likely to be read soon: the medium begins with it at once, and it is kept
-    /// in memory no longer than that takes, if the system can.
+    /// Like [`File::write_at`], for large data that is not likely to be read soon: write-back begins at once, and the data
+    /// does not stay in the page cache, where the system supports that.
     ///
     /// # Errors
     /// As [`File::write_at`].
@@ -112,60 +113,61 @@ pub trait File: Send + Sync {
         self.write_at(parts, offset)
     }
 
-    /// Asks the medium to begin with what was written to a range, without waiting for it: a later [`File::sync`] has less to
-    /// wait for. Promises nothing.
+    /// Hints that write-back of a range should begin now, so that a later [`File::sync`] has less to wait for.
     fn begin_writing(&self, _offset: u64, _len_bytes: u64) {}
 
-    /// Makes what was written durable (data, length, allocation).
+    /// Makes everything durable that was written before (data, length, allocation).
     ///
     /// # Errors
-    /// What the medium says; then what was written since the last success may be gone for good.
+    /// If the medium reports an error; what was written since the last success may be lost for good then, even if a later
+    /// sync succeeds.
     fn sync(&self) -> io::Result<()>;
 
     /// The length in bytes.
     ///
     /// # Errors
-    /// What the medium says.
+    /// If the file system cannot be asked.
     fn len_bytes(&self) -> io::Result<u64>;
 
-    /// Cuts or extends (with zeroes) to `len_bytes`.
+    /// Truncates or extends (with zeroes) the file to `len_bytes`.
     ///
     /// # Errors
-    /// What the medium says.
+    /// If the medium reports an error.
     fn set_len(&self, len_bytes: u64) -> io::Result<()>;
 
-    /// Reserves space, so that writes below `len_bytes` find room. Does not change the length.
+    /// Preallocates space, so that writes below `len_bytes` find room. Does not change the length. A file system that cannot
+    /// preallocate does nothing.
     ///
     /// # Errors
-    /// `StorageFull` when there is no room. A medium that cannot reserve says nothing and does nothing.
+    /// `StorageFull` if there is no room.
     fn reserve(&self, len_bytes: u64) -> io::Result<()>;
 
-    /// Asks for a range to be brought into memory soon.
+    /// Hints that a range will be read soon.
     fn prefetch(&self, offset: u64, len_bytes: u64);
 }
 
-/// Tells the time.
+/// The wall clock and the monotonic clock.
 pub trait Clock: Send + Sync {
-    /// The wall clock. It may jump, in both directions.
+    /// Microseconds since 1970 by the wall clock, which may jump in both directions.
     fn wall(&self) -> Micros;
 
-    /// Microseconds that passed since some start; never goes back.
+    /// Microseconds since an arbitrary start; never goes back.
     fn monotonic(&self) -> Micros;
 }
 
-/// Draws what nobody can guess.
+/// A cryptographically secure source of random bytes.
 pub trait Random: Send + Sync + std::fmt::Debug {
     /// Fills `bytes`.
     ///
     /// # Errors
-    /// What the system says.
+    /// If the system's source fails.
     fn fill(&self, bytes: &mut [u8]) -> io::Result<()>;
 }
 
 /// Reads exactly `buf.len()` bytes.
 ///
 /// # Errors
-/// `UnexpectedEof` when the file ends before that.
+/// `UnexpectedEof` if the file ends before that; otherwise as [`File::read_at`].
 pub fn read_exact_at(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<()> {
     let n = file.read_at(buf, offset)?;
     if n == buf.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }

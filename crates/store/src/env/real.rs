@@ -1,4 +1,4 @@
-//! The real world: files of the operating system.
+//! The real environment: the operating system's files, clocks and random numbers.
 
 use std::{
     fs, io,
@@ -23,16 +23,16 @@ use super::{Clock, Dir, File, Random, ahead};
 #[cfg(test)]
 mod tests;
 
-/// At most this many buffers in one vectored write; the kernel's own limit (`IOV_MAX`).
+/// The most buffers in one vectored write: the kernel's own limit (`IOV_MAX`).
 const IOV_MAX: usize = 1024;
 
-/// At most this many bytes in one write: a record of 1 MiB, and less than 2 MiB. For more at once Linux looks for pieces of memory
-/// of 2 MiB and more to keep them in, which may take six times as long (decision 9).
+/// The most bytes in one write: enough for a record of 1 MiB, and less than 2 MiB. For larger writes Linux tries to
+/// allocate folios of 2 MiB and more in the page cache, which may take six times as long (decision 9).
 const WRITE_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 
-/// The unit in which the system keeps files in memory.
+/// The page size of the page cache.
 const BLOCK_BYTES: u64 = 4096;
-/// `RWF_DONTCACHE`, which Linux has since 6.14: begins writing at once, and gives the memory back afterwards.
+/// `RWF_DONTCACHE` (Linux 6.14): write-back begins at once, and the pages are dropped afterwards.
 const DROP_BEHIND: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 /// A directory of the operating system.
@@ -42,13 +42,13 @@ pub struct RealDir {
 }
 
 impl RealDir {
-    /// Uses `root`, which need not exist yet.
+    /// The directory `root`, which need not exist yet.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> RealDir {
         RealDir { root: root.into() }
     }
 
-    /// Where it is.
+    /// The path of the directory.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -97,7 +97,7 @@ impl Dir for RealDir {
     }
 
     fn sync(&self, folder: &str) -> io::Result<()> {
-        // A new folder is a name in its parent, so every level up to the root's own parent is synced.
+        // A new folder is an entry of its parent, so every level up to the root's own parent is synced.
         let mut at = Some(Path::new(folder));
         while let Some(folder) = at {
             fs::File::open(self.root.join(folder))?.sync_all()?;
@@ -127,7 +127,7 @@ pub struct RealFile {
 }
 
 impl RealFile {
-    /// Uses a file that is open already.
+    /// Wraps an open file.
     #[must_use]
     pub fn new(file: fs::File) -> RealFile {
         RealFile { file: Arc::new(file), can_drop_behind: AtomicBool::new(true) }
@@ -140,7 +140,7 @@ impl RealFile {
     }
 }
 
-/// Not this kernel, or not this file system.
+/// Whether this kernel or this file system does not support a flag.
 fn is_unknown_flag(error: Errno) -> bool {
     matches!(error, Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS)
 }
@@ -149,7 +149,7 @@ fn len_of(parts: &[IoSlice<'_>]) -> u64 {
     parts.iter().map(|part| part.len() as u64).sum()
 }
 
-/// As much of the first of `parts` as there is room for.
+/// The first `room` bytes of `parts`, in at most [`IOV_MAX`] buffers.
 fn first_of<'a>(parts: &'a [IoSlice<'a>], mut room: usize) -> Vec<IoSlice<'a>> {
     let mut first = Vec::with_capacity(parts.len().min(IOV_MAX));
     for part in parts.iter().take(IOV_MAX) {
@@ -179,7 +179,7 @@ impl RealFile {
         Ok(done)
     }
 
-    /// Writes what is left of `parts` at `at`, as far as to `end`, and moves both on.
+    /// Writes from `left` at offset `*at` up to offset `end`, and advances both.
     fn write_up_to(
         &self,
         end: u64,
@@ -189,7 +189,7 @@ impl RealFile {
     ) -> Result<(), Errno> {
         while *at < end {
             let room = WRITE_BYTES_MAX.min(usize::try_from(end - *at).unwrap_or(usize::MAX));
-            // By far the most writes are one call.
+            // The usual case needs no copy of the list.
             let fits = left.len() <= IOV_MAX && len_of(left) <= room as u64;
             let wrote = if fits {
                 rustix::io::pwritev2(self.file.as_fd(), left, *at, flags)
@@ -217,7 +217,7 @@ impl File for RealFile {
 
     fn read_cached_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         match self.read_with(buf, offset, ReadWriteFlags::NOWAIT) {
-            // A file system that cannot tell is waited for.
+            // A file system without `RWF_NOWAIT` may wait.
             Err(e) if is_unknown_flag(e) => self.read_at(buf, offset),
             done => Ok(done?),
         }
@@ -238,7 +238,7 @@ impl File for RealFile {
         loop {
             match rustix::io::preadv2(self.file.as_fd(), parts, offset, flags) {
                 Err(Errno::INTR) => {}
-                // A file system that cannot tell is waited for.
+                // A file system without `RWF_NOWAIT` may wait.
                 Err(e) if cached && is_unknown_flag(e) => {
                     return self.read_parts_at(parts, offset, false);
                 }
@@ -254,7 +254,7 @@ impl File for RealFile {
 
     fn write_uncached_at(&self, mut parts: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
         let end = offset + len_of(parts);
-        // The block at the end stays: the next write goes on in it, and would have to read it first.
+        // The last, partial block stays in the page cache: the next write continues in it, and would have to read it first.
         let whole = end - end % BLOCK_BYTES;
         if self.can_drop_behind.load(Ordering::Relaxed) {
             match self.write_up_to(whole, &mut parts, &mut offset, DROP_BEHIND) {
@@ -289,13 +289,13 @@ impl File for RealFile {
     }
 
     fn prefetch(&self, offset: u64, len_bytes: u64) {
-        // Advice only: a refusal costs nothing but time.
+        // Only a hint: if it fails, the read takes longer.
         let _ =
             rustix::fs::fadvise(&*self.file, offset, std::num::NonZeroU64::new(len_bytes), Advice::WillNeed);
     }
 }
 
-/// The operating system's source of what nobody can guess.
+/// The operating system's random number generator.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemRandom;
 
@@ -319,11 +319,10 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// The monotonic clock shows the time since the first of them was made in this process.
+    /// All clocks of a process share one start: the monotonic clock counts from when the first of them was made.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is where the environment's clock comes from")]
     pub fn new() -> SystemClock {
-        /// All clocks of a process show the same time.
         static START: OnceLock<Instant> = OnceLock::new();
         SystemClock { start: *START.get_or_init(Instant::now) }
     }

@@ -3,12 +3,13 @@ use std::{io::IoSlice, path::Path};
 use super::{BLOCK_BYTES, RealDir, WRITE_BYTES_MAX};
 use crate::env::Dir;
 
-/// Bytes that differ from their neighbours and from those a block further on.
+/// Bytes that differ from their neighbours and from those one block further on.
 fn bytes(len_bytes: usize, seed: usize) -> Vec<u8> {
     (0..len_bytes).map(|i| ((i + seed) % 251) as u8).collect()
 }
 
-/// Writes the same parts in both ways and compares every byte of the files, also those that were there before.
+/// Writes the same parts with and without the page cache and compares every byte of the files, also those that were there
+/// before.
 fn both_ways_write_the_same(folder: &Path, len_bytes: &[usize], offset: u64) {
     let folder = tempfile::tempdir_in(folder).unwrap();
     let dir = RealDir::new(folder.path());
@@ -67,7 +68,7 @@ fn what_is_written_past_the_systems_memory_is_what_was_given() {
     every_shape(&std::env::temp_dir());
 }
 
-/// A file system in memory has nowhere else to keep it, and says so.
+/// tmpfs has nowhere else to keep the data, and refuses the flag.
 #[test]
 fn a_file_system_that_keeps_everything_in_memory_is_written_plainly() {
     let memory = Path::new("/dev/shm");
