@@ -1,6 +1,6 @@
 //! Little-endian reading that never panics, and writing.
 
-/// Reads little-endian numbers from the front of a slice; `None` once it has run out.
+/// Reads little-endian numbers from the front of a slice; `None` if it is too short.
 pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Bytes<'a> {

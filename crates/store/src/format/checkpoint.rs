@@ -1,9 +1,9 @@
-//! Checkpoint files: trees of pages, tables that lead to them, and a footer.
+//! Checkpoint files: trees of pages, tables that point to them, blocks of events, and a footer.
 //!
 //! ```text
 //! header   0 magic 8 | 8 version u16 | 10 encryption u8 | 11 compression u8 | 12 number u32 | 16 log id 16 | 32 term u32
 //!         36 zero … | 60 crc u32
-//! blocks   pages (see `page`), tables, the list of events; each a multiple of 8 bytes
+//! blocks   pages (see `page`), tables, blocks of events; each padded to a multiple of 8 bytes
 //! footer   JSON
 //! trailer  0 magic 8 | 8 footer offset u64 | 16 footer bytes u32 | 20 footer crc u32 | 24 zero … | 60 crc u32
 //! table    0 crc u32 | 4 magic u16 | 6 rows u16 | 8 file u32 | 12 zero u32 | rows
@@ -17,13 +17,13 @@ use serde::{Deserialize, Serialize};
 use super::{Bytes, PutBytes, SEQ_MAX, VERSION, crc32c};
 use crate::{catalog::Catalog, index::tree::PageRef};
 
-/// Bytes of the header, and of the trailer.
+/// The length of the header, and of the trailer.
 pub const FRAME_BYTES: usize = 64;
 /// Stripes per table.
 pub const TABLE_STRIPES: u32 = 64;
-/// A larger number is not believed: there are always some left.
+/// The highest valid number. Counting on from a valid one cannot overflow.
 const NUMBER_MAX: u32 = 1 << 31;
-/// More deltas than this are not believed.
+/// The most deltas in a valid row.
 const DELTAS_MAX: usize = 64;
 
 const MAGIC: &[u8; 8] = b"BYGONEix";
@@ -37,12 +37,12 @@ pub fn folder() -> &'static str {
     FOLDER
 }
 
-/// What a checkpoint file's name says, so that the right one is found without opening any.
+/// What a checkpoint file's name contains, so that the checkpoint for a moment is found without opening any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Name {
-    /// Counts from 1.
+    /// The checkpoint's number, from 1 on.
     pub number: u32,
-    /// It holds everything up to this record.
+    /// It covers everything up to this record.
     pub end: Seq,
     /// The time of that record.
     pub end_time: Micros,
@@ -55,7 +55,7 @@ impl Name {
         format!("{FOLDER}/{:010}-{:016x}-{:016x}.idx", self.number, self.end.0, self.end_time.0)
     }
 
-    /// Reads a file name (without its folder).
+    /// Parses a file name (without its folder).
     #[must_use]
     pub fn parse(name: &str) -> Option<Name> {
         let mut parts = name.strip_suffix(".idx")?.split('-');
@@ -68,7 +68,7 @@ impl Name {
             end: Seq(u64::from_str_radix(end, 16).ok()?),
             end_time: Micros(u64::from_str_radix(time, 16).ok()?.cast_signed()),
         };
-        // A file is opened by the name that it should have, so it has to have that one.
+        // Files are opened by the name that `file_name` makes, so any other spelling is refused.
         let counts = (1..=NUMBER_MAX).contains(&parsed.number);
         (counts && parsed.end <= SEQ_MAX && parsed.file_name().ends_with(name)).then_some(parsed)
     }
@@ -87,10 +87,10 @@ pub fn encode_header(number: u32, log_id: &[u8; 16], term: u32) -> Vec<u8> {
     seal_frame(out)
 }
 
-/// Checks a header; returns its term. `Err(version)`: written by that newer version (0: damaged, or of another log or number).
+/// Checks a header; returns its term.
 ///
 /// # Errors
-/// See above.
+/// The newer version in which it was written, or 0 if it is damaged or has another log id or number.
 pub fn check_header(bytes: &[u8], number: u32, log_id: &[u8; 16]) -> Result<u32, u16> {
     let parse = || {
         let mut b = Bytes(open_frame(bytes)?);
@@ -117,14 +117,14 @@ fn open_frame(bytes: &[u8]) -> Option<&[u8]> {
     (crc32c(&bytes[..FRAME_BYTES - 4]).to_le_bytes() == bytes[FRAME_BYTES - 4..]).then_some(bytes)
 }
 
-/// Where the footer is.
+/// The trailer of a checkpoint file, which says where the footer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trailer {
-    /// Its byte offset.
+    /// The footer's byte offset.
     pub offset: u64,
-    /// Its length.
+    /// The footer's length.
     pub len_bytes: u32,
-    /// Its crc.
+    /// The footer's crc.
     pub crc: u32,
 }
 
@@ -140,7 +140,7 @@ impl Trailer {
         seal_frame(out)
     }
 
-    /// Decodes the last [`FRAME_BYTES`] of a file of `file_bytes`.
+    /// Decodes the last [`FRAME_BYTES`] of a file of `file_bytes`. `None`: damaged or unfinished.
     #[must_use]
     pub fn decode(bytes: &[u8], file_bytes: u64) -> Option<Trailer> {
         let mut b = Bytes(open_frame(bytes)?);
@@ -154,37 +154,37 @@ impl Trailer {
     }
 }
 
-/// Where a table is: table `index` of a volume covers the stripes from `index * TABLE_STRIPES` on.
+/// A table's index and where it is. Table `index` of a volume covers the stripes from `index * TABLE_STRIPES` on.
 pub type TableRef = (u32, PageRef);
 
-/// Where the tables of a volume are, in order. Tables without rows are left out.
+/// The tables of a volume, in order. Tables without rows are left out.
 pub type Tables = Vec<TableRef>;
 
-/// A segment that has records of the checkpoint's span: number, first seq, time of the first record.
+/// A segment with records of the checkpoint's span: its number, its first seq, and the time of its first record.
 pub type SegmentStart = (u32, Seq, Micros);
 
-/// A place in the checkpoint's own file.
+/// A range of bytes in the checkpoint's own file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Block {
-    /// Byte offset.
     pub offset: u64,
-    /// Length in bytes.
     pub len_bytes: u32,
-    /// Its crc.
+    /// The crc of the range.
     pub crc: u32,
 }
 
-/// What a checkpoint knows besides its trees.
+/// Everything in a checkpoint besides its trees.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Footer {
-    /// The checkpoints that it was made upon, as ranges of numbers, in order: all that it needs, and what answers for moments before
-    /// `start`.
+    /// The checkpoints that this one is built on, as ranges of numbers, in order. Its trees are in their files and its own,
+    /// and they answer for moments before `start`.
     pub upon: Vec<(u32, u32)>,
-    /// Parts of the index were found damaged and made anew in it: it stands for more than what it is made upon.
+    /// Parts of the index were found damaged and are rebuilt in this checkpoint, so it also replaces those parts of the
+    /// checkpoints that it is built on.
     pub mended: bool,
     /// The end of the checkpoint before this one.
     pub start: Seq,
-    /// It holds everything up to this record.
+    /// The checkpoint covers everything up to this record.
     pub end: Seq,
     /// The time of that record.
     pub end_time: Micros,
@@ -192,21 +192,21 @@ pub struct Footer {
     pub volumes: Vec<(u32, Tables)>,
     /// The segments of its span, in order.
     pub segments: Vec<SegmentStart>,
-    /// The events of its span, in blocks, by seq.
+    /// The blocks of events of its span, by seq.
     pub events: Vec<super::events::EventBlock>,
-    /// The catalog at its end.
+    /// The catalog after record `end`.
     pub catalog: Catalog,
 }
 
 impl Footer {
-    /// Whether it was made upon the checkpoint `number`.
+    /// Whether it is built on checkpoint `number`.
     #[must_use]
     pub fn is_upon(&self, number: u32) -> bool {
         let at = self.upon.partition_point(|range| range.1 < number);
         self.upon.get(at).is_some_and(|range| range.0 <= number)
     }
 
-    /// What a checkpoint is made upon that comes after this one, whose number is `number`.
+    /// The `upon` of a checkpoint that is built on this one, whose number is `number`.
     #[must_use]
     pub fn upon_with(&self, number: u32) -> Vec<(u32, u32)> {
         let mut upon = self.upon.clone();
@@ -217,7 +217,7 @@ impl Footer {
         upon
     }
 
-    /// What it says of the checkpoints before can be true of one with this number.
+    /// Whether `upon` is valid for a checkpoint with this number: ranges in order that end before it.
     #[must_use]
     pub fn upon_holds(&self, number: u32) -> bool {
         let ranges = &self.upon;
@@ -226,62 +226,62 @@ impl Footer {
     }
 }
 
-/// An event as the log holds it.
+/// An event with its record's header.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoredEvent {
-    /// Its place in the log.
+    /// The record's position in the log.
     pub seq: Seq,
-    /// When.
+    /// The record's time.
     pub time: Micros,
-    /// Its branch.
+    /// The branch on which the event happened.
     pub branch: BranchId,
     /// What happened.
     pub event: bygone_model::Event,
 }
 
 impl StoredEvent {
-    /// The moment that it tells of. Whatever the event says, that is not after where it is written.
+    /// The moment that it names, which is never after its record, whatever the event says.
     #[must_use]
     pub fn place(&self) -> Place {
         Place::new(self.branch, self.event.at.map_or(self.seq, |at| at.seq.min(self.seq)))
     }
 
-    /// When that was.
+    /// The time of the moment that it names.
     #[must_use]
     pub fn time_told(&self) -> Micros {
         self.event.at.map_or(self.time, |at| at.time)
     }
 }
 
-/// A tree of one stripe, and which part of the log it covers.
+/// A tree of one stripe, and the span of the log that it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeRef {
-    /// Its root.
+    /// Its root page.
     pub root: PageRef,
     /// How many versions it holds.
     pub entries: u32,
-    /// It holds what came after this record …
+    /// The span begins after this record. A delta may also hold what was visible at this record.
     pub low: Seq,
-    /// … up to this one. A delta may hold what was visible at `low` as well. An image has `low == high`: it is the state
-    /// after that record.
+    /// The span ends with this record. An image has `low == high`: it is the state after that record.
     pub high: Seq,
 }
 
-/// What there is to read for one stripe.
+/// The trees of one stripe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Row {
-    /// Which stripe of the volume.
+    /// The stripe's index in the volume.
     pub stripe: u32,
     /// The changes since `before`, newest first.
     pub deltas: Vec<TreeRef>,
-    /// The state before the deltas, unless they hold it themselves.
+    /// An image of the state before the deltas, unless they hold that state themselves.
     pub before: Option<TreeRef>,
-    /// The state after the deltas.
+    /// An image of the state after the deltas.
     pub after: Option<TreeRef>,
 }
 
 impl Row {
-    /// The deltas are newest first and do not overlap: a reader asks them in this order and believes the first that knows.
+    /// Whether the deltas are sorted newest first and do not overlap. A reader searches them in this order and takes the first
+    /// hit.
     #[must_use]
     pub fn is_in_order(&self) -> bool {
         self.deltas.windows(2).all(|pair| pair[0].low >= pair[1].high)
@@ -291,7 +291,7 @@ impl Row {
 /// Rows of up to [`TABLE_STRIPES`] stripes, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// The rows.
+    /// In order of stripe.
     pub rows: Vec<Row>,
 }
 

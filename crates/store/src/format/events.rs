@@ -1,8 +1,6 @@
-//! The events of a checkpoint: blocks of them, and a summary of each block, by which a question skips the blocks that cannot
-//! answer it.
+//! The events of a checkpoint: they are stored in blocks, each with a summary that lets a query skip blocks without a match.
 //!
-//! A summary may say that something is in its block which is not; never the other way round. It is bounded whatever the
-//! events hold.
+//! A summary may have false positives and never has false negatives. Its size is bounded whatever the events contain.
 
 use bygone_model::{BranchId, Grade, Kind, Seq};
 use serde::{Deserialize, Serialize};
@@ -12,42 +10,42 @@ use super::{
     crc32c,
 };
 
-/// A block is closed when it has this many events …
+/// The most events in a block.
 pub const BLOCK_EVENTS_MAX: usize = 512;
-/// … or their labels and details have about this many bytes.
+/// A block is closed once its labels and details have about this many bytes.
 pub const BLOCK_CONTENT_BYTES: usize = 256 << 10;
-/// A summary tells no more kinds and branches apart than this.
+/// The most combinations of kind and branch in a summary; a block with more matches every query for one.
 const ABOUT_MAX: usize = 48;
-/// Bits of the filter of labels for each of them, and how many of these a label sets.
+/// The size of the Bloom filter of labels: bits per label.
 const FILTER_BITS_PER_LABEL: usize = 10;
+/// How many bits a label sets in the Bloom filter.
 const FILTER_HASHES: u32 = 5;
 
-/// A block of events.
+/// The summary of a block of events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventBlock {
-    /// Where it is: a JSON array of [`StoredEvent`], by seq.
+    /// Where the block is: a JSON array of [`StoredEvent`], by seq.
     pub block: Block,
-    /// The seq of its first event and that of its last one.
+    /// The seqs of the first and the last event.
     pub seqs: (Seq, Seq),
-    /// The earliest and the latest moment that its events tell of.
+    /// The earliest and the latest moment that an event names.
     pub moments: (Seq, Seq),
-    /// What is in it, by kind and branch. Empty: anything.
+    /// The events by kind and branch. Empty: unknown, so any may be in the block.
     pub about: Vec<About>,
-    /// A filter of the labels of its points, as hexadecimal digits. Empty: no point.
+    /// A Bloom filter of the labels of the points, as hexadecimal digits. Empty: there is no point.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub labels: String,
 }
 
 /// The events of one kind on one branch in a block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct About {
-    /// Of which kind.
     pub kind: Kind,
-    /// On which branch.
     pub branch: BranchId,
     /// The best grade.
     pub grade: Grade,
-    /// The earliest and the latest moment.
+    /// The earliest and the latest moment that an event names.
     pub moments: (Seq, Seq),
 }
 
@@ -56,7 +54,7 @@ fn widen(range: &mut (Seq, Seq), seq: Seq) {
 }
 
 impl EventBlock {
-    /// The summary of `events`, which are not empty, in `block`.
+    /// The summary of `events`, which are stored in `block`. There must be at least one.
     #[must_use]
     pub fn of(block: Block, events: &[StoredEvent]) -> EventBlock {
         let mut seqs = (Seq::MAX, Seq::ZERO);
@@ -87,14 +85,14 @@ impl EventBlock {
         EventBlock { block, seqs, moments, about, labels }
     }
 
-    /// A point of this label may be in it.
+    /// Whether a point with this label may be in the block.
     #[must_use]
     pub fn may_have_label(&self, label: &str) -> bool {
         may_have(&self.labels, label)
     }
 }
 
-/// The bits that a label sets in a filter of so many.
+/// The bits that a label sets in a Bloom filter of `bits` bits.
 fn bits_of(label: &str, bits: usize) -> impl Iterator<Item = usize> {
     let one = crc32c(label.as_bytes());
     let other = crc32c(&one.to_le_bytes()) | 1;
@@ -117,7 +115,7 @@ fn filter_of<'a>(labels: impl Iterator<Item = &'a str> + Clone) -> String {
 fn may_have(filter: &str, label: &str) -> bool {
     let digits = filter.as_bytes();
     let bits = digits.len() * 4;
-    // A filter that cannot be read rules nothing out.
+    // A digit that is none rules nothing out.
     let is_set = |bit: usize| {
         let digit = digits.get(bit / 8 * 2 + usize::from(bit % 8 < 4));
         let value = digit.and_then(|digit| char::from(*digit).to_digit(16));
@@ -126,7 +124,7 @@ fn may_have(filter: &str, label: &str) -> bool {
     bits > 0 && bits_of(label, bits).all(is_set)
 }
 
-/// Cuts events into blocks; none of them is empty.
+/// Cuts events into blocks, none of which is empty.
 pub fn blocks(events: &[StoredEvent]) -> impl Iterator<Item = &[StoredEvent]> {
     let mut rest = events;
     std::iter::from_fn(move || {

@@ -1,25 +1,26 @@
-//! What makes a log's headers its own.
+//! The keyed hash that tells a log's own headers from anything that a guest wrote.
 //!
-//! A guest writes whatever it likes into payloads, headers included. What it cannot write is a header whose hash holds:
-//! the hash is keyed, the key comes from a secret that is drawn when the log is made, and no guest ever sees either.
-//! The secret stands in every segment's header, so that one segment is enough to check all others, and whoever copies,
-//! checks or repairs files needs nothing else. Whoever can read the store's files knows it: it keeps guests out, not thieves.
+//! A guest chooses its payloads, so they may contain forged record headers. It cannot forge a valid hash: the hash is
+//! keyed, the key is derived from a random secret of the log, and no guest ever sees either. The secret is in every
+//! segment header and every manifest, so that any one of them is enough to check all files of the log, and a program that
+//! copies, checks or repairs files needs nothing else. Everyone who can read the store's files can read the secret: it
+//! keeps guests out, not thieves.
 
 use std::{fmt, hash::Hasher};
 
 use siphasher::sip::SipHasher13;
 
-/// Bytes of a log's secret.
+/// The length of a log's secret.
 pub const SECRET_BYTES: usize = 32;
-/// Bytes of a segment's salt.
+/// The length of a segment's salt.
 pub const SALT_BYTES: usize = 32;
 
-/// Who a log is.
+/// A log's id and secret.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    /// Random; the same in every file of one log. No secret: it is the target's name outside.
+    /// Random, the same in every file of one log. It is the target's identity and no secret.
     pub id: [u8; 16],
-    /// Random, and known to nobody but the files of the log.
+    /// Random, and stored only in the files of the log.
     pub secret: [u8; SECRET_BYTES],
 }
 
@@ -54,7 +55,7 @@ impl fmt::Debug for HeaderKey {
 }
 
 impl HeaderKey {
-    /// `SipHash`-1-3 of some bytes.
+    /// `SipHash`-1-3 of `bytes`.
     #[must_use]
     pub fn hash(&self, bytes: &[u8]) -> u64 {
         let mut hasher = SipHasher13::new_with_key(&self.0);
@@ -80,7 +81,7 @@ mod tests {
 
     #[test]
     fn the_hash_is_siphash_1_3() {
-        // Of the bytes 0 … 7 under the key 0 … 15, computed by hand from the paper's definition with one and three rounds.
+        // With the key 0 … 15, against the paper's definition with one and three rounds.
         let key = HeaderKey(std::array::from_fn(|i| i as u8));
         let reference = reference(&key.0, &[0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(key.hash(&[0, 1, 2, 3, 4, 5, 6, 7]), reference);
@@ -88,7 +89,8 @@ mod tests {
         assert_eq!(key.hash(&long), self::reference(&key.0, &long));
     }
 
-    /// `SipHash`-c-d of Aumasson and Bernstein (2012), written down once more with c = 1 and d = 3, for whole words only.
+    /// An independent implementation of `SipHash`-c-d (Aumasson and Bernstein, 2012) with c = 1 and d = 3, for whole words
+    /// only.
     fn reference(key: &[u8; 16], bytes: &[u8]) -> u64 {
         let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
         let (k0, k1) = (word(&key[..8]), word(&key[8..]));

@@ -1,4 +1,4 @@
-//! Manifests: which files a log should have.
+//! Manifests: which segments a log should have.
 //!
 //! ```text
 //! header   0 magic 8 | 8 version u16 | 10 kind u8 | 11 zero u8 | 12 number u32 | 16 log id 16 | 32 term u32
@@ -17,10 +17,10 @@ use super::{
     segment,
 };
 
-/// Larger manifests are not believed: 2.7 million files.
+/// The largest valid manifest; it has room for 2.8 million segments.
 pub const MANIFEST_BYTES_MAX: u64 = 256 << 20;
 
-/// A larger number is not believed: there are always some left.
+/// The highest valid number. Counting on from a valid one cannot overflow.
 const NUMBER_MAX: u32 = 1 << 31;
 
 const MAGIC: &[u8; 8] = b"BYGONEmf";
@@ -45,7 +45,7 @@ pub fn file_name(number: u32) -> String {
     format!("{FOLDER}/{number:010}")
 }
 
-/// Reads a file name (without its folder).
+/// The number in a file name (without its folder), if it is that of a manifest.
 #[must_use]
 pub fn number_of(name: &str) -> Option<u32> {
     let number = name.parse().ok()?;
@@ -56,16 +56,16 @@ pub fn number_of(name: &str) -> Option<u32> {
 /// A BLAKE3 hash.
 pub type Hash = [u8; HASH_BYTES];
 
-/// What became of a file.
+/// The state of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It is there.
+    /// Its file exists, or a container has its records.
     Lives,
-    /// It is not counted any more.
+    /// It does not count any more, as if it had never been named.
     Retired,
-    /// It should be there and was found missing: damage.
+    /// It should exist and was found missing, which is damage.
     Missing,
-    /// Its records were dropped on purpose: no damage.
+    /// It was dropped on purpose, which is no damage.
     Dropped,
 }
 
@@ -84,36 +84,36 @@ impl State {
     }
 }
 
-/// A segment, as a manifest knows it.
+/// A segment's entry in a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What became of it.
+    /// Its state.
     pub state: State,
     /// Its number.
     pub number: u32,
-    /// The file's length; 0: not known.
+    /// The length of its file; 0: unknown.
     pub len_bytes: u64,
-    /// Its first record; of a segment without records that are known, one more than the last.
+    /// Its first record. If none is known, one more than `last_seq`.
     pub first_seq: Seq,
     /// Its last record.
     pub last_seq: Seq,
-    /// When its first record was received.
+    /// The time of its first record.
     pub first_time: Micros,
-    /// When its last record was received.
+    /// The time of its last record.
     pub last_time: Micros,
-    /// When it was noticed missing, or dropped; else 0.
+    /// When it was found missing or was dropped; otherwise 0.
     pub since: Micros,
-    /// The container that took its records over; 0: they are in its own file. The fields before and after are those of its own file,
-    /// whether it is still there or not.
+    /// The container that has its records; 0: its own file has them. All other fields describe its own file, even if that is
+    /// gone.
     pub container: u32,
-    /// The crc of its header, which holds a salt that no other segment has; 0: not known.
+    /// The crc of its header, which contains the salt that is unique to the segment; 0: unknown.
     pub header_crc: u32,
-    /// The hash of the whole file, once somebody has read it.
+    /// The hash of the whole file; `None` until the file has been read back.
     pub hash: Option<Hash>,
 }
 
 impl Entry {
-    /// A segment of which nothing else is known.
+    /// A segment of which only number and state are known.
     #[must_use]
     pub fn unknown(number: u32, state: State) -> Entry {
         Entry {
@@ -135,26 +135,26 @@ impl Entry {
 /// One manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// Counts from 1.
+    /// The manifest's number, from 1 on.
     pub number: u32,
-    /// Which log, and the secret that all of its files can be checked with.
+    /// The log's id, and its secret, with which all its files can be checked.
     pub log: Identity,
-    /// Which holder of the log wrote it.
+    /// The term of the holder that wrote it.
     pub term: u32,
     /// When it was written.
     pub time: Micros,
-    /// It names all files; else what changed since the one before.
+    /// It names all segments; otherwise only those that changed since the previous manifest.
     pub is_full: bool,
-    /// The one before, with the hash of its whole file.
+    /// The number of the previous manifest, and the hash of its whole file.
     pub previous: Option<(u32, Hash)>,
-    /// At most one for each number, in order of number.
+    /// In order of number, at most one for each.
     pub entries: Vec<Entry>,
 }
 
-/// Why bytes are no manifest that can be used.
+/// Why bytes cannot be used as a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
-    /// They are damaged, cut off, or not the one that was asked for.
+    /// They are damaged, truncated, or a manifest with another number.
     Damaged,
     /// A newer program wrote it, in this version.
     Newer(u16),
@@ -164,7 +164,7 @@ impl Manifest {
     /// The file's bytes.
     ///
     /// # Panics
-    /// When the entries are not in order of number.
+    /// If the entries are not in order of number.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         assert!(self.entries.is_sorted_by(|a, b| a.number < b.number), "entries in order of number");
@@ -191,11 +191,11 @@ impl Manifest {
     /// Decodes a whole file, of any log.
     ///
     /// # Errors
-    /// When it does not hold, or has another number.
+    /// If it is damaged, has another number, or is of a newer version.
     pub fn decode(bytes: &[u8], number: u32) -> Result<Manifest, Flaw> {
         let end = bytes.len().checked_sub(HASH_BYTES).ok_or(Flaw::Damaged)?;
         let (content, own) = bytes.split_at(end);
-        // Cheap before dear: what is of another kind is not hashed.
+        // The cheap check first: another kind of file is not hashed.
         if !content.starts_with(MAGIC) || hash(content) != own {
             return Err(Flaw::Damaged);
         }
@@ -274,7 +274,7 @@ impl Entry {
     }
 }
 
-/// The hash by which manifests name files and one another.
+/// The hash with which manifests refer to files and to one another.
 #[must_use]
 pub fn hash(bytes: &[u8]) -> Hash {
     *blake3::hash(bytes).as_bytes()

@@ -1,8 +1,8 @@
-//! Every byte that the store writes, as pure functions between structures and bytes. `docs/format.md` is the
-//! specification; a change here changes it, its list of versions and a fixture in the same commit.
+//! Encoding and decoding of every byte that the store writes, as pure functions. `docs/format.md` is the specification; a
+//! commit that changes a format also changes that page, its list of versions and a fixture.
 //!
-//! Decoders take bytes that may hold anything. They check before they believe, never panic, and never
-//! allocate more than a constant times what they were given.
+//! Decoders take arbitrary bytes. They validate before they use anything, never panic, and never allocate more than a
+//! constant times the size of their input.
 
 mod bytes;
 pub mod checkpoint;
@@ -21,10 +21,11 @@ pub(crate) use bytes::{Bytes, PutBytes};
 /// The version of all formats that this program writes, and the newest that it reads.
 pub const VERSION: u16 = 1;
 
-/// No log gets this far. A larger seq is not believed, so that whoever counts on from one that was read does not overflow.
+/// The highest valid seq. No log gets this far, and counting on from a valid seq cannot overflow.
 pub const SEQ_MAX: Seq = Seq(1 << 62);
 
-/// CRC-32C (Castagnoli), the checksum of everything in the store that nobody has a reason to forge.
+/// CRC-32C (Castagnoli), the checksum against accidental damage. Where a guest could forge it,
+/// [`HeaderKey::hash`](key::HeaderKey::hash) is used instead.
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {
     u32::try_from(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes)).unwrap_or(u32::MAX)

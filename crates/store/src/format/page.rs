@@ -1,17 +1,17 @@
-//! Index pages: the nodes of the trees that lead from (sector, seq) to a place in the log.
+//! Index pages: the nodes of the trees that map (sector, seq) to a record of the log.
 //!
-//! A tree covers one stripe of one volume. Leaves and inner nodes have one form: entries that say "from `seq` on,
-//! the run `lba .. lba + sectors` is at `place`", where a leaf's place is a record in a segment and an inner
-//! node's place is a child page. Looking something up is the same on every level: of the entries that cover
-//! a sector and are not newer than the asked moment, the newest counts.
+//! A tree covers one stripe of one volume. Leaves and inner pages have the same structure: entries that say "from `seq` on,
+//! the run `lba .. lba + sectors` is at `place`", where a leaf's place is a record in a segment and an inner page's place
+//! is a child page. A lookup is the same on every level: of the entries that cover a sector and are not newer than the
+//! requested moment, the newest counts.
 //!
 //! ```text
 //! page   0 crc u32 | 4 magic u16 | 6 level u8 | 7 zero u8 | 8 entries u16 | 10 zero u16 | 12 file u32 | 16 entries
 //! leaf   0 lba u32 (in the stripe) | 4 sectors u32 | 8 seq u64 | 16 segment u32 | 20 offset u32
 //! inner  0 lba u32 (in the stripe) | 4 sectors u32 | 8 seq u64 | 16 offset u64 | 24 bytes u32 | 28 crc u32
 //! ```
-//! The crc covers everything behind it; `file` is the number of the checkpoint file that the page is in. A page's crc also
-//! stands in the entry that leads to it, so that a page of another place or time is not taken for the one that is meant.
+//! The crc covers everything after it; `file` is the number of the checkpoint file that the page is in. The entry that
+//! points to a page repeats its crc, so that a misplaced or stale page, whose own crc matches, is noticed.
 
 mod newest;
 
@@ -20,9 +20,9 @@ use crate::index::tree::PageRef;
 
 /// Sectors of a stripe: 1 GiB of a volume.
 pub const STRIPE_SECTORS: u64 = (1 << 30) / 512;
-/// Entries of a full leaf, which takes at most 4 KiB; an inner page has fewer ([`entries_max`]).
+/// The most entries in a leaf, which has at most 4 KiB then; an inner page has fewer ([`entries_max`]).
 pub const PAGE_ENTRIES_MAX: usize = 170;
-/// Trees higher than this are not believed.
+/// The highest valid level of a page.
 pub const LEVELS_MAX: u8 = 12;
 
 const PAGE_HEADER_BYTES: usize = 16;
@@ -30,12 +30,12 @@ const LEAF_ENTRY_BYTES: usize = 24;
 const INNER_ENTRY_BYTES: usize = 32;
 const MAGIC: u16 = u16::from_le_bytes(*b"Pg");
 
-/// The longest page in bytes.
+/// The length of the longest page.
 pub const PAGE_BYTES_MAX: usize = PAGE_HEADER_BYTES + PAGE_ENTRIES_MAX * LEAF_ENTRY_BYTES;
 /// Pages, tables and lists begin at multiples of this.
 pub const BLOCK_ALIGN_BYTES: u64 = 8;
 
-/// Entries of a full page of this level.
+/// The most entries in a page of this level.
 #[must_use]
 pub const fn entries_max(level: u8) -> usize {
     (PAGE_BYTES_MAX - PAGE_HEADER_BYTES) / entry_bytes(level)
@@ -48,13 +48,14 @@ const fn entry_bytes(level: u8) -> usize {
 /// One run of sectors in a page. What `place` means depends on the page's level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageEntry {
-    /// First sector, counted from the stripe's start.
+    /// First sector, relative to the stripe's start.
     pub lba: u32,
-    /// How many sectors.
+    /// Length in sectors.
     pub sectors: u32,
-    /// Since when.
+    /// The record from which on it is valid.
     pub seq: u64,
-    /// Leaf: segment number, byte offset (see [`super::segment::Location`]). Inner node: which of the page's children, and 0.
+    /// In a leaf: segment number and byte offset (see [`super::segment::Location`]). In an inner page: an index into the
+    /// page's children, and 0.
     pub place: (u32, u32),
 }
 
@@ -71,32 +72,34 @@ impl PageEntry {
 pub struct Page {
     /// 0 for leaves.
     pub level: u8,
-    /// Its entries: leaves and inner nodes of images sorted by lba, those of deltas by seq.
+    /// Its entries: sorted by lba in an image, by seq and lba in a delta.
     pub entries: Vec<PageEntry>,
-    /// Where the children of an inner page are.
+    /// The children of an inner page.
     pub children: Vec<PageRef>,
-    /// They are sorted by lba and do not overlap.
+    /// The entries are sorted by lba and do not overlap.
     pub is_disjoint: bool,
     by_lba: newest::Search,
 }
 
 impl Page {
-    /// A leaf of these entries, or an inner page with its children.
+    /// A leaf with these entries, or an inner page with these entries and children.
     #[must_use]
     pub fn new(level: u8, entries: Vec<PageEntry>, children: Vec<PageRef>) -> Page {
         let is_disjoint = entries.windows(2).all(|pair| pair[0].end() <= pair[1].lba);
         Page { level, entries, children, is_disjoint, by_lba: newest::Search::new() }
     }
 
-    /// The child that an entry of this inner page leads to.
+    /// The child to which an entry of this inner page points.
     #[must_use]
     pub fn child(&self, place: (u32, u32)) -> Option<PageRef> {
         self.children.get(place.0 as usize).copied()
     }
 }
 
-/// Encodes a page that goes into checkpoint file `file`. An inner page's entries say which of `children` they lead to; it
-/// must have that one.
+/// Appends to `out` the bytes of a page for checkpoint file `file`. The entries of an inner page point to `children`.
+///
+/// # Panics
+/// If there are too many entries, or an entry points to a child that there is not or that is in another file.
 pub fn encode(level: u8, entries: &[PageEntry], children: &[PageRef], file: u32, out: &mut Vec<u8>) {
     assert!(entries.len() <= entries_max(level), "{} entries in a page of level {level}", entries.len());
     let start = out.len();
@@ -126,7 +129,7 @@ pub fn encode(level: u8, entries: &[PageEntry], children: &[PageRef], file: u32,
     out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Where a page or a table whose bytes these are comes to stand.
+/// The reference to a page or table with these bytes that is stored at `offset` of checkpoint file `file`.
 #[must_use]
 pub fn place_of(bytes: &[u8], file: u32, offset: u64) -> PageRef {
     let crc = Bytes(bytes).u32().unwrap_or(0);
@@ -165,7 +168,7 @@ pub fn decode(bytes: &[u8], file: u32) -> Option<Page> {
     Some(Page::new(level, entries, children))
 }
 
-/// Where a page of checkpoint file `file` is, and its crc.
+/// The reference to a child page in checkpoint file `file`.
 fn decode_ref(b: &mut Bytes<'_>, file: u32) -> Option<PageRef> {
     let at = PageRef { file, offset: b.u64()?, len_bytes: b.u32()?, crc: b.u32()? };
     at.is_aligned().then_some(at)

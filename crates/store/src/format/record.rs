@@ -7,25 +7,27 @@
 //! 64 a crc u32 for each 4 KiB granule of the payload, padded to 8; nothing if there is one granule
 //!    payload, padded to 8
 //! ```
+//! With [`FLAG_ALIGNED`] there is zero padding before the payload, up to a multiple of 4096 of the segment.
+//!
 //! The hash is keyed ([`super::key`]) and covers bytes 8..64, so 64 bytes are enough to know whether a record of this log
-//! begins somewhere, and nothing that a target writes is ever taken for one. The payload check is the granule's crc or, if
-//! there are several, the crc of their crcs; so a header that holds vouches for its payload. A header names the one before
-//! it (`previous`) and counts the writes that failed before it (`attempt`), so what an earlier life of the file or a failed
-//! write left behind is never taken for the log's continuation.
+//! begins somewhere, and nothing that a guest writes is ever taken for one. The payload check is the granule's crc or, if
+//! there are several, the crc of their crcs, so a valid header authenticates its payload. A header links to the one before
+//! it (`previous`) and counts the failed writes before it (`attempt`), so nothing that an earlier life of the file or a
+//! failed write left behind is ever taken for the log's continuation.
 
 use bygone_model::{BranchId, Lba, Micros, Sectors, Seq, VolumeId};
 
 use super::{Bytes, SEQ_MAX, crc32c, key::HeaderKey};
 
-/// Bytes of a record's header.
+/// The length of a record's header.
 pub const HEADER_BYTES: usize = 64;
-/// The payload is checked in pieces of this many bytes, so that a small read need not fetch a large record.
+/// The unit of a payload's checksums, so that a small read need not fetch a large record.
 pub const GRANULE_BYTES: usize = 4096;
-/// The largest payload of one record: one request of 32 MiB.
+/// The largest payload of one record: one NBD request of 32 MiB.
 pub const PAYLOAD_BYTES_MAX: usize = 32 << 20;
-/// Records start at multiples of this.
+/// Records begin at multiples of this.
 pub const ALIGN_BYTES: u64 = 8;
-/// With [`FLAG_ALIGNED`] the payload starts at a multiple of this.
+/// With [`FLAG_ALIGNED`] the payload begins at a multiple of this.
 pub const PAYLOAD_ALIGN_BYTES: u64 = 4096;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"ByRe");
@@ -39,23 +41,23 @@ pub enum Op {
     Write,
     /// The range reads as zeroes. Subject: a volume.
     Zero,
-    /// The range reads as zeroes and was given up by the target. Subject: a volume.
+    /// The range reads as zeroes and is no longer needed by the target. Subject: a volume.
     Trim,
-    /// The target flushed everything before this. Subject: none.
+    /// A flush of everything before this. Subject: the log.
     Flush,
     /// A state of the target; the payload is JSON. Subject: a branch.
     Event,
-    /// A change of the catalog (disks, branches, clock, …); the payload is JSON. Subject: none.
+    /// A change of the catalog (disks, branches, clock, …); the payload is JSON. Subject: the log.
     Catalog,
-    /// One of a newer program that says that others may pass over it.
+    /// An op of a newer program, which older ones may skip.
     Other(u8),
 }
 
-/// Smaller codes are block records, whose length is in sectors.
+/// Codes below this are block records, whose length is in sectors.
 const BLOCK_OPS_END: u8 = 16;
 
 impl Op {
-    /// Its number in the log.
+    /// The byte that stands for it.
     #[must_use]
     pub const fn code(self) -> u8 {
         match self {
@@ -69,37 +71,37 @@ impl Op {
         }
     }
 
-    /// The op of a number. Of those that are not known only one that may be skipped is one.
+    /// The op with this code. An unknown one is `None` unless it may be skipped.
     pub(super) fn of(code: u8, may_skip: bool) -> Option<Op> {
         let known = [Op::Write, Op::Zero, Op::Trim, Op::Flush, Op::Event, Op::Catalog];
         let op = known.into_iter().find(|op| op.code() == code);
         op.or_else(|| (may_skip && code >= BLOCK_OPS_END).then_some(Op::Other(code)))
     }
 
-    /// It changes blocks of a volume.
+    /// Whether it changes blocks of a volume.
     #[must_use]
     pub fn is_block(self) -> bool {
         matches!(self, Op::Write | Op::Zero | Op::Trim)
     }
 }
 
-/// The range was taken over by reading the disk; the target did not write it then.
+/// The range is part of a tapped disk's base: it was read from the disk, not written by the target at this time.
 pub const FLAG_BASE: u8 = 1;
-/// The payload starts at a multiple of [`PAYLOAD_ALIGN_BYTES`] of its segment, behind zeroes.
+/// The payload begins at a multiple of [`PAYLOAD_ALIGN_BYTES`] of its segment, after zero padding.
 pub const FLAG_ALIGNED: u8 = 2;
-/// Who does not know this record passes over it.
+/// A program that does not know the op may skip the record.
 pub const FLAG_SKIP: u8 = 0x80;
 const FLAGS_KNOWN: u8 = FLAG_BASE | FLAG_ALIGNED | FLAG_SKIP;
 
-/// What a record is about. Volumes, branches and whatever comes later share one space of ids: the upper four bits say what
-/// kind it is, so that a reader who wants some subjects need not know any kind.
+/// What a record is about. Volumes, branches and future kinds of things share one id space, whose upper four bits are the
+/// kind, so that a follower can filter by subject without knowing any kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subject(pub u32);
 
 impl Subject {
     /// The log itself.
     pub const LOG: Subject = Subject(0);
-    /// Numbers of one kind are smaller than this.
+    /// The end of the numbers of each kind.
     pub const NUMBERS_END: u32 = 1 << 28;
     const VOLUME: u32 = 1;
     const BRANCH: u32 = 2;
@@ -109,13 +111,13 @@ impl Subject {
         Subject(kind << 28 | number)
     }
 
-    /// A volume.
+    /// The subject of a volume's records.
     #[must_use]
     pub const fn volume(id: VolumeId) -> Subject {
         Subject::of(Subject::VOLUME, id.0)
     }
 
-    /// A branch.
+    /// The subject of a branch's events.
     #[must_use]
     pub const fn branch(id: BranchId) -> Subject {
         Subject::of(Subject::BRANCH, id.0)
@@ -125,13 +127,13 @@ impl Subject {
         if self.0 >> 28 == kind { Some(self.0 & (Subject::NUMBERS_END - 1)) } else { None }
     }
 
-    /// The volume that it is, if it is one.
+    /// The volume, if it is one.
     #[must_use]
     pub fn as_volume(self) -> Option<VolumeId> {
         self.number_of(Subject::VOLUME).map(VolumeId)
     }
 
-    /// The branch that it is, if it is one.
+    /// The branch, if it is one.
     #[must_use]
     pub fn as_branch(self) -> Option<BranchId> {
         self.number_of(Subject::BRANCH).map(BranchId)
@@ -141,76 +143,77 @@ impl Subject {
 /// A record's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Its place in the log.
+    /// Its position in the log.
     pub seq: Seq,
     /// When it was received.
     pub time: Micros,
-    /// First sector, for block records.
+    /// First sector of a block record; otherwise 0.
     pub lba: Lba,
-    /// How many sectors, for block records.
+    /// Length of the range of a block record; otherwise 0.
     pub sectors: Sectors,
     /// Length of the payload.
     pub payload_bytes: u32,
-    /// The volume or the branch it is about.
+    /// The log, a volume or a branch.
     pub subject: Subject,
-    /// What it does.
+    /// What the record does.
     pub op: Op,
     /// [`FLAG_BASE`], [`FLAG_ALIGNED`], [`FLAG_SKIP`].
     pub flags: u8,
-    /// Counts the writes to this segment that failed before it, so that what they left does not follow what came instead.
+    /// How many writes to this segment had failed before, so that what they left is not taken for a successor of what
+    /// replaced it.
     pub attempt: u8,
     /// The low half of the hash of the header before this one (for a segment's first record: the segment header's crc).
     pub previous: u32,
-    /// Counts the times that the log was opened for writing.
+    /// The incarnation of the log that wrote it.
     pub incarnation: u32,
-    /// Everything up to here was known to be durable when this was written.
+    /// Everything up to here was known to be durable when this record was written.
     pub durable: Seq,
 }
 
-/// A header that is one of the log: its hash holds.
+/// A header of this log: its hash is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proven {
-    /// What it says.
+    /// The decoded fields.
     pub header: Header,
     /// Its hash.
     pub hash: u64,
-    /// What vouches for the payload.
+    /// The checksum of the payload.
     check: u32,
 }
 
-/// Bytes of the checksums before a payload, padding included.
+/// The length of the checksums before a payload, including padding.
 #[must_use]
 pub const fn crcs_bytes(payload_bytes: usize) -> usize {
     if payload_bytes <= GRANULE_BYTES { 0 } else { pad8(payload_bytes.div_ceil(GRANULE_BYTES) * 4) }
 }
 
-/// Bytes of a whole record whose payload is not aligned.
+/// The length of a whole record whose payload is not aligned.
 #[must_use]
 pub const fn record_bytes(payload_bytes: usize) -> usize {
     HEADER_BYTES + crcs_bytes(payload_bytes) + pad8(payload_bytes)
 }
 
-/// Where the payload of a record that begins at `at` stands.
+/// The byte offset of the payload of a record that begins at `at`.
 #[must_use]
 pub const fn payload_at(at: u64, payload_bytes: usize, flags: u8) -> u64 {
     let behind = at + (HEADER_BYTES + crcs_bytes(payload_bytes)) as u64;
     if flags & FLAG_ALIGNED == 0 { behind } else { behind.next_multiple_of(PAYLOAD_ALIGN_BYTES) }
 }
 
-/// Where a record that begins at `at` ends.
+/// The byte offset of the end of a record that begins at `at`.
 #[must_use]
 pub const fn end(at: u64, payload_bytes: usize, flags: u8) -> u64 {
     payload_at(at, payload_bytes, flags) + pad8(payload_bytes) as u64
 }
 
-/// Zeroes behind a payload.
+/// The length of the zero padding after a payload.
 #[must_use]
 pub const fn padding_bytes(payload_bytes: usize) -> usize {
     pad8(payload_bytes) - payload_bytes
 }
 
-/// Where something else than a zero stands in the record that begins at `at` and with `bytes`, before or behind its payload: its own
-/// checksums do not cover that.
+/// The byte offset of the first padding byte, before or after the payload, that is not zero. The record's checksums do not
+/// cover its padding. `bytes` are those of the record that begins at `at`.
 #[must_use]
 pub fn nonzero_padding(header: &Header, at: u64, bytes: &[u8]) -> Option<u64> {
     let payload_bytes = header.payload_bytes as usize;
@@ -226,7 +229,7 @@ const fn pad8(n: usize) -> usize {
     n.next_multiple_of(ALIGN_BYTES as usize)
 }
 
-/// The half of a header's hash that the next one names.
+/// The half of a header's hash that the next header has as its `previous`.
 #[must_use]
 pub const fn link(hash: u64) -> u32 {
     hash as u32
@@ -235,16 +238,20 @@ pub const fn link(hash: u64) -> u32 {
 /// What is wrong with a record's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
-    /// No header of this log.
+    /// They do not begin with a header of this log.
     Header,
-    /// A header of this log that only a newer program understands: the number of its op.
+    /// The header is of this log, but only a newer program understands it. The code of its op.
     Newer(u8),
-    /// The header holds, the payload's granule of this index does not.
+    /// The header is valid, but the payload's granule with this index is not.
     Payload(usize),
 }
 
 impl Header {
-    /// Encodes the header for `payload`, and adds the checksums that stand between the two to `crcs`; returns the header's hash.
+    /// Encodes into `header` the header for `payload`, and appends to `crcs` the checksums that come between the two; returns
+    /// the header's hash.
+    ///
+    /// # Panics
+    /// If the payload is too long or does not have the length that the header says.
     pub fn encode(
         &self,
         key: &HeaderKey,
@@ -285,7 +292,7 @@ impl Header {
         hash
     }
 
-    /// Decodes the header in the first 64 bytes, if it is one of the log with this key.
+    /// Decodes the header in the first 64 bytes, if it belongs to the log with this key.
     ///
     /// # Errors
     /// [`Flaw::Header`] or [`Flaw::Newer`].
@@ -303,8 +310,8 @@ impl Header {
         Ok(Proven { header, hash, check })
     }
 
-    /// The header in the first 64 bytes as it was before one of its bits flipped, if that is what is wrong with it. Its hash is keyed
-    /// and has 64 bits, so of these 512 candidates none but the true one is ever believed.
+    /// Decodes a header in which exactly one bit is flipped. The hash is keyed and has 64 bits, so of the 512 candidates only
+    /// the true header is valid, up to a chance of 1 in 2^55.
     #[must_use]
     pub fn decode_flipped(key: &HeaderKey, bytes: &[u8]) -> Option<Proven> {
         let mut bytes: [u8; HEADER_BYTES] = *bytes.first_chunk()?;
@@ -317,7 +324,7 @@ impl Header {
         })
     }
 
-    /// The fields behind the magic number; what a log of this version does not hold is none.
+    /// Decodes the fields after the magic number. `None`: this version does not write such a header.
     fn fields(bytes: &[u8]) -> Option<(Header, u32)> {
         let mut b = Bytes(bytes);
         let (code, flags, transform, attempt) = (b.u8()?, b.u8()?, b.u8()?, b.u8()?);
@@ -338,7 +345,7 @@ impl Header {
             Op::Catalog | Op::Other(_) => true,
         };
         let range_ok = lba.0.checked_add(sectors.0).is_some_and(|end| end <= u64::MAX / 512);
-        // What a newer program says of a record that may be passed over is its own business.
+        // A record that may be skipped may have flags and a transform that this version does not know.
         let flags_known = flags & !FLAGS_KNOWN == 0 && transform == 0 || matches!(op, Op::Other(_));
         if !fits || !range_ok || !flags_known || seq > SEQ_MAX || payload_bytes > PAYLOAD_BYTES_MAX as u64 {
             return None;
@@ -362,14 +369,14 @@ impl Header {
         Some((header, check))
     }
 
-    /// Whether a header may begin here; saves hashing when searching.
+    /// Whether a header may begin here: a cheap check before hashing.
     #[must_use]
     pub fn looks_like_one(bytes: &[u8]) -> bool {
         bytes.get(MAGIC_AT..MAGIC_AT + 4) == Some(&MAGIC.to_le_bytes())
     }
 
-    /// The seq and the incarnation that a header claims, if one may begin here: nothing of it is proven. Whoever searches can pass over
-    /// what it cannot be without hashing it.
+    /// The seq and the incarnation in a header that may begin here, unverified, so that a search can rule out most candidates
+    /// without hashing them.
     #[must_use]
     pub fn claim(bytes: &[u8]) -> Option<(Seq, u32)> {
         const SEQ_AT: usize = 16;
@@ -379,13 +386,13 @@ impl Header {
         Header::looks_like_one(bytes).then(|| (Seq(u64::from_le_bytes(seq)), u32::from_le_bytes(incarnation)))
     }
 
-    /// Where the payload of the record that begins at `at` stands.
+    /// The byte offset of the payload if the record begins at `at`.
     #[must_use]
     pub fn payload_at(&self, at: u64) -> u64 {
         payload_at(at, self.payload_bytes as usize, self.flags)
     }
 
-    /// Where the record that begins at `at` ends.
+    /// The byte offset of the record's end if it begins at `at`.
     #[must_use]
     pub fn end(&self, at: u64) -> u64 {
         end(at, self.payload_bytes as usize, self.flags)
@@ -393,15 +400,15 @@ impl Header {
 }
 
 impl Proven {
-    /// Whether these are the checksums of its granules; they stand between header and payload, padding included. A payload of
-    /// one granule has none.
+    /// Whether `crcs`, the bytes between header and payload, begin with the checksums of the payload's granules. Always true
+    /// for a payload of one granule, which has none there.
     #[must_use]
     pub fn vouches_for_crcs(&self, crcs: &[u8]) -> bool {
         let count = (self.header.payload_bytes as usize).div_ceil(GRANULE_BYTES);
         count <= 1 || crcs.get(..count * 4).is_some_and(|crcs| crc32c(crcs) == self.check)
     }
 
-    /// Whether this is the payload's granule `index`, given the checksums it vouches for.
+    /// Whether `granule` is the payload's granule `index`. `crcs` must have passed [`Proven::vouches_for_crcs`].
     #[must_use]
     pub fn vouches_for(&self, crcs: &[u8], index: usize, granule: &[u8]) -> bool {
         if self.header.payload_bytes as usize <= GRANULE_BYTES {
@@ -410,10 +417,10 @@ impl Proven {
         crcs.get(index * 4..index * 4 + 4) == Some(&crc32c(granule).to_le_bytes()[..])
     }
 
-    /// Checks the record that begins at `at` of its segment and with `bytes`; returns its payload.
+    /// Checks the payload of a record that begins at offset `at` of its segment and whose bytes are `bytes`; returns it.
     ///
     /// # Errors
-    /// [`Flaw::Payload`], also when bytes are missing.
+    /// [`Flaw::Payload`], also if bytes are missing.
     pub fn payload<'a>(&self, at: u64, bytes: &'a [u8]) -> Result<&'a [u8], Flaw> {
         let header = &self.header;
         let from = (header.payload_at(at) - at) as usize;
@@ -431,10 +438,10 @@ impl Proven {
     }
 }
 
-/// Checks a whole record that begins at `at` of its segment; returns its header and its payload.
+/// Checks a whole record that begins at offset `at` of its segment; returns its header and its payload.
 ///
 /// # Errors
-/// What is wrong with it.
+/// [`Flaw`]: what is wrong with it.
 pub fn check<'a>(key: &HeaderKey, at: u64, bytes: &'a [u8]) -> Result<(Proven, &'a [u8]), Flaw> {
     let proven = Header::decode(key, bytes)?;
     let payload = proven.payload(at, bytes)?;

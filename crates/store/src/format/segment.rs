@@ -8,7 +8,7 @@
 //! trailer 0 magic 8 | 8 records end u64 | 16 entries u32 | 20 marks u32 | 24 times bytes u32 | 28 index crc u32
 //!        32 first seq u64 | 40 records u32 | 44 first time i64 | 52 number u32 | 56 hash u64
 //! ```
-//! The trailer's hash is keyed, as those of records are: the last bytes of a segment that is not sealed may be a guest's.
+//! The trailer's hash is keyed, like those of records, because the last bytes of an unsealed segment may be a guest's.
 
 use bygone_model::{Lba, Micros, Sectors, Seq, VolumeId};
 
@@ -18,19 +18,19 @@ use super::{
     record::{FLAG_SKIP, Op, Subject},
 };
 
-/// Bytes of a segment's header; the first record starts here.
+/// The length of a segment's header, and the offset of the first record.
 pub const SEGMENT_HEADER_BYTES: usize = 4096;
-/// Bytes of the trailer at the end of a sealed segment.
+/// The length of the trailer at the end of a sealed segment.
 pub const TRAILER_BYTES: usize = 64;
 
-/// A larger number is not believed.
+/// The highest valid number.
 const NUMBER_MAX: u32 = 1 << 31;
 
 const MAGIC: &[u8; 8] = b"BYGONEsg";
 const TRAILER_MAGIC: &[u8; 8] = b"BYGONEst";
 const ENTRY_BYTES: usize = 28;
 const MARK_BYTES: usize = 16;
-/// What of a trailer its hash covers.
+/// How many bytes of a trailer its hash covers.
 const HASHED_BYTES: usize = TRAILER_BYTES - 8;
 
 /// The name of a segment's file.
@@ -39,7 +39,7 @@ pub fn file_name(number: u32) -> String {
     format!("log/{number:010}.seg")
 }
 
-/// The number in the name of a segment's file (without the folder). `None` as well for one that no log gets to.
+/// The number in the name of a segment's file (without the folder). `None`: not such a name, or not a valid number.
 #[must_use]
 pub fn number_of(name: &str) -> Option<u32> {
     let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 10)?;
@@ -47,7 +47,7 @@ pub fn number_of(name: &str) -> Option<u32> {
     is_number(number).then_some(number)
 }
 
-/// A log can have a segment of this number, and some more after it.
+/// Whether a segment may have this number. Counting on from a valid one cannot overflow.
 pub(crate) fn is_number(number: u32) -> bool {
     (1..=NUMBER_MAX).contains(&number)
 }
@@ -55,28 +55,28 @@ pub(crate) fn is_number(number: u32) -> bool {
 /// A segment's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
-    /// Counts from 1.
+    /// The segment's number, from 1 on.
     pub number: u32,
-    /// The log that it is of.
+    /// The log to which it belongs.
     pub log: Identity,
     /// The first record's seq.
     pub first_seq: Seq,
-    /// When it was begun.
+    /// When the segment was begun.
     pub created: Micros,
-    /// Counts the times that the log was opened for writing.
+    /// The incarnation of the log that began it.
     pub incarnation: u32,
-    /// Counts the holders of the log: which of them wrote this.
+    /// The term of the holder that began it.
     pub term: u32,
-    /// Random: no two segments have the same, though number, seqs and times may come again after a power cut.
+    /// Random and unique to this segment, whereas number, seqs and times may repeat after a power cut.
     pub salt: [u8; SALT_BYTES],
 }
 
-/// Why there is no usable header.
+/// Why a header cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderFlaw {
-    /// Not a segment, or a damaged one.
+    /// It is damaged, or not a segment header.
     Damaged,
-    /// Of this newer version.
+    /// It is of this newer version.
     Newer(u16),
 }
 
@@ -103,10 +103,10 @@ impl SegmentHeader {
         out
     }
 
-    /// Decodes a header; returns its crc as well, which the first record names as its `previous`.
+    /// Decodes a header; also returns its crc, which is the `previous` of the first record.
     ///
     /// # Errors
-    /// When it is damaged or of a newer version.
+    /// If it is damaged or of a newer version.
     pub fn decode(bytes: &[u8]) -> Result<(SegmentHeader, u32), HeaderFlaw> {
         let bytes = bytes.get(..SEGMENT_HEADER_BYTES).ok_or(HeaderFlaw::Damaged)?;
         let crc = crc32c(&bytes[..SEGMENT_HEADER_BYTES - 4]);
@@ -132,8 +132,8 @@ impl SegmentHeader {
         }
     }
 
-    /// Decodes a header of which at most one bit is wrong. CRC-32C notices up to three wrong bits in this many bytes, so there is only
-    /// one bit that makes it hold, and none if two are wrong.
+    /// Decodes a header in which at most one bit is flipped. In this many bytes CRC-32C detects up to three flipped bits, so
+    /// at most one correction is valid, and none if two bits are flipped.
     ///
     /// # Errors
     /// As [`SegmentHeader::decode`].
@@ -155,14 +155,14 @@ impl SegmentHeader {
     }
 }
 
-/// The name of a block record, which it keeps for ever: the segment that it was written to, and the byte offset that its header
-/// had there. Where its bytes are today is the business of [`crate::place`]. No record is at the offsets 0 and 1 (the segment's
-/// own header): they stand for zeroes that were trimmed, and for zeroes whose space stays reserved.
+/// The permanent name of a block record: the segment to which it was written, and the byte offset of its header there.
+/// [`crate::place`] finds where its bytes are now. No record is at the offsets 0 and 1, which are in the segment's own
+/// header: they stand for a trimmed range (0) and for a zeroed one, whose space stays reserved (1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Location {
-    /// Which segment.
+    /// The segment's number.
     pub segment: u32,
-    /// Where in it, in bytes.
+    /// In bytes.
     pub offset: u32,
 }
 
@@ -170,7 +170,7 @@ impl Location {
     const TRIMMED: u32 = 0;
     const ZEROED: u32 = 1;
 
-    /// Where the content is of the record of this kind, which stands at `start`.
+    /// The location of a record with this op whose header is at byte offset `start` of the segment.
     #[must_use]
     pub fn of(segment: u32, op: Op, start: u64) -> Location {
         let offset = match op {
@@ -181,13 +181,13 @@ impl Location {
         Location { segment, offset }
     }
 
-    /// The range reads as zeroes.
+    /// Whether the range reads as zeroes, trimmed or not.
     #[must_use]
     pub fn is_zero(self) -> bool {
         self.offset <= Self::ZEROED
     }
 
-    /// The range reads as zeroes and was given up.
+    /// Whether the range was trimmed.
     #[must_use]
     pub fn is_trimmed(self) -> bool {
         self.offset == Self::TRIMMED
@@ -197,13 +197,13 @@ impl Location {
 /// One version of a run of sectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// On which volume.
+    /// The volume.
     pub volume: VolumeId,
-    /// First sector.
+    /// The first sector.
     pub lba: Lba,
-    /// How many.
+    /// The length of the run.
     pub sectors: Sectors,
-    /// Since when.
+    /// The record that wrote it.
     pub seq: Seq,
     /// Where its content is.
     pub at: Location,
@@ -217,35 +217,33 @@ impl Entry {
     }
 }
 
-/// Where a record that is not about blocks stands.
+/// The index entry of a record that is not a block record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Mark {
-    /// Its seq.
     pub seq: Seq,
     /// Its byte offset in the segment.
     pub offset: u32,
-    /// What it is.
     pub op: Op,
-    /// What it is about.
     pub subject: Subject,
 }
 
-/// All that a sealed segment says of itself.
+/// The index of a sealed segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SegmentIndex {
-    /// Where the records end.
+    /// The byte offset of the end of the records.
     pub records_end: u64,
     /// The first record's seq.
     pub first_seq: Seq,
-    /// Every block record, sorted by volume, lba, seq.
+    /// All block records, sorted by volume, lba, seq.
     pub entries: Vec<Entry>,
-    /// Every other record, in order.
+    /// All other records, sorted by seq.
     pub marks: Vec<Mark>,
-    /// The time of each record, in order.
+    /// The time of each record, sorted by seq.
     pub times: Vec<Micros>,
 }
 
-/// The trailer of a sealed segment: says where the index is.
+/// The trailer of a sealed segment, which says where the index is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trailer {
     records_end: u64,
@@ -259,7 +257,8 @@ pub struct Trailer {
 }
 
 impl Trailer {
-    /// Decodes the last [`TRAILER_BYTES`] bytes of segment `number`, a file that is `file_bytes` long.
+    /// Decodes the last [`TRAILER_BYTES`] bytes of segment `number`, a file of `file_bytes`. `None`: the segment is not
+    /// sealed, or the trailer is damaged.
     #[must_use]
     pub fn decode(key: &HeaderKey, number: u32, bytes: &[u8], file_bytes: u64) -> Option<Trailer> {
         let bytes: &[u8; TRAILER_BYTES] = bytes.try_into().ok()?;
@@ -285,13 +284,13 @@ impl Trailer {
         (its_own && end == file_bytes && trailer.last_seq() <= SEQ_MAX).then_some(trailer)
     }
 
-    /// Where the index starts.
+    /// The byte offset of the index, which is the end of the records.
     #[must_use]
     pub fn index_offset(&self) -> u64 {
         self.records_end
     }
 
-    /// Length of the index.
+    /// The length of the index in bytes.
     #[must_use]
     pub fn index_bytes(&self) -> u64 {
         u64::from(self.entries) * ENTRY_BYTES as u64
@@ -311,7 +310,7 @@ impl Trailer {
         self.first_time
     }
 
-    /// The last record's seq (the one before the first, when there is no record).
+    /// The last record's seq; if there is no record, one less than the first seq.
     #[must_use]
     pub fn last_seq(&self) -> Seq {
         Seq(self.first_seq.0.saturating_add(u64::from(self.records)).saturating_sub(1))
@@ -319,19 +318,19 @@ impl Trailer {
 }
 
 impl SegmentIndex {
-    /// The last record's seq; the one before the first if there is none.
+    /// The last record's seq; if there is no record, one less than the first seq.
     #[must_use]
     pub fn last_seq(&self) -> Seq {
         Seq((self.first_seq.0 + self.times.len() as u64).saturating_sub(1))
     }
 
-    /// The time of a record, if it is one of these.
+    /// The time of record `seq`, if it is in this segment.
     #[must_use]
     pub fn time_of(&self, seq: Seq) -> Option<Micros> {
         self.times.get(usize::try_from(seq.0.checked_sub(self.first_seq.0)?).ok()?).copied()
     }
 
-    /// The bytes of index and trailer for the segment `number`.
+    /// The bytes of index and trailer of segment `number`.
     #[must_use]
     pub fn encode(&self, key: &HeaderKey, number: u32) -> Vec<u8> {
         let mut out =
@@ -376,7 +375,7 @@ impl SegmentIndex {
         out
     }
 
-    /// Decodes the index of segment `number`.
+    /// Decodes the index of segment `number`. `None`: it is damaged.
     #[must_use]
     pub fn decode(trailer: &Trailer, number: u32, bytes: &[u8]) -> Option<SegmentIndex> {
         if bytes.len() as u64 != trailer.index_bytes() || crc32c(bytes) != trailer.index_crc {
@@ -402,7 +401,7 @@ impl SegmentIndex {
             let op = Op::of(code, flags & FLAG_SKIP != 0).filter(|op| !op.is_block())?;
             marks.push(Mark { seq, offset, op, subject });
         }
-        // A time takes at least one byte, so a lie about the count cannot make this large.
+        // A time takes at least one byte, so a wrong count cannot cause a large allocation.
         if trailer.records > trailer.times_bytes {
             return None;
         }

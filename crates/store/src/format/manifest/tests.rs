@@ -48,7 +48,7 @@ fn a_manifest_comes_back_and_no_flipped_bit_passes() {
     assert_eq!(Manifest::decode(&bytes, 8), Err(Flaw::Damaged), "of another number");
 }
 
-/// The same with a hash that holds.
+/// Decodes [`some`] with `change` at offset `at` and a valid hash.
 fn forged(at: usize, change: &[u8]) -> Result<Manifest, Flaw> {
     let mut bytes = some().encode();
     bytes[at..at + change.len()].copy_from_slice(change);

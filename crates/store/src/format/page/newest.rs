@@ -1,25 +1,25 @@
-//! What of a page is visible at a moment.
+//! Searching a page for the entries that are visible at a moment.
 
 use std::sync::OnceLock;
 
 use super::{PAGE_ENTRIES_MAX, Page, PageEntry};
 use crate::index::tree::PageRef;
 
-// A position in a page fits the bytes that `ByLba` keeps.
+// `ByLba` keeps positions in a page as bytes.
 const _: () = assert!(PAGE_ENTRIES_MAX < 1 << 8);
 
-/// With more candidates than this, going through the versions from the newest on finds the wanted one sooner.
+/// With more candidates than this, a scan of the page from the newest version on is faster.
 const CANDIDATES_MAX: usize = 16;
 
-/// The entries of a page whose versions overlap, in order of lba: a lookup so touches the few entries around its
-/// sectors, not every version in the page.
+/// The entries of a page with overlapping versions, in order of lba, so that a lookup touches only the few entries around
+/// its sectors and not every version in the page.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ByLba {
-    /// Where they begin, ascending.
+    /// Their first sectors, ascending.
     firsts: Vec<u32>,
-    /// Where in the page they stand, in the same order.
+    /// Their positions in the page, in the same order.
     positions: Vec<u8>,
-    /// The sectors of the longest one.
+    /// The length of the longest one in sectors.
     longest: u32,
 }
 
@@ -34,7 +34,7 @@ impl ByLba {
         }
     }
 
-    /// The positions of the entries that may reach into `first .. end`: all that do, and perhaps more.
+    /// The positions of all entries that overlap `first .. end`, and perhaps of some that do not.
     fn around(&self, first: u32, end: u32) -> &[u8] {
         let from = self.firsts.partition_point(|lba| lba + self.longest <= first);
         let count = self.firsts[from..].partition_point(|lba| *lba < end);
@@ -43,7 +43,7 @@ impl ByLba {
 }
 
 impl Page {
-    /// Bytes of memory that this page takes, once it was searched.
+    /// The memory that this page takes once it has been searched, in bytes.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
         let search_bytes = if self.is_disjoint { 0 } else { size_of::<u32>() + size_of::<u8>() };
@@ -53,8 +53,8 @@ impl Page {
             + 64
     }
 
-    /// The entries that reach into the sectors `first .. end` of the stripe and are not newer than `seq`, with the part
-    /// that they share. Where entries overlap, the newest comes first.
+    /// The entries that overlap the sectors `first .. end` of the stripe and are not newer than `seq`, each with the first
+    /// sector and the end of the overlap. Where entries overlap each other, the newest comes first.
     pub fn newest_first(
         &self,
         first: u32,
@@ -69,7 +69,7 @@ impl Page {
         } else {
             let around = self.by_lba.get_or_init(|| ByLba::new(&self.entries)).around(first, end);
             if let Some(chosen) = few.get_mut(..around.len()) {
-                // They stand in the page in order of seq.
+                // Positions in the page are in order of seq.
                 chosen.copy_from_slice(around);
                 chosen.sort_unstable_by(|a, b| b.cmp(a));
                 count = chosen.len();
@@ -85,7 +85,7 @@ impl Page {
     }
 }
 
-/// Made when a page is searched first: pages that are only merged need none.
+/// Built at the first search, because pages that are only merged need none.
 pub(super) type Search = OnceLock<ByLba>;
 
 #[cfg(test)]

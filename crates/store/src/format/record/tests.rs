@@ -89,9 +89,9 @@ fn a_record_that_may_be_skipped_is_one_and_any_other_unknown_one_is_of_a_newer_p
     let (skipped, len) = with(Op::Other(77), FLAG_SKIP | 0x10).unwrap();
     assert_eq!((skipped.op, len), (Op::Other(77), 512));
     assert_eq!(with(Op::Other(77), 0), Err(Flaw::Newer(77)));
-    // A block record changes what a disk shows: nobody may pass over it.
+    // A block record changes what a disk shows, so no reader may skip it.
     assert_eq!(with(Op::Other(9), FLAG_SKIP), Err(Flaw::Newer(9)));
-    // A flag that is not known changes what a record means.
+    // An unknown flag changes what a record means.
     assert_eq!(with(Op::Catalog, 0x10), Err(Flaw::Newer(33)));
     assert!(with(Op::Catalog, 0).is_ok());
 }
