@@ -1,4 +1,4 @@
-//! The page cache: decoded index pages of all logs of a store, in a bounded amount of memory.
+//! The page cache: decoded index pages and tables of all logs of a store, in a bounded amount of memory.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use rustc_hash::FxBuildHasher;
 use super::tree::PageRef;
 use crate::format::{checkpoint::Table, page::Page};
 
-/// Which page of which log.
+/// The log ([`PageCache::register`]) and the page or table.
 type Key = (u32, PageRef);
 
 #[derive(Clone)]
@@ -26,10 +26,10 @@ impl Weighter<Key, Arc<Table>> for PageBytes {
     }
 }
 
-/// Tables take this part of the cache.
+/// Tables get one part in so many of the cache.
 const TABLES_PART: u64 = 8;
 
-/// Pages in memory, up to a number of bytes. One serves all logs of a store.
+/// See the module's comment.
 pub struct PageCache {
     pages: sync::Cache<Key, Arc<Page>, PageBytes, FxBuildHasher>,
     tables: sync::Cache<Key, Arc<Table>, PageBytes, FxBuildHasher>,
@@ -46,7 +46,7 @@ impl std::fmt::Debug for PageCache {
 }
 
 impl PageCache {
-    /// A cache that holds at most `capacity_bytes` of pages.
+    /// A cache that holds at most `capacity_bytes` of pages and tables.
     #[must_use]
     pub fn new(capacity_bytes: u64) -> Arc<PageCache> {
         const PAGE_BYTES_TYPICAL: u64 = 4096;
@@ -60,7 +60,7 @@ impl PageCache {
         })
     }
 
-    /// A number that tells the pages of one log from those of the others.
+    /// A new log's number among the logs that use this cache.
     pub(crate) fn register(&self) -> u32 {
         self.logs.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }

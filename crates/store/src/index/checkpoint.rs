@@ -1,4 +1,4 @@
-//! Reading checkpoint files.
+//! Reads checkpoint files, and keeps track of which ones are still needed.
 
 use std::sync::{Arc, PoisonError, Weak};
 
@@ -28,23 +28,23 @@ use crate::{
     sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard},
 };
 
-/// Footers, tables and lists of events longer than this are not believed.
+/// The longest valid footer or block of events.
 const BLOCK_BYTES_MAX: u32 = 1 << 30;
 
-/// An open checkpoint: a moment's index, immutable.
+/// An open checkpoint: the immutable index of every moment of its span.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// Which one.
+    /// Its number and end.
     pub name: Name,
-    /// Which holder of the log wrote it.
+    /// The term of the holder that wrote it.
     pub term: u32,
-    /// What it knows besides its trees.
+    /// Everything besides its trees.
     pub footer: Footer,
-    /// Its own file and those that it was made upon stay.
+    /// Pins its own file and those that it is built on.
     pub(crate) _keep: Arc<Keep>,
 }
 
-/// A generation of checkpoint files: none of them is removed while somebody has this.
+/// A pinned generation of checkpoint files: none of them is removed while this is held.
 #[derive(Debug)]
 pub(crate) struct Keep {
     /// Ranges of numbers, in order.
@@ -58,7 +58,7 @@ impl Keep {
     }
 }
 
-/// The checkpoints that there were at one time. Their files stay as long as this is held.
+/// The checkpoints that existed at one time. Their files are pinned while this is held.
 pub struct Snapshot {
     /// Their names, oldest first.
     pub names: Vec<Name>,
@@ -66,7 +66,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The oldest checkpoint that holds everything up to `seq`.
+    /// The oldest checkpoint that covers everything up to `seq`.
     #[must_use]
     pub fn name_for(&self, seq: Seq) -> Option<Name> {
         self.names.get(self.names.partition_point(|name| name.end < seq)).copied()
@@ -74,7 +74,7 @@ impl Snapshot {
 }
 
 impl Checkpoint {
-    /// The tables of a volume.
+    /// The tables of a volume; empty if it has none.
     #[must_use]
     pub fn tables(&self, volume: VolumeId) -> &[TableRef] {
         let volumes = &self.footer.volumes;
@@ -83,10 +83,11 @@ impl Checkpoint {
     }
 }
 
-/// Who needs which files, and files that no new reader needs.
+/// Which files are pinned, and which are retired.
 #[derive(Default)]
 struct Generations {
     live: Vec<Weak<Keep>>,
+    /// Checkpoints that no new reader gets; their files are removed once they are not pinned any more.
     retired: Vec<Name>,
 }
 
@@ -106,7 +107,7 @@ impl IndexFiles {
     /// Lists the checkpoint files of the log in `dir`.
     ///
     /// # Errors
-    /// When the folder cannot be read.
+    /// If the folder cannot be read.
     pub fn new(dir: Arc<dyn Dir>, log_id: [u8; 16], cache: Arc<PageCache>) -> Result<IndexFiles> {
         let folder = checkpoint::folder();
         let files = dir.list(folder).map_err(|e| Error::io("listing", folder, e))?;
@@ -126,16 +127,16 @@ impl IndexFiles {
         })
     }
 
-    /// Those that there are now.
+    /// The checkpoints that exist now, pinned.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        // With the names held, so that none of them is retired before it is kept.
+        // The names stay locked until the files are pinned, so that none of them is retired in between.
         let names = self.read_names();
         let files = names.iter().map(|name| (name.number, name.number)).collect();
         Snapshot { names: names.clone(), _keep: self.keep_files(files) }
     }
 
-    /// Keeps the files of a checkpoint.
+    /// Pins the file of a checkpoint and those that it is built on.
     pub(crate) fn keep(&self, name: &Name, footer: &Footer) -> Arc<Keep> {
         self.keep_files(footer.upon_with(name.number))
     }
@@ -152,7 +153,8 @@ impl IndexFiles {
         self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// No new reader gets these any more: `by` answers for their moments. Their files go once nobody has them.
+    /// Retires checkpoints: no new reader gets them, because `by` answers for their moments. Their files are removed once they
+    /// are not pinned any more.
     pub(crate) fn retire(&self, names: &[Name], by: Name) {
         let mut known = self.names.write().unwrap_or_else(PoisonError::into_inner);
         assert!(
@@ -163,10 +165,11 @@ impl IndexFiles {
         self.generations().retired.extend(names);
     }
 
-    /// Removes the files of retired checkpoints that nobody has any more; says whether there was one. `may` is asked first.
+    /// Removes the files of retired checkpoints that are not pinned any more; returns whether there were any. `may` is called
+    /// before the first is removed.
     ///
     /// # Errors
-    /// When one cannot be removed, or may not. It is tried again.
+    /// The error of `may`, or if a file cannot be removed. Those that are left are removed by a later call.
     pub(crate) fn remove_retired(&self, may: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
         let unneeded: Vec<Name> = {
             let generations = self.generations();
@@ -201,22 +204,22 @@ impl IndexFiles {
         self.read_names().last().map_or(1, |name| name.number.saturating_add(1))
     }
 
-    /// A file was added.
+    /// Notes that a checkpoint was added.
     pub fn add(&self, name: Name) {
         self.names.write().unwrap_or_else(PoisonError::into_inner).push(name);
     }
 
-    /// Forgets a file that turned out to be unusable.
+    /// Forgets a checkpoint that turned out to be unusable.
     pub fn forget(&self, name: Name) {
         self.names.write().unwrap_or_else(PoisonError::into_inner).retain(|n| *n != name);
     }
 
-    /// The newest checkpoint holds everything up to here.
+    /// The end of the newest checkpoint.
     pub(crate) fn end(&self) -> Seq {
         self.read_names().last().map_or(Seq::ZERO, |name| name.end)
     }
 
-    /// It was not retired.
+    /// Whether a checkpoint is known and not retired.
     pub(crate) fn has(&self, name: Name) -> bool {
         self.read_names().contains(&name)
     }
@@ -239,7 +242,7 @@ impl IndexFiles {
     /// Opens a checkpoint.
     ///
     /// # Errors
-    /// When it is damaged, of a newer version or cannot be read.
+    /// If it is damaged, of a newer version, or cannot be read.
     pub fn open(&self, name: Name) -> Result<Checkpoint> {
         let file_name = name.file_name();
         let io = |e| Error::io("reading", &file_name, e);
@@ -299,13 +302,13 @@ impl IndexFiles {
     /// The events of one block of a checkpoint.
     ///
     /// # Errors
-    /// When they cannot be read or are damaged.
+    /// If they cannot be read or are damaged.
     pub fn event_block(&self, name: Name, block: &EventBlock) -> Result<Vec<StoredEvent>> {
         let file = self.file(name.number)?;
         self.read_json(&*file, &name.file_name(), block.block)
     }
 
-    /// The bytes of a page or a table, if they are the ones that are meant.
+    /// Reads the bytes of a page or a table and compares their crc with the reference.
     fn read_block(&self, at: PageRef, max: usize) -> Result<Vec<u8>> {
         let file = self.file(at.file)?;
         let name = || self.file_name(at.file);
@@ -314,7 +317,7 @@ impl IndexFiles {
         }
         let mut bytes = vec![0; at.len_bytes as usize];
         match read_exact_at(&*file, &mut bytes, at.offset) {
-            // What is whole in itself and yet not this one is an old page, or a page of another place.
+            // A stale or misplaced page may be valid in itself.
             Ok(()) if page::place_of(&bytes, at.file, at.offset) != at => {
                 Err(Error::damaged(&name()?, at.offset, Damage::Misplaced))
             }
@@ -326,10 +329,10 @@ impl IndexFiles {
         }
     }
 
-    /// The table at a place.
+    /// The table at `at`.
     ///
     /// # Errors
-    /// When it cannot be read or is damaged.
+    /// If it cannot be read or is damaged.
     pub fn table(&self, at: PageRef) -> Result<Arc<Table>> {
         if let Some(table) = self.cache.table(self.cache_key, at) {
             return Ok(table);
@@ -339,7 +342,7 @@ impl IndexFiles {
         Ok(table)
     }
 
-    /// The same, from the medium.
+    /// Like [`IndexFiles::table`], but always from the medium.
     pub(crate) fn read_table(&self, at: PageRef) -> Result<Arc<Table>> {
         let bytes = self.read_block(at, TABLE_STRIPES as usize * 4096)?;
         match Table::decode(&bytes, at.file) {
@@ -348,11 +351,11 @@ impl IndexFiles {
         }
     }
 
-    /// Finds the open parts of `lookup` in what `checkpoint` knows of `volume` at the moment `seq`, which lies in its span
-    /// or is its end.
+    /// Looks up the open parts of `lookup` on `volume` as of `seq`, which must not lie before the span of `checkpoint`; a
+    /// later `seq` counts as its end. Where trees are damaged, rebuilt ones are used, or the stripe is reported.
     ///
     /// # Errors
-    /// When index pages cannot be read or are damaged.
+    /// If index pages cannot be read or are damaged.
     pub fn resolve(
         &self,
         checkpoint: &Checkpoint,
@@ -363,7 +366,7 @@ impl IndexFiles {
         self.resolve_with(self, &|at| self.table(at), checkpoint, volume, seq, lookup)
     }
 
-    /// The same, with pages that come from `source` and tables that come from `table`.
+    /// Like [`IndexFiles::resolve`], with pages from `source` and tables from `table`.
     pub(crate) fn resolve_with(
         &self,
         source: &dyn PageSource,
@@ -380,7 +383,7 @@ impl IndexFiles {
             let stripe = first / STRIPE_SECTORS;
             let base = stripe * STRIPE_SECTORS;
             here.open.clear();
-            // What reaches beyond the stripe is cut there, and the rest is for the next time round.
+            // A range that reaches beyond the stripe is cut there; the rest is left for the next round.
             while let Some(range) = open.peek_mut().filter(|range| range.0 < base + STRIPE_SECTORS) {
                 let end = range.1.min(base + STRIPE_SECTORS);
                 here.open.push((range.0, end));
@@ -423,7 +426,7 @@ impl IndexFiles {
     }
 }
 
-/// The trees to ask for a stripe at a moment, newest first.
+/// The trees to search for a stripe at a moment, newest first.
 pub(crate) fn layers(row: &Row, seq: Seq) -> impl Iterator<Item = &TreeRef> {
     let after = row.after.as_ref().filter(|image| image.high <= seq);
     let deltas = if after.is_some() { &[] } else { row.deltas.as_slice() };

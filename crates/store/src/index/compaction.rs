@@ -1,7 +1,7 @@
-//! Writing checkpoints, and merging index entries while doing so.
+//! Writes checkpoints, and merges index entries in doing so.
 //!
-//! Only index entries are ever merged; data stay where they were first written. What becomes of one stripe is said in
-//! [`row`]; one whose index is damaged is made anew from the log ([`mend`]).
+//! Only index entries are ever merged; data stay where they were first written. [`row`] writes the trees of one stripe;
+//! [`mend`] rebuilds from the log those of a stripe whose index is damaged.
 
 mod mend;
 mod row;
@@ -37,32 +37,32 @@ use crate::{
 
 pub use mend::History;
 
-/// With fewer entries in a page trees would grow too high.
+/// The lower limit of [`Contents::page_entries_max`]: with fewer entries in a page, trees would grow too high.
 const PAGE_ENTRIES_MIN: usize = 8;
-/// Pages are collected up to this size before they are written.
+/// The size of the write buffer.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// What a new checkpoint is made of.
+/// The contents of a new checkpoint.
 pub struct Contents {
-    /// Which holder of the log writes it.
+    /// The term of the holder that writes it.
     pub term: u32,
-    /// The end of the checkpoint before.
+    /// The end of the previous checkpoint.
     pub start: Seq,
-    /// It will hold everything up to this record.
+    /// The checkpoint covers everything up to this record.
     pub end: Seq,
     /// The time of that record.
     pub end_time: Micros,
-    /// Every version of `start .. end`.
+    /// All versions of the span: after `start`, up to `end`.
     pub versions: Versions,
-    /// Merge about this many versions at a time: what bounds memory.
+    /// About how many versions to merge at a time, which bounds memory.
     pub at_once: usize,
-    /// Put no more entries into a page than this.
+    /// The most entries in a page.
     pub page_entries_max: usize,
-    /// The events of that span, in order.
+    /// The events of the span, in order.
     pub events: Vec<StoredEvent>,
-    /// The segments of that span, in order.
+    /// The segments of the span, in order.
     pub segments: Vec<SegmentStart>,
-    /// The catalog at its end.
+    /// The catalog after record `end`.
     pub catalog: Arc<Catalog>,
 }
 
@@ -72,15 +72,15 @@ impl std::fmt::Debug for Contents {
     }
 }
 
-/// A version in its stripe of its volume.
+/// A version: volume, stripe, and the entry within the stripe.
 type Version = (VolumeId, u32, PageEntry);
 
-/// Versions, cut at stripe borders.
+/// Versions, cut at stripe boundaries.
 #[derive(Default)]
 pub struct Versions(Vec<Version>);
 
 impl Versions {
-    /// Adds one, cut at stripe borders.
+    /// Adds one, cut at stripe boundaries.
     pub(crate) fn add(&mut self, entry: &Entry) {
         let (mut lba, end) = (entry.lba.0, entry.end().0);
         while lba < end {
@@ -98,7 +98,7 @@ impl Versions {
         }
     }
 
-    /// What they take in memory.
+    /// The memory that they take, in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         (self.0.capacity() * size_of::<Version>()) as u64
@@ -118,11 +118,12 @@ impl<'a> FromIterator<&'a Entry> for Versions {
     }
 }
 
-/// Writes the checkpoint after `previous`, durably. Whoever calls has made the log durable up to its end.
+/// Writes the checkpoint after `previous` and makes it durable. The log must already be durable up to the checkpoint's
+/// end. With a `history`, damaged parts of the index are rebuilt.
 ///
 /// # Errors
-/// When it cannot be written, what is there cannot be read, or `caller` has gone. Then there is no new checkpoint, and calling again
-/// may help.
+/// If it cannot be written, the previous index cannot be read, or `caller` cancelled. There is no new checkpoint then; a
+/// retry may succeed.
 pub fn write(
     dir: &dyn Dir,
     log_id: &[u8; 16],
@@ -164,7 +165,7 @@ pub fn write(
             Ok(Checkpoint { name, term: contents.term, _keep: keep, footer })
         }
         Err(e) => {
-            // Half a checkpoint is of no use, and the room may be what is missing.
+            // An unfinished checkpoint is useless, and its space may be needed.
             let _ = dir.remove(&file_name);
             Err(e)
         }
@@ -190,7 +191,7 @@ fn write_all(
     let mut volumes: Vec<(u32, Tables)> = previous.map(|p| p.footer.volumes.clone()).unwrap_or_default();
     let mut rest = contents.versions.0.as_slice();
     let table_of = |&(volume, stripe): &StripeId| (volume, stripe / TABLE_STRIPES);
-    // One table at a time: all stripes that it covers which changed or are damaged.
+    // One table at a time, with all its stripes that changed or are damaged.
     while let Some((volume, table_index)) = rest
         .first()
         .map(|version| (version.0, version.1 / TABLE_STRIPES))
@@ -212,7 +213,7 @@ fn write_all(
         let slot = tables.binary_search_by_key(&table_index, |t| t.0);
         let old = match slot.map(|i| index.table(tables[i].1)) {
             Ok(Err(error)) => {
-                // Whatever it had.
+                // Nothing is known of its rows, so all stripes that were ever written are rebuilt.
                 damaged.all_of_table(error, volume, table_index, contents.start)?;
                 Arc::new(Table::default())
             }
@@ -245,7 +246,6 @@ fn write_all(
     };
     let block = out.append_json(&footer)?;
     let trailer = Trailer { offset: block.offset, len_bytes: block.len_bytes, crc: block.crc };
-    // The footer's padding belongs to nobody, so the trailer says where the footer really ends.
     out.finish(trailer)?;
     Ok(footer)
 }
@@ -288,23 +288,24 @@ fn update_table(
     Ok(Table { rows })
 }
 
-/// What is damaged of the checkpoints before, and what was made anew of it.
+/// The damaged stripes of the previous checkpoints, and what was rebuilt.
 struct Damaged<'a> {
     history: Option<&'a dyn History>,
-    /// Stripes that are to be made anew, whether they changed or not.
+    /// Stripes to rebuild, whether they changed or not.
     stripes: BTreeSet<StripeId>,
+    /// The rebuilt stripes with their trees; `None`: nothing was ever written there.
     mended: BTreeMap<StripeId, Option<PageRef>>,
 }
 
 impl Damaged<'_> {
-    /// All stripes of a table are to be made anew.
+    /// Adds all stripes of a table that could not be read because of `error`. Returns `error` if they cannot be rebuilt.
     fn all_of_table(&mut self, error: Error, volume: VolumeId, table: u32, upto: Seq) -> Result<()> {
         let history = self.history.filter(|_| error.is_index_damage()).ok_or(error)?;
         self.stripes.extend(mend::stripes_of(history, volume, table, upto)?.map(|stripe| (volume, stripe)));
         Ok(())
     }
 
-    /// Those that a table covers; they will be made anew now.
+    /// Takes the stripes of a table out of those to rebuild.
     fn take_table(&mut self, volume: VolumeId, table: u32) -> BTreeSet<StripeId> {
         let (first, end) = (table * TABLE_STRIPES, table.saturating_add(1).saturating_mul(TABLE_STRIPES));
         let of_table = self.stripes.range((volume, first)..(volume, end)).copied().collect();
@@ -319,7 +320,7 @@ impl Damaged<'_> {
         new: &[Version],
         contents: &Contents,
     ) -> Result<Row> {
-        // Without a history nothing is known to be damaged.
+        // Not reached: without a history no stripe is to be rebuilt.
         let Some(history) = self.history else { return Ok(Row { stripe: id.1, ..Row::default() }) };
         let row = mend::row(out, history, id, new, contents)?;
         self.mended.insert(id, row.deltas.first().map(|delta| delta.root));
@@ -327,7 +328,7 @@ impl Damaged<'_> {
     }
 }
 
-/// What the next checkpoint builds upon.
+/// The row on which the next checkpoint builds.
 fn start_of_next(row: &Row) -> Row {
     match row.after {
         Some(image) => Row { stripe: row.stripe, deltas: Vec::new(), before: Some(image), after: None },
@@ -337,7 +338,6 @@ fn start_of_next(row: &Row) -> Row {
 
 /// Writes a checkpoint file from front to back.
 struct Writer<'a> {
-    /// Who waits for the checkpoint.
     caller: Caller<'a>,
     file: Arc<dyn File>,
     name: String,
@@ -366,12 +366,12 @@ impl Writer<'_> {
     }
 
     fn finish(&mut self, trailer: Trailer) -> Result<()> {
-        // Drop the padding behind the footer: the trailer follows it at once.
+        // The trailer follows the footer without padding.
         let end = trailer.offset + u64::from(trailer.len_bytes);
         let padding = self.written + self.buffer.len() as u64 - end;
         self.buffer.truncate(self.buffer.len() - padding as usize);
         self.flush()?;
-        // The trailer says that all before it is durable, so it comes after.
+        // A trailer implies that everything before it is durable, so it is written after a sync.
         self.file.sync().map_err(|e| Error::io("syncing", &self.name, e))?;
         self.buffer.extend_from_slice(&trailer.encode());
         self.flush()?;

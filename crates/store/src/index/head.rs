@@ -1,7 +1,8 @@
-//! The head map: for each sector written recently, the newest version. Runs never overlap.
+//! The head map: the newest version of each recently written sector. Its runs never overlap.
 //!
-//! A volume has two of them: the active one takes new writes; a frozen one is being carried to the layer below
-//! (a checkpoint, or the tapped disk) and then dropped. A lookup asks active, then frozen, then below.
+//! A volume has up to two: the active one takes new writes; the frozen one is being written to the layer below (a
+//! checkpoint, or the tapped disk) and is dropped afterwards. A lookup searches the active one, the frozen one, and then
+//! the layer below.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,12 +18,13 @@ struct Run {
     at: Location,
 }
 
-/// What a run takes in memory, about: trees of runs that come in any order are two thirds full.
+/// Roughly the memory that a run takes, in bytes: the nodes of a B-tree filled in random order are two thirds full.
 pub(crate) const RUN_BYTES: usize = 48;
 
-/// The newest version of each sector. Keys are first sectors.
+/// See the module's comment.
 #[derive(Clone, Debug, Default)]
 pub struct HeadMap {
+    /// By first sector.
     runs: BTreeMap<u64, Run>,
 }
 
@@ -31,7 +33,7 @@ impl HeadMap {
     pub fn insert(&mut self, entry: &Entry) {
         let (first, end) = (entry.lba.0, entry.end().0);
         let run = Run { end, seq: entry.seq, at: entry.at };
-        // The most frequent case by far: the same range again.
+        // By far the most frequent case: the same range again.
         if let Some(same) = self.runs.get_mut(&first)
             && same.end == end
         {
@@ -57,7 +59,7 @@ impl HeadMap {
         self.runs.insert(first, run);
     }
 
-    /// Finds what it knows of the open parts of `lookup`.
+    /// Looks up the open parts of `lookup`.
     pub fn resolve(&self, lookup: &mut Lookup) {
         if self.runs.is_empty() {
             return;
@@ -84,35 +86,35 @@ impl HeadMap {
         }
     }
 
-    /// All runs in order: first sector, count, since when, where.
+    /// All runs in order: first sector, length, the record that wrote it, and where its content is.
     pub fn iter(&self) -> impl Iterator<Item = (Lba, Sectors, Seq, Location)> + '_ {
         self.runs.iter().map(|(&first, run)| (Lba(first), Sectors(run.end - first), run.seq, run.at))
     }
 
-    /// How many runs.
+    /// The number of runs.
     #[must_use]
     pub fn len(&self) -> usize {
         self.runs.len()
     }
 
-    /// No run at all.
+    /// Whether there is no run.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 }
 
-/// The recent versions of one volume.
+/// The head maps of one volume.
 #[derive(Debug, Default)]
 pub struct Head {
-    /// Takes new writes.
+    /// The map that takes new writes.
     pub active: HeadMap,
-    /// On its way to the layer below.
+    /// The map that is being written to the layer below.
     pub frozen: Option<Arc<HeadMap>>,
 }
 
 impl Head {
-    /// Finds what it knows of the open parts of `lookup`.
+    /// Looks up the open parts of `lookup`.
     pub fn resolve(&self, lookup: &mut Lookup) {
         self.active.resolve(lookup);
         if let Some(frozen) = &self.frozen
@@ -122,18 +124,18 @@ impl Head {
         }
     }
 
-    /// How many runs it has.
+    /// The number of runs in both maps.
     #[must_use]
     pub fn runs(&self) -> usize {
         self.active.len() + self.frozen.as_ref().map_or(0, |frozen| frozen.len())
     }
 
-    /// Freezes what is active, unless something is frozen already; returns what is frozen now.
+    /// Freezes the active map, unless there is a frozen one already; returns the frozen one.
     pub fn freeze(&mut self) -> Arc<HeadMap> {
         self.frozen.get_or_insert_with(|| Arc::new(std::mem::take(&mut self.active))).clone()
     }
 
-    /// Drops what was frozen: the layer below has it now.
+    /// Drops the frozen map, because the layer below has its content now.
     pub fn drop_frozen(&mut self) {
         self.frozen = None;
     }

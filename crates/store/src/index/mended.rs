@@ -1,7 +1,7 @@
-//! Stripes whose index was found damaged, and where they were made anew.
+//! Stripes whose index was found damaged, and where it was rebuilt.
 //!
-//! A reader that meets damage in the trees of a stripe names the stripe here. Upkeep makes it anew from the segments, as one
-//! tree that answers for every moment up to then, which stands in for all that older checkpoints had of the stripe.
+//! A reader that finds damage in the trees of a stripe reports the stripe here. Upkeep rebuilds its index from the segments,
+//! as one tree that answers for every moment up to then and replaces the stripe's trees in all older checkpoints.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,8 +16,9 @@ use crate::sync::{Mutex, MutexGuard};
 /// A stripe of a volume.
 pub type StripeId = (VolumeId, u32);
 
-/// More are not remembered; they are met again.
+/// The most damaged stripes that are remembered; others are reported again when a reader finds the damage again.
 const DAMAGED_MAX: usize = 1024;
+/// The most rebuilt stripes that are remembered.
 const MENDED_MAX: usize = 4096;
 
 /// See the module's comment.
@@ -27,7 +28,7 @@ pub(crate) struct Mended(Mutex<Known>);
 #[derive(Default)]
 struct Known {
     damaged: BTreeSet<StripeId>,
-    /// The tree (`None`: nothing was ever written there), and up to which moment it answers.
+    /// The rebuilt tree (`None`: nothing was ever written there), and the last moment for which it answers.
     mended: BTreeMap<StripeId, (Option<PageRef>, Seq)>,
 }
 
@@ -36,7 +37,7 @@ impl Mended {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Damage was met in a stripe.
+    /// Reports damage in a stripe.
     pub(crate) fn report(&self, stripe: StripeId) {
         let mut known = self.known();
         if known.damaged.len() < DAMAGED_MAX {
@@ -44,18 +45,18 @@ impl Mended {
         }
     }
 
-    /// The stripes that wait for being made anew.
+    /// The stripes that wait to be rebuilt.
     pub(crate) fn damaged(&self) -> BTreeSet<StripeId> {
         self.known().damaged.clone()
     }
 
-    /// No damage was met.
+    /// Whether no damage was found in this life of the log.
     pub(crate) fn is_empty(&self) -> bool {
         let known = self.known();
         known.damaged.is_empty() && known.mended.is_empty()
     }
 
-    /// A stripe was made anew.
+    /// Notes that a stripe was rebuilt: `tree` answers for its moments up to `high`.
     pub(crate) fn add(&self, stripe: StripeId, tree: Option<PageRef>, high: Seq) {
         let mut known = self.known();
         known.damaged.remove(&stripe);
@@ -64,7 +65,7 @@ impl Mended {
         }
     }
 
-    /// What answers for a stripe at `seq`, if it was made anew: a tree, or `None` if nothing was ever written there.
+    /// If a stripe was rebuilt: the tree that answers for it at `seq`, or `Some(None)` if nothing was ever written there.
     pub(crate) fn tree_of(&self, stripe: StripeId, seq: Seq) -> Option<Option<PageRef>> {
         self.known().mended.get(&stripe).filter(|(_, high)| seq <= *high).map(|(tree, _)| *tree)
     }

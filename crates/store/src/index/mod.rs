@@ -1,9 +1,9 @@
-//! From (volume, sector, moment) to a place in the log.
+//! The index: it maps (volume, sector, moment) to a record of the log.
 //!
-//! - [`head`]: what was written since the last checkpoint, in memory, the present only.
-//! - [`tree`]: versions of the sectors of one stripe, on disk, any moment.
-//! - [`checkpoint`]: a file of trees; the newest one and the head together are the present, an older one
-//!   is the past.
+//! - [`head`]: the newest versions since the last checkpoint, in memory; answers for the present only.
+//! - [`tree`]: the versions of the sectors of one stripe, on disk; answers for any moment of its span.
+//! - [`checkpoint`]: a file of trees. The newest one and the head maps together answer for the present, older ones for the
+//!   past.
 
 pub mod cache;
 pub mod checkpoint;
@@ -17,21 +17,21 @@ use bygone_model::{Lba, Sectors, Seq};
 
 use crate::format::segment::Location;
 
-/// A run of sectors that come from one place.
+/// A run of sectors that come from one record, or that were not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragment {
     /// First sector.
     pub lba: Lba,
-    /// How many.
+    /// Length in sectors.
     pub sectors: Sectors,
-    /// Where they are, and since when; `None`: this layer does not know them.
+    /// The record that wrote them, and where it is; `None`: the searched layers do not know them.
     pub found: Option<(Seq, Location)>,
 }
 
-/// A range being looked up through layers, newest first: what was found, and what is still open.
+/// A lookup of a range through layers, newest first: what was found, and what is still open.
 ///
-/// Each layer goes through the open ranges once, in order, and leaves those it does not know ([`Lookup::leave`]). So a
-/// lookup costs in proportion to the fragments that it finds, however many there are.
+/// Each layer goes through the open ranges once, in order, and leaves open those that it does not know
+/// ([`Lookup::leave`]). So the cost of a lookup is proportional to the number of fragments that it finds.
 #[derive(Debug, Default)]
 pub struct Lookup {
     /// What was found, in no order.
@@ -41,14 +41,14 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Everything is still open.
+    /// A lookup in which the whole range is still open.
     #[must_use]
     pub fn new(lba: Lba, sectors: Sectors) -> Lookup {
         let open = if sectors.0 == 0 { Vec::new() } else { vec![(lba.0, lba.0 + sectors.0)] };
         Lookup { found: Vec::new(), open }
     }
 
-    /// `first .. end` was found at `at`.
+    /// Notes that `first .. end` was found: record `seq` wrote it, and its content is at `at`.
     pub fn find(&mut self, first: u64, end: u64, seq: Seq, at: Location) {
         steps::count(1);
         debug_assert!(first < end, "an empty fragment");
@@ -56,7 +56,7 @@ impl Lookup {
         self.found.push(Fragment { lba: Lba(first), sectors: Sectors(end - first), found });
     }
 
-    /// A layer does not know `first .. end`, which lies behind all that it left so far.
+    /// Leaves `first .. end` open for the next layer. It must come after everything that this layer has left so far.
     pub fn leave(&mut self, first: u64, end: u64) {
         steps::count(1);
         match self.open.last_mut() {
@@ -68,7 +68,7 @@ impl Lookup {
         }
     }
 
-    /// Everything, in order; what is still open as unknown.
+    /// All fragments in order; what is still open is unknown.
     #[must_use]
     pub fn finish(mut self) -> Vec<Fragment> {
         self.found.extend(self.open.iter().map(|&(a, b)| Fragment {
@@ -76,7 +76,7 @@ impl Lookup {
             sectors: Sectors(b - a),
             found: None,
         }));
-        // Layers find in order of sector, so this mostly merges a few sorted runs.
+        // Each layer appends in order of sector, so this mostly merges a few sorted runs.
         self.found.sort_by_key(|fragment| fragment.lba);
         self.found
     }

@@ -1,11 +1,11 @@
-//! Counts what a lookup does, so that a test can say how its cost grows without looking at a clock.
+//! Counts the steps of a lookup, so that a test can check how its cost grows without a clock.
 
 #[cfg(test)]
 thread_local! {
     static DONE: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// So many entries or ranges were looked at.
+/// Counts `steps` entries or ranges that were looked at. Does nothing outside tests.
 #[inline]
 pub(super) fn count(steps: usize) {
     #[cfg(test)]

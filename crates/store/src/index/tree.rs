@@ -1,10 +1,10 @@
 //! Trees of pages: versions of the sectors of one stripe.
 //!
-//! A tree answers "which is the newest version of these sectors at moment T" by one page per level, however many
-//! versions there are. A *delta* tree holds every version of a span of the log; an *image* holds one version of each
-//! sector. Both are read by [`lookup`].
+//! A tree answers "which is the newest version of this sector at moment T" by reading one page per level, however many
+//! versions there are. A *delta* holds every version of a span of the log; an *image* holds one version of each sector.
+//! [`lookup`] reads both.
 //!
-//! Both are built by [`build`], slice by slice of the stripe, so that what is in memory at a time is bounded.
+//! [`build`] builds both, slice by slice of the stripe, so that memory stays bounded.
 
 mod build;
 
@@ -25,22 +25,22 @@ use crate::{
     },
 };
 
-/// Where a page (or a table) is, and how what stands there is known to be the one that is meant.
+/// A reference to a page or a table: where it is, and its crc, so that a misplaced or stale one is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "(u32, u64, u32, u32)", into = "(u32, u64, u32, u32)")]
 pub struct PageRef {
     /// The number of the checkpoint file.
     pub file: u32,
-    /// Length in bytes.
+    /// In bytes.
     pub len_bytes: u32,
-    /// The byte offset, a multiple of 8.
+    /// In bytes, a multiple of 8.
     pub offset: u64,
-    /// Its crc: the number that it begins with.
+    /// The crc with which the page begins.
     pub crc: u32,
 }
 
 impl PageRef {
-    /// It begins where a page can begin.
+    /// Whether a page may begin at its offset.
     #[must_use]
     pub fn is_aligned(&self) -> bool {
         self.offset.is_multiple_of(BLOCK_ALIGN_BYTES)
@@ -60,22 +60,22 @@ impl From<PageRef> for (u32, u64, u32, u32) {
     }
 }
 
-/// Brings pages from the medium, checked.
+/// Reads and checks pages.
 pub trait PageSource {
     /// The page at `at`.
     ///
     /// # Errors
-    /// When it cannot be read or is damaged.
+    /// If it cannot be read or is damaged.
     fn page(&self, at: PageRef) -> Result<Arc<Page>>;
 
-    /// Says that the page at `at` contradicts the tree that it stands in.
+    /// The error that the page at `at` contradicts the tree that it is in.
     fn contradiction(&self, at: PageRef) -> crate::Error;
 }
 
-/// Finds the open parts of `lookup`, all of which lie in the stripe that begins at sector `base`, as of `seq`.
+/// Looks up the open parts of `lookup`, all of which must lie in the stripe that begins at sector `base`, as of `seq`.
 ///
 /// # Errors
-/// When a page cannot be read or is damaged.
+/// If a page cannot be read or is damaged.
 pub fn lookup(
     source: &dyn PageSource,
     root: PageRef,
@@ -89,7 +89,7 @@ pub fn lookup(
     let within = |&(first, end): &(u64, u64)| ((first - base) as u32, (end - base) as u32);
     let mut descent = Descent { source, base, seq: seq.0, out: lookup };
     let page = source.page(root)?;
-    // By far the most frequent case, and it needs no memory.
+    // By far the most frequent case, and it needs no allocation.
     if let [only] = open.as_slice() {
         return descent.visit(root, &page, LEVELS_MAX + 1, &[within(only)]);
     }
@@ -97,7 +97,7 @@ pub fn lookup(
     descent.visit(root, &page, LEVELS_MAX + 1, &ranges)
 }
 
-/// A part of a range, and the newest entry of a page that covers it, if one does.
+/// A part of a range as `(first, end)`, and the newest entry of a page that covers it, if any does.
 type Tile = (u32, u32, Option<PageEntry>);
 
 /// A lookup on its way down a tree.
@@ -109,8 +109,8 @@ struct Descent<'a> {
 }
 
 impl Descent<'_> {
-    /// Looks `ranges` (ascending) up in a page and what is below it. A page is visited once for all ranges that
-    /// follow one another in it.
+    /// Looks up `ranges` (ascending) in a page and the pages below it. A child is visited once for all consecutive ranges that
+    /// it covers.
     fn visit(&mut self, at: PageRef, page: &Page, level_below: u8, ranges: &[(u32, u32)]) -> Result<()> {
         if page.level >= level_below || page.level > LEVELS_MAX {
             return Err(self.source.contradiction(at));
@@ -138,7 +138,7 @@ impl Descent<'_> {
         Ok(())
     }
 
-    /// What `entry` of a page says of `ranges`, which it covers.
+    /// Looks up `ranges`, which `entry` of a page covers, where that entry points.
     fn follow(&mut self, at: PageRef, page: &Page, entry: &PageEntry, ranges: &[(u32, u32)]) -> Result<()> {
         if page.level == 0 {
             let place = Location { segment: entry.place.0, offset: entry.place.1 };
@@ -157,7 +157,7 @@ impl Descent<'_> {
     }
 }
 
-/// Cuts a range into tiles, in order. What this costs is bounded by the number of entries of one page.
+/// Cuts a range into tiles, in order. The cost is bounded by the number of entries in the page.
 fn tile(page: &Page, (first, end): (u32, u32), seq: u64, tiles: &mut Vec<Tile>) {
     let begun = tiles.len();
     let mut open = vec![(first, end)];
@@ -186,11 +186,11 @@ fn child_of(source: &dyn PageSource, at: PageRef, page: &Page, place: (u32, u32)
     page.child(place).ok_or_else(|| source.contradiction(at))
 }
 
-/// Calls `each` with every version of the sectors `within` that is in the tree; the same version may come in several
-/// pieces, and a piece several times.
+/// Calls `each` with every version in the tree of the sectors `within`. A version may come in several pieces, and a piece
+/// several times.
 ///
 /// # Errors
-/// When a page cannot be read or is damaged.
+/// If a page cannot be read or is damaged.
 pub fn versions(
     source: &dyn PageSource,
     root: PageRef,
@@ -226,7 +226,7 @@ pub fn clipped(entry: &PageEntry, within: &Range<u32>) -> Option<PageEntry> {
     (a < b).then(|| PageEntry { lba: a, sectors: b - a, ..*entry })
 }
 
-/// What is visible of `entries` (in order of seq) at their end, in order of lba.
+/// What is visible after the last of `entries`, which are in order of seq; sorted by lba.
 #[must_use]
 pub fn current_runs(entries: &[PageEntry]) -> Vec<PageEntry> {
     let mut map = HeadMap::default();
@@ -249,7 +249,7 @@ pub fn current_runs(entries: &[PageEntry]) -> Vec<PageEntry> {
         .collect()
 }
 
-/// Sorts versions by seq and joins the pieces of each; what comes several times comes once.
+/// Sorts versions by seq, joins the pieces of each, and removes duplicates.
 #[must_use]
 pub fn joined(mut pieces: Vec<PageEntry>) -> Vec<PageEntry> {
     pieces.sort_unstable_by_key(|e| (e.seq, e.lba, e.sectors));

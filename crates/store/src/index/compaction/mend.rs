@@ -1,8 +1,8 @@
-//! A stripe whose index is damaged, made anew from the log itself.
+//! Rebuilds a stripe whose index is damaged from the log itself.
 //!
-//! It becomes one delta of all versions that there ever were and an image of the end, so what comes of it answers for every
-//! moment alone and needs nothing of what is damaged. The log is gone through once for each slice of the stripe, so that
-//! memory stays bounded however many versions there are (I8).
+//! The result is one delta of all versions that there ever were and an image of the end. It answers for every moment on
+//! its own and needs none of the damaged trees. The log is read once for each slice of the stripe, so that memory stays
+//! bounded however many versions there are (I8).
 
 use std::collections::BTreeSet;
 
@@ -22,19 +22,19 @@ use crate::{
     },
 };
 
-/// This many versions at a time: each time costs a walk through the log.
+/// The least number of versions in memory at a time, because each slice costs a walk through the log.
 const AT_ONCE: usize = 1 << 19;
 
-/// Every version that there ever was, from where it was written first.
+/// All versions that were ever written, read from the log.
 pub trait History {
-    /// Calls `each` with every version of a volume up to and with `upto`, in order of seq.
+    /// Calls `each` with every version of a volume up to and including record `upto`, in order of seq.
     ///
     /// # Errors
-    /// When they cannot be read, or some may be missing.
+    /// If they cannot be read, or some may be missing.
     fn versions(&self, volume: VolumeId, upto: Seq, each: &mut dyn FnMut(&Entry)) -> Result<()>;
 }
 
-/// The stripes of a table that were ever written.
+/// The stripes of a table that were written up to record `upto`.
 pub(super) fn stripes_of(
     history: &dyn History,
     volume: VolumeId,
@@ -51,7 +51,7 @@ pub(super) fn stripes_of(
     Ok(stripes.into_iter())
 }
 
-/// Writes the trees of a stripe, of which `new` are the versions of the checkpoint's own span.
+/// Writes the trees of a stripe. `new` are its versions within the checkpoint's own span.
 pub(super) fn row(
     out: &mut Writer<'_>,
     history: &dyn History,

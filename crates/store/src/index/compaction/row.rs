@@ -1,11 +1,12 @@
-//! One stripe in a new checkpoint.
+//! Writes the trees of one stripe for a new checkpoint.
 //!
-//! What is new becomes a delta. It is merged with older deltas that are not much larger, so their sizes fall
-//! geometrically and their number stays logarithmic. Once they outweigh the image below them, a new image is
-//! written, from which the next checkpoint starts, and the delta also takes what was visible before it, so that it alone
-//! answers for every moment of its span. So what a read costs depends on neither the length of the history nor the moment.
+//! The new versions become a delta. It is merged with older deltas that are not much larger, so the deltas' sizes grow
+//! geometrically with age and their number stays logarithmic. Once the deltas have half as many versions as the image
+//! below them, a new image is written, on which the next checkpoint builds. The delta then also takes what was visible
+//! before it, so that it alone answers for every moment of its span. So the cost of a read depends neither on the length
+//! of the history nor on the moment.
 //!
-//! This goes slice by slice of the stripe, so that memory stays bounded however scattered the writes were (I8).
+//! A stripe is written slice by slice, so that memory stays bounded however scattered the writes were (I8).
 
 use std::{ops::Range, sync::Arc};
 
@@ -26,8 +27,8 @@ use crate::{
 /// A new image is written once the deltas hold this many versions, and half as many as the image.
 const IMAGE_ENTRIES_MIN: u64 = 512;
 
-/// Writes the trees of a stripe for the checkpoint of `contents`, of which `new` (in order of seq) are in this stripe, on
-/// top of `row`, which is where the checkpoint before ended.
+/// Writes the trees of a stripe for the checkpoint of `contents`. `new` are its new versions, in order of seq; `row` is what
+/// the previous checkpoint left to build on.
 pub(super) fn update(
     out: &mut Writer<'_>,
     index: &IndexFiles,
@@ -45,7 +46,7 @@ pub(super) fn update(
     }
 }
 
-/// Puts a delta of `new` on top of the row, merged with those of its deltas that are not much larger.
+/// Puts a delta of `new` on top of the row, merged with the newest of its deltas that are not much larger.
 fn merge(
     out: &mut Writer<'_>,
     index: &IndexFiles,
@@ -76,7 +77,8 @@ fn merge(
     Ok(row)
 }
 
-/// Makes a row that needs nothing of the one before: `new` on top of what was visible before it, and an image of the end.
+/// Writes a row that needs none of the previous trees: a delta of `new` and what was visible before it, and an image of
+/// the end.
 fn renew(
     out: &mut Writer<'_>,
     index: &IndexFiles,
@@ -119,7 +121,7 @@ pub(super) fn slices(versions: u64, at_once: usize) -> impl Iterator<Item = Rang
     (0..count).map(move |i| border(i)..border(i + 1))
 }
 
-/// What trees have of a slice, in any order and in pieces.
+/// The versions of a slice in `trees`, in any order and possibly in pieces.
 fn versions_of(source: &dyn PageSource, trees: &[TreeRef], slice: &Range<u32>) -> Result<Vec<PageEntry>> {
     let mut versions = Vec::new();
     for of in trees {
@@ -128,7 +130,7 @@ fn versions_of(source: &dyn PageSource, trees: &[TreeRef], slice: &Range<u32>) -
     Ok(versions)
 }
 
-/// Pages that are read once: they must not drive those out of the cache that readers need.
+/// Reads pages past the cache, because pages that are read once must not evict those that readers need.
 struct Unkept<'a>(&'a IndexFiles, Caller<'a>);
 
 impl PageSource for Unkept<'_> {
@@ -176,7 +178,7 @@ mod tests {
 
     const BLOCKS: u64 = 2000;
 
-    /// Writes the checkpoint of a span in which the blocks `written` were written, one after the other.
+    /// Writes a checkpoint after `previous`; in its span the blocks `written` were written, one after the other.
     fn checkpoint(
         dir: &Arc<dyn Dir>,
         index: &IndexFiles,
@@ -219,7 +221,7 @@ mod tests {
         let dir: Arc<dyn Dir> = Arc::new(RealDir::new(folder.path()));
         let index = IndexFiles::new(dir.clone(), ID, PageCache::new(1 << 20)).unwrap();
         let all = checkpoint(&dir, &index, None, 0..BLOCKS);
-        // A third of the blocks: too few for an image, so these stay a delta on the image.
+        // A third of the blocks is too few for a new image, so they stay a delta on top of the old one.
         let some = checkpoint(&dir, &index, Some(&all), (0..BLOCKS / 3).map(|i| i * 3));
         let more = checkpoint(&dir, &index, Some(&some), (0..BLOCKS).map(|i| i * 7919 % BLOCKS));
         let row = |of: &Checkpoint| index.table(of.tables(VolumeId(0))[0].1).unwrap().row(0).unwrap().clone();
@@ -256,7 +258,7 @@ mod tests {
             page.is_some_and(|page| page.level == 0)
         };
         let leaves: Vec<usize> = (0..bytes.len()).step_by(8).filter(is_leaf).collect();
-        // A write that went to the wrong place, or did not reach its place: all checksums hold.
+        // A misdirected or lost write: all checksums match.
         let [.., other, wanted] = leaves[..] else { unreachable!() };
         bytes.copy_within(other..other + full, wanted);
         std::fs::write(&path, &bytes).unwrap();

@@ -1,11 +1,11 @@
-//! Building trees, from the bottom up.
+//! Builds trees from the bottom up.
 //!
-//! Deltas are built by a sweep through the versions in order of seq, as in a multi-version B-tree (Becker et al.,
-//! 1996): a slice of the stripe is tiled by live pages; a page that is full is closed, and the versions that are still
-//! current are copied into fresh pages, each at most half full, that are valid from then on; a write that covers several pages
-//! closes them and begins one. Every page so has all that a lookup in its range and time needs, and the number of
-//! pages stays in proportion to the number of versions, whatever a hostile target writes. The levels
-//! above are built from the pages below in the very same way, with the whole stripe as one slice.
+//! A delta is built by a sweep through the versions in order of seq, as in a multi-version B-tree (Becker et al., 1996).
+//! Live pages tile a slice of the stripe. A page that is full is closed, and the versions in it that are still current are
+//! copied into new pages, each at most half full, which are valid from then on. A write that covers several whole pages
+//! closes them and begins one new page. So each page has everything that a lookup in its range and time needs, and the
+//! number of pages is proportional to the number of versions, whatever a hostile target writes. The levels above are built
+//! from the pages below in the same way, with the whole stripe as one slice.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -15,11 +15,11 @@ use crate::{
     format::page::{self, PageEntry, STRIPE_SECTORS},
 };
 
-/// The pages of one level that were written, and the entries that lead to them from the level above.
+/// The pages of one level that were written, and the entries that point to them from the level above.
 #[derive(Debug, Default)]
 struct Below {
     pages: Vec<PageRef>,
-    /// Their place is a position in `pages`.
+    /// Their `place` is an index into `pages`.
     entries: Vec<PageEntry>,
 }
 
@@ -31,30 +31,31 @@ impl Below {
         self.entries.push(PageEntry { lba: range.start, sectors, seq: since, place });
     }
 
-    /// The only page, if there is one.
+    /// The only page of the highest level, if there is one.
     fn root(&self) -> Option<PageRef> {
         self.pages.first().copied()
     }
 }
 
-/// Takes encoded pages.
+/// Writes encoded pages.
 pub trait PageSink {
-    /// The number of the file that they go to.
+    /// The number of the file to which they are written.
     fn file(&self) -> u32;
 
-    /// Appends `bytes` (a multiple of 8) and says where they are.
+    /// Appends a page or table, padded to a multiple of 8 bytes, and returns a reference to it.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// If it cannot be written.
     fn append(&mut self, bytes: &[u8]) -> Result<PageRef>;
 
-    /// How many entries a page of a level gets, at least 4: fewer than fit, where a test wants many pages of little.
+    /// The most entries that a page of a level gets, at least 4. Tests set fewer than fit, to get many pages from little data.
     fn entries_max(&self, level: u8) -> usize {
         page::entries_max(level)
     }
 }
 
-/// A page of a delta begins at most half full, so that the next split is paid for by as many new versions.
+/// The most entries with which a page of a delta begins: half of what fits, so that as many new versions pay for the next
+/// split.
 fn begin_entries_max(sink: &dyn PageSink, level: u8) -> usize {
     sink.entries_max(level) / 2
 }
@@ -67,12 +68,12 @@ pub struct DeltaBuilder {
 }
 
 impl DeltaBuilder {
-    /// Adds the versions of a slice of the stripe: sorted by seq, inside the slice. Versions with one seq must not
-    /// overlap, nor must slices. `before` is what was visible before the first of them, sorted by sector, as far as the
-    /// tree shall know it.
+    /// Adds the versions of a slice of the stripe, which are sorted by seq and inside the slice. Versions with the same seq
+    /// must not overlap, nor must slices. `before` is what was visible before the first version, sorted by sector, as far as
+    /// the tree is to contain it.
     ///
     /// # Errors
-    /// When a page cannot be written.
+    /// If a page cannot be written.
     pub fn slice(
         &mut self,
         sink: &mut dyn PageSink,
@@ -83,17 +84,17 @@ impl DeltaBuilder {
         sweep(sink, 0, slice, (before, versions), &[], &mut self.below)
     }
 
-    /// Writes the levels above. `None` when there was no version.
+    /// Writes the levels above the leaves; returns the root, or `None` if there was no version.
     ///
     /// # Errors
-    /// When a page cannot be written.
+    /// If a page cannot be written.
     pub fn finish(self, sink: &mut dyn PageSink) -> Result<Option<PageRef>> {
         let mut level = 0;
         let mut below = self.below;
         while below.pages.len() > 1 {
             level += 1;
             below.entries.sort_unstable_by_key(|page| (page.seq, page.lba));
-            // Those that are valid from the start tile the slices, so they are disjoint and, here, in order of sector.
+            // The pages that are valid from the start tile the slices, so they are disjoint and, here, in order of sector.
             let entries = below.entries.split_at(below.entries.partition_point(|page| page.seq == 0));
             let mut above = Below::default();
             sweep(sink, level, &(0..STRIPE_SECTORS as u32), entries, &below.pages, &mut above)?;
@@ -106,7 +107,7 @@ impl DeltaBuilder {
 /// Builds an image of one stripe.
 #[derive(Debug, Default)]
 pub struct ImageBuilder {
-    /// Runs for the next page.
+    /// The runs for the next leaf.
     waiting: Vec<PageEntry>,
     /// The leaves written so far.
     below: Below,
@@ -114,10 +115,10 @@ pub struct ImageBuilder {
 }
 
 impl ImageBuilder {
-    /// Adds runs that do not overlap, behind those before, in order of lba.
+    /// Adds runs in order of lba. Runs must not overlap, also between calls.
     ///
     /// # Errors
-    /// When a page cannot be written.
+    /// If a page cannot be written.
     pub fn add(&mut self, sink: &mut dyn PageSink, runs: &[PageEntry]) -> Result<()> {
         for run in runs {
             self.waiting.push(*run);
@@ -130,10 +131,10 @@ impl ImageBuilder {
         Ok(())
     }
 
-    /// Writes what is left; returns the root (`None` when there was no run) and the number of runs.
+    /// Writes the rest of the tree; returns the root (`None` if there was no run) and the number of runs.
     ///
     /// # Errors
-    /// When a page cannot be written.
+    /// If a page cannot be written.
     pub fn finish(mut self, sink: &mut dyn PageSink) -> Result<(Option<PageRef>, u32)> {
         if !self.waiting.is_empty() {
             write_run_page(sink, 0, &self.waiting, &[], &mut self.below)?;
@@ -163,7 +164,7 @@ fn write_run_page(
     Ok(())
 }
 
-/// Writes one page, whose entries lead to some of `children` if it is an inner one.
+/// Writes one page. If it is an inner one, its entries point to some of `children`.
 fn write_page(
     sink: &mut dyn PageSink,
     level: u8,
@@ -177,13 +178,15 @@ fn write_page(
 
 /// A page that still takes versions. Its first sector is its key in the map.
 struct LivePage {
+    /// The sector after its last one.
     end: u32,
+    /// The seq from which on it is valid; 0: from the start.
     since: u64,
     entries: Vec<PageEntry>,
 }
 
-/// One level of a slice of a delta tree: tiles `before` and `versions` into pages, which it adds to `done`. Of an inner level
-/// these lead to `children`.
+/// Builds one level of a slice of a delta: distributes `before` and `versions` over pages, which it adds to `done`. The
+/// entries of an inner level point to `children`.
 fn sweep(
     sink: &mut dyn PageSink,
     level: u8,
@@ -196,7 +199,7 @@ fn sweep(
     live.insert(slice.start, LivePage { end: slice.end, since: 0, entries: Vec::new() });
     let mut end = slice.end;
     for (i, entries) in before.chunks(begin_entries_max(sink, level)).enumerate().rev() {
-        // The first one also has what is in front of it, and each what is between it and the next one.
+        // The first page also covers the gap before its entries, and each page the gap up to the next one.
         let first = if i == 0 { slice.start } else { entries[0].lba };
         live.insert(first, LivePage { end, since: 0, entries: in_order(entries.to_vec()) });
         end = first;
@@ -225,7 +228,7 @@ fn sweep(
             if page.entries.len() == sink.entries_max(level)
                 && let Some(full) = live.remove(&tile.start)
             {
-                // What comes next may have the same seq, so the fresh pages count from this one on, not the next.
+                // The next version may have the same seq, so the new pages are valid from this seq on, not from the next.
                 close(sink, level, (tile.start, &full), version.seq, children, done)?;
                 split(&mut live, begin_entries_max(sink, level), tile.start, &full, version.seq);
             }
@@ -237,7 +240,7 @@ fn sweep(
     Ok(())
 }
 
-/// Writes a page that is complete, unless it is empty or was never valid.
+/// Writes a page that is valid until record `until`, unless it is empty or was never valid.
 fn close(
     sink: &mut dyn PageSink,
     level: u8,
@@ -253,8 +256,8 @@ fn close(
     Ok(())
 }
 
-/// Begins pages with what is still current in a page that is full. Whatever cut older entries into pieces made more runs of them than
-/// a page has entries, but no more than twice as many.
+/// Begins pages with what is still current in a full page. Newer entries that cut older ones into pieces may leave more
+/// current runs than the page has entries, but no more than twice as many.
 fn split(live: &mut BTreeMap<u32, LivePage>, begin_max: usize, first: u32, full: &LivePage, since: u64) {
     let current = current_runs(&full.entries);
     let pages = current.len().div_ceil(begin_max).max(1);
@@ -266,7 +269,7 @@ fn split(live: &mut BTreeMap<u32, LivePage>, begin_max: usize, first: u32, full:
     }
 }
 
-/// The order in which a page of a delta holds its entries.
+/// Sorts entries as a page of a delta has them.
 fn in_order(mut entries: Vec<PageEntry>) -> Vec<PageEntry> {
     entries.sort_unstable_by_key(|e| (e.seq, e.lba));
     entries

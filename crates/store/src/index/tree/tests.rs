@@ -50,7 +50,7 @@ fn version(lba: u32, sectors: u32, seq: u64) -> PageEntry {
     PageEntry { lba, sectors, seq, place: (1, seq as u32 * 8) }
 }
 
-/// The seq that is visible in each sector, by the plainest means.
+/// The seq that is visible in a sector, by a linear search.
 fn model(versions: &[PageEntry], sector: u32, seq: u64) -> u64 {
     let covers = |v: &&PageEntry| v.lba <= sector && sector < v.end() && v.seq <= seq;
     versions.iter().filter(covers).map(|v| v.seq).max().unwrap_or(0)
@@ -134,7 +134,7 @@ proptest! {
 
 #[test]
 fn a_page_that_is_full_between_two_entries_of_one_seq_hides_neither() {
-    // A leaf that splits is two entries of one seq in the page above; sooner or later the first of them fills it.
+    // A split leaf becomes two entries of one seq in the page above; sooner or later the first of them fills that page.
     let versions: Vec<_> = (1..=16_000).map(|seq| version((seq - 1) * 8, 8, u64::from(seq))).collect();
     let mut memory = Memory::default();
     let root = build_delta(&mut memory, &versions);
@@ -162,7 +162,7 @@ fn an_image_finds_every_run_and_no_gap() {
     }
 }
 
-/// Each sector that is written cuts the run below it once more, so a page that is full of them is current in twice as many runs.
+/// Each written sector cuts the run below it once more, so a page full of such sectors has twice as many current runs.
 #[test]
 fn a_run_that_is_cut_into_pieces_sector_by_sector_fits_its_pages() {
     for (step, gap) in [(2, 0), (2, 3), (3, 1), (7, 0)] {
@@ -204,7 +204,7 @@ fn one_hot_block_rewritten_often_stays_cheap_to_read() {
     assert!(source.1.get() <= 4, "{} pages read", source.1.get());
 }
 
-/// Pages of a tree, and how many were asked for.
+/// Counts the pages that are read.
 struct Counting<'a>(&'a Memory, std::cell::Cell<u64>);
 
 impl PageSource for Counting<'_> {
@@ -217,8 +217,8 @@ impl PageSource for Counting<'_> {
     }
 }
 
-/// What one lookup costs over an image of `runs` runs with gaps between them, every other of which a delta above covers:
-/// steps and pages.
+/// The cost of one lookup, in steps and pages, over an image of `runs` runs with gaps between them, every other of which a
+/// delta above partly covers.
 fn cost_of_resolving(runs: u32) -> (u64, u64) {
     let image: Vec<_> = (0..runs).map(|i| version(i * 4, 2, u64::from(i) + 1)).collect();
     // In an order far from that of the disk.
