@@ -1,5 +1,5 @@
-//! The catalog: disks, branches, volumes, the eras of the clock, tapped disks. It is small and held in memory. It is the
-//! result of applying the log's catalog records in order; each checkpoint holds a copy.
+//! The catalog: disks, branches, volumes, the eras of the clock, tapped disks. It is small and held in memory. It is
+//! the result of applying the log's catalog records in order; each checkpoint holds a copy.
 
 use std::collections::BTreeMap;
 
@@ -94,7 +94,8 @@ pub struct TapMark {
     pub clean: bool,
     /// The store has the whole content of the disk; otherwise the disk has to be read (again).
     pub complete: bool,
-    /// What the device layer compares to find out whether somebody else changed the disk (file, change time, fingerprint).
+    /// What the device layer compares to find out whether somebody else changed the disk (file, change time,
+    /// fingerprint).
     pub identity: Details,
 }
 
@@ -142,8 +143,8 @@ pub struct NewBranch {
     pub name: String,
     /// Where it starts: on which branch, and after which record.
     pub parent: (BranchId, Seq),
-    /// The number of its first volume: the next one that is free. The branch gets one volume for each that the parent had at
-    /// that record, in order.
+    /// The number of its first volume: the next one that is free. The branch gets one volume for each that the parent
+    /// had at that record, in order.
     pub volumes_from: VolumeId,
 }
 
@@ -385,8 +386,8 @@ impl Catalog {
     /// Checks that an act fits the catalog; an act that does not fit changes nothing.
     ///
     /// # Errors
-    /// The first thing that does not fit: a number, a branch that does not exist or is in the wrong state, or a name that is
-    /// taken.
+    /// The first thing that does not fit: a number, a branch that does not exist or is in the wrong state, or a name
+    /// that is taken.
     pub fn check_act(&self, act: &Act) -> Result<()> {
         let no_branch = |id: BranchId| Error::NoBranch(id.to_string());
         if let Some(new) = &act.make {
@@ -451,8 +452,8 @@ impl Catalog {
         });
     }
 
-    /// The act that would undo the last one, and the last one; `None` if there was none. Undoing is an act itself, so undoing
-    /// twice is redoing.
+    /// The act that would undo the last one, and the last one; `None` if there was none. Undoing is an act itself, so
+    /// undoing twice is redoing.
     #[must_use]
     pub fn undo(&self) -> Option<(Act, Done)> {
         let last = self.acts.last()?.clone();

@@ -37,8 +37,8 @@ pub enum Damage {
     /// Fields contradict each other.
     #[error("its fields contradict each other")]
     Inconsistent,
-    /// The file differs from what was sealed, though every checksum in it matches: its hash is not the one in the manifest,
-    /// or its padding is not zero.
+    /// The file differs from what was sealed, though every checksum in it matches: its hash is not the one in the
+    /// manifest, or its padding is not zero.
     #[error("the file was changed where no checksum of its own covers it")]
     Changed,
     /// A file that should exist is missing.

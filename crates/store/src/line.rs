@@ -1,7 +1,7 @@
 //! Lines of history: which branch a moment lies on.
 //!
-//! A line is a list of stretches, newest first, each a branch and a range of its records. The catalog gives three kinds of
-//! lines: the lived line, a branch with its ancestors, and a branch alone.
+//! A line is a list of stretches, newest first, each a branch and a range of its records. The catalog gives three kinds
+//! of lines: the lived line, a branch with its ancestors, and a branch alone.
 
 use bygone_model::{BranchId, Place, Seq};
 
@@ -65,8 +65,8 @@ impl Catalog {
         Line { stretches }
     }
 
-    /// A branch, its parent up to where the branch begins, and so on down to the first branch. A dropped branch ends where
-    /// it was dropped.
+    /// A branch, its parent up to where the branch begins, and so on down to the first branch. A dropped branch ends
+    /// where it was dropped.
     #[must_use]
     pub fn line_of(&self, branch: BranchId) -> Line {
         let mut stretches = Vec::new();
@@ -98,8 +98,8 @@ mod tests {
     use super::*;
     use crate::catalog::Change;
 
-    /// Record 10 makes branch 1 after record 5 of main; 20 promotes it; 30 makes branch 2 after record 25 of branch 1; 40 drops
-    /// main.
+    /// Record 10 makes branch 1 after record 5 of main; 20 promotes it; 30 makes branch 2 after record 25 of branch 1;
+    /// 40 drops main.
     fn catalog() -> Catalog {
         let mut catalog = Catalog::new(Micros(0));
         let branch = |id, parent, at| Change::Branch {

@@ -1,9 +1,9 @@
 //! The manifests of a log: which segments it should have, and what happened to those that are gone.
 //!
-//! - Each manifest is a file of its own, which is never overwritten. The valid one with the highest number is the newest. An
-//!   invalid one that no later manifest names was never finished.
-//! - Each life of a log begins with a full manifest, so no chain of changes builds on one that an earlier life may not have
-//!   made durable.
+//! - Each manifest is a file of its own, which is never overwritten. The valid one with the highest number is the
+//!   newest. An invalid one that no later manifest names was never finished.
+//! - Each life of a log begins with a full manifest, so no chain of changes builds on one that an earlier life may not
+//!   have made durable.
 //! - Segments that no manifest names yet (the *tail*) are found by listing the folder.
 
 use std::{
@@ -166,8 +166,8 @@ impl Known {
         Manifest { number, log, term, time, is_full, previous: self.newest, entries }
     }
 
-    /// Notes that a manifest is durable. Returns a number below which no manifest is needed any more: that of the full one
-    /// before the newest full one.
+    /// Notes that a manifest is durable. Returns a number below which no manifest is needed any more: that of the full
+    /// one before the newest full one.
     pub(crate) fn written(&mut self, made: &Manifest, hash: Hash) -> Option<u32> {
         self.newest = Some((made.number, hash));
         self.term = made.term;
@@ -231,8 +231,8 @@ pub(crate) fn newer_term(
 }
 
 /// The newest term in the manifests up to `number`, and the last manifest that names it; zeroes if there is none. All
-/// manifests count, also those on which the newest one does not build: a holder that has not noticed yet that it lost the
-/// log may have written one after the next holder's.
+/// manifests count, also those on which the newest one does not build: a holder that has not noticed yet that it lost
+/// the log may have written one after the next holder's.
 ///
 /// # Errors
 /// As [`newer_term`].
@@ -244,8 +244,8 @@ pub(crate) fn newest_term(dir: &dyn Dir, log: &Identity, number: u32) -> Result<
     Ok(newest)
 }
 
-/// Makes a manifest durable that an earlier life may have died without syncing. It writes the same bytes to the same place
-/// first, because after a failed sync the system may count them as written although they are only in memory.
+/// Makes a manifest durable that an earlier life may have died without syncing. It writes the same bytes to the same
+/// place first, because after a failed sync the system may count them as written although they are only in memory.
 ///
 /// # Errors
 /// If it cannot be read, written or synced.
@@ -255,7 +255,8 @@ pub(crate) fn harden(dir: &dyn Dir, number: u32) -> Result<()> {
         let mut bytes = vec![0; file.len_bytes()?.min(MANIFEST_BYTES_MAX) as usize];
         read_exact_at(file, &mut bytes, 0)?;
         match file.write_at(&mut [IoSlice::new(&bytes)], 0) {
-            // Only a copy-on-write file system needs space to overwrite, and it does not show bytes that a failed sync lost.
+            // Only a copy-on-write file system needs space to overwrite, and it does not show bytes that a failed sync
+            // lost.
             Err(e) if !is_full(&e) => return Err(e),
             _ => {}
         }

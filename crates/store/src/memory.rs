@@ -1,21 +1,22 @@
-//! The memory budget that all logs of a store share, for versions that are in no segment's index and in no checkpoint yet.
+//! The memory budget that all logs of a store share, for versions that are in no segment's index and in no checkpoint
+//! yet.
 //!
-//! A quarter of the budget is divided equally into floors, one for each log, which other logs cannot take; the rest is a
-//! pool. Once three quarters of the pool are drawn, logs that have drawn more than the average free memory by sealing
+//! A quarter of the budget is divided equally into floors, one for each log, which other logs cannot take; the rest is
+//! a pool. Once three quarters of the pool are drawn, logs that have drawn more than the average free memory by sealing
 //! their segment and writing a checkpoint early. Once all of the pool is drawn, a log that has reached its floor is
 //! refused until it has freed its own memory. So a refused log waits for no other log, and a log whose medium fails
 //! blocks no other.
 //!
-//! Invariant: the logs together draw no more than the budget, except for what one call of each may add, what is lent for
-//! work that frees more ([`Share::lend`]), and floors of [`FLOOR_BYTES_MIN`] where there are so many logs that an equal
-//! part would be less (more than 2,000 with the default budget).
+//! Invariant: the logs together draw no more than the budget, except for what one call of each may add, what is lent
+//! for work that frees more ([`Share::lend`]), and floors of [`FLOOR_BYTES_MIN`] where there are so many logs that an
+//! equal part would be less (more than 2,000 with the default budget).
 
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::sync::{AtomicBool, AtomicU64};
 
-/// The smallest floor, however many logs there are. A log is not asked to free less than this either: it would not be worth
-/// the work.
+/// The smallest floor, however many logs there are. A log is not asked to free less than this either: it would not be
+/// worth the work.
 pub(crate) const FLOOR_BYTES_MIN: u64 = 64 << 10;
 
 /// See the module's comment.
@@ -65,8 +66,8 @@ impl Share {
         Share { memory: memory.clone(), drawn: 0.into(), givable: 0.into(), refused: false.into() }
     }
 
-    /// Sets the bytes that the log has drawn, and how many of them its upkeep can free. Only one thread of a log may call this
-    /// at a time.
+    /// Sets the bytes that the log has drawn, and how many of them its upkeep can free. Only one thread of a log may
+    /// call this at a time.
     pub(crate) fn set(&self, bytes: u64, givable: u64) {
         self.givable.store(givable, Ordering::Relaxed);
         let before = self.drawn.swap(bytes, Ordering::Relaxed);
@@ -81,7 +82,8 @@ impl Share {
         }
     }
 
-    /// Draws memory for a piece of work, until the returned guard is dropped. Never refused, because the work frees more.
+    /// Draws memory for a piece of work, until the returned guard is dropped. Never refused, because the work frees
+    /// more.
     pub(crate) fn lend(&self, bytes: u64) -> Lent<'_> {
         self.memory.drawn.fetch_add(bytes, Ordering::Relaxed);
         Lent { memory: &self.memory, bytes }

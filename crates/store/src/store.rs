@@ -80,8 +80,9 @@ impl Store {
         self.logs().push_back(Arc::downgrade(log));
     }
 
-    /// Gives each log a turn to do one piece of upkeep, if it has any to do; returns whether any log did. Several threads may
-    /// call this. A log whose upkeep fails is not retried at once and delays no other; [`Log::upkeep_trouble`] has the error.
+    /// Gives each log a turn to do one piece of upkeep, if it has any to do; returns whether any log did. Several
+    /// threads may call this. A log whose upkeep fails is not retried at once and delays no other;
+    /// [`Log::upkeep_trouble`] has the error.
     pub fn work(&self) -> bool {
         let mut done = false;
         let turns = self.logs().len();
@@ -107,8 +108,8 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// The rate limit of background upkeep: a token bucket that holds at most what comes in a quarter of a second. All logs of
-/// a store must have the same clock.
+/// The rate limit of background upkeep: a token bucket that holds at most what comes in a quarter of a second. All logs
+/// of a store must have the same clock.
 pub(crate) struct Rate {
     bytes_per_s: u64,
     left: Mutex<Left>,
@@ -128,8 +129,8 @@ impl Rate {
         Rate { bytes_per_s, left: Mutex::default() }
     }
 
-    /// Takes `bytes` for a piece of work; returns whether there were enough. A piece larger than the bucket takes a full
-    /// bucket.
+    /// Takes `bytes` for a piece of work; returns whether there were enough. A piece larger than the bucket takes a
+    /// full bucket.
     pub(crate) fn take(&self, now: Micros, bytes: u64) -> bool {
         let burst = self.bytes_per_s / Self::BURST_S_DIVISOR;
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! The locks that a log uses.
 //!
-//! `crates/races` builds this crate once more with shuttle's locks, whose scheduler decides at each of them which thread
-//! runs next.
+//! `crates/races` builds this crate once more with shuttle's locks, whose scheduler decides at each of them which
+//! thread runs next.
 
 #[cfg(races)]
 pub(crate) use shuttle::sync::{

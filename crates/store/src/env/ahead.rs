@@ -1,8 +1,8 @@
-//! Starts write-back from a thread of its own, because starting it may wait for a commit of the file system's journal, and
-//! a writer must not wait for that.
+//! Starts write-back from a thread of its own, because starting it may wait for a commit of the file system's journal,
+//! and a writer must not wait for that.
 //!
-//! Invariant: at most [`WAITING_MAX`] requests wait. A request that comes when there are so many is dropped; the next sync
-//! writes its range.
+//! Invariant: at most [`WAITING_MAX`] requests wait. A request that comes when there are so many is dropped; the next
+//! sync writes its range.
 
 use std::{
     fs::File,

@@ -79,8 +79,8 @@ pub trait File: Send + Sync {
         self.read_at(buf, offset)
     }
 
-    /// Reads from `offset` into `parts`, one after the other; returns the number of bytes, which may be fewer than the file
-    /// has. With `cached` it never waits for the medium.
+    /// Reads from `offset` into `parts`, one after the other; returns the number of bytes, which may be fewer than the
+    /// file has. With `cached` it never waits for the medium.
     ///
     /// # Errors
     /// As [`File::read_at`] and [`File::read_cached_at`].
@@ -97,15 +97,15 @@ pub trait File: Send + Sync {
         Ok(done)
     }
 
-    /// Writes all of `parts`, one after the other, from `offset` on. The bytes are visible to reads at once and survive the
-    /// death of this process; they are durable only after [`File::sync`].
+    /// Writes all of `parts`, one after the other, from `offset` on. The bytes are visible to reads at once and survive
+    /// the death of this process; they are durable only after [`File::sync`].
     ///
     /// # Errors
     /// If the medium reports an error; the contents of the range are undefined then.
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
 
-    /// Like [`File::write_at`], for large data that is not likely to be read soon: write-back begins at once, and the data
-    /// does not stay in the page cache, where the system supports that.
+    /// Like [`File::write_at`], for large data that is not likely to be read soon: write-back begins at once, and the
+    /// data does not stay in the page cache, where the system supports that.
     ///
     /// # Errors
     /// As [`File::write_at`].
@@ -119,8 +119,8 @@ pub trait File: Send + Sync {
     /// Makes everything durable that was written before (data, length, allocation).
     ///
     /// # Errors
-    /// If the medium reports an error; what was written since the last success may be lost for good then, even if a later
-    /// sync succeeds.
+    /// If the medium reports an error; what was written since the last success may be lost for good then, even if a
+    /// later sync succeeds.
     fn sync(&self) -> io::Result<()>;
 
     /// The length in bytes.
@@ -135,8 +135,8 @@ pub trait File: Send + Sync {
     /// If the medium reports an error.
     fn set_len(&self, len_bytes: u64) -> io::Result<()>;
 
-    /// Preallocates space, so that writes below `len_bytes` find room. Does not change the length. A file system that cannot
-    /// preallocate does nothing.
+    /// Preallocates space, so that writes below `len_bytes` find room. Does not change the length. A file system that
+    /// cannot preallocate does nothing.
     ///
     /// # Errors
     /// `StorageFull` if there is no room.

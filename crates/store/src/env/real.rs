@@ -254,7 +254,8 @@ impl File for RealFile {
 
     fn write_uncached_at(&self, mut parts: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
         let end = offset + len_of(parts);
-        // The last, partial block stays in the page cache: the next write continues in it, and would have to read it first.
+        // The last, partial block stays in the page cache: the next write continues in it, and would have to read it
+        // first.
         let whole = end - end % BLOCK_BYTES;
         if self.can_drop_behind.load(Ordering::Relaxed) {
             match self.write_up_to(whole, &mut parts, &mut offset, DROP_BEHIND) {

@@ -176,8 +176,8 @@ pub struct Block {
 /// Everything in a checkpoint besides its trees.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Footer {
-    /// The checkpoints that this one is built on, as ranges of numbers, in order. Its trees are in their files and its own,
-    /// and they answer for moments before `start`.
+    /// The checkpoints that this one is built on, as ranges of numbers, in order. Its trees are in their files and its
+    /// own, and they answer for moments before `start`.
     pub upon: Vec<(u32, u32)>,
     /// Parts of the index were found damaged and are rebuilt in this checkpoint, so it also replaces those parts of the
     /// checkpoints that it is built on.
@@ -280,8 +280,8 @@ pub struct Row {
 }
 
 impl Row {
-    /// Whether the deltas are sorted newest first and do not overlap. A reader searches them in this order and takes the first
-    /// hit.
+    /// Whether the deltas are sorted newest first and do not overlap. A reader searches them in this order and takes
+    /// the first hit.
     #[must_use]
     pub fn is_in_order(&self) -> bool {
         self.deltas.windows(2).all(|pair| pair[0].low >= pair[1].high)

@@ -21,7 +21,8 @@ pub fn folder() -> &'static str {
     "follow"
 }
 
-/// Whether a follower may have this name: 1 to 40 lower-case letters, digits and hyphens, which every file system takes.
+/// Whether a follower may have this name: 1 to 40 lower-case letters, digits and hyphens, which every file system
+/// takes.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
     let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';

@@ -1,4 +1,5 @@
-//! The events of a checkpoint: they are stored in blocks, each with a summary that lets a query skip blocks without a match.
+//! The events of a checkpoint: they are stored in blocks, each with a summary that lets a query skip blocks without a
+//! match.
 //!
 //! A summary may have false positives and never has false negatives. Its size is bounded whatever the events contain.
 

@@ -2,9 +2,9 @@
 //!
 //! A guest chooses its payloads, so they may contain forged record headers. It cannot forge a valid hash: the hash is
 //! keyed, the key is derived from a random secret of the log, and no guest ever sees either. The secret is in every
-//! segment header and every manifest, so that any one of them is enough to check all files of the log, and a program that
-//! copies, checks or repairs files needs nothing else. Everyone who can read the store's files can read the secret: it
-//! keeps guests out, not thieves.
+//! segment header and every manifest, so that any one of them is enough to check all files of the log, and a program
+//! that copies, checks or repairs files needs nothing else. Everyone who can read the store's files can read the
+//! secret: it keeps guests out, not thieves.
 
 use std::{fmt, hash::Hasher};
 
@@ -89,8 +89,8 @@ mod tests {
         assert_eq!(key.hash(&long), self::reference(&key.0, &long));
     }
 
-    /// An independent implementation of `SipHash`-c-d (Aumasson and Bernstein, 2012) with c = 1 and d = 3, for whole words
-    /// only.
+    /// An independent implementation of `SipHash`-c-d (Aumasson and Bernstein, 2012) with c = 1 and d = 3, for whole
+    /// words only.
     fn reference(key: &[u8; 16], bytes: &[u8]) -> u64 {
         let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
         let (k0, k1) = (word(&key[..8]), word(&key[8..]));

@@ -103,8 +103,8 @@ pub struct Entry {
     pub last_time: Micros,
     /// When it was found missing or was dropped; otherwise 0.
     pub since: Micros,
-    /// The container that has its records; 0: its own file has them. All other fields describe its own file, even if that is
-    /// gone.
+    /// The container that has its records; 0: its own file has them. All other fields describe its own file, even if
+    /// that is gone.
     pub container: u32,
     /// The crc of its header, which contains the salt that is unique to the segment; 0: unknown.
     pub header_crc: u32,

@@ -1,5 +1,5 @@
-//! Encoding and decoding of every byte that the store writes, as pure functions. `docs/format.md` is the specification; a
-//! commit that changes a format also changes that page, its list of versions and a fixture.
+//! Encoding and decoding of every byte that the store writes, as pure functions. `docs/format.md` is the specification;
+//! a commit that changes a format also changes that page, its list of versions and a fixture.
 //!
 //! Decoders take arbitrary bytes. They validate before they use anything, never panic, and never allocate more than a
 //! constant times the size of their input.

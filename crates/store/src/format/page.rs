@@ -1,9 +1,9 @@
 //! Index pages: the nodes of the trees that map (sector, seq) to a record of the log.
 //!
-//! A tree covers one stripe of one volume. Leaves and inner pages have the same structure: entries that say "from `seq` on,
-//! the run `lba .. lba + sectors` is at `place`", where a leaf's place is a record in a segment and an inner page's place
-//! is a child page. A lookup is the same on every level: of the entries that cover a sector and are not newer than the
-//! requested moment, the newest counts.
+//! A tree covers one stripe of one volume. Leaves and inner pages have the same structure: entries that say "from `seq`
+//! on, the run `lba .. lba + sectors` is at `place`", where a leaf's place is a record in a segment and an inner page's
+//! place is a child page. A lookup is the same on every level: of the entries that cover a sector and are not newer
+//! than the requested moment, the newest counts.
 //!
 //! ```text
 //! page   0 crc u32 | 4 magic u16 | 6 level u8 | 7 zero u8 | 8 entries u16 | 10 zero u16 | 12 file u32 | 16 entries
@@ -54,8 +54,8 @@ pub struct PageEntry {
     pub sectors: u32,
     /// The record from which on it is valid.
     pub seq: u64,
-    /// In a leaf: segment number and byte offset (see [`super::segment::Location`]). In an inner page: an index into the
-    /// page's children, and 0.
+    /// In a leaf: segment number and byte offset (see [`super::segment::Location`]). In an inner page: an index into
+    /// the page's children, and 0.
     pub place: (u32, u32),
 }
 

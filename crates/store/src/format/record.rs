@@ -9,11 +9,11 @@
 //! ```
 //! With [`FLAG_ALIGNED`] there is zero padding before the payload, up to a multiple of 4096 of the segment.
 //!
-//! The hash is keyed ([`super::key`]) and covers bytes 8..64, so 64 bytes are enough to know whether a record of this log
-//! begins somewhere, and nothing that a guest writes is ever taken for one. The payload check is the granule's crc or, if
-//! there are several, the crc of their crcs, so a valid header authenticates its payload. A header links to the one before
-//! it (`previous`) and counts the failed writes before it (`attempt`), so nothing that an earlier life of the file or a
-//! failed write left behind is ever taken for the log's continuation.
+//! The hash is keyed ([`super::key`]) and covers bytes 8..64, so 64 bytes are enough to know whether a record of this
+//! log begins somewhere, and nothing that a guest writes is ever taken for one. The payload check is the granule's crc
+//! or, if there are several, the crc of their crcs, so a valid header authenticates its payload. A header links to the
+//! one before it (`previous`) and counts the failed writes before it (`attempt`), so nothing that an earlier life of
+//! the file or a failed write left behind is ever taken for the log's continuation.
 
 use bygone_model::{BranchId, Lba, Micros, Sectors, Seq, VolumeId};
 
@@ -93,8 +93,8 @@ pub const FLAG_ALIGNED: u8 = 2;
 pub const FLAG_SKIP: u8 = 0x80;
 const FLAGS_KNOWN: u8 = FLAG_BASE | FLAG_ALIGNED | FLAG_SKIP;
 
-/// What a record is about. Volumes, branches and future kinds of things share one id space, whose upper four bits are the
-/// kind, so that a follower can filter by subject without knowing any kind.
+/// What a record is about. Volumes, branches and future kinds of things share one id space, whose upper four bits are
+/// the kind, so that a follower can filter by subject without knowing any kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subject(pub u32);
 
@@ -212,8 +212,8 @@ pub const fn padding_bytes(payload_bytes: usize) -> usize {
     pad8(payload_bytes) - payload_bytes
 }
 
-/// The byte offset of the first padding byte, before or after the payload, that is not zero. The record's checksums do not
-/// cover its padding. `bytes` are those of the record that begins at `at`.
+/// The byte offset of the first padding byte, before or after the payload, that is not zero. The record's checksums do
+/// not cover its padding. `bytes` are those of the record that begins at `at`.
 #[must_use]
 pub fn nonzero_padding(header: &Header, at: u64, bytes: &[u8]) -> Option<u64> {
     let payload_bytes = header.payload_bytes as usize;
@@ -247,8 +247,8 @@ pub enum Flaw {
 }
 
 impl Header {
-    /// Encodes into `header` the header for `payload`, and appends to `crcs` the checksums that come between the two; returns
-    /// the header's hash.
+    /// Encodes into `header` the header for `payload`, and appends to `crcs` the checksums that come between the two;
+    /// returns the header's hash.
     ///
     /// # Panics
     /// If the payload is too long or does not have the length that the header says.
@@ -310,8 +310,8 @@ impl Header {
         Ok(Proven { header, hash, check })
     }
 
-    /// Decodes a header in which exactly one bit is flipped. The hash is keyed and has 64 bits, so of the 512 candidates only
-    /// the true header is valid, up to a chance of 1 in 2^55.
+    /// Decodes a header in which exactly one bit is flipped. The hash is keyed and has 64 bits, so of the 512
+    /// candidates only the true header is valid, up to a chance of 1 in 2^55.
     #[must_use]
     pub fn decode_flipped(key: &HeaderKey, bytes: &[u8]) -> Option<Proven> {
         let mut bytes: [u8; HEADER_BYTES] = *bytes.first_chunk()?;
@@ -375,8 +375,8 @@ impl Header {
         bytes.get(MAGIC_AT..MAGIC_AT + 4) == Some(&MAGIC.to_le_bytes())
     }
 
-    /// The seq and the incarnation in a header that may begin here, unverified, so that a search can rule out most candidates
-    /// without hashing them.
+    /// The seq and the incarnation in a header that may begin here, unverified, so that a search can rule out most
+    /// candidates without hashing them.
     #[must_use]
     pub fn claim(bytes: &[u8]) -> Option<(Seq, u32)> {
         const SEQ_AT: usize = 16;
@@ -400,8 +400,8 @@ impl Header {
 }
 
 impl Proven {
-    /// Whether `crcs`, the bytes between header and payload, begin with the checksums of the payload's granules. Always true
-    /// for a payload of one granule, which has none there.
+    /// Whether `crcs`, the bytes between header and payload, begin with the checksums of the payload's granules. Always
+    /// true for a payload of one granule, which has none there.
     #[must_use]
     pub fn vouches_for_crcs(&self, crcs: &[u8]) -> bool {
         let count = (self.header.payload_bytes as usize).div_ceil(GRANULE_BYTES);
@@ -417,7 +417,8 @@ impl Proven {
         crcs.get(index * 4..index * 4 + 4) == Some(&crc32c(granule).to_le_bytes()[..])
     }
 
-    /// Checks the payload of a record that begins at offset `at` of its segment and whose bytes are `bytes`; returns it.
+    /// Checks the payload of a record that begins at offset `at` of its segment and whose bytes are `bytes`; returns
+    /// it.
     ///
     /// # Errors
     /// [`Flaw::Payload`], also if bytes are missing.

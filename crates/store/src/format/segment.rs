@@ -132,8 +132,8 @@ impl SegmentHeader {
         }
     }
 
-    /// Decodes a header in which at most one bit is flipped. In this many bytes CRC-32C detects up to three flipped bits, so
-    /// at most one correction is valid, and none if two bits are flipped.
+    /// Decodes a header in which at most one bit is flipped. In this many bytes CRC-32C detects up to three flipped
+    /// bits, so at most one correction is valid, and none if two bits are flipped.
     ///
     /// # Errors
     /// As [`SegmentHeader::decode`].

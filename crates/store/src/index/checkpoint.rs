@@ -153,8 +153,8 @@ impl IndexFiles {
         self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Retires checkpoints: no new reader gets them, because `by` answers for their moments. Their files are removed once they
-    /// are not pinned any more.
+    /// Retires checkpoints: no new reader gets them, because `by` answers for their moments. Their files are removed
+    /// once they are not pinned any more.
     pub(crate) fn retire(&self, names: &[Name], by: Name) {
         let mut known = self.names.write().unwrap_or_else(PoisonError::into_inner);
         assert!(
@@ -165,8 +165,8 @@ impl IndexFiles {
         self.generations().retired.extend(names);
     }
 
-    /// Removes the files of retired checkpoints that are not pinned any more; returns whether there were any. `may` is called
-    /// before the first is removed.
+    /// Removes the files of retired checkpoints that are not pinned any more; returns whether there were any. `may` is
+    /// called before the first is removed.
     ///
     /// # Errors
     /// The error of `may`, or if a file cannot be removed. Those that are left are removed by a later call.
@@ -351,8 +351,8 @@ impl IndexFiles {
         }
     }
 
-    /// Looks up the open parts of `lookup` on `volume` as of `seq`, which must not lie before the span of `checkpoint`; a
-    /// later `seq` counts as its end. Where trees are damaged, rebuilt ones are used, or the stripe is reported.
+    /// Looks up the open parts of `lookup` on `volume` as of `seq`, which must not lie before the span of `checkpoint`;
+    /// a later `seq` counts as its end. Where trees are damaged, rebuilt ones are used, or the stripe is reported.
     ///
     /// # Errors
     /// If index pages cannot be read or are damaged.

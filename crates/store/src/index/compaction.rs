@@ -122,8 +122,8 @@ impl<'a> FromIterator<&'a Entry> for Versions {
 /// end. With a `history`, damaged parts of the index are rebuilt.
 ///
 /// # Errors
-/// If it cannot be written, the previous index cannot be read, or `caller` cancelled. There is no new checkpoint then; a
-/// retry may succeed.
+/// If it cannot be written, the previous index cannot be read, or `caller` cancelled. There is no new checkpoint then;
+/// a retry may succeed.
 pub fn write(
     dir: &dyn Dir,
     log_id: &[u8; 16],
@@ -298,7 +298,8 @@ struct Damaged<'a> {
 }
 
 impl Damaged<'_> {
-    /// Adds all stripes of a table that could not be read because of `error`. Returns `error` if they cannot be rebuilt.
+    /// Adds all stripes of a table that could not be read because of `error`. Returns `error` if they cannot be
+    /// rebuilt.
     fn all_of_table(&mut self, error: Error, volume: VolumeId, table: u32, upto: Seq) -> Result<()> {
         let history = self.history.filter(|_| error.is_index_damage()).ok_or(error)?;
         self.stripes.extend(mend::stripes_of(history, volume, table, upto)?.map(|stripe| (volume, stripe)));

@@ -1,8 +1,8 @@
 //! The head map: the newest version of each recently written sector. Its runs never overlap.
 //!
 //! A volume has up to two: the active one takes new writes; the frozen one is being written to the layer below (a
-//! checkpoint, or the tapped disk) and is dropped afterwards. A lookup searches the active one, the frozen one, and then
-//! the layer below.
+//! checkpoint, or the tapped disk) and is dropped afterwards. A lookup searches the active one, the frozen one, and
+//! then the layer below.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -1,7 +1,8 @@
 //! Stripes whose index was found damaged, and where it was rebuilt.
 //!
-//! A reader that finds damage in the trees of a stripe reports the stripe here. Upkeep rebuilds its index from the segments,
-//! as one tree that answers for every moment up to then and replaces the stripe's trees in all older checkpoints.
+//! A reader that finds damage in the trees of a stripe reports the stripe here. Upkeep rebuilds its index from the
+//! segments, as one tree that answers for every moment up to then and replaces the stripe's trees in all older
+//! checkpoints.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -65,7 +66,8 @@ impl Mended {
         }
     }
 
-    /// If a stripe was rebuilt: the tree that answers for it at `seq`, or `Some(None)` if nothing was ever written there.
+    /// If a stripe was rebuilt: the tree that answers for it at `seq`, or `Some(None)` if nothing was ever written
+    /// there.
     pub(crate) fn tree_of(&self, stripe: StripeId, seq: Seq) -> Option<Option<PageRef>> {
         self.known().mended.get(&stripe).filter(|(_, high)| seq <= *high).map(|(tree, _)| *tree)
     }

@@ -2,8 +2,8 @@
 //!
 //! - [`head`]: the newest versions since the last checkpoint, in memory; answers for the present only.
 //! - [`tree`]: the versions of the sectors of one stripe, on disk; answers for any moment of its span.
-//! - [`checkpoint`]: a file of trees. The newest one and the head maps together answer for the present, older ones for the
-//!   past.
+//! - [`checkpoint`]: a file of trees. The newest one and the head maps together answer for the present, older ones for
+//!   the past.
 
 pub mod cache;
 pub mod checkpoint;

@@ -109,8 +109,8 @@ struct Descent<'a> {
 }
 
 impl Descent<'_> {
-    /// Looks up `ranges` (ascending) in a page and the pages below it. A child is visited once for all consecutive ranges that
-    /// it covers.
+    /// Looks up `ranges` (ascending) in a page and the pages below it. A child is visited once for all consecutive
+    /// ranges that it covers.
     fn visit(&mut self, at: PageRef, page: &Page, level_below: u8, ranges: &[(u32, u32)]) -> Result<()> {
         if page.level >= level_below || page.level > LEVELS_MAX {
             return Err(self.source.contradiction(at));
@@ -186,8 +186,8 @@ fn child_of(source: &dyn PageSource, at: PageRef, page: &Page, place: (u32, u32)
     page.child(place).ok_or_else(|| source.contradiction(at))
 }
 
-/// Calls `each` with every version in the tree of the sectors `within`. A version may come in several pieces, and a piece
-/// several times.
+/// Calls `each` with every version in the tree of the sectors `within`. A version may come in several pieces, and a
+/// piece several times.
 ///
 /// # Errors
 /// If a page cannot be read or is damaged.

@@ -8,8 +8,8 @@ fn bytes(len_bytes: usize, seed: usize) -> Vec<u8> {
     (0..len_bytes).map(|i| ((i + seed) % 251) as u8).collect()
 }
 
-/// Writes the same parts with and without the page cache and compares every byte of the files, also those that were there
-/// before.
+/// Writes the same parts with and without the page cache and compares every byte of the files, also those that were
+/// there before.
 fn both_ways_write_the_same(folder: &Path, len_bytes: &[usize], offset: u64) {
     let folder = tempfile::tempdir_in(folder).unwrap();
     let dir = RealDir::new(folder.path());

@@ -11,8 +11,8 @@ const _: () = assert!(PAGE_ENTRIES_MAX < 1 << 8);
 /// With more candidates than this, a scan of the page from the newest version on is faster.
 const CANDIDATES_MAX: usize = 16;
 
-/// The entries of a page with overlapping versions, in order of lba, so that a lookup touches only the few entries around
-/// its sectors and not every version in the page.
+/// The entries of a page with overlapping versions, in order of lba, so that a lookup touches only the few entries
+/// around its sectors and not every version in the page.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ByLba {
     /// Their first sectors, ascending.
@@ -53,8 +53,8 @@ impl Page {
             + 64
     }
 
-    /// The entries that overlap the sectors `first .. end` of the stripe and are not newer than `seq`, each with the first
-    /// sector and the end of the overlap. Where entries overlap each other, the newest comes first.
+    /// The entries that overlap the sectors `first .. end` of the stripe and are not newer than `seq`, each with the
+    /// first sector and the end of the overlap. Where entries overlap each other, the newest comes first.
     pub fn newest_first(
         &self,
         first: u32,

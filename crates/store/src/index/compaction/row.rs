@@ -3,8 +3,8 @@
 //! The new versions become a delta. It is merged with older deltas that are not much larger, so the deltas' sizes grow
 //! geometrically with age and their number stays logarithmic. Once the deltas have half as many versions as the image
 //! below them, a new image is written, on which the next checkpoint builds. The delta then also takes what was visible
-//! before it, so that it alone answers for every moment of its span. So the cost of a read depends neither on the length
-//! of the history nor on the moment.
+//! before it, so that it alone answers for every moment of its span. So the cost of a read depends neither on the
+//! length of the history nor on the moment.
 //!
 //! A stripe is written slice by slice, so that memory stays bounded however scattered the writes were (I8).
 
@@ -27,8 +27,8 @@ use crate::{
 /// A new image is written once the deltas hold this many versions, and half as many as the image.
 const IMAGE_ENTRIES_MIN: u64 = 512;
 
-/// Writes the trees of a stripe for the checkpoint of `contents`. `new` are its new versions, in order of seq; `row` is what
-/// the previous checkpoint left to build on.
+/// Writes the trees of a stripe for the checkpoint of `contents`. `new` are its new versions, in order of seq; `row` is
+/// what the previous checkpoint left to build on.
 pub(super) fn update(
     out: &mut Writer<'_>,
     index: &IndexFiles,

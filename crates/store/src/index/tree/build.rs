@@ -1,11 +1,11 @@
 //! Builds trees from the bottom up.
 //!
-//! A delta is built by a sweep through the versions in order of seq, as in a multi-version B-tree (Becker et al., 1996).
-//! Live pages tile a slice of the stripe. A page that is full is closed, and the versions in it that are still current are
-//! copied into new pages, each at most half full, which are valid from then on. A write that covers several whole pages
-//! closes them and begins one new page. So each page has everything that a lookup in its range and time needs, and the
-//! number of pages is proportional to the number of versions, whatever a hostile target writes. The levels above are built
-//! from the pages below in the same way, with the whole stripe as one slice.
+//! A delta is built by a sweep through the versions in order of seq, as in a multi-version B-tree (Becker et al.,
+//! 1996). Live pages tile a slice of the stripe. A page that is full is closed, and the versions in it that are still
+//! current are copied into new pages, each at most half full, which are valid from then on. A write that covers several
+//! whole pages closes them and begins one new page. So each page has everything that a lookup in its range and time
+//! needs, and the number of pages is proportional to the number of versions, whatever a hostile target writes. The
+//! levels above are built from the pages below in the same way, with the whole stripe as one slice.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -48,14 +48,15 @@ pub trait PageSink {
     /// If it cannot be written.
     fn append(&mut self, bytes: &[u8]) -> Result<PageRef>;
 
-    /// The most entries that a page of a level gets, at least 4. Tests set fewer than fit, to get many pages from little data.
+    /// The most entries that a page of a level gets, at least 4. Tests set fewer than fit, to get many pages from
+    /// little data.
     fn entries_max(&self, level: u8) -> usize {
         page::entries_max(level)
     }
 }
 
-/// The most entries with which a page of a delta begins: half of what fits, so that as many new versions pay for the next
-/// split.
+/// The most entries with which a page of a delta begins: half of what fits, so that as many new versions pay for the
+/// next split.
 fn begin_entries_max(sink: &dyn PageSink, level: u8) -> usize {
     sink.entries_max(level) / 2
 }
@@ -68,9 +69,9 @@ pub struct DeltaBuilder {
 }
 
 impl DeltaBuilder {
-    /// Adds the versions of a slice of the stripe, which are sorted by seq and inside the slice. Versions with the same seq
-    /// must not overlap, nor must slices. `before` is what was visible before the first version, sorted by sector, as far as
-    /// the tree is to contain it.
+    /// Adds the versions of a slice of the stripe, which are sorted by seq and inside the slice. Versions with the same
+    /// seq must not overlap, nor must slices. `before` is what was visible before the first version, sorted by sector,
+    /// as far as the tree is to contain it.
     ///
     /// # Errors
     /// If a page cannot be written.
@@ -94,7 +95,8 @@ impl DeltaBuilder {
         while below.pages.len() > 1 {
             level += 1;
             below.entries.sort_unstable_by_key(|page| (page.seq, page.lba));
-            // The pages that are valid from the start tile the slices, so they are disjoint and, here, in order of sector.
+            // The pages that are valid from the start tile the slices, so they are disjoint and, here, in order of
+            // sector.
             let entries = below.entries.split_at(below.entries.partition_point(|page| page.seq == 0));
             let mut above = Below::default();
             sweep(sink, level, &(0..STRIPE_SECTORS as u32), entries, &below.pages, &mut above)?;
@@ -228,7 +230,8 @@ fn sweep(
             if page.entries.len() == sink.entries_max(level)
                 && let Some(full) = live.remove(&tile.start)
             {
-                // The next version may have the same seq, so the new pages are valid from this seq on, not from the next.
+                // The next version may have the same seq, so the new pages are valid from this seq on, not from the
+                // next.
                 close(sink, level, (tile.start, &full), version.seq, children, done)?;
                 split(&mut live, begin_entries_max(sink, level), tile.start, &full, version.seq);
             }

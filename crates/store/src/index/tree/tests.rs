@@ -217,8 +217,8 @@ impl PageSource for Counting<'_> {
     }
 }
 
-/// The cost of one lookup, in steps and pages, over an image of `runs` runs with gaps between them, every other of which a
-/// delta above partly covers.
+/// The cost of one lookup, in steps and pages, over an image of `runs` runs with gaps between them, every other of
+/// which a delta above partly covers.
 fn cost_of_resolving(runs: u32) -> (u64, u64) {
     let image: Vec<_> = (0..runs).map(|i| version(i * 4, 2, u64::from(i) + 1)).collect();
     // In an order far from that of the disk.
