@@ -1,4 +1,4 @@
-//! Builds the store with locks whose order shuttle chooses; no other crate is built this way.
+//! Builds the store with shuttle's locks (`cfg(races)`); no other crate is built this way.
 
 fn main() {
     println!("cargo::rustc-cfg=races");

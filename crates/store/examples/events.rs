@@ -1,10 +1,9 @@
-//! Measures what questions about events cost in a long history.
+//! Measures the cost of queries for events in a long history.
 //!
-//! - `events fill FOLDER COUNT`: appends so many events to the log in FOLDER (made if there is none), of which every thousandth is
-//!   a shutdown, every hundredth a point, the rest contacts; half of them on a branch that is not the present.
-//! - `events ask FOLDER`: opens the log, then asks for the newest 200, the last shutdown, the last one of a kind that there is
-//!   not, a point by its label, and a label that there is not; each line of JSON is one question with its time, the first one
-//!   with nothing in memory.
+//! - `events fill FOLDER COUNT`: appends COUNT events to the log in FOLDER (made if there is none): every thousandth is a
+//!   shutdown, every hundredth a point, the rest are contacts. Half of them are on a branch that is not the present.
+//! - `events ask FOLDER`: opens the log and runs eight queries, such as the newest 200 events, the last shutdown, or a point
+//!   by its label. It prints a line of JSON with the time of each; the first begins with an empty page cache.
 
 use std::{error::Error, path::Path, sync::Arc};
 

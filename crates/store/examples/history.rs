@@ -1,14 +1,17 @@
-//! Fills logs with history and measures what reading, marking and keeping it costs. `scripts/bench-history` runs it.
+//! Fills logs with history and measures the cost of reading it, adding points and branches to it, and storing it.
+//! `scripts/bench-history` runs it.
 //!
-//! - `history fill FOLDER DISK_GIB RANGE_GIB EPOCHS`: makes the log if there is none; writes every 4 KiB block of the first
-//!   RANGE_GIB of its first disk once, then EPOCHS times a random one of them, each followed by a flush.
-//! - `history compare A B RANGE_GIB`: reads random blocks of two such logs, in turn, as of their ends, and of B at other
-//!   moments; then marks points and makes branches in B.
-//! - `history scatter FOLDER DISK_GIB WRITES`: single sectors at random places, and what that takes of memory and space.
-//! - `history resolve FOLDER FRAGMENTS`: the processor's time to say where each of so many fragments of 1 GiB is.
+//! - `history fill FOLDER DISK_GIB RANGE_GIB EPOCHS`: makes the log if there is none; writes each 4 KiB block of the first
+//!   RANGE_GIB of its disk once, then EPOCHS random ones of them, each followed by a flush.
+//! - `history compare A B RANGE_GIB`: reads random blocks of two such logs, in turn: of A as of its end, of B as of nine
+//!   moments. Then it adds points and branches to B.
+//! - `history scatter FOLDER DISK_GIB WRITES`: writes single sectors at random places and reports the memory and space that
+//!   this takes.
+//! - `history resolve FOLDER FRAGMENTS`: writes so many single sectors with gaps between them and reports the CPU time to
+//!   look all of them up at once.
 //!
-//! While filling, nothing is made durable: the medium would take hours, and what is measured afterwards does not depend
-//! on it. The figures come as lines of JSON.
+//! While filling, nothing is made durable: syncing would take hours and does not change what is measured afterwards. The
+//! output is lines of JSON.
 
 use std::{
     error::Error,
@@ -53,7 +56,7 @@ fn report(name: &str, value: f64, unit: &str) {
     println!("{}", serde_json::json!({ "name": name, "value": value, "unit": unit }));
 }
 
-/// Numbers that look random (splitmix64).
+/// Pseudo-random numbers (splitmix64).
 struct Random(u64);
 
 impl Random {
@@ -104,7 +107,7 @@ fn fill(folder: &Path, disk_gib: u64, range_gib: u64, epochs: u64) -> Done {
         content: Content::Data(&block),
         base: false,
     };
-    // An odd step through a power of two meets each block once, in an order far from that of the disk.
+    // Multiplying by an odd number permutes the blocks, whose number is a power of two, into an order unlike the disk's.
     for i in 0..blocks {
         log.append(&[write(i.wrapping_mul(0x9e37_79b9) % blocks)])?;
         if i % 64 == 0 {
@@ -125,7 +128,7 @@ fn fill(folder: &Path, disk_gib: u64, range_gib: u64, epochs: u64) -> Done {
     Ok(())
 }
 
-/// One read's cost in nanoseconds, over `count` of them.
+/// The mean time of a read in nanoseconds, over `count` of them.
 fn read_nanos(view: &View, blocks: u64, count: u64, random: &mut Random) -> Done<f64> {
     let mut buf = [0; BLOCK_BYTES as usize];
     let watch = Watch::start();
@@ -162,13 +165,13 @@ fn compare(a: &Path, b: &Path, range_gib: u64) -> Done {
     const COLD_ROUNDS: usize = 15;
     let blocks = (range_gib << 30) / BLOCK_BYTES;
     let views = || -> Done<_> {
-        // Large enough for all pages of all the moments, so that "cached" is the same state for each.
+        // Large enough for all pages of all moments, so that "cached" means the same for each.
         let store = Arc::new(Store::new(1 << 30, MEMORY_BYTES));
         let options = || LogOptions { store: store.clone(), ..LogOptions::default() };
         let (log_a, _) = open_with(a, range_gib, true, options())?;
         let (log_b, _) = open_with(b, range_gib, true, options())?;
         let (end_a, end_b) = (log_a.head_seq(), log_b.head_seq());
-        // The end of A has every block once, and so has B there.
+        // Up to its end A has each block once, as B has up to the same seq.
         let mut views = vec![("1 epoch".to_owned(), log_a.view(DISK, end_a)?)];
         for eighth in 0..=8 {
             let seq = Seq(end_a.0 + (end_b.0 - end_a.0) * eighth / 8);
@@ -180,7 +183,7 @@ fn compare(a: &Path, b: &Path, range_gib: u64) -> Done {
     let cold = drop_caches().is_ok();
     let mut cold_nanos = vec![Vec::new(); 10];
     for _ in 0..if cold { COLD_ROUNDS } else { 0 } {
-        // Opened anew, so that nothing is in our own cache either. Opening reads footers only.
+        // The logs are opened again, so that nothing is in our own cache either; opening reads footers only.
         let (_log, views) = views()?;
         for (nanos, (_, view)) in cold_nanos.iter_mut().zip(&views) {
             drop_caches()?;
@@ -189,7 +192,7 @@ fn compare(a: &Path, b: &Path, range_gib: u64) -> Done {
     }
     let (log_b, views) = views()?;
     for (_, view) in &views {
-        // All of it, so that the state of the caches is the same for each.
+        // The whole range, so that the caches are in the same state for each view.
         let mut buf = [0; BLOCK_BYTES as usize];
         for block in 0..blocks {
             view.read(Lba(block * BLOCK_SECTORS), &mut buf, Wait::Yes)?;
@@ -215,7 +218,7 @@ fn compare(a: &Path, b: &Path, range_gib: u64) -> Done {
     mark(&log_b)
 }
 
-/// Points and branches, durable, while there is the whole history.
+/// Measures how long it takes to add a point, and a branch, durably to a long history.
 fn mark(log: &Log) -> Done {
     const EACH: u64 = 101;
     let head = log.head_seq().0;
@@ -237,15 +240,15 @@ fn mark(log: &Log) -> Done {
     Ok(())
 }
 
-/// Seconds of the processor that this thread had so far.
+/// The CPU time of this thread so far.
 fn cpu_seconds() -> Done<f64> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
     let nanos: u64 = text.split_whitespace().next().unwrap_or_default().parse()?;
     Ok(nanos as f64 / 1e9)
 }
 
-/// Every other sector of the first so many is written, in an order far from that of the disk; then all of them are looked
-/// up at once, in the present and at half time.
+/// Writes every other sector, `fragments` of them, in an order unlike the disk's; then looks all of them up at once, as of
+/// the end, as of half the history, and in the present.
 fn resolve(folder: &Path, fragments: u64) -> Done {
     const BATCH: u64 = 256;
     let (log, _) = open(folder, fragments.div_ceil(1 << 20), false)?;
@@ -332,7 +335,7 @@ fn scatter(folder: &Path, disk_gib: u64, writes: u64) -> Done {
     Ok(())
 }
 
-/// The most memory that this process ever had.
+/// The largest resident set of this process so far.
 fn peak_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -345,7 +348,7 @@ fn drop_caches() -> io::Result<()> {
     std::fs::write("/proc/sys/vm/drop_caches", "3")
 }
 
-/// A folder that makes things durable only when told to.
+/// A folder whose syncs do nothing unless `durable` is set.
 struct Lazy {
     inner: RealDir,
     durable: Arc<AtomicBool>,

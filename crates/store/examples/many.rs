@@ -1,9 +1,10 @@
-//! What the memory of many busy logs of one store comes to.
+//! Measures the memory of many busy logs of one store.
 //!
 //!     cargo run --release -p bygone-store --example many -- FOLDER [LOGS [WRITES [MIB]]]
 //!
-//! So many logs (300) of a store with so much memory (512 MiB) are written to in turn, 4 KiB at places that do not follow one another, a flush after each 64; two threads
-//! write, one does upkeep. Prints what the logs drew at most of the memory that they share, the largest resident set of the process, and writes a second.
+//! Two threads write to LOGS logs (default 300) in turn, WRITES times each: 4 KiB at scattered places, with a flush after
+//! every 64 writes. One thread does upkeep. The store has a memory budget of MIB (default 512). Prints the peak of what the
+//! logs drew of that budget, the largest resident set of the process, and the writes per second.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement")]
 
 use std::{
@@ -40,7 +41,7 @@ fn open(folder: &Path, store: &Arc<Store>, number: usize) -> (Arc<Log>, VolumeId
     (log, volume)
 }
 
-/// Writes as a device does: whoever is refused, or finds upkeep overdue, helps.
+/// Writes as a device does: a writer that is refused, or finds upkeep overdue, does upkeep itself.
 fn write(log: &Log, volume: VolumeId, n: u64) {
     let lba = Lba(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % BLOCKS * 8);
     let write = BlockWrite { volume, lba, content: Content::Data(&[7; 4096]), base: false };

@@ -1,10 +1,11 @@
-//! What opening a log costs whose last segment has no index, by what a guest wrote into it.
+//! Measures the time to open a log whose last segment has no index, depending on what a guest wrote into it.
 //!
 //!     cargo run --release -p bygone-store --example tail
 //!
-//! Each log has 60 MiB in records of 256 KiB, none of which is known to be durable, and the first of them is torn, so that everything
-//! behind it is searched for records. The innocent guest wrote noise; hostile ones wrote what looks most like headers of this
-//! log without its secret. One line each: the median of seven times to open it, and the ratio to the innocent one.
+//! Each log has 60 MiB in records of 256 KiB, none of which is known to be durable. The first of them is torn, so
+//! everything after it is searched for records. The innocent guest wrote noise; the hostile ones wrote the best imitations
+//! of this log's headers that are possible without its secret. Prints one line for each guest: the median time to open the
+//! log, of seven, and its ratio to that with the innocent guest.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement")]
 
 use std::{path::Path, sync::Arc};
@@ -36,7 +37,7 @@ fn noise(_: &Identity, seq: Seq, _: u32) -> Vec<u8> {
     (0..RECORD_BYTES).map(|_| next()).collect()
 }
 
-/// Whole headers, each of which could be the next record but for its hash.
+/// Whole headers, each of which could be that of the next record but for its hash.
 fn headers(log: &Identity, seq: Seq, incarnation: u32) -> Vec<u8> {
     let key = Identity { id: log.id, secret: [0; 32] }.header_key();
     let mut out = Vec::with_capacity(RECORD_BYTES);
@@ -63,7 +64,7 @@ fn headers(log: &Identity, seq: Seq, incarnation: u32) -> Vec<u8> {
     out
 }
 
-/// Large ones: each claims as much payload as a record can have.
+/// Headers that claim the largest payload that a record can have.
 fn large(log: &Identity, seq: Seq, incarnation: u32) -> Vec<u8> {
     let mut out = headers(log, seq, incarnation);
     for header in out.chunks_exact_mut(HEADER_BYTES) {
@@ -73,7 +74,7 @@ fn large(log: &Identity, seq: Seq, incarnation: u32) -> Vec<u8> {
     out
 }
 
-/// The word that every header has, as often as it can be.
+/// The magic number of a header, as often as it fits.
 fn magic(_: &Identity, seq: Seq, _: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(RECORD_BYTES);
     while out.len() < RECORD_BYTES {
@@ -103,7 +104,7 @@ fn make(folder: &Path, guest: Guest) {
         log.append(&[BlockWrite { volume, lba, content: Content::Data(&data), base: false }]).unwrap();
     }
     drop(log);
-    // The first of them is torn.
+    // Tear the first of them.
     let mut bytes = std::fs::read(&first).unwrap();
     let payload = (end as usize..bytes.len()).find(|at| bytes[*at] != 0).unwrap_or(end as usize);
     bytes[payload..payload + 64].fill(0x55);

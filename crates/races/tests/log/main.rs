@@ -118,7 +118,7 @@ fn i4_a_failed_sync_is_never_followed_by_an_acknowledgement_whoever_was_told() {
                 })
                 .collect();
             threads.into_iter().for_each(|thread| thread.join().unwrap());
-            // Everything acknowledged is on the medium, with its content.
+            // Everything acknowledged is on the medium.
             let reached = acknowledged.lock().unwrap().iter().copied().max();
             drop(log);
             let log = open(memory.after_a_power_cut());
@@ -165,7 +165,7 @@ fn whoever_has_a_moment_keeps_what_it_is_read_from_while_small_checkpoints_becom
         }
         let views = reader.join().unwrap();
         upkeep.join().unwrap();
-        // Also those that were created before others were merged.
+        // Also the views that were created before checkpoints were merged.
         for (view, then) in views {
             assert_eq!(shown(&view), then);
         }
@@ -201,7 +201,7 @@ fn a_moment_shows_what_was_written_before_it_whatever_upkeep_does_meanwhile() {
         let watcher = {
             let (log, writing) = (log.clone(), writing.clone());
             thread::spawn(move || {
-                // Each write also has a sector of its own; once there, it stays.
+                // Each write goes to a sector of its own as well; once that sector is found, it stays.
                 let mut known = 0;
                 for _ in while_set(&writing) {
                     let fragments = log.resolve_head(volume, Lba(10), Sectors(8), Wait::Yes).unwrap();
@@ -255,7 +255,7 @@ fn a_volume_that_is_closed_and_opened_between_writes_and_checkpoints_shows_the_n
                     log.read_fragment(&fragments[0], &mut now, Wait::Yes).unwrap();
                     assert_eq!(now[0], i, "sector {i}");
                 }
-                // It is being closed right now.
+                // The volume is closed at the moment.
                 Err(error) => assert!(matches!(error, Error::NoVolume(_)), "{error}"),
             }
         };
@@ -301,7 +301,7 @@ fn a_follower_is_told_everything_once_and_nothing_that_a_power_cut_takes() {
                             }
                         }
                         assert_eq!(batch.upto.0, told);
-                        // At this point, whatever the result of a flush in progress.
+                        // A power cut now would lose nothing that the follower was given, whatever flush is in progress.
                         let left = open(memory.after_a_power_cut());
                         assert!(batch.upto <= left.head_seq(), "{} of {}", batch.upto, left.head_seq());
                     }
@@ -346,7 +346,7 @@ fn branches_events_and_flushes_that_come_at_once_are_all_there_after_a_power_cut
             thread::spawn(move || {
                 let at = log.head_seq();
                 log.add_branch("b", bygone_model::BranchId(0), at).map(|_| ()).unwrap();
-                // At this point, whichever thread flushes next.
+                // A power cut now would not lose the branch, whichever thread flushes next.
                 assert!(open(memory.after_a_power_cut()).catalog().branch_named("b").is_ok());
             })
         };

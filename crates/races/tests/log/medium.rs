@@ -9,7 +9,7 @@ use std::{
 use bygone_model::Micros;
 use bygone_store::env::{Clock, Dir, File};
 
-/// A file: what readers see, which of it is not durable, and what is on the medium.
+/// A file: what readers see, the writes that are not durable yet, and what is on the medium.
 #[derive(Clone, Default)]
 struct Node {
     seen: Vec<u8>,
@@ -23,7 +23,7 @@ impl Node {
         self.dirty.push((at, data.to_vec()));
     }
 
-    /// As on Linux: a failure is reported once, and the affected data counts as written from then on.
+    /// As on Linux: a failure is reported once, and the lost data counts as clean from then on.
     fn sync(&mut self, fails: bool) -> io::Result<()> {
         let dirty = std::mem::take(&mut self.dirty);
         if fails && !dirty.is_empty() {
@@ -44,7 +44,7 @@ fn write_at(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
 
 type Nodes = BTreeMap<String, Arc<Mutex<Node>>>;
 
-/// A folder of such files.
+/// A folder in memory.
 #[derive(Clone, Default)]
 pub(crate) struct Memory {
     nodes: Arc<Mutex<Nodes>>,
@@ -135,7 +135,7 @@ impl File for Open {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // Both the operation and its answer take a while.
+        // Other threads may run before the sync and between the sync and its return.
         shuttle::thread::yield_now();
         let fails = self.of.fails_now();
         let done = self.node.lock().unwrap().sync(fails);

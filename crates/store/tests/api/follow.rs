@@ -1,4 +1,4 @@
-//! Following a log: every durable record once, from any place on, whatever became of the files.
+//! Followers get every durable record once, from any place on, whatever happened to the files.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ fn from(log: &Arc<Log>, seq: Seq) -> Follower {
     log.follow(Cursor { log: log.id(), seq }).unwrap()
 }
 
-/// Everything that there is, which must follow without a gap: the records, and the seqs that are lost.
+/// Everything that the follower can read, which must have no gap: the records, and the seqs that are lost.
 fn all(follower: &mut Follower) -> (Vec<Followed>, Vec<u64>) {
     let (mut records, mut lost) = (Vec::new(), Vec::new());
     while let Some(batch) = follower.next_batch().unwrap() {
@@ -30,7 +30,7 @@ fn seqs(records: &[Followed]) -> Vec<u64> {
     records.iter().map(|record| record.seq.0).collect()
 }
 
-/// A log of several segments, some sealed, with checkpoints, events and what a guest writes; the n-th write is of block n.
+/// Fills several segments, some of them sealed, with writes, events and flushes; write n has mark n and is to block n % 50.
 fn busy(log: &Arc<Log>, volume: VolumeId, writes: std::ops::Range<u64>) {
     for n in writes {
         write(log, volume, n % 50 * 4, 4, n);
@@ -45,7 +45,7 @@ fn busy(log: &Arc<Log>, volume: VolumeId, writes: std::ops::Range<u64>) {
     log.flush().unwrap();
 }
 
-/// What was written, and the labels of the events, in order, all read by way of the follower.
+/// The first byte of each write and the label of each event, in order, read through the follower.
 fn told(follower: &Follower, records: &[Followed]) -> (Vec<u64>, Vec<String>) {
     let (mut writes, mut labels) = (Vec::new(), Vec::new());
     for record in records {
@@ -54,7 +54,7 @@ fn told(follower: &Follower, records: &[Followed]) -> (Vec<u64>, Vec<String>) {
                 let mut bytes = vec![0; (record.sectors.0 * SECTOR_BYTES) as usize];
                 follower.read(record, record.lba, &mut bytes).unwrap();
                 writes.push(bytes[0].into());
-                // A part of it is the same.
+                // Reading a part of a record gives the same bytes.
                 let mut part = vec![0; 512];
                 follower.read(record, Lba(record.lba.0 + 2), &mut part).unwrap();
                 assert_eq!(part, bytes[1024..1536]);
@@ -84,7 +84,7 @@ fn every_record_is_given_out_once_from_any_place_on_and_after_any_restart() {
         assert_eq!(Some(record.time), log.time_of(record.seq).ok(), "{record:?}");
     }
 
-    // It goes on where it is, in this life of the log and in the next ones.
+    // The follower continues from its place, in this life of the log and in later ones.
     busy(&log, volume, 120..130);
     let more = all(&mut follower).0;
     assert_eq!(seqs(&more), (records.len() as u64 + 1..=log.durable_seq().0).collect::<Vec<_>>());
@@ -181,7 +181,7 @@ fn a_kept_place_is_the_last_whole_one_and_another_logs_is_refused() {
     assert_eq!(world.files("follow").len(), 2, "what was replaced goes");
     drop(log);
 
-    // A power cut while the next one was written.
+    // A power cut while the next place was written.
     let newest = world.path("follow").join("detect.0000000000000003");
     let whole = std::fs::read(&newest).unwrap();
     for len_bytes in 0..whole.len() {

@@ -1,4 +1,4 @@
-//! A guest that writes records of its own making into its disk, and knows everything about the log but its secret.
+//! A guest that writes forged records to its disk and knows everything about the log but its secret.
 
 use bygone_model::{BranchId, Event, Kind, Lba, Micros, Sectors, Seq, VolumeId};
 use bygone_store::{
@@ -25,7 +25,7 @@ fn identity(bytes: &[u8]) -> Identity {
     SegmentHeader::decode(bytes).unwrap().0.log
 }
 
-/// The records of a segment, with where they begin.
+/// The records of a segment: offset, header and hash of each.
 fn records(bytes: &[u8]) -> Vec<(usize, Header, u64)> {
     let key = identity(bytes).header_key();
     let mut at = SEGMENT_HEADER_BYTES;
@@ -37,7 +37,7 @@ fn records(bytes: &[u8]) -> Vec<(usize, Header, u64)> {
     out
 }
 
-/// Headers that wipe the victim's sectors as the records `seq` and following would, the first of which follows `previous`.
+/// Forged headers of the records `seq` and following, which zero the victim's sectors; the first links to `previous`.
 fn forged(key: &HeaderKey, seq: u64, previous: u64, incarnation: u32, len: usize) -> Vec<u8> {
     let (mut out, mut previous) = (Vec::new(), link(previous));
     for seq in seq.. {
@@ -70,15 +70,15 @@ fn append(log: &Log, volume: VolumeId, lba: u64, data: &[u8]) -> Seq {
     log.append(&[write]).unwrap().last
 }
 
-/// A log in which a guest wrote headers that `key` makes; then the header of that write is damaged. What the victim's sectors
-/// hold afterwards, and the last record.
+/// Lets a guest write headers that are forged with the key of `key_of`, damages the header of that write, and opens the log
+/// again. Returns what the victim's sectors hold, and the last record before and after.
 fn after_damage(key_of: impl Fn(&Identity) -> HeaderKey) -> (bygone_store::Result<u64>, Seq, Seq) {
     let (world, log, volume) = World::make_of(1024, 256 << 10);
     write(&log, volume, VICTIM, 8, 7);
     log.flush().unwrap();
     let (_, bytes) = segment(&world);
     let (_, last, hash) = *records(&bytes).last().unwrap();
-    // What its own record will be and those after it: its own, the flush mark, and one more.
+    // The guest's own record gets this seq; its forgeries claim the following ones.
     let seq = last.seq.next();
     let key = key_of(&identity(&bytes));
     let content = forged(&key, seq.0 + 1, hash, last.incarnation, 32 << 10);
@@ -89,7 +89,7 @@ fn after_damage(key_of: impl Fn(&Identity) -> HeaderKey) -> (bygone_store::Resul
     drop(log);
     let (path, mut bytes) = segment(&world);
     let (at, ..) = *records(&bytes).iter().find(|(_, header, _)| header.seq == seq).unwrap();
-    // More than one bit, so that nothing is known of it and the next record is looked for.
+    // More than one bit, so that nothing of it is recovered and recovery searches for the next record.
     bytes[at + 20] ^= 3;
     std::fs::write(path, bytes).unwrap();
     let log = world.open();
@@ -112,13 +112,14 @@ fn what_a_guest_writes_is_never_taken_for_a_record() {
 
 #[test]
 fn only_the_secret_keeps_a_forged_record_out() {
-    // The same with the right key does harm, so the test above would notice.
+    // With the right key the forgery does harm, so the test above would notice one.
     let (victim, head, recovered) = after_damage(Identity::header_key);
     assert!(!matches!((victim, recovered == head), (Ok(7), true)));
 }
 
-/// A log whose last bytes are a block that ends in an index of no records at all, made with the key of `key_of`. What the victim's
-/// sectors hold, and whether the block reads as it was written; `None` if the log does not even know the disk any more.
+/// Opens a log that ends in a guest's block, whose end is a forged index without entries, made with the key of `key_of`.
+/// Returns what the victim's sectors hold, and whether the block reads as it was written; `None` if the log does not even
+/// know the disk any more.
 fn after_a_forged_index(key_of: impl Fn(&Identity) -> HeaderKey) -> Option<(u64, bool)> {
     let (world, log, volume) = World::make_of(1024, 256 << 10);
     write(&log, volume, VICTIM, 8, 7);
@@ -149,7 +150,7 @@ fn after_a_forged_index(key_of: impl Fn(&Identity) -> HeaderKey) -> Option<(u64,
 fn what_a_guest_writes_at_the_very_end_is_never_taken_for_an_index() {
     let guess = |log: &Identity| Identity { id: log.id, secret: [0; 32] }.header_key();
     assert_eq!(after_a_forged_index(guess), Some((7, true)));
-    // With the right key it would be, and hide all that the segment holds.
+    // With the right key it is, and hides everything in the segment.
     assert_eq!(after_a_forged_index(Identity::header_key), None);
 }
 
@@ -177,7 +178,7 @@ fn a_log_whose_numbers_are_used_up_takes_no_more_and_keeps_what_it_has() {
     write(&log, volume, 0, 1, 1);
     log.flush().unwrap();
     drop(log);
-    // A file that claims to begin with the last numbers that there are, in place of all others.
+    // Replace all files with one segment whose records have the last valid seqs.
     let (_, bytes) = segment(&world);
     let header = SegmentHeader {
         number: 1,

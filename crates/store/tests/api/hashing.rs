@@ -1,4 +1,4 @@
-//! The manifest knows each sealed segment's file by its hash, so a change is found wherever in the file it is.
+//! The manifest has the hash of each sealed segment's file, so verification finds a change anywhere in the file.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ fn upkeep(log: &Log) {
     while log.maintain().unwrap() {}
 }
 
-/// Segments of which some records have zeroes between their header and their payload.
+/// A log with sealed segments, some of whose records have padding before their payload.
 fn some_history(bytes_per_s: u64) -> (World, Arc<Log>, VolumeId) {
     let store = Arc::new(Store::new(64 << 10, MEMORY_BYTES).with_background(bytes_per_s));
     let world = World::empty();
@@ -35,7 +35,7 @@ fn some_history(bytes_per_s: u64) -> (World, Arc<Log>, VolumeId) {
     (world, log, volume)
 }
 
-/// What the manifests say of living segments, by number.
+/// The manifests' entries of living segments, by number.
 fn known(world: &World) -> BTreeMap<u32, Entry> {
     let mut known = BTreeMap::new();
     for path in world.files("manifest") {
@@ -69,7 +69,7 @@ fn verified(log: &Log) -> Vec<(String, Damage)> {
     report.damaged.into_iter().map(|found| (found.place.file, found.damage)).collect()
 }
 
-/// Where a record begins whose payload is aligned, with zeroes before it.
+/// The offset of a padding byte before an aligned payload.
 fn gap_in(path: &Path) -> Option<usize> {
     let bytes = std::fs::read(path).unwrap();
     (4096..bytes.len().saturating_sub(4096)).step_by(4096).map(|at| at - 1).find(|at| {
@@ -136,7 +136,8 @@ fn verification_hashes_what_it_reads_and_finds_whole() {
     check_all(&world);
 }
 
-/// A segment that upkeep has not read yet, with one bit of it flipped where `at` says; gives the file, and its sound content.
+/// A log with a segment that upkeep has not read yet and in which one bit is flipped at `at`; also returns the segment's path
+/// and its sound content.
 fn rotten(at: impl Fn(&Path) -> usize) -> (World, VolumeId, PathBuf, Vec<u8>) {
     let (world, log, volume) = some_history(0);
     drop(log);
@@ -181,8 +182,8 @@ fn what_rotted_before_it_was_hashed_gets_no_hash_is_told_of_and_is_sound_once_it
             assert_eq!(mark(&log, volume, i * 40, log.head_seq()).unwrap(), i + 1, "{what}");
         }
     }
-    // An index that does not hold is made anew when the log is opened; here it rots later. So does a trailer, without which upkeep
-    // does not begin to read.
+    // A damaged index or trailer would be rewritten when the log is opened, so here it rots afterwards. Without a valid
+    // trailer, upkeep does not even begin to read the segment.
     for from_end in [100, 10] {
         let (world, log, _) = some_history(0);
         let path = path_of(&world, *known(&world).first_key_value().unwrap().0);

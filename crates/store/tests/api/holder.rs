@@ -1,4 +1,4 @@
-//! A log has one holder at a time: each writes in a term of its own, and whoever held it before changes nothing any more.
+//! A log has one holder at a time. Each writes in a term of its own, and a previous holder cannot change anything any more.
 
 use std::{
     collections::BTreeMap,
@@ -42,7 +42,7 @@ fn some_history() -> (World, Arc<Log>, VolumeId) {
     (world, log, volume)
 }
 
-/// The terms that the files of each kind name, in order of number. Of segments without a header none.
+/// The terms in the files of each kind, in order of number. Segments without a header are left out.
 fn terms(world: &World) -> [Vec<u32>; 3] {
     let bytes = |path: &PathBuf| std::fs::read(path).unwrap();
     let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
@@ -58,7 +58,7 @@ fn terms(world: &World) -> [Vec<u32>; 3] {
     [segments.map(|(header, _)| header.term).collect(), checkpoints.collect(), manifests.collect()]
 }
 
-/// All files of the log.
+/// The content of all files of the log.
 fn content(world: &World) -> BTreeMap<PathBuf, Vec<u8>> {
     let files = ["log", "index", "manifest"].into_iter().flat_map(|folder| world.files(folder));
     files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
@@ -71,7 +71,7 @@ fn each_kind_of_file_says_which_holder_wrote_it_and_the_newest_of_them_counts() 
     drop(log);
     assert!(terms(&world).iter().flatten().all(|term| *term == 1), "{:?}", terms(&world));
 
-    // Before anything else is written.
+    // The manifest is written before anything else.
     let log = world.try_hold(Hold::TakeOver).unwrap();
     assert_eq!(log.term(), 2);
     let [segments, checkpoints, manifests] = terms(&world);
@@ -90,7 +90,7 @@ fn each_kind_of_file_says_which_holder_wrote_it_and_the_newest_of_them_counts() 
     for (kind, found) in ["segments", "checkpoints", "manifests"].iter().zip(terms(&world)) {
         assert!(found.is_sorted() && found.last() == Some(&2), "{kind}: {found:?}");
     }
-    // Each kind alone is enough.
+    // Each kind of file alone is enough.
     for kept in ["log", "index", "manifest"] {
         let part = World::copy_of(world.folder.path());
         if kept != "manifest" {
@@ -118,7 +118,7 @@ fn each_kind_of_file_says_which_holder_wrote_it_and_the_newest_of_them_counts() 
 fn whoever_held_the_log_before_is_refused_whatever_it_does_next_and_changes_nothing() {
     type Act = fn(&Arc<Log>, VolumeId) -> Option<Error>;
     fn fill(log: &Log, volume: VolumeId) -> Option<Error> {
-        // Until it needs a segment more.
+        // Until the log needs another segment.
         let data = sector(7).repeat(8);
         let write =
             BlockWrite { volume, lba: bygone_model::Lba(0), content: Content::Data(&data), base: false };
@@ -129,7 +129,7 @@ fn whoever_held_the_log_before_is_refused_whatever_it_does_next_and_changes_noth
         ("a checkpoint", |log, _| log.checkpoint().err()),
         ("writes", |log, volume| fill(log, volume)),
         ("upkeep of another turn", |log, _| {
-            // Whichever piece has the first turn.
+            // The first turn may do another piece of upkeep.
             let _ = log.maintain();
             log.maintain().err()
         }),
@@ -155,7 +155,7 @@ fn whoever_held_the_log_before_is_refused_whatever_it_does_next_and_changes_noth
             assert!(matches!(error, Some(Error::Superseded { term: 1, newest: 2 })), "{what}: {error:?}");
         }
         let after = content(&world);
-        // What it wrote until it had to look is in a file that it had open.
+        // Until it had to look for a newer term, it wrote to its open segment.
         let changed: Vec<_> = before.iter().filter(|(path, bytes)| after.get(*path) != Some(bytes)).collect();
         assert!(what == "writes" || changed.is_empty(), "{what}: {changed:?}");
         assert!(before.keys().eq(after.keys()), "{what}: {:?}", after.keys());
@@ -178,14 +178,14 @@ fn a_holder_that_comes_back_is_refused_if_the_log_was_taken_over() {
     write(&log, volume, 0, 20, 5);
     assert_eq!(mark(&log, volume, 0, log.head_seq()).unwrap(), 5);
     drop(log);
-    // Its files may be a copy that is older than the holder.
+    // The files may be an older copy, from before the holder's term.
     assert_eq!(world.try_hold(Hold::Term(7)).unwrap().term(), 7);
 }
 
-/// What is there only later.
+/// A value that is set later.
 type Later<T> = Arc<Mutex<Option<T>>>;
 
-/// Something else happens just before the first manifest is made.
+/// Runs a closure just before the next manifest is created.
 #[derive(Clone, Default)]
 struct Late(Later<Box<dyn FnOnce() + Send>>);
 
@@ -216,7 +216,8 @@ fn of_two_who_take_a_log_over_at_once_one_is_refused() {
     assert_eq!(won.term(), 2);
 }
 
-/// A holder that wants to write a manifest, and whoever takes the log over just before it does: after the holder has looked.
+/// A holder that will write a manifest. [`Late`] lets another one take the log over just before that, after the holder has
+/// looked for a newer term.
 fn taken_over_before_a_manifest() -> (Arc<World>, Arc<Log>, VolumeId, Later<Arc<Log>>, Late) {
     let (world, log, volume) = some_history();
     drop(log);
@@ -231,7 +232,7 @@ fn taken_over_before_a_manifest() -> (Arc<World>, Arc<Log>, VolumeId, Later<Arc<
     (world, old, volume, Arc::default(), late)
 }
 
-/// Until the other one has taken the log over.
+/// Repeats `act` until the other holder has taken the log over; returns the error of the last call.
 fn until(done: impl Fn() -> bool, mut act: impl FnMut() -> Option<Error>) -> Option<Error> {
     for _ in 0..40 {
         let error = act();

@@ -1,4 +1,4 @@
-//! The store by its public face, with real files. What needs power cuts and failing media is in `bygone-sim`.
+//! Tests of the store's public API, with real files. What needs power cuts and failing media is in `bygone-sim`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod damage;

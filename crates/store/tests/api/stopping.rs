@@ -1,4 +1,4 @@
-//! Whoever does not want to know any more costs one piece more, and pieces are small.
+//! A cancelled call ends after at most one more piece of work, and pieces are small.
 
 use std::{
     cell::Cell,
@@ -16,7 +16,7 @@ use crate::world::{Ticks, World, disk, mark, options, write};
 fn verification_ends_within_a_piece_of_a_segment_or_a_tree() {
     const STEP_BYTES: u64 = 1 << 20;
     const RECORD_SECTORS: u64 = 1024;
-    /// No piece is longer: a record with its header and checksums, or a page.
+    /// The longest piece: a record with its header and checksums.
     const PIECE_BYTES: u64 = RECORD_SECTORS * 512 + 8192;
     let (world, log, volume) = World::make_of(1 << 21, 64 << 20);
     // One large segment …
@@ -56,8 +56,8 @@ fn verification_ends_within_a_piece_of_a_segment_or_a_tree() {
     }
 }
 
-/// Asks with `ask`, each time by somebody who goes one question later, until the answer comes; says how often it was asked whether
-/// it is still wanted.
+/// Calls `ask` again and again, each time cancelling it one check later, until it succeeds; returns how often the last call
+/// checked for cancellation, and its answer.
 fn go_ever_later<T>(mut ask: impl FnMut(Caller<'_>) -> bygone_store::Result<T>) -> (usize, T) {
     for last in 0.. {
         let asked = Cell::new(0);
@@ -88,13 +88,13 @@ fn a_view_that_needs_a_checkpoint_ends_within_a_page() {
         assert_eq!(index(), before, "nothing is left of what was given up");
         log.view_for(volume, end, caller)
     });
-    // 3,000 versions take at least so many pages.
+    // A check for each page; 3,000 versions take at least so many, in a delta and an image.
     assert!(asked > 2 * 3000 / 170, "{asked}");
     assert_eq!((index(), view.seq()), (before + 1, end));
     for i in (0..3000).step_by(97) {
         assert_eq!(mark(&log, volume, i * 7919 % 100_000 * 8, end).unwrap(), i + 1);
     }
-    // And one that is there already asks nobody.
+    // With an existing checkpoint there is nothing to cancel.
     assert_eq!(go_ever_later(|caller| log.view_for(volume, end, caller)).0, 0);
     let branch = log.add_branch("try", BranchId(0), Seq(end.0 / 2)).unwrap();
     let own = log.catalog().volumes_of(branch, Seq::MAX).next().unwrap().id;
@@ -121,7 +121,7 @@ fn a_question_to_events_that_none_answers_ends_within_a_list() {
     }
 }
 
-/// Making a checkpoint takes until it is let go.
+/// Blocks the creation of a checkpoint while the flag is set.
 struct Slow(Arc<(Mutex<bool>, Condvar)>);
 
 impl Watch for Slow {
@@ -149,7 +149,7 @@ fn a_view_that_waits_for_upkeep_ends_when_it_is_not_wanted_any_more() {
         let log = log.clone();
         thread::spawn(move || log.checkpoint().unwrap())
     };
-    // Until it is in the middle of it, with the turn.
+    // Until the other thread creates the checkpoint and has the turn.
     guard = changed.wait(guard).unwrap();
     drop(guard);
     let asked = Cell::new(0);

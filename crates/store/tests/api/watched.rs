@@ -1,4 +1,4 @@
-//! A folder of the system in which a test does something of its own at one kind of step.
+//! A real folder with hooks, so that a test can intervene in one kind of operation.
 
 use std::{
     io::{self, IoSlice},
@@ -8,15 +8,15 @@ use std::{
 
 use bygone_store::env::{Dir, File, RealDir};
 
-/// What happens at which step; by default nothing.
+/// The hooks; by default they do nothing.
 pub(crate) trait Watch: Send + Sync + 'static {
     fn before_create(&self, _name: &str) {}
     fn before_remove(&self, _name: &str) {}
-    /// Reads from a file that was opened, not made.
+    /// Replaces reads from files that were opened, not created.
     fn read(&self, file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         file.read_at(buf, offset)
     }
-    /// An error is the answer to a sync of a file.
+    /// An error makes the sync of a file fail.
     fn before_sync(&self) -> io::Result<()> {
         Ok(())
     }

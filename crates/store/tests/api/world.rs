@@ -19,12 +19,12 @@ use tempfile::TempDir;
 
 use crate::watched::{Watch, Watched};
 
-/// A clock that moves by a millisecond whenever it is looked at.
+/// A clock that advances by a millisecond whenever the wall clock is read.
 #[derive(Default)]
 pub(crate) struct Ticks(AtomicI64);
 
 impl Ticks {
-    /// It shows that so many microseconds have passed.
+    /// A clock on which `micros` microseconds have passed.
     pub(crate) fn from(micros: i64) -> Ticks {
         Ticks(micros.into())
     }
@@ -62,7 +62,7 @@ pub(crate) fn disk(sectors: u64) -> Disk {
     Disk { name: "vda".to_owned(), sectors: Sectors(sectors), block_bytes: 512, keeping: Keeping::Store }
 }
 
-/// A folder with a log of one disk.
+/// A temporary folder with a log.
 pub(crate) struct World {
     pub(crate) folder: TempDir,
     pub(crate) syncs_fail: Arc<AtomicBool>,
@@ -132,12 +132,12 @@ impl World {
     }
 }
 
-/// A sector that says who wrote it.
+/// The content of a sector with this mark.
 pub(crate) fn sector(mark: u64) -> Vec<u8> {
     mark.to_le_bytes().repeat(SECTOR_BYTES as usize / 8)
 }
 
-/// Writes `sectors` sectors that all bear `mark`.
+/// Writes `sectors` sectors with this mark.
 pub(crate) fn write(log: &Log, volume: VolumeId, lba: u64, sectors: u64, mark: u64) -> Seq {
     let data = sector(mark).repeat(sectors as usize);
     let write = BlockWrite { volume, lba: Lba(lba), content: Content::Data(&data), base: false };
@@ -153,7 +153,7 @@ pub(crate) fn mark(log: &Arc<Log>, volume: VolumeId, lba: u64, seq: Seq) -> bygo
     Ok(mark)
 }
 
-/// Syncs fail when told to.
+/// Makes syncs fail while the flag is set.
 struct Failing(Arc<AtomicBool>);
 
 impl Watch for Failing {
