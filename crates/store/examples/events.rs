@@ -1,9 +1,9 @@
 //! Measures the cost of queries for events in a long history.
 //!
-//! - `events fill FOLDER COUNT`: appends COUNT events to the log in FOLDER (made if there is none): every thousandth is a
-//!   shutdown, every hundredth a point, the rest are contacts. Half of them are on a branch that is not the present.
-//! - `events ask FOLDER`: opens the log and runs eight queries, such as the newest 200 events, the last shutdown, or a point
-//!   by its label. It prints a line of JSON with the time of each; the first begins with an empty page cache.
+//! - `events fill FOLDER COUNT`: appends COUNT events to the log in FOLDER (made if there is none): every thousandth is
+//!   a shutdown, every hundredth a point, the rest are contacts. Half of them are on a branch that is not the present.
+//! - `events ask FOLDER`: opens the log and runs eight queries, such as the newest 200 events, the last shutdown, or a
+//!   point by its label. It prints a line of JSON with the time of each; the first begins with an empty page cache.
 
 use std::{error::Error, path::Path, sync::Arc};
 

@@ -1,17 +1,17 @@
 //! Fills logs with history and measures the cost of reading it, adding points and branches to it, and storing it.
 //! `scripts/bench-history` runs it.
 //!
-//! - `history fill FOLDER DISK_GIB RANGE_GIB EPOCHS`: makes the log if there is none; writes each 4 KiB block of the first
-//!   RANGE_GIB of its disk once, then EPOCHS random ones of them, each followed by a flush.
-//! - `history compare A B RANGE_GIB`: reads random blocks of two such logs, in turn: of A as of its end, of B as of nine
-//!   moments. Then it adds points and branches to B.
-//! - `history scatter FOLDER DISK_GIB WRITES`: writes single sectors at random places and reports the memory and space that
-//!   this takes.
-//! - `history resolve FOLDER FRAGMENTS`: writes so many single sectors with gaps between them and reports the CPU time to
-//!   look all of them up at once.
+//! - `history fill FOLDER DISK_GIB RANGE_GIB EPOCHS`: makes the log if there is none; writes each 4 KiB block of the
+//!   first RANGE_GIB of its disk once, then EPOCHS random ones of them, each followed by a flush.
+//! - `history compare A B RANGE_GIB`: reads random blocks of two such logs, in turn: of A as of its end, of B as of
+//!   nine moments. Then it adds points and branches to B.
+//! - `history scatter FOLDER DISK_GIB WRITES`: writes single sectors at random places and reports the memory and space
+//!   that this takes.
+//! - `history resolve FOLDER FRAGMENTS`: writes so many single sectors with gaps between them and reports the CPU time
+//!   to look all of them up at once.
 //!
-//! While filling, nothing is made durable: syncing would take hours and does not change what is measured afterwards. The
-//! output is lines of JSON.
+//! While filling, nothing is made durable: syncing would take hours and does not change what is measured afterwards.
+//! The output is lines of JSON.
 
 use std::{
     error::Error,
@@ -107,7 +107,8 @@ fn fill(folder: &Path, disk_gib: u64, range_gib: u64, epochs: u64) -> Done {
         content: Content::Data(&block),
         base: false,
     };
-    // Multiplying by an odd number permutes the blocks, whose number is a power of two, into an order unlike the disk's.
+    // Multiplying by an odd number permutes the blocks, whose number is a power of two, into an order unlike the
+    // disk's.
     for i in 0..blocks {
         log.append(&[write(i.wrapping_mul(0x9e37_79b9) % blocks)])?;
         if i % 64 == 0 {
@@ -247,8 +248,8 @@ fn cpu_seconds() -> Done<f64> {
     Ok(nanos as f64 / 1e9)
 }
 
-/// Writes every other sector, `fragments` of them, in an order unlike the disk's; then looks all of them up at once, as of
-/// the end, as of half the history, and in the present.
+/// Writes every other sector, `fragments` of them, in an order unlike the disk's; then looks all of them up at once, as
+/// of the end, as of half the history, and in the present.
 fn resolve(folder: &Path, fragments: u64) -> Done {
     const BATCH: u64 = 256;
     let (log, _) = open(folder, fragments.div_ceil(1 << 20), false)?;

@@ -2,9 +2,9 @@
 //!
 //!     cargo run --release -p bygone-store --example many -- FOLDER [LOGS [WRITES [MIB]]]
 //!
-//! Two threads write to LOGS logs (default 300) in turn, WRITES times each: 4 KiB at scattered places, with a flush after
-//! every 64 writes. One thread does upkeep. The store has a memory budget of MIB (default 512). Prints the peak of what the
-//! logs drew of that budget, the largest resident set of the process, and the writes per second.
+//! Two threads write to LOGS logs (default 300) in turn, WRITES times each: 4 KiB at scattered places, with a flush
+//! after every 64 writes. One thread does upkeep. The store has a memory budget of MIB (default 512). Prints the peak
+//! of what the logs drew of that budget, the largest resident set of the process, and the writes per second.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement")]
 
 use std::{

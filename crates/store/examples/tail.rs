@@ -3,9 +3,9 @@
 //!     cargo run --release -p bygone-store --example tail
 //!
 //! Each log has 60 MiB in records of 256 KiB, none of which is known to be durable. The first of them is torn, so
-//! everything after it is searched for records. The innocent guest wrote noise; the hostile ones wrote the best imitations
-//! of this log's headers that are possible without its secret. Prints one line for each guest: the median time to open the
-//! log, of seven, and its ratio to that with the innocent guest.
+//! everything after it is searched for records. The innocent guest wrote noise; the hostile ones wrote the best
+//! imitations of this log's headers that are possible without its secret. Prints one line for each guest: the median
+//! time to open the log, of seven, and its ratio to that with the innocent guest.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement")]
 
 use std::{path::Path, sync::Arc};

@@ -301,7 +301,8 @@ fn a_follower_is_told_everything_once_and_nothing_that_a_power_cut_takes() {
                             }
                         }
                         assert_eq!(batch.upto.0, told);
-                        // A power cut now would lose nothing that the follower was given, whatever flush is in progress.
+                        // A power cut now would lose nothing that the follower was given, whatever flush is in
+                        // progress.
                         let left = open(memory.after_a_power_cut());
                         assert!(batch.upto <= left.head_seq(), "{} of {}", batch.upto, left.head_seq());
                     }

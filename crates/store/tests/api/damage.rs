@@ -1,4 +1,4 @@
-//! Damage and other versions: told, and never served (I5).
+//! Damage and newer versions are reported and never served (I5).
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::world::{World, mark, sector, write};
 
 const WRITES: u64 = 60;
 
-/// A log of several sealed segments and checkpoints, closed; its volume and last seq.
+/// A closed log of several sealed segments and checkpoints; also returns its volume and last seq.
 fn some_history() -> (World, VolumeId, Seq) {
     let (world, log, volume) = World::make(1024);
     for i in 0..WRITES {
@@ -22,12 +22,12 @@ fn some_history() -> (World, VolumeId, Seq) {
     log.event(BranchId(0), &Event::new(Kind::Point, "end")).unwrap();
     let end = log.checkpoint().unwrap();
     drop(log);
-    // What was not sealed yet is now.
+    // Opening seals the rest.
     drop(world.open());
     (world, volume, end)
 }
 
-/// What the log says of every sector that was written, as of `end`.
+/// Reads every sector that was written, as of `end`.
 fn all_marks(world: &World, volume: VolumeId, end: Seq) -> Vec<bygone_store::Result<u64>> {
     let log = world.open();
     (0..240).map(|lba| mark(&log, volume, lba, end)).collect()
@@ -53,7 +53,7 @@ fn i5_flipped_bits_are_reported_and_never_served() {
                     Err(e) => panic!("{e}"),
                 }
             }
-            // Of the index all may have been made again.
+            // Opening may have rebuilt the index, so that the path may not exist any more.
             let _ = std::fs::write(&path, &bytes);
         }
     }
@@ -64,7 +64,7 @@ fn i5_flipped_bits_are_reported_and_never_served() {
 fn i5_verification_finds_a_flipped_bit_in_every_file() {
     let (world, ..) = some_history();
     let files: Vec<_> = world.files("log").into_iter().chain(world.files("index")).collect();
-    // The newest index file is made again without a word.
+    // The newest checkpoint is rebuilt without a report.
     for path in &files[..files.len() - 1] {
         let bytes = std::fs::read(path).unwrap();
         let log = world.open();
@@ -155,7 +155,7 @@ fn damage_in_a_segment_without_an_index_is_not_hidden_by_giving_it_one() {
     }
     let end = log.checkpoint().unwrap();
     drop(log);
-    // The last write of the first segment that has one.
+    // Damages the last write of the first segment that has one.
     let last_write = |path: &PathBuf| {
         let bytes = std::fs::read(path).unwrap();
         let at = bytes.windows(13).rposition(|bytes| bytes[8..] == *b"ByRe\x01")?;
@@ -167,9 +167,9 @@ fn damage_in_a_segment_without_an_index_is_not_hidden_by_giving_it_one() {
     std::fs::write(&segment, &bytes).unwrap();
     for life in 0..2 {
         let log = world.open();
-        // Later on nothing need be recovered of it.
+        // In a later life the segment is not recovered any more.
         assert!(life > 0 || log.damage_at_open().iter().any(|(place, _)| segment.ends_with(&place.file)));
-        // Which bit it was is known, so everything but the content is.
+        // The flipped bit is known, and so is everything but the content.
         assert!(log.time_of(lost).is_ok());
         assert!(!log.verify(false, &mut |_, _| true).unwrap().damaged.is_empty());
         let mut refused = 0;
@@ -222,7 +222,7 @@ fn a_file_with_an_absurd_number_holds_nobody_up() {
     assert_eq!(again, sound);
 }
 
-/// Makes a header say another version, with a checksum that is right.
+/// Changes the version in a file's header, with a valid checksum.
 fn set_version(path: &std::path::Path, header_bytes: usize) {
     let mut bytes = std::fs::read(path).unwrap();
     bytes[8] = 99;
@@ -254,7 +254,7 @@ fn one_flipped_bit_in_the_newest_segment_costs_that_block_and_nothing_else() {
     }
     log.event(BranchId(0), &Event::new(Kind::Point, "then")).unwrap();
     log.flush().unwrap();
-    // It says that what is before it was durable, so that the damage is not taken for what a power cut left.
+    // Its lag proves that everything before it was durable, so that the damage is not taken for a torn tail.
     write(&log, volume, 400, 8, 31);
     let head = log.head_seq();
     let times: Vec<_> = (1..=head.0).map(|seq| log.time_of(Seq(seq)).unwrap()).collect();
@@ -269,7 +269,7 @@ fn one_flipped_bit_in_the_newest_segment_costs_that_block_and_nothing_else() {
 
     for life in 0..3 {
         let log = world.open();
-        // Once a checkpoint covers it, only who reads it is told, and `verify`.
+        // Once a checkpoint covers it, only readers and `verify` report it.
         assert!(life > 0 || log.damage_at_open().len() == 1, "{:?}", log.damage_at_open());
         let found = log.verify(true, &mut |_, _| true).unwrap().damaged;
         assert!(
@@ -297,7 +297,7 @@ fn one_flipped_bit_in_the_newest_segment_costs_that_block_and_nothing_else() {
             }
             assert_eq!(mark(&log, volume, 3, *seq).unwrap(), 1, "as of {seq}");
         }
-        // It goes on: what is written is there, upkeep has nothing to complain of, and over the damaged block can be written.
+        // The log goes on: upkeep has no trouble, and the damaged block can be overwritten.
         write(&log, volume, 152, 8, 77);
         while log.maintain().unwrap() {}
         log.checkpoint().unwrap();
@@ -307,7 +307,7 @@ fn one_flipped_bit_in_the_newest_segment_costs_that_block_and_nothing_else() {
     }
 }
 
-/// A process that is killed within a write may leave a record whole but for the zeroes that fill it up.
+/// A process that is killed within a write may leave a record that lacks only some of its padding.
 #[test]
 fn a_last_record_without_its_padding_does_not_keep_a_log_from_being_opened() {
     for letters in 1..=8 {
@@ -344,7 +344,7 @@ fn an_index_of_which_a_power_cut_left_the_trailer_only_is_made_anew_also_where_a
     log.checkpoint().unwrap();
     while log.maintain().unwrap() {}
     drop(log);
-    // The last one that was sealed; behind it come the one that the checkpoint ends in and an empty one.
+    // The last sealed segment; after it come the one in which the checkpoint ends and the spare.
     let files = world.files("log");
     let path = &files[files.len() - 3];
     let mut bytes = std::fs::read(path).unwrap();

@@ -1,4 +1,4 @@
-//! Questions about events, against a list of all of them.
+//! Queries for events, compared with a search through a list of all of them.
 
 use bygone_model::{At, BranchId, Event, Grade, Kind, Micros, Seq};
 use bygone_store::{EventOrder, EventQuery, cursor_of};

@@ -1,4 +1,5 @@
-//! Files of another log, or ones that nobody can read, in the place of a log's own: opening removes nothing that it does not know.
+//! A log's files are replaced by those of another log, or made unreadable: opening removes no file that it does not
+//! know.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -19,7 +20,7 @@ fn history() -> (World, VolumeId) {
     (world, volume)
 }
 
-/// All files, without those that hold no records: a life gives up the space that the one before had reserved.
+/// All files except segments without records: a life removes the spare that the previous one had preallocated.
 fn files(world: &World) -> BTreeMap<PathBuf, Vec<u8>> {
     let all = ["log", "index", "manifest"].into_iter().flat_map(|folder| world.files(folder));
     let read = all.map(|path| (path.clone(), std::fs::read(path).unwrap()));
@@ -30,7 +31,7 @@ fn remove_all(world: &World, folder: &str) {
     world.files(folder).iter().for_each(|path| std::fs::remove_file(path).unwrap());
 }
 
-/// Opening is refused as damage, and every file is as it was.
+/// Checks that opening is refused as damage and changes no file.
 fn is_refused(world: &World, damage: Damage) {
     let before = files(world);
     for _ in 0..2 {
@@ -69,7 +70,7 @@ fn a_segment_of_another_log_costs_its_own_records_and_no_file_is_removed() {
                 let read =
                     |i: u64| mark(&log, volume, i * 20, log.head_seq()).is_ok_and(|mark| mark == i + 1);
                 let whole = (0..60).filter(|i| read(*i)).count();
-                // Which disks there are the first segment says, and the checkpoints.
+                // Only the first segment and the checkpoints say which disks the log has.
                 let knows_disks = checkpoint || number > usize::from(gap);
                 assert!(whole >= 50 || !knows_disks, "{what}: {whole}");
             }

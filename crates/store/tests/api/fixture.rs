@@ -1,5 +1,5 @@
-//! Logs of older versions must stay readable for ever. A fixture is made once, by the version after which it is named, and
-//! never regenerated (`make_fixture` refuses to overwrite it).
+//! Logs of older versions must stay readable for ever. A fixture is made once, by the version after which it is named,
+//! and never regenerated (`make_fixture` refuses to overwrite it).
 
 use std::path::{Path, PathBuf};
 

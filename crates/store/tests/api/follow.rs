@@ -30,7 +30,8 @@ fn seqs(records: &[Followed]) -> Vec<u64> {
     records.iter().map(|record| record.seq.0).collect()
 }
 
-/// Fills several segments, some of them sealed, with writes, events and flushes; write n has mark n and is to block n % 50.
+/// Fills several segments, some of them sealed, with writes, events and flushes; write n has mark n and is to block n %
+/// 50.
 fn busy(log: &Arc<Log>, volume: VolumeId, writes: std::ops::Range<u64>) {
     for n in writes {
         write(log, volume, n % 50 * 4, 4, n);

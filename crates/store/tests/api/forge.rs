@@ -70,8 +70,8 @@ fn append(log: &Log, volume: VolumeId, lba: u64, data: &[u8]) -> Seq {
     log.append(&[write]).unwrap().last
 }
 
-/// Lets a guest write headers that are forged with the key of `key_of`, damages the header of that write, and opens the log
-/// again. Returns what the victim's sectors hold, and the last record before and after.
+/// Lets a guest write headers that are forged with the key of `key_of`, damages the header of that write, and opens the
+/// log again. Returns what the victim's sectors hold, and the last record before and after.
 fn after_damage(key_of: impl Fn(&Identity) -> HeaderKey) -> (bygone_store::Result<u64>, Seq, Seq) {
     let (world, log, volume) = World::make_of(1024, 256 << 10);
     write(&log, volume, VICTIM, 8, 7);
@@ -117,9 +117,9 @@ fn only_the_secret_keeps_a_forged_record_out() {
     assert!(!matches!((victim, recovered == head), (Ok(7), true)));
 }
 
-/// Opens a log that ends in a guest's block, whose end is a forged index without entries, made with the key of `key_of`.
-/// Returns what the victim's sectors hold, and whether the block reads as it was written; `None` if the log does not even
-/// know the disk any more.
+/// Opens a log that ends in a guest's block, whose end is a forged index without entries, made with the key of
+/// `key_of`. Returns what the victim's sectors hold, and whether the block reads as it was written; `None` if the log
+/// does not even know the disk any more.
 fn after_a_forged_index(key_of: impl Fn(&Identity) -> HeaderKey) -> Option<(u64, bool)> {
     let (world, log, volume) = World::make_of(1024, 256 << 10);
     write(&log, volume, VICTIM, 8, 7);

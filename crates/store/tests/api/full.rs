@@ -16,12 +16,12 @@ use crate::world::{Ticks, World, disk, mark, options, sector, write};
 
 const SEGMENT_BYTES: u64 = 4 << 20;
 
-/// What is left of a medium, and what each file has of it.
+/// The free space of a medium, and the space of each file.
 #[derive(Default)]
 struct Room {
     free: u64,
     taken: HashMap<String, u64>,
-    /// It never overwrites, and what we may have of it is used up.
+    /// The file system is copy-on-write and our quota is used up, so that overwriting fails as well.
     quota_reached: bool,
 }
 
@@ -44,7 +44,7 @@ impl Room {
     }
 }
 
-/// A folder on a medium with little room, which can be changed from outside.
+/// A folder on a medium with little space, which the test can change.
 #[derive(Clone)]
 struct Small {
     inner: Arc<RealDir>,
@@ -139,7 +139,8 @@ impl File for SmallFile {
     fn prefetch(&self, _: u64, _: u64) {}
 }
 
-/// Writes until there is no room; says the last write that was taken, by sector.
+/// Writes block after block, from number `from` on, until there is no room; returns the number of the block that was
+/// refused.
 fn fill(log: &Log, volume: bygone_model::VolumeId, from: u64) -> u64 {
     for i in from.. {
         let data = sector(i + 1).repeat(8);
@@ -154,7 +155,7 @@ fn fill(log: &Log, volume: bygone_model::VolumeId, from: u64) -> u64 {
     unreachable!()
 }
 
-/// A medium that was filled by a log; how many writes it took.
+/// A log that has filled its medium; also returns how many blocks it took.
 fn full() -> (World, Small, Arc<Log>, bygone_model::VolumeId, u64) {
     let world = World::empty();
     let small = Small::new(&world, 20 << 20);
@@ -181,7 +182,8 @@ fn a_follower_of_a_full_log_that_lost_a_segment_is_told_which_records() {
     write(&log, volume, 0, 8, 1);
     log.flush().unwrap();
     drop(log);
-    // Nothing is sealed yet, and nothing can be: what is before the gap stays in memory.
+    // Nothing is sealed yet, and without space nothing can be, so the index of what comes before the gap stays in
+    // memory.
     let files = world.files("log");
     assert!(files.len() > 5);
     std::fs::remove_file(&files[2]).unwrap();
@@ -201,7 +203,7 @@ fn a_follower_of_a_full_log_that_lost_a_segment_is_told_which_records() {
 #[test]
 fn i6_events_flushes_and_branches_find_room_when_writes_do_not() {
     let (_world, small, log, volume, written) = full();
-    // Somebody else takes the very last of it.
+    // Somebody else takes the last of the free space.
     small.set_free(0);
     assert_eq!(fill(&log, volume, written), written);
     let kept = log.event(BranchId(0), &Event::new(Kind::Point, "full")).unwrap();
@@ -225,7 +227,7 @@ fn i6_a_full_log_can_be_opened_again_and_again_and_go_on() {
         log.event(BranchId(0), &Event::new(Kind::Manager, format!("life {round}"))).unwrap();
         log.flush().unwrap();
         assert_eq!(fill(&log, volume, written), written, "there is no room");
-        // Whatever an orderly end freed is somebody else's at once.
+        // Somebody else takes at once what closing the log freed.
         small.set_free(0);
     }
     small.set_free(20 << 20);
@@ -265,7 +267,7 @@ fn i6_every_moment_can_be_read_without_room_for_a_checkpoint() {
     for i in (0..written).step_by(97) {
         assert_eq!(mark(&log, volume, i * 8, head).unwrap(), i + 1);
     }
-    // Before the last of them.
+    // Before the last write.
     assert_eq!(mark(&log, volume, (written - 1) * 8, Seq(head.0 - 3)).unwrap(), 0);
     let on_branch = log.catalog().volume_of(branch, "vda").unwrap().id;
     log.open_volume(on_branch, Below::Index, Seq::ZERO).unwrap();
@@ -333,7 +335,7 @@ fn i6_an_idle_log_reserves_little_and_the_first_write_a_whole_segment() {
         log.flush().unwrap();
         while log.maintain().unwrap() {}
     }
-    // A file system that cannot reserve has nothing to show.
+    // On a file system that cannot preallocate, both figures are small.
     let idle = reserved();
     assert!(idle <= segment_bytes / 16, "{idle} bytes");
     write(&log, volume, 0, 8, 1);

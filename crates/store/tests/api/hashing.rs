@@ -136,8 +136,8 @@ fn verification_hashes_what_it_reads_and_finds_whole() {
     check_all(&world);
 }
 
-/// A log with a segment that upkeep has not read yet and in which one bit is flipped at `at`; also returns the segment's path
-/// and its sound content.
+/// A log with a segment that upkeep has not read yet and in which one bit is flipped at `at`; also returns the
+/// segment's path and its sound content.
 fn rotten(at: impl Fn(&Path) -> usize) -> (World, VolumeId, PathBuf, Vec<u8>) {
     let (world, log, volume) = some_history(0);
     drop(log);

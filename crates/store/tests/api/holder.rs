@@ -1,4 +1,5 @@
-//! A log has one holder at a time. Each writes in a term of its own, and a previous holder cannot change anything any more.
+//! A log has one holder at a time. Each writes in a term of its own, and a previous holder cannot change anything any
+//! more.
 
 use std::{
     collections::BTreeMap,
@@ -216,8 +217,8 @@ fn of_two_who_take_a_log_over_at_once_one_is_refused() {
     assert_eq!(won.term(), 2);
 }
 
-/// A holder that will write a manifest. [`Late`] lets another one take the log over just before that, after the holder has
-/// looked for a newer term.
+/// A holder that will write a manifest. [`Late`] lets another one take the log over just before that, after the holder
+/// has looked for a newer term.
 fn taken_over_before_a_manifest() -> (Arc<World>, Arc<Log>, VolumeId, Later<Arc<Log>>, Late) {
     let (world, log, volume) = some_history();
     drop(log);
@@ -282,7 +283,7 @@ fn a_new_holders_manifest_that_is_durable_only_later_is_seen_all_the_same_and_co
     *late.0.lock().unwrap() = Some(Box::new(meanwhile));
     let told = until(|| won.lock().unwrap().is_some(), || old.maintain().err());
     assert!(!matches!(told, Some(Error::Superseded { .. })), "nothing says so yet: {told:?}");
-    // It goes on under the next number.
+    // The old holder goes on and takes the next number.
     let (path, bytes) = cut.lock().unwrap().take().unwrap();
     let last = || world.files("manifest").pop().unwrap();
     assert_eq!(until(|| last() > path, || old.maintain().err()).map(|e| e.to_string()), None);
@@ -310,7 +311,7 @@ fn what_the_holder_before_writes_over_the_index_of_a_segment_that_was_sealed_sin
     upkeep(&new);
     let verified = |log: &Log| log.verify(false, &mut |_, _| true).unwrap().damaged;
     assert_eq!(verified(&new), []);
-    // It has not looked yet.
+    // The old holder has not looked for a newer term yet.
     write(&old, volume, 5, 1, 7);
     old.flush().unwrap();
     assert!(matches!(old.maintain(), Err(Error::Superseded { .. })));

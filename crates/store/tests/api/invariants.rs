@@ -1,4 +1,4 @@
-//! One test for each invariant of `ARCHITECTURE.md` that is the store's.
+//! Tests of the invariants of `ARCHITECTURE.md` that the store upholds.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use crate::world::{Ticks, World, mark, sector, write};
 fn i1_acknowledged_write_survives_the_death_of_the_manager() {
     let (world, log, volume) = World::make(1024);
     let last = (0..100).fold(Seq(0), |_, i| write(&log, volume, i * 8, 8, i + 1));
-    // No flush, no farewell.
+    // Without a flush.
     drop(log);
     let log = world.open();
     assert_eq!(log.head_seq(), last);
@@ -98,7 +98,7 @@ fn i3_sealed_segments_and_checkpoints_are_never_changed() {
         segments.pop();
         for path in segments.into_iter().chain(world.files("index")) {
             let bytes = std::fs::read(&path).unwrap();
-            // One that is only prepared holds nothing yet.
+            // The spare has no content yet.
             if !bytes.is_empty()
                 && bytes.ends_with(&[0; 8]).then(|| path.extension() == Some("seg".as_ref())) != Some(true)
             {
@@ -116,7 +116,7 @@ fn i4_failed_flush_poisons_the_log() {
     write(&log, volume, 0, 1, 1);
     world.syncs_fail.store(true, Ordering::Relaxed);
     assert!(matches!(log.flush(), Err(Error::Io { .. })));
-    // The medium says the next time that all is well; it is not to be believed.
+    // The next sync of the medium would succeed, but it says nothing about the data that the failed one lost.
     world.syncs_fail.store(false, Ordering::Relaxed);
     assert!(log.is_poisoned());
     assert!(matches!(log.flush(), Err(Error::Poisoned)));
@@ -181,7 +181,7 @@ fn what_was_frozen_keeps_its_moment() {
     let (_, at) = log.freeze_head(volume).unwrap();
     assert_eq!(at, first);
     write(&log, volume, 8, 1, 2);
-    // The device did not take it; it comes again, without what was written since.
+    // The device did not take the frozen map, so it comes again, without what was written since.
     let (map, at) = log.freeze_head(volume).unwrap();
     assert_eq!((map.len(), at), (1, first));
 }
@@ -190,7 +190,7 @@ fn what_was_frozen_keeps_its_moment() {
 fn asking_for_the_present_again_and_again_leaves_no_files_without_end() {
     let (world, log, volume) = World::make_of(1024, 1 << 20);
     drop(log);
-    // Sizes as they are by default: a checkpoint is due after many more writes than are made here.
+    // With the default options a checkpoint is due only after many more writes than are made here.
     let options = LogOptions::default();
     let log = Log::open(world.dir(), Arc::new(Ticks::default()), options).unwrap();
     let mut views = Vec::new();
@@ -204,7 +204,7 @@ fn asking_for_the_present_again_and_again_leaves_no_files_without_end() {
     }
     let files = std::fs::read_dir(world.path("index")).map_or(0, Iterator::count);
     assert!(files <= 1, "{files} files");
-    // Whatever was taken over by a checkpoint meanwhile, a view shows what it showed.
+    // A view shows the same after a checkpoint has taken over the versions that it held in memory.
     log.checkpoint().unwrap();
     for (view, n) in views {
         let mut bytes = sector(0);

@@ -1,4 +1,4 @@
-//! Small checkpoints are made one, and nobody who still has one of them notices.
+//! Small checkpoints are merged into one, and views that still use one of them do not notice.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::world::{Ticks, World, disk, mark, options, write};
 
 const SECTORS: u64 = 256;
 
-/// What each sector holds.
+/// The mark of each sector.
 type State = Vec<u64>;
 
 fn contents(view: &View) -> bygone_store::Result<State> {
@@ -42,7 +42,7 @@ fn small_checkpoints_become_one_that_answers_for_all_their_moments() {
         while log.maintain().unwrap() {}
         most = most.max(world.files("index").len());
     }
-    // 60 were written, and what the views were made upon is still there.
+    // 60 were written; those on which the views are built still exist.
     assert!(most <= 30, "{most} files of checkpoints");
     assert!(log.verify(false, &mut |_, _| true).unwrap().damaged.is_empty());
     for (view, state) in &views {
@@ -72,11 +72,11 @@ fn small_checkpoints_become_one_that_answers_for_all_their_moments() {
         log.checkpoint().unwrap();
     }
     drop(log);
-    // With so many that a view may keep the newest version in memory.
+    // With a higher limit, so that a view may have the newest version in memory.
     let options = LogOptions { checkpoint_entries: 64, ..options(24 << 10) };
     let log = Log::open(world.dir(), Arc::new(Ticks::default()), options).unwrap();
     assert_eq!(log.damage(), []);
-    // A view that begins with what the log was opened with.
+    // A view that is built on the checkpoint with which the log was opened.
     let begun_with = world.files("index").pop().unwrap();
     let view = log.view(volume, write(&log, volume, 0, 1, 8)).unwrap();
     state[0] = 8;
@@ -121,7 +121,7 @@ fn of_two_files_with_one_number_the_finished_one_counts() {
         log.checkpoint().unwrap();
     }
     drop(log);
-    // What a write left behind that failed and could not be removed either; its number was used again.
+    // A checkpoint that failed, could not be removed either, and whose number was used again.
     let files = world.files("index");
     let third = files[2].file_name().unwrap().to_str().unwrap();
     let parts: Vec<&str> = third.split('-').collect();
@@ -167,7 +167,7 @@ fn what_was_made_anew_is_not_joined_with_what_was_made_upon_the_damaged_one() {
     log.checkpoint().unwrap();
     while log.maintain().unwrap() {}
     drop(log);
-    // Its pages rot, and not its tables and its footer.
+    // Damage its pages, but not its tables and its footer.
     let file = world.files("index").remove(0);
     let mut bytes = std::fs::read(&file).unwrap();
     let trailer = Trailer::decode(bytes.last_chunk::<FRAME_BYTES>().unwrap(), bytes.len() as u64).unwrap();
@@ -183,7 +183,7 @@ fn what_was_made_anew_is_not_joined_with_what_was_made_upon_the_damaged_one() {
     while log.maintain().unwrap() {}
     check(&log, 0);
     drop(log);
-    // In a later life nobody knows any more what was damaged.
+    // A later life does not know any more what was damaged.
     let log = open(&world);
     for extra in 1..=12 {
         write(&log, volume, 5000 + extra, 1, 7);

@@ -1,4 +1,4 @@
-//! Large writes: their payloads begin at blocks of the file.
+//! Large writes, whose payloads are aligned to blocks of the file.
 
 use std::{fs, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::world::{World, sector};
 const SECTORS: u64 = 2048;
 const SEGMENT_BYTES: u64 = 1 << 20;
 
-/// What a disk should hold, sector by sector.
+/// The expected content of a disk: a mark for each sector.
 type Marks = Vec<u64>;
 
 fn check(log: &Arc<Log>, volume: VolumeId, seq: Seq, marks: &Marks) {
@@ -94,7 +94,7 @@ fn a_log_that_was_cut_off_behind_a_large_write_has_it() {
         crate::world::write(&log, volume, mark * 40, 40, mark);
     }
     let seq = log.head_seq();
-    // As a kill leaves it: unsealed, longer than its records.
+    // As a killed manager leaves it: unsealed, and longer than its records.
     let copy = World::copy_of(world.folder.path());
     let log = copy.open();
     assert_eq!((log.head_seq(), log.damage_at_open()), (seq, &[][..]));

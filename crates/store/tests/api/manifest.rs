@@ -1,4 +1,5 @@
-//! What should be there is written down: a file that is gone, cut or exchanged is damage, now and after any restart.
+//! Manifests name the segments that should exist: one that is missing, truncated or replaced is damage, now and after
+//! any restart.
 
 use std::path::{Path, PathBuf};
 
@@ -76,7 +77,7 @@ fn segments_lost_at_the_end_keep_their_numbers_and_seqs() {
     for path in &segments[segments.len() - 3..] {
         std::fs::remove_file(path).unwrap();
     }
-    // No checkpoint tells that they were there.
+    // No checkpoint proves that they existed.
     std::fs::remove_dir_all(world.path("index")).unwrap();
     for life in 0..3 {
         let log = world.open();
@@ -131,7 +132,7 @@ fn a_sealed_segment_that_was_cut_or_exchanged_is_found() {
     };
     finds(&log, &sound[..sound.len() - 1], Damage::Truncated);
     finds(&log, &sound[..sound.len() / 2], Damage::Truncated);
-    // What another life wrote under this number: whole in itself, and every checksum holds.
+    // A segment that another life wrote under this number: it is valid in itself.
     let other = World::copy_of(world.folder.path());
     let numbered = other.files("log");
     for path in &numbered[number as usize - 1..] {
@@ -182,7 +183,7 @@ fn a_folder_with_gaps_that_are_wanted_is_opened_and_verified() {
         assert_eq!(mark(&log, volume, 0, end).unwrap(), 999);
         write(&log, volume, 20, 20, life);
         upkeep(&log);
-        // One that nobody dropped is still missed.
+        // A segment that was not dropped is still missed.
         if life == 2 {
             std::fs::remove_file(world.path(&segment::file_name(9))).unwrap();
             upkeep(&log);
@@ -200,7 +201,7 @@ fn manifests_that_are_torn_or_damaged_cost_no_more_than_they_must() {
     drop(log);
     let manifests = world.files("manifest");
     assert!(manifests.len() > 20);
-    // Cut off while it was written: as if it had never been begun.
+    // Truncated while it was written: as if it had never been begun.
     let torn = World::copy_of(world.folder.path());
     let newest = torn.files("manifest").pop().unwrap();
     let bytes = std::fs::read(&newest).unwrap();
@@ -210,14 +211,14 @@ fn manifests_that_are_torn_or_damaged_cost_no_more_than_they_must() {
     drop(log);
     let log = torn.open();
     assert_eq!(log.damage(), [missing(1)]);
-    // All of them: what they said is forgotten, and the next one says at least who the log is.
+    // All of them gone: what they said is lost, and the next one has at least the log's id and secret.
     let gone = World::copy_of(world.folder.path());
     std::fs::remove_dir_all(gone.path("manifest")).unwrap();
     let log = gone.open();
     upkeep(&log);
     drop(log);
     assert_eq!(read(&gone.files("manifest")[0]).log, read(&manifests[0]).log);
-    // In the middle: told, the rest is known, and a full one mends it.
+    // One in the middle damaged: it is reported, the others count, and the next full one repairs the chain.
     let middle = &manifests[manifests.len() - 5];
     std::fs::write(middle, b"something else").unwrap();
     let log = world.open();
@@ -250,7 +251,7 @@ fn a_log_that_lives_often_and_briefly_keeps_few_manifests() {
     drop(log);
     for life in 0..12 {
         let log = world.open();
-        // Enough to seal a segment, so that there is something to say.
+        // Enough to seal a segment, so that a manifest is written.
         for i in 0..6 {
             write(&log, volume, i * 20, 20, life);
             upkeep(&log);

@@ -1,4 +1,4 @@
-//! One memory for all logs of a store (I8).
+//! One memory budget for all logs of a store (I8).
 
 use std::sync::{
     Arc,
@@ -32,7 +32,7 @@ fn member(store: &Arc<Store>) -> Member {
 }
 
 impl Member {
-    /// Writes a sector far from the ones before it, as a device does: whoever is refused does upkeep.
+    /// Writes a sector far from the previous ones. As in a device, a writer that is refused does upkeep.
     fn write(&self, n: u64) -> Result<(), Error> {
         let data = sector(n);
         let lba = Lba(n * 7919 % SECTORS);
@@ -89,7 +89,7 @@ fn i8_many_logs_under_load_stay_within_one_memory() {
     for member in &members {
         (0..WRITES).step_by(97).for_each(|n| member.check(n));
     }
-    // What was in memory is given back with the log, and drawn again by the one that is opened.
+    // Closing a log gives back what it has drawn; opening it draws that again.
     for member in &mut members {
         let drawn = store.drawn_bytes();
         let clock = Arc::new(Ticks::default());
@@ -113,7 +113,7 @@ fn i8_a_log_that_cannot_give_memory_starves_no_other() {
     std::fs::write(&index, b"no folder").unwrap();
     let refused = (0..100_000).find(|n| stuck.write(*n).is_err()).unwrap();
     assert!(store.drawn_bytes() >= 1 << 20, "it was refused while there was enough");
-    // The other one has its floor, and what it gives up it has again.
+    // The other log has its floor, and may draw again what it has freed.
     for n in 0..20_000 {
         store.work();
         other.write(n).unwrap();
@@ -131,7 +131,7 @@ fn i8_a_log_that_cannot_give_memory_starves_no_other() {
 fn upkeep_goes_on_while_most_of_the_memory_waits_for_a_disk_outside() {
     let store = Arc::new(Store::new(64 << 10, 2 << 20));
     let tap = member(&store);
-    // The disk outside takes nothing, so runs of the head map stay.
+    // Nothing is destaged to the tapped disk, so runs of the head map stay.
     tap.log.open_volume(tap.volume, Below::Device, Seq::ZERO).unwrap();
     let mut n = 0;
     while store.drawn_bytes() < 1_400_000 {
@@ -165,7 +165,8 @@ fn i8_what_waits_for_its_index_is_counted_also_when_a_checkpoint_has_it() {
     (0..100_000).for_each(|n| member.write(n).unwrap());
     let before = store.drawn_bytes();
     member.log.checkpoint().unwrap();
-    // The runs of the head map went, some 40 % of it; the versions did not: full segments have them.
+    // The checkpoint freed the runs of the head map, some 40 % of it, but not the versions in full segments, which wait
+    // for their index.
     assert!(store.drawn_bytes() > before / 2, "{} of {before}", store.drawn_bytes());
     while member.log.maintain().unwrap() {}
     assert!(store.drawn_bytes() < before / 4, "{} of {before}", store.drawn_bytes());

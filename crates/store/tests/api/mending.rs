@@ -1,4 +1,4 @@
-//! An index that is damaged while the log is in use is made anew from the segments.
+//! An index that is damaged while the log is in use is rebuilt from the segments.
 
 use std::{path::Path, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::world::{World, mark, write};
 
 const SECTORS: u64 = 240;
 
-/// Flips a bit in every few bytes of the pages and tables of an index file.
+/// Flips a bit in every fiftieth byte of the pages and tables of a checkpoint file.
 fn hurt(path: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
     let frame = bytes.last_chunk::<FRAME_BYTES>().unwrap();
@@ -23,7 +23,7 @@ fn hurt(path: &Path) {
     std::fs::write(path, &bytes).unwrap();
 }
 
-/// The mark of a sector of the present.
+/// The mark of a sector in the present.
 fn present(log: &Log, volume: VolumeId, lba: u64) -> bygone_store::Result<u64> {
     let mut bytes = [0; 512];
     for fragment in log.resolve_head(volume, Lba(lba), Sectors(1), Wait::Yes)? {
@@ -32,7 +32,7 @@ fn present(log: &Log, volume: VolumeId, lba: u64) -> bygone_store::Result<u64> {
     Ok(u64::from_le_bytes(*bytes.first_chunk().unwrap()))
 }
 
-/// Some moments, with the mark of each sector then.
+/// Some moments, each with the marks of all sectors.
 type Moments = Vec<(Seq, Vec<u64>)>;
 
 /// A log with many checkpoints.
@@ -58,12 +58,12 @@ fn an_index_that_is_damaged_while_it_is_in_use_is_made_anew_and_every_moment_is_
     for newest_only in [true, false] {
         let (world, log, volume, moments) = history();
         let files = world.files("index");
-        // The last one has nothing but a flush.
+        // The last checkpoint has nothing but a flush.
         let skip = if newest_only { files.len() - 2 } else { 0 };
         files[skip..].iter().for_each(|path| hurt(path));
         let (_, now) = moments.last().unwrap();
 
-        // Whoever meets it is told, and nothing wrong is served.
+        // Readers get an error, and no wrong data.
         let refused = (0..SECTORS)
             .filter(|&lba| match present(&log, volume, lba) {
                 Ok(mark) => {
@@ -76,7 +76,7 @@ fn an_index_that_is_damaged_while_it_is_in_use_is_made_anew_and_every_moment_is_
             .count();
         assert!(refused > 0, "nothing was damaged");
 
-        // Upkeep makes it anew, once.
+        // Upkeep rebuilds the index, once.
         while log.maintain().unwrap() {}
         assert!(log.upkeep_trouble().is_none());
         for (lba, mark) in now.iter().enumerate() {
@@ -86,7 +86,7 @@ fn an_index_that_is_damaged_while_it_is_in_use_is_made_anew_and_every_moment_is_
         while log.maintain().unwrap() {}
         assert_eq!(world.files("index").len(), count, "it is made anew only once");
 
-        // Every moment of the past, also those that older checkpoints answered for.
+        // Every moment of the past is right, also those for which older checkpoints answered.
         for (seq, then) in &moments {
             for lba in (0..SECTORS).step_by(7) {
                 assert_eq!(
@@ -96,7 +96,7 @@ fn an_index_that_is_damaged_while_it_is_in_use_is_made_anew_and_every_moment_is_
                 );
             }
         }
-        // And it goes on.
+        // The log goes on.
         for i in 1..=100 {
             write(&log, volume, i * 2, 1, 10_000 + i);
             while log.maintain().unwrap() {}
@@ -129,7 +129,7 @@ fn i8_changes_are_refused_before_memory_grows_further_while_the_index_cannot_be_
     let clock = Arc::new(crate::world::Ticks::default());
     let log = Log::open(world.dir(), clock, options).unwrap();
     log.open_volume(volume, Below::Index, Seq::ZERO).unwrap();
-    // The index is damaged, and what it could be made of is missing.
+    // The index is damaged, and a segment from which it would be rebuilt is missing.
     world.files("index").iter().for_each(|path| hurt(path));
     let lost = world.files("log").remove(0);
     let bytes = std::fs::read(&lost).unwrap();
@@ -148,11 +148,11 @@ fn i8_changes_are_refused_before_memory_grows_further_while_the_index_cannot_be_
             let _ = log.maintain();
         }
     }
-    // What fails is not tried again by each write: that took longer than the writes.
+    // Upkeep that failed is not retried at each write, which would take longer than the writes.
     assert!((1..10).contains(&tried), "{tried} times");
     assert!((50..=100).contains(&taken), "{taken} changes were taken");
     assert!(log.upkeep_trouble().is_some());
-    // Others of its records find room: the target's events must not wait for it.
+    // Records other than block records are still accepted: the target's events must not wait for the index.
     log.flush().unwrap();
 
     std::fs::write(&lost, &bytes).unwrap();

@@ -1,4 +1,5 @@
-//! Damage where the log grows: in segments that have no index yet, whose newest records nothing vouches for but themselves (I5).
+//! Damage at the end of the log: in segments without an index, where nothing else proves that the newest records were
+//! durable (I5).
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use crate::world::{World, mark, write};
 
 const HEADER_BYTES: usize = 64;
 
-/// The places and seqs of the records of a segment.
+/// The offsets and seqs of the records of a segment.
 fn records(path: &Path) -> Vec<(usize, u64)> {
     let bytes = std::fs::read(path).unwrap();
     let starts = (4096..bytes.len().saturating_sub(HEADER_BYTES)).step_by(8);
@@ -17,7 +18,7 @@ fn records(path: &Path) -> Vec<(usize, u64)> {
     starts.map(|at| (at, u64::from_le_bytes(bytes[at + 16..at + 24].try_into().unwrap()))).collect()
 }
 
-/// The newest segment that holds a record, and where.
+/// The newest segment that has record `seq`, and the record's offset.
 fn place_of(world: &World, seq: Seq) -> (PathBuf, usize) {
     let find = |path: PathBuf| {
         records(&path).into_iter().find(|found| found.1 == seq.0).map(|found| (path, found.0))
@@ -31,13 +32,13 @@ fn hurt(path: &Path, change: impl FnOnce(&mut [u8])) {
     std::fs::write(path, &bytes).unwrap();
 }
 
-/// Hurts the payload of a record.
+/// Flips a bit in the payload of a record.
 fn hurt_payload(world: &World, seq: Seq) {
     let (path, at) = place_of(world, seq);
     hurt(&path, |bytes| bytes[at + HEADER_BYTES + 100] ^= 1);
 }
 
-/// What is wrong with the log, as offsets of files.
+/// The damage that verification finds, as files and offsets.
 fn found(log: &Log) -> Vec<(String, u64)> {
     let report = log.verify(false, &mut |_, _| true).unwrap();
     report.damaged.into_iter().map(|damaged| (damaged.place.file, damaged.place.offset)).collect()
@@ -47,7 +48,8 @@ fn name_of(path: &Path) -> String {
     format!("log/{}", path.file_name().unwrap().to_str().unwrap())
 }
 
-/// A log of ten blocks with the marks 1 to 10, all flushed, and one write more that says so.
+/// A log of ten blocks with the marks 1 to 10, all flushed, and one more write, whose lag proves that they were
+/// durable.
 fn ten_blocks() -> (World, VolumeId, Vec<Seq>) {
     let (world, log, volume) = World::make_of(1024, 1 << 20);
     let seqs = (0..10).map(|i| write(&log, volume, i * 8, 8, i + 1)).collect();
@@ -108,7 +110,7 @@ fn a_segment_without_its_header_loses_no_record_wherever_a_checkpoint_ends() {
     for (first_too, checkpoint) in [(false, false), (false, true), (true, true)] {
         let (world, log, volume) = World::make_of(1024, 1 << 20);
         drop(log);
-        // Of the segment before the one that is hurt the log is known.
+        // The log's id and secret are known from the segment before the damaged one.
         let log = world.open();
         let mut seqs: Vec<Seq> = (0..5).map(|i| write(&log, volume, i * 8, 1, i + 1)).collect();
         if checkpoint {
@@ -143,7 +145,7 @@ fn a_flipped_bit_of_the_only_header_costs_nothing_but_a_report() {
     drop(log);
     let segments = world.files("log");
     hurt(&segments[0], |bytes| bytes[70] ^= 4);
-    // No other segment says who the log is: not the one that was prepared and never used.
+    // Remove the spare, so that no other segment has the log's id and secret.
     segments[1..].iter().for_each(|spare| std::fs::remove_file(spare).unwrap());
     for _ in 0..2 {
         let log = world.open();
@@ -171,7 +173,7 @@ fn a_log_whose_only_header_is_gone_is_known_from_its_manifest() {
             assert_eq!(mark(&log, volume, i as u64 * 8, last).unwrap(), i as u64 + 1);
             assert!(log.time_of(*seq).is_ok(), "{seq}");
         }
-        // The others that there are by now say who the log is as well.
+        // By now other segments have the log's id and secret as well.
         write(&log, volume, 800, 8, life);
     }
 }
@@ -189,7 +191,7 @@ fn a_log_without_its_first_header_has_its_times_all_the_same() {
     hurt(&world.files("log")[0], |bytes| bytes[..4096].fill(0));
     let log = world.open();
     assert_eq!(log.catalog().eras.len(), eras.len());
-    // Its first record tells, which came right after.
+    // The time of the first record stands in for that of the header.
     assert_eq!(log.catalog().eras[0].from, log.time_of(Seq(1)).unwrap());
     assert_eq!(mark(&log, volume, 0, first).unwrap(), 1);
 }
@@ -199,10 +201,10 @@ fn what_was_cut_off_a_damaged_segment_is_not_read_again() {
     let (world, log, volume) = World::make_of(1024, 1 << 20);
     let hit = write(&log, volume, 0, 8, 1);
     log.flush().unwrap();
-    // Nothing says of these that they were durable.
+    // Nothing proves that these were durable.
     let cut: Vec<Seq> = (0..4).map(|i| write(&log, volume, 100 + i * 8, 8, 10 + i)).collect();
     drop(log);
-    // One record is damaged, so the segment gets no index; and at another one the log ends, before whole records.
+    // Because of the first damage the segment gets no index; at the second the log ends, although whole records follow.
     hurt_payload(&world, hit);
     hurt_payload(&world, cut[1]);
     let (path, at) = place_of(&world, hit);
@@ -219,14 +221,14 @@ fn what_was_cut_off_a_damaged_segment_is_not_read_again() {
         assert_eq!(found(&log), hurt_places);
         assert_eq!(mark(&log, volume, 100, head).unwrap(), 10);
         assert_eq!(mark(&log, volume, 108, head).unwrap(), 0);
-        // The same for a disk below that has none of it.
+        // The same for a tapped disk, which has none of it.
         log.checkpoint().unwrap();
         log.open_volume(volume, Below::Device, Seq::ZERO).unwrap();
         let fragments = log.resolve_head(volume, Lba(108), Sectors(24), Wait::Yes).unwrap();
         assert!(fragments.iter().all(|fragment| fragment.found.is_none()), "{fragments:?}");
         drop(log);
         if life == 0 {
-            // Where it ends the next one says, and that one's header is hurt now.
+            // The next segment says where this one ends. Damage its header.
             let (path, _) = place_of(&world, next);
             hurt(&path, |bytes| bytes[4000] ^= 1);
             hurt_places.push((name_of(&path), 0));
@@ -238,7 +240,7 @@ fn what_was_cut_off_a_damaged_segment_is_not_read_again() {
 fn what_a_segment_says_behind_its_own_damage_counts_for_the_one_before_it() {
     let (world, log, volume) = World::make(1024);
     let mut seqs = Vec::new();
-    // Up to the second record of a segment that is not the first.
+    // Until there are two records in a segment other than the first.
     let segment_of = |seq| place_of(&world, seq).0;
     while seqs.len() < 3 || segment_of(seqs[seqs.len() - 2]) == segment_of(seqs[seqs.len() - 3]) {
         seqs.push(write(&log, volume, seqs.len() as u64 * 8, 8, seqs.len() as u64 + 1));

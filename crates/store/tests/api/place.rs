@@ -1,4 +1,4 @@
-//! Records whose bytes moved: another kind of container takes the segments over, and nobody who reads notices.
+//! Records whose bytes moved: another kind of container takes over the segments, and readers do not notice.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use bygone_store::{
 
 use crate::world::{Ticks, World, disk, mark, options, sector, write};
 
-/// Where a record's content is in a pack, and what it is.
+/// A record in a pack.
 struct Kept {
     seq: Seq,
     lba: Lba,
@@ -30,7 +30,7 @@ struct Kept {
     crc: u32,
 }
 
-/// All content of some segments in one piece: the last record first, and every byte the other way round.
+/// The content of some segments, with the last record first and every byte inverted.
 struct Pack {
     bytes: Mutex<Vec<u8>>,
     kept: BTreeMap<(u32, u32), Kept>,
@@ -121,7 +121,7 @@ impl Records for Pack {
     }
 }
 
-/// The packs that there are.
+/// The packs, by number.
 #[derive(Clone, Default)]
 struct Shelf(Arc<Mutex<BTreeMap<u32, Arc<Pack>>>>);
 
@@ -151,7 +151,7 @@ impl Shelf {
 
 const SECTORS: u64 = 240;
 
-/// Everything there is to see of a log: each volume at many moments, times, events, the present of a tap.
+/// Everything that can be read from a log: each volume at many moments, times, events, the present of a tapped disk.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Seen {
     marks: Vec<u64>,
@@ -159,7 +159,7 @@ struct Seen {
     events: Vec<Seq>,
     at_time: Vec<Seq>,
     present: Vec<u64>,
-    /// What a follower is told, with a checksum of the payload.
+    /// The records that a follower gets, each with the crc of its payload.
     followed: Vec<(Followed, u32)>,
 }
 
@@ -210,7 +210,7 @@ fn look(log: &Arc<Log>, volumes: &[VolumeId], head: Seq) -> Seen {
     seen
 }
 
-/// The mark of each sector, all read at once as a restore does.
+/// The mark of each sector, all read at once, as a restore does.
 fn marks(view: &View) -> Vec<u64> {
     let mut bytes = sector(0).repeat(SECTORS as usize);
     view.read(Lba(0), &mut bytes, Wait::Yes).unwrap();
@@ -238,7 +238,7 @@ fn some_history(shelf: &Shelf) -> (World, Arc<Log>, Vec<VolumeId>, Seq) {
     (world, log, vec![volume, own], head)
 }
 
-/// Moves all that is sealed into a pack, and takes the segments away.
+/// Moves all sealed segments into a pack and removes their files.
 fn repack(world: &World, log: &Arc<Log>, shelf: &Shelf) -> Arc<Pack> {
     let pack = move_all(world, log, shelf);
     remove_segments(world);
@@ -247,7 +247,7 @@ fn repack(world: &World, log: &Arc<Log>, shelf: &Shelf) -> Arc<Pack> {
 
 const PACK: u32 = 7;
 
-/// How many segments are sealed: all but the newest, and the one that is prepared.
+/// The number of sealed segments: all except the newest and the spare.
 fn sealed(world: &World) -> u32 {
     world.files("log").len() as u32 - 2
 }
@@ -264,7 +264,7 @@ fn remove_segments(world: &World) {
     let sealed = sealed(world);
     for number in 1..=sealed {
         let path = world.path(&format!("log/{number:010}.seg"));
-        // Also for whoever has it open.
+        // Also empty it for those who have it open.
         std::fs::write(&path, []).unwrap();
         std::fs::remove_file(path).unwrap();
     }
@@ -289,7 +289,7 @@ fn all_of_history_is_read_through_another_container() {
     let report = log.verify(false, &mut |_, _| true).unwrap();
     assert!(report.complete && report.damaged.is_empty(), "{:?}", report.damaged);
 
-    // The log goes on, and a branch from back then is made as ever.
+    // The log goes on, and branches can be made from moments in the pack.
     write(&log, volumes[0], 3, 1, 777);
     let branch = log.add_branch("late", BranchId(0), Seq(head.0 / 2)).unwrap();
     let late = log.catalog().volumes_of(branch, Seq::MAX).next().unwrap().id;
@@ -316,7 +316,7 @@ fn damage_in_another_container_is_told_and_never_served() {
     let mut expected = before.marks.iter();
     let mut skip_until = None;
     for (volume, seq, lba) in all {
-        // A moment before the volume has one mark only.
+        // At a moment before the volume existed, `look` noted only one mark.
         if skip_until == Some((volume, seq)) {
             continue;
         }
@@ -346,7 +346,7 @@ fn all_of_history_is_read_through_another_container_in_each_later_life() {
     let before = look(&log, &volumes, head);
     let pack = move_all(&world, &log, &shelf);
     drop(log);
-    // Killed before the segments were removed: they are not looked at any more.
+    // As if killed before the segments were removed: they are not read any more.
     let reads = || pack.reads.load(Ordering::Relaxed);
     let log = shelf.open(&world);
     let begun = reads();
@@ -356,7 +356,7 @@ fn all_of_history_is_read_through_another_container_in_each_later_life() {
     remove_segments(&world);
     for life in 0..4 {
         if life == 2 {
-            // Nothing but the container knows what there was.
+            // Only the container still knows the records.
             std::fs::remove_dir_all(world.path("index")).unwrap();
         }
         let log = shelf.open(&world);
@@ -365,7 +365,7 @@ fn all_of_history_is_read_through_another_container_in_each_later_life() {
         while log.maintain().unwrap() {}
         assert_eq!((verified(&log), log.damage()), (Vec::new(), Vec::new()), "life {life}");
     }
-    // Also when no segment is left: the manifest says who the log is.
+    // Also if no segment is left: the manifest has the log's id and secret.
     world.files("log").into_iter().for_each(|path| std::fs::remove_file(path).unwrap());
     std::fs::remove_dir_all(world.path("index")).unwrap();
     let log = shelf.open(&world);
@@ -384,7 +384,7 @@ fn an_index_that_is_damaged_is_made_anew_from_another_container() {
     let log = shelf.open(&world);
     for path in world.files("index") {
         let mut bytes = std::fs::read(&path).unwrap();
-        // The first page of each.
+        // In the first page of each.
         bytes[64 + 30] ^= 1;
         std::fs::write(path, bytes).unwrap();
     }
@@ -440,16 +440,16 @@ fn records_move_only_where_they_are_and_only_durably() {
     let before = look(&log, &volumes, head);
     let last = sealed(&world);
     assert!(matches!(log.move_records(1..=3, PACK), Err(Error::Damaged { damage: Damage::Missing, .. })));
-    // It has not all of them.
+    // The pack lacks one of them.
     shelf.0.lock().unwrap().insert(PACK, Arc::new(Pack::of(&world, 1..=3)));
     assert!(log.move_records(2..=4, PACK).is_err());
-    // Of one it has what another one held.
+    // For one segment the pack has the index of another.
     let mut mixed = Pack::of(&world, 1..=3);
     let other = mixed.indexes[&3].clone();
     mixed.indexes.insert(2, other);
     shelf.0.lock().unwrap().insert(PACK, Arc::new(mixed));
     assert!(matches!(log.move_records(1..=3, PACK), Err(Error::Damaged { damage: Damage::Misplaced, .. })));
-    // The next one is not sealed.
+    // The next segment is not sealed.
     shelf.0.lock().unwrap().insert(PACK, Arc::new(Pack::of(&world, 1..=last)));
     assert!(log.move_records(last..=last + 1, PACK).is_err());
     world.syncs_fail.store(true, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Two threads at the same moment, held at the worst place.
+//! Races between two threads, one of which is stopped at the worst place.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use super::world::{Ticks, disk, mark, options, write};
 
 const SECOND: &str = "log/0000000002.seg";
 
-/// Holds up whoever removes the file of the second segment in a thread of the name `keeper`.
+/// Stops the thread `keeper` before it removes the file of the second segment.
 struct Held {
     reached: mpsc::Sender<()>,
     go_on: Arc<(Mutex<bool>, Condvar)>,
@@ -30,14 +30,14 @@ impl Watch for Held {
         if name == SECOND && thread::current().name() == Some("keeper") {
             let _ = self.reached.send(());
             let (go_on, changed) = &*self.go_on;
-            // Not for ever: the other may rightly wait for this one.
+            // With a time limit, because the other thread may rightly wait for this one.
             let limit = Duration::from_millis(300);
             drop(changed.wait_timeout_while(go_on.lock().unwrap(), limit, |go_on| !*go_on).unwrap());
         }
     }
 }
 
-/// A thread comes here and waits until it may go on.
+/// A place where a thread stops until it may go on.
 #[derive(Default)]
 struct Stop {
     state: Mutex<(bool, bool)>,
@@ -51,7 +51,7 @@ impl Stop {
         self.changed.notify_all();
         drop(self.changed.wait_while(state, |state| !state.1).unwrap());
     }
-    /// Waits until a thread is here, but not for ever: it may rightly do something else.
+    /// Waits until a thread is here, with a time limit, because it may rightly do something else.
     fn wait_for_it(&self) {
         let limit = Duration::from_millis(300);
         drop(self.changed.wait_timeout_while(self.state.lock().unwrap(), limit, |state| !state.0).unwrap());
@@ -62,13 +62,13 @@ impl Stop {
     }
 }
 
-/// Where a thread of the name `reader` is stopped.
+/// Where the thread `reader` is stopped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Where {
-    /// Where what it reads ends in zeroes; of the header that somebody writes there meanwhile it sees nothing, of what comes behind
-    /// everything.
+    /// At a read that ends in zeroes. It does not see the header that is written there meanwhile, but everything after
+    /// that.
     AtTheEnd,
-    /// At everything that it reads.
+    /// At every read.
     Everywhere,
 }
 
@@ -92,8 +92,8 @@ impl Watch for Slow {
     }
 }
 
-/// Whoever reads a segment while it is written may find a hole, and behind it a record that says that what was there is durable:
-/// damage in a segment that takes no more records, and nothing at all in one that does.
+/// A reader of a segment that is being written may see a hole, and after it a record that says that the hole was
+/// durable. That would be damage in a segment that takes no more records, and means nothing in one that does.
 #[test]
 fn a_volume_can_be_opened_while_records_are_written() {
     let folder = tempfile::tempdir().unwrap();
@@ -102,7 +102,7 @@ fn a_volume_can_be_opened_while_records_are_written() {
     let log = Log::make(dir, Arc::new(Ticks::default()), options(64 << 10), *b"sixteen bytes id").unwrap();
     let volume = log.add_disk(&disk(1024)).unwrap();
     (0..4).for_each(|n| _ = write(&log, volume, n * 4, 4, 10 + n));
-    // What it holds is looked for in the segments.
+    // With a checkpoint, opening the volume reads its versions from the segments.
     log.checkpoint().unwrap();
     let other = log.clone();
     let reader = move || other.open_volume(volume, Below::Device, Seq::ZERO);
@@ -116,7 +116,7 @@ fn a_volume_can_be_opened_while_records_are_written() {
     assert!((4..=6).contains(&log.head_runs(volume)));
 }
 
-/// What a disk that is opened has is read from the medium, and nobody who writes to another waits for that.
+/// Opening a volume reads its versions from the medium; writers of other volumes do not wait for that.
 #[test]
 fn a_volume_that_is_opened_holds_nobody_up() {
     let folder = tempfile::tempdir().unwrap();
@@ -149,7 +149,7 @@ fn a_volume_that_is_opened_holds_nobody_up() {
     assert_eq!(log.head_runs(volume), 40);
 }
 
-/// However long a follower waits for the medium, nobody who writes or reads waits for it.
+/// However long a follower waits for the medium, no writer and no reader waits for it.
 #[test]
 fn a_follower_that_waits_for_the_medium_holds_nobody_up() {
     let folder = tempfile::tempdir().unwrap();
@@ -199,7 +199,7 @@ fn i1_a_segment_that_a_write_began_is_not_taken_away_by_upkeep() {
     let keeper = log.clone();
     let keeper = thread::Builder::new().name("keeper".into()).spawn(move || keeper.maintain()).unwrap();
     wait_for_it.recv().unwrap();
-    // Into the second segment, which upkeep is about to make.
+    // Write into the second segment, which upkeep is about to prepare.
     (0..8).for_each(|_| one_more());
     *go_on.0.lock().unwrap() = true;
     go_on.1.notify_all();

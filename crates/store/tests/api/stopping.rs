@@ -56,8 +56,8 @@ fn verification_ends_within_a_piece_of_a_segment_or_a_tree() {
     }
 }
 
-/// Calls `ask` again and again, each time cancelling it one check later, until it succeeds; returns how often the last call
-/// checked for cancellation, and its answer.
+/// Calls `ask` again and again, each time cancelling it one check later, until it succeeds; returns how often the last
+/// call checked for cancellation, and its answer.
 fn go_ever_later<T>(mut ask: impl FnMut(Caller<'_>) -> bygone_store::Result<T>) -> (usize, T) {
     for last in 0.. {
         let asked = Cell::new(0);

@@ -1,4 +1,4 @@
-//! What opening costs is not in a guest's hands: an unsealed segment in which everything looks like a header.
+//! A guest cannot make opening a log expensive by filling an unsealed segment with what looks like headers.
 
 use std::{
     io,
@@ -34,7 +34,7 @@ impl Watch for Counting {
 
 const RECORD_BYTES: usize = 64 << 10;
 
-/// Headers that could be the next records, each with `payload_bytes`, but for the secret.
+/// Headers that could be those of the next record, with `payload_bytes`, but for the secret.
 fn headers(seq: Seq, payload_bytes: u32) -> Vec<u8> {
     let key = Identity { id: *b"sixteen bytes id", secret: [0; 32] }.header_key();
     let mut out = Vec::new();
@@ -60,7 +60,8 @@ fn headers(seq: Seq, payload_bytes: u32) -> Vec<u8> {
     out
 }
 
-/// Bytes read to open a log of one segment, the first of whose records of this content is torn.
+/// The bytes that are read to open a log of one segment, whose records have this content and the first of which is
+/// torn.
 fn read_to_open(content: &dyn Fn(Seq) -> Vec<u8>) -> u64 {
     let (world, log, volume) = World::make_of(1 << 20, 8 << 20);
     log.flush().unwrap();
@@ -75,7 +76,7 @@ fn read_to_open(content: &dyn Fn(Seq) -> Vec<u8>) -> u64 {
     let path = world.path("log").join(&world.files("log")[0]);
     let mut bytes = std::fs::read(&path).unwrap();
     assert!(bytes.len() as u64 > begin + (2 << 20), "it is not sealed");
-    // Its header.
+    // Damage the header of the first record.
     let key = bygone_store::format::segment::SegmentHeader::decode(&bytes).unwrap().0.log.header_key();
     let is_first =
         |at: &usize| Header::decode(&key, &bytes[*at..]).is_ok_and(|proven| proven.header.seq == first);
@@ -94,7 +95,7 @@ fn a_hostile_tail_costs_at_most_twice_what_an_innocent_one_does() {
     let innocent = read_to_open(&|seq| (0..RECORD_BYTES).map(|i| ((i as u64 * 31) ^ seq.0) as u8).collect());
     for payload_bytes in [0, 512, 4096, 32 << 20] {
         let hostile = read_to_open(&|seq| {
-            // Making the largest takes its time.
+            // Encoding headers of the largest records would take long, so their lengths are patched in.
             let mut one = headers(seq, payload_bytes.min(4096));
             for header in one.chunks_exact_mut(HEADER_BYTES) {
                 header[40..44].copy_from_slice(&(payload_bytes / 512).to_le_bytes());
