@@ -53,7 +53,7 @@ fn i5_flipped_bits_are_reported_and_never_served() {
                     Err(e) => panic!("{e}"),
                 }
             }
-            // Opening may have rebuilt the index, so that the path may not exist any more.
+            // Opening may have removed this checkpoint or rebuilt the index; the old file does no harm.
             let _ = std::fs::write(&path, &bytes);
         }
     }
