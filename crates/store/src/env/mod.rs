@@ -62,7 +62,7 @@ pub trait File: Send + Sync {
     /// If the medium reports an error.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Like [`File::read_at`], but never waits for the medium: it may return fewer bytes, those that are in memory.
+    /// Like [`File::read_at`], but does not wait for the medium, unless the file system cannot say whether it would.
     ///
     /// # Errors
     /// `WouldBlock` if the medium would have to be waited for.
@@ -80,7 +80,7 @@ pub trait File: Send + Sync {
     }
 
     /// Reads from `offset` into `parts`, one after the other; returns the number of bytes, which may be fewer than the
-    /// file has. With `cached` it never waits for the medium.
+    /// file has. With `cached` it does not wait for the medium, like [`File::read_cached_at`].
     ///
     /// # Errors
     /// As [`File::read_at`] and [`File::read_cached_at`].

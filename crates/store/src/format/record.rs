@@ -85,7 +85,8 @@ impl Op {
     }
 }
 
-/// The range is part of a tapped disk's base: it was read from the disk, not written by the target at this time.
+/// The range was read from a tapped disk, when it was taken over or after something else changed it; the target did not
+/// write it at this time.
 pub const FLAG_BASE: u8 = 1;
 /// The payload begins at a multiple of [`PAYLOAD_ALIGN_BYTES`] of its segment, after zero padding.
 pub const FLAG_ALIGNED: u8 = 2;
