@@ -23,10 +23,10 @@ pub enum Keeping {
 
 /// A disk of the target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Disk {
     /// Unique among the disks of the target, such as `vda`.
     pub name: String,
-    /// Its size.
     pub sectors: Sectors,
     /// Its block size in bytes: 512 or 4096.
     pub block_bytes: u32,
@@ -54,10 +54,9 @@ pub struct Branch {
 
 /// One disk on one branch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Volume {
-    /// Its number.
     pub id: VolumeId,
-    /// The branch.
     pub branch: BranchId,
     /// The disk, as an index into [`Catalog::disks`].
     pub disk: u32,
@@ -78,10 +77,10 @@ pub struct Era {
 
 /// A stretch of the log in which one branch was the present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Lived {
     /// The record that made the branch the present.
     pub from: Seq,
-    /// The branch.
     pub branch: BranchId,
 }
 
@@ -111,8 +110,8 @@ pub enum Shows {
 
 /// A stretch of a volume's history that is inexact, because its disk had not been read completely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Inexact {
-    /// The volume.
     pub volume: VolumeId,
     /// The first moment of the stretch.
     pub from: Seq,
@@ -136,10 +135,10 @@ pub enum ActKind {
 
 /// A branch that an act makes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct NewBranch {
     /// Its number: the next one that is free.
     pub id: BranchId,
-    /// Its name.
     pub name: String,
     /// Where it starts: on which branch, and after which record.
     pub parent: (BranchId, Seq),
@@ -150,8 +149,8 @@ pub struct NewBranch {
 
 /// A dropped branch that an act brings back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Revived {
-    /// The branch.
     pub id: BranchId,
     /// Its name from now on, because another branch may have taken its old one.
     pub name: String,
@@ -159,8 +158,8 @@ pub struct Revived {
 
 /// A change of the branches on request. It is one record, so it is atomic, and it can be undone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Act {
-    /// What was requested.
     pub kind: ActKind,
     /// A branch that is made first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -177,10 +176,9 @@ pub struct Act {
 
 /// An act that was done, with what is needed to undo it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Done {
-    /// Its record.
     pub seq: Seq,
-    /// What was requested.
     pub kind: ActKind,
     /// The present before the act.
     pub head_before: BranchId,
@@ -200,10 +198,10 @@ const ACTS_MAX: usize = 64;
 /// One change of the catalog: the payload of a catalog record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub enum Change {
     /// A disk was added to the target, with a volume on the present branch.
     Disk {
-        /// The disk.
         disk: Disk,
         /// The number of the volume: the next one that is free.
         volume: VolumeId,
@@ -218,23 +216,17 @@ pub enum Change {
     },
     /// A branch was made. The fields are those of [`NewBranch`].
     Branch {
-        /// Its number.
         id: BranchId,
-        /// Its name.
         name: String,
-        /// Where it starts.
         parent: (BranchId, Seq),
-        /// The number of its first volume.
         volumes_from: VolumeId,
     },
     /// A branch was dropped.
     Drop {
-        /// The branch.
         id: BranchId,
     },
     /// A branch became the present of the target.
     Promote {
-        /// The branch.
         id: BranchId,
     },
     /// The clock jumped back: a new era begins with this record.
@@ -243,17 +235,14 @@ pub enum Change {
     Tap {
         /// The volume that the disk shows.
         volume: VolumeId,
-        /// How much of the log the disk holds.
         mark: TapMark,
     },
     /// A tapped disk is about to be filled with this volume.
     Fill {
-        /// The volume.
         volume: VolumeId,
     },
     /// The branches were changed on request.
     Act {
-        /// The change.
         #[serde(flatten)]
         act: Act,
     },
@@ -266,6 +255,7 @@ pub enum Change {
 
 /// See the module's comment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Catalog {
     /// The disks of the target, in the order in which they were added.
     pub disks: Vec<Disk>,
@@ -291,7 +281,6 @@ pub struct Catalog {
     /// The last acts, oldest first.
     #[serde(default)]
     pub acts: Vec<Done>,
-    /// The log's last incarnation.
     pub incarnation: u32,
 }
 

@@ -48,6 +48,7 @@ pub enum Damage {
 
 /// Why a call failed.
 #[derive(Clone, Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub enum Error {
     /// An operation on a file failed; a retry may succeed.
     #[error("{doing} {name}: {source}")]
@@ -92,9 +93,7 @@ pub enum Error {
     /// Stored bytes are not those that were written.
     #[error("damage in {place}: {damage}")]
     Damaged {
-        /// Where it was found.
         place: Place,
-        /// What is wrong there.
         damage: Damage,
     },
     /// A file was written by a newer version of Bygone.
@@ -110,9 +109,7 @@ pub enum Error {
     /// A record that this program does not know and must not skip.
     #[error("{place} holds a record of kind {op}, which this program does not know")]
     UnknownRecord {
-        /// Where it begins.
         place: Place,
-        /// Its op.
         op: u8,
     },
     /// The log has used up all numbers for these things.
@@ -127,11 +124,8 @@ pub enum Error {
     /// A range that is not within the disk.
     #[error("sectors {lba}+{sectors} are outside volume {volume}")]
     OutOfRange {
-        /// The volume.
         volume: VolumeId,
-        /// The first sector of the range.
         lba: Lba,
-        /// The length of the range.
         sectors: Sectors,
     },
     /// No such volume.
@@ -158,7 +152,6 @@ pub enum Error {
     /// A moment that the log has not reached.
     #[error("moment {asked} is later than the last one, {head}")]
     InTheFuture {
-        /// The requested moment.
         asked: Seq,
         /// The log's last moment.
         head: Seq,
@@ -166,7 +159,6 @@ pub enum Error {
     /// A moment before the disk or branch existed.
     #[error("moment {asked} is before the first one, {first}")]
     BeforeHistory {
-        /// The requested moment.
         asked: Seq,
         /// The first moment of the disk or branch.
         first: Seq,

@@ -9,8 +9,8 @@ use crate::catalog::Catalog;
 
 /// A branch, and the range of its records that belongs to a line; both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Stretch {
-    /// The branch.
     pub branch: BranchId,
     /// The first record.
     pub from: Seq,

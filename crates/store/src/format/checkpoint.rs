@@ -228,6 +228,7 @@ impl Footer {
 
 /// An event with its record's header.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct StoredEvent {
     /// The record's position in the log.
     pub seq: Seq,
@@ -235,7 +236,6 @@ pub struct StoredEvent {
     pub time: Micros,
     /// The branch on which the event happened.
     pub branch: BranchId,
-    /// What happened.
     pub event: bygone_model::Event,
 }
 
@@ -255,8 +255,8 @@ impl StoredEvent {
 
 /// A tree of one stripe, and the span of the log that it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct TreeRef {
-    /// Its root page.
     pub root: PageRef,
     /// How many versions it holds.
     pub entries: u32,

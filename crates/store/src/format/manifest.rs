@@ -86,20 +86,16 @@ impl State {
 
 /// A segment's entry in a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Entry {
-    /// Its state.
     pub state: State,
-    /// Its number.
     pub number: u32,
     /// The length of its file; 0: unknown.
     pub len_bytes: u64,
     /// Its first record. If none is known, one more than `last_seq`.
     pub first_seq: Seq,
-    /// Its last record.
     pub last_seq: Seq,
-    /// The time of its first record.
     pub first_time: Micros,
-    /// The time of its last record.
     pub last_time: Micros,
     /// When it was found missing or was dropped; otherwise 0.
     pub since: Micros,
@@ -134,6 +130,7 @@ impl Entry {
 
 /// One manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Manifest {
     /// The manifest's number, from 1 on.
     pub number: u32,
@@ -141,7 +138,6 @@ pub struct Manifest {
     pub log: Identity,
     /// The term of the holder that wrote it.
     pub term: u32,
-    /// When it was written.
     pub time: Micros,
     /// It names all segments; otherwise only those that changed since the previous manifest.
     pub is_full: bool,

@@ -47,10 +47,10 @@ const fn entry_bytes(level: u8) -> usize {
 
 /// One run of sectors in a page. What `place` means depends on the page's level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct PageEntry {
     /// First sector, relative to the stripe's start.
     pub lba: u32,
-    /// Length in sectors.
     pub sectors: u32,
     /// The record from which on it is valid.
     pub seq: u64,

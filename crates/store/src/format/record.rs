@@ -143,10 +143,10 @@ impl Subject {
 
 /// A record's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Header {
     /// Its position in the log.
     pub seq: Seq,
-    /// When it was received.
     pub time: Micros,
     /// First sector of a block record; otherwise 0.
     pub lba: Lba,
@@ -156,7 +156,6 @@ pub struct Header {
     pub payload_bytes: u32,
     /// The log, a volume or a branch.
     pub subject: Subject,
-    /// What the record does.
     pub op: Op,
     /// [`FLAG_BASE`], [`FLAG_ALIGNED`], [`FLAG_SKIP`].
     pub flags: u8,
@@ -173,10 +172,9 @@ pub struct Header {
 
 /// A header of this log: its hash is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Proven {
-    /// The decoded fields.
     pub header: Header,
-    /// Its hash.
     pub hash: u64,
     /// The checksum of the payload.
     check: u32,

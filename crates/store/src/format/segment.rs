@@ -54,12 +54,11 @@ pub(crate) fn is_number(number: u32) -> bool {
 
 /// A segment's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct SegmentHeader {
     /// The segment's number, from 1 on.
     pub number: u32,
-    /// The log to which it belongs.
     pub log: Identity,
-    /// The first record's seq.
     pub first_seq: Seq,
     /// When the segment was begun.
     pub created: Micros,
@@ -196,16 +195,13 @@ impl Location {
 
 /// One version of a run of sectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Entry {
-    /// The volume.
     pub volume: VolumeId,
-    /// The first sector.
     pub lba: Lba,
-    /// The length of the run.
     pub sectors: Sectors,
     /// The record that wrote it.
     pub seq: Seq,
-    /// Where its content is.
     pub at: Location,
 }
 
@@ -230,10 +226,10 @@ pub struct Mark {
 
 /// The index of a sealed segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct SegmentIndex {
     /// The byte offset of the end of the records.
     pub records_end: u64,
-    /// The first record's seq.
     pub first_seq: Seq,
     /// All block records, sorted by volume, lba, seq.
     pub entries: Vec<Entry>,

@@ -19,10 +19,9 @@ use crate::format::segment::Location;
 
 /// A run of sectors that come from one record, or that were not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct Fragment {
-    /// First sector.
     pub lba: Lba,
-    /// Length in sectors.
     pub sectors: Sectors,
     /// The record that wrote them, and where it is; `None`: the searched layers do not know them.
     pub found: Option<(Seq, Location)>,

@@ -28,10 +28,10 @@ use crate::{
 /// A reference to a page or a table: where it is, and its crc, so that a misplaced or stale one is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "(u32, u64, u32, u32)", into = "(u32, u64, u32, u32)")]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
 pub struct PageRef {
     /// The number of the checkpoint file.
     pub file: u32,
-    /// In bytes.
     pub len_bytes: u32,
     /// In bytes, a multiple of 8.
     pub offset: u64,
