@@ -1,4 +1,4 @@
-//! A medium in memory, each operation of which is a scheduling point.
+//! A medium in memory, whose writes and syncs are scheduling points.
 
 use std::{
     collections::BTreeMap,
@@ -48,7 +48,7 @@ type Nodes = BTreeMap<String, Arc<Mutex<Node>>>;
 #[derive(Clone, Default)]
 pub(crate) struct Memory {
     nodes: Arc<Mutex<Nodes>>,
-    /// This many syncs succeed, then one fails.
+    /// Counts down at each sync; the one that takes it from 1 to 0 fails. 0: none fails.
     good_syncs: Arc<AtomicU32>,
 }
 
