@@ -215,20 +215,11 @@ pub enum Change {
         volume: VolumeId,
     },
     /// A branch was made. The fields are those of [`NewBranch`].
-    Branch {
-        id: BranchId,
-        name: String,
-        parent: (BranchId, Seq),
-        volumes_from: VolumeId,
-    },
+    Branch { id: BranchId, name: String, parent: (BranchId, Seq), volumes_from: VolumeId },
     /// A branch was dropped.
-    Drop {
-        id: BranchId,
-    },
+    Drop { id: BranchId },
     /// A branch became the present of the target.
-    Promote {
-        id: BranchId,
-    },
+    Promote { id: BranchId },
     /// The clock jumped back: a new era begins with this record.
     Era,
     /// A tapped disk was brought up to date.
@@ -238,9 +229,7 @@ pub enum Change {
         mark: TapMark,
     },
     /// A tapped disk is about to be filled with this volume.
-    Fill {
-        volume: VolumeId,
-    },
+    Fill { volume: VolumeId },
     /// The branches were changed on request.
     Act {
         #[serde(flatten)]

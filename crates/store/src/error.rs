@@ -92,10 +92,7 @@ pub enum Error {
     },
     /// Stored bytes are not those that were written.
     #[error("damage in {place}: {damage}")]
-    Damaged {
-        place: Place,
-        damage: Damage,
-    },
+    Damaged { place: Place, damage: Damage },
     /// A file was written by a newer version of Bygone.
     #[error("{name} has format version {found}; this program knows versions up to {known}")]
     NewerVersion {
@@ -108,10 +105,7 @@ pub enum Error {
     },
     /// A record that this program does not know and must not skip.
     #[error("{place} holds a record of kind {op}, which this program does not know")]
-    UnknownRecord {
-        place: Place,
-        op: u8,
-    },
+    UnknownRecord { place: Place, op: u8 },
     /// The log has used up all numbers for these things.
     #[error("the log can have no more {0}")]
     NoNumberLeft(&'static str),
@@ -123,11 +117,7 @@ pub enum Error {
     LogExists,
     /// A range that is not within the disk.
     #[error("sectors {lba}+{sectors} are outside volume {volume}")]
-    OutOfRange {
-        volume: VolumeId,
-        lba: Lba,
-        sectors: Sectors,
-    },
+    OutOfRange { volume: VolumeId, lba: Lba, sectors: Sectors },
     /// No such volume.
     #[error("there is no volume {0}")]
     NoVolume(VolumeId),
