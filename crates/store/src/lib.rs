@@ -2,8 +2,8 @@
 //! (seq), and indexes that find the content of any sector at any moment.
 //!
 //! It knows nothing of NBD, guests, file systems or async runtimes. Everything that it needs from the outside world
-//! goes through [`env`], so the simulator can replace it. It upholds the invariants I1–I8 of `ARCHITECTURE.md` as far
-//! as they concern the store.
+//! goes through [`mod@env`], so the simulator can replace it. It upholds the invariants I1–I8 of `ARCHITECTURE.md` as
+//! far as they concern the store.
 #![forbid(unsafe_code)]
 
 mod caller;

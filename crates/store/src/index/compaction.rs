@@ -1,7 +1,7 @@
 //! Writes checkpoints, and merges index entries in doing so.
 //!
-//! Only index entries are ever merged; data stay where they were first written. [`row`] writes the trees of one stripe;
-//! [`mend`] rebuilds from the log those of a stripe whose index is damaged.
+//! Only index entries are ever merged; data stay where they were first written. `row` writes the trees of one stripe;
+//! `mend` rebuilds from the log those of a stripe whose index is damaged.
 
 mod mend;
 mod row;

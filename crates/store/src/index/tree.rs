@@ -4,7 +4,7 @@
 //! versions there are. A *delta* holds every version of a span of the log; an *image* holds one version of each sector.
 //! [`lookup`] reads both.
 //!
-//! [`build`] builds both, slice by slice of the stripe, so that memory stays bounded.
+//! `build` builds both, slice by slice of the stripe, so that memory stays bounded.
 
 mod build;
 
