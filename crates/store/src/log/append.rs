@@ -1,4 +1,4 @@
-//! The sequencer: gives every record its place and writes it.
+//! The sequencer: gives every record its seq and writes it.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -26,25 +26,27 @@ use crate::{
     },
 };
 
-/// The wall clock may step back by this much without beginning a new era; times stand still meanwhile.
+/// A step of the wall clock back by no more than this begins no new era: times stand still until the clock has caught
+/// up.
 const STEP_BACK_MICROS_MAX: i64 = 2_000_000;
 
-/// So many records of the log's own may come before those that are appended: a new era, and that this life began.
+/// At most this many of the log's own records precede the appended ones: the start of an era, and of this
+/// incarnation.
 const OWN_RECORDS_MAX: u64 = 2;
 
-/// What becomes of a range.
+/// The new content of a range.
 #[derive(Clone, Copy, Debug)]
 pub enum Content<'a> {
-    /// These bytes; a multiple of 512, at most [`record::PAYLOAD_BYTES_MAX`].
+    /// These bytes: a multiple of 512, at most [`record::PAYLOAD_BYTES_MAX`].
     Data(&'a [u8]),
     /// Zeroes.
     Zero(Sectors),
-    /// Zeroes, and the target needs no space for it.
+    /// Zeroes; the target gave the range up.
     Trim(Sectors),
 }
 
 impl Content<'_> {
-    /// How many sectors.
+    /// The length of the range.
     #[must_use]
     pub fn sectors(&self) -> Sectors {
         match self {
@@ -54,27 +56,27 @@ impl Content<'_> {
     }
 }
 
-/// One change of one volume.
+/// A write to one volume.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockWrite<'a> {
-    /// Of which volume.
+    /// The volume.
     pub volume: VolumeId,
-    /// From which sector on.
+    /// The first sector.
     pub lba: Lba,
-    /// What becomes of it.
+    /// The new content, which determines the length.
     pub content: Content<'a>,
-    /// It was read from the disk while taking it over; the target did not write it now.
+    /// It was read from the disk while taking it over, and not written by the target now.
     pub base: bool,
 }
 
-/// Where records came to stand.
+/// Where records were appended. If there were none, `last` is before `first`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// The first one.
+    /// The first record.
     pub first: Seq,
-    /// The last one.
+    /// The last record.
     pub last: Seq,
-    /// When.
+    /// The time that all of them have.
     pub time: Micros,
 }
 
@@ -88,13 +90,13 @@ pub(super) struct NewRecord<'a> {
 }
 
 impl NewRecord<'_> {
-    /// The flags that it gets.
+    /// Its flags, with [`FLAG_ALIGNED`] if the payload is large enough.
     pub(super) fn flags(&self, options: &LogOptions) -> u8 {
         let aligned = self.op == Op::Write && self.payload.len() >= options.aligned_payload_bytes;
         self.flags | if aligned { FLAG_ALIGNED } else { 0 }
     }
 
-    /// Where it ends when the one before it ends at `at`.
+    /// Where it ends if the record before it ends at `at`.
     pub(super) fn end(&self, at: u64, options: &LogOptions) -> u64 {
         record::end(at, self.payload.len(), self.flags(options))
     }
@@ -109,20 +111,21 @@ pub(super) struct Active {
     pub number: u32,
     pub file: Arc<dyn File>,
     pub first_seq: Seq,
-    /// Where the next record goes.
+    /// The offset of the next record.
     pub offset: u64,
-    /// The file is written (perhaps with zeroes) up to here.
+    /// The file has been written up to here, perhaps with zeroes.
     pub written_to: u64,
-    /// Records may reach up to here: that much space is reserved.
+    /// Space is reserved up to here.
     pub room_bytes: u64,
-    /// A write at `offset` failed, so whole records that were never acknowledged may stand there.
+    /// A write at `offset` failed, so complete records that were never acknowledged may be there.
     pub torn: bool,
-    /// A write failed since the file was made: the medium may hold other records than those written over them since.
+    /// A write failed since the file was last replaced: the medium may still hold its records instead of those
+    /// written over them.
     pub was_torn: bool,
-    /// How many failed. No two records that were ever written at one place have the same number, so their headers differ, and
+    /// How many writes failed. Every header contains it, so no two headers ever written to one offset are equal, and
     /// what a failed write left behind cannot continue what is written over its beginning.
     pub attempt: u8,
-    /// The medium was asked to begin with everything up to here.
+    /// Write-back was started up to here.
     pub begun_to: u64,
     pub entries: Vec<Entry>,
     pub marks: Vec<Mark>,
@@ -130,13 +133,12 @@ pub(super) struct Active {
 }
 
 impl Active {
-    /// It has no records yet.
     pub(super) fn is_empty(&self) -> bool {
         self.times.is_empty()
     }
 }
 
-/// A segment that takes no more records and waits for its index.
+/// A segment that takes no more records and is not sealed yet.
 pub(super) struct Full {
     pub number: u32,
     pub file: Arc<dyn File>,
@@ -152,39 +154,39 @@ pub(super) struct Sequencer {
     pub key: HeaderKey,
     pub head: Seq,
     pub last_time: Micros,
-    /// Shared with whoever looks at it; a change makes it anew only while somebody does.
+    /// Shared with readers. A change copies it only while a reader holds it.
     pub catalog: Arc<Catalog>,
     /// `None` until the first record: a log that is only read gets no new segment.
     pub active: Option<Active>,
-    /// This life of the log has said that it began.
+    /// The record with which this incarnation begins has been written.
     pub opened: bool,
-    /// The last time that a segment was wanted, there was no room for one.
+    /// There was no room the last time that more was wanted.
     pub starved: bool,
-    /// The reserve for the log's own records is known to be there.
+    /// The reserve is known to be complete.
     pub reserve_kept: bool,
-    /// The newest segment's number.
+    /// The number of the newest segment.
     pub newest: u32,
-    /// What the next record names as its `previous`.
+    /// The `previous` of the next record.
     pub chain: u32,
     /// The file of the next segment.
     pub spare: Arc<Spare>,
     pub full: Vec<Full>,
     pub syncs: Arc<Syncs>,
-    /// Segments with records that may not be durable yet, apart from the active one.
+    /// Segments other than the active one with records that may not be durable yet.
     pub unsynced: Vec<(u32, Arc<dyn File>)>,
-    /// What the next checkpoint will hold: versions in full segments, events, segments.
+    /// What the next checkpoint gets besides the active segment: versions, events, segments.
     pub recent: Vec<Arc<Vec<Entry>>>,
     pub recent_entries: usize,
     pub recent_bytes: u64,
     pub events: Events,
     pub segments: Vec<SegmentStart>,
-    /// Bytes since the last flush, and between the last two.
+    /// Bytes appended since the last flush, and between the last two.
     pub unflushed_bytes: u64,
     pub flush_bytes: u64,
-    /// Records came since the last flush record.
+    /// Something was appended since the last flush record.
     pub wants_flush_mark: bool,
     pub durable: Seq,
-    /// Reused for encoding.
+    /// Buffers for encoding, reused.
     pub heads: Vec<[u8; HEADER_BYTES]>,
     pub crcs: Vec<u8>,
 }
@@ -202,7 +204,7 @@ impl Sequencer {
         }
     }
 
-    /// Appends records; calls `seen` with each block version, in order.
+    /// Appends records. Calls `seen` with each version of a block record, in order.
     pub(super) fn append(
         &mut self,
         dir: &dyn Dir,
@@ -212,12 +214,13 @@ impl Sequencer {
         seen: &mut dyn FnMut(&Entry),
     ) -> Result<Appended> {
         let last = self.head.0.saturating_add(records.len() as u64 + OWN_RECORDS_MAX);
-        // Neither a record nor a segment behind the last number would be believed when it is read.
+        // A record or segment with a larger seq would be rejected when it is read.
         if last >= SEQ_MAX.0 {
             return Err(Error::NoNumberLeft("records"));
         }
         match self.append_all(dir, clock, options, records, seen) {
-            // Where space cannot be reserved, or what was reserved is used up, there is still the reserve.
+            // If the medium cannot reserve space, or the reserved space is used up, giving up the reserve still makes
+            // room.
             Err(Error::Full { .. }) if claim_of(records) == Own && room::give_up_reserve(dir) => {
                 self.reserve_kept = false;
                 self.append_all(dir, clock, options, records, seen)
@@ -235,11 +238,11 @@ impl Sequencer {
         seen: &mut dyn FnMut(&Entry),
     ) -> Result<Appended> {
         let (time, jumped_back) = self.next_time(clock);
-        // Attempts that could not be told from one another any more are made elsewhere.
+        // Once the attempts are used up, further ones would look alike, so the log goes on in another segment.
         if self.active.as_ref().is_none_or(|active| active.torn && active.attempt == u8::MAX) {
             self.roll(dir, options, time, claim_of(records))?;
         }
-        // First of all, so that no record of the era before is later than one of this era.
+        // Comes before all other records, so that times never go back within an era.
         if jumped_back {
             self.append_change(dir, options, &Change::Era, time)?;
         }
@@ -296,7 +299,8 @@ impl Sequencer {
                 count = 1;
             }
             if claim == Blocks && (1..rest.len()).contains(&count) {
-                // Secures the next segment first, so that a batch is written whole or not begun.
+                // The next segment is made before any of the batch is written, so that a batch without room is not
+                // begun.
                 self.prepare_next(dir, options)?;
             }
             if count == 0 {
@@ -310,12 +314,12 @@ impl Sequencer {
         Ok(Appended { first, last: self.head, time })
     }
 
-    /// Lets go of the versions that a checkpoint up to `end` has.
+    /// Drops the versions that a checkpoint up to `end` covers.
     pub(super) fn forget_covered(&mut self, end: Seq) {
         self.recent.retain(|chunk| chunk.last().is_some_and(|entry| entry.seq > end));
     }
 
-    /// Versions that are in memory only, oldest first; some of them may be in the newest checkpoint.
+    /// The versions in memory, oldest first. The newest checkpoint may cover some of them.
     pub(super) fn recent(&self) -> impl Iterator<Item = &Entry> {
         self.recent.iter().flat_map(|chunk| chunk.iter()).chain(self.active.iter().flat_map(|a| &a.entries))
     }
@@ -325,7 +329,7 @@ pub(super) fn encode_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
     let invalid =
         |e| Error::io("encoding", "a record", std::io::Error::new(std::io::ErrorKind::InvalidData, e));
     let payload = serde_json::to_vec(value).map_err(|e| invalid(e.to_string()))?;
-    // A longer one would not be believed when it is read, and end the log.
+    // A longer payload would be rejected when it is read, and so end the log.
     if payload.len() > record::PAYLOAD_BYTES_MAX {
         return Err(invalid(format!("{} bytes are too many", payload.len())));
     }
@@ -333,17 +337,18 @@ pub(super) fn encode_json<T: serde::Serialize>(value: &T) -> Result<Vec<u8>> {
 }
 
 impl Log {
-    /// Appends changes of blocks, in this order. When it returns, they survive the death of this process, and every
-    /// later read sees them. They are durable after the next [`Log::flush`].
+    /// Appends block writes in this order. On return they survive the death of this process and every later read sees
+    /// them. They are durable after the next [`Log::flush`].
     ///
     /// # Errors
-    /// When a range does not fit its volume, or the log cannot be written. Then each of them is done or not done.
+    /// When a range does not fit its volume; [`Error::Behind`] when too many versions are in memory only; when the
+    /// log cannot be written. In the last case each write is in the log or not, but never a part of one.
     pub fn append(&self, writes: &[BlockWrite<'_>]) -> Result<Appended> {
         let mut sequencer = self.sequencer();
         self.append_locked(&mut sequencer, writes)
     }
 
-    /// Appends changes if `still` says so once nothing can come in between.
+    /// [`Log::append`] for a caller that has locked the sequencer.
     ///
     /// # Errors
     /// As [`Log::append`].
@@ -396,7 +401,7 @@ impl Log {
         let mut entries = Vec::with_capacity(records.len());
         let result = sequencer
             .append(&*self.dir, &*self.clock, &self.options, &records, &mut |entry| entries.push(*entry));
-        // Even if a later group failed, what is in the log is in the log.
+        // Even if a later group failed, the earlier ones are in the log.
         let mut heads = self.heads_mut();
         for entry in &entries {
             if let Some(live) = heads.live.get_mut(&entry.volume) {
@@ -409,10 +414,10 @@ impl Log {
         result
     }
 
-    /// Appends an event on a branch. Not durable until the next [`Log::flush`].
+    /// Appends an event on a branch. It is durable after the next [`Log::flush`].
     ///
     /// # Errors
-    /// When the log cannot be written.
+    /// When there is no such branch, or the log cannot be written.
     pub fn event(&self, branch: BranchId, event: &bygone_model::Event) -> Result<Appended> {
         let payload = encode_json(event)?;
         let mut sequencer = self.sequencer();
@@ -422,14 +427,14 @@ impl Log {
         }
         let record = NewRecord::plain(Op::Event, Subject::branch(branch), &payload);
         let done = sequencer.append(&*self.dir, &*self.clock, &self.options, &[record], &mut |_| {});
-        // Even if it failed, the log's own records before it may be there.
+        // Even if this failed, the log's own records may have been appended before it.
         self.head.store(sequencer.head.0, Ordering::Release);
         let done = done?;
         sequencer.events.push(StoredEvent { seq: done.last, time: done.time, branch, event: event.clone() });
         Ok(done)
     }
 
-    /// Appends a change of the catalog and applies it. Durable when this returns.
+    /// Appends the change that `make` derives from the catalog and the head, and applies it. Durable on return.
     pub(super) fn change(&self, make: impl FnOnce(&Catalog, Seq) -> Result<Change>) -> Result<Appended> {
         let done = {
             let mut sequencer = self.sequencer();

@@ -1,4 +1,4 @@
-//! Making the log durable. However many ask at once, the medium is asked once (group commit).
+//! Makes the log durable. Concurrent callers share one sync (group commit).
 
 use std::sync::{PoisonError, atomic::Ordering};
 
@@ -11,16 +11,15 @@ use crate::{
 };
 
 impl Log {
-    /// Makes everything appended before this call durable; returns up to where the log is durable now.
+    /// Makes everything appended before this call durable. Returns the seq up to which the log is durable now.
     ///
     /// # Errors
-    /// When the medium fails: then the log is poisoned (I4), and every later call fails too.
+    /// When the log cannot be written or synced. A failed sync poisons the log (I4), and every later call fails too.
     pub fn flush(&self) -> Result<Seq> {
         self.flush_to(self.head_seq())
     }
 
-    /// Gives what is now a place of its own, behind everything before and with its own time: a record that changes nothing. Durable
-    /// when this returns.
+    /// Gives the present a seq and a time of its own: appends a record that changes nothing. Durable on return.
     ///
     /// # Errors
     /// When there is no room, or the log cannot be written.
@@ -30,7 +29,7 @@ impl Log {
             self.check_poison()?;
             let mark = NewRecord::plain(Op::Flush, Subject::LOG, &[]);
             let marked = sequencer.append(&*self.dir, &*self.clock, &self.options, &[mark], &mut |_| {});
-            // Even if it failed, the log's own records before it may be there.
+            // Even if this failed, the log's own records may have been appended before it.
             self.head.store(sequencer.head.0, Ordering::Release);
             let marked = marked?;
             sequencer.wants_flush_mark = false;
@@ -40,7 +39,7 @@ impl Log {
         Ok(marked)
     }
 
-    /// Makes everything up to `wanted` durable.
+    /// Makes everything up to `wanted` durable. Returns the seq up to which the log is durable now.
     pub(super) fn flush_to(&self, wanted: Seq) -> Result<Seq> {
         let mut state = self.durability.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -53,7 +52,7 @@ impl Log {
             }
             state = self.durability_changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        // This caller does it for all who wait.
+        // This caller flushes for all that wait.
         state.flushing = true;
         drop(state);
         let result = self.flush_now();
@@ -72,7 +71,7 @@ impl Log {
             let mut sequencer = self.sequencer();
             if sequencer.wants_flush_mark {
                 let mark = NewRecord::plain(Op::Flush, Subject::LOG, &[]);
-                // Without room for the mark the flush itself can still be done.
+                // Without room for a flush record the flush itself is still possible.
                 let marked = sequencer.append(&*self.dir, &*self.clock, &self.options, &[mark], &mut |_| {});
                 self.head.store(sequencer.head.0, Ordering::Release);
                 match marked {
@@ -90,7 +89,7 @@ impl Log {
             self.syncs.sync(&*file, number)?;
         }
         let mut sequencer = self.sequencer();
-        // Later records say so, and recovery believes them.
+        // Later records contain this seq as durable, and recovery relies on it.
         assert!(
             sequencer.durable <= head && head <= sequencer.head,
             "flushed to {head} of {}",

@@ -1,8 +1,8 @@
-//! Writing records that belong together, with one call.
+//! Writes a group of records with one call.
 //!
-//! Everything goes through the system's memory, where the next reads find it; what is large, only until the medium has it.
-//! The medium is asked to begin with what was written as soon as that is worth a request of its own, so that it works while
-//! more is received, and a flush finds most of it done ([decision 9](../../../../docs/decisions/0009-large-writes.md)).
+//! All writes go through the page cache, where the next reads find them; large ones leave it once the medium has
+//! them. Write-back starts as soon as there is enough for a request of its own. So the medium works while more is
+//! received, and a flush finds most of it done ([decision 9](../../../../docs/decisions/0009-large-writes.md)).
 
 use std::{io::IoSlice, ops::Range};
 
@@ -20,15 +20,15 @@ use crate::{
     },
 };
 
-/// After a small flush the file is written ahead with zeroes by this much, so that the next small flushes
-/// find their blocks allocated and written and need no journal commit of the file system.
+/// While flushes are small, the file is filled with zeroes this far ahead, so that the next small flushes find their
+/// blocks allocated and written, and need no journal commit of the file system.
 const AHEAD_BYTES: u64 = 256 << 10;
 static ZEROES: [u8; AHEAD_BYTES as usize] = [0; AHEAD_BYTES as usize];
 
-/// Where a record of a group stands, and what stands between its header and its payload.
+/// Where a record of a group goes, and what is between its header and its payload.
 struct Place {
     start: u64,
-    /// Its part of the group's checksums.
+    /// Its share of the group's checksums.
     crcs: Range<usize>,
     /// Zeroes that align the payload.
     lead_bytes: usize,
@@ -43,7 +43,7 @@ impl Sequencer {
         time: Micros,
         seen: &mut dyn FnMut(&Entry),
     ) -> Result<()> {
-        // There is one: whoever calls has seen to it.
+        // The caller has made sure that there is one.
         let Some(active) = &mut self.active else { return Ok(()) };
         let (mut heads, mut crcs) = (std::mem::take(&mut self.heads), std::mem::take(&mut self.crcs));
         heads.clear();
@@ -131,18 +131,18 @@ impl Sequencer {
             active.times.push(time);
         }
         if self.unflushed_bytes == 0 {
-            // A flush has just taken what came before.
+            // A flush has just covered what came before.
             active.begun_to =
                 active.begun_to.max(active.offset - active.offset % record::PAYLOAD_ALIGN_BYTES);
         }
         active.offset = end;
-        // Who looks for records steps by this, and who asks for the time of one counts from the first.
+        // Scans advance in steps of `ALIGN_BYTES`, and `times` is indexed by the distance from the first seq.
         assert!(end.is_multiple_of(record::ALIGN_BYTES), "a record ends at {end}");
         assert_eq!(active.first_seq.0 + active.times.len() as u64, self.head.0 + 1, "a seq without a time");
-        // The block at the end is left out: more of it comes with the next records.
+        // Leaves out the last block, which the next records fill up.
         let whole = end - end % record::PAYLOAD_ALIGN_BYTES;
         if large {
-            // The medium has begun with it; what little came before waits for the flush.
+            // The uncached write has started its own write-back; the little before it waits for the flush.
             active.begun_to = whole;
         } else if whole.saturating_sub(active.begun_to) >= options.begin_bytes {
             active.file.begin_writing(active.begun_to, whole - active.begun_to);

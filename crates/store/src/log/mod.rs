@@ -1,13 +1,13 @@
-//! The log of one target, and everything that is kept about it.
+//! The log of one target.
 //!
-//! One sequencer gives every record its seq, in the order of receipt, and writes it with `pwrite` before anything is
-//! acknowledged (I1, I2). Durability comes with [`Log::flush`], which many callers share (I1); if it fails once, the log
-//! is poisoned (I4). Nothing written is ever changed (I3). The work that keeps memory bounded (sealing
-//! segments, writing checkpoints) is done by [`Log::maintain`], which its owner calls from a thread of its own, or the
-//! simulator whenever it likes: the store starts no threads.
+//! The sequencer gives every record its seq, in order of receipt, and writes it with `pwrite` before it is
+//! acknowledged (I1, I2). [`Log::flush`] makes the log durable; concurrent callers share one flush (I1). If a flush
+//! fails, the log is poisoned (I4). Records are never modified (I3). [`Log::maintain`] does the work that keeps
+//! memory bounded, such as sealing segments and writing checkpoints. The log's owner calls it from a thread of its
+//! own, and the simulator whenever it likes: the store starts no threads.
 //!
-//! Locks, always taken in this order: `upkeep`, `sequencer`, the next segment's (`room::Spare`), `heads`, `durability`, and last that of
-//! [`syncs::Syncs`], or that of the manifest.
+//! Lock order: `upkeep`, `sequencer`, the next segment (`room::Spare`), `heads`, `durability`, and last either
+//! [`syncs::Syncs`] or the manifest.
 
 mod append;
 mod branches;
@@ -67,48 +67,51 @@ pub use read::{HeadFragment, Unknown, View};
 pub use timeline::{Event, TimeHit};
 pub use verify::{Damaged, VerifyReport};
 
-/// Sizes that trade memory, speed and recovery time. The defaults are right but for tests.
+/// The settings of a log, mostly sizes that trade memory, speed and recovery time. The defaults suit everything but
+/// tests.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
-    /// A segment is sealed when it has this many bytes.
+    /// A segment takes records up to this many bytes, …
     pub segment_bytes: u64,
     /// … or this many records.
     pub segment_records_max: usize,
-    /// A checkpoint is written when this many versions are in memory only.
+    /// A checkpoint is due when this many versions are in memory only, …
     pub checkpoint_entries: usize,
-    /// … or this many bytes of log came since the last one.
+    /// … or when this many bytes were logged since the last one.
     pub checkpoint_bytes: u64,
-    /// An index page gets no more entries than this: fewer than fit only where little data is to make tall trees.
+    /// The most entries of an index page. Tests lower it to get tall trees from little data.
     pub page_entries_max: usize,
-    /// So many versions may be in memory only; then changes of blocks are refused until a checkpoint could be written.
+    /// With this many versions in memory only, block writes are refused until a checkpoint is written.
     pub versions_max: usize,
-    /// Payloads of at least this many bytes begin at a block of their segment ([decision 9](../../../docs/decisions/0009-large-writes.md)).
+    /// Payloads of at least this many bytes are aligned to a block of their segment
+    /// ([decision 9](../../../docs/decisions/0009-large-writes.md)).
     pub aligned_payload_bytes: usize,
-    /// The medium is asked to begin with what was written each time that it is this much, and not only at the next flush.
+    /// Write-back is started each time this many bytes are pending, instead of at the next flush.
     pub begin_bytes: u64,
-    /// So much payload written at once does not stay in the system's memory.
+    /// A group of records with at least this much payload does not stay in the page cache.
     pub uncached_bytes: usize,
-    /// When there are so many small checkpoints, they are made one.
+    /// Small checkpoints are joined into one when there are this many of them.
     pub joined_min: usize,
-    /// The folder is compared with what should be in it each time that so much time has passed.
+    /// How often the folder is compared with the manifest.
     pub inventory_micros: i64,
-    /// Where containers are found that took over what segments held.
+    /// Finds the containers that took over the records of segments.
     pub containers: Arc<dyn Containers>,
-    /// In which term it is opened. A log that is made begins with its first.
+    /// The term in which the log is opened. A new log begins with the first term.
     pub hold: Hold,
-    /// Of which store the log is: it shares memory with all others.
+    /// The store that the log belongs to. All logs of a store share its memory.
     pub store: Arc<Store>,
-    /// Where secrets and salts come from.
+    /// The source of secrets and salts.
     pub random: Arc<dyn Random>,
 }
 
 impl LogOptions {
-    /// A view keeps at most so many versions in memory that no checkpoint has yet; for more of them a checkpoint is written.
+    /// While at most this many versions are in memory only, a view takes its share of them from there; with more of
+    /// them a checkpoint is written for the view.
     fn view_versions_max(&self) -> usize {
         self.checkpoint_entries / 32
     }
 
-    /// How many versions are merged at a time while a checkpoint is written: fewer than there are in memory anyway.
+    /// How many versions are merged at a time while a checkpoint is written; fewer than are in memory anyway.
     fn at_once(&self) -> usize {
         self.checkpoint_entries / 2
     }
@@ -141,38 +144,40 @@ impl Default for LogOptions {
 pub enum Below {
     /// The newest checkpoint: the store is the disk.
     Index,
-    /// Something that the device layer knows, such as a tapped disk.
+    /// A device outside the store, such as a tapped disk.
     Device,
 }
 
 struct LiveVolume {
     head: Head,
-    /// The moment at which its head was frozen.
+    /// The record after which its head map was frozen.
     frozen_at: Seq,
     below: Below,
-    /// Where to look for what was never written to this volume: older volumes at the moment of the branching.
+    /// Where sectors are looked up that were never written on this volume: the volumes it descends from, nearest
+    /// first.
     parents: Arc<Vec<Layer>>,
 }
 
-/// A volume at a moment, with what knows it.
+/// A volume as of `seq`, with the indexes that answer for it.
 #[derive(Clone)]
 struct Layer {
     volume: VolumeId,
     seq: Seq,
-    /// What came after the checkpoint, if it is little, or there was no room for a newer one.
+    /// The versions after `checkpoint`, if they are few or no newer checkpoint could be written.
     recent: Option<Arc<HeadMap>>,
     checkpoint: Option<Arc<Checkpoint>>,
 }
 
 impl Layer {
-    /// Anything was ever written to the volume up to then; else whoever looks up sectors need not ask it.
+    /// False if nothing was written to the volume up to `seq`; lookups skip such a layer.
     fn knows_anything(&self) -> bool {
         self.recent.as_ref().is_some_and(|recent| !recent.is_empty())
             || self.checkpoint.as_ref().is_some_and(|checkpoint| !checkpoint.tables(self.volume).is_empty())
     }
 }
 
-/// What a lookup of the present needs; always consistent in itself.
+/// The state of the present. It changes as a whole, so a lookup finds every version in a head map or in the
+/// checkpoint.
 #[derive(Default)]
 struct Heads {
     live: FxHashMap<VolumeId, LiveVolume>,
@@ -180,7 +185,7 @@ struct Heads {
 }
 
 impl Heads {
-    /// The newest checkpoint has everything up to here.
+    /// The newest checkpoint covers everything up to here.
     fn covered(&self) -> Seq {
         self.base.as_ref().map_or(Seq::ZERO, |base| base.footer.end)
     }
@@ -192,7 +197,7 @@ struct Durability {
     flushing: bool,
 }
 
-/// What a file shows if it is of this log.
+/// Tells the files of this log from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct LogKey {
     id: [u8; 16],
@@ -205,7 +210,8 @@ impl LogKey {
     }
 }
 
-/// See the module's comment.
+/// The log of one target: every write to its disks and every event, in order, with indexes that find the content of
+/// any sector at any moment.
 pub struct Log {
     dir: Arc<dyn Dir>,
     clock: Arc<dyn Clock>,
@@ -223,7 +229,7 @@ pub struct Log {
     event_summaries: events::Known,
     opened: Mutex<Vec<Arc<Checkpoint>>>,
     upkeep: Mutex<upkeep::Upkeep>,
-    /// Which piece of upkeep has the next turn.
+    /// The piece of upkeep that is tried first the next time.
     next_piece: AtomicU64,
     share: Share,
     manifest: Mutex<Known>,
@@ -252,7 +258,7 @@ impl Log {
         self.heads.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The last record's seq.
+    /// The seq of the last record.
     #[must_use]
     pub fn head_seq(&self) -> Seq {
         Seq(self.head.load(Ordering::Acquire))
@@ -270,30 +276,30 @@ impl Log {
         self.identity.id
     }
 
-    /// In which term this holder of the log writes it ([`Hold`]).
+    /// The term in which this holder writes the log ([`Hold`]).
     #[must_use]
     pub fn term(&self) -> u32 {
         self.syncs.holder.term()
     }
 
-    /// Refuses if another holder took the log over; looks for one.
+    /// Looks for a newer holder, and fails if one has taken the log over.
     fn check_holder(&self) -> Result<()> {
         self.syncs.holder.look(&*self.dir)
     }
 
-    /// The catalog as it is now. It is shared, not copied.
+    /// The present catalog, shared instead of copied.
     #[must_use]
     pub fn catalog(&self) -> Arc<Catalog> {
         self.sequencer().catalog.clone()
     }
 
-    /// The time of the last record that the log had when it was opened.
+    /// The time of the last record at the time of opening.
     #[must_use]
     pub fn found_last(&self) -> Micros {
         self.found_last
     }
 
-    /// What was found damaged when the log was opened; the rest is usable.
+    /// The damage that was found when the log was opened; the rest is usable.
     #[must_use]
     pub fn damage_at_open(&self) -> &[(Place, crate::Damage)] {
         &self.damage_at_open
@@ -316,7 +322,7 @@ impl Log {
     }
 }
 
-/// Events are few; this many in memory are reason enough for a checkpoint.
+/// A checkpoint is due when this many events are in memory only.
 const EVENTS_MAX: usize = 4096;
 
 type Events = Vec<StoredEvent>;

@@ -1,7 +1,7 @@
-//! Records that move from their segments to another container, under the same names.
+//! Moves records from their segments to another container, under the same names.
 //!
-//! The manifest says in which container the records of a segment are; from then on the segment's own file is not looked at any more,
-//! and may go. Who reads, the index and views that are open notice nothing: they hold names.
+//! The manifest says which container has the records of a segment. From then on the segment's own file is not read
+//! any more and may be removed. Readers, the index and open views notice nothing: they hold names.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry as MapEntry},
@@ -21,14 +21,17 @@ use crate::{
 };
 
 impl Log {
-    /// From now on, and in all later lives, what these segments hold is read from the container of this number, which
-    /// [`super::LogOptions::containers`] finds. The segments are sealed ones. When this returns it is durable, and their files are
-    /// not needed any more.
+    /// Reads the records of these sealed segments from the container of this number, from now on and in all later
+    /// incarnations. [`super::LogOptions::containers`] has to find it. On return the move is durable, and the
+    /// segments' files are not needed any more.
     ///
     /// # Errors
-    /// When there is no such container, it does not have the records of one of them, one is not sealed, or the log may or can not be
-    /// written. Then nothing has changed; but if it could not be written the container has to stay, for a power cut may bring back what
-    /// was written of it.
+    /// When there is no such container, it lacks the records of one of the segments, one is not sealed, or the log
+    /// cannot be written, or not by this holder. Then nothing has changed. But after a failed write the container has
+    /// to stay: a power cut may bring the written manifest back.
+    ///
+    /// # Panics
+    /// When `container` is 0.
     pub fn move_records(&self, segments: RangeInclusive<u32>, container: u32) -> Result<()> {
         assert!(container > 0, "no number of a container");
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,12 +55,12 @@ impl Log {
         Ok(())
     }
 
-    /// What is known of a segment whose records `to` has.
+    /// The manifest's entry of a segment whose records `to` has.
     fn movable(&self, number: u32, to: &dyn Records) -> Result<Entry> {
         let known = self.manifest().segment(number).copied().filter(|entry| entry.state == State::Lives);
         let known = match known {
             Some(known) => known,
-            // It was sealed since the folder was last compared with the manifest.
+            // It was sealed after the last inventory.
             None => self
                 .entry_of(number)?
                 .ok_or_else(|| Error::damaged(&segment::file_name(number), 0, Damage::Missing))?,
@@ -70,7 +73,7 @@ impl Log {
     }
 }
 
-/// The segments whose records are elsewhere, as the manifests say. What cannot be found is damage.
+/// The segments whose records are elsewhere, according to the manifest. A container that cannot be found is damage.
 pub(super) fn moved(
     known: &Known,
     containers: &dyn Containers,

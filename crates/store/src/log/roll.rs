@@ -1,4 +1,4 @@
-//! Going on in a new segment.
+//! The step from one segment to the next.
 
 use std::{io::IoSlice, sync::Arc};
 
@@ -23,7 +23,7 @@ use crate::{
 };
 
 impl Sequencer {
-    /// Goes on in a new segment.
+    /// Ends the active segment, if there is one, and begins the next.
     pub(super) fn roll(
         &mut self,
         dir: &dyn Dir,
@@ -34,12 +34,13 @@ impl Sequencer {
         self.syncs.holder.look(dir)?;
         if let Some(active) = self.active.as_mut().filter(|active| active.was_torn) {
             if active.torn {
-                // Else they would be taken for the log's continuation when this segment is read record by record.
+                // Otherwise a scan of this segment would take the records of the failed write for the log's
+                // continuation.
                 end_records(&*active.file, active.number, active.offset)?;
                 active.torn = false;
             }
-            // A power cut may bring back what a failed write left, and the next segment would continue that: a segment's first
-            // record does not name the one before it.
+            // A power cut could bring back what the failed write left, and the next segment would seem to continue
+            // that: a segment's first record does not name the one before it.
             self.syncs.sync(&*active.file, active.number)?;
             active.was_torn = false;
         }
@@ -66,7 +67,7 @@ impl Sequencer {
         self.newest = active.number;
         self.chain = chain;
         let Some(full) = self.active.replace(active) else { return Ok(()) };
-        // Its index will be believed without a look at the records.
+        // Recovery trusts the index made from these without reading the records.
         assert_eq!(
             full.entries.len() + full.marks.len(),
             full.times.len(),
@@ -91,7 +92,7 @@ impl Sequencer {
         Ok(())
     }
 
-    /// Has the file of the next segment ready.
+    /// Makes the file of the next segment, unless it exists already.
     pub(super) fn prepare_next(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<()> {
         self.syncs.holder.look(dir)?;
         let made = self.spare.prepare(dir, options, self.recent_entries);
@@ -99,12 +100,12 @@ impl Sequencer {
         made.map(drop)
     }
 
-    /// Remembers whether there was room for more, which was wanted.
+    /// Remembers whether there was room when more was wanted.
     pub(super) fn note_room<T>(&mut self, made: &Result<T>) {
         self.starved = matches!(made, Err(Error::Full { .. }));
     }
 
-    /// Makes a small segment, which was begun for the log's own records, a whole one.
+    /// Reserves the rest of the space for a segment that was begun small for the log's own records.
     pub(super) fn grow(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<()> {
         let entries = self.recent_entries;
         let Some(active) = self.active.as_mut().filter(|a| a.room_bytes < options.segment_bytes) else {
@@ -124,7 +125,7 @@ fn begin(header: &SegmentHeader, file: Arc<dyn File>, room_bytes: u64) -> Result
     let number = header.number;
     let bytes = header.encode();
     let decoded = SegmentHeader::decode(&bytes);
-    // All that is in the segment hangs on it.
+    // Recovery depends on the header.
     assert!(decoded.as_ref().is_ok_and(|(read, _)| read == header), "a header reads as it was written");
     let chain = decoded.map_or(0, |(_, crc)| crc);
     file.write_at(&mut [IoSlice::new(&bytes)], 0)
@@ -148,7 +149,7 @@ fn begin(header: &SegmentHeader, file: Arc<dyn File>, room_bytes: u64) -> Result
     Ok((active, chain))
 }
 
-/// Makes sure that no record begins at `offset`.
+/// Writes zeroes at `offset`, so that no record begins there.
 pub(super) fn end_records(file: &dyn File, number: u32, offset: u64) -> Result<()> {
     file.write_at(&mut [IoSlice::new(&[0; HEADER_BYTES])], offset)
         .map_err(|e| Error::io("writing", &segment::file_name(number), e))

@@ -1,8 +1,8 @@
-//! The one door to fsync (I4).
+//! Syncs the segments of an open log (I4).
 //!
-//! fsync reports a write-back error once for each open file, and whoever asks next is told that all is well. So whoever makes
-//! the log durable (a flush, sealing a segment, going on in a new one) comes through here, one at a time, and the first
-//! failure poisons the log before anybody else is answered. Nor is anything acknowledged once another holder took the log over.
+//! fsync reports a write-back error only once per open file; the next fsync succeeds. So a flush, the sealing of a
+//! segment and the step to a new one all sync here, one at a time, and the first failure poisons the log before any
+//! other caller gets an answer. Once another holder has taken the log over, nothing is acknowledged either.
 
 use std::sync::{PoisonError, atomic::Ordering};
 
@@ -14,7 +14,7 @@ use crate::{
     sync::{AtomicBool, Mutex},
 };
 
-/// Its lock is the last one to be taken.
+/// Its lock is the last in the lock order.
 pub(super) struct Syncs {
     pub(super) holder: Holder,
     turn: Mutex<()>,
@@ -29,7 +29,7 @@ impl Syncs {
     /// Makes the file of segment `number` durable.
     ///
     /// # Errors
-    /// When the medium fails, now or at any time before: the log is poisoned. When another holder was seen.
+    /// When the sync fails, which poisons the log; when the log is poisoned already; when another holder was seen.
     pub(super) fn sync(&self, file: &dyn File, number: u32) -> Result<()> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.check()?;
