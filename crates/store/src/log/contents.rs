@@ -1,6 +1,7 @@
-//! What segments hold: those that are still in memory from there, sealed ones by their index.
+//! What segments hold: from memory if they are not sealed, otherwise from their index.
 //!
-//! Invariant: the file of a segment that takes records is never scanned: a record that is being written would look damaged.
+//! Invariant: nothing here scans the file of the active segment, in which a record that is being written would look
+//! damaged.
 
 use std::{ops::Range, sync::Arc};
 
@@ -17,7 +18,7 @@ use crate::{
     },
 };
 
-/// What is known of a segment that has no index yet.
+/// The span of a segment, and its versions.
 struct Unsealed {
     first: Seq,
     last: Seq,
@@ -25,7 +26,7 @@ struct Unsealed {
 }
 
 impl Log {
-    /// The first seq of a segment and the times of all its records, and for which of them that time is not known.
+    /// The first seq of a segment, the times of all its records, and the records whose times are unknown.
     pub(super) fn segment_times(&self, number: u32) -> Result<(Seq, Vec<Micros>, Vec<Range<Seq>>)> {
         {
             let sequencer = self.sequencer();
@@ -44,7 +45,7 @@ impl Log {
         Ok((scanned.index.first_seq, scanned.index.times, scanned.lost))
     }
 
-    /// What a segment holds that takes no more records.
+    /// Reads a segment that takes no more records.
     fn scan_segment(&self, number: u32) -> Result<scan::Scanned> {
         let file = self.places.segments.file(number)?;
         if let Some(sealed) = scan::scan_sealed(&*file, number, &self.key)? {
@@ -57,7 +58,7 @@ impl Log {
         scan::scan_records(&*file, number, header, context)
     }
 
-    /// The first record of a segment, as is known of it without reading it.
+    /// The first seq of a segment, without reading the segment.
     fn start_of(&self, number: u32) -> Result<Option<Seq>> {
         let among =
             |starts: &[SegmentStart]| starts.iter().find(|start| start.0 == number).map(|start| start.1);
@@ -68,7 +69,7 @@ impl Log {
         let snapshot = self.index.snapshot();
         for &name in snapshot.names.iter().rev() {
             let checkpoint = match self.index.open(name) {
-                // An older one may say it as well.
+                // An older one may have it as well.
                 Err(Error::Damaged { .. }) => continue,
                 opened => opened?,
             };
@@ -80,7 +81,7 @@ impl Log {
         Ok(None)
     }
 
-    /// The first record of the segments behind `number`: what stands in that one from there on is not the log's.
+    /// The first seq of the segments after `number`: records of that one from there on do not belong to the log.
     pub(super) fn first_behind(&self, number: u32) -> Result<Seq> {
         let newest = self.sequencer().newest;
         for next in self.segments_there()?.into_iter().filter(|next| (number + 1..=newest).contains(next)) {
@@ -95,14 +96,14 @@ impl Log {
         Ok(Seq::MAX)
     }
 
-    /// The index of a segment that takes no more records; of one that lost it, made anew from the records.
+    /// The index of a segment that takes no more records; rebuilt from the records if it has none.
     pub(super) fn segment_index(&self, number: u32) -> Result<segment::SegmentIndex> {
         if let Some(container) = self.places.elsewhere(number) {
             return container.index(number);
         }
         let scanned = self.scan_segment(number)?;
         match scanned.damage.first() {
-            // A record whose payload does not hold is known all the same; whoever reads it is told.
+            // A record with a damaged payload is still known; reading it reports the damage.
             Some(&(offset, damage)) if !scanned.lost.is_empty() => {
                 Err(Error::damaged(&segment::file_name(number), offset, damage))
             }
@@ -110,7 +111,7 @@ impl Log {
         }
     }
 
-    /// The same; of a segment whose damage was reported when the log was opened, what is left of it.
+    /// The same, or what is left of a segment whose damage was reported when the log was opened.
     pub(super) fn index_of_what_is_left(&self, number: u32) -> Result<segment::SegmentIndex> {
         let file = segment::file_name(number);
         let moved = self.places.elsewhere(number).is_some();
@@ -135,7 +136,7 @@ impl Log {
         }
     }
 
-    /// The segments that are in memory, with the versions of `volume` up to `upto`, and perhaps others.
+    /// The segments in memory, each with at least its versions of `volume` up to `upto`.
     fn unsealed(&self, volume: Option<VolumeId>, upto: Seq) -> FxHashMap<u32, Unsealed> {
         let sequencer = self.sequencer();
         let full = sequencer.full.iter().map(|full| {
@@ -150,8 +151,8 @@ impl Log {
         full.chain(active).collect()
     }
 
-    /// Calls `each` with every version of a volume, or of all, after `from`, up to and with `to`, in order of seq, from the segments
-    /// themselves. `numbers` are theirs, in order.
+    /// Calls `each` with every version of `volume` (`None`: of all volumes) after `from`, up to and including `to`,
+    /// in order of seq. They are read from the segments `numbers`, which are in order.
     ///
     /// # Errors
     /// When a part of that is damaged or missing.
@@ -192,7 +193,7 @@ impl Log {
         Ok(())
     }
 
-    /// The same for what checkpoints hold, whose segments they name.
+    /// The same for a range that checkpoints cover, which name its segments.
     ///
     /// # Errors
     /// As [`Log::versions_in`].
@@ -216,7 +217,7 @@ impl Log {
         self.versions_in(numbers, Some(volume), from, to, each)
     }
 
-    /// Whether anything was written to a volume after a record. Reads the indexes of the segments since then.
+    /// Whether anything was written to a volume after record `since`. Reads the indexes of the segments since then.
     ///
     /// # Errors
     /// When an index cannot be read.
@@ -230,19 +231,19 @@ impl Log {
                 since = known;
             }
             let sequencer = self.sequencer();
-            // Of what a checkpoint took over meanwhile nothing is in memory any more.
+            // What a checkpoint took over meanwhile is not in memory any more.
             if found || since >= covered() {
                 return Ok(found || sequencer.recent().any(|e| e.volume == volume && e.seq > since));
             }
         }
     }
 
-    /// Bytes that the log's files take.
+    /// The size of the log's segments, checkpoints, manifests and cursors, in bytes.
     ///
     /// # Errors
     /// When they cannot be read.
     pub fn used_bytes(&self) -> Result<u64> {
-        // Not by way of the files that stay open: one that is only prepared may yet be replaced.
+        // Not through the cache of open files: a segment that is only prepared may still be replaced.
         let mut names: Vec<String> =
             segment_numbers(&*self.dir)?.into_iter().map(segment::file_name).collect();
         for folder in [checkpoint::folder(), manifest::folder(), cursor::folder()] {
@@ -253,7 +254,7 @@ impl Log {
         for name in names {
             let len = self.dir.open(&name).and_then(|file| file.len_bytes());
             total += match len {
-                // Replaced meanwhile by a later one.
+                // Removed meanwhile.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
                 len => len.map_err(|e| Error::io("reading", &name, e))?,
             };

@@ -1,8 +1,7 @@
-//! Questions about events, answered without reading all of history: the newest or the oldest that fit, wherever they were
-//! written.
+//! Queries over events: the newest or the oldest that match, without reading all of history.
 //!
-//! Events are in memory until a checkpoint has them, then in blocks whose summaries stay in memory (about a kilobyte for 512
-//! events). A question reads the blocks that may hold a better answer than it has, the likeliest first.
+//! Events are in memory until a checkpoint has them, then in blocks whose summaries stay in memory (about a kilobyte
+//! for 512 events). A query reads only blocks that may hold a better match than it has, the most promising first.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -19,25 +18,25 @@ use crate::{
     line::Line,
 };
 
-/// A place in the order of events: the moment that one tells of, then where it is written.
+/// A position in the order of events: the seq of the moment that an event names, then the seq of its record.
 pub type EventCursor = (Seq, Seq);
 
-/// Which events are wanted.
+/// Which events to find.
 #[derive(Clone, Copy, Debug)]
 pub struct EventQuery<'a> {
-    /// Only those that lie on this line; of any branch without.
+    /// Only those on this line; `None`: on any branch.
     pub line: Option<&'a Line>,
-    /// Only these kinds; any if there are none.
+    /// Only these kinds; empty: any kind.
     pub kinds: &'a [Kind],
     /// Only those of this grade or a better one.
     pub grade: Grade,
-    /// Only the points of this label.
+    /// Only the points with this label.
     pub label: Option<&'a str>,
-    /// Only those behind this place, …
+    /// Only those after this position, …
     pub after: EventCursor,
     /// … and before this one.
     pub before: EventCursor,
-    /// Who asks. It is asked for each list of events that has to be read.
+    /// The caller; checked before each block of events that has to be read.
     pub caller: Caller<'a>,
 }
 
@@ -55,7 +54,7 @@ impl Default for EventQuery<'_> {
     }
 }
 
-/// Which of the events that fit are wanted first.
+/// Which of the matching events come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventOrder {
     /// The newest.
@@ -64,7 +63,7 @@ pub enum EventOrder {
     Oldest,
 }
 
-/// The place of an event in the order of events.
+/// The position of an event in the order of events.
 #[must_use]
 pub fn cursor_of(event: &Event) -> EventCursor {
     (event.place().seq, event.seq)
@@ -81,7 +80,7 @@ impl EventQuery<'_> {
             && self.line.is_none_or(|line| line.has(event.place()))
     }
 
-    /// The moments of a block that may hold events which fit; `None`: it holds none.
+    /// The range of moments in which events of the block may match; `None`: none does.
     fn span_in(&self, block: &EventBlock) -> Option<(Seq, Seq)> {
         if self.label.is_some_and(|label| !block.may_have_label(label)) {
             return None;
@@ -119,11 +118,11 @@ impl EventQuery<'_> {
 /// The summaries of a checkpoint's blocks of events.
 type Summaries = BTreeMap<u32, Arc<Vec<EventBlock>>>;
 
-/// The summaries that were read so far, by checkpoint.
+/// The summaries that were read so far, by number of the checkpoint.
 #[derive(Default)]
 pub(super) struct Known(Mutex<Summaries>);
 
-/// A block that may hold an answer, with the moment at which it can begin to.
+/// A block that may hold a match, and the best moment that such a match can have.
 struct Chance<'a> {
     best: Seq,
     name: Name,
@@ -131,10 +130,10 @@ struct Chance<'a> {
 }
 
 impl Log {
-    /// At most `limit` events that fit `query` and of which `wanted` says so, the first ones in this order.
+    /// The first `limit` events, in this order, that match `query` and that `wanted` accepts.
     ///
     /// # Errors
-    /// When they cannot be read or are damaged, or whoever asks has gone.
+    /// When events cannot be read or are damaged, or the caller has gone.
     pub fn find_events(
         &self,
         query: &EventQuery<'_>,
@@ -142,7 +141,7 @@ impl Log {
         limit: usize,
         wanted: &mut dyn FnMut(&Event) -> bool,
     ) -> Result<Vec<Event>> {
-        // First what is in memory, so that a checkpoint made meanwhile can lead to no omission.
+        // Memory comes first. So an event that a checkpoint takes over meanwhile is found twice, but never missed.
         let mut found = Found { order, limit, seqs: HashSet::new(), events: Vec::new() };
         {
             let sequencer = self.sequencer();
@@ -182,8 +181,8 @@ impl Log {
         Ok(found.events)
     }
 
-    /// The event that is written at `seq`, or the place of an event, is told by [`Log::find_events`]; this is the best grade of
-    /// the events that tell of exactly this place, with the newest event of that grade.
+    /// The event of the best grade that names exactly this place. For other questions about events see
+    /// [`Log::find_events`].
     ///
     /// # Errors
     /// As [`Log::find_events`].
@@ -204,7 +203,7 @@ impl Log {
         Ok(best)
     }
 
-    /// The blocks of all checkpoints.
+    /// The summaries of the event blocks of each checkpoint.
     fn event_blocks(&self, names: &[Name]) -> Result<Vec<(Name, Arc<Vec<EventBlock>>)>> {
         let mut known = self.event_summaries.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|number, _| names.binary_search_by_key(number, |name| name.number).is_ok());
@@ -224,11 +223,11 @@ impl Log {
     }
 }
 
-/// The best answers so far.
+/// The best matches so far.
 struct Found {
     order: EventOrder,
     limit: usize,
-    /// A checkpoint that was made meanwhile has what was in memory as well.
+    /// Drops duplicates: a checkpoint written meanwhile has events that were in memory too.
     seqs: HashSet<Seq>,
     events: Vec<Event>,
 }
@@ -244,7 +243,7 @@ impl Found {
         }
     }
 
-    /// Keeps the best ones only, in order.
+    /// Keeps only the best ones, in order.
     fn cut(&mut self) {
         self.events.sort_by_key(cursor_of);
         if self.order == EventOrder::Newest {
@@ -256,7 +255,7 @@ impl Found {
         }
     }
 
-    /// No event at this moment or a worse one can be among the best any more.
+    /// No event at `best` or further on can be among the best any more.
     fn is_beyond(&mut self, best: Seq) -> bool {
         if self.limit == 0 {
             return true;

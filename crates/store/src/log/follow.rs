@@ -1,10 +1,10 @@
-//! Following the log: every record once, in the order of seq, as soon as it is durable.
+//! Follows the log: returns every record once, in order of seq, as soon as it is durable.
 //!
-//! Detectors, replicas and packers read the log this way. They are no part of the write path, which knows nothing of them: a
-//! follower that lags costs nobody anything but itself.
+//! Meant for detectors, replicas and packers. They are no part of the write path, which does not know of them: a
+//! follower that lags delays nobody else.
 //!
-//! Invariants: nothing is given out that a power cut could take back; every seq up to the follower's place was given out, or was
-//! said to be lost; memory is bounded by what one segment says of itself, whatever a target wrote.
+//! Invariants: no record is returned that a power cut could undo; every seq up to the follower's cursor was returned
+//! or reported as lost; memory is bounded by the index of one segment, whatever a target writes.
 
 use std::{ops::RangeInclusive, sync::Arc, sync::PoisonError, time::Duration};
 
@@ -20,22 +20,22 @@ use crate::{
     place::{Piece, Wait},
 };
 
-/// At most so many records at a time.
+/// The most records in a batch.
 const BATCH_RECORDS: u64 = 4096;
 
-/// A place in a log: everything up to and with `seq` was seen.
+/// A position in a log: everything up to and including `seq` was processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The log's id.
     pub log: [u8; 16],
-    /// The last record seen; 0 for none.
+    /// The last record processed; 0 for none.
     pub seq: Seq,
 }
 
-/// What the log says of a record. Its payload is read when it is asked for: [`Follower::read`], [`Follower::payload`].
+/// A record without its payload, which is read on request: [`Follower::read`], [`Follower::payload`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Followed {
-    /// Its place in the log.
+    /// Its position in the log.
     pub seq: Seq,
     /// When it was received.
     pub time: Micros,
@@ -43,25 +43,25 @@ pub struct Followed {
     pub op: Op,
     /// What it is about.
     pub subject: Subject,
-    /// First sector, for block records.
+    /// The first sector, for block records.
     pub lba: Lba,
-    /// How many sectors, for block records.
+    /// The length in sectors, for block records.
     pub sectors: Sectors,
     at: Location,
 }
 
-/// Records that follow one another.
+/// The records of a range of seqs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// Those that are wanted, in order.
     pub records: Vec<Followed>,
-    /// Of these nothing is known any more: they are damaged, or their segment is missing.
+    /// Records that cannot be read any more: they are damaged, or their segment is missing.
     pub lost: Vec<RangeInclusive<Seq>>,
-    /// The batch reaches up to here. This is where to go on once it is dealt with.
+    /// The last seq of the range: the cursor once the batch is processed.
     pub upto: Seq,
 }
 
-/// Reads a log from a place on, as far as it is durable.
+/// Reads a log from a cursor on, as far as it is durable.
 pub struct Follower {
     log: Arc<Log>,
     seen: Seq,
@@ -69,7 +69,7 @@ pub struct Follower {
     part: Option<Part>,
 }
 
-/// What a segment, or a part of it, says of its records.
+/// The records of a range of seqs within one segment.
 struct Part {
     span: RangeInclusive<Seq>,
     records: Vec<Followed>,
@@ -124,11 +124,11 @@ impl Part {
 }
 
 impl Log {
-    /// Follows the log from `cursor` on. It gives out what is durable: who wants to be near the present calls [`Log::flush`] now
-    /// and then.
+    /// Follows the log from `cursor` on. Only durable records are returned: to stay near the present, call
+    /// [`Log::flush`] now and then.
     ///
     /// # Errors
-    /// When the cursor is another log's, or further than this log ever was.
+    /// When the cursor belongs to another log, or is beyond the end of this one.
     pub fn follow(self: &Arc<Self>, cursor: Cursor) -> Result<Follower> {
         if cursor.log != self.id() {
             return Err(Error::OtherLog);
@@ -140,7 +140,8 @@ impl Log {
         Ok(Follower { log: self.clone(), seen: cursor.seq, subjects: None, part: None })
     }
 
-    /// What is known of the records from `want` on, up to `upto`: at least of one, and of no more than a segment has.
+    /// The records from `want` on, at least one and at most those of one segment. Of a segment in memory they end at
+    /// `upto`, or earlier. Lost records are missing from the part.
     fn part_from(&self, want: Seq, upto: Seq) -> Result<Part> {
         let (number, end) = self.segment_around(want)?;
         let lost = |upto: Seq| Part { span: want..=upto, records: Vec::new() };
@@ -152,7 +153,7 @@ impl Log {
             let active = active.map(|a| (a.first_seq, &a.times, a.entries.as_slice(), &a.marks));
             if let Some((first, times, entries, marks)) = full.or(active) {
                 let last = Seq((first.0 + times.len() as u64).saturating_sub(1));
-                // What the segments behind it had is gone with them.
+                // It was in a later segment, which is gone.
                 if last < want {
                     return Ok(lost(end));
                 }
@@ -168,31 +169,31 @@ impl Log {
 }
 
 impl Follower {
-    /// Only records about these; the others are passed over. What is lost is told all the same.
+    /// Returns only records about these subjects. Lost records are reported all the same.
     #[must_use]
     pub fn only(mut self, subjects: Vec<Subject>) -> Follower {
         self.subjects = Some(subjects);
         self
     }
 
-    /// Up to where everything was given out.
+    /// The position up to which everything was returned.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         Cursor { log: self.log.id(), seq: self.seen }
     }
 
-    /// How many records are durable and not given out yet.
+    /// How many durable records are not returned yet.
     #[must_use]
     pub fn lag(&self) -> u64 {
         self.log.durable_seq().0.saturating_sub(self.seen.0)
     }
 
-    /// The next records; `None` when there is nothing durable that was not given out. A batch may have no records, when none of
-    /// them is wanted.
+    /// The next records; `None` when all durable ones were returned. A batch has no records if none of its range is
+    /// wanted.
     ///
     /// # Errors
-    /// When the index or the medium cannot be read; asking again goes on at the same place. What is damaged is no error: see
-    /// [`Batch::lost`].
+    /// When the index or the medium cannot be read; another call resumes at the same position. Damage is no error:
+    /// see [`Batch::lost`].
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
         let durable = self.log.durable_seq();
         if self.seen >= durable {
@@ -226,7 +227,7 @@ impl Follower {
         Ok(Some(Batch { records, lost, upto }))
     }
 
-    /// Waits until there is more, but no longer than `at_most`; says whether there is.
+    /// Waits for more durable records, but no longer than `at_most`; returns whether there are any.
     #[must_use]
     pub fn wait(&self, at_most: Duration) -> bool {
         let state = self.log.durability.lock().unwrap_or_else(PoisonError::into_inner);
@@ -237,10 +238,10 @@ impl Follower {
         waited.unwrap_or_else(PoisonError::into_inner).0.durable > self.seen
     }
 
-    /// Fills `buf` with what a block record wrote from the sector `from` on.
+    /// Fills `buf` with what a block record wrote from sector `from` on.
     ///
     /// # Errors
-    /// When that is not within the record, cannot be read, or is damaged.
+    /// When that is outside the record, cannot be read, or is damaged.
     pub fn read(&self, record: &Followed, from: Lba, buf: &mut [u8]) -> Result<()> {
         let (start, end) = (record.lba.0, record.lba.0.saturating_add(record.sectors.0));
         let inside = start <= from.0 && from.0.saturating_add(Sectors::of_bytes(buf.len() as u64).0) <= end;
@@ -261,11 +262,14 @@ impl Follower {
         }
     }
 
-    /// The payload of a record that is not about blocks: an event or a change of the catalog as JSON, or whatever a newer program
-    /// wrote.
+    /// The payload of a record other than a block record: an event or a catalog change as JSON, or whatever a newer
+    /// program wrote.
     ///
     /// # Errors
     /// When it cannot be read or is damaged.
+    ///
+    /// # Panics
+    /// When it is a block record: use [`Follower::read`].
     pub fn payload(&self, record: &Followed) -> Result<Vec<u8>> {
         assert!(!record.op.is_block(), "blocks are read in parts");
         self.log.places.payload(record.at, record.seq)

@@ -1,8 +1,9 @@
-//! The hash of each sealed segment's file, by which the manifest knows it.
+//! Hashes the file of each sealed segment. The manifest identifies the file by its hash.
 //!
-//! Nobody who writes waits for it: a segment is read back by upkeep when there is nothing else to do, piece by piece and no faster than
-//! the store's [`crate::store::Rate`], or is hashed while `verify` reads it anyhow. Both check all of it on the way ([`Whole`]): what does
-//! not hold gets no hash, for by its hash a file is known to be the sound one.
+//! No writer waits for it. Either upkeep reads a segment back when there is nothing else to do, piece by piece and no
+//! faster than the store's [`crate::store::Rate`], or `verify` hashes it while reading it anyway. Both check the
+//! whole file on the way ([`Whole`]). A file that fails gets no hash, because the hash says which file is the sound
+//! one.
 
 use std::{
     collections::BTreeMap,
@@ -21,17 +22,17 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// So much is read at a time: a millisecond or two.
+/// Read at a time; takes a millisecond or two.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// A segment that is read back.
+/// A segment that is being read back.
 pub(super) struct Hashing {
     entry: Entry,
     file: Arc<dyn File>,
     whole: Whole,
 }
 
-/// What does not hold of sealed segments that were read back, by number.
+/// The damage that was found by reading sealed segments back, by number of the segment.
 #[derive(Default)]
 pub(super) struct Rot(Mutex<BTreeMap<u32, (Place, Damage)>>);
 
@@ -42,7 +43,7 @@ impl Rot {
 }
 
 impl Log {
-    /// Reads and checks the next piece of a segment whose hash is not known yet.
+    /// Reads and checks the next piece of a segment whose hash is not known yet; returns whether it did.
     pub(super) fn hash_next(&self) -> Result<bool> {
         let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut hashing) = upkeep.hashing.take().or_else(|| self.begin_hashing()) else {
@@ -61,7 +62,7 @@ impl Log {
         Ok(true)
     }
 
-    /// Says whether it was the last piece.
+    /// Returns whether that was the last piece.
     fn hash_piece(&self, hashing: &mut Hashing, len: usize) -> Result<bool> {
         let (number, at) = (hashing.entry.number, hashing.whole.upto());
         let name = segment::file_name(number);
@@ -78,8 +79,8 @@ impl Log {
     }
 
     fn begin_hashing(&self) -> Option<Hashing> {
-        // Each is tried once in a life.
-        // The manifest is not held while the file is looked at: what is found is noted there.
+        // Each is tried once per incarnation. The manifest is not locked while the file is opened: what is found is
+        // noted there.
         let next = || self.manifest().take_unhashed();
         while let Some(entry) = next() {
             let name = segment::file_name(entry.number);
@@ -93,37 +94,37 @@ impl Log {
         None
     }
 
-    /// Reading a segment back failed. It gets no hash, and if it is damaged [`Log::damage`] says so. What cannot be read today may be
-    /// tomorrow: that only verification says.
+    /// Handles a failure to read a segment back: it gets no hash. Damage is kept for [`Log::damage`]. An I/O error
+    /// may pass, so only verification reports it.
     fn note_rot(&self, of: &Entry, error: Error) {
         let Error::Damaged { place, damage } = error else { return };
-        // It may have been lost meanwhile.
+        // It may have gone missing meanwhile.
         if self.manifest().segment(of.number) == Some(of) {
             self.rot.found().insert(of.number, (place, damage));
         }
     }
 
-    /// What was found damaged by reading it back, and was not found whole since.
+    /// The damage that was found by reading segments back, unless they were found whole since or moved.
     pub(super) fn rot(&self) -> Vec<(Place, Damage)> {
         let found = self.rot.found();
         let own = found.iter().filter(|(number, _)| self.places.elsewhere(**number).is_none());
         own.map(|(_, found)| found.clone()).collect()
     }
 
-    /// The whole file of a segment has this hash.
+    /// Notes the hash of a segment's whole file.
     fn note_hash(&self, of: &Entry, hash: Hash) {
         let mut manifest = self.manifest();
-        // It may have been lost meanwhile.
+        // It may have gone missing meanwhile.
         if manifest.segment(of.number) == Some(of) {
             manifest.note(Entry { hash: Some(hash), ..*of });
         }
     }
 
-    /// Compares a sealed segment, all of which holds in itself, with what the manifest knows of its file. `hash` is that of the
-    /// whole file, if it was read.
+    /// Compares a sealed segment that is whole in itself with what the manifest says of its file. `hash` is that of
+    /// the whole file, if it was read; it is noted if the manifest has none.
     ///
     /// # Errors
-    /// When it is another file, or was changed where no checksum of its own covers it.
+    /// When it is another file, or was changed where none of its own checksums covers it.
     pub(super) fn check_file(
         &self,
         number: u32,
@@ -154,7 +155,7 @@ impl Log {
     }
 }
 
-/// The file of a sealed segment that somebody reads from front to back, checked and hashed as a whole on the way.
+/// The file of a sealed segment, checked and hashed as a whole while it is read from front to back.
 pub(super) struct Hashed<'a> {
     file: &'a dyn File,
     seen: Mutex<Seen>,
@@ -162,7 +163,7 @@ pub(super) struct Hashed<'a> {
 
 struct Seen {
     whole: Whole,
-    /// The first thing that did not hold; nothing behind it is looked at.
+    /// The first failure; nothing after it is checked.
     flaw: Option<Error>,
 }
 
@@ -178,10 +179,10 @@ impl<'a> Hashed<'a> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The hash of the file, if it is whole. What was not seen of it is read.
+    /// The hash of the file. Reads what was not read yet.
     ///
     /// # Errors
-    /// When it is not whole, or cannot be read.
+    /// When the file is not whole, or cannot be read.
     pub(super) fn finish(&self, name: &str) -> Result<Hash> {
         let mut piece = vec![0; PIECE_BYTES as usize];
         loop {
@@ -208,7 +209,7 @@ impl File for Hashed<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let got = self.file.read_at(buf, offset)?;
         let mut seen = self.seen();
-        // What is read again, or out of order, adds nothing.
+        // Bytes that are read again, or out of order, add nothing.
         let known = seen.whole.upto().checked_sub(offset).map_or(usize::MAX, |known| known as usize);
         if let Some(new) = buf[..got].get(known..).filter(|new| !new.is_empty() && seen.flaw.is_none()) {
             seen.flaw = seen.whole.take(new).err();

@@ -1,5 +1,5 @@
-//! What the log holds in memory because no checkpoint and no segment's index has it yet, and giving that up early when the logs
-//! of a store hold too much together ([`crate::memory`]).
+//! Accounts for what the log holds in memory because no checkpoint and no segment index has it yet, and gives it up
+//! early when the logs of a store hold too much together ([`crate::memory`]).
 
 use std::sync::PoisonError;
 
@@ -13,12 +13,12 @@ use crate::{
     memory::FLOOR_BYTES_MIN,
 };
 
-/// A segment that holds less than this does not end early: it would free little.
+/// A segment that holds less than this is not ended early: it would free little.
 const SEGMENT_HELD_BYTES_MIN: u64 = 32 << 10;
-// Else a log that is asked to give could have nothing to give.
+// Otherwise a log that should give memory up might have nothing to give.
 const _: () = assert!(2 * SEGMENT_HELD_BYTES_MIN <= FLOOR_BYTES_MIN);
 
-/// What the records of a segment take in memory until it has its index, apart from its versions.
+/// What the records of a segment take in memory until it is sealed, apart from their versions.
 fn records_bytes(times: usize, marks: usize) -> u64 {
     (times * size_of::<bygone_model::Micros>() + marks * size_of::<Mark>()) as u64
 }
@@ -35,7 +35,8 @@ impl Sequencer {
         })
     }
 
-    /// `covered`: a checkpoint has everything up to there, so that of a full segment its versions are in no chunk any more.
+    /// `covered` is the end of the newest checkpoint. Up to there `recent` has dropped the versions of full segments,
+    /// so those are counted here.
     fn held_bytes(&self, covered: Seq) -> u64 {
         let full = self.full.iter().map(|full| {
             let versions = if full.last_seq() <= covered { full.entries.len() } else { 0 };
@@ -48,7 +49,7 @@ impl Sequencer {
 }
 
 impl Log {
-    /// Says what the log holds by now.
+    /// Reports to the store how much memory the log holds.
     pub(super) fn note_held(&self, sequencer: &Sequencer, heads: &Heads) {
         let (mut givable, mut waiting) = (sequencer.held_bytes(heads.covered()), 0);
         for live in heads.live.values() {
@@ -58,8 +59,8 @@ impl Log {
         self.share.set(givable + waiting, givable);
     }
 
-    /// Ends the segment that takes records, so that it can be sealed and a checkpoint lets go of all that it holds. Without room for the
-    /// next one it goes on, and a log that is refused more waits until there is some.
+    /// Ends the active segment, so that it can be sealed and a checkpoint frees all that it holds. Without room for
+    /// the next segment it goes on, and if the log is refused more memory its writers wait until there is room.
     pub(super) fn end_segment_early(&self) -> Result<bool> {
         if !self.share.should_give() {
             return Ok(false);
@@ -73,14 +74,14 @@ impl Log {
             (sequencer.spare.clone(), sequencer.recent_entries)
         };
         self.check_holder()?;
-        // While nobody waits for it.
+        // Without the sequencer's lock, so that no writer waits for it.
         match spare.prepare(&*self.dir, &self.options, entries) {
-            // A checkpoint frees some of it all the same.
+            // A checkpoint still frees some of it.
             Err(Error::Full { .. }) => return Ok(false),
             made => made?,
         };
         let mut sequencer = self.sequencer();
-        // Somebody who wrote may have gone on in the next one meanwhile.
+        // A writer may have gone on to the next segment meanwhile.
         if sequencer.active_bytes() >= SEGMENT_HELD_BYTES_MIN {
             let time = sequencer.last_time;
             sequencer.roll(&*self.dir, &self.options, time, Claim::Blocks)?;

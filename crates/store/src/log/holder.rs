@@ -1,11 +1,12 @@
-//! Who holds the log.
+//! Which process may write the log.
 //!
-//! A log has one holder at a time. Another one takes it over with a manifest of a higher *term*, which is durable before anything else
-//! is written in that term. A manifest's name is made once, so of two who take over at the same time one is refused.
+//! A log has one holder at a time. Another process takes it over with a manifest of a higher *term*, which is durable
+//! before anything else is written in that term. A manifest's name is created exclusively, so if two take over at
+//! once, one of them fails.
 //!
-//! Invariant: whoever has seen a manifest of a newer term than its own writes, removes and acknowledges nothing any more. It looks for
-//! one before it begins a segment, gives one its index, writes a checkpoint or a manifest, or removes a file, and whenever the folder
-//! is compared with the manifest. All of these are rare; in between it costs a flag.
+//! Invariant: a holder that has seen a manifest of a newer term writes, removes and acknowledges nothing any more. It
+//! looks for one before it begins a segment, seals one, writes a checkpoint or a manifest, or removes a file, and at
+//! each inventory. All of these are rare; in between the check costs one atomic load.
 
 use std::{
     collections::BTreeSet,
@@ -26,29 +27,31 @@ use crate::{
 
 use super::{LogKey, scan};
 
-/// The term of the first holder of a log.
+/// The term of a log's first holder.
 pub(super) const TERM_FIRST: u32 = 1;
 
-/// In which term a log is opened.
+/// The term in which a log is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hold {
-    /// In the newest that its files name. For a log that is in one store only: who may open it is decided by the store's lock.
+    /// The newest term that its files name. For a log that exists in one store only, where the store's lock decides
+    /// who may open it.
     #[default]
     Newest,
-    /// In the term in which the caller held it before ([`super::Log::term`]). Refused if it was taken over since.
+    /// The term in which the caller held it before ([`super::Log::term`]). Refused if it was taken over since.
     Term(u32),
-    /// In a term of its own: the caller takes the log over, and whoever held it is refused from then on.
+    /// A new term: the caller takes the log over, and the previous holder is refused from then on.
     TakeOver,
 }
 
-/// What a holder knows of itself and of others.
+/// What a holder knows of itself and of other holders.
 #[derive(Debug)]
 pub(super) struct Holder {
     log: Identity,
     term: u32,
-    /// Of the manifests up to this number all that are another holder's were looked at, but for `taken`.
+    /// Manifests up to this number need not be looked at, except those in `taken`.
     own: AtomicU64,
-    /// Manifests that another holder began before this one could write them. Nothing could be read of them yet.
+    /// Manifests that another holder created under a number that this one wanted. They may still be incomplete, so
+    /// each look reads them again.
     taken: Mutex<BTreeSet<u32>>,
     /// A newer term that was seen; 0: none.
     newer: AtomicU64,
@@ -64,17 +67,19 @@ impl Holder {
         self.term
     }
 
-    /// This holder has written the manifest `number`.
+    /// Notes that this holder has written the manifest `number`.
     pub(super) fn wrote(&self, number: u32) {
         self.own.fetch_max(u64::from(number), Ordering::Relaxed);
     }
 
-    /// Why this holder could not write the manifest `number`: if `error` says that it is there already, somebody else has made it.
+    /// The error to return when the manifest `number` could not be written. If its name was taken, this looks for a
+    /// newer holder.
     pub(super) fn could_not_write(&self, dir: &dyn Dir, number: u32, error: Error) -> Error {
         if !is_taken(&error) {
             return error;
         }
-        // Whoever made it may not have written it yet: it is looked at again and again, also when this holder has written later ones.
+        // Whoever created it may not have written it yet, so every later look includes it, even after this holder has
+        // written later ones.
         self.taken().insert(number);
         self.look(dir).err().unwrap_or(error)
     }
@@ -83,7 +88,7 @@ impl Holder {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses once a newer term was seen.
+    /// Fails once a newer term was seen.
     pub(super) fn check(&self) -> Result<()> {
         match self.newer.load(Ordering::Acquire) as u32 {
             0 => Ok(()),
@@ -91,7 +96,7 @@ impl Holder {
         }
     }
 
-    /// The same, and looks for one.
+    /// Looks for a newer term, and fails if one was seen now or before.
     pub(super) fn look(&self, dir: &dyn Dir) -> Result<()> {
         self.check()?;
         let own = self.own.load(Ordering::Relaxed) as u32;
@@ -104,7 +109,8 @@ impl Holder {
     }
 }
 
-/// Decides in which term a log is opened, and raises the term if it is taken over, durably. Nothing else was written yet.
+/// Determines the term in which a log is opened, and durably raises it for a takeover. Nothing else has been written
+/// yet.
 pub(super) fn hold(
     dir: &dyn Dir,
     clock: &dyn Clock,
@@ -112,24 +118,25 @@ pub(super) fn hold(
     (log, numbers): (&Identity, &[u32]),
     manifest: &mut Known,
 ) -> Result<u32> {
-    // Those behind that were made since: they are seen at the first look.
+    // Manifests of higher numbers were created since; the first look finds them.
     let (said, number) = manifest::newest_term(dir, log, manifest.tried())?;
     let written = newest_term(dir, &LogKey::of(log), numbers)?;
     if said > written {
-        // Whoever made it may not have lived to make it durable, and nothing may be written in this term before it is.
+        // Its holder may have died before making it durable, and nothing may be written in a term that is not
+        // durable.
         manifest::harden(dir, number)?;
     }
     let newest = said.max(written);
     match hold {
         Hold::Newest => Ok(newest),
         Hold::Term(term) if newest > term => Err(Error::Superseded { term, newest }),
-        // Its files may be older than it is.
+        // The files may not name it, if nothing was written in it.
         Hold::Term(term) => Ok(term),
         Hold::TakeOver => {
             let term = newest.checked_add(1).ok_or(Error::NoNumberLeft("holders"))?;
             let before = manifest.tried();
             manifest::begin(dir, manifest, *log, term, clock.wall()).map_err(|error| {
-                // Somebody else was quicker.
+                // Another one was quicker.
                 match manifest::newer_term(dir, log, |number| number > before, newest) {
                     Ok(Some(newest)) if is_taken(&error) => Error::Superseded { term, newest },
                     _ => error,
@@ -144,8 +151,8 @@ fn is_taken(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists)
 }
 
-/// The newest term that segments and checkpoints name. It never falls from one file to the next, so the newest one of each kind that
-/// can be read says it.
+/// The newest term that segments and checkpoints name. It never decreases from one file to the next, so the newest
+/// readable one of each kind has it.
 fn newest_term(dir: &dyn Dir, log: &LogKey, numbers: &[u32]) -> Result<u32> {
     let mut newest = TERM_FIRST;
     for &number in numbers.iter().rev() {
@@ -161,7 +168,7 @@ fn newest_term(dir: &dyn Dir, log: &LogKey, numbers: &[u32]) -> Result<u32> {
     }
     let folder = checkpoint::folder();
     let files = dir.list(folder).map_err(|e| Error::io("listing", folder, e))?;
-    // Their names begin with their numbers.
+    // Sorted, because the names begin with the numbers.
     for name in files.iter().rev().filter_map(|file| Name::parse(file)) {
         if let Some(term) = checkpoint_term(dir, name, log)? {
             newest = newest.max(term);
@@ -171,7 +178,7 @@ fn newest_term(dir: &dyn Dir, log: &LogKey, numbers: &[u32]) -> Result<u32> {
     Ok(newest)
 }
 
-/// `None`: its header cannot be read. What is wrong with it is said when it is opened.
+/// `None`: its header cannot be read. Opening the checkpoint reports why.
 fn checkpoint_term(dir: &dyn Dir, name: Name, log: &LogKey) -> Result<Option<u32>> {
     let file_name = name.file_name();
     let mut frame = [0; FRAME_BYTES];

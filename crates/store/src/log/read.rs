@@ -1,7 +1,7 @@
-//! Reading: the present of a volume that is in use, and any volume as of any moment.
+//! Reads the present of an open volume, and any volume as of any moment.
 //!
-//! Every byte is checked against the checksum it was written with, and every record against the index entry that
-//! led to it (I5).
+//! Every byte is checked against the checksum it was written with, and every record against the index entry that led
+//! to it (I5).
 
 use std::sync::{Arc, PoisonError};
 
@@ -21,15 +21,15 @@ use crate::{
     place::{Piece, Wait},
 };
 
-/// Checkpoints that stay open.
+/// How many checkpoints stay open.
 const OPENED_MAX: usize = 16;
-/// Fills what no layer of the log knows.
+/// Fills a fragment that no layer of the log has.
 pub type Unknown<'a, E> = dyn FnMut(&Fragment, &mut [u8]) -> std::result::Result<(), E> + 'a;
 
-/// A run of sectors of the present, and what knows it.
+/// A run of sectors of the present, and where its content is.
 pub type HeadFragment = Fragment;
 
-/// Index pages that are in memory only.
+/// The index pages that are in the cache; reads none.
 struct CachedPages<'a>(&'a IndexFiles);
 
 impl PageSource for CachedPages<'_> {
@@ -42,18 +42,19 @@ impl PageSource for CachedPages<'_> {
 }
 
 impl Log {
-    /// Begins to keep the head map of a volume, so that its present can be read and written.
-    /// With [`Below::Device`], `since` says which versions the device below already has.
+    /// Starts keeping the head map of a volume, so that its present can be read and written. With [`Below::Device`],
+    /// the device below has the versions up to `since`.
     ///
     /// # Errors
-    /// When there is no such volume, or what is needed of the index cannot be read.
+    /// When there is no such volume, or the necessary parts of the index cannot be read.
     pub fn open_volume(&self, volume: VolumeId, below: Below, since: Seq) -> Result<()> {
         let parents = Arc::new(self.ancestors(volume, Caller::default())?);
         let mut head = Head::default();
         let covered = || self.heads().base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
         let mut since = if below == Below::Index { Seq::MAX } else { since };
         let sequencer = loop {
-            // What a checkpoint has is read from the segments while nobody waits for it; it may take long.
+            // Versions that a checkpoint covers are read from the segments without the sequencer's lock, because that
+            // may take long.
             let known = covered();
             if since < known {
                 self.versions_between(volume, since, known, &mut |entry| head.active.insert(entry))?;
@@ -64,7 +65,7 @@ impl Log {
                 break sequencer;
             }
         };
-        // Of the others, what is in memory is all that there is.
+        // All later versions are in memory.
         let since = if below == Below::Index { covered() } else { since };
         for entry in sequencer.recent() {
             if entry.volume == volume && entry.seq > since {
@@ -85,11 +86,11 @@ impl Log {
         self.note_held(&sequencer, &heads);
     }
 
-    /// Where the present of a range is. Fragments that nothing was found for are zeroes, or ([`Below::Device`]) what the
-    /// device below has.
+    /// Where the present of a range is. Fragments for which nothing was found are zeroes or, with [`Below::Device`],
+    /// what the device below has.
     ///
     /// # Errors
-    /// When the volume was not opened, the range does not fit, or the index cannot be read.
+    /// When the volume is not open, or the index cannot be read.
     pub fn resolve_head(
         &self,
         volume: VolumeId,
@@ -148,8 +149,11 @@ impl Log {
         Ok(())
     }
 
-    /// Freezes what was written to a volume, so that the device below can take it; returns it and the moment it is. What
-    /// was frozen and not dropped yet comes again, with its own moment.
+    /// Freezes the head map of a volume, so that the device below can take it. Returns it and the moment that it
+    /// shows. A map that was frozen before and not dropped yet is returned again, with its own moment.
+    ///
+    /// # Errors
+    /// When the volume is not open.
     pub fn freeze_head(&self, volume: VolumeId) -> Result<(Arc<crate::index::head::HeadMap>, Seq)> {
         let sequencer = self.sequencer();
         let mut heads = self.heads_mut();
@@ -160,7 +164,7 @@ impl Log {
         Ok((live.head.freeze(), live.frozen_at))
     }
 
-    /// The device below has what was frozen.
+    /// Drops the frozen head map of a volume: the device below has it.
     pub fn drop_frozen_head(&self, volume: VolumeId) {
         let sequencer = self.sequencer();
         let mut heads = self.heads_mut();
@@ -170,21 +174,21 @@ impl Log {
         self.note_held(&sequencer, &heads);
     }
 
-    /// Runs in the head map of a volume: what a device below has not taken yet.
+    /// The number of runs in the head map of a volume: what a device below has not taken yet.
     #[must_use]
     pub fn head_runs(&self, volume: VolumeId) -> usize {
         let heads = self.heads();
         heads.live.get(&volume).map_or(0, |live| live.head.runs())
     }
 
-    /// The volumes below a volume, nearest first, each at the moment at which the one above began.
+    /// The volumes that a volume descends from, nearest first, each at the moment at which the one above it began.
     fn ancestors(&self, volume: VolumeId, caller: Caller<'_>) -> Result<Vec<Layer>> {
         let catalog = self.catalog();
         let mut out = Vec::new();
         let mut at = catalog.volume(volume)?;
         let mut seq = Seq::MAX;
         while let Some((parent, from)) = at.parent {
-            // Numbers only ever fall on the way down, whatever a damaged catalog says.
+            // A parent's id is smaller; checked so that a damaged catalog cannot make this loop.
             if parent >= at.id {
                 return Err(Error::NoVolume(parent));
             }
@@ -195,9 +199,10 @@ impl Log {
         Ok(out)
     }
 
-    /// A volume as of `seq`, without those below it.
+    /// A volume as of `seq`, without its ancestors.
     fn layer(&self, volume: VolumeId, seq: Seq, caller: Caller<'_>) -> Result<Layer> {
-        // Reading writes no file unless that saves memory: whoever asks for the present again and again would leave one each time.
+        // Reading writes a checkpoint only if that saves memory: otherwise a client that keeps asking for the present
+        // would leave one each time.
         if let Some(layer) = self.layer_in_memory(volume, seq, self.options.view_versions_max()) {
             return Ok(layer);
         }
@@ -206,18 +211,18 @@ impl Log {
             Err(Error::Full { .. } | Error::Superseded { .. }) => {}
             Err(e) => return Err(e),
         }
-        // Reading needs neither room nor the right to write.
+        // Reading must need neither room nor the right to write.
         match self.layer_in_memory(volume, seq, usize::MAX) {
             Some(layer) => Ok(layer),
-            // There was room after all, a moment later.
+            // A checkpoint was written after all, a moment later.
             None => {
                 Ok(Layer { volume, seq, recent: None, checkpoint: self.checkpoint_holding(seq, caller)? })
             }
         }
     }
 
-    /// The same by way of what no checkpoint has yet, which is in memory. `None`: a checkpoint has it all, or that is more than `max`
-    /// versions.
+    /// The same from the newest checkpoint and the later versions, which are in memory. `None`: a checkpoint covers
+    /// `seq`, or more than `max` versions are in memory.
     fn layer_in_memory(&self, volume: VolumeId, seq: Seq, max: usize) -> Option<Layer> {
         let sequencer = self.sequencer();
         let checkpoint = self.heads().base.clone();
@@ -232,7 +237,7 @@ impl Log {
         Some(Layer { volume, seq, recent: Some(Arc::new(recent)), checkpoint })
     }
 
-    /// The checkpoint in whose span `seq` lies; writes one if there is none yet.
+    /// The checkpoint whose span contains `seq`; writes one if none does yet.
     fn checkpoint_holding(&self, seq: Seq, caller: Caller<'_>) -> Result<Option<Arc<Checkpoint>>> {
         if seq == Seq::ZERO {
             return Ok(None);
@@ -240,7 +245,7 @@ impl Log {
         if self.index.end() < seq {
             self.checkpoint_for(caller)?;
         }
-        // Which one it is may change until its files are kept.
+        // Which one it is may change until the snapshot keeps its files.
         let snapshot = self.index.snapshot();
         let head = self.head_seq();
         let name = snapshot.name_for(seq).ok_or(Error::InTheFuture { asked: seq, head })?;
@@ -268,7 +273,7 @@ impl Log {
         self.view_for(volume, seq, Caller::default())
     }
 
-    /// The same for somebody who may go meanwhile: a checkpoint may have to be written first.
+    /// The same for a caller that may go meanwhile: a checkpoint may have to be written first.
     ///
     /// # Errors
     /// As [`Log::view`], or when `caller` has gone.
@@ -305,10 +310,11 @@ impl Log {
         }
     }
 
-    /// Fills `buf` with the content of `fragments`, which follow one another. `unknown` fills what none of them knows.
+    /// Fills `buf` with the content of `fragments`, which are adjacent. `unknown` fills those for which nothing was
+    /// found.
     ///
     /// # Errors
-    /// As [`Log::read_fragment`], or what `unknown` says.
+    /// As [`Log::read_fragment`], or what `unknown` returns.
     pub fn read_fragments<E: From<Error>>(
         &self,
         fragments: &[Fragment],
@@ -328,7 +334,7 @@ impl Log {
         Ok(())
     }
 
-    /// Asks for the content of a fragment to be brought into memory soon.
+    /// Hints that the content of a fragment will be read soon.
     pub fn prefetch_fragment(&self, fragment: &Fragment) {
         if let Some(piece) = piece_of(fragment) {
             self.places.prefetch(piece, fragment.sectors.bytes());
@@ -336,13 +342,13 @@ impl Log {
     }
 }
 
-/// The piece of a record that a fragment is; `None` if it is zeroes.
+/// The part of a record that a fragment is; `None` for zeroes.
 fn piece_of(fragment: &Fragment) -> Option<Piece> {
     let (seq, name) = fragment.found.filter(|(_, name)| !name.is_zero())?;
     Some(Piece { name, seq, lba: fragment.lba })
 }
 
-/// A volume at a moment. It never changes, whatever is written meanwhile.
+/// A volume at a moment. It never changes, whatever is written later.
 #[derive(Clone)]
 pub struct View {
     log: Arc<Log>,
@@ -370,7 +376,7 @@ impl View {
         self.sectors
     }
 
-    /// Where the content of a range is; fragments that nothing was found for are zeroes.
+    /// Where the content of a range is. Fragments for which nothing was found are zeroes.
     ///
     /// # Errors
     /// When the range does not fit, or the index cannot be read or is damaged.
@@ -396,7 +402,7 @@ impl View {
         })
     }
 
-    /// Asks for a range to be brought into memory soon.
+    /// Hints that a range will be read soon.
     pub fn prefetch(&self, lba: Lba, sectors: Sectors) {
         if let Ok(fragments) = self.resolve(lba, sectors, Wait::Yes) {
             fragments.iter().for_each(|fragment| self.log.prefetch_fragment(fragment));

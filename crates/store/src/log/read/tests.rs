@@ -30,7 +30,7 @@ fn a_chain_of_branches_is_asked_only_where_something_was_written() {
         }
     }
     let view = log.view(volume, log.head_seq()).unwrap();
-    // The volume itself, and of the sixty below it those of 0, 20 and 40.
+    // The volume itself, and of its sixty ancestors those of branches 0, 20 and 40.
     assert_eq!(view.layers.len(), 4);
     let marks = [(0, 1), (20, 20), (40, 40), (60, 60), (1, 0)];
     let mut bytes = [0; 512];
