@@ -1,4 +1,4 @@
-//! Disks and branches. Making either is one small record.
+//! Disks and branches. Each is created by one small record.
 
 use bygone_model::{BranchId, Seq, VolumeId};
 
@@ -9,15 +9,15 @@ use crate::{
     format::record::Subject,
 };
 
-/// A disk's size must fit the index: sectors are counted in stripes of 32 bits.
+/// The largest disk that the index accepts: it counts a disk's stripes in 32 bits, with room to spare.
 const DISK_SECTORS_MAX: u64 = 1 << 50;
 
-/// The number of what comes after `count` others.
+/// The number of the next item after `count` others.
 fn number_for(count: usize, what: &'static str) -> Result<u32> {
     u32::try_from(count).ok().filter(|n| *n < Subject::NUMBERS_END).ok_or(Error::NoNumberLeft(what))
 }
 
-/// A branch can start after the record `at` of branch `parent`.
+/// Checks that a branch can start after record `at` of branch `parent`.
 fn check_start(catalog: &Catalog, head: Seq, parent: BranchId, at: Seq) -> Result<()> {
     if at > head {
         return Err(Error::InTheFuture { asked: at, head });
@@ -33,12 +33,12 @@ impl Log {
     /// Adds a disk to the present branch; returns its volume.
     ///
     /// # Errors
-    /// When the name is taken or the log cannot be written.
+    /// When the name is taken, the disk is too large, or the log cannot be written.
     pub fn add_disk(&self, disk: &Disk) -> Result<VolumeId> {
         self.add_disk_that(disk, false)
     }
 
-    /// Adds a disk that is going to be filled from elsewhere. Its history is inexact until [`Log::disk_is_filled`].
+    /// Adds a disk whose content will be copied from elsewhere. Its history is inexact until [`Log::disk_is_filled`].
     ///
     /// # Errors
     /// As [`Log::add_disk`].
@@ -46,7 +46,7 @@ impl Log {
         self.add_disk_that(disk, true)
     }
 
-    /// All of a disk that was to be filled from elsewhere is there.
+    /// Records that a disk added with [`Log::add_disk_to_fill`] has its whole content.
     ///
     /// # Errors
     /// When there is no such volume, or the log cannot be written.
@@ -76,7 +76,7 @@ impl Log {
         Ok(made)
     }
 
-    /// Makes a branch that starts after the record `at` of branch `parent`.
+    /// Creates a branch that starts after record `at` of branch `parent`.
     ///
     /// # Errors
     /// When the name is taken, the moment does not exist, or the log cannot be written.
@@ -88,7 +88,7 @@ impl Log {
                 return Err(Error::BranchExists(name.to_owned()));
             }
             made = BranchId(number_for(catalog.branches.len(), "branches")?);
-            // Who goes from a branch to those it came from comes to an end.
+            // So walking from a branch to its ancestors ends.
             assert!(parent < made && at <= head, "branch {made} from {parent} at {at} of {head}");
             let volumes_from = VolumeId(catalog.volumes.len() as u32);
             number_for(catalog.volumes.len() + catalog.disks.len(), "volumes")?;
@@ -100,7 +100,7 @@ impl Log {
     /// Drops a branch. Its records stay until retention removes them.
     ///
     /// # Errors
-    /// When it is the present, there is none of this id, or the log cannot be written.
+    /// When it is the present, there is no such branch, or the log cannot be written.
     pub fn drop_branch(&self, id: BranchId) -> Result<Appended> {
         self.change(|catalog, _| {
             let branch = catalog.live_branch(id)?;
@@ -111,11 +111,12 @@ impl Log {
         })
     }
 
-    /// Changes the branches as a person asked for, whole or not at all. Makes a branch first, if `make` gives one: its name, the branch
-    /// it starts on and where, and it becomes the present.
+    /// Changes the branches as a person asked, atomically. With `make` (a name, a parent and the record after which
+    /// to start) it creates a branch first and makes it the present. Returns the branch that is the present
+    /// afterwards.
     ///
     /// # Errors
-    /// When it does not fit what there is, or the log cannot be written. Then nothing has changed.
+    /// When it does not fit the catalog: then nothing has changed. When the log cannot be written.
     pub fn act(&self, act: Act, make: Option<(&str, BranchId, Seq)>) -> Result<(Appended, BranchId)> {
         let mut head = act.head;
         let done = self.change(|catalog, log_head| {
@@ -138,15 +139,15 @@ impl Log {
     /// Makes a branch the present of the target.
     ///
     /// # Errors
-    /// When there is none of this id, or the log cannot be written.
+    /// When there is no such branch, or the log cannot be written.
     pub fn promote_branch(&self, id: BranchId) -> Result<Appended> {
         self.change(|catalog, _| catalog.live_branch(id).map(|_| Change::Promote { id }))
     }
 
-    /// Remembers how far a tapped disk was brought.
+    /// Records up to where a tapped disk is durable.
     ///
     /// # Errors
-    /// When the log cannot be written.
+    /// When there is no such volume, or the log cannot be written.
     pub fn mark_tap(&self, volume: VolumeId, mark: &TapMark) -> Result<Appended> {
         self.change(|catalog, _| {
             catalog.volume(volume)?;
@@ -154,10 +155,11 @@ impl Log {
         })
     }
 
-    /// Remembers that a disk outside the store is going to be filled with `volume`, and no longer shows what it did.
+    /// Records that a disk outside the store will be filled with `volume`, and does not show its previous content any
+    /// more.
     ///
     /// # Errors
-    /// When the log cannot be written.
+    /// When there is no such volume, or the log cannot be written.
     pub fn begin_fill(&self, volume: VolumeId) -> Result<Appended> {
         self.change(|catalog, _| {
             catalog.volume(volume)?;

@@ -1,5 +1,5 @@
-//! Places of followers that outlive them: each is kept durably before what it replaces is removed, so a follower that dies at any
-//! moment goes on where it was or a little before, and never behind something that it has not dealt with.
+//! Cursors that outlive their followers. A new one is durable before the one it replaces is removed. So a follower
+//! that dies resumes where it was or a little earlier, and never skips anything that it has not processed.
 
 use std::{io::IoSlice, sync::Arc};
 
@@ -13,14 +13,14 @@ use crate::{
 };
 
 impl Log {
-    /// Remembers up to where the follower `name` (small letters, digits and hyphens) has dealt with this log. Durable when this
-    /// returns. One thread at a time does this for a name.
+    /// Saves up to where the follower `name` (lower-case letters, digits and hyphens) has processed this log. Durable
+    /// on return. Only one thread at a time may do this for a name.
     ///
     /// # Errors
-    /// When it cannot be written; then the place before still counts.
+    /// When it cannot be written; then the previous cursor still counts.
     ///
     /// # Panics
-    /// When `name` is none: names are given by programs, not by people.
+    /// When `name` is invalid: names are given by programs, not by people.
     pub fn keep_cursor(&self, name: &str, seq: Seq) -> Result<()> {
         assert!(cursor::is_name(name), "a follower's name");
         let older = cursor_numbers(&*self.dir, name)?;
@@ -37,16 +37,16 @@ impl Log {
             return Err(Error::io("writing", &file_name, e));
         }
         for number in older {
-            // What stays is removed the next time.
+            // One that cannot be removed now is removed the next time.
             let _ = self.dir.remove(&cursor::file_name(name, number));
         }
         Ok(())
     }
 
-    /// Up to where the follower `name` has dealt with this log; the beginning if nothing is kept.
+    /// Up to where the follower `name` has processed this log; the beginning if nothing is saved.
     ///
     /// # Errors
-    /// When it cannot be read, or is another log's.
+    /// When it cannot be read, or belongs to another log.
     ///
     /// # Panics
     /// As [`Log::keep_cursor`].
@@ -61,7 +61,7 @@ impl Log {
             match cursor::decode(&bytes[..got]) {
                 Some((log, seq)) if log == self.id() => return Ok(Cursor { log, seq }),
                 Some(_) => return Err(Error::OtherLog),
-                // A power cut came while it was written.
+                // Cut off by a power cut while it was written.
                 None => {}
             }
         }
@@ -69,7 +69,7 @@ impl Log {
     }
 }
 
-/// The numbers of a follower's places, in order.
+/// The numbers of a follower's saved cursors, in order.
 fn cursor_numbers(dir: &dyn Dir, name: &str) -> Result<Vec<u64>> {
     let files = dir.list(cursor::folder()).map_err(|e| Error::io("listing", cursor::folder(), e))?;
     let mut numbers: Vec<u64> = files.iter().filter_map(|file| cursor::number_of(file, name)).collect();

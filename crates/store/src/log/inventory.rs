@@ -1,8 +1,8 @@
-//! Which segments there are, and which there should be.
+//! Compares the segments that there are with those that there should be.
 //!
-//! Now and then upkeep compares the folder with what it should have. A segment that was sealed goes into the manifest; one that is
-//! gone is damage, and the manifest keeps that known. One that is still open is written anew, for its records are all there: nothing
-//! goes on being acknowledged into a file without a name.
+//! Upkeep does so now and then. A segment that was sealed goes into the manifest. One that is gone is damage, and the
+//! manifest remembers it. But a segment that is gone and still open gets a new file with the same content, because
+//! its records can still be read: otherwise records would go on being acknowledged into an unlinked file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,10 +24,10 @@ use crate::{
     sync::MutexGuard,
 };
 
-/// So many segments are looked into, or named as missing, at a time.
+/// The most segments that are read, or reported missing, at a time.
 const NEWS_MAX: usize = 64;
 
-/// The part of a segment that is in memory while it is open.
+/// A segment that is in memory because it is not sealed yet.
 struct Open {
     file: Arc<dyn File>,
     end: u64,
@@ -42,8 +42,8 @@ impl Log {
         self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known to be damaged: what was found when the log was opened, segments that are gone since, and what upkeep found by
-    /// reading segments back. The rest is usable.
+    /// The known damage: what was found when the log was opened, segments that went missing since, and what upkeep
+    /// found by reading segments back. The rest is usable.
     #[must_use]
     pub fn damage(&self) -> Vec<(Place, Damage)> {
         let mut damage = self.damage_at_open.clone();
@@ -58,7 +58,7 @@ impl Log {
         damage
     }
 
-    /// Looks whether all segments are there if that is due, and writes a manifest if there is something to say.
+    /// Takes the inventory if it is due, and writes a manifest if anything changed.
     pub(super) fn take_inventory(&self) -> Result<bool> {
         let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.monotonic();
@@ -75,7 +75,7 @@ impl Log {
         }
     }
 
-    /// Compares; says whether there is more than was looked at.
+    /// Compares the folder with the manifest; returns whether there is more to look at.
     fn look(&self) -> Result<bool> {
         let (newest, open) = {
             let sequencer = self.sequencer();
@@ -83,7 +83,7 @@ impl Log {
             let open: BTreeSet<u32> = full.chain(sequencer.active.iter().map(|a| a.number)).collect();
             (sequencer.newest, open)
         };
-        // Listed after the question which is the newest: all up to that one have been made.
+        // Listed after `newest` was read: all segments up to that one had been created.
         let there = self.segments_there()?;
         let moved = self.places.moved();
         let (mut gone, mut news) = (Vec::new(), Vec::new());
@@ -127,13 +127,13 @@ impl Log {
         failed.map_or(Ok(added == NEWS_MAX || gone.len() == NEWS_MAX), Err)
     }
 
-    /// A segment that takes records, or waits for its index, and was said to be missing: it is not.
+    /// The entry of an unsealed segment that was reported missing and is there again: the manifest forgets it.
     fn found_again(&self, number: u32) -> Option<Entry> {
         let missing = self.manifest().segment(number).copied();
         missing.filter(|e| e.state == State::Missing).map(|e| Entry { state: State::Retired, ..e })
     }
 
-    /// The container of a segment was out of reach, and is not any more.
+    /// The entry of a segment whose container was unreachable and is no longer.
     fn reached_again(&self, number: u32) -> Option<Entry> {
         let known = self.manifest().segment(number).copied();
         known.map(|entry| Entry { state: State::Lives, since: Micros(0), ..entry })
@@ -148,11 +148,11 @@ impl Log {
         Ok(numbers)
     }
 
-    /// What a manifest says of a sealed segment. Others belong to the tail.
+    /// The manifest's entry of a sealed segment. Others have none: they are the tail.
     pub(super) fn entry_of(&self, number: u32) -> Result<Option<Entry>> {
         let name = segment::file_name(number);
         let file = match self.dir.open(&name) {
-            // Gone in between: the next look tells.
+            // Removed meanwhile: the next inventory reports it.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(|e| Error::io("opening", &name, e))?,
         };
@@ -186,7 +186,7 @@ impl Log {
         }
     }
 
-    /// A segment has no name any more. If it is still open it gets one again, with the same content.
+    /// Handles a segment whose file is gone: one that is still open gets a new file with the same content.
     pub(super) fn note_gone(&self, number: u32, is_open: bool) -> Result<()> {
         let mut memory = None;
         let mut rescued = Ok(());
@@ -215,11 +215,12 @@ impl Log {
         rescued
     }
 
-    /// Writes a segment that is open into a new file of its name. Nothing is appended meanwhile.
+    /// Copies a segment that is open into a new file of its name. The sequencer is locked, so nothing is appended
+    /// meanwhile.
     fn write_anew(&self, sequencer: &mut Sequencer, number: u32, open: &Open) -> Result<()> {
         let name = segment::file_name(number);
         let file = self.dir.create(&name).map_err(|e| Error::io("making", &name, e))?;
-        // Its own fsync and not by way of `syncs`: until it takes the other's place nobody relies on it.
+        // Synced here and not through `syncs`: nothing relies on this file until it replaces the other one.
         let done = copy(&*open.file, &*file, open.end, open.room_bytes)
             .and_then(|()| file.sync())
             .and_then(|()| self.dir.sync("log"));
@@ -232,11 +233,11 @@ impl Log {
         Ok(())
     }
 
-    /// Writes what changed into a manifest; says whether there was something.
+    /// Writes pending changes to a manifest; returns whether there were any.
     pub(super) fn write_manifest(&self) -> Result<bool> {
         let made = self.manifest().next(self.identity, self.term(), self.clock.wall());
         let Some(made) = made else { return Ok(false) };
-        // If the number was taken, the next attempt takes the next one.
+        // If the number is taken, the next attempt takes the next one.
         let hash = manifest::write(&*self.dir, &made)
             .map_err(|error| self.syncs.holder.could_not_write(&*self.dir, made.number, error))?;
         self.syncs.holder.wrote(made.number);
@@ -285,7 +286,7 @@ impl Sequencer {
         })
     }
 
-    /// The content of an open segment is in `file` now, durably, and nothing else is.
+    /// Replaces the file of an open segment by `file`, which durably has the same records and nothing after them.
     fn replace_file(&mut self, number: u32, file: &Arc<dyn File>) {
         if let Some(active) = self.active.as_mut().filter(|active| active.number == number) {
             active.file = file.clone();
@@ -299,7 +300,7 @@ impl Sequencer {
     }
 }
 
-/// What a manifest knows of segments that are not in the folder, in order.
+/// The manifest's entries of segments that are not among `numbers`, in order.
 pub(super) fn lost(known: &Known, numbers: &[u32]) -> BTreeMap<u32, Entry> {
     let lost = known.segments().filter(|entry| numbers.binary_search(&entry.number).is_err());
     lost.map(|entry| (entry.number, *entry)).collect()

@@ -1,8 +1,9 @@
-//! Making one checkpoint of several small ones, and removing those.
+//! Joins several small checkpoints into one, and removes them.
 //!
-//! Checkpoints are written early when memory is short, or when somebody asks for a moment that only one of them answers for. Each is a
-//! file, and what the next one merges stays in it. The new one has all versions of their span from the segments, so that alone it
-//! answers for each of their moments; nobody who comes later asks them, and their files go once nobody has them any more.
+//! Checkpoints are written early when memory is short, or when somebody asks for a moment that none covers yet. Each
+//! is a file of its own, in which the pages that the next one merges remain. The joined checkpoint has all versions
+//! of their span, taken from the segments, so it alone answers for every moment of that span. New readers use only
+//! the joined one; the files of the others are removed once no reader holds them.
 
 use std::sync::{Arc, PoisonError};
 
@@ -27,13 +28,14 @@ impl Log {
         if end <= upkeep.joined_upto {
             return Ok(false);
         }
-        // Whatever comes of it, it is not tried again before there is another one.
+        // Whatever the result, the next attempt waits for the next checkpoint.
         upkeep.joined_upto = end;
         let snapshot = self.index.snapshot();
         let first = first_to_join(&snapshot.names, self.options.checkpoint_entries as u64);
         let is_sound = || self.damage().is_empty() && self.index.mended.is_empty();
         let enough = |joined: &[Name]| joined.len() >= self.options.joined_min;
-        // What is damaged is in the older ones as it was; what is made anew must not hide it.
+        // Where a segment is damaged, the older checkpoints still have the versions that were lost, so reading them
+        // reports the damage. A checkpoint made from the segments would lack them and hide it.
         if !enough(&snapshot.names[first..]) || !is_sound() {
             return Ok(false);
         }
@@ -46,7 +48,8 @@ impl Log {
     fn join_from(&self, names: &[Name], first: usize, enough: &dyn Fn(&[Name]) -> bool) -> Result<bool> {
         self.check_holder()?;
         let opened = names[first..].iter().map(|name| self.index.open(*name)).collect::<Result<Vec<_>>>()?;
-        // Behind what was made anew only: the older ones are still damaged, and it stands for them.
+        // Only those after the last one in which damage was mended: the ones before are still damaged, and it
+        // replaces them.
         let sound = opened.iter().rposition(|checkpoint| checkpoint.footer.mended).map_or(0, |i| i + 1);
         let (before, joined) = names.split_at(first + sound);
         if !enough(joined) {
@@ -80,7 +83,7 @@ impl Log {
         Ok(())
     }
 
-    /// All that a few checkpoints have, of which `base` is the last one.
+    /// Everything that `joined` holds. It follows `before` and ends with `base`.
     fn contents_of(
         &self,
         before: Option<&Checkpoint>,
@@ -113,15 +116,16 @@ impl Log {
         })
     }
 
-    /// Removes files of checkpoints that were joined.
+    /// Removes the files of joined checkpoints that no reader holds any more.
     pub(super) fn remove_retired(&self) -> Result<bool> {
         let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         self.index.remove_retired(&mut || self.check_holder())
     }
 }
 
-/// From which one on the newest checkpoints are worth joining: none is more than twice as large as all that are newer together, so
-/// that each version is written again only a few times; all of them have no more than `records_max` records.
+/// The first of the newest checkpoints that are worth joining. Each has at most twice as many records as all newer
+/// ones together, so that a version is rewritten only a few times. All of them together have at most `records_max`
+/// records.
 fn first_to_join(names: &[Name], records_max: u64) -> usize {
     let start_of = |i: usize| i.checked_sub(1).map_or(0, |before| names[before].end.0);
     let mut first = names.len();
@@ -156,7 +160,7 @@ mod tests {
         assert_eq!(first_to_join(&names(&[50, 60, 70, 80]), 100), 0);
         assert_eq!(first_to_join(&names(&[70, 80, 90, 100]), 100), 1);
         assert_eq!(first_to_join(&names(&[50, 60, 70, 80]), 79), 1);
-        // The newest has nothing newer to be measured by.
+        // The newest has nothing newer to be compared with.
         assert_eq!(first_to_join(&names(&[10, 90]), 100), 0);
     }
 }

@@ -1,7 +1,7 @@
-//! Reading a segment from its files: by its index when it is sealed, record by record when it is not.
+//! Reads a segment from its file: by its index if it is sealed, record by record otherwise.
 //!
-//! A record that does not hold ends the log, because a power cut may have left it so — unless a later record
-//! says that it was durable already: then it is damage, reported, and the rest is still read (I5).
+//! A record that fails its checks ends the log, because a power cut may have torn it. But if a later record says that
+//! it was already durable, it is damage: it is reported, and the rest is still read (I5).
 
 use std::{ops::Range, sync::Arc};
 
@@ -21,23 +21,23 @@ use crate::{
     },
 };
 
-/// An index longer than this is not believed.
+/// An index longer than this is invalid.
 const INDEX_BYTES_MAX: u64 = 1 << 28;
 const WINDOW_BYTES: usize = 1 << 20;
 
-/// What a segment holds.
+/// What a segment holds, as read from its file.
 pub(super) struct Scanned {
-    /// Block versions (in order of seq or sorted, as found), marks, times.
+    /// Block versions, marks and times. The versions are in order of seq, or sorted as in the index they come from.
     pub index: SegmentIndex,
-    /// It has an index of its own.
+    /// It has a valid index.
     pub sealed: bool,
-    /// Its header can be read.
+    /// It has a valid header.
     pub has_header: bool,
-    /// Damaged places.
+    /// What is damaged, by offset.
     pub damage: Vec<(u64, Damage)>,
-    /// Records of which not even the header is left: what they wrote where, and when, is not known.
+    /// Records whose headers are lost: what they wrote, where and when is unknown.
     pub lost: Vec<Range<Seq>>,
-    /// Where each record is, unless there is an index.
+    /// The offset of each record; empty if there is an index.
     pub starts: Vec<u64>,
     /// Its records say that everything up to here was durable.
     pub durable: Seq,
@@ -46,11 +46,11 @@ pub(super) struct Scanned {
 /// What the rest of the log says about a segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Context {
-    /// The log that it is of.
+    /// The log that the segment belongs to.
     pub log: LogKey,
-    /// The seq that its first record should have, if neither its header nor that record says so.
+    /// The seq that its first record should have; used if neither its header nor that record has one.
     pub expected: Option<Seq>,
-    /// The next segment begins with this record; what this segment has from there on was never acknowledged.
+    /// The first record of the next segment. Records of this segment from there on were never acknowledged.
     pub until: Seq,
     /// Everything up to here was durable.
     pub durable: Seq,
@@ -92,7 +92,7 @@ pub(super) fn trailer(file: &dyn File, number: u32, log: &LogKey) -> Result<Opti
     Ok(Trailer::decode(&log.header, number, &bytes, len_bytes))
 }
 
-/// Reads a segment's header. `None`: damaged, of another log, or nothing was ever written.
+/// Reads a segment's header. `None`: it is damaged, of another log, or was never written.
 ///
 /// # Errors
 /// When it is of a newer version or cannot be read.
@@ -113,7 +113,7 @@ pub(super) fn read_any_header(file: &dyn File, number: u32) -> Result<Option<(Se
     header_of(number, SegmentHeader::decode(&header_bytes(file, number)?))
 }
 
-/// Reads the header of a segment of any log, also if one bit of it flipped. Dear: for when there is no other way.
+/// Reads the header of a segment of any log, even if one bit of it flipped. Expensive, so a last resort.
 ///
 /// # Errors
 /// As [`read_header`].
@@ -121,7 +121,7 @@ pub(super) fn read_flipped_header(file: &dyn File, number: u32) -> Result<Option
     header_of(number, SegmentHeader::decode_flipped(&header_bytes(file, number)?))
 }
 
-/// As many bytes of a header as there are.
+/// As many bytes of a header as the file has.
 fn header_bytes(file: &dyn File, number: u32) -> Result<Vec<u8>> {
     let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
     let got =
@@ -143,12 +143,12 @@ fn header_of(
     }
 }
 
-/// The last record of a segment, if it is sealed.
+/// The seq of the last record of a segment, if it is sealed.
 pub(super) fn sealed_end(file: &dyn File, number: u32, log: &LogKey) -> Result<Option<Seq>> {
     Ok(trailer(file, number, log)?.map(|trailer| trailer.last_seq()))
 }
 
-/// From where to where the index of a sealed segment reaches, with its trailer.
+/// The range of bytes that the index and trailer of a sealed segment take.
 pub(super) fn index_place(file: &dyn File, number: u32, log: &LogKey) -> Result<Option<(u64, u64)>> {
     let trailer = trailer(file, number, log)?;
     Ok(trailer.map(|t| (t.index_offset(), t.index_offset() + t.index_bytes() + TRAILER_BYTES as u64)))
@@ -188,11 +188,12 @@ pub(super) fn scan_records(
     context: Context,
 ) -> Result<Scanned> {
     let scanned = scan_while(file, number, header, context, &mut |_| true)?;
-    // Nobody ended it.
+    // Always `Some`: nothing stops it.
     scanned.ok_or(Error::WouldBlock)
 }
 
-/// The same for as long as `keep_going` says yes; it is asked after each record, with the place where that ends.
+/// The same for as long as `keep_going` returns true. It is called after each record with the offset of the record's
+/// end. `None`: it returned false.
 ///
 /// # Errors
 /// As [`scan`].
@@ -207,7 +208,7 @@ pub(super) fn scan_while(
     let at = SEGMENT_HEADER_BYTES as u64;
     let first_seq = match header {
         Some((header, _)) => header.first_seq,
-        // Without a header the first record is believed about itself and about what comes before it.
+        // Without a header the first record is trusted about its own seq and about what comes before it.
         None => match window.record_or_flipped(at)? {
             Some((proven, _)) => proven.header.seq,
             None => context.expected.unwrap_or(Seq(1)),
@@ -257,7 +258,7 @@ pub(super) fn scan_while(
                     out.durable = out.durable.max(durable);
                     out.damage.push((at, Damage::Checksum));
                     out.lost.push(seq..next.seq);
-                    // What is lost keeps its seqs; its times are unknown.
+                    // Lost records keep their seqs. Their times are unknown, so the time before stands in for them.
                     let before = out.index.times.last().copied().unwrap_or(next.time);
                     out.index.times.extend((seq.0..next.seq.0).map(|_| before));
                     out.starts.extend((seq.0..next.seq.0).map(|_| at));
@@ -282,7 +283,8 @@ pub(super) fn scan_while(
     Ok(Some(out))
 }
 
-/// The seq and the time with which a segment begins: its header says so or, if that is damaged, its first record.
+/// The first seq of a segment and the time when it began: from its header or, if that is damaged, from its first
+/// record.
 ///
 /// # Errors
 /// As [`scan_records`].
@@ -295,8 +297,8 @@ pub(super) fn beginning(file: &dyn File, number: u32, log: LogKey) -> Result<Opt
     Ok(first.map(|(proven, _)| (proven.header.seq, proven.header.time)))
 }
 
-/// Up to where everything was durable, as any whole record of a segment without an index says, wherever it stands: also behind
-/// something that does not hold.
+/// Up to where the log was durable according to the intact records of an unsealed segment, including those after
+/// damage.
 ///
 /// # Errors
 /// As [`scan_records`].
@@ -330,8 +332,10 @@ fn note(index: &mut SegmentIndex, number: u32, header: &Header, at: u64) {
     index.times.push(header.time);
 }
 
-/// The next whole record behind `from` that is of the same life of the log, later than `seq`, and was itself `durable` or says or
-/// is said by one behind it to come after `seq` was; and up to where everything was durable, as is known then.
+/// The next intact record after `from` if `seq` was lost to damage and not to a power cut. It belongs to the same
+/// incarnation, is later than `seq`, and was durable or says that `seq` was. Durable is everything up to `durable`,
+/// or up to what a later record says. Returned with its offset, and with the seq up to which everything is then known
+/// to have been durable.
 fn resync(
     window: &mut Window<'_>,
     from: u64,
@@ -343,14 +347,14 @@ fn resync(
     if found.durable <= durable {
         return Ok(Some((at, found, durable)));
     }
-    // It proves those before it as well.
+    // It may prove that earlier ones were durable too.
     let durable = found.durable;
     let first = next_durable(window, from, incarnation, seq, durable)?;
     Ok(first.map(|(at, found)| (at, found, durable)))
 }
 
-/// The next whole record behind `from` that is of the same life of the log, later than `seq`, and says that `seq` was durable, or
-/// was itself `durable`.
+/// The next intact record after `from` that belongs to the same incarnation, is later than `seq`, and says that `seq`
+/// was durable or is not later than `durable` itself.
 fn next_durable(
     window: &mut Window<'_>,
     from: u64,
@@ -358,9 +362,9 @@ fn next_durable(
     seq: Seq,
     durable: Seq,
 ) -> Result<Option<(u64, Header)>> {
-    // No record is longer than this, and what is lost is seldom more than one.
+    // Twice the longest record: seldom more than one is lost.
     const DISTANCE_MAX: u64 = 2 * PAYLOAD_BYTES_MAX as u64;
-    // Each record takes at least its header, so a seq further ahead than that is a lie.
+    // Each record takes at least its header, so a seq further ahead than that is false.
     let seq_max = |at: u64| seq.0 + (at - from) / HEADER_BYTES as u64 + 1;
     let mut at = from.next_multiple_of(record::ALIGN_BYTES);
     while at < from + DISTANCE_MAX {
@@ -382,16 +386,16 @@ fn next_durable(
     Ok(None)
 }
 
-/// What does not hold of a record whose fields are known all the same.
+/// What is damaged of a record whose fields are known nevertheless.
 #[derive(Clone, Copy)]
 enum Hurt {
     /// One bit of its header.
     Header,
-    /// This granule of its payload; perhaps more behind it.
+    /// This granule of its payload; others after it may be damaged too.
     Granule(usize),
 }
 
-/// A part of a file in memory.
+/// A part of a segment's file in memory.
 struct Window<'a> {
     file: &'a dyn File,
     name: String,
@@ -405,7 +409,7 @@ impl<'a> Window<'a> {
         Window { file, name, log, start: 0, bytes: Vec::new() }
     }
 
-    /// The bytes from `at` on, as many of `len` as there are.
+    /// The bytes from `at` on: `len` of them, or as many as the file has.
     fn get(&mut self, at: u64, len: usize) -> Result<&[u8]> {
         let inside = at >= self.start && at + len as u64 <= self.start + self.bytes.len() as u64;
         if !inside {
@@ -420,16 +424,16 @@ impl<'a> Window<'a> {
         Ok(self.bytes.get(from..end).unwrap_or(&[]))
     }
 
-    /// What is in memory from `at` on, which is at least a header if the file goes on that far.
+    /// The bytes in memory from `at` on: at least a header, unless the file ends before.
     fn rest(&mut self, at: u64) -> Result<&[u8]> {
         self.get(at, HEADER_BYTES)?;
         Ok(self.bytes.get((at - self.start) as usize..).unwrap_or(&[]))
     }
 
-    /// The record at `at` and, if the payload does not hold, which granule.
+    /// The record at `at` and, if its payload is damaged, the first damaged granule.
     ///
     /// # Errors
-    /// When it cannot be read, or is one that only a newer program knows.
+    /// When it cannot be read, or only a newer program knows it.
     fn record(&mut self, at: u64) -> Result<Option<(Proven, Option<usize>)>> {
         let key = self.log.header;
         let proven = match Header::decode(&key, self.get(at, HEADER_BYTES)?) {
@@ -450,8 +454,8 @@ impl<'a> Window<'a> {
         })
     }
 
-    /// The record at `at`, also if a bit of its header flipped: what it wrote, and where, is known then although it cannot be read.
-    /// Not for searching: it costs many hashes to find nothing.
+    /// The record at `at`, even if a bit of its header flipped: then it is known what it wrote and where, although it
+    /// cannot be read. Not for searching, because a miss costs many hashes.
     ///
     /// # Errors
     /// As [`Window::record`].
@@ -464,7 +468,8 @@ impl<'a> Window<'a> {
         Ok(flipped.map(|proven| (proven, Some(Hurt::Header))))
     }
 
-    /// The first place from `at` on, before `end`, that could be a record of which `claimed` says so.
+    /// The first offset from `at` on, before `end`, at which the bytes claim to be a record and `claimed` accepts the
+    /// claim.
     fn find(
         &mut self,
         mut at: u64,
@@ -473,8 +478,8 @@ impl<'a> Window<'a> {
     ) -> Result<Option<u64>> {
         let step = record::ALIGN_BYTES as usize;
         while at < end {
-            // What is in memory is searched to its end, however often the search begins anew behind something that was no record:
-            // a target may have written nothing but that.
+            // Searches everything that is in memory before it reads on, however often the search is resumed after
+            // something that only looked like a record: a target may have written nothing else.
             let bytes = self.rest(at)?;
             let places = bytes.len().saturating_sub(HEADER_BYTES - 1);
             let found = (0..places)
@@ -492,7 +497,6 @@ impl<'a> Window<'a> {
     }
 }
 
-/// The time of a segment's first record, if it has one.
 pub(super) fn first_time(index: &SegmentIndex) -> Option<Micros> {
     index.times.first().copied()
 }

@@ -1,4 +1,4 @@
-//! Time and seq, and the events between two moments.
+//! Converts between times and seqs, and lists the events between two moments.
 
 use std::sync::PoisonError;
 
@@ -15,7 +15,7 @@ use crate::{
     index::checkpoint::Checkpoint,
 };
 
-/// An event with its place in the log.
+/// An event with its position in the log.
 pub type Event = StoredEvent;
 
 /// A moment found by its time.
@@ -23,15 +23,15 @@ pub type Event = StoredEvent;
 pub struct TimeHit {
     /// The last record at or before the time.
     pub seq: Seq,
-    /// When that was.
+    /// The time of that record.
     pub time: Micros,
-    /// In which era of the clock.
+    /// The era of the clock, an index into the catalog's eras.
     pub era: usize,
-    /// The era reaches beyond the time asked for, so the log was there then; else the era ended before it.
+    /// Whether the era lasted until the time asked for.
     pub within: bool,
 }
 
-/// A stretch of the log: a checkpoint's span or what came after the last checkpoint.
+/// A stretch of the log: the span of a checkpoint, or what came after the last one.
 struct Span {
     end: Seq,
     end_time: Micros,
@@ -39,13 +39,13 @@ struct Span {
 }
 
 impl Log {
-    /// Calls `each` with the events that are written after `from`, up to and with `to`, in order, until it returns false. What is
-    /// asked of many events is asked with [`Log::find_events`].
+    /// Calls `each` with the events recorded after `from`, up to and including `to`, in order, until it returns
+    /// false. For queries over many events use [`Log::find_events`].
     ///
     /// # Errors
     /// When they cannot be read or are damaged.
     pub fn events(&self, from: Seq, to: Seq, each: &mut dyn FnMut(&Event) -> bool) -> Result<()> {
-        // First what is in memory, so that a checkpoint made meanwhile can lead to no omission.
+        // Memory comes first. So an event that a checkpoint takes over meanwhile is not missed.
         let recent = self.sequencer().events.clone();
         let mut reached = from;
         let snapshot = self.index.snapshot();
@@ -74,7 +74,7 @@ impl Log {
         Ok(())
     }
 
-    /// The last moments at or before a time: one for each era of the clock that had begun by then, the newest last.
+    /// The last moment at or before a time in each era of the clock that had begun by then, the newest last.
     ///
     /// # Errors
     /// When the index cannot be read or is damaged.
@@ -104,7 +104,7 @@ impl Log {
         self.sequencer().last_time
     }
 
-    /// The time of a record.
+    /// The time of a record; for seq 0 that of the first.
     ///
     /// # Errors
     /// When the index cannot be read or is damaged, or there is no such record.
@@ -118,8 +118,8 @@ impl Log {
         found.map(|(_, time)| time).ok_or(Error::BeforeHistory { asked: seq, first: Seq(1) })
     }
 
-    /// The place of a record: on the branch that it was written on, whatever is the present now. A record of no branch (of
-    /// the catalog, or a flush) stands on the branch that was the present then.
+    /// The place of a record: on the branch that it was written on, whichever is the present now. A record of no
+    /// branch (a catalog change or a flush) is on the branch that was the present then.
     ///
     /// # Errors
     /// When the index cannot be read or is damaged, or there is no such record.
@@ -144,7 +144,7 @@ impl Log {
         Ok(Place::new(branch, seq))
     }
 
-    /// What a record is about.
+    /// The subject of a block record or an event; `None` for other records.
     fn subject_of(&self, seq: Seq) -> Result<Option<Subject>> {
         let number = self.segment_of(seq)?;
         let written = |entries: &[Entry], sorted: bool| {
@@ -183,7 +183,8 @@ impl Log {
         Ok(self.segment_around(seq)?.0)
     }
 
-    /// The same, and up to which record it is known to reach.
+    /// The same, with the last seq that the segment may have: the one before the next segment, or the end of the
+    /// span.
     pub(super) fn segment_around(&self, seq: Seq) -> Result<(u32, Seq)> {
         for span in self.spans(seq, seq, Micros::MAX)? {
             let at = span.segments.partition_point(|start| start.1 <= seq);
@@ -195,7 +196,7 @@ impl Log {
         Err(Error::damaged("log", 0, Damage::Truncated))
     }
 
-    /// The last record of `first ..= last` (within one era) that is not later than `time`.
+    /// The last record in `first ..= last` (within one era) that is not later than `time`.
     fn last_in(&self, first: Seq, last: Seq, time: Micros) -> Result<Option<(Seq, Micros)>> {
         let mut before: Option<(Seq, Micros)> = None;
         for span in self.spans(first, last, time)? {
@@ -231,7 +232,7 @@ impl Log {
         Ok(before)
     }
 
-    /// The spans in which the last record up to `time` can lie, likeliest first.
+    /// The spans in which the last record up to `time` can be, the likeliest first.
     fn spans(&self, first: Seq, last: Seq, time: Micros) -> Result<Vec<Span>> {
         let recent = {
             let sequencer = self.sequencer();
@@ -249,7 +250,8 @@ impl Log {
         let reaches =
             |n: &crate::format::checkpoint::Name| n.end >= first && (n.end >= last || n.end_time > time);
         let from = names.partition_point(|n| n.end < first);
-        // Within the era the times grow with the numbers, so this is the first that reaches; then the one before it.
+        // Within an era times do not fall as seqs grow, so this is the first span that reaches far enough. The one
+        // before it comes second.
         let at = from + names[from..].partition_point(|n| !reaches(n));
         if let Some(name) = names.get(at) {
             out.push(span_of(&self.index.open(*name)?));
@@ -264,7 +266,7 @@ impl Log {
         Ok(out)
     }
 
-    /// The checkpoints that are open for readers; for tests of memory.
+    /// The number of checkpoints kept open for readers; for tests of memory.
     #[must_use]
     pub fn open_checkpoints(&self) -> usize {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).len()

@@ -1,7 +1,7 @@
-//! Whether the file of a sealed segment is whole, found while it is read from front to back.
+//! Checks that the file of a sealed segment is whole while it is read from front to back.
 //!
-//! All of it is looked at: its header, each record with its payload, the zeroes between them, the index and the trailer. Only what was
-//! found whole is given a hash, for the manifest knows the file by that from then on.
+//! Everything is checked: the header, each record with its payload, the zeroes between them, the index and the
+//! trailer. Only a file that is whole gets a hash, because from then on the manifest identifies the file by it.
 
 use bygone_model::{Micros, Seq};
 
@@ -19,22 +19,22 @@ use crate::{
     },
 };
 
-/// A sealed segment of which everything up to some byte was read.
+/// A sealed segment, checked up to some offset.
 pub(super) struct Whole {
     number: u32,
     key: LogKey,
     trailer: Trailer,
     len_bytes: u64,
     hasher: blake3::Hasher,
-    /// All before this holds.
+    /// Everything before this offset is checked.
     at: u64,
-    /// What was read from there on: a part of a record, or of the index.
+    /// The bytes read after that: a part of a record or of the index.
     rest: Vec<u8>,
     next: Next,
     times: Vec<Micros>,
 }
 
-/// What the next record has to say.
+/// What the next record has to contain.
 #[derive(Default)]
 struct Next {
     seq: Seq,
@@ -44,10 +44,10 @@ struct Next {
 }
 
 impl Whole {
-    /// Nothing of `file` was read but where its index is.
+    /// Begins to check `file`, of which only the trailer is read.
     ///
     /// # Errors
-    /// When it cannot be read, or has no trailer.
+    /// When it cannot be read, or has no valid trailer.
     pub(super) fn begin(file: &dyn File, number: u32, key: LogKey) -> Result<Whole> {
         let name = segment::file_name(number);
         let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
@@ -71,20 +71,19 @@ impl Whole {
         })
     }
 
-    /// Everything before this was taken.
+    /// The offset of the bytes that `take` expects next.
     pub(super) fn upto(&self) -> u64 {
         self.at + self.rest.len() as u64
     }
 
-    /// How long the file is, in bytes.
     pub(super) fn len_bytes(&self) -> u64 {
         self.len_bytes
     }
 
-    /// Takes the bytes that come next, and checks what is complete with them.
+    /// Takes the next bytes, and checks every part that they complete.
     ///
     /// # Errors
-    /// At the first byte that does not hold; nothing more is taken then. Or when a newer program wrote it.
+    /// When something is damaged, or was written by a newer program. Nothing may be taken after that.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<()> {
         self.hasher.update(bytes);
         self.rest.extend_from_slice(bytes);
@@ -99,7 +98,7 @@ impl Whole {
         Ok(())
     }
 
-    /// The crc of the header and the hash of the file, once all of it was taken.
+    /// The header's crc and the hash of the file, once all of it was taken.
     pub(super) fn finish(&self) -> Option<(u32, Hash)> {
         (self.at == self.len_bytes).then(|| (self.next.header_crc, *self.hasher.finalize().as_bytes()))
     }
@@ -108,7 +107,7 @@ impl Whole {
         Error::damaged(&segment::file_name(self.number), offset, damage)
     }
 
-    /// Checks the part at the beginning of `rest` if all of it is there; says how long it is.
+    /// Checks the part at the start of `rest` if it is complete; returns its length.
     fn check_part(&mut self, rest: &[u8]) -> Result<Option<usize>> {
         let index_at = self.trailer.index_offset();
         if self.at == 0 {
