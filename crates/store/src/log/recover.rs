@@ -1,7 +1,7 @@
-//! Making a log, and opening it again after any end that the last life may have had.
+//! Creates a log, and opens it again after any end of the previous incarnation.
 //!
-//! Whatever was flushed is there again. Of what was not, a prefix is there. What is recovered is sealed and durable
-//! before the log takes new records, and they go to a new segment: nothing old is ever overwritten.
+//! Everything that was flushed is recovered, and of the rest a prefix. What is recovered is made durable, and sealed
+//! if there is room, before the log takes new records. Those go to a new segment: nothing old is ever overwritten.
 
 mod checkpoint;
 mod harden;
@@ -47,11 +47,11 @@ use crate::{
     sync::{Condvar, Mutex, RwLock},
 };
 
-/// Of segments that are missing one after the other, this many are named.
+/// The most consecutive missing segments that are reported.
 pub(super) const MISSING_MAX: usize = 1024;
 
 impl Log {
-    /// Makes an empty log in `dir`; `id` is random.
+    /// Creates an empty log in `dir`. `id` is random.
     ///
     /// # Errors
     /// When there is a log already, or it cannot be written.
@@ -72,7 +72,7 @@ impl Log {
         manifest::begin(&*dir, &mut manifest, identity, TERM_FIRST, now)?;
         let index = IndexFiles::new(dir.clone(), id, options.store.cache.clone())?;
         let log = Log::start(dir, clock, options, identity, (manifest, Moved::new()), index, None, state, 0)?;
-        // Its first segment is what makes it a log.
+        // The first segment is what makes it a log.
         log.change(|_, _| Ok(Change::Promote { id: BranchId(0) }))?;
         Ok(log)
     }
@@ -80,11 +80,12 @@ impl Log {
     /// Opens the log in `dir`.
     ///
     /// # Errors
-    /// When there is none, it is of a newer version, or it cannot be read or written. Damage is no error; see
-    /// [`Log::damage_at_open`].
+    /// When there is none, damage has left nothing of it or does not show which log it is, it was taken over since
+    /// ([`Hold::Term`](super::Hold::Term)), it is of a newer version, or it cannot be read or written. Any other
+    /// damage is no error; see [`Log::damage_at_open`].
     #[expect(clippy::needless_pass_by_value, reason = "as `make`; a log keeps them")]
     pub fn open(dir: Arc<dyn Dir>, clock: Arc<dyn Clock>, options: LogOptions) -> Result<Arc<Log>> {
-        // Each time round there is one index file less, and what it held is made from the log again.
+        // Each round removes one damaged index file, whose content is then made from the log again.
         let mut found = Found::look(&*dir, &*options.containers)?;
         let log = (&found.identity, found.numbers.as_slice());
         found.term = hold(&*dir, &*clock, options.hold, log, &mut found.manifest)?;
@@ -153,7 +154,7 @@ impl Log {
         for &number in numbers.iter().filter(|number| **number >= first) {
             let missing = (expected..number).filter(|number| !manifest.is_dropped(*number));
             state.missing.extend(missing.take(MISSING_MAX));
-            // What is known to be lost keeps its seqs.
+            // Records of segments that are known to be lost keep their seqs.
             for (_, entry) in lost.extract_if(..number, |_, _| true) {
                 state.pass(&entry);
             }
@@ -166,7 +167,7 @@ impl Log {
                 Loaded::Taken => used = number,
                 Loaded::Nothing => {}
                 Loaded::Foreign => {
-                    // Whose it is nobody knows, so it stays. What was there before keeps its seqs.
+                    // Nobody knows whose it is, so it stays. The records that were there before keep their seqs.
                     used = number;
                     manifest.segment(number).into_iter().for_each(|entry| state.pass(entry));
                 }
@@ -174,7 +175,8 @@ impl Log {
             }
             share.set(state.held_bytes(), state.held_bytes());
             if state.entries >= options.checkpoint_entries || state.entries > 0 && share.should_give() {
-                // Only when checkpoints were lost, or many logs are opened at once; keeps memory bounded all the same.
+                // Necessary only when checkpoints were lost, or many logs are opened at once; but memory has to be
+                // bounded then too.
                 state.seal_all(&*dir, key, &options)?;
                 let contents = state.contents(base.as_deref(), &options);
                 match compaction::write(
@@ -190,8 +192,8 @@ impl Log {
                         base = Some(Arc::new(made));
                         state.forget_recent();
                     }
-                    // What does not fit a checkpoint stays in memory. It was in memory before, and writes are refused before it grows
-                    // further.
+                    // The versions for which there is no room stay in memory. They were in memory before the restart
+                    // too, and writes are refused before it grows further.
                     Err(Error::Full { .. }) => {}
                     Err(e) => return Err(e),
                 }
@@ -203,7 +205,7 @@ impl Log {
         if used == 0 && base.is_none() {
             refuse_what_cannot_be_read(&*dir, &numbers)?;
         }
-        // No file that was sealed once is taken for one that holds nothing, and no number of one is used again.
+        // A segment that was ever sealed counts as used, so its number is not used again.
         used = used.max(manifest.segments().last().map_or(0, |entry| entry.number));
         for (number, entry) in lost {
             state.pass(&entry);
@@ -211,7 +213,7 @@ impl Log {
         }
         state.seal_all(&*dir, key, &options)?;
         if state.reached < survey.durable {
-            // The log once reached further than its segments do.
+            // The log once reached further than its segments do now.
             let (place, what) = match state.missing.last() {
                 Some(missing) => (segment::file_name(*missing), Damage::Missing),
                 None => (segment::file_name(used), Damage::Truncated),
@@ -228,8 +230,8 @@ impl Log {
             }
         }
         for &number in numbers.iter().rev().filter(|number| **number > used && !moved.contains_key(number)) {
-            // Prepared and never used, or cut off in its very first write, or the continuation of what a power cut took: as
-            // if it had never been.
+            // Prepared but never used, torn in its very first write, or following something that a power cut took: it
+            // never was part of the log.
             let name = segment::file_name(number);
             match dir.remove(&name) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -239,7 +241,7 @@ impl Log {
             }
         }
         if used < newest {
-            // Durably, before new records take their numbers.
+            // Durable before new records reuse the numbers.
             dir.sync("log").map_err(|e| Error::io("syncing", "log", e))?;
         }
         Log::start(dir, clock, options, identity, (manifest, moved), index, base, state, used)
@@ -322,7 +324,7 @@ impl Log {
     }
 }
 
-/// What is known of a log before anything of it is read or written.
+/// What is known of a log before its records are read and before anything is written.
 #[derive(Clone)]
 struct Found {
     /// The segments that have a file or whose records are elsewhere, in order.
@@ -330,7 +332,7 @@ struct Found {
     moved: Moved,
     identity: Identity,
     manifest: Known,
-    /// In which term it is opened.
+    /// The term in which it is opened.
     term: u32,
     damage: Vec<(Place, Damage)>,
 }
@@ -369,11 +371,12 @@ fn open_segment(dir: &dyn Dir, number: u32) -> Result<Option<Arc<dyn File>>> {
     }
 }
 
-/// Who the log is: the newest manifest that holds says so. Without one it is the first segment whose header can be read or, if there is
-/// none, one of which a single bit flipped.
+/// Which log this is, according to the newest valid manifest. Without one, according to the first segment with a
+/// valid header or, if there is none, with a header of which a single bit flipped.
 ///
 /// # Errors
-/// When nothing says it, or segments of two logs are there and no manifest says which is meant.
+/// When nothing says which, or there are segments of two logs and no manifest, or only segments of another log than
+/// the manifest's.
 fn find_identity(dir: &dyn Dir, numbers: &[u32]) -> Result<Identity> {
     if let Some(log) = manifest::identity(dir)? {
         let mut other = None;
@@ -407,8 +410,8 @@ fn find_identity(dir: &dyn Dir, numbers: &[u32]) -> Result<Identity> {
     Err(Error::damaged(&first, 0, Damage::Magic))
 }
 
-/// Refuses a log of which no record holds although there is something: a log has one record from the beginning. Opening it would
-/// remove what somebody may still know how to read.
+/// Refuses a log without a single valid record whose segments hold something nevertheless: a log has a record from
+/// the start. Opening it would remove what somebody may still be able to read.
 fn refuse_what_cannot_be_read(dir: &dyn Dir, numbers: &[u32]) -> Result<()> {
     const LOOKED_AT_BYTES: usize = 64 << 10;
     for &number in numbers {

@@ -1,13 +1,13 @@
 //! Room on the medium (I6).
 //!
-//! - Writes of blocks are done only where space was reserved for them beforehand, a whole segment at a time. So a full
-//!   medium shows between two writes, and the write that meets it was not begun: it can wait. Before the first of them only
-//!   as much is reserved as the log's own records need.
-//! - A segment's last part is kept for the log's own records (events, the catalog, flush marks) and for its index, so
-//!   that a flush, a point, the end of a machine still find room when no write does.
+//! - Block records are written only where space was reserved for them beforehand, a whole segment at a time. So a
+//!   full medium is noticed between two writes, and the write that meets it has not begun: it can wait. Before the
+//!   first block record only as much is reserved as the log's own records need.
+//! - The last part of a segment is kept for the log's own records (events, catalog changes, flush records) and for
+//!   its index. So a flush, a point or the end of a machine still finds room when no write does.
 //! - When that is used up, or the log is opened while there is no room, the *reserve* is given up for a small segment
-//!   that takes only the log's own records. It is filled up again when there is room.
-//! - The last of the medium is left to others: to checkpoints, and to small files that the manager writes beside the log.
+//!   that takes only the log's own records. It is filled again when there is room.
+//! - The last part of the medium is left for checkpoints, and for small files that the manager writes beside the log.
 
 use std::sync::{Arc, PoisonError};
 
@@ -26,17 +26,17 @@ use crate::{
 const RESERVE: &str = "reserve";
 /// The smallest segment worth beginning: its header and some records.
 const SMALL_BYTES_MIN: u64 = 2 * SEGMENT_HEADER_BYTES as u64;
-/// Media give out room in pieces of this size.
+/// Media allocate space in blocks of this size.
 const BLOCK_BYTES: u64 = 4096;
-/// What a version in memory takes in a checkpoint, at most and about: its page entry, those it is merged with, an image.
+/// About the most that a version in memory takes in a checkpoint: its page entry, those it is merged with, an image.
 pub(super) const CHECKPOINT_ENTRY_BYTES: u64 = 64;
 
-/// Who wants room.
+/// What room is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
-    /// Changes of blocks; they wait when there is none.
+    /// Block records; they wait when there is none.
     Blocks,
-    /// What the log says about itself and the target; it is little, and must not wait.
+    /// The log's own records about itself and the target; they are small and must not wait.
     Own,
 }
 
@@ -54,13 +54,14 @@ fn whole_reserve_bytes(options: &LogOptions) -> u64 {
     tail_bytes(options).max(SMALL_BYTES_MIN).min(options.segment_bytes)
 }
 
-/// The reserve that fits. Less than the whole still helps: each life of a log without room takes some 8 KiB of it.
+/// The size of the reserve that fits. Less than the whole still helps: each incarnation without room takes about 8
+/// KiB of it.
 fn reserve_bytes(dir: &dyn Dir, options: &LogOptions) -> u64 {
     let wanted = whole_reserve_bytes(options);
     dir.free_bytes().map_or(wanted, |free| wanted.min(free - free % BLOCK_BYTES))
 }
 
-/// Where a segment's records end, up to where they may reach, and how many still fit.
+/// Where a segment's records end, up to where they may go, and how many more may be written.
 pub(super) fn left(active: &Active, options: &LogOptions, claim: Claim) -> (u64, u64, usize) {
     let (kept_bytes, kept_records) = match claim {
         Claim::Blocks => (tail_bytes(options), options.segment_records_max / 32),
@@ -74,41 +75,41 @@ pub(super) fn left(active: &Active, options: &LogOptions, claim: Claim) -> (u64,
 }
 
 impl LogOptions {
-    /// With less room than this on the medium, no more writes are taken than those that have room already: 80 MiB, or up to
-    /// 112 MiB while many writes are in no checkpoint yet, which this does not count.
+    /// With less free space than this, only writes are taken for which space is already reserved. By default 80 MiB,
+    /// or up to 112 MiB while many writes are in no checkpoint yet; this does not count those.
     #[must_use]
     pub fn room_bytes_min(&self) -> u64 {
         self.segment_bytes.saturating_add(self.segment_bytes / 4)
     }
 }
 
-/// Refuses unless a whole segment, and then a checkpoint of everything that is in memory only, find room. Just trying
-/// would take all that is left from whoever else needs a little of it meanwhile.
+/// Fails unless there is room for a whole segment and then for a checkpoint of everything that is in memory only.
+/// Just trying would take all that is left from others that need a little of it meanwhile.
 fn check_room(dir: &dyn Dir, options: &LogOptions, name: &str, entries: usize) -> Result<()> {
     let checkpoint = entries as u64 * CHECKPOINT_ENTRY_BYTES;
     match dir.free_bytes() {
         Ok(free) if free < options.room_bytes_min().saturating_add(checkpoint) => {
             Err(Error::Full { name: name.to_owned() })
         }
-        // A medium that cannot tell says so when it is written to.
+        // If the medium cannot tell, writing to it will.
         _ => Ok(()),
     }
 }
 
-/// The file of the segment after the newest. It is made and taken with the lock held: upkeep and a writer who both made it
-/// would take it away from one another, and what was written into it would have no name any more.
+/// The file of the segment after the newest. It is created and taken with the lock held: if upkeep and a writer both
+/// created it, one would replace the other's file, and records would go into an unlinked one.
 ///
 /// Locked after the sequencer, never before it.
 pub(super) struct Spare(Mutex<Next>);
 
 struct Next {
     number: u32,
-    /// Its empty file, if it was made ahead.
+    /// Its empty file, if it was created ahead.
     file: Option<Arc<dyn File>>,
 }
 
 impl Spare {
-    /// None was made yet; `newest` is the newest segment that there is.
+    /// None is created yet; `newest` is the newest segment that exists.
     pub(super) fn after(newest: u32) -> Arc<Spare> {
         Arc::new(Spare(Mutex::new(Next { number: newest + 1, file: None })))
     }
@@ -117,7 +118,7 @@ impl Spare {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes it ahead; says whether it was not there yet.
+    /// Creates it ahead; returns whether it did not exist yet.
     pub(super) fn prepare(&self, dir: &dyn Dir, options: &LogOptions, entries: usize) -> Result<bool> {
         let mut next = self.next();
         if next.file.is_some() {
@@ -127,8 +128,9 @@ impl Spare {
         Ok(true)
     }
 
-    /// Gives its number and its file with the room in it, which is made now if it was not made ahead, to `begin`. Its number is used up only when
-    /// that goes well; the file is dropped either way, and made anew.
+    /// Passes its number, and its file with the space reserved in it, to `begin`. The file is created now if it was
+    /// not created ahead. The number is used up only if `begin` succeeds; if not, the next attempt creates the file
+    /// again.
     pub(super) fn take<T>(
         &self,
         dir: &dyn Dir,
@@ -149,14 +151,15 @@ impl Spare {
     }
 }
 
-/// Makes the empty file of a segment: its name is durable and its space reserved before it is used.
+/// Creates the empty file of a segment. Its name is durable and its space is reserved before it is used.
 fn make_whole(dir: &dyn Dir, options: &LogOptions, number: u32, entries: usize) -> Result<Arc<dyn File>> {
     check_room(dir, options, &segment::file_name(number), entries)?;
     make_file(dir, number, options.segment_bytes)
 }
 
-/// Makes the file of a segment that begins with records of the log's own, where there is room for a whole one. Many logs are idle and
-/// write nothing else, so only what such records need is reserved; the rest is when the first change of blocks comes.
+/// Creates the file of a segment that begins with the log's own records, if there is room for a whole segment. Many
+/// logs are idle and write nothing else, so only what such records need is reserved; the rest is when the first block
+/// record comes.
 fn make_idle(
     dir: &dyn Dir,
     options: &LogOptions,
@@ -181,7 +184,7 @@ pub(super) fn reserve_whole(
     file.reserve(options.segment_bytes).map_err(|e| Error::io("reserving space for", &name, e))
 }
 
-/// Makes the file of a segment that takes the log's own records only, of what the reserve had; says how large it is.
+/// Creates the file of a segment for the log's own records only, in the space of the reserve; returns its size.
 pub(super) fn make_small(dir: &dyn Dir, options: &LogOptions, number: u32) -> Result<(Arc<dyn File>, u64)> {
     give_up_reserve(dir);
     let mut bytes = reserve_bytes(dir, options).max(SMALL_BYTES_MIN);
@@ -193,8 +196,8 @@ pub(super) fn make_small(dir: &dyn Dir, options: &LogOptions, number: u32) -> Re
     }
 }
 
-/// Makes the file of a segment, reserves its space and makes its name durable. One left over from before holds nothing and goes
-/// first.
+/// Creates the file of a segment, reserves its space and makes its name durable. A leftover of the same name holds
+/// nothing and is removed first.
 fn make_file(dir: &dyn Dir, number: u32, bytes: u64) -> Result<Arc<dyn File>> {
     let name = segment::file_name(number);
     match dir.remove(&name) {
@@ -213,7 +216,7 @@ fn make_file(dir: &dyn Dir, number: u32, bytes: u64) -> Result<Arc<dyn File>> {
     Ok(file)
 }
 
-/// Fills the reserve up as far as there is room; says whether it is whole. It need not outlive a power cut.
+/// Fills the reserve as far as there is room; returns whether it is complete. It need not survive a power cut.
 pub(super) fn keep_reserve(dir: &dyn Dir, options: &LogOptions) -> bool {
     let bytes = reserve_bytes(dir, options);
     if bytes < SMALL_BYTES_MIN {
@@ -230,7 +233,7 @@ pub(super) fn keep_reserve(dir: &dyn Dir, options: &LogOptions) -> bool {
     kept && bytes == whole_reserve_bytes(options)
 }
 
-/// Gives the reserve's space back to the medium; says whether there was one.
+/// Gives the reserve's space back to the medium; returns whether there was a reserve.
 pub(super) fn give_up_reserve(dir: &dyn Dir) -> bool {
     dir.remove(RESERVE).is_ok()
 }

@@ -1,5 +1,5 @@
-//! The work that keeps memory bounded and the next write quick. Nothing here is needed for safety; a log without upkeep
-//! only grows slower and larger in memory.
+//! The work that keeps memory bounded and the next write fast. It is not needed for safety: without it a log becomes
+//! slower, takes more memory, and in the end refuses writes ([`Error::Behind`]).
 
 use std::{
     io::IoSlice,
@@ -27,21 +27,21 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// One thread at a time does upkeep.
+/// The state of upkeep, which one thread at a time does.
 #[derive(Default)]
 pub(super) struct Upkeep {
     /// When the folder was last compared with the manifest.
     pub(super) looked: Option<Micros>,
-    /// Checkpoints up to this one were looked at, whether they should be joined.
+    /// Joining was considered for the checkpoints up to here.
     pub(super) joined_upto: Seq,
-    /// What is read back when there is nothing else to do.
+    /// The segment that is being read back.
     pub(super) hashing: Option<Hashing>,
 }
 
-/// Upkeep that failed is not tried again so soon.
+/// Upkeep that failed is not retried before this time has passed.
 const TRY_AGAIN_MICROS: i64 = 1_000_000;
 
-/// What kept upkeep from its work the last time, and when.
+/// The last error of upkeep and its time, unless upkeep has succeeded since.
 #[derive(Default)]
 pub(super) struct Trouble(Mutex<Option<(Micros, Error)>>);
 
@@ -51,8 +51,8 @@ impl Trouble {
     }
 }
 
-/// Gives a segment its index and makes that durable. Whoever calls has made the records durable: where there is an index,
-/// recovery believes it without looking at them.
+/// Gives a segment its index and makes it durable. The caller has made the records durable: recovery trusts an index
+/// without reading them.
 pub(super) fn seal(full: &Full, log: LogKey, sync: impl FnOnce(&dyn File) -> Result<()>) -> Result<()> {
     let name = segment::file_name(full.number);
     let mut entries = full.entries.as_ref().clone();
@@ -73,10 +73,11 @@ pub(super) fn seal(full: &Full, log: LogKey, sync: impl FnOnce(&dyn File) -> Res
 }
 
 impl Log {
-    /// Does one piece of upkeep if there is one to do; says whether there was.
+    /// Does one piece of upkeep if any is due; returns whether it did.
     ///
     /// # Errors
-    /// When the medium refuses. Nothing is lost, and calling again later is right, unless the log is poisoned (I4).
+    /// When the medium fails or has no room. Nothing is lost, and a later call may succeed, unless the log is
+    /// poisoned (I4) or was taken over.
     pub fn maintain(&self) -> Result<bool> {
         self.check_poison()?;
         let done = self.maintain_now();
@@ -85,7 +86,7 @@ impl Log {
         done
     }
 
-    /// What keeps upkeep from its work, if anything does: [`Log::maintain`] said so the last time.
+    /// Why the last [`Log::maintain`] failed, if it did.
     #[must_use]
     pub fn upkeep_trouble(&self) -> Option<Error> {
         self.trouble.last().as_ref().map(|(_, error)| error.clone())
@@ -93,7 +94,7 @@ impl Log {
 
     fn maintain_now(&self) -> Result<bool> {
         self.keep_reserve();
-        // What finds no room does not keep the rest from being done: sealing a segment gives room back.
+        // A piece that fails does not keep the others from being done: if there is no room, sealing gives some back.
         let mut refused = None;
         let pieces = [
             Log::prepare_next,
@@ -105,7 +106,7 @@ impl Log {
             Log::remove_retired,
             Log::take_inventory,
         ];
-        // Each has its turn, also while there is always something to do for the one before.
+        // Each has its turn, even if there is always work for the one before it.
         let first = self.next_piece.load(Ordering::Relaxed) as usize;
         for i in (0..pieces.len()).map(|i| (first + i) % pieces.len()) {
             match pieces[i](self) {
@@ -114,16 +115,16 @@ impl Log {
                     return Ok(true);
                 }
                 Ok(false) => {}
-                // Nothing that is left to do is this holder's.
+                // Whatever is left to do is no longer up to this holder.
                 Err(superseded @ Error::Superseded { .. }) => return Err(superseded),
                 Err(e) => refused = refused.or(Some(e)),
             }
         }
-        // What nobody waits for, when there is nothing else to do.
+        // Nobody waits for this, so it comes last.
         refused.map_or_else(|| self.hash_next(), Err)
     }
 
-    /// The last time that room was wanted for more writes, there was none.
+    /// There was no room the last time that more was wanted for writes.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.sequencer().starved
@@ -131,13 +132,13 @@ impl Log {
 
     fn keep_reserve(&self) {
         let mut sequencer = self.sequencer();
-        // A log that is only read gets no files.
+        // A log that is only read creates no files.
         if !sequencer.reserve_kept && sequencer.active.is_some() {
             sequencer.reserve_kept = room::keep_reserve(&*self.dir, &self.options);
         }
     }
 
-    /// Upkeep lags so far behind that whoever writes should help with [`Log::maintain`]; not if it failed just now.
+    /// Upkeep lags so far behind that writers should help with [`Log::maintain`]. False if it has just failed.
     #[must_use]
     pub fn is_overdue(&self) -> bool {
         const FULL_SEGMENTS_MAX: usize = 4;
@@ -152,7 +153,7 @@ impl Log {
             || sequencer.full.len() >= FULL_SEGMENTS_MAX
     }
 
-    /// Upkeep failed so short a time ago that trying again would be in vain.
+    /// Upkeep failed so recently that a retry would be in vain.
     pub(crate) fn has_just_failed(&self) -> bool {
         let now = self.clock.monotonic().0;
         self.trouble.last().as_ref().is_some_and(|(at, _)| now - at.0 < TRY_AGAIN_MICROS)
@@ -165,7 +166,7 @@ impl Log {
             if sequencer.starved {
                 sequencer.grow(&*self.dir, &self.options)?;
             }
-            // Not before it is likely to be needed: many logs are idle.
+            // Only when it is likely to be needed: many logs are idle.
             let used = sequencer.active.as_ref().is_some_and(|a| a.offset * 4 >= self.options.segment_bytes);
             if !used {
                 return Ok(false);
@@ -184,7 +185,7 @@ impl Log {
         let Some(mut full) = first() else { return Ok(false) };
         self.check_holder()?;
         if self.is_gone(full.number)? {
-            // Once it is sealed nobody has its records but the file.
+            // Once it is sealed its records are in no memory, and the file could not be written again.
             self.note_gone(full.number, true)?;
             full = first().unwrap_or(full);
         }
@@ -209,7 +210,8 @@ impl Log {
         if due {
             let wanted = self.sequencer().recent_entries as u64 * CHECKPOINT_ENTRY_BYTES;
             if self.dir.free_bytes().is_ok_and(|free| free < wanted) {
-                // It comes back every second while the medium is full; half a checkpoint each time helps nobody.
+                // While the medium is full this is retried every second, and half a checkpoint each time would help
+                // nobody.
                 return Err(Error::Full { name: "a checkpoint".to_owned() });
             }
             self.checkpoint()?;
@@ -217,7 +219,7 @@ impl Log {
         Ok(due)
     }
 
-    /// Makes what readers found damaged of the index anew.
+    /// Rebuilds the parts of the index that readers found damaged.
     fn mend_index(&self) -> Result<bool> {
         let damaged = !self.index.mended.damaged().is_empty();
         if damaged {
@@ -226,7 +228,7 @@ impl Log {
         Ok(damaged)
     }
 
-    /// Writes a checkpoint of everything up to now, so that every moment up to now can be read; returns its end.
+    /// Writes a checkpoint of everything so far, so that every moment so far can be read; returns its end.
     ///
     /// # Errors
     /// When it cannot be written. Nothing is lost.
@@ -234,7 +236,7 @@ impl Log {
         self.checkpoint_for(Caller::default())
     }
 
-    /// The turn to do upkeep, for which others may have to be waited.
+    /// Locks upkeep, and fails if the caller goes while waiting.
     fn upkeep_turn(&self, caller: Caller<'_>) -> Result<MutexGuard<'_, Upkeep>> {
         const LOOK_EVERY: Duration = Duration::from_millis(10);
         while caller.may_go() {
@@ -243,14 +245,14 @@ impl Log {
                 Err(TryLockError::Poisoned(turn)) => return Ok(turn.into_inner()),
                 Err(TryLockError::WouldBlock) => caller.check()?,
             }
-            // Nobody says when upkeep ends; what is said of flushes comes no later than this.
+            // The end of upkeep is not signalled, so this polls. A flush wakes it earlier.
             let state = self.durability.lock().unwrap_or_else(PoisonError::into_inner);
             drop(self.durability_changed.wait_timeout(state, LOOK_EVERY));
         }
         Ok(self.upkeep.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The same for somebody who may go meanwhile; then there is no new checkpoint.
+    /// The same for a caller that may go meanwhile; then there is no new checkpoint.
     pub(super) fn checkpoint_for(&self, caller: Caller<'_>) -> Result<Seq> {
         let _turn = self.upkeep_turn(caller)?;
         self.check_holder()?;
@@ -261,7 +263,7 @@ impl Log {
                 if self.index.mended.damaged().is_empty() {
                     return Ok(start);
                 }
-                // What is made anew goes into a checkpoint of its own, which ends later than the one before.
+                // What is rebuilt goes into a checkpoint of its own, which has to end later than the one before.
                 let mark = NewRecord::plain(Op::Flush, Subject::LOG, &[]);
                 let marked = sequencer.append(&*self.dir, &*self.clock, &self.options, &[mark], &mut |_| {});
                 self.head.store(sequencer.head.0, Ordering::Release);
@@ -286,7 +288,7 @@ impl Log {
             };
             (heads.base.clone(), contents, sequencer.newest)
         };
-        // An index must never know more than the log.
+        // An index must never know records that a power cut could take.
         self.flush_to(contents.end)?;
         let _lent = self.share.lend(contents.versions.bytes());
         let end = contents.end;

@@ -1,4 +1,4 @@
-//! Reading everything back and checking it.
+//! Reads everything back and checks it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,15 +15,15 @@ use crate::{
     index::tree::{self, PageSource},
 };
 
-/// After so many bytes whoever asked is asked whether it still wants to know.
+/// `keep_going` is called each time that this much was checked.
 const STEP_BYTES: u64 = 1 << 20;
 
 /// A damaged place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damaged {
-    /// Where.
+    /// Where it is.
     pub place: Place,
-    /// What.
+    /// What is wrong there.
     pub damage: Damage,
 }
 
@@ -32,9 +32,9 @@ pub struct Damaged {
 pub struct VerifyReport {
     /// Bytes read back and checked.
     pub checked_bytes: u64,
-    /// What was damaged.
+    /// The damage that was found.
     pub damaged: Vec<Damaged>,
-    /// Everything was checked; else `keep_going` ended it.
+    /// Everything was checked. False: `keep_going` stopped it.
     pub complete: bool,
 }
 
@@ -51,9 +51,11 @@ impl VerifyReport {
 }
 
 impl Log {
-    /// Reads every segment and every index back and checks every byte that has a checksum. Calls `keep_going` with
-    /// the bytes checked so far and the bytes there are, after each file and within it after each MiB or, where one is longer, after each record or list of
-    /// events; ends when it says no.
+    /// Reads all indexes and then all segments back, and checks every byte that has a checksum. With `newest_first`
+    /// each of them in reverse order.
+    ///
+    /// Calls `keep_going` with the bytes checked so far and the bytes in total: after each file, and within a file
+    /// after each MiB, or after a record or list of events that is longer. Stops when it returns false.
     ///
     /// # Errors
     /// When the medium cannot be read at all. Damage is in the report.
@@ -65,7 +67,8 @@ impl Log {
         let mut report = VerifyReport::default();
         let total = self.used_bytes()?;
         let going = Cell::new(true);
-        // Up to where it was asked last; nothing at the end of a file, however small.
+        // Where `keep_going` was last called. `None`: it has to be called now, because a file has ended, however
+        // small.
         let told = Cell::new(Some(0));
         let keep_going = &mut |checked: u64| {
             if told.get().is_none_or(|told| checked.saturating_sub(told) >= STEP_BYTES) {
@@ -118,7 +121,8 @@ impl Log {
                 checked = self.verify_file(number, hash).and(checked);
             }
             match checked {
-                // Nothing is left of it. The next one would tell that something is missing, but may be damaged as well.
+                // Nothing is left of it. The next segment would show that something is missing, but may be damaged
+                // itself.
                 Ok(Some((first, last))) if last < first && begun.contains(&number) => {
                     report.note(Err(Error::damaged(&segment::file_name(number), 0, Damage::Truncated)))?;
                 }
@@ -136,7 +140,7 @@ impl Log {
                 && *next == number + 1
                 && *first > last.next()
             {
-                // It was cut off, and what is left looks whole.
+                // Its end was cut off, and the rest looks whole.
                 let place = Place { file: segment::file_name(*number), offset: 0 };
                 report.damaged.push(Damaged { place, damage: Damage::Truncated });
             }
@@ -152,8 +156,8 @@ impl Log {
         Ok(report)
     }
 
-    /// Checks a segment; says its first and last record, unless `keep_going` ended it. Of one that is sealed and whole `hash`
-    /// becomes the hash of its file.
+    /// Checks a segment; returns its first and last seq, or `None` if `keep_going` stopped it or nothing is known of
+    /// its records. Sets `hash` to the hash of the file if the segment is sealed and whole.
     fn verify_segment(
         &self,
         (number, active, head): (u32, bool, Seq),
@@ -171,12 +175,12 @@ impl Log {
         let file = self.places.segments.file(number)?;
         let name = segment::file_name(number);
         let header = scan::read_header(&*file, number, &self.key)?;
-        // Asked before the file: it may be given its index meanwhile.
+        // Read before the file, which may get its index meanwhile.
         let waiting = self.end_of_full(number);
         let index = if active { None } else { scan::sealed_index(&*file, number, &self.key)? };
         let expected = index.as_ref().map(|index| index.first_seq);
         let durable = if active { self.durable_seq() } else { head };
-        // Behind its last record there may be whole ones of a write that failed: they are nobody's.
+        // After its last record there may be complete records of a failed write, which do not belong to the log.
         let until = match waiting {
             Some(end) => end,
             None if active || index.is_some() => Seq::MAX,
@@ -204,18 +208,20 @@ impl Log {
         let first = scanned.index.first_seq;
         let damaged = |damage| Err(Error::damaged(&name, scanned.index.records_end, damage));
         let span = match index {
-            // The index says how far the records reach; the scan ends at the first that does not hold.
+            // The index says how far the records reach. The scan stopped at the first invalid one.
             Some(index) if scanned.index.records_end < index.records_end => damaged(Damage::Checksum),
             Some(index) if scanned.damage.is_empty() && scanned.index.times != index.times => {
                 damaged(Damage::Inconsistent)
             }
             None if active && scanned.last_seq() < head => damaged(Damage::Checksum),
             None if waiting.is_some_and(|end| scanned.last_seq().next() < end) => damaged(Damage::Truncated),
-            // One without records may have none because a write failed in it and the log went on elsewhere; others tell.
+            // It may have no records because a write failed in it and the log went on elsewhere. If records are
+            // missing, other segments show it.
             _ if scanned.index.times.is_empty() => {
                 Ok(header.map(|_| (first, Seq(first.0.saturating_sub(1)))))
             }
-            // It takes no more records and does not wait for its index, so it should have one, unless it is known to be damaged.
+            // It takes no more records and is not waiting for its index, so it should have one, unless its damage is
+            // known.
             None if !active
                 && waiting.is_none()
                 && (scanned.damage.is_empty() || scanned.index.records_end > len_bytes) =>
@@ -226,14 +232,14 @@ impl Log {
         }?;
         match whole {
             Some(Ok(whole)) => *hash = Some(whole),
-            // Nothing that the records themselves show.
+            // Damage that the records themselves do not show.
             Some(Err(flaw)) if scanned.damage.is_empty() => return Err(flaw),
             _ => {}
         }
         Ok(span)
     }
 
-    /// A segment that is whole in itself may still not be the one that was sealed under its number.
+    /// Checks that a segment is the one that was sealed under its number; it may be whole and still be another.
     fn verify_file(&self, number: u32, hash: Option<Hash>) -> Result<()> {
         if self.places.elsewhere(number).is_some() {
             return Ok(());
@@ -244,7 +250,7 @@ impl Log {
         self.check_file(number, header_crc, len_bytes, hash)
     }
 
-    /// The seq behind the last record of a segment that waits for its index.
+    /// The seq after the last record of a segment that waits for its index.
     fn end_of_full(&self, number: u32) -> Option<Seq> {
         let sequencer = self.sequencer();
         let full = sequencer.full.iter().find(|full| full.number == number)?;
@@ -291,7 +297,8 @@ impl Log {
     }
 }
 
-/// Pages from the medium, not from memory; counts their bytes. Once nobody wants them any more there are none.
+/// Pages read from the medium and not from the cache. Counts their bytes, and returns none once `keep_going` has
+/// stopped it.
 struct FreshPages<'a, 'b> {
     log: &'a Log,
     checked_bytes: Cell<u64>,

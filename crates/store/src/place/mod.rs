@@ -1,9 +1,9 @@
-//! Finding the bytes of records by their names.
+//! Finds the bytes of records by the records' names.
 //!
-//! A block record keeps the name that it got when it was written ([`Location`]): indexes, views and head maps hold names and
-//! are never rewritten. Where the bytes are today, only this module knows: in the segment of that name, or in another
-//! container that took over all records of some segments (a pack, a remote archive). Whoever holds the bytes knows how they
-//! are laid out, so it is the container that proves that what it gives out is the record that was asked for (I5).
+//! A block record keeps the name ([`Location`]) that it got when it was written. Indexes, views and head maps hold
+//! names, and are never rewritten. Only this module knows where the bytes are now: in the segment of that name, or in
+//! another container (a pack, a remote archive) that took over all records of some segments. Only the container knows
+//! how the bytes are laid out, so it verifies that it returns the record that was asked for (I5).
 
 mod segments;
 
@@ -23,77 +23,77 @@ use crate::{
 
 pub(crate) use segments::{Segments, read_whole};
 
-/// May a read wait for the medium?
+/// Whether a read may wait for the medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// As long as it takes.
     Yes,
-    /// No: [`crate::Error::WouldBlock`] instead.
+    /// No: it fails with [`crate::Error::WouldBlock`] instead.
     No,
 }
 
 /// A part of what a block record wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
-    /// The record's name; not that of zeroes.
+    /// The record's name; never that of zeroes.
     pub name: Location,
-    /// The record that is meant. Anything else under that name is damage.
+    /// The seq that the record must have. Any other record under that name is damage.
     pub seq: Seq,
-    /// The first sector that is wanted.
+    /// The first sector.
     pub lba: Lba,
 }
 
-/// What reading a whole segment back came to.
+/// The result of checking a whole segment.
 #[derive(Clone, Debug, Default)]
 pub struct Checked {
-    /// Bytes that were read and checked.
+    /// Bytes read and checked.
     pub bytes: u64,
     /// The first and the last record, if there are any.
     pub span: Option<(Seq, Seq)>,
-    /// What does not hold.
+    /// The damage that was found.
     pub damaged: Vec<(Place, Damage)>,
 }
 
-/// A container of records: of all that some segments held, the blocks' content and the segments' indexes.
+/// A container of records: the content of all blocks that some segments held, and the segments' indexes.
 pub trait Records: Send + Sync {
-    /// Fills `buf` (whole sectors) with what `piece` and the sectors after it hold, which are all of one record.
+    /// Fills `buf` (whole sectors) from the first sector of `piece` on. All of it is in that record.
     ///
     /// # Errors
-    /// When it cannot be read, would have to be waited for, or is not what was asked for.
+    /// When it cannot be read, would have to wait, or is not the record that was asked for.
     fn read(&self, piece: Piece, buf: &mut [u8], wait: Wait) -> Result<()>;
 
-    /// Asks for `len_bytes` from `piece` on to be brought into memory soon.
+    /// Hints that `len_bytes` from `piece` on will be read soon.
     fn prefetch(&self, piece: Piece, len_bytes: u64);
 
-    /// The payload of the record `seq` of this name, which is not about blocks.
+    /// The payload of the record `seq` of this name, which is not a block record.
     ///
     /// # Errors
     /// As [`Records::read`].
     fn payload(&self, name: Location, seq: Seq) -> Result<Vec<u8>>;
 
-    /// What a segment holds: each record's place in the log, its kind, time and name.
+    /// The index of a segment: the seq, kind, time and name of each record.
     ///
     /// # Errors
     /// When it cannot be read or is damaged.
     fn index(&self, segment: u32) -> Result<SegmentIndex>;
 
-    /// Reads everything back that it holds of a segment.
+    /// Reads back everything that it holds of a segment, and checks it.
     ///
     /// # Errors
-    /// When the medium cannot be read at all; damage is in the answer.
+    /// When the medium cannot be read at all. Damage is in the result.
     fn check(&self, segment: u32) -> Result<Checked>;
 }
 
-/// Finds the containers that took over what segments held.
+/// Finds the containers that took over the records of segments.
 pub trait Containers: Send + Sync + std::fmt::Debug {
-    /// The container of this number.
+    /// Opens the container of this number.
     ///
     /// # Errors
-    /// When there is none, or it cannot be read or is damaged.
+    /// When there is none, it cannot be read, or it is damaged.
     fn open(&self, number: u32) -> Result<Arc<dyn Records>>;
 }
 
-/// There are none.
+/// For logs whose records are all in their own segments.
 #[derive(Clone, Copy, Debug)]
 pub struct NoContainers;
 
@@ -103,14 +103,14 @@ impl Containers for NoContainers {
     }
 }
 
-/// Segments whose records are in another container, and in which.
+/// Segments whose records are in another container, with the container.
 pub(crate) type Moved = BTreeMap<u32, Arc<dyn Records>>;
 
-/// Where the records of a log are.
+/// Finds the records of a log.
 pub(crate) struct Places {
     pub(crate) segments: Segments,
     elsewhere: RwLock<Moved>,
-    /// There is something elsewhere; saves the lock on every read of a log that has only segments.
+    /// False if nothing is elsewhere. Saves the lock on every read of a log that has only segments.
     is_any_elsewhere: AtomicBool,
 }
 
@@ -119,14 +119,14 @@ impl Places {
         Places { segments, is_any_elsewhere: (!moved.is_empty()).into(), elsewhere: RwLock::new(moved) }
     }
 
-    /// From now on the records of these segments are read from `container`.
+    /// Reads the records of these segments from `container` from now on.
     pub(crate) fn move_to(&self, segments: RangeInclusive<u32>, container: &Arc<dyn Records>) {
         let mut elsewhere = self.elsewhere.write().unwrap_or_else(PoisonError::into_inner);
         elsewhere.extend(segments.map(|segment| (segment, container.clone())));
         self.is_any_elsewhere.store(true, Ordering::Release);
     }
 
-    /// The container that took a segment's records over, if one did.
+    /// The container that took over the records of a segment, if one did.
     pub(crate) fn elsewhere(&self, segment: u32) -> Option<Arc<dyn Records>> {
         if !self.is_any_elsewhere.load(Ordering::Acquire) {
             return None;

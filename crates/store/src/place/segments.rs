@@ -1,4 +1,4 @@
-//! Records where they were written: in their segments.
+//! Records in the segments in which they were written.
 
 use std::{io::IoSliceMut, sync::Arc};
 
@@ -16,7 +16,8 @@ use crate::{
     },
 };
 
-/// One read fetches a whole record of one granule, and of a larger one the header with the checksums of up to 4 MiB.
+/// One read of this size fetches a whole record of one granule. Of a larger one it fetches the header and the
+/// checksums of up to 4 MiB.
 const FRONT_BYTES: usize = record_bytes(GRANULE_BYTES);
 
 /// The segment files of a log.
@@ -30,12 +31,11 @@ impl Segments {
         Segments { files: FileCache::new(dir), key }
     }
 
-    /// A segment's file.
     pub(crate) fn file(&self, number: u32) -> Result<Arc<dyn File>> {
         self.files.get(number, || Ok(segment::file_name(number)))
     }
 
-    /// Another file has this segment's name now.
+    /// Closes the file of a segment, because another file has its name now.
     pub(crate) fn forget(&self, number: u32) {
         self.files.forget(number);
     }
@@ -61,8 +61,8 @@ impl Segments {
         }
     }
 
-    /// Reads all of a record of one granule, by far the most frequent kind, straight to where it is wanted. False: this is
-    /// another kind of record, or not as it should be, and `buf` holds anything.
+    /// Reads a whole record of one granule, by far the most frequent kind, directly into `buf`. False: it is another
+    /// kind of record, or damaged, and the content of `buf` is undefined.
     fn read_granule(&self, file: &dyn File, piece: Piece, buf: &mut [u8], wait: Wait) -> Result<bool> {
         let mut head = [0; HEADER_BYTES];
         let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(buf)];
@@ -109,7 +109,7 @@ impl Segments {
 
         let (crcs_from, crcs_end) = (HEADER_BYTES, HEADER_BYTES + crcs_bytes(payload_bytes));
         let mut fetched_crcs = Vec::new();
-        // All of them, because the header vouches for all of them together.
+        // All checksums, because the header vouches for them only as a whole.
         let crcs = match front.get(crcs_from..crcs_end) {
             Some(crcs) => crcs,
             None => {
@@ -153,10 +153,10 @@ impl Segments {
     }
 }
 
-/// Reads the record `seq` of this name, which is not about blocks, from its segment's file.
+/// Reads the record `seq` of this name, which is not a block record, from its segment's file.
 ///
 /// # Errors
-/// When it cannot be read, is damaged, or is one that only a newer program knows.
+/// When it cannot be read, is damaged, or only a newer program knows it.
 pub(crate) fn read_whole(
     file: &dyn File,
     key: &HeaderKey,
@@ -184,7 +184,7 @@ pub(crate) fn read_whole(
         return Err(damaged(Damage::Misplaced));
     }
     bytes.resize((header.end(start) - start) as usize, 0);
-    // Of the last record of a log the zeroes that fill it up may be missing.
+    // The padding of the last record of a log may be missing.
     read(&mut bytes)?;
     let payload = proven.payload(start, &bytes).map_err(|_| damaged(Damage::Checksum))?;
     Ok((header, payload.to_vec()))

@@ -1,4 +1,4 @@
-//! Which checkpoint counts.
+//! Finds the checkpoint to start from.
 
 use std::io::IoSlice;
 
@@ -11,8 +11,8 @@ use crate::{
     index::checkpoint::{Checkpoint, IndexFiles},
 };
 
-/// The newest checkpoint that can be opened and has all that it was made upon. Those that cannot be used are removed: the log itself has
-/// all that they hold. So are those that were joined.
+/// The newest checkpoint that can be opened and has everything that it was made upon. Those that cannot be used are
+/// removed, because the log has all that they hold. So are those that were joined.
 pub(super) fn newest_checkpoint(
     dir: &dyn Dir,
     index: &IndexFiles,
@@ -27,7 +27,8 @@ pub(super) fn newest_checkpoint(
     };
     let mut names = index.snapshot().names;
     names.sort_unstable_by_key(|name| (name.number, name.end));
-    // Of those with the last number some were never finished, and a power cut may have brought them back: no damage.
+    // Of those with the highest number some were never finished, and a power cut may have brought them back: that is
+    // no damage.
     let last = names.last().map_or(0, |name| name.number);
     let mut found = None;
     let mut missing = None;
@@ -38,7 +39,7 @@ pub(super) fn newest_checkpoint(
                     found = Some(checkpoint);
                     break;
                 }
-                // It is said once, whatever else was made upon it.
+                // Reported once, whatever else was made upon it.
                 Some(number) => {
                     missing = Some(number);
                     None
@@ -55,12 +56,12 @@ pub(super) fn newest_checkpoint(
         damage.push((place, Damage::Missing));
     }
     if let Some(found) = &found {
-        // All but its trailer is durable; that may have been written by a life that did not live to make it so. Before others go that
-        // it stands for.
+        // Everything but its trailer is durable. The incarnation that wrote the trailer may have ended before its
+        // sync, and it has to be durable before the files that this checkpoint replaces are removed.
         let file = found.name.file_name();
         harden_trailer(dir, &file).map_err(|e| Error::io("making durable", &file, e))?;
     }
-    // Joined ones, and others that nothing was made upon. Of those with one number only the last was finished.
+    // Joined ones, and others that it was not made upon. Of several with one number only the last was finished.
     let mut behind = found.as_ref().map(|found| found.name.number);
     for &name in names.iter().rev() {
         let is_upon = found.as_ref().is_some_and(|found| found.footer.is_upon(name.number));
@@ -70,13 +71,15 @@ pub(super) fn newest_checkpoint(
         behind = Some(name.number);
     }
     if removed {
-        // Durably, before their numbers are used again: else a power cut could bring them back beside those that follow.
+        // Durable before the numbers are used again: otherwise a power cut could bring these back beside their
+        // successors.
         dir.sync(checkpoint::folder()).map_err(|e| Error::io("syncing", checkpoint::folder(), e))?;
     }
     Ok(found)
 }
 
-/// The first checkpoint of `upon` that is not among `names`, in order, or ends later than the one after it.
+/// The first checkpoint of `upon` that is not among `names` (in order), ends before the one before it, or ends after
+/// `made`.
 fn first_missing(upon: &[(u32, u32)], names: &[Name], made: Name) -> Option<u32> {
     let mut numbers = upon.iter().flat_map(|range| range.0..=range.1);
     let mut reached = Seq::ZERO;

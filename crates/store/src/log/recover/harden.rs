@@ -1,4 +1,4 @@
-//! Making durable what an earlier life may not have made so.
+//! Makes durable what an earlier incarnation may not have made durable.
 
 use std::{io::IoSlice, sync::Arc};
 
@@ -14,9 +14,9 @@ use crate::{
 /// A segment without an index.
 pub(super) struct Unsealed {
     pub(super) full: Full,
-    /// From this byte on it may not be durable.
+    /// What is before this offset is durable.
     volatile_from: u64,
-    /// No record of it is damaged.
+    /// Nothing of it is damaged.
     pub(super) whole: bool,
 }
 
@@ -44,7 +44,7 @@ impl Unsealed {
         Some(Unsealed { full, volatile_from, whole })
     }
 
-    /// Makes its records durable, and lets nothing follow them.
+    /// Makes its records durable, and makes sure that no other record follows them.
     pub(super) fn harden(&self) -> Result<()> {
         let full = &self.full;
         write_again(&*full.file, full.number, self.volatile_from, full.records_end)?;
@@ -60,11 +60,11 @@ pub(super) fn sync(file: &dyn File, number: u32) -> Result<()> {
     file.sync().map_err(|e| Error::io("syncing", &segment::file_name(number), e))
 }
 
-/// What a sync failed for in an earlier life may be in memory only, and no sync would write it; so it is written once more,
-/// the same bytes in the same place.
+/// Writes a range again, with the same bytes. After a sync that failed in an earlier incarnation the range may be in
+/// the page cache only, marked as clean: another sync would not write it.
 pub(super) fn write_again(file: &dyn File, number: u32, from: u64, end: u64) -> Result<()> {
     const CHUNK_BYTES: u64 = 1 << 20;
-    /// A record is filled up with fewer zeroes than this.
+    /// A record is padded with fewer zeroes than this.
     const PADDING_BYTES_END: usize = 8;
     let name = segment::file_name(number);
     let (mut at, mut chunk) = (from, Vec::new());
@@ -74,10 +74,11 @@ pub(super) fn write_again(file: &dyn File, number: u32, from: u64, end: u64) -> 
         if chunk.len() - got >= PADDING_BYTES_END {
             return Err(Error::io("reading", &name, std::io::ErrorKind::UnexpectedEof.into()));
         }
-        // A process that was killed within a write may have left the last record whole but for these.
+        // A process that was killed during a write may have left the last record whole except for its padding.
         chunk[got..].fill(0);
         match file.write_at(&mut [IoSlice::new(&chunk)], at).map_err(|e| Error::io("writing", &name, e)) {
-            // Only a medium that never overwrites needs room for this, and that does not show what it lost.
+            // Only a medium that never overwrites in place needs room for this, and it does not show what it failed
+            // to write.
             Ok(()) | Err(Error::Full { .. }) => {}
             Err(e) => return Err(e),
         }

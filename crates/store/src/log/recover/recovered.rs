@@ -1,4 +1,4 @@
-//! What is known of a log while its segments are read.
+//! Loads the segments of a log that is opened.
 
 use std::sync::Arc;
 
@@ -25,27 +25,27 @@ use crate::{
     place::{Records, read_whole},
 };
 
-/// Reads what a record wrote that is not about blocks.
+/// Reads the payload of a record other than a block record.
 type Payload<'a> = dyn Fn(Location, Seq) -> Result<Vec<u8>> + 'a;
 
-/// What a segment was good for.
+/// The result of loading a segment.
 pub(super) enum Loaded {
     Taken,
-    /// It has no records.
+    /// It holds nothing that belongs to the log.
     Nothing,
     /// Its header is whole and names another log.
     Foreign,
-    /// A power cut took what was before it, so neither it nor what follows it belongs to the log.
+    /// A power cut took records before it, so neither it nor any later segment belongs to the log.
     Stale,
 }
 
-/// What is known of the log after the newest checkpoint, while it is being read.
+/// What is known of the log after the newest checkpoint.
 pub(super) struct Recovered {
     pub(super) catalog: Catalog,
     pub(super) head: Seq,
-    /// In which term the log is opened.
+    /// The term in which the log is opened.
     pub(super) term: u32,
-    /// The last record that a segment has.
+    /// The last record that was found in a segment. `head` also counts those of lost segments and of the checkpoint.
     pub(super) reached: Seq,
     pub(super) last_time: Micros,
     pub(super) recent: Vec<Arc<Vec<Entry>>>,
@@ -53,9 +53,10 @@ pub(super) struct Recovered {
     pub(super) events: Events,
     pub(super) segments: Vec<SegmentStart>,
     pub(super) unsealed: Vec<Unsealed>,
-    /// Segments that are not there, which is damage only if the log goes on behind them.
+    /// Segments that are missing. That is damage only if the log goes on after them.
     pub(super) missing: Vec<u32>,
-    /// There is a segment of another log where one of this one was: what follows it may have followed that.
+    /// A segment of another log is in the place of one of this log, so a later segment may belong to the log despite
+    /// the hole.
     has_foreign: bool,
     pub(super) damage: Vec<(Place, Damage)>,
 }
@@ -83,19 +84,19 @@ impl Recovered {
         self.damage.push((Place { file: segment::file_name(number), offset }, damage));
     }
 
-    /// What the versions that were read take in memory.
+    /// The memory that the loaded versions take.
     pub(super) fn held_bytes(&self) -> u64 {
         (self.recent.iter().map(|chunk| chunk.len()).sum::<usize>() * size_of::<Entry>()) as u64
     }
 
-    /// Makes everything durable and gives each segment its index, in order. Those that there is no room for wait for it; they
-    /// can be read without.
+    /// Makes everything durable and seals the segments, in order. Those for which there is no room wait; they can be
+    /// read without an index.
     pub(super) fn seal_all(&mut self, dir: &dyn Dir, log: LogKey, options: &LogOptions) -> Result<()> {
         let waiting = self.unsealed.len();
         for unsealed in &self.unsealed {
             unsealed.harden()?;
         }
-        // A damaged segment gets no index: it would be believed and hide the damage.
+        // A damaged segment gets no index: recovery would trust it and not find the damage.
         self.unsealed.retain(|unsealed| unsealed.whole);
         while let Some(first) = self.unsealed.first() {
             match upkeep::seal(&first.full, log, |file| sync(file, first.full.number)) {
@@ -105,7 +106,7 @@ impl Recovered {
             }
         }
         if self.unsealed.len() < waiting {
-            // What they had reserved and did not use is given back; the reserve has the first claim to it.
+            // Sealing has freed reserved space that was not used; the reserve has the first claim to it.
             room::keep_reserve(dir, options);
         }
         Ok(())
@@ -132,7 +133,7 @@ impl Recovered {
         let first = scanned.index.first_seq;
         let durable = survey.durable.max(scanned.durable);
         if !scanned.sealed && !scanned.has_header && durable < first {
-            // Nothing here was ever durable: a power cut took the header and left records.
+            // None of this was ever durable: a power cut took the header and left records.
             return Ok(Loaded::Nothing);
         }
         let hole = first > self.head.next();
@@ -150,7 +151,7 @@ impl Recovered {
             // Segments before this one are missing, or lost their ends.
             self.damaged(number, 0, Damage::Inconsistent);
         } else if scanned.last_seq() <= self.head && !self.segments.is_empty() {
-            // An earlier life of the log ended here, and what followed went elsewhere.
+            // Nothing new: an earlier incarnation ended here, and the log went on elsewhere.
             return Ok(Loaded::Taken);
         }
         let payload = |at, seq| read_whole(&*file, &survey.log.header, at, seq).map(|(_, payload)| payload);
@@ -188,7 +189,7 @@ impl Recovered {
         Ok(Loaded::Taken)
     }
 
-    /// Takes in what a segment has beyond what is known already; `payload` reads records that are not about blocks.
+    /// Takes in what a segment has beyond what is known already. `payload` reads records other than block records.
     fn take(&mut self, number: u32, index: &SegmentIndex, payload: &Payload<'_>) -> Result<()> {
         self.take_marks(number, index, payload)?;
         let (first, known) = (index.first_seq, self.head);
@@ -239,7 +240,7 @@ impl Recovered {
         Ok(())
     }
 
-    /// A segment that is gone: its records keep their seqs.
+    /// Passes over a segment that is gone: its records keep their seqs.
     pub(super) fn pass(&mut self, gone: &manifest::Entry) {
         if gone.last_seq > self.head {
             self.head = gone.last_seq;

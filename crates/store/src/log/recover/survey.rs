@@ -1,4 +1,4 @@
-//! What the segments say of each other.
+//! What the segments say about each other.
 
 use bygone_model::Seq;
 
@@ -10,16 +10,17 @@ use super::{
 };
 use crate::{env::Dir, error::Result, format::checkpoint::SegmentStart, manifest::Known, place::Moved};
 
-/// What the segments say of each other, before any is taken in.
+/// What the segments say about each other, collected before any of them is loaded.
 pub(super) struct Survey {
     pub(super) log: LogKey,
-    /// The segments that follow the newest checkpoint or wait for their index, with their first seqs.
+    /// The first seqs of the segments that follow the newest checkpoint or are not sealed, by number.
     firsts: Vec<(u32, Seq)>,
-    /// Where the newest checkpoint says that its last segment begins, which a damaged header does not.
+    /// Where the newest checkpoint says that its last segment begins, in case the segment's header is damaged.
     start: Option<SegmentStart>,
     /// The newest segment that has an index.
     sealed: Option<u32>,
-    /// Everything up to here was durable: a checkpoint or an index says so, which are made only then, or a later record.
+    /// Everything up to here was durable. A checkpoint or an index says so, which are written only afterwards, or a
+    /// later record.
     pub(super) durable: Seq,
 }
 
@@ -39,7 +40,7 @@ impl Survey {
             && !moved.contains_key(&(from - 1))
             && let Some(file) = open_segment(dir, from - 1)?
         {
-            // Its trailer alone may have reached the medium when the power was cut.
+            // A power cut may have left only its trailer.
             if scan::sealed_index(&*file, from - 1, &log)?.is_some() {
                 survey.sealed = Some(from - 1);
                 break;
@@ -60,7 +61,8 @@ impl Survey {
                 survey.sealed = Some(number);
                 continue;
             }
-            // What the first one says of itself it says when it is loaded; without a header that decides whether it is.
+            // What the first one's own records say is taken into account when it is loaded. But without a header it
+            // is loaded only if they say that it was durable.
             if unsealed > 0 || header.is_none() {
                 survey.durable = survey.durable.max(scan::durable_as_said(&*file, number, log)?);
             }
@@ -69,7 +71,7 @@ impl Survey {
         Ok(survey)
     }
 
-    /// What is known of segment `number`; `next` comes after what is known of the log.
+    /// What is known about segment `number`. `next` is the seq after everything that is known of the log.
     pub(super) fn context(&self, number: u32, next: Seq) -> scan::Context {
         let start = self.start.filter(|start| start.0 == number);
         let expected = start.map_or(next, |(_, first, _)| first);
@@ -82,7 +84,7 @@ impl Survey {
         }
     }
 
-    /// Makes the newest index durable: the life that wrote it may not have lived to do so.
+    /// Makes the newest index durable: the incarnation that wrote it may have ended before its sync.
     pub(super) fn harden_newest_index(&self, dir: &dyn Dir) -> Result<()> {
         let Some(number) = self.sealed else { return Ok(()) };
         let Some(file) = open_segment(dir, number)? else { return Ok(()) };
@@ -93,7 +95,7 @@ impl Survey {
         Ok(())
     }
 
-    /// Segments that the newest checkpoint covers, but that were not sealed.
+    /// Takes in the segments that the newest checkpoint covers but that were not sealed.
     pub(super) fn unsealed_before(&self, dir: &dyn Dir, first: u32, state: &mut Recovered) -> Result<()> {
         for &(number, seq) in self.firsts.iter().filter(|(number, _)| *number < first) {
             if let Some(file) = open_segment(dir, number)? {
