@@ -119,8 +119,7 @@ pub(super) struct Active {
     pub room_bytes: u64,
     /// A write at `offset` failed, so complete records that were never acknowledged may be there.
     pub torn: bool,
-    /// A write failed since the file was last replaced: the medium may still hold its records instead of those
-    /// written over them.
+    /// A write has failed: the medium may still hold its records instead of those written over them.
     pub was_torn: bool,
     /// How many writes failed. Every header contains it, so no two headers ever written to one offset are equal, and
     /// what a failed write left behind cannot continue what is written over its beginning.

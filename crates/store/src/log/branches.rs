@@ -35,7 +35,7 @@ impl Log {
     /// # Errors
     /// When the name is taken, the disk is too large, or the log cannot be written.
     pub fn add_disk(&self, disk: &Disk) -> Result<VolumeId> {
-        self.add_disk_that(disk, false)
+        self.append_disk(disk, false)
     }
 
     /// Adds a disk whose content will be copied from elsewhere. Its history is inexact until [`Log::disk_is_filled`].
@@ -43,7 +43,7 @@ impl Log {
     /// # Errors
     /// As [`Log::add_disk`].
     pub fn add_disk_to_fill(&self, disk: &Disk) -> Result<VolumeId> {
-        self.add_disk_that(disk, true)
+        self.append_disk(disk, true)
     }
 
     /// Records that a disk added with [`Log::add_disk_to_fill`] has its whole content.
@@ -57,7 +57,7 @@ impl Log {
         })
     }
 
-    fn add_disk_that(&self, disk: &Disk, filling: bool) -> Result<VolumeId> {
+    fn append_disk(&self, disk: &Disk, filling: bool) -> Result<VolumeId> {
         let mut made = VolumeId(0);
         self.change(|catalog, _| {
             made = VolumeId(number_for(catalog.volumes.len(), "volumes")?);

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The span of a segment, and its versions.
-struct Unsealed {
+struct SegmentVersions {
     first: Seq,
     last: Seq,
     entries: Arc<Vec<Entry>>,
@@ -112,7 +112,7 @@ impl Log {
     }
 
     /// The same, or what is left of a segment whose damage was reported when the log was opened.
-    pub(super) fn index_of_what_is_left(&self, number: u32) -> Result<segment::SegmentIndex> {
+    pub(super) fn index_despite_reported_damage(&self, number: u32) -> Result<segment::SegmentIndex> {
         let file = segment::file_name(number);
         let moved = self.places.elsewhere(number).is_some();
         if !moved && self.damage_at_open.iter().any(|(place, _)| place.file == file) {
@@ -125,7 +125,7 @@ impl Log {
     ///
     /// # Errors
     /// When the medium cannot be read.
-    pub(super) fn what_is_left(&self, number: u32) -> Result<Option<segment::SegmentIndex>> {
+    pub(super) fn index_despite_damage(&self, number: u32) -> Result<Option<segment::SegmentIndex>> {
         let read = match self.places.elsewhere(number) {
             Some(container) => container.index(number),
             None => self.scan_segment(number).map(|scanned| scanned.index),
@@ -137,16 +137,16 @@ impl Log {
     }
 
     /// The segments in memory, each with at least its versions of `volume` up to `upto`.
-    fn unsealed(&self, volume: Option<VolumeId>, upto: Seq) -> FxHashMap<u32, Unsealed> {
+    fn unsealed(&self, volume: Option<VolumeId>, upto: Seq) -> FxHashMap<u32, SegmentVersions> {
         let sequencer = self.sequencer();
         let full = sequencer.full.iter().map(|full| {
             let entries = full.entries.clone();
-            (full.number, Unsealed { first: full.first_seq, last: full.last_seq(), entries })
+            (full.number, SegmentVersions { first: full.first_seq, last: full.last_seq(), entries })
         });
         let active = sequencer.active.iter().map(|active| {
             let wanted = |entry: &&Entry| volume.is_none_or(|v| v == entry.volume) && entry.seq <= upto;
             let entries = Arc::new(active.entries.iter().filter(wanted).copied().collect());
-            (active.number, Unsealed { first: active.first_seq, last: sequencer.head, entries })
+            (active.number, SegmentVersions { first: active.first_seq, last: sequencer.head, entries })
         });
         full.chain(active).collect()
     }
@@ -171,12 +171,12 @@ impl Log {
                 break;
             }
             let part = match unsealed.get(&number) {
-                Some(part) => Unsealed { entries: part.entries.clone(), ..*part },
+                Some(part) => SegmentVersions { entries: part.entries.clone(), ..*part },
                 None => {
-                    let mut index = self.index_of_what_is_left(number)?;
+                    let mut index = self.index_despite_reported_damage(number)?;
                     index.entries.sort_unstable_by_key(|entry| entry.seq);
                     let (first, last) = (index.first_seq, index.last_seq());
-                    Unsealed { first, last, entries: Arc::new(index.entries) }
+                    SegmentVersions { first, last, entries: Arc::new(index.entries) }
                 }
             };
             if part.first > reached.next() {

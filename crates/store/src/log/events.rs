@@ -120,10 +120,10 @@ type Summaries = BTreeMap<u32, Arc<Vec<EventBlock>>>;
 
 /// The summaries that were read so far, by number of the checkpoint.
 #[derive(Default)]
-pub(super) struct Known(Mutex<Summaries>);
+pub(super) struct SummaryCache(Mutex<Summaries>);
 
 /// A block that may hold a match, and the best moment that such a match can have.
-struct Chance<'a> {
+struct Candidate<'a> {
     best: Seq,
     name: Name,
     block: &'a EventBlock,
@@ -142,7 +142,7 @@ impl Log {
         wanted: &mut dyn FnMut(&Event) -> bool,
     ) -> Result<Vec<Event>> {
         // Memory comes first. So an event that a checkpoint takes over meanwhile is found twice, but never missed.
-        let mut found = Found { order, limit, seqs: HashSet::new(), events: Vec::new() };
+        let mut found = Matches { order, limit, seqs: HashSet::new(), events: Vec::new() };
         {
             let sequencer = self.sequencer();
             for event in sequencer.events.iter().filter(|event| query.fits(event)) {
@@ -153,25 +153,25 @@ impl Log {
         }
         let snapshot = self.index.snapshot();
         let checkpoints = self.event_blocks(&snapshot.names)?;
-        let mut chances = Vec::new();
+        let mut candidates = Vec::new();
         for (name, blocks) in &checkpoints {
             for block in blocks.iter() {
                 if let Some((low, high)) = query.span_in(block) {
                     let best = if order == EventOrder::Newest { high } else { low };
-                    chances.push(Chance { best, name: *name, block });
+                    candidates.push(Candidate { best, name: *name, block });
                 }
             }
         }
-        chances.sort_by_key(|chance| chance.best);
+        candidates.sort_by_key(|candidate| candidate.best);
         if order == EventOrder::Newest {
-            chances.reverse();
+            candidates.reverse();
         }
-        for chance in chances {
-            if found.is_beyond(chance.best) {
+        for candidate in candidates {
+            if found.is_beyond(candidate.best) {
                 break;
             }
             query.caller.check()?;
-            for event in self.index.event_block(chance.name, chance.block)? {
+            for event in self.index.event_block(candidate.name, candidate.block)? {
                 if query.fits(&event) && wanted(&event) {
                     found.add(event);
                 }
@@ -224,7 +224,7 @@ impl Log {
 }
 
 /// The best matches so far.
-struct Found {
+struct Matches {
     order: EventOrder,
     limit: usize,
     /// Drops duplicates: a checkpoint written meanwhile has events that were in memory too.
@@ -232,7 +232,7 @@ struct Found {
     events: Vec<Event>,
 }
 
-impl Found {
+impl Matches {
     fn add(&mut self, event: Event) {
         if self.limit == 0 || !self.seqs.insert(event.seq) {
             return;

@@ -161,7 +161,7 @@ impl Log {
                 return Ok(Part::of(number, (first, times), entries, marks, span));
             }
         }
-        let Some(mut index) = self.what_is_left(number)? else { return Ok(lost(end)) };
+        let Some(mut index) = self.index_despite_damage(number)? else { return Ok(lost(end)) };
         index.entries.sort_unstable_by_key(|entry| entry.seq);
         let span = want..=index.last_seq().max(end);
         Ok(Part::of(number, (index.first_seq, &index.times), &index.entries, &index.marks, span))

@@ -26,7 +26,7 @@ const AHEAD_BYTES: u64 = 256 << 10;
 static ZEROES: [u8; AHEAD_BYTES as usize] = [0; AHEAD_BYTES as usize];
 
 /// Where a record of a group goes, and what is between its header and its payload.
-struct Place {
+struct RecordLayout {
     start: u64,
     /// Its share of the group's checksums.
     crcs: Range<usize>,
@@ -49,7 +49,7 @@ impl Sequencer {
         heads.clear();
         crcs.clear();
         let (mut chain, mut end) = (self.chain, active.offset);
-        let mut places = Vec::with_capacity(group.len());
+        let mut layouts = Vec::with_capacity(group.len());
         for (i, record) in group.iter().enumerate() {
             let header = Header {
                 seq: Seq(self.head.0 + 1 + i as u64),
@@ -76,14 +76,14 @@ impl Sequencer {
             heads.push(bytes);
             let behind_crcs = end + (HEADER_BYTES + crcs.len() - crcs_start) as u64;
             let lead_bytes = (header.payload_at(end) - behind_crcs) as usize;
-            places.push(Place { start: end, crcs: crcs_start..crcs.len(), lead_bytes });
+            layouts.push(RecordLayout { start: end, crcs: crcs_start..crcs.len(), lead_bytes });
             end = header.end(end);
         }
         let bytes = end - active.offset;
         let mut parts = Vec::with_capacity(group.len() * 2 + 1);
-        for ((record, head), place) in group.iter().zip(&heads).zip(&places) {
+        for ((record, head), layout) in group.iter().zip(&heads).zip(&layouts) {
             let padding = &ZEROES[..record::padding_bytes(record.payload.len())];
-            let behind = [&crcs[place.crcs.clone()], &ZEROES[..place.lead_bytes], record.payload, padding];
+            let behind = [&crcs[layout.crcs.clone()], &ZEROES[..layout.lead_bytes], record.payload, padding];
             parts.push(IoSlice::new(head));
             parts.extend(behind.into_iter().filter(|part| !part.is_empty()).map(IoSlice::new));
         }
@@ -117,11 +117,11 @@ impl Sequencer {
         if active.is_empty() {
             self.segments.push((active.number, active.first_seq, time));
         }
-        for (record, place) in group.iter().zip(&places) {
+        for (record, layout) in group.iter().zip(&layouts) {
             self.head = self.head.next();
-            let offset = place.start as u32;
+            let offset = layout.start as u32;
             if let Some(volume) = record.subject.as_volume().filter(|_| record.op.is_block()) {
-                let at = Location::of(active.number, record.op, place.start);
+                let at = Location::of(active.number, record.op, layout.start);
                 let entry = Entry { volume, lba: record.lba, sectors: record.sectors, seq: self.head, at };
                 active.entries.push(entry);
                 seen(&entry);

@@ -119,14 +119,14 @@ pub(super) fn hold(
     manifest: &mut Known,
 ) -> Result<u32> {
     // Manifests of higher numbers were created since; the first look finds them.
-    let (said, number) = manifest::newest_term(dir, log, manifest.tried())?;
-    let written = newest_term(dir, &LogKey::of(log), numbers)?;
-    if said > written {
+    let (named, number) = manifest::newest_term(dir, log, manifest.tried())?;
+    let in_files = newest_term(dir, &LogKey::of(log), numbers)?;
+    if named > in_files {
         // Its holder may have died before making it durable, and nothing may be written in a term that is not
         // durable.
         manifest::harden(dir, number)?;
     }
-    let newest = said.max(written);
+    let newest = named.max(in_files);
     match hold {
         Hold::Newest => Ok(newest),
         Hold::Term(term) if newest > term => Err(Error::Superseded { term, newest }),

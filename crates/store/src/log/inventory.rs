@@ -63,20 +63,20 @@ impl Log {
         let mut upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.monotonic();
         let period = self.options.inventory_micros;
-        if upkeep.looked.is_some_and(|at| now.0.saturating_sub(at.0) < period) {
+        if upkeep.compared.is_some_and(|at| now.0.saturating_sub(at.0) < period) {
             return Ok(false);
         }
         self.check_holder()?;
-        let looked = self.look();
-        upkeep.looked = (!matches!(looked, Ok(true))).then_some(now);
-        match (looked, self.write_manifest()) {
+        let compared = self.compare();
+        upkeep.compared = (!matches!(compared, Ok(true))).then_some(now);
+        match (compared, self.write_manifest()) {
             (_, Err(superseded @ Error::Superseded { .. })) => Err(superseded),
-            (looked, written) => looked.and(written),
+            (compared, written) => compared.and(written),
         }
     }
 
     /// Compares the folder with the manifest; returns whether there is more to look at.
-    fn look(&self) -> Result<bool> {
+    fn compare(&self) -> Result<bool> {
         let (newest, open) = {
             let sequencer = self.sequencer();
             let full = sequencer.full.iter().map(|full| full.number);

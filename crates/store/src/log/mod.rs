@@ -170,7 +170,7 @@ struct Layer {
 
 impl Layer {
     /// False if nothing was written to the volume up to `seq`; lookups skip such a layer.
-    fn knows_anything(&self) -> bool {
+    fn may_have_versions(&self) -> bool {
         self.recent.as_ref().is_some_and(|recent| !recent.is_empty())
             || self.checkpoint.as_ref().is_some_and(|checkpoint| !checkpoint.tables(self.volume).is_empty())
     }
@@ -226,7 +226,7 @@ pub struct Log {
     syncs: Arc<syncs::Syncs>,
     places: Places,
     index: IndexFiles,
-    event_summaries: events::Known,
+    event_summaries: events::SummaryCache,
     opened: Mutex<Vec<Arc<Checkpoint>>>,
     upkeep: Mutex<upkeep::Upkeep>,
     /// The piece of upkeep that is tried first the next time.
@@ -287,7 +287,7 @@ impl Log {
         self.syncs.holder.look(&*self.dir)
     }
 
-    /// The present catalog, shared instead of copied.
+    /// The current catalog, shared instead of copied.
     #[must_use]
     pub fn catalog(&self) -> Arc<Catalog> {
         self.sequencer().catalog.clone()

@@ -193,7 +193,7 @@ impl Log {
                 return Err(Error::NoVolume(parent));
             }
             seq = seq.min(from);
-            out.extend(Some(self.layer(parent, seq, caller)?).filter(Layer::knows_anything));
+            out.extend(Some(self.layer(parent, seq, caller)?).filter(Layer::may_have_versions));
             at = catalog.volume(parent)?;
         }
         Ok(out)

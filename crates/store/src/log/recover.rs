@@ -156,7 +156,7 @@ impl Log {
             state.missing.extend(missing.take(MISSING_MAX));
             // Records of segments that are known to be lost keep their seqs.
             for (_, entry) in lost.extract_if(..number, |_, _| true) {
-                state.pass(&entry);
+                state.skip_lost(&entry);
             }
             expected = number + 1;
             let loaded = match moved.get(&number) {
@@ -169,7 +169,7 @@ impl Log {
                 Loaded::Foreign => {
                     // Nobody knows whose it is, so it stays. The records that were there before keep their seqs.
                     used = number;
-                    manifest.segment(number).into_iter().for_each(|entry| state.pass(entry));
+                    manifest.segment(number).into_iter().for_each(|entry| state.skip_lost(entry));
                 }
                 Loaded::Stale => break,
             }
@@ -203,12 +203,12 @@ impl Log {
             state.missing.push(first);
         }
         if used == 0 && base.is_none() {
-            refuse_what_cannot_be_read(&*dir, &numbers)?;
+            refuse_unreadable(&*dir, &numbers)?;
         }
         // A segment that was ever sealed counts as used, so its number is not used again.
         used = used.max(manifest.segments().last().map_or(0, |entry| entry.number));
         for (number, entry) in lost {
-            state.pass(&entry);
+            state.skip_lost(&entry);
             state.missing.extend((entry.state != State::Dropped).then_some(number));
         }
         state.seal_all(&*dir, key, &options)?;
@@ -305,7 +305,7 @@ impl Log {
             durability_changed: Condvar::new(),
             syncs,
             index,
-            event_summaries: super::events::Known::default(),
+            event_summaries: super::events::SummaryCache::default(),
             opened: Mutex::default(),
             upkeep: Mutex::new(Upkeep::default()),
             manifest: Mutex::new(manifest),
@@ -412,7 +412,7 @@ fn find_identity(dir: &dyn Dir, numbers: &[u32]) -> Result<Identity> {
 
 /// Refuses a log without a single valid record whose segments hold something nevertheless: a log has a record from
 /// the start. Opening it would remove what somebody may still be able to read.
-fn refuse_what_cannot_be_read(dir: &dyn Dir, numbers: &[u32]) -> Result<()> {
+fn refuse_unreadable(dir: &dyn Dir, numbers: &[u32]) -> Result<()> {
     const LOOKED_AT_BYTES: usize = 64 << 10;
     for &number in numbers {
         let Some(file) = open_segment(dir, number)? else { continue };

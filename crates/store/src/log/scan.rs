@@ -239,16 +239,16 @@ pub(super) fn scan_while(
         };
         let Proven { header, hash, .. } = match window.record_or_flipped(at)? {
             Some((proven, None)) if continues(&proven.header) => proven,
-            Some((proven, Some(hurt))) if continues(&proven.header) => {
+            Some((proven, Some(bad))) if continues(&proven.header) => {
                 if context.durable < seq {
                     let later = resync(&mut window, at + 8, Some(proven.header.incarnation), seq, Seq::ZERO)?;
                     let Some((.., durable)) = later else { break };
                     out.durable = out.durable.max(durable);
                 }
                 let granule_at = |i| proven.header.payload_at(at) + (i * record::GRANULE_BYTES) as u64;
-                let place = match hurt {
-                    Hurt::Header => at,
-                    Hurt::Granule(index) => granule_at(index),
+                let place = match bad {
+                    BadPart::Header => at,
+                    BadPart::Granule(index) => granule_at(index),
                 };
                 out.damage.push((place, Damage::Checksum));
                 proven
@@ -302,7 +302,7 @@ pub(super) fn beginning(file: &dyn File, number: u32, log: LogKey) -> Result<Opt
 ///
 /// # Errors
 /// As [`scan_records`].
-pub(super) fn durable_as_said(file: &dyn File, number: u32, log: LogKey) -> Result<Seq> {
+pub(super) fn claimed_durable(file: &dyn File, number: u32, log: LogKey) -> Result<Seq> {
     let mut window = Window::new(file, segment::file_name(number), log);
     let (mut at, mut durable) = (SEGMENT_HEADER_BYTES as u64, Seq::ZERO);
     while let Some(found) = window.find(at, u64::MAX, &|_, _| true)? {
@@ -388,7 +388,7 @@ fn next_durable(
 
 /// What is damaged of a record whose fields are known nevertheless.
 #[derive(Clone, Copy)]
-enum Hurt {
+enum BadPart {
     /// One bit of its header.
     Header,
     /// This granule of its payload; others after it may be damaged too.
@@ -459,13 +459,13 @@ impl<'a> Window<'a> {
     ///
     /// # Errors
     /// As [`Window::record`].
-    fn record_or_flipped(&mut self, at: u64) -> Result<Option<(Proven, Option<Hurt>)>> {
+    fn record_or_flipped(&mut self, at: u64) -> Result<Option<(Proven, Option<BadPart>)>> {
         if let Some((proven, granule)) = self.record(at)? {
-            return Ok(Some((proven, granule.map(Hurt::Granule))));
+            return Ok(Some((proven, granule.map(BadPart::Granule))));
         }
         let key = self.log.header;
         let flipped = Header::decode_flipped(&key, self.get(at, HEADER_BYTES)?);
-        Ok(flipped.map(|proven| (proven, Some(Hurt::Header))))
+        Ok(flipped.map(|proven| (proven, Some(BadPart::Header))))
     }
 
     /// The first offset from `at` on, before `end`, at which the bytes claim to be a record and `claimed` accepts the

@@ -171,7 +171,7 @@ impl Log {
         let (written, marked) = match in_memory {
             Some(found) => found,
             None => {
-                let index = self.index_of_what_is_left(number)?;
+                let index = self.index_despite_reported_damage(number)?;
                 (written(&index.entries, false), marked(&index.marks))
             }
         };

@@ -31,7 +31,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Upkeep {
     /// When the folder was last compared with the manifest.
-    pub(super) looked: Option<Micros>,
+    pub(super) compared: Option<Micros>,
     /// Joining was considered for the checkpoints up to here.
     pub(super) joined_upto: Seq,
     /// The segment that is being read back.

@@ -69,10 +69,10 @@ impl Log {
         let going = Cell::new(true);
         // Where `keep_going` was last called. `None`: it has to be called now, because a file has ended, however
         // small.
-        let told = Cell::new(Some(0));
+        let called_at = Cell::new(Some(0));
         let keep_going = &mut |checked: u64| {
-            if told.get().is_none_or(|told| checked.saturating_sub(told) >= STEP_BYTES) {
-                told.set(Some(checked));
+            if called_at.get().is_none_or(|called_at| checked.saturating_sub(called_at) >= STEP_BYTES) {
+                called_at.set(Some(checked));
                 going.set(going.get() && keep_going(checked, total));
             }
             going.get()
@@ -106,7 +106,7 @@ impl Log {
         for &mut name in names {
             let checked = self.verify_checkpoint(name, &mut begun, &mut report, keep_going);
             report.note(checked)?;
-            told.set(None);
+            called_at.set(None);
             if !keep_going(report.checked_bytes) {
                 return Ok(report);
             }
@@ -129,7 +129,7 @@ impl Log {
                 Ok(span) => spans.extend(span.map(|(first, last)| (number, first, last))),
                 Err(e) => report.note(Err(e))?,
             }
-            told.set(None);
+            called_at.set(None);
             if !keep_going(report.checked_bytes) {
                 return Ok(report);
             }

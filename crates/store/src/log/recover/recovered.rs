@@ -30,6 +30,7 @@ type Payload<'a> = dyn Fn(Location, Seq) -> Result<Vec<u8>> + 'a;
 
 /// The result of loading a segment.
 pub(super) enum Loaded {
+    /// What it holds belongs to the log.
     Taken,
     /// It holds nothing that belongs to the log.
     Nothing,
@@ -171,7 +172,7 @@ impl Recovered {
             Ok(index) => index,
             Err(Error::Damaged { place, damage }) => {
                 self.damage.push((place, damage));
-                manifest.segment(number).into_iter().for_each(|entry| self.pass(entry));
+                manifest.segment(number).into_iter().for_each(|entry| self.skip_lost(entry));
                 return Ok(Loaded::Taken);
             }
             Err(e) => return Err(e),
@@ -240,11 +241,11 @@ impl Recovered {
         Ok(())
     }
 
-    /// Passes over a segment that is gone: its records keep their seqs.
-    pub(super) fn pass(&mut self, gone: &manifest::Entry) {
-        if gone.last_seq > self.head {
-            self.head = gone.last_seq;
-            self.last_time = self.last_time.max(gone.last_time);
+    /// Passes over a segment that is lost: its records keep their seqs.
+    pub(super) fn skip_lost(&mut self, lost: &manifest::Entry) {
+        if lost.last_seq > self.head {
+            self.head = lost.last_seq;
+            self.last_time = self.last_time.max(lost.last_time);
         }
     }
 

@@ -19,8 +19,8 @@ pub(super) struct Survey {
     start: Option<SegmentStart>,
     /// The newest segment that has an index.
     sealed: Option<u32>,
-    /// Everything up to here was durable. A checkpoint or an index says so, which are written only afterwards, or a
-    /// later record.
+    /// Everything up to here was durable: a checkpoint or an index covers it (both are written only afterwards), or a
+    /// later record says so.
     pub(super) durable: Seq,
 }
 
@@ -64,7 +64,7 @@ impl Survey {
             // What the first one's own records say is taken into account when it is loaded. But without a header it
             // is loaded only if they say that it was durable.
             if unsealed > 0 || header.is_none() {
-                survey.durable = survey.durable.max(scan::durable_as_said(&*file, number, log)?);
+                survey.durable = survey.durable.max(scan::claimed_durable(&*file, number, log)?);
             }
             unsealed += 1;
         }
