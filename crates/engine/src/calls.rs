@@ -1,7 +1,7 @@
-//! From a request as it is sent to whoever handles it, and back.
+//! Dispatches requests to their handlers, and converts between typed and JSON answers.
 //!
-//! Handlers and clients see the types of their [`Call`] only. In between, items and answers are JSON, also where client and
-//! manager are one process: so a command means the same with a running manager and without one.
+//! Handlers and clients see only the types of their [`Call`]. In between, items and answers are JSON, even if client
+//! and manager are one process: so a command behaves the same with a running manager and without one.
 
 use bygone_store::env::Clock;
 use jiff::{
@@ -18,18 +18,18 @@ use crate::{
     manager::Manager,
 };
 
-/// Does what a call asks for. The handlers are in `manager/`, by subject.
+/// Handles a call. The handlers are in `manager/`, by subject.
 pub(crate) trait Handle<C: Call> {
     /// # Errors
-    /// When it cannot be done.
+    /// When the request fails.
     fn handle(&self, call: &C, answers: &mut dyn Items<C::Item>) -> Result<C::Answer>;
 }
 
 impl Manager {
-    /// Gives a request to its handler.
+    /// Passes a request to its handler.
     ///
     /// # Errors
-    /// When it cannot be done.
+    /// When the request fails.
     pub(crate) fn do_now(&self, request: &Request, answers: &mut dyn Items<Value>) -> Result<Value> {
         match request {
             Request::Status(call) => through(self, call, answers),
@@ -65,23 +65,23 @@ impl Manager {
     }
 }
 
-/// Now, in the time zone of this process.
+/// The current time, in the time zone of this process.
 pub(crate) fn now(clock: &dyn Clock) -> Zoned {
     let now = Timestamp::from_microsecond(clock.wall().0).unwrap_or(Timestamp::MAX);
     now.to_zoned(TimeZone::system())
 }
 
-/// Now, in the time zone of whoever asks; in that of this process, if theirs is unknown here.
+/// The current time, in the client's time zone; in this process's, if the client's is unknown here.
 pub(crate) fn asked_at<A: Answers + ?Sized>(clock: &dyn Clock, answers: &A) -> Zoned {
     let zone = answers.zone().and_then(|zone| DateTimeParser::new().parse_time_zone(zone).ok());
     let now = now(clock);
     zone.map_or_else(|| now.clone(), |zone| now.with_time_zone(zone))
 }
 
-/// The time zone of this process, as another one understands it.
+/// The time zone of this process, in a form that another process can parse.
 pub(crate) fn own_zone() -> Option<String> {
     let now = Zoned::now();
-    // A zone that has no name (from a file) is told by its offset: better than the other side's zone.
+    // A zone without a name (from a file) is sent as its offset, which is better than the manager's zone.
     let named = DateTimePrinter::new().time_zone_to_string(now.time_zone());
     named.or_else(|_| DateTimePrinter::new().time_zone_to_string(&now.offset().to_time_zone())).ok()
 }
@@ -99,14 +99,14 @@ where
 }
 
 fn value<T: Serialize>(said: &T) -> Result<Value> {
-    // A path need not be text, and JSON is.
+    // Fails for a path that is not UTF-8.
     serde_json::to_value(said).map_err(|e| Usage::BadRequest(e.to_string()).into())
 }
 
-/// Items on their way out.
+/// Serializes the items and passes them on.
 struct Out<'a> {
     answers: &'a mut dyn Items<Value>,
-    /// Why an item could not be said.
+    /// Why an item could not be serialized.
     unsaid: Option<Error>,
 }
 
@@ -144,10 +144,10 @@ impl<I: Serialize> Items<I> for Out<'_> {
     }
 }
 
-/// Items on their way in, to whoever asked with the call `C`.
+/// Deserializes the items for the client that made the call `C`.
 pub(crate) struct In<'a, C: Call> {
     answers: &'a mut dyn Items<C::Item>,
-    /// Why an item could not be understood.
+    /// Why an item could not be deserialized.
     misread: Option<Error>,
 }
 
@@ -156,10 +156,10 @@ impl<'a, C: Call> In<'a, C> {
         In { answers, misread: None }
     }
 
-    /// The end.
+    /// Deserializes the answer.
     ///
     /// # Errors
-    /// The failure, or what could not be understood.
+    /// The failure of the call, or why an item or the answer could not be deserialized.
     pub(crate) fn end(self, answer: Result<Value>) -> Result<C::Answer> {
         match self.misread {
             Some(error) => Err(error),

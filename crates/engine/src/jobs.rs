@@ -1,10 +1,13 @@
-//! What is being done for those who asked, and what came of it.
+//! The jobs of a store: long calls and calls with a key, in progress and ended.
 //!
 //! Invariants:
-//! - a call that lasts, or that has a key, is a job from before it changes anything until [`JOBS_MAX`] others have ended after it;
-//! - what is known of a job is written down before it begins and when it has ended, so one whose manager died is told as interrupted;
-//! - of all calls with one key at most one has changed anything, and all are answered as that one was. The key of a call that did not
-//!   end well is free again only if it is known that nothing had changed: it was refused, or that was looked up.
+//! - a long call or one with a key is a job from before it changes anything until [`JOBS_MAX`] others have ended after
+//!   it;
+//! - a job's file is written before it begins and when it has ended, so a job whose manager died is reported as
+//!   interrupted;
+//! - of all calls with the same key at most one has changed anything, and all get its answer. The key of a call that
+//!   failed or was cancelled is free again only if it is known that nothing had changed: the call was refused, or the
+//!   log was searched.
 
 mod kept;
 
@@ -35,9 +38,9 @@ use crate::{
     target::{Target, lock},
 };
 
-/// A longer call is not written down.
+/// A larger request is not written to a job's file.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
-/// How often whoever waits for a job hears of it.
+/// How often a caller that waits for a job gets its progress.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// The jobs of a store. See the module's comment.
@@ -46,13 +49,13 @@ pub(crate) struct Jobs {
     jobs: Mutex<BTreeMap<u64, Arc<Job>>>,
 }
 
-/// A call that lasts, or that has a key.
+/// A long call or one with a key.
 pub(crate) struct Job {
     kept: Mutex<Kept>,
     changed: Condvar,
     progress: Mutex<Option<Progress>>,
     cancelled: AtomicBool,
-    /// Others than who asked first wait for it.
+    /// The number of callers that wait for it, besides the first one.
     followers: AtomicUsize,
 }
 
@@ -73,10 +76,10 @@ impl Job {
         lock(&self.kept).info(progress)
     }
 
-    /// Waits until it has ended; tells how it goes on meanwhile.
+    /// Waits until it has ended, and reports its progress meanwhile.
     ///
     /// # Errors
-    /// When it is no longer waited for.
+    /// [`Error::Abandoned`] when the caller no longer waits.
     fn wait(&self, answers: &mut dyn Answers) -> Result<MutexGuard<'_, Kept>> {
         let _follower = Follower::of(self);
         loop {
@@ -108,23 +111,23 @@ impl Drop for Follower<'_> {
     }
 }
 
-/// What becomes of a call.
+/// How a call is handled.
 enum Begun {
-    /// It is done, and nobody needs to know.
+    /// It is executed, without a job.
     Plain,
-    /// It is done, as this job.
+    /// It is executed as this job.
     Now(Arc<Job>),
-    /// It was asked for before, and is answered as this job is.
+    /// An earlier call with its key is this job, and gives the answer.
     Before(Arc<Job>),
 }
 
 impl Jobs {
-    /// Those of a store, none of which is known yet.
+    /// The jobs of a store; none is loaded yet.
     pub(crate) fn new(paths: &StorePaths) -> Jobs {
         Jobs { folder: paths.jobs_dir(), jobs: Mutex::default() }
     }
 
-    /// Reads what earlier managers left; what was under way then is interrupted.
+    /// Reads the jobs of earlier managers; those that were running are interrupted now.
     pub(crate) fn load(&self, paths: &StorePaths) {
         let mut jobs = lock(&self.jobs);
         for mut kept in kept::load(&self.folder) {
@@ -138,12 +141,13 @@ impl Jobs {
         }
     }
 
-    /// A target was opened: what jobs that did not end well had changed of it is looked up before anybody changes it again.
+    /// Called when a target was opened, before anything changes it: finds out what the unsuccessful jobs of earlier
+    /// managers had changed in it.
     pub(crate) fn settle(&self, target: &Target) {
         let interrupted: Vec<Arc<Job>> = lock(&self.jobs).values().cloned().collect();
         for job in interrupted {
             let mut kept = lock(&job.kept);
-            // The log of one that this manager did may hide what is on a medium that failed.
+            // Not for jobs of this manager: if the medium failed, its log may not show what is on the medium.
             if kept.earlier && kept.is_unknown() && kept.request.target() == Some(&target.name) {
                 match kept.changed_since(target) {
                     Ok(changed) => kept.changed = Some(changed),
@@ -162,7 +166,7 @@ impl Jobs {
         }
     }
 
-    /// On a full medium it goes without.
+    /// Writes a job's file; without room the job goes on without it.
     fn save_if_room(&self, kept: &Kept) {
         if let Err(error) = kept.save(&self.folder) {
             tracing::debug!(job = kept.id, %error, "the job cannot be written down");
@@ -182,7 +186,7 @@ impl Jobs {
         if key.is_none() && !request.lasts() {
             return Ok(Begun::Plain);
         }
-        // No call that can be done is so long.
+        // No call that could succeed is so large.
         if serde_json::to_vec(request).map_or(0, |bytes| bytes.len()) > REQUEST_BYTES_MAX {
             return if key.is_some() { Err(Error::BadKey) } else { Ok(Begun::Plain) };
         }
@@ -190,7 +194,7 @@ impl Jobs {
             check_key(key)?;
             self.settle_key(manager, key)?;
         }
-        // From the log as it is before anything is begun.
+        // The log's position before anything begins.
         let from = request.target().and_then(|name| manager.head_of(name));
         let mut jobs = lock(&self.jobs);
         if let Some(key) = key
@@ -206,7 +210,7 @@ impl Jobs {
         let id = jobs.last_key_value().map_or(1, |(id, _)| id + 1);
         let kept = Kept::new(id, key, request, from, answers.stays()).seen(manager.paths());
         match kept.save(&self.folder) {
-            // What is to be remembered for sure must be.
+            // A key must be remembered durably.
             Err(error) if key.is_some() => return Err(error),
             Err(error) => tracing::debug!(job = id, %error, "the job cannot be written down"),
             Ok(()) => {}
@@ -217,7 +221,7 @@ impl Jobs {
         Ok(Begun::Now(job))
     }
 
-    /// What a call of this key had changed that was interrupted is known afterwards.
+    /// Finds out what an unsuccessful call with this key had changed, by opening its target if necessary.
     fn settle_key(&self, manager: &Manager, key: &str) -> Result<()> {
         for job in self.all() {
             let name = {
@@ -226,7 +230,7 @@ impl Jobs {
                 kept.request.target().filter(|_| unknown).map(str::to_owned)
             };
             if let Some(name) = name {
-                // Opening it settles it, if that was not done yet.
+                // Opening the target settles the job, if that was not done yet.
                 self.settle(&*manager.target(&name)?);
             }
         }
@@ -260,7 +264,7 @@ impl Jobs {
 
 #[cfg(test)]
 impl Manager {
-    /// Writes down that a call was begun, and no more: as if this manager died with it.
+    /// Writes the job of a call and does nothing more, as if this manager died then.
     pub(crate) fn begin_only(&self, request: &Request, answers: &dyn Answers) {
         assert!(matches!(self.jobs().begin(self, request, answers), Ok(Begun::Now(_))));
     }
@@ -272,7 +276,7 @@ fn check_key(key: &str) -> Result<()> {
 }
 
 impl Manager {
-    /// Does what is asked for, once for each key, and keeps a job of what lasts.
+    /// Executes a request, once for each key, as a job if it is long.
     ///
     /// # Errors
     /// When it cannot be done.
@@ -285,7 +289,7 @@ impl Manager {
                     let id = lock(&job.kept).id;
                     answers.note(format!("this is job {id}, which goes on if nobody waits for it"));
                 }
-                // What waits for it must hear of its end, whatever that is.
+                // The callers that wait for it must be notified even if it panics.
                 let mut working = Working { answers, job: &job };
                 let done = catch_unwind(AssertUnwindSafe(|| self.do_now(request, &mut working)));
                 let result = done.unwrap_or(Err(Error::Panicked { what: "this" }));
@@ -301,7 +305,7 @@ impl Manager {
     }
 }
 
-/// The answers to whoever asked for a job.
+/// The answers of a running job, to the client that started it.
 struct Working<'a> {
     answers: &'a mut dyn Items<Value>,
     job: &'a Job,

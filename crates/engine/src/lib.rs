@@ -1,7 +1,6 @@
-//! The manager of targets: what is protected and how it is made up, machines in QEMU, moments, restoring, and the API
-//! through which all of it is asked for.
+//! The manager of targets: their configuration, their machines in QEMU, moments, restores, and the API for all of this.
 //!
-//! Knows nothing of command lines and terminals. One engine serves both a running manager and commands without one: see
+//! Knows nothing of command lines and terminals. A running manager and a command without one use the same engine: see
 //! [`ask`].
 #![forbid(unsafe_code)]
 

@@ -1,10 +1,10 @@
-//! A target's machine: its disks served to it, what happens to it written into the target's log.
+//! A target's machine: serves its disks to it and writes its events to the target's log.
 //!
 //! Invariants:
-//! - whether a machine runs is asked of its process; the file that tells on which branch it runs ([`kept::Kept`]) stays as long as the
-//!   process does;
-//! - a machine has a socket of its own, which offers the disks of its branch and nothing else, whatever is the present;
-//! - a machine that runs without being watched is taken over as soon as that is possible, and until then nothing moves under it.
+//! - whether a machine runs is determined from its process; the file that says on which branch it runs ([`kept::Kept`])
+//!   exists as long as the process does;
+//! - a machine has a socket of its own, which offers only the disks of its branch, whichever branch is the present;
+//! - a machine that was left running is adopted as soon as possible; until then the present is not moved.
 
 mod exports;
 mod follow;
@@ -34,11 +34,11 @@ use crate::{
     target::{Lease, Op, Target, Use, lock},
 };
 
-/// How long a machine may take to answer for the first time before `run` stops waiting for it.
+/// How long `run` waits for the machine's first answer.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 const NBD_STOP_MAX: Duration = Duration::from_secs(5);
 
-/// What has come of a start.
+/// The outcome of a start.
 #[derive(Debug)]
 enum Start {
     Pending,
@@ -46,18 +46,17 @@ enum Start {
     Failed(Option<Error>),
 }
 
-/// A machine that is watched.
+/// A supervised machine.
 pub(crate) struct Machine {
     runner: Mutex<Option<Arc<dyn Runner>>>,
-    /// On which branch.
     pub branch: BranchId,
-    /// It was left running by an earlier manager.
+    /// An earlier manager left it running.
     pub adopted: bool,
     kept: Mutex<Kept>,
     start: Mutex<Start>,
     start_changed: Condvar,
     stop_asked: Mutex<Option<&'static str>>,
-    /// Its stop, once it has ended.
+    /// The moment of its stop, once it has ended.
     ended: Mutex<Option<MomentInfo>>,
     leases: Mutex<Vec<Lease>>,
     serving: Mutex<Option<Serving>>,
@@ -72,13 +71,10 @@ impl std::fmt::Debug for Machine {
 /// What to boot.
 #[derive(Clone, Debug)]
 pub(crate) struct Boot {
-    /// On which branch.
     pub branch: BranchId,
-    /// From which moment, if the branch was made for it.
+    /// The moment from which `branch` was made, if it was made for this boot.
     pub from: Option<MomentInfo>,
-    /// What its user sees.
     pub display: config::Display,
-    /// How processors are run.
     pub accelerator: String,
 }
 
@@ -87,18 +83,19 @@ fn lease_all(target: &Arc<Target>, branch: BranchId) -> Result<Vec<Lease>> {
     catalog.volumes_of(branch, Seq::MAX).map(|volume| target.lease(volume.id, Use::Machine)).collect()
 }
 
-/// Makes the folder of a machine, readable by its owner only: who can open the sockets in it owns the machine.
+/// Makes the folder of a machine with mode 0700: access to the sockets in it is full control of the machine.
 pub(crate) fn make_dir(dir: &Path) -> Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|e| Error::file("making", dir, e))
 }
 
-/// The moment that is now, apart from all that comes later.
+/// The newest moment, separated by a mark from all later records.
 fn here(target: &Target) -> Result<At> {
     let log = &target.log;
     match log.mark_moment() {
         Ok(mark) => Ok(At::exactly(mark.last, mark.time)),
-        // The same state, if not at the same time: a machine may run that waits for room.
+        // The same state, although without a time of its own: there is no room for the mark, but a machine can start
+        // and wait for room.
         Err(StoreError::Full { .. }) => {
             let head = log.head_seq();
             Ok(At::exactly(head, log.time_of(head)?))
@@ -107,19 +104,19 @@ fn here(target: &Target) -> Result<At> {
     }
 }
 
-/// Removes what stands for a machine that did not come to be.
+/// Removes the files of a machine that did not start.
 fn forget_attempt(target: &Target) {
     let dir = target.run_dir();
-    // Not if it runs all the same.
+    // The process may exist although the start failed.
     if matches!(target.shared.launcher.find(&dir), Ok(None)) {
         Kept::remove(target);
-        // Only if there is nothing in it.
+        // Fails if the folder is not empty.
         let _ = fs::remove_dir(dir);
     }
 }
 
 impl Machine {
-    /// Boots a target; returns as soon as the process is there. [`Machine::wait_started`] waits until it answers.
+    /// Boots a target; returns as soon as the process exists. [`Machine::wait_started`] waits for its first answer.
     ///
     /// # Errors
     /// When its disks cannot be opened, or the program does not start. Then nothing has changed.
@@ -131,7 +128,7 @@ impl Machine {
         let leases = lease_all(target, boot.branch)?;
         let forget = |_: &Error| forget_attempt(target);
         let (socket, serving) = exports::serve(target, boot.branch).inspect_err(forget)?;
-        // Before the process starts: a manager that comes after this one must know on which branch it runs.
+        // Saved before the process starts: a later manager must know on which branch it runs.
         let boots_at = here(target).inspect_err(forget)?;
         let mut kept = Kept { boots_at: Some(boots_at), ..Kept::of(target, boot) };
         kept.save(target).inspect_err(forget)?;
@@ -146,16 +143,17 @@ impl Machine {
         let launched = target.shared.launcher.start(&launch).inspect_err(forget)?;
         kept.started.pid = launched.runner.pid();
         if let Err(error) = kept.save(target) {
-            // Its process is found without this.
+            // The process is found without the file's process number.
             tracing::warn!(target = target.name, %error, "the machine's process number cannot be written down");
         }
         Machine::watch(target, launched, kept, leases, serving, false)
     }
 
-    /// Waits until the machine answers, or has not for [`ANSWER_MAX`], or nobody waits any more: it runs all the same.
+    /// Waits until the machine answers, [`ANSWER_MAX`] has passed, or `wanted` returns false. In the last two cases the
+    /// machine goes on.
     ///
     /// # Errors
-    /// When it ended before that.
+    /// When it ended before its first answer.
     pub(crate) fn wait_started(&self, wanted: &mut dyn FnMut() -> bool) -> Result<Started> {
         const LOOK_EVERY: Duration = Duration::from_millis(200);
         let end = Instant::now() + ANSWER_MAX;
@@ -173,11 +171,11 @@ impl Machine {
         }
     }
 
-    /// Takes over the machine of `op`'s target that an earlier manager left running.
+    /// Adopts the machine of `op`'s target, which an earlier manager left running.
     ///
     /// # Errors
-    /// When it has ended meanwhile, or its disks cannot be opened. In the second case it goes on being found, and this can be tried
-    /// again.
+    /// When it has ended meanwhile, or its disks cannot be opened. In the second case it stays left running, and
+    /// adopting can be retried.
     pub(crate) fn adopt(op: &Op) -> Result<Arc<Machine>> {
         let target = op.target();
         let adopted = Machine::try_adopt(target);
@@ -199,7 +197,7 @@ impl Machine {
                 return Err(Error::TargetStopped(target.name.clone()));
             }
             Err(error) => {
-                // What can be served of its disks is served all the same.
+                // Its disks stay served while adopting is retried.
                 target.keep_serving(serving);
                 return Err(error);
             }
@@ -240,27 +238,27 @@ impl Machine {
             .name(format!("watch {}", target.name))
             .spawn(move || follow(reports))
             .map_err(|e| {
-                // It runs, and nobody watches it: as if an earlier manager had left it.
+                // It runs unsupervised, as if an earlier manager had left it running.
                 *lock(&target.machine) = Slot::None;
                 Error::file("starting a thread for", &target.name, e)
             })?;
         Ok(machine)
     }
 
-    /// What `run` says of it.
+    /// The answer to `run`.
     pub(crate) fn started(&self) -> Started {
         lock(&self.kept).started.clone()
     }
 
-    /// Its program. None when it is no longer watched.
+    /// The program that runs it.
     ///
     /// # Errors
-    /// When that is so.
+    /// When it is no longer supervised.
     pub(crate) fn runner(&self) -> Result<Arc<dyn Runner>> {
         lock(&self.runner).clone().ok_or(Error::ManagerGone)
     }
 
-    /// Somebody asked for the stop that is about to come.
+    /// Notes that the coming stop was requested, and how: `shutdown`, `force` or `deadline`.
     pub(crate) fn ask_stop(&self, how: &'static str) {
         *lock(&self.stop_asked) = Some(how);
     }

@@ -1,4 +1,4 @@
-//! The manager: all targets of a store. What is asked of it is handled in the modules below this one, by subject.
+//! The manager: all targets of a store. The modules below handle the requests, by subject.
 
 mod branches;
 mod export;
@@ -31,16 +31,16 @@ use crate::{
 pub(crate) use self::machines::stop_machine;
 use self::registry::Registry;
 
-/// How often somebody who waits is asked whether they still do.
+/// How often a waiting caller is asked whether it still wants the answer.
 const WANTED_EVERY: Duration = Duration::from_millis(200);
 
 /// See the module's comment.
 pub(crate) struct Manager {
     shared: Arc<Shared>,
     registry: Registry,
-    /// Targets are opened in the background; else whoever needs all of them opens them.
+    /// Targets are opened in the background; otherwise a request opens the targets that it needs.
     serves: bool,
-    /// Held from looking whose a disk outside the store is until it is a target's.
+    /// Held from the check that a disk outside the store is free until it belongs to the new target.
     taking_disks: Mutex<()>,
     stopping: AtomicBool,
     pub(crate) keep_targets: AtomicBool,
@@ -54,15 +54,15 @@ impl std::fmt::Debug for Manager {
 }
 
 impl Manager {
-    /// Opens a store for one request: a target is opened when it is asked for.
+    /// Opens a store for one request: a target is opened on first use.
     ///
     /// # Errors
-    /// When there is no store that this program can use, or another process has it.
+    /// When there is no store that this program can use, or another process has it open.
     pub(crate) fn open(paths: &StorePaths) -> Result<Arc<Manager>> {
         Manager::open_shared(Shared::new(paths, Arc::new(runner::Qemu::default())), false)
     }
 
-    /// Opens a store to serve it: whoever calls opens its targets, with [`Manager::open_all`].
+    /// Opens a store to serve it. The caller opens its targets, with [`Manager::open_all`].
     ///
     /// # Errors
     /// As [`Manager::open`].
@@ -70,7 +70,7 @@ impl Manager {
         Manager::open_shared(Shared::new(paths, Arc::new(runner::Qemu::default())), true)
     }
 
-    /// The same, with what its targets share.
+    /// Opens a store with a given [`Shared`].
     ///
     /// # Errors
     /// As [`Manager::open`].
@@ -92,35 +92,34 @@ impl Manager {
         }))
     }
 
-    /// Opens all targets, several at once. One that cannot be opened does not keep the others from it.
+    /// Opens all targets, several at once. If one cannot be opened, the others are.
     pub(crate) fn open_all(&self) {
         self.registry.open_all(&|| self.is_stopping());
     }
 
-    /// All targets that can be used; waits until all are open.
+    /// All usable targets; waits until all are open.
     #[must_use]
     pub(crate) fn targets(&self) -> Vec<Arc<Target>> {
         self.open_all();
         self.registry.served()
     }
 
-    /// All targets that can be used by now.
+    /// The targets that are open and usable now.
     #[must_use]
     pub(crate) fn served(&self) -> Vec<Arc<Target>> {
         self.registry.served()
     }
 
-    /// What is being done, and was.
     pub(crate) fn jobs(&self) -> &Jobs {
         &self.shared.jobs
     }
 
-    /// What the logs of all targets have in common.
+    /// The part of the store that the logs of all targets share.
     pub(crate) fn logs(&self) -> &bygone_store::Store {
         &self.shared.options.store
     }
 
-    /// Some targets are still being opened.
+    /// Whether some targets are still being opened. Always false without a serving manager.
     #[must_use]
     pub(crate) fn is_opening(&self) -> bool {
         self.serves && !self.registry.opening().is_empty()
@@ -134,40 +133,38 @@ impl Manager {
         self.registry.find(name)
     }
 
-    /// Where the store is.
     #[must_use]
     pub(crate) fn paths(&self) -> &StorePaths {
         &self.shared.paths
     }
 
-    /// Tells the time.
     pub(crate) fn clock(&self) -> &dyn Clock {
         &*self.shared.clock
     }
 
-    /// Serves disks.
     pub(crate) fn nbd(&self) -> &bygone_block::nbd::Server {
         &self.shared.nbd
     }
 
-    /// The manager is about to end.
+    /// Whether the manager was asked to end.
     #[must_use]
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Asks the manager to end.
+    /// Asks the manager to end; with `keep_targets`, machines go on running.
     pub(crate) fn stop(&self, keep_targets: bool) {
         self.keep_targets.store(keep_targets, Ordering::Release);
         self.stopping.store(true, Ordering::Release);
     }
 
-    /// It is there for an export, as long as somebody likes; whoever else wants the store is told so.
+    /// Marks the store's lock as held for an export, which lasts until its user ends it. Any other process that wants
+    /// the store is told so at once.
     pub(crate) fn says_it_exports(&self) {
         self.lock.exports();
     }
 
-    /// Something runs or is being read.
+    /// Whether a machine runs, a disk is open, or a thread works on one.
     #[must_use]
     pub(crate) fn is_busy(&self) -> bool {
         self.served().iter().any(|target| target.is_busy())

@@ -1,4 +1,4 @@
-//! Being the manager, or asking the one that there is.
+//! Runs the manager, or asks the running one.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,9 +31,9 @@ use crate::{
 };
 
 const TICK: Duration = Duration::from_millis(50);
-/// A manager in the background ends when nothing has run for this long.
+/// A manager in the background ends when it was idle for this long.
 const IDLE_MAX: Duration = Duration::from_secs(3);
-/// A manager that opens a large store after a crash has much to read. It is waited for as long as it lives, up to this.
+/// How long a started manager is waited for while it lives: after a crash, opening a large store reads much.
 const START_MAX: Duration = Duration::from_secs(900);
 const ADOPT_EVERY: Duration = Duration::from_secs(1);
 const NBD_STOP_MAX: Duration = Duration::from_secs(5);
@@ -50,22 +50,22 @@ pub fn stop_serving() {
 /// How to serve.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServeOptions {
-    /// End when nothing runs any more.
+    /// End once it is idle.
     pub until_idle: bool,
     /// Offer the exports on this TCP address as well.
     pub listen: Option<String>,
-    /// Whoever starts this manager is about to run this target, and says how: it does not come up by itself.
+    /// The target that the starter of this manager is about to run with options of its own, so it is not started
+    /// automatically.
     pub to_run: Option<String>,
 }
 
 /// Where a manager can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServeInfo {
-    /// Its API.
     pub api: PathBuf,
-    /// Its exports.
+    /// The unix socket of its exports.
     pub nbd: PathBuf,
-    /// Its exports on TCP.
+    /// The TCP address of its exports.
     pub listen: Option<String>,
 }
 
@@ -77,7 +77,7 @@ pub fn init(store: &Path) -> Result<()> {
     StorePaths::new(store).make()
 }
 
-/// Does upkeep of all logs until it is dropped.
+/// The thread that does upkeep of all logs, until this is dropped.
 struct Keeper {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -105,8 +105,8 @@ impl Keeper {
     }
 }
 
-/// Says of each target what keeps upkeep from its work, once and not again while it is the same: the messages may go to the same
-/// full medium. `said` is what was said last, by target.
+/// Logs what prevents upkeep of each target. A message is not repeated while the reason stays the same: the log may be
+/// on the same full medium. `said` has the last reason for each target.
 fn say_troubles(manager: &Manager, said: &mut HashMap<String, String>) {
     for target in manager.served() {
         let log = &target.log;
@@ -133,12 +133,12 @@ impl Drop for Keeper {
     }
 }
 
-/// Runs the manager until it is asked to stop ([`stop_serving`], [`call::Shutdown`]) or is idle. Machines that an earlier
-/// manager left running are taken up again; those marked `autostart` are started. At the end machines are shut down, unless
-/// the request said to keep them.
+/// Runs the manager until it is asked to stop ([`stop_serving`], [`call::Shutdown`]) or is idle. Machines that were
+/// left running are adopted; targets marked `autostart` are started. At the end, supervised machines are shut down,
+/// unless the request said to keep them running.
 ///
 /// # Errors
-/// When the store cannot be opened or the sockets not be made.
+/// When the store cannot be opened or the sockets cannot be created.
 pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeInfo)) -> Result<()> {
     let paths = StorePaths::new(store);
     let manager = Manager::open_to_serve(&paths)?;
@@ -147,7 +147,8 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
     let exports = Arc::new(ManagerExports(manager.clone()));
     let server = manager.nbd().clone();
     let scope = nbd::Scope::new(exports);
-    // The disks first: a machine that stands still waits for nothing else. Each target is served as soon as it is open.
+    // Disks first, because a machine that was left running stands still until they are served. Each target is served as
+    // soon as it is open.
     let opener = Opener::start(manager.clone())?;
     let nbd_socket = paths.nbd_socket();
     let unix = server.serve_unix(&nbd_socket, scope.clone())?;
@@ -162,7 +163,7 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
         None => None,
     };
     let api = ApiServer::start(manager.clone())?;
-    // Whoever asks something need not wait until everything is taken over and started.
+    // Requests need not wait until machines are adopted and started.
     let caretaker = Caretaker::start(manager.clone(), options.to_run.clone())?;
     ready(&ServeInfo {
         api: paths.api_socket(),
@@ -187,7 +188,7 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
     }
     manager.stop(keep_targets);
     drop(opener);
-    // From here on a new manager may be started: the socket is what commands look for.
+    // The socket is removed while the store is still locked: commands look for it to find a manager.
     drop(api);
     let _ = fs::remove_file(paths.api_socket());
     unix.stop(NBD_STOP_MAX);
@@ -202,7 +203,7 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
     Ok(())
 }
 
-/// Opens all targets.
+/// The thread that opens all targets.
 struct Opener(Option<JoinHandle<()>>);
 
 impl Opener {
@@ -215,7 +216,7 @@ impl Opener {
     }
 }
 
-/// Waits for those that are being opened; no more are begun once the manager stops.
+/// Waits for the targets that are being opened; once the manager stops, no more are begun.
 impl Drop for Opener {
     fn drop(&mut self) {
         if let Some(thread) = self.0.take() {
@@ -224,8 +225,8 @@ impl Drop for Opener {
     }
 }
 
-/// Takes over machines that were left running, again and again until that works, starts those that are to run, and goes on reading disks:
-/// of each target once it can be used.
+/// The thread that adopts machines that were left running (retrying once a second), starts the targets marked
+/// `autostart`, and continues reading disks, for each target once it is open.
 pub(crate) struct Caretaker {
     stop: Arc<AtomicBool>,
     begun: Arc<AtomicBool>,
@@ -245,7 +246,7 @@ impl Caretaker {
                     if stopping.load(Ordering::Acquire) {
                         return;
                     }
-                    // At once when it is open, then again and again.
+                    // At once when the target is open, then every [`ADOPT_EVERY`].
                     let is_new = seen.insert(target.name.clone());
                     if (adopts || is_new) && target.is_left_running() {
                         adopt(&target);
@@ -269,7 +270,7 @@ impl Caretaker {
         Ok(Caretaker { stop, begun, thread: Some(thread) })
     }
 
-    /// Every target that there was has been seen to.
+    /// Whether the targets that were open at the first look have been visited.
     fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Acquire)
     }
@@ -288,7 +289,7 @@ fn adopt(target: &Arc<Target>) {
     target.serve_left_early();
     let adopted = match target.begin(Change::Start, Asked::Run) {
         Ok(Begun::Adopt(op)) => Machine::adopt(&op),
-        // It has ended meanwhile, or somebody else is at it.
+        // It has ended meanwhile, or another request has the turn.
         Ok(Begun::Go(_)) | Err(_) => return,
     };
     if adopted.is_ok() {
@@ -296,7 +297,7 @@ fn adopt(target: &Arc<Target>) {
     }
 }
 
-/// Starts a target that is to come up with the manager, if it `may`, and goes on reading its disks.
+/// Starts a target marked `autostart`, if it `may`, and continues reading its disks.
 fn take_up(manager: &Arc<Manager>, target: &Arc<Target>, may: bool) {
     let name = &target.name;
     if may && target.config().autostart && !target.is_running() && !target.is_left_running() {
@@ -306,7 +307,7 @@ fn take_up(manager: &Arc<Manager>, target: &Arc<Target>, may: bool) {
             Ok(_) => tracing::info!(target = name, "started"),
             Err(e) => tracing::error!(target = name, error = %e, "cannot be started"),
         };
-        // In a thread of its own: the others do not wait for it.
+        // In a thread of its own, so that other targets do not wait.
         if let Err(error) = std::thread::Builder::new().name("autostart".into()).spawn(start) {
             tracing::error!(target = target.name, %error, "cannot be started");
         }
@@ -342,7 +343,7 @@ fn stop_all(manager: &Arc<Manager>) {
     }
 }
 
-/// Lets go of all targets; what is being read is given up and goes on the next time.
+/// Closes all targets; the reading of disks is stopped and continues the next time.
 fn close(manager: &Manager, keep_targets: bool) {
     for target in manager.served() {
         target.begin_closing();
@@ -358,7 +359,7 @@ fn close(manager: &Manager, keep_targets: bool) {
     }
 }
 
-/// Answers that nobody hears.
+/// Discards all answers.
 pub(crate) struct Nobody;
 
 impl Answers for Nobody {
@@ -377,11 +378,11 @@ impl<I> Items<I> for Nobody {
     }
 }
 
-/// Asks the manager of `store`: the one that runs, or, if none does, one in this process for as long as it takes. To
-/// run a machine, a manager is started in the background.
+/// Asks the manager of `store`: the running one, or, if none runs, one in this process for the duration of the call.
+/// For calls that need a lasting manager (such as `run`), one is started in the background.
 ///
 /// # Errors
-/// What the manager says.
+/// The failure of the call, or why no manager can be reached.
 pub fn ask<C: Call>(store: &Path, call: &C, answers: &mut dyn Items<C::Item>) -> Result<C::Answer> {
     let paths = StorePaths::new(store);
     paths.check()?;
@@ -395,7 +396,7 @@ pub fn ask<C: Call>(store: &Path, call: &C, answers: &mut dyn Items<C::Item>) ->
         return socket::ask(&stream, call, true, answers);
     }
     let manager = match Manager::open(&paths) {
-        // A manager came up meanwhile.
+        // A manager was started meanwhile.
         Err(e @ Error::StoreLocked { .. }) => {
             let stream = socket::connect(&paths.api_socket()).ok_or(e)?;
             return socket::ask(&stream, call, false, answers);
@@ -414,7 +415,7 @@ pub fn ask<C: Call>(store: &Path, call: &C, answers: &mut dyn Items<C::Item>) ->
     result
 }
 
-/// What a command cannot do alone: machines need somebody who stays.
+/// Whether a request needs a manager that outlives the command: a machine has to be supervised.
 fn needs_manager(paths: &StorePaths, request: &Request) -> bool {
     match request {
         Request::Run(_) => true,
@@ -472,7 +473,7 @@ fn start_in_background(
 /// Attaches this terminal to the serial console of a target; Ctrl-] detaches and leaves it running.
 ///
 /// # Errors
-/// When it does not run, or somebody else is attached.
+/// When it does not run, or another terminal is attached.
 pub fn console(store: &Path, name: &str) -> Result<()> {
     let paths = StorePaths::new(store);
     paths.check()?;

@@ -1,6 +1,6 @@
-//! The manager's API on a unix socket: one request a connection, lines of JSON (see `bygone_api`).
+//! The manager's API on a unix socket: one request per connection, in lines of JSON (see `bygone_api`).
 //!
-//! Only the user who owns the store can open the socket (mode 0600 in a folder of mode 0700).
+//! Only the owner of the store can open the socket (mode 0600 in a folder of mode 0700).
 
 use std::{
     fs, io,
@@ -30,15 +30,16 @@ use crate::{
 };
 
 const CONNECTIONS_MAX: usize = 128;
-/// A client that connects has this long to say what it wants, and to take each line of the answer.
+/// The timeout of each read of a request and each write of an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 const ACCEPT_EVERY: Duration = Duration::from_millis(100);
-/// So long a client waits for the manager to put away what was made for it: a socket with clients takes five seconds.
+/// How long a client waits until the manager has closed its export: stopping a socket that has clients takes up to five
+/// seconds.
 const PUT_AWAY_MAX: Duration = Duration::from_secs(7);
-/// The same for what has nothing to put away.
+/// How long a client waits for the manager to end any other call.
 const GIVE_UP_MAX: Duration = Duration::from_secs(2);
-/// How often a client looks whether its user still wants the answer.
+/// How often a client checks whether its user still wants the answer.
 const WANTED_EVERY: Duration = Duration::from_millis(200);
 
 /// A listening API.
@@ -52,7 +53,7 @@ impl ApiServer {
     pub(crate) fn start(manager: Arc<Manager>) -> Result<ApiServer> {
         let path = manager.paths().api_socket();
         let io = |e| Error::file("listening on", &path, e);
-        // Whoever has the store's lock may take the place of a socket that is left over.
+        // The holder of the store's lock may replace a stale socket.
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io(e)),
             _ => {}
@@ -70,7 +71,7 @@ impl ApiServer {
         Ok(ApiServer { stop, connections, thread: Some(thread) })
     }
 
-    /// Somebody is being answered.
+    /// Whether a client is connected.
     pub(crate) fn is_busy(&self) -> bool {
         self.connections.load(Ordering::Acquire) > 0
     }
@@ -100,7 +101,7 @@ fn accept(
         }
         connections.fetch_add(1, Ordering::AcqRel);
         let (manager, counted) = (manager.clone(), connections.clone());
-        // It goes with the thread, however that ends, and with one that does not begin.
+        // Dropped with the thread, even if that panics or cannot be started.
         let counted = Counted(counted);
         let answer = move || {
             let _counted = counted;
@@ -112,7 +113,7 @@ fn accept(
     }
 }
 
-/// A connection that is counted as long as this lives.
+/// Counts a connection, for its lifetime.
 struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
@@ -153,7 +154,7 @@ fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
     Ok(())
 }
 
-/// The other side of a connection.
+/// The client of a connection.
 struct Client<'a> {
     stream: &'a UnixStream,
     last_progress: Option<Instant>,
@@ -222,16 +223,16 @@ impl Items<Value> for Client<'_> {
     }
 }
 
-/// Connects to a running manager. `None`: there is none.
+/// Connects to a running manager; `None` if none runs.
 pub(crate) fn connect(path: &Path) -> Option<UnixStream> {
     UnixStream::connect(path).ok()
 }
 
-/// Asks a running manager; `began` if it was started for this.
+/// Sends a call to a running manager; `began` if it was started for this call.
 ///
 /// # Errors
-/// What it says, or that it went away. When the answer was no longer wanted: [`Error::Abandoned`], and what the manager held for it is
-/// gone then; or [`Error::GoesOn`].
+/// The failure of the call, or [`Error::ManagerGone`]. If the answer is no longer wanted: [`Error::Abandoned`] once the
+/// manager has ended the call and released what it held for it; otherwise [`Error::GoesOn`].
 pub(crate) fn ask<C: Call>(
     stream: &UnixStream,
     call: &C,
@@ -241,12 +242,12 @@ pub(crate) fn ask<C: Call>(
     let gone = |_| Error::ManagerGone;
     let (key, stays) = (answers.key().map(str::to_owned), answers.stays());
     let asked = Asked { request: call.clone().into(), zone: own_zone(), began, key, stays };
-    // Only what is served can take long to put away. For the rest: what the manager does not give up at once, it goes on with.
+    // Only an export can take long to close. Any other call that the manager does not end at once goes on.
     let put_away = if C::NAME == call::Export::NAME { PUT_AWAY_MAX } else { GIVE_UP_MAX };
     let mut line = serde_json::to_vec(&asked).map_err(|e| Usage::BadRequest(e.to_string()))?;
     line.push(b'\n');
     (&*stream).write_all(&line).map_err(gone)?;
-    // A short wait, so that a signal to this side is noticed while the other has nothing to say.
+    // A short timeout, so that a signal here is noticed while the manager sends nothing.
     stream.set_read_timeout(Some(WANTED_EVERY)).map_err(gone)?;
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
@@ -281,7 +282,8 @@ pub(crate) fn ask<C: Call>(
     }
 }
 
-/// Closes this side, by which the manager sees that nobody wants its answer, and waits so long until it has closed the other.
+/// Shuts down this side, which tells the manager that the answer is no longer wanted, and waits until the manager has
+/// closed its side.
 fn give_up(mut stream: &UnixStream, within: Duration) -> Error {
     let end = Instant::now() + within;
     let mut scrap = [0; 16 << 10];

@@ -1,7 +1,7 @@
-//! A protected machine: its configuration, its log, and its disks while somebody uses them.
+//! A target: its configuration, its log, and its disks while they are in use.
 //!
-//! A disk is open as long as somebody holds a [`Lease`] on it: a running machine, an NBD client, a thread that reads it.
-//! When the last one is given back the disk is closed; a tapped one is then whole without Bygone.
+//! A disk is open as long as a [`Lease`] on it exists: of a running machine, an NBD client, or a thread that reads it.
+//! When the last lease is released the disk is closed; a tapped disk is then complete without Bygone.
 
 mod folder;
 mod lease;
@@ -50,17 +50,14 @@ use crate::{
 
 /// What all targets of a manager share.
 pub(crate) struct Shared {
-    /// Where the store is.
     pub paths: StorePaths,
-    /// How logs are kept; all of them are of its store.
+    /// The options of all logs, which share its `store`.
     pub options: LogOptions,
-    /// Starts machines.
     pub launcher: Arc<dyn Launcher>,
-    /// What is being done for those who asked.
     pub jobs: Jobs,
-    /// Serves disks; each machine has a socket of its own.
+    /// Serves the disks; each machine has a socket of its own.
     pub nbd: bygone_block::nbd::Server,
-    /// Tells the time, to logs and to whoever asks for a moment.
+    /// The time of the logs and of the requests for moments.
     pub clock: Arc<dyn Clock>,
 }
 
@@ -70,7 +67,7 @@ impl Shared {
         Shared::with_options(paths, launcher, LogOptions::default())
     }
 
-    /// The same, with other sizes.
+    /// As [`Shared::new`], with other options of the logs.
     pub(crate) fn with_options(
         paths: &StorePaths,
         launcher: Arc<dyn Launcher>,
@@ -79,7 +76,7 @@ impl Shared {
         Shared::with_clock(paths, launcher, options, Arc::new(SystemClock::new()))
     }
 
-    /// The same, with another clock.
+    /// As [`Shared::with_options`], with another clock.
     pub(crate) fn with_clock(
         paths: &StorePaths,
         launcher: Arc<dyn Launcher>,
@@ -99,11 +96,8 @@ impl Shared {
 
 /// A protected machine.
 pub(crate) struct Target {
-    /// Its name.
     pub name: String,
-    /// What it shares with the others.
     pub shared: Arc<Shared>,
-    /// Its history.
     pub log: Arc<Log>,
     dir: PathBuf,
     folder: Arc<Folder>,
@@ -114,23 +108,24 @@ pub(crate) struct Target {
     pub(crate) machine: Mutex<Slot>,
     pub(crate) last_stop: Mutex<Option<MomentInfo>>,
     pub(crate) stopped: Condvar,
-    /// Threads that read or fill disks.
+    /// The number of threads that read or fill disks.
     workers: AtomicUsize,
-    /// Past moments that are being read, and for how many.
+    /// The number of [`past::Hold`]s on its past moments.
     readers: AtomicUsize,
-    /// Tapped disks that are being read, …
+    /// The tapped disks that are being read.
     read_now: Mutex<HashSet<VolumeId>>,
-    /// … and those that are to be read no further.
+    /// The tapped disks of which no more is to be read.
     read_no_more: Mutex<HashSet<VolumeId>>,
-    /// Disks outside the store that are being filled, and whether somebody else waits for them.
+    /// The disks outside the store that are claimed for filling, by number; the flag is set when another thread wants
+    /// the disk.
     claims: Mutex<HashMap<u32, Arc<AtomicBool>>>,
     closing: AtomicBool,
-    /// Held while a label is looked for and given.
+    /// Held from the check that a label is free until its point is written.
     pub(crate) pointing: Mutex<()>,
     gone: AtomicBool,
     written_bytes: AtomicU64,
     size: Size,
-    /// The newest record that an earlier manager, or whoever made it, has written.
+    /// The newest record when it was opened.
     opened_at: Seq,
 }
 
@@ -144,7 +139,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Says in the log how a target is made up from now on, so that it can be repaired from there.
+/// Writes a target's configuration to its log, from which it can be repaired.
 fn note_config(log: &Log, branch: BranchId, label: &str, config: &TargetConfig) -> Result<()> {
     let said = serde_json::to_value(config).unwrap_or_default();
     log.event(branch, &Event::new(Kind::Manager, label).with(crate::manager::removed::CONFIG, said))?;
@@ -152,10 +147,10 @@ fn note_config(log: &Log, branch: BranchId, label: &str, config: &TargetConfig) 
     Ok(())
 }
 
-/// Opens the log in the folder of a target, to look into it.
+/// Opens the log in the folder of a target that is not in use.
 ///
 /// # Errors
-/// When it is missing, or cannot be opened.
+/// When it is missing or cannot be opened.
 pub(crate) fn open_log(dir: &Path) -> Result<Arc<Log>> {
     open_log_in(&Folder::new(dir), dir, LogOptions::default(), Arc::new(SystemClock::new()))
 }
@@ -167,14 +162,14 @@ fn open_log_in(
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<Log>> {
     Log::open(folder.clone(), clock, options).map_err(|e| match e {
-        // A log is made once, when its target is added: another one would hide the history that this one had.
+        // A log is made only when its target is added: a new one would hide the history of the missing one.
         bygone_store::Error::NoLog => Error::Missing(dir.join("log")),
         e => e.into(),
     })
 }
 
 impl Target {
-    /// Opens a target that there is.
+    /// Opens an existing target.
     ///
     /// # Errors
     /// When a part of it is missing, its newest configuration cannot be read, or its log cannot be opened. Nothing is changed then.
@@ -215,11 +210,11 @@ impl Target {
         Ok(Arc::new(target))
     }
 
-    /// Makes a new target; its disks were checked. `fill` gives its disks in the store their first content. The target has its name
-    /// once all of that is done, so a crash leaves the whole of it or nothing.
+    /// Makes a new target, whose disks were checked. `fill` writes the first content of its store-only disks. The
+    /// target's folder gets its name last, so a crash leaves a complete target or none.
     ///
     /// # Errors
-    /// When there is one of this name, it cannot be written, or `fill` failed. Then nothing is left of it.
+    /// When the name is taken, the target cannot be written, or `fill` failed. Then nothing is left of it.
     pub(crate) fn make(
         shared: &Arc<Shared>,
         config: &TargetConfig,
@@ -252,12 +247,12 @@ impl Target {
             let made = Disk { name: disk.id.clone(), sectors, block_bytes: disk.block_bytes, keeping };
             match keeping {
                 Keeping::Tap => drop(log.add_disk(&made)?),
-                // No moment of it before it has its first content can be had.
+                // Inexact until it has its first content, so none of its moments is served before.
                 Keeping::Store => filling.push(log.add_disk_to_fill(&made)?),
             }
         }
         note_config(&log, BranchId(0), "the target was added", config)?;
-        // Upkeep may have the log for a moment longer, and nobody writes into a folder that has gone elsewhere.
+        // Upkeep may hold the log a little longer, and must not write into the folder after that is renamed.
         folder.leave();
         drop(log);
         let target = Target::open_in(shared, &config.name, dir.to_owned())?;
@@ -272,13 +267,12 @@ impl Target {
         filled
     }
 
-    /// Its folder.
     #[must_use]
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Lets go of its folder: nothing is written there any more, and nothing is begun with it.
+    /// Leaves its folder: nothing more is written there, and no request begins.
     pub(crate) fn leave_folder(&self) {
         {
             let _no_settings_meanwhile = lock(&self.config);
@@ -287,48 +281,48 @@ impl Target {
         self.folder.leave();
     }
 
-    /// It was removed, and only whoever still holds it knows it.
+    /// Whether it was removed; only current holders of it still see it.
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// Of a target that was removed meanwhile, what came of it says nothing but that.
+    /// Replaces the error of a target that was removed meanwhile: files that are gone explain nothing.
     ///
     /// # Errors
-    /// As `result`, or that there is no such target.
+    /// The error of `result`, or [`Error::NoTarget`] if it was removed.
     pub(crate) fn unless_gone<T>(&self, result: Result<T>) -> Result<T> {
         result.map_err(|error| if self.is_gone() { Error::NoTarget(self.name.clone()) } else { error })
     }
 
-    /// After so many more syncs the medium of its log fails.
+    /// Makes the syncs of its log fail after `count` more.
     #[cfg(test)]
     pub(crate) fn fail_after_syncs(&self, count: u64) {
         self.folder.fail_after_syncs(count);
     }
 
-    /// Nothing of ours works on its disks.
+    /// Whether no thread works on its disks.
     #[cfg(test)]
     pub(crate) fn is_quiet(&self) -> bool {
         !self.has_work() && lock(&self.claims).is_empty()
     }
 
-    /// How it is made up.
     #[must_use]
     pub(crate) fn config(&self) -> TargetConfig {
         lock(&self.config).clone()
     }
 
-    /// Changes how it is made up; one change after the other.
+    /// Changes its configuration, one change at a time.
     ///
     /// # Errors
-    /// When `change` refuses, or it cannot be written, and then nothing has changed; or [`Error::Partly`].
+    /// When `change` refuses or the configuration cannot be written; then nothing has changed. [`Error::Partly`] when
+    /// only the log could not be written.
     pub(crate) fn change_config(
         &self,
         change: impl FnOnce(&mut TargetConfig) -> Result<()>,
     ) -> Result<TargetConfig> {
         let mut config = lock(&self.config);
         if self.is_gone() {
-            // Its folder may be another target's by now.
+            // Another target may have the folder by now.
             return Err(Error::NoTarget(self.name.clone()));
         }
         let mut new = config.clone();
@@ -343,7 +337,7 @@ impl Target {
         Ok(config.clone())
     }
 
-    /// Says in the log that it had another name.
+    /// Writes to the log that it was brought back, and its previous name.
     ///
     /// # Errors
     /// When the log cannot be written.
@@ -352,13 +346,12 @@ impl Target {
         note_config(&self.log, self.present(), &label, &self.config())
     }
 
-    /// The branch that is the present.
     #[must_use]
     pub(crate) fn present(&self) -> BranchId {
         self.log.catalog().head
     }
 
-    /// Something still uses it: a machine, a client, a thread that reads a disk.
+    /// Whether a supervised machine, an open disk or a thread uses it.
     #[must_use]
     pub(crate) fn is_busy(&self) -> bool {
         self.is_running() || self.has_work() || !lock(&self.live).is_empty()
@@ -368,25 +361,25 @@ impl Target {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Begins to let go of everything.
+    /// Tells its threads to stop, because it is about to be closed.
     pub(crate) fn begin_closing(&self) {
         self.closing.store(true, Ordering::Release);
     }
 
-    /// Closing was given up.
+    /// Cancels closing.
     pub(crate) fn go_on(&self) {
         self.closing.store(false, Ordering::Release);
     }
 
-    /// A write to one of its disks waits for room.
+    /// Whether a write to one of its disks is paused for lack of room.
     pub(crate) fn is_paused(&self) -> bool {
         lock(&self.live).values().any(Live::is_paused)
     }
 
-    /// The volume of a branch's disk. Without a name it is the only one.
+    /// The volume of a branch's disk; without a name, of the only disk.
     ///
     /// # Errors
-    /// When there is none, or several and none was named.
+    /// When there is no such disk, or none was named and there are several.
     pub(crate) fn volume(&self, branch: BranchId, disk: Option<&str>) -> Result<VolumeId> {
         let catalog = self.log.catalog();
         let name = match (disk, catalog.disks.as_slice()) {
@@ -400,10 +393,10 @@ impl Target {
         Ok(catalog.volume_of(branch, name)?.id)
     }
 
-    /// The target's disks at a moment, all of whose content is known.
+    /// The volumes of the target's disks at a moment at which all are exact.
     ///
     /// # Errors
-    /// When it had none yet, or the content of one is not known exactly.
+    /// When it had no disk yet, or the content of one is not known exactly.
     pub(crate) fn volumes_at(&self, place: Place) -> Result<Vec<VolumeId>> {
         let catalog = self.log.catalog();
         let volumes: Vec<VolumeId> = catalog.volumes_of(place.branch, place.seq).map(|v| v.id).collect();
@@ -416,7 +409,7 @@ impl Target {
         Ok(volumes)
     }
 
-    /// The volume of one of the target's disks at a moment. Without a name it is the only one.
+    /// The volume of a disk at a moment; without a name, of the only disk.
     ///
     /// # Errors
     /// As [`Target::volume`], or when the disk was not there yet.
@@ -428,10 +421,10 @@ impl Target {
         Ok(volume)
     }
 
-    /// A disk as of a moment. The target is not removed as long as it is there.
+    /// A disk as of a moment. The target cannot be removed while it exists.
     ///
     /// # Errors
-    /// When its content is not known exactly at that moment, or the store cannot be read.
+    /// When its content at that moment is not known exactly, or the store cannot be read.
     pub(crate) fn as_of(self: &Arc<Self>, volume: VolumeId, seq: Seq) -> Result<PastDisk> {
         let hold = self.hold();
         self.check(Request::Note)?;
@@ -441,10 +434,10 @@ impl Target {
         Ok(PastDisk { device: AsOfDevice::new(self.log.clone(), view, block_bytes), _hold: hold })
     }
 
-    /// All of a disk's content at that moment is known; what was not read of it would read as zeroes.
+    /// Checks that all of a disk's content at a moment is known: the unread part would read as zeroes.
     ///
     /// # Errors
-    /// When it is not.
+    /// [`Error::BaseIncomplete`] when it is not.
     pub(crate) fn check_exact(&self, volume: VolumeId, seq: Seq) -> Result<()> {
         let catalog = self.log.catalog();
         if catalog.is_exact(volume, seq) {
@@ -453,23 +446,22 @@ impl Target {
         Err(Error::BaseIncomplete { disk: catalog.disk_of(volume)?.name.clone() })
     }
 
-    /// Where its machine has its sockets and logs.
+    /// The folder of its machine's sockets and logs.
     #[must_use]
     pub(crate) fn run_dir(&self) -> PathBuf {
         self.shared.paths.run_dir(&self.name)
     }
 
-    /// The newest record when it was opened.
+    /// The newest record when it was opened: earlier ones were written by earlier managers, or when it was added.
     pub(crate) fn opened_at(&self) -> Seq {
         self.opened_at
     }
 
-    /// Bytes that were written to its disks since it was opened.
+    /// The bytes of data written to its disks since it was opened.
     fn written_bytes(&self) -> u64 {
         self.written_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes were written to one of its disks.
     fn note_written(&self, bytes: u64) {
         self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! What is written down of a job: a file each, `jobs/ID.json` in the store's folder.
+//! The file of a job, `jobs/ID.json` in the store's folder.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
@@ -16,7 +16,7 @@ use crate::{
     timeline::rfc3339,
 };
 
-/// So many of its changes are told.
+/// The most changes of a job that are reported.
 const CHANGES_MAX: usize = 16;
 
 /// See the module's comment.
@@ -39,16 +39,16 @@ pub(super) struct Kept {
     pub(super) answer: Value,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failure: Option<Failure>,
-    /// The target's folder when it began, by the number that its file system gave it.
+    /// The inode number of the target's folder when it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     folder: Option<u64>,
     /// The number of the target's newest configuration when it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     config: Option<u32>,
-    /// An earlier manager wrote it down.
+    /// It was loaded from a file that an earlier manager wrote.
     #[serde(skip)]
     pub(super) earlier: bool,
-    /// What it had changed when it did not end well, once that is known.
+    /// What it had changed, if it was not successful, once that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) changed: Option<Vec<String>>,
 }
@@ -61,8 +61,8 @@ fn folder_of(paths: &StorePaths, name: &str) -> Option<u64> {
     fs::metadata(paths.target_dir(name)).ok().map(|meta| meta.ino())
 }
 
-/// What was asked for was refused before anything was done: so these failures are raised, and what fails later says so
-/// ([`Failure::Partly`]) or is none of these.
+/// Whether a request was refused before anything was done: these failures are raised only then, and a failure after a
+/// change is reported as [`Failure::Partly`] or is none of these.
 fn is_refusal(failure: &Failure) -> bool {
     let by_remedy = matches!(failure.remedy(), Remedy::Rephrase | Remedy::Choose | Remedy::Wait);
     by_remedy || matches!(failure, Failure::Unavailable { .. } | Failure::Moved { .. })
@@ -72,7 +72,7 @@ fn number(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok()
 }
 
-/// All that are there and can be read.
+/// Reads all job files; damaged ones are skipped with a warning.
 pub(super) fn load(folder: &Path) -> Vec<Kept> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let read = |path: &Path| {
@@ -92,7 +92,7 @@ pub(super) fn load(folder: &Path) -> Vec<Kept> {
         .collect()
 }
 
-/// Forgets a job.
+/// Removes the file of a job.
 pub(super) fn remove(folder: &Path, id: u64) {
     let _ = fs::remove_file(folder.join(format!("{id}.json")));
 }
@@ -117,7 +117,7 @@ impl Kept {
         }
     }
 
-    /// With what its target is like before it begins.
+    /// Adds the state of its target's folder before it begins.
     pub(super) fn seen(mut self, paths: &StorePaths) -> Kept {
         if let Some(name) = self.request.target() {
             self.folder = folder_of(paths, name);
@@ -126,7 +126,7 @@ impl Kept {
         self
     }
 
-    /// Writes it down, durably.
+    /// Writes the file durably.
     pub(super) fn save(&self, folder: &Path) -> Result<()> {
         match fs::create_dir(folder) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -137,13 +137,13 @@ impl Kept {
         write_over(&folder.join(format!("{}.json", self.id)), self)
     }
 
-    /// A call with this key is answered as this one was, or is told of it. Without a word of what it changed it may have changed
-    /// anything.
+    /// Whether a further call with this key gets this job's answer instead of being executed. As long as it is unknown
+    /// what the job changed, it may have changed anything.
     pub(super) fn remembers(&self, key: &str) -> bool {
         self.key.as_deref() == Some(key) && self.changed.as_ref().is_none_or(|changed| !changed.is_empty())
     }
 
-    /// It did not end well, and nobody knows yet what it had changed.
+    /// Whether it was not successful, and it is unknown yet what it had changed.
     pub(super) fn is_unknown(&self) -> bool {
         let ended_well = match self.state {
             JobState::Running | JobState::Done => true,
@@ -153,7 +153,7 @@ impl Kept {
         !ended_well && self.changed.is_none()
     }
 
-    /// When it ended; one that was interrupted ended at some time after it began. `None`: it has not.
+    /// When it ended; for an interrupted job, when it began. `None`: it runs.
     pub(super) fn ended_at(&self) -> Option<Micros> {
         (self.state != JobState::Running).then(|| self.ended.unwrap_or(self.since))
     }
@@ -168,7 +168,7 @@ impl Kept {
             Err(Failure::Abandoned | Failure::GoesOn) => self.state = JobState::Cancelled,
             Err(failure) => {
                 self.state = JobState::Failed;
-                // These two do more than one thing, and what fails after the first is raised as if nothing had been done.
+                // These two consist of several steps, and may raise such a failure after the first one.
                 let looks = matches!(&self.request, Request::Run(_) | Request::TargetAdd(_));
                 self.changed = (is_refusal(&failure) && !looks).then(Vec::new);
                 self.failure = Some(failure);
@@ -176,11 +176,11 @@ impl Kept {
         }
     }
 
-    /// As whoever asked first was answered.
+    /// The answer for a further caller.
     pub(super) fn answer(&self) -> Result<Value> {
         match (self.state, &self.failure) {
             (JobState::Done, _) => Ok(self.answer.clone()),
-            // Whoever waited for it is told how it failed; so is whoever asks again, if that says what it had changed.
+            // A failure that says what was changed is repeated for every caller with this key.
             (JobState::Failed, Some(failure @ Failure::Partly { .. })) => Err(Error::Told(failure.clone())),
             _ => match self.changed.as_deref() {
                 Some([]) => Err(self.failure.clone().map_or(Error::Abandoned, Error::Told)),
@@ -193,7 +193,7 @@ impl Kept {
         }
     }
 
-    /// Looks what it has changed, now that it has ended; not where a failed medium may hide that.
+    /// Finds out what it has changed, right after it ended; not if a failed medium may hide that.
     pub(super) fn look_at_once(&mut self, paths: &StorePaths, target: Option<&Target>) {
         self.changed = self.changed_outside(paths);
         let failed = matches!(self.failure, Some(Failure::MediumFailed { .. } | Failure::LogPoisoned { .. }));
@@ -202,7 +202,7 @@ impl Kept {
             && !failed
             && !target.log.is_poisoned()
         {
-            // One that was not open when it began was opened since.
+            // A target that was not open when it began was opened since.
             let from = self.from.unwrap_or(target.opened_at());
             match self.changed_in(target, from, target.log.head_seq()) {
                 Ok(changed) => self.changed = Some(changed),
@@ -227,9 +227,9 @@ impl Kept {
         }
     }
 
-    /// What it had changed, if its target need not be asked for that.
+    /// What it had changed, if that shows without its target's log.
     pub(super) fn changed_outside(&self, paths: &StorePaths) -> Option<Vec<String>> {
-        // Doing these twice changes nothing more.
+        // Idempotent calls.
         let harmless = matches!(
             &self.request,
             Request::Verify(_)
@@ -244,29 +244,29 @@ impl Kept {
         }
         let name = self.request.target()?;
         let found = folder_of(paths, name);
-        // Another one than there was before, if there was one: who adds a target is refused if there is.
+        // Differs from the earlier folder, if there was one. Adding a target is refused if the name is taken.
         let is_new = found.is_some() && found != self.folder;
         let said = match &self.request {
             Request::TargetAdd(_) => is_new.then(|| format!("target {name} was added")),
             Request::TargetRestore(_) => is_new.then(|| format!("target {name} is back")),
             Request::TargetRemove(_) => found.is_none().then(|| format!("target {name} was removed")),
-            // What is away may come back as it is; what was not there has nothing to be changed.
+            // A folder that is missing now may come back unchanged; a target that did not exist has no changes.
             _ if found.is_some() || self.folder.is_some() => return None,
             _ => None,
         };
         Some(said.into_iter().collect())
     }
 
-    /// What it had changed before its target was opened, as that was found.
+    /// What it had changed before its target was opened.
     pub(super) fn changed_since(&self, target: &Target) -> Result<Vec<String>> {
         if let Some(known) = self.changed_outside(&target.shared.paths) {
             return Ok(known);
         }
         if self.folder.is_some() && folder_of(&target.shared.paths, &target.name) != self.folder {
-            // Its log is another one, and says nothing of this job.
+            // The log is another one, and knows nothing of this job.
             return Ok(vec![format!("it is not known what: target {} is another one now", target.name)]);
         }
-        // Without a place to begin at, by the time.
+        // Without a start position, from the job's start time.
         let from = match self.from {
             Some(from) => from,
             None => target.log.at_time(self.since)?.last().map_or(Seq::ZERO, |hit| hit.seq),
@@ -274,7 +274,7 @@ impl Kept {
         self.changed_in(target, from, target.opened_at())
     }
 
-    /// What was changed of its target after `from`, of what it may have changed.
+    /// The changes of its target between `from` and `to` that it may have made.
     fn changed_in(&self, target: &Target, from: Seq, to: Seq) -> Result<Vec<String>> {
         let sets = matches!(self.request, Request::TargetSet(_));
         let counts = |event: &Event| match (&event.kind, &self.request) {
@@ -298,7 +298,7 @@ impl Kept {
             changed.len() < CHANGES_MAX
         })?;
         let catalog = log.catalog();
-        // Records are there, and the words for them may not be.
+        // The record of the act may exist without its event.
         if let Some((_, last)) = catalog.undo()
             && last.seq > from
             && last.seq <= to

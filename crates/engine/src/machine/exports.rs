@@ -1,7 +1,7 @@
 //! The socket of one machine: it offers the disks of the branch on which the machine runs, and nothing else.
 //!
-//! Invariant: what a name means here never changes, whatever becomes the present. The branch stands in the socket's name, so a machine
-//! that was left running is found together with its branch even if nothing else is left that says so.
+//! Invariant: the meaning of a name never changes, whichever branch becomes the present. The socket's name contains the
+//! branch, so the branch of a machine that was left running is known even if its file is lost.
 
 use std::{
     fs,
@@ -37,7 +37,7 @@ fn socket(target: &Target, branch: BranchId) -> PathBuf {
     target.run_dir().join(format!("{PREFIX}{}{SUFFIX}", branch.0))
 }
 
-/// The branch in the name of the only socket of this kind.
+/// The branch in the name of the machine's socket; `None` unless there is exactly one.
 pub(super) fn branch_of_socket(target: &Target) -> Option<BranchId> {
     let mut found = None;
     for entry in fs::read_dir(target.run_dir()).ok()?.flatten() {
@@ -53,18 +53,18 @@ pub(super) fn branch_of_socket(target: &Target) -> Option<BranchId> {
     found
 }
 
-/// A socket whose server was killed.
+/// Leaves a socket behind, as a killed server does.
 #[cfg(test)]
 pub(super) fn leave_socket(target: &Target, branch: BranchId) {
     drop(std::os::unix::net::UnixListener::bind(socket(target, branch)));
 }
 
-/// Removes the socket of a machine that has ended without anybody serving it.
+/// Removes the socket of a machine that ended unsupervised.
 pub(super) fn remove_socket(target: &Target, branch: BranchId) {
     let _ = fs::remove_file(socket(target, branch));
 }
 
-/// Begins to serve the disks of a branch to the machine that runs on it.
+/// Starts serving the disks of a branch to its machine.
 pub(super) fn serve(target: &Arc<Target>, branch: BranchId) -> Result<(PathBuf, Serving)> {
     let path = socket(target, branch);
     let exports = Arc::new(MachineExports { target: Arc::downgrade(target), branch });
@@ -150,7 +150,7 @@ mod tests {
             write(byte);
             assert_eq!((shows(branch), shows(main)), (byte, 0), "{next} is the present");
         }
-        // Nothing else is to be had there.
+        // No other name is offered.
         for name in ["web/vda@now", "web/vda#main", "web", "db/vda", ""] {
             assert!(matches!(exports.open(name), Err(OpenError::Unknown { .. })), "{name}");
         }

@@ -1,9 +1,10 @@
-//! What happens to a machine, written into its target's log.
+//! Writes the events of a machine to its target's log.
 //!
-//! Every event tells of the moment after the last write that came before it. At a stop, a reset or a panic the machine holds still until
-//! the event is written, so that is where it stands. A boot is written once the machine answers, when its guest may have written already:
-//! it tells of the moment before its process was started. A reset at which the machine did not hold still tells of a range.
-//! A machine that ends before it ever answered was never booted, and leaves no event.
+//! Every event names the moment after the last write before it. At a stop, a reset or a panic the machine is held until
+//! the event is written, so the event's own position is that moment. A boot is written when the machine first answers,
+//! and its guest may have written by then: it names the moment before the process was started. A reset at which the
+//! machine was not held names a range. A machine that ends before its first answer was never booted and leaves no
+//! event.
 
 use std::{
     sync::{
@@ -26,22 +27,23 @@ use crate::{
     timeline,
 };
 
-/// How long a machine holds still before a request that failed is made again.
+/// How long a machine is held before a failed request is retried.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
-/// After this long without another failure, a disk works again.
+/// A disk counts as working again after this time without a failure.
 const WORKS_AGAIN: Duration = Duration::from_secs(10);
 const FOREVER: Duration = Duration::from_secs(3600);
-/// How long the machine's connections to its disks may take to go after it has ended.
+/// How long the connections to a machine's disks may stay open after it has ended.
 const CLIENTS_GONE_MAX: Duration = Duration::from_secs(5);
 
-/// A request of the machine that fails, again and again. The first time is an event, and the end of it; in between it is counted.
+/// A repeatedly failing request of the machine. The first failure is one event, the total when it stops failing
+/// another.
 struct Failing {
     what: String,
     times: u64,
     last: Instant,
 }
 
-/// What a machine that holds still needs to go on.
+/// How a held machine is let go on.
 #[derive(Clone, Copy, Debug)]
 enum GoOn {
     Reset,
@@ -53,11 +55,12 @@ impl Machine {
         let mut asked_by: Option<(By, String)> = None;
         let mut resets = Resets::new();
         let mut failing: Option<Failing> = None;
-        // A step that failed is made again, until it does not: the guest never hears of it.
+        // A failed step is retried until it succeeds; the guest does not notice.
         let mut again: Option<(Instant, GoOn)> = None;
-        // The next start is to be in the log.
+        // Whether the next start is an event of its own.
         let mut boots = true;
-        // A manager before us may have been at work on the first reset that we hear of.
+        // The first reset reported after adopting may be in the log already: an earlier manager may have died while it
+        // handled it.
         let mut maybe_noted = false;
         loop {
             let works = failing.as_ref().map(|failing| failing.last + WORKS_AGAIN);
@@ -163,7 +166,7 @@ impl Machine {
         }
     }
 
-    /// Writes an event, durably; where it is now.
+    /// Writes an event durably; returns its position, or `None` if that failed.
     pub(super) fn note(&self, target: &Target, event: &Event) -> Option<Appended> {
         let noted = target.log.event(self.branch, event).and_then(|done| target.log.flush().map(|_| done));
         noted
@@ -173,7 +176,7 @@ impl Machine {
             .ok()
     }
 
-    /// QEMU has ended: says in the log how, lets go of the disks, and wakes up who waits.
+    /// Handles the end of QEMU: writes the stop with its grade, releases the disks and wakes up the waiting callers.
     fn finish(&self, target: &Arc<Target>, asked_by: Option<&(By, String)>, exit: Exit, last_words: &str) {
         let asked = lock(&self.stop_asked).take();
         let mut signals = vec![format!("QEMU ended ({exit})")];
@@ -182,7 +185,8 @@ impl Machine {
         }
         let connected = || target.is_used(self.branch, Use::Guest);
         let deadline = Instant::now() + CLIENTS_GONE_MAX;
-        // Asked once each time: one that comes after the last was seen to be gone has nothing to do with this machine.
+        // The answer of one look decides: a client that connects after the last one was gone has nothing to do with
+        // this machine.
         let clients_gone = loop {
             match connected() {
                 false => break true,
@@ -248,7 +252,7 @@ impl Machine {
         target.stopped.notify_all();
     }
 
-    /// It answers for the first time.
+    /// Handles the first answer of the machine: writes the boot, unless it is in the log already.
     fn note_started(&self, target: &Target) {
         let mut kept = lock(&self.kept);
         if !kept.noted {
@@ -267,7 +271,7 @@ impl Machine {
         self.start_changed.notify_all();
     }
 
-    /// It ended before it answered: nothing was booted.
+    /// Handles the end of a machine that never answered: it was never booted.
     fn never_was(&self, target: &Arc<Target>, exit: Exit) {
         let output = target.shared.launcher.last_words(&target.run_dir());
         let why = if output.is_empty() {
@@ -282,7 +286,7 @@ impl Machine {
         target.stopped.notify_all();
     }
 
-    /// Lets go of the disks and of what stands for it; its process has ended.
+    /// Releases the disks and removes the file of the machine, whose process has ended.
     fn let_go(&self, target: &Target) {
         if let Some(serving) = lock(&self.serving).take() {
             serving.stop(NBD_STOP_MAX);
@@ -291,7 +295,7 @@ impl Machine {
         Kept::remove(target);
     }
 
-    /// Lets a machine that holds still go on; what is to be tried again, and when.
+    /// Lets a held machine go on; if that fails, returns the step and when to retry it.
     fn go_on(&self, target: &Target, step: GoOn) -> Option<(Instant, GoOn)> {
         let made = self.runner().and_then(|runner| match step {
             GoOn::Reset => runner.reset(),
@@ -310,7 +314,7 @@ impl Machine {
         }
     }
 
-    /// The file systems on the disks, as they are now.
+    /// The current state of the file systems on the disks.
     fn file_systems(&self) -> Vec<(String, fs_state::FsState)> {
         let leases = lock(&self.leases);
         let mut found = Vec::new();
@@ -334,7 +338,7 @@ impl Machine {
     }
 }
 
-/// Marks a boot in the log of the console, so that what each of them printed can be told apart.
+/// Marks a boot in the console's log, to separate the output of different boots.
 pub(super) fn mark_console(target: &Target, kept: &Kept, at: At) {
     let (name, branch) = (&kept.started.name, &kept.started.branch);
     let moment = history::name_of(&target.log.catalog(), Place::new(kept.branch, at.seq));

@@ -1,4 +1,4 @@
-//! What a later manager has to know of a machine that it takes over.
+//! The file `engine.json` of a machine: what a later manager needs to adopt it.
 
 use std::{fs, path::PathBuf};
 
@@ -16,21 +16,19 @@ use crate::{
 /// See the module's comment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Kept {
-    /// On which branch it runs.
     pub branch: BranchId,
-    /// What its user sees.
     #[serde(default)]
     pub display: Display,
-    /// Ports of this computer that are forwarded to it; its configuration may have others for its next start.
+    /// Ports of this computer that are forwarded to it. The configuration may have different ones for the next start.
     #[serde(default)]
     pub forwards: Vec<String>,
-    /// How it found its disks: nothing that it did to them is before this moment of its branch.
+    /// The moment of its branch at which it was started; all of its writes come later.
     #[serde(default)]
     pub boots_at: Option<At>,
-    /// Its boot stands in the log.
+    /// Its boot is in the log.
     #[serde(default)]
     pub noted: bool,
-    /// What `run` said.
+    /// The answer to `run`.
     pub started: Started,
 }
 
@@ -39,7 +37,7 @@ fn file(target: &Target) -> PathBuf {
 }
 
 impl Kept {
-    /// What is known of a machine before its process is there.
+    /// The description of a machine whose process is not started yet.
     pub(super) fn of(target: &Target, boot: &Boot) -> Kept {
         let started = Started {
             name: target.name.clone(),
@@ -56,7 +54,7 @@ impl Kept {
         Kept { branch, display, forwards: forwards.collect(), boots_at: None, noted: false, started }
     }
 
-    /// What is known of a machine whose file is lost.
+    /// A substitute for the lost file of a machine that runs.
     pub(super) fn found(target: &Target, branch: BranchId, pid: u32) -> Kept {
         let boot = Boot { branch, from: None, display: Display::None, accelerator: "unknown".to_owned() };
         let mut kept = Kept { noted: true, ..Kept::of(target, &boot) };
@@ -64,12 +62,12 @@ impl Kept {
         kept
     }
 
-    /// Reads it; `None` when there is none, or it is damaged.
+    /// Reads the file; `None` if it is missing or damaged.
     pub(super) fn load(target: &Target) -> Option<Kept> {
         serde_json::from_slice(&fs::read(file(target)).ok()?).ok()
     }
 
-    /// Writes it down, whole or not at all.
+    /// Replaces the file atomically.
     pub(super) fn save(&self, target: &Target) -> Result<()> {
         let path = file(target);
         let part = path.with_extension("part");
@@ -81,7 +79,7 @@ impl Kept {
         })
     }
 
-    /// Removes it. The process it speaks of has ended.
+    /// Removes the file, once the process has ended.
     pub(super) fn remove(target: &Target) {
         let _ = fs::remove_file(file(target));
     }

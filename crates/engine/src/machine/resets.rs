@@ -1,8 +1,8 @@
-//! How resets become events: each one by itself, and a storm of them in a few that count.
+//! Turns resets into events: single ones at first, and a few that carry a count during a storm.
 //!
-//! Invariant: every reset is in exactly one event, and however fast a machine resets, the number of events is bounded:
-//! some at first, then fewer and fewer in the same time, each with the number of resets it stands for and the times of
-//! the first and the last.
+//! Invariant: every reset is counted in exactly one event, and the number of events is bounded however fast a machine
+//! resets: the events of a storm become rarer, each with the number of its resets and the times of the first and the
+//! last.
 
 use std::time::{Duration, Instant};
 
@@ -18,17 +18,17 @@ use crate::{
     timeline,
 };
 
-/// How many resets are events of their own before they are counted.
+/// How many resets get an event each before they are counted.
 const SINGLE_MAX: u32 = 64;
-/// How far apart the events of a storm are: at first, and at most.
+/// The pause between the events of a storm: at first, and at most.
 const PAUSE_MIN: Duration = Duration::from_secs(10);
 const PAUSE_MAX: Duration = Duration::from_secs(3600);
-/// How far back in the log a reset is looked for that a manager before us may have noted before it died.
+/// How many of the last records are searched for a reset that an earlier manager may have written before it died.
 const NOTED_SEQS_MAX: u64 = 1000;
-/// A storm is over when there was no reset for this long.
+/// A storm is over after this time without a reset.
 const CALM: Duration = Duration::from_secs(120);
 
-/// Resets that are one event.
+/// Resets that share one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counted {
     pub(super) count: u64,
@@ -36,7 +36,7 @@ pub(super) struct Counted {
     pub(super) last: Micros,
 }
 
-/// The time of the reset by QEMU's clock, by which it is known again.
+/// The detail with the time of the reset by QEMU's clock, which identifies the reset.
 const QEMU_TIME: &str = "qemu_time_us";
 
 /// The resets of one machine.
@@ -55,7 +55,7 @@ impl Resets {
         Resets { single: 0, pause: PAUSE_MIN, next_at: None, last_at: None, waiting: None }
     }
 
-    /// A reset at `time`. What is to be written now; `None` if it waits for the next event.
+    /// Adds a reset at `time`. Returns the event to write now, or `None` if it waits for the next one.
     pub(super) fn add(&mut self, now: Instant, time: Micros) -> Option<Counted> {
         if self.last_at.is_some_and(|last| now.saturating_duration_since(last) >= CALM) {
             let waiting = self.waiting.take();
@@ -76,13 +76,13 @@ impl Resets {
         self.rest(now)
     }
 
-    /// When what waits has to be written even if there is no other reset.
+    /// When the waiting resets have to be written even if no other one comes.
     pub(super) fn due(&self) -> Option<Instant> {
         let (next_at, last_at) = (self.next_at?, self.last_at?);
         self.waiting.map(|_| next_at.min(last_at + CALM))
     }
 
-    /// What waits, at the time for it or at the machine's end.
+    /// Takes the waiting resets, when they are due or the machine has ended.
     pub(super) fn rest(&mut self, now: Instant) -> Option<Counted> {
         let rest = self.waiting.take()?;
         self.pause = (self.pause * 2).min(PAUSE_MAX);
@@ -92,8 +92,8 @@ impl Resets {
 }
 
 impl Machine {
-    /// A reset at `time` by QEMU's clock, at which the machine `held` still until now, or went on. False if the start that follows is
-    /// not one of its own in the log.
+    /// Handles a reset at `time` by QEMU's clock; `held` if the machine was held until now. Returns whether the start
+    /// that follows gets an event of its own.
     pub(super) fn note_reset(
         &self,
         target: &Target,
@@ -113,7 +113,7 @@ impl Machine {
         true
     }
 
-    /// Several at once.
+    /// Writes one event for several resets.
     pub(super) fn note_resets(&self, target: &Target, counted: Option<Counted>) {
         let Some(Counted { count, first, last }) = counted else { return };
         let times = if count == 1 { "once more" } else { &format!("{count} times") };
@@ -126,7 +126,7 @@ impl Machine {
         self.note(target, &event);
     }
 
-    /// The machine stands before its first instruction again.
+    /// Writes a boot after a reset; the machine is held before its first instruction.
     pub(super) fn note_boot_again(&self, target: &Target) {
         let event = Event::new(Kind::Boot, "started over after a reset");
         if let Some(booted) = self.note(target, &event) {
@@ -134,7 +134,8 @@ impl Machine {
         }
     }
 
-    /// A manager before us has noted this reset, and died before the machine went on: then it is among the last records.
+    /// Whether an earlier manager wrote this reset and died before it let the machine go on. If so, it is among the
+    /// last records.
     pub(super) fn is_noted(&self, target: &Target, time: Micros) -> bool {
         let head = target.log.head_seq();
         let mut noted = false;
@@ -151,11 +152,11 @@ impl Machine {
     }
 }
 
-/// A moment between `time`, by this computer's clock, and now.
+/// The range of moments between `time`, by this computer's clock, and now.
 fn since(target: &Target, time: Micros) -> Option<At> {
     let log = &target.log;
     let seq = log.head_seq();
-    // The clock of the log is the computer's, where it was not set back.
+    // The log's clock follows the computer's, except where that was set back.
     let hits = log.at_time(time).ok()?;
     let earliest = hits.iter().rev().find(|hit| hit.within).map_or(seq, |hit| hit.seq);
     Some(At { seq, earliest, time: log.time_of(seq).ok()? })
@@ -165,7 +166,7 @@ fn since(target: &Target, time: Micros) -> Option<At> {
 mod tests {
     use super::*;
 
-    /// Plays resets at these milliseconds, and the timer as it is due; what was written, with when.
+    /// Plays resets at these milliseconds, and the timer whenever it is due. Returns the events with their times.
     fn play(times_ms: impl IntoIterator<Item = u64>) -> Vec<(u64, Counted)> {
         let start = Instant::now();
         let mut resets = Resets::new();

@@ -1,4 +1,4 @@
-//! Which machine a target has: none, one that is watched, or one that runs and nobody watches yet.
+//! Which machine a target has: none, a supervised one, or one that was left running.
 
 use std::{
     sync::{Arc, MutexGuard, PoisonError},
@@ -20,23 +20,22 @@ use crate::{
 /// See the module's comment.
 #[derive(Default)]
 pub(crate) enum Slot {
-    /// None runs.
     #[default]
     None,
-    /// It runs, left by an earlier manager, and is not watched yet.
+    /// It runs, left by an earlier manager, and is not adopted yet.
     Left(Left),
-    /// It is watched.
+    /// It runs, and is supervised.
     Watched(Arc<Machine>),
 }
 
 /// A machine that was left running.
 pub(crate) struct Left {
     pid: u32,
-    /// On which branch, if that is known.
+    /// `None` if it is unknown.
     branch: Option<BranchId>,
-    /// Its disks are served to it again.
+    /// Set once its disks are served to it again.
     serving: Option<Serving>,
-    /// Why it could not be taken over, the last time.
+    /// Why the last attempt to adopt it failed.
     why: Option<String>,
 }
 
@@ -45,7 +44,6 @@ impl Target {
         lock(&self.machine)
     }
 
-    /// The state of its machine.
     pub(crate) fn machine_state(&self) -> lifecycle::Machine {
         use bygone_qemu::Held;
         match &*self.slot() {
@@ -62,7 +60,7 @@ impl Target {
         }
     }
 
-    /// Its machine, if one is watched.
+    /// Its machine, if one is supervised.
     pub(crate) fn machine(&self) -> Option<Arc<Machine>> {
         match &*self.slot() {
             Slot::Watched(machine) => Some(machine.clone()),
@@ -70,7 +68,8 @@ impl Target {
         }
     }
 
-    /// The branch on which a machine runs.
+    /// The branch on which its machine runs; `None` if none runs, or the branch of one that was left running is
+    /// unknown.
     pub(crate) fn running_branch(&self) -> Option<BranchId> {
         match &*self.slot() {
             Slot::None => None,
@@ -79,19 +78,19 @@ impl Target {
         }
     }
 
-    /// It runs and is watched.
+    /// Whether it has a supervised machine.
     #[must_use]
     pub(crate) fn is_running(&self) -> bool {
         matches!(&*self.slot(), Slot::Watched(_))
     }
 
-    /// It runs, and nobody watches it.
+    /// Whether its machine was left running and is not adopted yet.
     #[must_use]
     pub(crate) fn is_left_running(&self) -> bool {
         matches!(&*self.slot(), Slot::Left(_))
     }
 
-    /// The process of a machine that was left running; 0 if there is none.
+    /// The process id of a machine that was left running; 0 if there is none.
     pub(crate) fn left_pid(&self) -> u32 {
         match &*self.slot() {
             Slot::Left(left) => left.pid,
@@ -99,7 +98,7 @@ impl Target {
         }
     }
 
-    /// What is to be known of its machine, if one runs.
+    /// The status of its machine, if one runs.
     pub(crate) fn machine_status(&self) -> Option<MachineStatus> {
         let (pid, branch, kept) = match &*self.slot() {
             Slot::None => return None,
@@ -122,7 +121,7 @@ impl Target {
         })
     }
 
-    /// Why a machine that was left running could not be taken over yet, if it was tried.
+    /// Why the machine that was left running is not adopted yet, if that was tried.
     pub(crate) fn left_why(&self) -> Option<String> {
         match &*self.slot() {
             Slot::Left(left) => left.why.clone(),
@@ -130,7 +129,7 @@ impl Target {
         }
     }
 
-    /// Asks the operating system whether a machine runs that nobody watches, or no longer does.
+    /// Asks the operating system whether an unsupervised machine runs, and updates the slot.
     pub(crate) fn look_for_machine(&self) {
         if self.is_running() || self.doing().is_some() {
             return;
@@ -142,12 +141,13 @@ impl Target {
                 return;
             }
         };
-        // A machine that is being started is found too, and whoever starts it has the turn until it is in the slot. Nobody begins that
-        // meanwhile, so what it needs is not taken away together with what is left of an earlier one.
+        // A machine that is being started is found too; its starter has the turn until it is in the slot. No start can
+        // begin meanwhile, so its files are not removed together with those of an earlier machine.
         self.between_changes(|| self.note_machine(found));
     }
 
-    /// Notes what was found. It may be out of date: a machine that is watched may have ended since.
+    /// Updates the slot with the process that was found. That may be out of date: a supervised machine may have ended
+    /// since.
     pub(crate) fn note_machine(&self, found: Option<u32>) {
         let mut slot = self.slot();
         match (&mut *slot, found) {
@@ -172,7 +172,7 @@ impl Target {
         }
     }
 
-    /// A machine that was left running has ended.
+    /// Handles the end of a machine that was left running.
     pub(super) fn left_is_gone(&self) {
         let left = std::mem::take(&mut *self.slot());
         if let Slot::Left(left) = left {
@@ -180,7 +180,7 @@ impl Target {
         }
     }
 
-    /// The machine ended while no manager was there.
+    /// Writes the stop of a machine that ended unsupervised, and removes its files.
     fn note_lost(&self, branch: Option<BranchId>) {
         let booted = Kept::load(self).is_none_or(|kept| kept.noted);
         let label = "the target ended while no manager was watching";
@@ -194,7 +194,7 @@ impl Target {
         exports::remove_socket(self, branch);
     }
 
-    /// Serves the disks of a machine that was left running to it again; says what is known of it.
+    /// Serves the disks of a machine that was left running again; returns its description.
     pub(super) fn serve_left(self: &Arc<Self>) -> Result<(Kept, Serving)> {
         let (pid, branch) = match &*self.slot() {
             Slot::Left(left) => (left.pid, left.branch),
@@ -216,7 +216,7 @@ impl Target {
         Ok((kept, serving))
     }
 
-    /// Serves the disks of a machine that was left running as soon as it is found: it waits for nothing else.
+    /// Serves the disks of a machine that was left running as soon as it is found, before it is adopted.
     pub(crate) fn serve_left_early(self: &Arc<Self>) {
         if let Ok((_, serving)) = self.serve_left() {
             self.keep_serving(serving);
@@ -229,7 +229,7 @@ impl Target {
         }
     }
 
-    /// It could not be taken over.
+    /// Notes why it could not be adopted, and logs each new reason once.
     pub(super) fn note_not_adopted(&self, error: &Error) {
         if let Slot::Left(left) = &mut *self.slot() {
             let why = error.to_string();
@@ -240,10 +240,11 @@ impl Target {
         }
     }
 
-    /// Waits until the machine that runs now has stopped, or `wanted` says no. One that is started after it is not waited for.
+    /// Waits until the machine that runs now has stopped, or `wanted` returns false. If none is supervised, returns the
+    /// last stop. A machine that starts later is not waited for.
     ///
     /// # Errors
-    /// When none runs and none did, or nobody waits any more.
+    /// When no machine is supervised and none has stopped under this manager, or the caller no longer waits.
     pub(crate) fn wait_stopped(&self, wanted: &mut dyn FnMut() -> bool) -> Result<MomentInfo> {
         match self.machine() {
             Some(machine) => self.wait_ended(&machine, wanted),
@@ -251,10 +252,10 @@ impl Target {
         }
     }
 
-    /// Waits until this machine has stopped, or `wanted` says no.
+    /// Waits until this machine has stopped, or `wanted` returns false.
     ///
     /// # Errors
-    /// When its stop could not be written, or nobody waits any more.
+    /// When its stop could not be written, or the caller no longer waits.
     pub(crate) fn wait_ended(
         &self,
         machine: &Arc<Machine>,
@@ -272,7 +273,7 @@ impl Target {
         lock(&machine.ended).clone().ok_or_else(|| Error::TargetStopped(self.name.clone()))
     }
 
-    /// As a manager that is killed leaves it.
+    /// Leaves the machine as a killed manager does.
     #[cfg(test)]
     pub(crate) fn abandon_machine(&self) {
         let slot = std::mem::take(&mut *self.slot());
@@ -285,7 +286,7 @@ impl Target {
         }
     }
 
-    /// Stops serving a machine that goes on without this manager; requests under way are answered first.
+    /// Stops serving a machine that outlives this manager. Requests in progress are answered first.
     pub(crate) fn stop_serving_machine(&self) {
         let serving = match &mut *self.slot() {
             Slot::None => None,

@@ -1,6 +1,6 @@
-//! Removing targets, bringing removed ones back, and repairing those whose configuration is damaged.
+//! Removing targets, restoring removed ones, and repairing damaged configurations.
 //!
-//! Invariant: a folder of a target goes from one place to another whole, by a rename, and only what a person asked to delete is deleted.
+//! Invariant: a target's folder moves as a whole, by a rename, and nothing is deleted unless a person asked for it.
 
 use std::{
     ffi::OsStr,
@@ -28,18 +28,18 @@ use crate::{
     timeline,
 };
 
-/// How long those who use a target may take to let go of it.
+/// How long the removal waits until nothing uses the target.
 const LET_GO_MAX: Duration = Duration::from_secs(10);
-/// In the details of an event: how the target is made up from there on.
+/// The detail of an event with the target's configuration from then on.
 pub(crate) const CONFIG: &str = "config";
-/// In the folder of a machine, and in that of a removed target.
+/// The file of UEFI variables, in the folder of a machine and in that of a removed target.
 const UEFI_VARS: &str = "uefi-vars.fd";
 
 impl Handle<call::TargetRemove> for Manager {
     fn handle(&self, call: &call::TargetRemove, answers: &mut dyn Items<Nothing>) -> Result<Removed> {
         let name = call.name.as_str();
         let found = match self.target(name) {
-            // What cannot be used can be put aside, but not be deleted: nobody knows what it holds.
+            // A target that cannot be opened can be put aside, but not deleted: its content is unknown.
             Err(Error::Unavailable { .. }) if !call.delete_history => None,
             found => Some(found?),
         };
@@ -48,8 +48,8 @@ impl Handle<call::TargetRemove> for Manager {
 }
 
 impl Manager {
-    /// Removes the target that is `found` under this name, or what cannot be opened there. If another one has the name by now, that one
-    /// stays.
+    /// Removes the target `found` under this name; `None` if it cannot be opened. If another target has the name by
+    /// now, that one stays.
     pub(super) fn remove(
         &self,
         name: &str,
@@ -61,7 +61,7 @@ impl Manager {
         if let Some(found) = found {
             wait_until_unused(found)?;
             found.log.flush().inspect_err(|_| found.go_on())?;
-            // From here on whoever still holds it cannot bring its folder back.
+            // From here on a remaining holder of the target cannot bring its folder back.
             found.leave_folder();
         }
         let moved = self.put_aside(name, delete_history);
@@ -83,7 +83,7 @@ impl Manager {
     }
 }
 
-/// Makes everything of ours let go of a target.
+/// Stops our own threads on a target and waits until nothing uses it.
 fn wait_until_unused(target: &Arc<Target>) -> Result<()> {
     if target.is_served() || target.readers() > 0 {
         return Err(Error::Served(target.name.clone()));
@@ -100,7 +100,8 @@ fn wait_until_unused(target: &Arc<Target>) -> Result<()> {
     Ok(())
 }
 
-/// Takes a machine's UEFI variables along, if it has any: it may not boot without them, and are not for another of its name.
+/// Moves a machine's UEFI variables along, if it has any: it may not boot without them, and they are not for another
+/// target of the same name.
 fn move_variables(from: &Path, to: &Path) -> Result<()> {
     let (from, into) = (from.join(UEFI_VARS), to);
     if !from.exists() {
@@ -118,7 +119,7 @@ fn move_variables(from: &Path, to: &Path) -> Result<()> {
 }
 
 impl Manager {
-    /// Moves a target's folder to where it is kept, or is going to be deleted.
+    /// Moves a target's folder to `removed/`, or to where it is deleted from.
     fn put_aside(&self, name: &str, to_delete: bool) -> Result<PathBuf> {
         let dir = self.paths().target_dir(name);
         let to = if to_delete {
@@ -126,7 +127,7 @@ impl Manager {
         } else {
             let folder = self.paths().removed_dir();
             fs::create_dir_all(&folder).map_err(|e| Error::file("making", &folder, e))?;
-            // Later than all that are there, so that the highest number is always the one that was removed last.
+            // Higher than all existing numbers, so that the highest is always the last one removed.
             let newest = self.removed_numbers(name).map(|(number, _)| number).max().unwrap_or(0);
             folder.join(format!("{name}-{}", newest.saturating_add(1)))
         };
@@ -137,7 +138,7 @@ impl Manager {
         Ok(to)
     }
 
-    /// The removed targets that had this name, with the numbers of their folders.
+    /// The removed targets of this name, with the numbers of their folders.
     fn removed_numbers(&self, name: &str) -> impl Iterator<Item = (u32, PathBuf)> {
         let entries = fs::read_dir(self.paths().removed_dir()).into_iter().flatten().flatten();
         entries.filter_map(move |entry| {
@@ -147,8 +148,8 @@ impl Manager {
         })
     }
 
-    /// The folder of a removed target, and the name that it had. What it is kept as goes first: that names one for sure, while its
-    /// name may have been that of several, or look like what another one is kept as.
+    /// The folder of a removed target, and its name. The name of a folder (`web-2`) takes precedence: it is unique,
+    /// while several removed targets may have had the same name, or a name that looks like a folder's.
     fn removed(&self, asked: &str) -> Result<(PathBuf, String)> {
         let exact = self.paths().removed_dir().join(asked);
         if let Some((name, number)) = asked.rsplit_once('-')
@@ -175,12 +176,12 @@ impl Handle<call::TargetRemoved> for Manager {
     }
 }
 
-/// What is kept of a removed target in this folder.
+/// Describes the removed target in this folder.
 fn kept_as(path: &Path, file_name: &OsStr) -> Option<(Micros, RemovedInfo)> {
     let kept_as = file_name.to_str()?.to_owned();
     let (name, number) = kept_as.rsplit_once('-')?;
     number.parse::<u32>().ok()?;
-    // What changed last of the folder itself is where it is.
+    // The rename into `removed/` was the last change of the folder itself.
     let meta = fs::metadata(path).ok().filter(fs::Metadata::is_dir)?;
     let removed = Micros(meta.ctime().saturating_mul(1_000_000).saturating_add(meta.ctime_nsec() / 1000));
     let disks = Configs::of(path, name).load_of_any().map(|config| config.disks).unwrap_or_default();
@@ -191,7 +192,7 @@ fn kept_as(path: &Path, file_name: &OsStr) -> Option<(Micros, RemovedInfo)> {
         disks,
         kept_as: kept_as.clone(),
     };
-    // What was brought back meanwhile was read by halves, and is kept no more.
+    // If it was restored meanwhile, it was read in part, and is no longer removed.
     path.is_dir().then_some((removed, info))
 }
 
@@ -202,10 +203,11 @@ impl Handle<call::TargetRestore> for Manager {
         let name = call.new_name.clone().unwrap_or_else(|| had.clone());
         crate::config::check_name(&name)?;
         let to = self.paths().target_dir(&name);
-        // Its disks may have become another target's meanwhile.
+        // Another target may have taken its disks meanwhile.
         let _taking = lock(&self.taking_disks);
         let target = self.registry.add(&name, now(), || {
-            // With the name taken, so that it is the last one also if another was removed since.
+            // Looked up again with the name reserved: another target of the name may have been removed since, and the
+            // last one counts.
             let (from, still) = self.removed(&call.name)?;
             if still != had {
                 return Err(Error::NotRemoved(call.name.clone()));
@@ -216,20 +218,20 @@ impl Handle<call::TargetRestore> for Manager {
             for path in disks.iter().filter_map(|disk| disk.path.as_deref()) {
                 outside::check_not_taken(self.paths(), &self.targets(), path)?;
             }
-            // Before it moves: wherever a crash leaves it, it can be brought back under any name.
+            // Before the rename: wherever a crash leaves the folder, it can be restored under any name.
             match config {
                 Ok(config) if config.name != name => {
                     configs.save(&TargetConfig { name: name.clone(), ..config })?;
                 }
                 Ok(_) => {}
-                // As it is said of a target of this name.
+                // Fails with the error for a target of this name.
                 Err(_) => drop(configs.load()?),
             }
             rename_new(&from, &to)?;
             let target = Target::open(&self.shared, &name).inspect_err(|_| {
                 let _ = rename_new(&to, &from);
             })?;
-            // Before anybody can run it.
+            // Before it can be run.
             if let Err(error) = move_variables(&to, &self.paths().run_dir(&name)) {
                 answers.note(format!("its UEFI variables stay in its folder: {}", error.failure()));
             }
@@ -265,7 +267,7 @@ impl Handle<call::TargetRepair> for Manager {
     }
 }
 
-/// Writes a configuration anew; says what it was made of.
+/// Writes a new configuration; returns a text that says what it was derived from.
 fn repair(dir: &Path, name: &str) -> Result<String> {
     let configs = Configs::of(dir, name);
     let log = target::open_log(dir)?;
@@ -280,7 +282,7 @@ fn repair(dir: &Path, name: &str) -> Result<String> {
         }
     };
     name.clone_into(&mut config.name);
-    // Which disks there are, the log knows best.
+    // The log is the authority on which disks exist.
     let mut disks = Vec::new();
     for disk in &log.catalog().disks {
         let said = config.disks.iter().find(|said| said.id == disk.name);
@@ -301,11 +303,11 @@ fn repair(dir: &Path, name: &str) -> Result<String> {
     Ok(from)
 }
 
-/// The newest configuration that the log tells of.
+/// The newest configuration in the log.
 fn newest_in_log(log: &Log) -> Result<Option<TargetConfig>> {
     let mut config = None;
     let query = EventQuery { kinds: &[Kind::Manager], ..EventQuery::default() };
-    // The newest that can be read; older ones are not looked at once one is.
+    // Ends at the newest one that can be decoded.
     log.find_events(&query, EventOrder::Newest, 1, &mut |event| {
         let told = event.event.details.get(CONFIG);
         let told = told.and_then(|told| serde_json::from_value(told.clone()).ok());

@@ -1,7 +1,8 @@
-//! The folder of a target's log, until the target is removed.
+//! Access to the folder of a target's log, until the target is removed.
 //!
-//! Invariant: once [`Folder::leave`] has returned, no file is made, opened, removed or synced through it any more. So whoever still
-//! holds the log of a removed target cannot bring its folder back.
+//! Invariant: once [`Folder::leave`] has returned, nothing in the folder is created, opened, removed or listed through
+//! it, and no folder is synced. So a remaining holder of a removed target's log cannot bring its folder back. Files
+//! opened before can still be used.
 
 use std::{
     io,
@@ -20,7 +21,7 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// The folder `path`, which is there.
+    /// The existing folder `path`.
     pub(crate) fn new(path: impl Into<PathBuf>) -> Arc<Folder> {
         Arc::new(Folder {
             dir: RealDir::new(path),
@@ -30,7 +31,7 @@ impl Folder {
         })
     }
 
-    /// Waits for what is under way, and refuses everything from then on.
+    /// Waits for the operations in progress, and refuses all later ones.
     pub(crate) fn leave(&self) {
         *self.left.write().unwrap_or_else(PoisonError::into_inner) = true;
     }
@@ -45,7 +46,7 @@ impl Folder {
         Arc::new(faults::Failing { file, syncs_left: self.syncs_left.clone() })
     }
 
-    /// After so many more syncs of its files the medium fails.
+    /// Makes the syncs of its files fail after `count` more.
     #[cfg(test)]
     pub(crate) fn fail_after_syncs(&self, count: u64) {
         self.syncs_left.store(count, std::sync::atomic::Ordering::Release);

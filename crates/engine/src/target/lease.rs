@@ -1,4 +1,4 @@
-//! Who has a disk open: the first opens it, the last closes it.
+//! The use of disks: the first lease on a disk opens it, the last one closes it.
 
 use std::{
     collections::HashMap,
@@ -25,35 +25,35 @@ use crate::{
     outside,
 };
 
-/// How long whoever wants a disk waits for another who takes it away from what it shows.
+/// How long a lease waits for a claim that is about to take the disk away from its volume.
 const UNCLAIMED_MAX: Duration = Duration::from_secs(30);
 
-/// What somebody has a disk open for.
+/// The purpose of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// A machine that runs, for as long as it does.
+    /// A running machine, for its whole life.
     Machine,
-    /// The machine's own connections.
+    /// A connection of the machine.
     Guest,
-    /// Somebody else who may write to it.
+    /// Another client that may write.
     Client,
-    /// Reading it, filling it, bringing it up to date.
+    /// Reading the disk, filling it or bringing it up to date.
     Upkeep,
 }
 
-/// A disk that is open, or on its way there or back. Opening and closing take long: they are done without the map's lock, and whoever
-/// wants the disk meanwhile waits.
+/// A disk that is open, opening or closing. Opening and closing take long, so they are done without the map's lock, and
+/// other leases wait meanwhile.
 pub(super) enum Live {
     Opening,
     Open {
         uses: Uses,
         kind: LiveKind,
     },
-    /// What is left of it, for those who ask how it is.
+    /// Its tap, for `status`.
     Closing(Option<Arc<TapDevice>>),
 }
 
-/// How many use a disk, and for what.
+/// The number of leases on a disk, by [`Use`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Uses([usize; 4]);
 
@@ -104,15 +104,15 @@ impl LiveKind {
     }
 }
 
-/// The right to use a disk, and the disk.
+/// The right to use a disk, with its device.
 pub(crate) struct Lease {
-    // It goes before the right does: as soon as that is given back the disk may be opened anew, and a device of before that
-    // went only then would take the new one's head map with it.
+    // Dropped before the right: once that is released the disk may be opened anew, and a device dropped later would
+    // take the new device's head map with it.
     pub(super) device: Arc<dyn BlockDevice>,
     pub(super) right: Right,
 }
 
-/// What is given back when it goes.
+/// Releases one use of a disk when it is dropped.
 pub(super) struct Right {
     pub(super) target: Arc<Target>,
     pub(super) volume: VolumeId,
@@ -127,7 +127,7 @@ impl std::fmt::Debug for Lease {
 }
 
 impl Lease {
-    /// Gives it back; if it was the last use of a tapped disk, the lock of the disk outside the store is the caller's.
+    /// Releases it. If it was the last lease on a tapped disk, returns the lock of the disk outside the store.
     pub(crate) fn close(self) -> Option<ImageLock> {
         let Lease { device, right } = self;
         drop(device);
@@ -136,7 +136,6 @@ impl Lease {
         right.target.give_back(right.volume, right.used, true)
     }
 
-    /// The disk's name.
     #[must_use]
     pub(crate) fn disk_name(&self) -> String {
         self.right
@@ -188,7 +187,7 @@ impl BlockDevice for Lease {
     }
 }
 
-/// What follows the opening of a disk.
+/// What to start after a disk was opened.
 pub(super) enum Then {
     Nothing,
     Read(TapState),
@@ -196,20 +195,22 @@ pub(super) enum Then {
 }
 
 impl Target {
-    /// Opens the disk `volume`, or shares it with those who have it open.
+    /// Opens the disk of `volume`, or shares the open one.
     ///
     /// # Errors
-    /// When the disk outside the store is missing, busy or of another size, or the store cannot be read.
+    /// When the disk outside the store is missing, in use or of another size, or the store cannot be read.
     pub(crate) fn lease(self: &Arc<Self>, volume: VolumeId, used: Use) -> Result<Lease> {
         self.lease_by(volume, used, true, |target| target.open_volume(volume))
     }
 
-    /// Opens a disk for somebody other than the target's machine who may write to it; `present` if it is to be that of the present.
+    /// Opens a disk for a client other than the target's machine, which may write; with `present`, only if `volume` is
+    /// one of the present.
     ///
     /// # Errors
-    /// As [`Target::lease`]; when the target is in a state in which its disks are not served, or the branch was dropped.
+    /// As [`Target::lease`]; when the target's state forbids serving its disks, [`Error::Moved`] when the present has
+    /// moved, or the branch was dropped.
     pub(crate) fn serve(self: &Arc<Self>, volume: VolumeId, present: bool) -> Result<Lease> {
-        // Opened first and asked afterwards: whoever begins to change the target then sees that it is open, or is seen.
+        // Opened before the check: then either this sees a change that has begun, or that change sees the open disk.
         let lease = self.lease(volume, Use::Client)?;
         self.check(Request::Serve)?;
         let catalog = self.log.catalog();
@@ -217,12 +218,12 @@ impl Target {
         if present && branch != catalog.head {
             return Err(Error::Moved(self.name.clone()));
         }
-        // It may have been dropped since it was looked up, and nobody writes to a branch that was.
+        // The branch may have been dropped since it was looked up, and a dropped branch takes no writes.
         catalog.live_branch(branch)?;
         Ok(lease)
     }
 
-    /// Opens the tap of the volume that a disk outside the store shows, whichever branch is the present.
+    /// Opens the tap of the volume that a disk outside the store shows, even if its branch is not the present.
     ///
     /// # Errors
     /// As [`Target::lease`].
@@ -253,8 +254,8 @@ impl Target {
                 Some(Live::Opening | Live::Closing(_)) => {
                     live = self.live_changed.wait(live).unwrap_or_else(std::sync::PoisonError::into_inner);
                 }
-                // What is being filled is opened once it has been. Nobody waits for that while the disk counts as being opened: whoever
-                // is going to fill it may have to open it first.
+                // A claimed disk is opened after it was filled. Waited for before the disk counts as opening, because
+                // the holder of the claim may have to open it first.
                 None if waits && self.is_kept(volume) && Instant::now() < end => {
                     drop(live);
                     std::thread::sleep(Duration::from_millis(1));
@@ -293,7 +294,7 @@ impl Target {
         Lease { device, right: Right { target: self.clone(), volume, used, given_back: false } }
     }
 
-    /// One more use of a tapped disk that is open, with its tap.
+    /// A further lease on a tapped disk that is open, with its tap.
     pub(super) fn lease_tap(self: &Arc<Self>, volume: VolumeId) -> Option<(Lease, Arc<TapDevice>)> {
         let mut live = lock(&self.live);
         match live.get_mut(&volume) {
@@ -306,18 +307,18 @@ impl Target {
         }
     }
 
-    /// A disk has exactly one use.
+    /// Whether exactly one lease on a disk exists.
     pub(crate) fn is_only_use(&self, volume: VolumeId) -> bool {
         matches!(lock(&self.live).get(&volume), Some(Live::Open { uses, .. }) if uses.all() == 1)
     }
 
-    /// Somebody other than its machine has a disk of it open, of whichever branch.
+    /// Whether a client other than its machine has one of its disks open, of whichever branch.
     pub(crate) fn is_served(&self) -> bool {
         let open = |open: &Live| matches!(open, Live::Open { uses, .. } if uses.of(Use::Client) > 0);
         lock(&self.live).values().any(open)
     }
 
-    /// A disk of this branch is open for this.
+    /// Whether a disk of this branch is open for this use.
     pub(crate) fn is_used(&self, branch: BranchId, used: Use) -> bool {
         let catalog = self.log.catalog();
         let live = lock(&self.live);
@@ -338,7 +339,7 @@ impl Target {
         if outside && (shows == Some(&Shows::Volume(volume)) || (shows.is_none() && entry.parent.is_none())) {
             return self.open_tap(volume, &disk);
         }
-        // A disk in the store that is not complete is just being filled through this lease.
+        // Not checked for a store-only disk: while that is inexact, its first content is written through this lease.
         if disk.keeping == Keeping::Tap {
             self.check_exact(volume, self.log.head_seq())?;
         }
@@ -390,7 +391,7 @@ impl Target {
             return Ok(());
         }
         if found == 0 && !path.is_file() {
-            // The node of a device stays when the device goes.
+            // A device's node can outlive the device.
             let nothing = io::Error::new(io::ErrorKind::NotFound, "no device is attached there");
             return Err(self.disk_away(disk, path, nothing));
         }
@@ -401,8 +402,8 @@ impl Target {
         Error::DiskAway { target: self.name.clone(), disk: disk.name.clone(), path, source }
     }
 
-    /// Whether the disk outside the store was written to by others since it was last closed, as far as that shows without opening it: a
-    /// block device has no time of change.
+    /// Whether the disk outside the store was changed by others since it was last closed, as far as its metadata shows:
+    /// a block device has no modification time.
     pub(super) fn is_changed_outside(&self, catalog: &Catalog, volume: &Volume, disk: &Disk) -> bool {
         let path = self.config().disk(&disk.name).and_then(|d| d.path.clone()).unwrap_or_default();
         let mark = catalog.taps.get(&volume.id.0).filter(|mark| mark.clean && mark.complete);
@@ -412,7 +413,7 @@ impl Target {
             .is_some_and(|(mark, meta)| shown && mark.identity != bygone_block::file_identity(&meta))
     }
 
-    /// Says of the newest moment of the present what it lacks: changes that were made to a tapped disk while nobody used it.
+    /// Notes for the newest moment of the present which tapped disks may have been changed while they were closed.
     pub(crate) fn say_unseen(&self, place: Place, answers: &mut dyn Answers) {
         let catalog = self.log.catalog();
         if place.seq < self.log.head_seq() || place.branch != catalog.head {
@@ -429,7 +430,7 @@ impl Target {
         }
     }
 
-    /// The tapped disks of the present that nobody uses.
+    /// The tapped disks of the present that are not open.
     pub(super) fn closed_taps<'a>(
         &self,
         catalog: &'a Catalog,
@@ -441,10 +442,10 @@ impl Target {
         disks.filter(|(_, disk)| disk.keeping == Keeping::Tap).collect()
     }
 
-    /// Looks at the disk outside the store without opening it.
+    /// Checks that the disk outside the store exists and has its size, without opening it.
     ///
     /// # Errors
-    /// When it is not there, or has not the size that it had.
+    /// When it is missing, or its size has changed.
     pub(super) fn look_outside(&self, disk: &Disk) -> Result<()> {
         let path = self.config().disk(&disk.name).and_then(|d| d.path.clone()).unwrap_or_default();
         match outside::size_of(&path) {
@@ -453,8 +454,8 @@ impl Target {
         }
     }
 
-    /// Gives back one use of a disk. After the last one it is closed; with `keep_lock`, the lock of a disk outside the store is left to
-    /// the caller, who may go on with it without anybody coming in between.
+    /// Releases one use of a disk, and closes the disk after the last one. With `keep_lock`, returns the lock of the
+    /// disk outside the store, so that the caller can go on with it before anyone else.
     fn give_back(self: &Arc<Self>, volume: VolumeId, used: Use, keep_lock: bool) -> Option<ImageLock> {
         let mut live = lock(&self.live);
         match live.get_mut(&volume) {
@@ -475,14 +476,14 @@ impl Target {
         let from_store = tap.is_none();
         live.insert(volume, Live::Closing(tap));
         drop(live);
-        // An unwanted lock goes before anybody may open the disk again: they would find it locked.
+        // A lock that is not kept is released before the disk can be opened again: that would find it locked.
         let kept = self.close(kind).filter(|_| keep_lock);
         if from_store && self.is_shown(volume) {
-            // It became the present while it was open, and the disk outside was filled with it as it was then. Begun before it counts
-            // as closed, so that the target is busy all the time.
+            // It became the present while it was open, and the disk outside was filled with its content as of then.
+            // Started before the disk counts as closed, so that the target stays busy throughout.
             self.bring_up_to_date(volume);
         }
-        // What is left of the device goes with the lock held: whoever opens the disk next must find nothing of it.
+        // The entry's tap is dropped with the map locked: the next opening must find nothing of it.
         lock(&self.live).remove(&volume);
         self.live_changed.notify_all();
         kept

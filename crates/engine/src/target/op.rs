@@ -1,5 +1,5 @@
-//! One change of a target at a time: whoever changes it holds its [`Op`], and what was checked when that was taken holds until it is
-//! given back.
+//! One change of a target at a time: a change holds the target's [`Op`], and what was checked with it held stays true
+//! until it is dropped.
 
 use std::{
     sync::{Arc, Condvar, Mutex, PoisonError},
@@ -12,17 +12,17 @@ use crate::{
     lifecycle::{self, Change, Doing, Refusal, Request, Verdict},
 };
 
-/// Changes that are waited for take a moment; so long is waited at the most.
+/// The longest wait for a change in progress; the changes that are waited for are short.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// Who changes a target now.
+/// The change of a target in progress, if there is one.
 #[derive(Default)]
 pub(super) struct Turn {
     doing: Mutex<Option<Doing>>,
     changed: Condvar,
 }
 
-/// The right to change a target.
+/// The turn: the exclusive right to change a target.
 pub(crate) struct Op {
     target: Arc<Target>,
 }
@@ -34,15 +34,14 @@ impl std::fmt::Debug for Op {
 }
 
 impl Op {
-    /// What may be changed.
     pub(crate) fn target(&self) -> &Arc<Target> {
         &self.target
     }
 
-    /// Whether this may be done with the machine as it is; it cannot start meanwhile.
+    /// Checks that `request` is legal in the machine's state; no machine can start while the turn is held.
     ///
     /// # Errors
-    /// When it may not.
+    /// When it is not.
     pub(crate) fn allows(&self, request: Request) -> Result<()> {
         self.target.decided(lifecycle::decide(None, self.target.machine_state(), request))
     }
@@ -55,22 +54,22 @@ impl Drop for Op {
     }
 }
 
-/// What came of asking for the right to change a target.
+/// The result of taking a target's turn.
 #[derive(Debug)]
 pub(crate) enum Begun {
-    /// It may be changed.
+    /// The change is legal.
     Go(Op),
-    /// A machine that was left running has to be taken over first.
+    /// The machine that was left running has to be adopted first.
     Adopt(Op),
 }
 
 impl Target {
-    /// What is being done with it.
+    /// The change in progress.
     pub(crate) fn doing(&self) -> Option<Doing> {
         *lock(&self.turn.doing)
     }
 
-    /// Does something while nobody can begin a change; nothing if one is under way.
+    /// Does `work` while no change can begin; does nothing if one is in progress.
     pub(crate) fn between_changes(&self, work: impl FnOnce()) {
         let doing = lock(&self.turn.doing);
         if doing.is_none() {
@@ -78,12 +77,12 @@ impl Target {
         }
     }
 
-    /// Takes the right to change it, if `request` is legal in its state.
+    /// Takes the turn, if `request` is legal in the target's state.
     ///
     /// # Errors
-    /// When it is not; the error says what is in the way.
+    /// When it is not; the error says why.
     pub(crate) fn begin(self: &Arc<Self>, change: Change, request: Request) -> Result<Begun> {
-        // Not with the turn held: this asks the operating system.
+        // Before the turn is locked, because this asks the operating system.
         self.look_for_machine();
         let end = Instant::now() + WAIT_MAX;
         let mut doing = lock(&self.turn.doing);
@@ -92,7 +91,7 @@ impl Target {
                 return Err(Error::NoTarget(self.name.clone()));
             }
             match lifecycle::decide(*doing, self.machine_state(), request) {
-                // A turn that somebody has is never taken, also by what may be done meanwhile.
+                // Only a free turn is taken, even for a request that is legal during the change in progress.
                 verdict @ (Verdict::Go | Verdict::Adopt) if doing.is_none() => {
                     *doing = Some(Doing { change, since: self.log.now() });
                     let op = Op { target: self.clone() };
@@ -112,10 +111,10 @@ impl Target {
         }
     }
 
-    /// As [`Target::begin`], for what no machine that was left running helps with.
+    /// As [`Target::begin`], for requests that do not adopt a machine that was left running.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Target::begin`], or when a machine was left running.
     pub(crate) fn begin_change(self: &Arc<Self>, change: Change, request: Request) -> Result<Op> {
         match self.begin(change, request)? {
             Begun::Go(op) => Ok(op),
@@ -123,7 +122,7 @@ impl Target {
         }
     }
 
-    /// Whether a request that needs no turn of its own is legal now; waits where that is what it does.
+    /// Checks that a request that needs no turn is legal now; waits for the change in progress if the contract says so.
     ///
     /// # Errors
     /// When it is not.
@@ -148,10 +147,10 @@ impl Target {
         }
     }
 
-    /// That it may be, or why not.
+    /// Turns a verdict into a result.
     ///
     /// # Errors
-    /// When it may not.
+    /// When the request is not legal.
     pub(crate) fn decided(&self, verdict: Verdict) -> Result<()> {
         match verdict {
             Verdict::Go => Ok(()),
@@ -160,7 +159,7 @@ impl Target {
         }
     }
 
-    /// Its machine was left running, and no manager looks after it.
+    /// The error that its machine was left running and no manager supervises it.
     pub(crate) fn left_running(&self) -> Error {
         self.refused(Refusal::LeftRunning)
     }

@@ -1,4 +1,4 @@
-//! Past moments that are read: what they read from is not removed meanwhile.
+//! Reading past moments, which keeps the target from being removed.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -12,13 +12,13 @@ use crate::{
     history::{self, Found},
 };
 
-/// A disk as of a moment, and the right to read it.
+/// A disk as of a moment, with a [`Hold`] on its target.
 pub(crate) struct PastDisk {
     pub(super) device: AsOfDevice,
     pub(super) _hold: Hold,
 }
 
-/// Keeps a target from being removed.
+/// Keeps a target from being removed, for its lifetime.
 pub(crate) struct Hold(Arc<Target>);
 
 impl Drop for Hold {
@@ -28,21 +28,21 @@ impl Drop for Hold {
 }
 
 impl Target {
-    /// The moment that a person means by `text`, asked at `now`.
+    /// Resolves `text` to a moment, relative to `now`.
     ///
     /// # Errors
-    /// As [`history::find`]; of a target that was removed meanwhile, that there is none.
+    /// As [`history::find`]; [`error::Error::NoTarget`] if it was removed meanwhile.
     pub(crate) fn moment(&self, text: &str, now: &Zoned) -> error::Result<Found> {
         self.unless_gone(history::find(&self.log, text, WholeDay::Refuse, now))
     }
 
-    /// A past moment of it is going to be read.
+    /// Begins to read a past moment.
     pub(crate) fn hold(self: &Arc<Self>) -> Hold {
         self.readers.fetch_add(1, Ordering::AcqRel);
         Hold(self.clone())
     }
 
-    /// So many past moments of it are being read.
+    /// The number of past moments being read.
     pub(crate) fn readers(&self) -> usize {
         self.readers.load(Ordering::Acquire)
     }

@@ -1,4 +1,5 @@
-//! How much a target takes in the store: counted now and then by whoever does upkeep, so that whoever asks opens no file.
+//! The size of a target in the store. Upkeep counts it now and then, so that `status` opens no file, except for a
+//! target that was never counted.
 
 use std::{
     fs, io,
@@ -14,9 +15,9 @@ use bygone_model::Seq;
 
 use super::{Target, lock};
 
-/// It is counted again at most so often, …
+/// The shortest time between two counts.
 const EVERY: Duration = Duration::from_secs(5);
-/// … and at most in this part of the time.
+/// Counting takes at most one part in this many of the time.
 const SHARE: u32 = 100;
 
 /// See the module's comment.
@@ -33,7 +34,7 @@ struct Counted {
 }
 
 impl Target {
-    /// Bytes that its files took when they were last counted.
+    /// The bytes that its files took at the last count.
     pub(crate) fn used_bytes(&self) -> u64 {
         if lock(&self.size.counted).is_none() {
             self.count_size();
@@ -41,7 +42,7 @@ impl Target {
         self.size.bytes.load(Ordering::Relaxed)
     }
 
-    /// Counts again if it is time to.
+    /// Counts again if the log has grown and the last count is old enough.
     pub(crate) fn count_size(&self) {
         let mut counted = lock(&self.size.counted);
         let (head, begun) = (self.log.head_seq(), Instant::now());
@@ -54,7 +55,7 @@ impl Target {
     }
 }
 
-/// Bytes that the history in the folder of a target takes.
+/// The bytes that the history in a target's folder takes.
 pub(crate) fn size_in(dir: &Path) -> u64 {
     ["log", "index"].iter().map(|folder| bytes_in(&dir.join(folder)).unwrap_or(0)).sum()
 }
@@ -62,7 +63,7 @@ pub(crate) fn size_in(dir: &Path) -> u64 {
 fn bytes_in(folder: &Path) -> io::Result<u64> {
     let mut total = 0;
     for entry in fs::read_dir(folder)? {
-        // One that goes meanwhile takes nothing.
+        // A file that was removed meanwhile takes nothing.
         total += entry?.metadata().map_or(0, |meta| meta.len());
     }
     Ok(total)

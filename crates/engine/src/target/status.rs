@@ -1,4 +1,4 @@
-//! What a target's state is, and what is wrong with its disks.
+//! The status of a target, and the problems of its disks.
 
 use std::collections::HashMap;
 
@@ -15,13 +15,11 @@ use crate::{
 };
 
 impl Target {
-    /// Its state.
-    ///
     /// # Errors
     /// When the store cannot be read.
     pub(crate) fn status(&self) -> Result<TargetStatus> {
         let catalog = self.log.catalog();
-        // In this order: what is durable now was written before.
+        // In this order, so that `durable` is never beyond `head`.
         let durable = self.log.durable_seq();
         let head = self.log.head_seq();
         let config = self.config();
@@ -55,7 +53,7 @@ impl Target {
         }
         let mut problems = self.troubles(&catalog, &live);
         let closed = self.closed_taps(&catalog, &live);
-        // Whoever opens a disk does not wait for a file system that does not answer.
+        // Opening a disk must not wait for a file system that does not respond.
         drop(live);
         for (volume, disk) in closed {
             let trouble = match self.look_outside(disk) {
@@ -89,7 +87,7 @@ impl Target {
         })
     }
 
-    /// What is wrong with its disks.
+    /// The problems of its disks that show without looking at disks outside the store.
     fn troubles(&self, catalog: &Catalog, live: &HashMap<VolumeId, Live>) -> Vec<Problem> {
         let mut troubles = Vec::new();
         for volume in catalog.volumes.iter() {
@@ -116,7 +114,7 @@ impl Target {
         troubles
     }
 
-    /// A tapped disk that nobody uses lacks something that the store has.
+    /// Whether a tapped disk that is not open lacks writes that the store has.
     pub(super) fn is_behind(&self, catalog: &Catalog, volume: &Volume) -> bool {
         volume.branch == catalog.head
             && catalog.shows.get(&volume.disk).is_none_or(|shows| *shows == Shows::Volume(volume.id))
@@ -124,7 +122,7 @@ impl Target {
     }
 }
 
-/// Bytes for people.
+/// A number of bytes for people, such as `1.5 GiB`.
 pub(super) fn people_bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes as f64;

@@ -24,7 +24,7 @@ fn shared(paths: &StorePaths) -> Arc<Shared> {
     Shared::new(paths, Arc::new(crate::runner::Qemu::default()))
 }
 
-/// A target with one disk of 1 MiB, tapped if there is a `path`, which then says how large it is.
+/// A target with one store-only disk of 1 MiB, or with the tapped disk at `path`.
 fn target(store: &Path, path: Option<&Path>) -> Arc<Target> {
     let paths = StorePaths::new(store);
     paths.make().unwrap();
@@ -35,7 +35,7 @@ fn target(store: &Path, path: Option<&Path>) -> Arc<Target> {
     Target::make(&shared(&paths), &config, |_| Ok(())).unwrap()
 }
 
-/// A device that says, when it goes, whether the target still counts it as open.
+/// A device that notes, when it is dropped, whether the target still counts the disk as open.
 struct Last {
     below: Arc<dyn BlockDevice>,
     target: Arc<Target>,
@@ -86,12 +86,12 @@ fn a_lease_lets_go_of_its_device_before_the_disk_may_be_opened_anew() {
     let below = lease.device.clone();
     lease.device = Arc::new(Last { below, target: target.clone(), volume, was_open: was_open.clone() });
     drop(lease);
-    // A device that went later would take the head map of the one that was opened meanwhile.
+    // A device dropped later would take the head map of a newly opened one.
     assert!(was_open.load(Ordering::Acquire));
     assert!(lock(&target.live).is_empty());
 }
 
-/// Waits until nothing uses the target any more.
+/// Waits until the target is not busy.
 fn wait_idle(target: &Target) {
     let end = Instant::now() + Duration::from_secs(30);
     while target.is_busy() {
@@ -100,7 +100,7 @@ fn wait_idle(target: &Target) {
     }
 }
 
-/// A target whose disk outside was read completely, and the moment after that.
+/// A target whose tapped disk was read completely, and the moment after that.
 fn tapped(dir: &Path) -> (Arc<Target>, VolumeId, std::path::PathBuf, Seq) {
     tapped_of(dir, 1 << 20)
 }
@@ -139,7 +139,7 @@ fn is_all(disk: &Path, byte: u8) -> bool {
     std::fs::read(disk).unwrap().iter().all(|b| *b == byte)
 }
 
-/// What the store has of the volume at a moment.
+/// The content of the volume at a moment, from the store.
 fn content(target: &Target, volume: VolumeId, seq: Seq) -> Vec<u8> {
     let mut was = vec![0; target.log.catalog().disk_of(volume).unwrap().sectors.bytes() as usize];
     let view = target.log.view(volume, seq).unwrap();
@@ -166,7 +166,7 @@ fn what_cannot_be_read_of_a_changed_disk_is_not_filled_over_unless_it_is_given_u
     let (target, volume, disk, seq) = tapped(dir.path());
     std::thread::sleep(Duration::from_millis(20));
     std::fs::write(&disk, vec![2; 1 << 20]).unwrap();
-    // It is opened, found changed, and not read to the end.
+    // It is opened, found changed, and not read completely.
     target.begin_closing();
     drop(target.lease(volume, Use::Upkeep).unwrap());
     wait_idle(&target);
@@ -188,7 +188,7 @@ fn what_was_changed_behind_our_back_is_recorded_before_it_is_filled_over() {
     let (target, volume, disk, seq) = tapped(dir.path());
     std::thread::sleep(Duration::from_millis(20));
     std::fs::write(&disk, vec![2; 1 << 20]).unwrap();
-    // At the first try: whoever asks need not know that the disk was changed.
+    // At the first attempt: the caller need not know that the disk was changed.
     restore_in_place(&target, seq, false).unwrap();
     assert!(is_all(&disk, 1));
     assert!(has_gap(&target));
@@ -203,7 +203,7 @@ fn what_was_changed_behind_our_back_is_recorded_before_it_is_filled_over() {
 fn what_is_given_up_together_with_its_branch_is_said_although_nobody_has_read_it() {
     let dir = tempfile::tempdir().unwrap();
     let (target, _, disk, seq) = tapped(dir.path());
-    // What the store knows of is no gap, whoever gives it up.
+    // Giving up what the store has read is no gap.
     restore_in_place(&target, seq, true).unwrap();
     assert!(!has_gap(&target));
     std::thread::sleep(Duration::from_millis(20));
@@ -220,7 +220,7 @@ fn a_disk_that_is_still_being_read_again_can_be_given_up() {
     let (target, volume, disk, seq) = tapped_of(dir.path(), SIZE);
     std::thread::sleep(Duration::from_millis(20));
     std::fs::write(&disk, vec![2; SIZE]).unwrap();
-    // This finds it changed and begins to read it again.
+    // Opening it finds it changed and starts to read it again.
     drop(target.lease(volume, Use::Upkeep).unwrap());
     assert!(target.is_busy());
     restore_in_place(&target, seq, true).unwrap();
@@ -305,7 +305,7 @@ fn a_disk_that_is_changed_after_it_was_filled_is_noticed_however_much_was_logged
     let lease = target.lease(volume, Use::Upkeep).unwrap();
     write(&lease, 0, 7);
     drop(lease);
-    // As with a machine that runs on a branch which is promoted: the store serves it while the disk is filled.
+    // As with a machine that runs on a branch that is promoted: the store serves it while the disk is filled.
     let branch = restore::new_branch(&target, Place::new(BranchId(0), seq), None, "try").unwrap();
     target.log.promote_branch(branch).unwrap();
     let volume = target.volume(target.present(), None).unwrap();
@@ -337,7 +337,7 @@ fn has_gap(target: &Target) -> bool {
     found
 }
 
-/// A disk whose syncs wait until they are let go.
+/// A disk whose syncs wait until `go_on` is set.
 struct Slow {
     below: bygone_block::OsDisk,
     go_on: Arc<AtomicBool>,

@@ -1,5 +1,5 @@
-//! What verifying a target found: a small file in its folder, so that damage stays known until a later verification finds the place
-//! whole. It is no part of the history; without it nothing is known.
+//! The findings of `verify`, in a small file in the target's folder: damage stays known until a later verification
+//! finds the place intact. The file is no part of the history; if it is missing, nothing is known.
 
 use std::{collections::HashMap, fs, path::PathBuf};
 
@@ -15,17 +15,18 @@ impl Target {
         self.dir.join("verified.json")
     }
 
-    /// What is known from verifying it; `None` if it never was.
+    /// The findings of earlier verifications; `None` if it was never verified.
     pub(crate) fn verified(&self) -> Option<Verification> {
         serde_json::from_slice(&fs::read(self.verified_file()).ok()?).ok()
     }
 
-    /// Notes what was found now: each damaged place and what is wrong with it. What was known before stays known unless all was read.
+    /// Writes the findings of a verification: each damaged place and its detail. If it was not complete, places known
+    /// to be damaged before stay known.
     ///
     /// # Errors
-    /// When it cannot be written, or the target was removed meanwhile.
+    /// When they cannot be written, or the target was removed meanwhile.
     pub(crate) fn note_verified(&self, time: &str, complete: bool, found: &[(String, String)]) -> Result<()> {
-        // Its folder may be another target's by now.
+        // Another target may have the folder by now.
         let _not_removed_meanwhile = lock(&self.config);
         if self.is_gone() {
             return Err(Error::NoTarget(self.name.clone()));

@@ -15,7 +15,7 @@ use bygone_store::catalog::{Catalog, Keeping, Shows, TapMark, Volume};
 use super::{Target, lease::Use, lock, status::people_bytes};
 use crate::error::{Error, Result};
 
-/// Counts a thread that reads or fills disks, for as long as it is there.
+/// Counts a thread that reads or fills disks, for its lifetime.
 struct Worker(Arc<Target>);
 
 impl Worker {
@@ -39,7 +39,7 @@ fn warn_behind(target: &Target, error: &Error) {
     tracing::warn!(target = target.name, %error, "its disk cannot be brought up to date now");
 }
 
-/// The disk outside the store has to be filled to show this volume of the present.
+/// Whether the disk outside the store has to be filled to show this volume of the present.
 pub(super) fn is_stale(catalog: &Catalog, volume: &Volume) -> bool {
     let tapped = catalog.disk_of(volume.id).is_ok_and(|disk| disk.keeping == Keeping::Tap);
     match catalog.shows.get(&volume.disk) {
@@ -48,7 +48,7 @@ pub(super) fn is_stale(catalog: &Catalog, volume: &Volume) -> bool {
     }
 }
 
-/// A disk outside the store that somebody is going to fill. There is one at a time for each disk.
+/// The exclusive right to fill a disk outside the store.
 pub(crate) struct Claim {
     target: Arc<Target>,
     disk: u32,
@@ -56,7 +56,7 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Somebody else needs the disk now.
+    /// Whether another thread wants the disk.
     pub(crate) fn is_wanted_back(&self) -> bool {
         self.wanted_back.load(Ordering::Acquire)
     }
@@ -85,7 +85,7 @@ impl Target {
         self.log.flush()?;
         lock(&self.read_now).insert(volume);
         let begun = self.in_background("base", move |target| {
-            // The tap goes before the right to it does.
+            // The tap is dropped before the lease.
             let (_lease, tap) = (lease, tap);
             target.read_disk(&tap, volume, &disk, kind);
         });
@@ -95,7 +95,7 @@ impl Target {
         begun
     }
 
-    /// Does something in a thread that [`Target::is_busy`] knows of.
+    /// Does `work` in a thread that [`Target::is_busy`] counts.
     pub(super) fn in_background(
         self: &Arc<Self>,
         name: &str,
@@ -142,7 +142,7 @@ impl Target {
         }
     }
 
-    /// How much of a tapped disk that is open was read, of how much, and whether the store has all of it.
+    /// Of a tapped disk that is open: the bytes read so far, its size in bytes, and whether the store has all of it.
     pub(crate) fn reading(&self, volume: VolumeId) -> (u64, u64, bool) {
         let live = lock(&self.live);
         live.get(&volume)
@@ -160,10 +160,10 @@ impl Target {
         lock(&self.read_now).contains(&volume)
     }
 
-    /// Waits until nobody has a disk open whose branch is given up; a thread that reads it stops.
+    /// Waits until a disk of a branch that is given up is closed; stops the thread that reads it.
     ///
     /// # Errors
-    /// When somebody does not let go of it in time.
+    /// [`Error::Served`] when it is still open after `within`.
     pub(crate) fn wait_until_closed(&self, volume: VolumeId, within: Duration) -> Result<()> {
         lock(&self.read_no_more).insert(volume);
         let end = Instant::now() + within;
@@ -180,10 +180,10 @@ impl Target {
         if closed { Ok(()) } else { Err(Error::Served(self.name.clone())) }
     }
 
-    /// Takes a disk outside the store for one who is going to fill it. Whoever fills it now is asked to stop.
+    /// Claims a disk outside the store for filling. The holder of an earlier claim is asked to release it.
     ///
     /// # Errors
-    /// When it is not free in time.
+    /// [`Error::Served`] when it is not free after `within`.
     pub(crate) fn claim(self: &Arc<Self>, disk: u32, within: Duration) -> Result<Claim> {
         let end = Instant::now() + within;
         let wanted_back = Arc::new(AtomicBool::new(false));
@@ -205,25 +205,25 @@ impl Target {
         }
     }
 
-    /// Somebody takes the disk outside the store away from what it shows. One that is being filled shows nothing, and whoever wants it
-    /// is served from the store.
+    /// Whether the disk outside the store is claimed while it still shows this or another volume. Once it is being
+    /// filled it shows none, and is served from the store.
     pub(super) fn is_kept(&self, volume: VolumeId) -> bool {
         let catalog = self.log.catalog();
         let Ok(volume) = catalog.volume(volume) else { return false };
         self.is_claimed(volume.disk) && matches!(catalog.shows.get(&volume.disk), Some(Shows::Volume(_)))
     }
 
-    /// Threads read or fill its disks.
+    /// Whether threads read or fill its disks.
     pub(crate) fn has_work(&self) -> bool {
         self.workers.load(Ordering::Acquire) > 0
     }
 
-    /// Somebody fills this disk, or is about to.
+    /// Whether this disk is being filled, or is about to be.
     pub(crate) fn is_claimed(&self, disk: u32) -> bool {
         lock(&self.claims).contains_key(&disk)
     }
 
-    /// Makes the disk outside the store show the present, in a thread of its own.
+    /// Fills the disk outside the store with the present, in a thread of its own.
     pub(crate) fn fill_in_background(self: &Arc<Self>, volume: VolumeId) {
         let begun = self.in_background("fill", move |target| {
             if let Err(e) = crate::restore::fill_unasked(target, volume) {
@@ -235,7 +235,7 @@ impl Target {
         }
     }
 
-    /// The same with a disk that was prepared.
+    /// As [`Target::fill_in_background`], with a disk that was prepared.
     pub(crate) fn fill_prepared(self: &Arc<Self>, volume: VolumeId, prepared: crate::restore::Prepared) {
         let begun = self.in_background("fill", move |target| {
             if let Err(e) = crate::restore::fill(target, volume, &prepared, &mut |_, _| !target.is_closing())
@@ -248,7 +248,8 @@ impl Target {
         }
     }
 
-    /// Begins to bring tapped disks of the present up to date that an earlier life left behind, in a thread of its own.
+    /// Starts bringing those tapped disks of the present up to date that an earlier incarnation left behind, in a
+    /// thread of its own.
     pub(crate) fn catch_up(self: &Arc<Self>) {
         let catalog = self.log.catalog();
         for volume in catalog.volumes_of(catalog.head, Seq::MAX).filter(|v| is_stale(&catalog, v)) {
@@ -268,7 +269,8 @@ impl Target {
         }
         let begun = self.in_background("catch up", move |target| {
             for (volume, mark) in read {
-                // A branch that became the present under its machine is written in the store, and its disk is left as it was marked.
+                // A branch that was promoted while its machine ran is written in the store, and its disk stays as of
+                // its mark.
                 match target.log.is_written_since(volume, mark.applied) {
                     Ok(written) if written || !mark.clean => target.carry(volume),
                     Ok(_) => {}
@@ -281,7 +283,7 @@ impl Target {
         }
     }
 
-    /// The disk outside the store shows this volume, which is one of the present.
+    /// Whether the disk outside the store shows this volume, and it is one of the present.
     pub(super) fn is_shown(&self, volume: VolumeId) -> bool {
         let catalog = self.log.catalog();
         catalog.volume(volume).is_ok_and(|found| {
@@ -289,7 +291,7 @@ impl Target {
         })
     }
 
-    /// Carries what the store has of this volume to the disk outside that shows it, in a thread of its own.
+    /// Brings the disk outside that shows this volume up to date with the store, in a thread of its own.
     pub(crate) fn bring_up_to_date(self: &Arc<Self>, volume: VolumeId) {
         if let Err(e) = self.in_background("catch up", move |target| target.carry(volume)) {
             warn_behind(self, &e);
@@ -297,13 +299,13 @@ impl Target {
     }
 
     fn carry(self: &Arc<Self>, volume: VolumeId) {
-        // Whoever uses a disk last brings it up to date.
+        // Opening a tapped disk and closing it brings it up to date.
         if let Err(e) = self.lease(volume, Use::Upkeep) {
             warn_behind(self, &e);
         }
     }
 
-    /// Begins to read what was not read yet of the tapped disks of the present.
+    /// Starts reading the tapped disks of the present that were not read completely.
     ///
     /// # Errors
     /// When a disk cannot be opened.
