@@ -1,4 +1,4 @@
-//! Measures what a store on this medium can do: writing to the log, reading the present, reading the past.
+//! Measures a store on its medium: writing to the log, reading the present, reading the past.
 
 use std::{
     path::Path,
@@ -23,23 +23,23 @@ use crate::{
 const DISK_BYTES: u64 = 1 << 30;
 const BLOCK_BYTES: u64 = 4096;
 const EACH: Duration = Duration::from_millis(1500);
-/// No measurement writes more than this.
+/// The most operations of one measurement.
 const WRITES_MAX: u64 = 100_000;
 
-/// One thing measured.
+/// One measurement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BenchRow {
-    /// What.
+    /// What is measured.
     pub name: String,
-    /// How much of it.
+    /// The result.
     pub value: f64,
-    /// Of which unit.
+    /// The unit of `value`.
     pub unit: String,
-    /// What it means.
+    /// The conditions of the measurement.
     pub note: String,
 }
 
-/// Measures in a folder inside the store, which is removed again.
+/// Measures the store's medium, in a folder inside the store, which is removed afterwards.
 ///
 /// # Errors
 /// When there is no store, or its medium fails.
@@ -52,7 +52,7 @@ pub fn bench(store: &Path, report: &mut dyn FnMut(&BenchRow)) -> Result<()> {
     result.and(removed)
 }
 
-/// A generator of places that look random (splitmix64).
+/// A pseudo-random sequence of block offsets (splitmix64).
 struct Places(u64);
 
 impl Places {

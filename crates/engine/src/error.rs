@@ -1,4 +1,4 @@
-//! What can go wrong in the manager. [`Error::failure`] says it to others.
+//! The errors of the engine. [`Error::failure`] converts them for the API.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -11,35 +11,35 @@ use crate::{
     config::{BadName, BadSetting},
 };
 
-/// What was asked for makes no sense as it was said.
+/// A request that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Usage {
-    /// A name that does not fit.
+    /// An invalid name.
     #[error(transparent)]
     BadName(#[from] BadName),
-    /// A setting that cannot be made.
+    /// An invalid setting.
     #[error(transparent)]
     BadSetting(#[from] BadSetting),
-    /// An address that cannot be found.
+    /// An address that cannot be resolved.
     #[error("{0:?} is no address")]
     BadAddress(String),
-    /// `NAME[/DISK][@WHEN]` that cannot be read.
+    /// A device's name, `NAME[/DISK]` with `@WHEN` or `#BRANCH`, that cannot be parsed.
     #[error("{0:?} names no device")]
     BadDevice(String),
     /// More than one is possible.
     #[error("target {target:?} has several disks: {}", disks.join(", "))]
     WhichDisk {
-        /// Of which target.
+        /// The target.
         target: String,
-        /// Those that are possible.
+        /// Its disks.
         disks: Vec<String>,
     },
-    /// Several disks, and one file.
+    /// Several disks for one file.
     #[error("target {target:?} has several disks: {}; {} is no folder", disks.join(", "), .path.display())]
     NoFolder {
-        /// Where they were to go.
+        /// The path that is no folder.
         path: PathBuf,
-        /// Of which target.
+        /// The target.
         target: String,
         /// Its disks.
         disks: Vec<String>,
@@ -47,308 +47,308 @@ pub enum Usage {
     /// More than one is possible.
     #[error("there are several branches: {}", .0.join(", "))]
     WhichBranch(Vec<String>),
-    /// None is possible.
+    /// No branch was named, and there is none but the present.
     #[error("there is no branch but the present")]
     NoOtherBranch,
-    /// Later history can only be given up where the target itself is restored.
+    /// Discarding later history is possible only when restoring in place.
     #[error("later history is given up only when a target is restored in place")]
     DiscardInPlaceOnly,
-    /// In place, a target is restored whole.
+    /// Restoring in place restores all disks together.
     #[error("in place, all disks of a target are restored together")]
     DisksTogether,
-    /// A request that this version does not know.
+    /// A request or answer that this version cannot decode or encode.
     #[error("the request cannot be understood: {0}")]
     BadRequest(String),
 }
 
-/// Why the manager could not do what was asked.
+/// Why the engine could not do what was requested.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Wrong usage.
+    /// The request makes no sense.
     #[error(transparent)]
     Usage(#[from] Usage),
-    /// A moment that cannot be read.
+    /// The text of a moment or duration that cannot be parsed.
     #[error("{text:?}: {source}")]
     When {
-        /// What was given.
+        /// The text.
         text: String,
-        /// Why not.
+        /// The reason.
         source: ParseError,
     },
-    /// A moment that there is not, or more than one.
+    /// A text that resolves to no moment, or to more than one.
     #[error("{text:?}: {source}")]
     Moment {
-        /// What was given.
+        /// The text.
         text: String,
-        /// Why not.
+        /// The reason.
         source: Box<ResolveError>,
-        /// The moments that may have been meant, in the words and the time zone of whoever asked.
+        /// The moments that may be meant, described in the client's time zone.
         candidates: Vec<String>,
     },
     /// There is no store.
     #[error("there is no store in {}", .0.display())]
     NoStore(PathBuf),
-    /// There is one already.
+    /// There is a store already.
     #[error("there is a store in {} already", .0.display())]
     StoreExists(PathBuf),
-    /// The folder holds other things.
+    /// The folder for a store is not empty.
     #[error("{} is not empty", .0.display())]
     NotEmpty(PathBuf),
-    /// Of a newer version.
+    /// The store has a newer format.
     #[error("the store in {} has format version {found}; this program knows versions up to {known}", .path.display())]
     NewerStore {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// Its version.
+        /// Its format version.
         found: u64,
-        /// The newest known one.
+        /// The newest known format version.
         known: u64,
     },
-    /// Of a version from before the first release.
+    /// The store has a format from before the first release.
     #[error("the store in {} has format version {found}, from before the first release; this program knows version {known}", .path.display())]
     OlderStore {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// Its version.
+        /// Its format version.
         found: u64,
-        /// The known one.
+        /// The known format version.
         known: u64,
     },
-    /// Its description is damaged.
+    /// The description of the store is damaged.
     #[error("the store's description {} cannot be read", .0.display())]
     DamagedStore(PathBuf),
-    /// Somebody else has it.
+    /// Another process has the store locked.
     #[error("the store in {} is in use by process {holder}{}", .path.display(), if *.exports { ", which exports from it" } else { "" })]
     StoreLocked {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// By whom.
+        /// The process id.
         holder: String,
-        /// For as long as its user likes.
+        /// The process exports, and may do so as long as its user likes.
         exports: bool,
     },
     /// No such target.
     #[error("there is no target {0:?}")]
     NoTarget(String),
-    /// Something else is being done with it.
+    /// A change of the target is in progress.
     #[error("target {name:?} is being {doing}, since {since}")]
     Busy {
-        /// Which.
+        /// Its name.
         name: String,
-        /// What, as in "is being …".
+        /// The change, as in "is being …".
         doing: &'static str,
-        /// Since when, in this computer's zone.
+        /// The time of day when it began, in this computer's time zone.
         since: String,
     },
-    /// It is there and cannot be used; what is stored of it is untouched.
+    /// The target exists but cannot be opened; what is stored of it is untouched.
     #[error("target {name:?} cannot be used: {why}")]
     Unavailable {
-        /// Which.
+        /// Its name.
         name: String,
-        /// Why not.
+        /// The reason.
         why: Arc<Error>,
     },
-    /// A part of the store is not where it was made.
+    /// A file or folder of the store is missing.
     #[error("{} is missing", .0.display())]
     Missing(PathBuf),
     /// The newest configuration of a target is damaged.
     #[error("the configuration {} of target {target:?} cannot be read", .path.display())]
     DamagedConfig {
-        /// Of which target.
+        /// The target.
         target: String,
-        /// Which file.
+        /// The damaged file.
         path: PathBuf,
     },
-    /// The name is taken.
+    /// The name is in use.
     #[error("there is a target {0:?} already")]
     TargetExists(String),
-    /// It runs.
+    /// The target runs.
     #[error("target {0:?} is running")]
     TargetRunning(String),
-    /// It was asked to stop, and has not yet.
+    /// The target is stopping.
     #[error("target {0:?} is being stopped")]
     TargetStopping(String),
-    /// Its machine runs, and no manager looks after it.
+    /// The target's machine was left running, and is not supervised yet.
     #[error("the machine of target {name:?} (process {pid}) was left running by an earlier manager, and is not looked after yet{}",
         .why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
     LeftRunning {
-        /// Which.
+        /// Its name.
         name: String,
-        /// Its process.
+        /// The machine's process id.
         pid: u32,
-        /// Why it could not be taken over so far.
+        /// Why it is not adopted yet, if that was tried.
         why: Option<String>,
     },
-    /// Nothing says any more on which branch its machine runs.
+    /// The target's machine was left running, and its branch is unknown.
     #[error(
         "the machine of target {name:?} (process {pid}) runs, and nothing is left that says on which branch"
     )]
     UnknownBranch {
-        /// Which.
+        /// Its name.
         name: String,
-        /// Its process.
+        /// The machine's process id.
         pid: u32,
     },
-    /// A defect of Bygone: something panicked.
+    /// A bug in Bygone: the code panicked.
     #[error("a defect of Bygone kept {what} from being done; its log has more")]
     Panicked {
-        /// What was not done.
+        /// What was not done, as in "kept … from being done".
         what: &'static str,
     },
-    /// Somebody has a disk or a moment of it open.
+    /// A disk or a past moment of the target is open.
     #[error("a disk or a past moment of target {0:?} is being served")]
     Served(String),
     /// Another branch became the present meanwhile.
     #[error("another branch of target {0:?} became the present meanwhile")]
     Moved(String),
-    /// A machine or a client uses it.
+    /// A machine or a client uses the branch.
     #[error("branch {0:?} is in use")]
     BranchUsed(String),
-    /// Its configuration is not damaged.
+    /// The target's configuration is not damaged.
     #[error("nothing is wrong with the configuration of target {0:?}")]
     NothingToRepair(String),
-    /// None of its branches was changed.
+    /// The target has no act to undo.
     #[error("nothing of target {0:?} was restored, promoted or dropped that could be taken back")]
     NothingToUndo(String),
-    /// No removed target of this name is kept.
+    /// There is no removed target of this name.
     #[error("no history of a removed target {0:?} is kept")]
     NotRemoved(String),
-    /// Nothing is left that says where a tapped disk is.
+    /// The path of a tapped disk is lost.
     #[error("nothing is left that says where disk {disk:?} is outside the store")]
     UnknownDiskPath {
-        /// Which.
+        /// Its name.
         disk: String,
     },
-    /// The target had not all of its disks yet.
+    /// The target did not have all of its disks at that moment.
     #[error("target {name:?} did not have its disks yet at that moment")]
     BeforeDisks {
-        /// Which.
+        /// Its name.
         name: String,
     },
-    /// A part was done, and stays done.
+    /// A part was done and stays done; then a step failed.
     #[error("{done}; but then: {why}")]
     Partly {
         /// What was done.
         done: String,
-        /// What failed.
+        /// The failure.
         why: Box<Error>,
     },
-    /// The disk outside the store could not be brought up to date, so it was left as it is.
+    /// The disk outside the store could not be brought up to date, and was left as it is.
     #[error("disk {disk:?} outside the store could not be brought up to date")]
     DiskBehind {
-        /// Which.
+        /// Its name.
         disk: String,
     },
-    /// It does not run.
+    /// The target does not run.
     #[error("target {0:?} is not running")]
     TargetStopped(String),
     /// A disk outside the store cannot be used.
     #[error("disk {}: {source}", .path.display())]
     Disk {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// A disk that something else uses.
+    /// A disk that another program uses, or that cannot be locked.
     #[error("disk {}: {source}", .path.display())]
     DiskLocked {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// Who uses it.
+        /// The reason.
         source: bygone_sys::ImageLockError,
     },
-    /// The kernel uses it, or has made something of it.
+    /// A disk that the kernel uses: it is mounted, swap, or part of another device.
     #[error("disk {}: {by}", .path.display())]
     DiskUsed {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// For what, in words.
+        /// The use, in words.
         by: String,
     },
-    /// A target taps it.
+    /// The destination is a tapped disk of a target.
     #[error("{} is a disk of target {target:?}", .path.display())]
     Tapped {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// Which.
+        /// Its name.
         target: String,
     },
-    /// Another target has it already.
+    /// The disk to tap is a disk of another target.
     #[error("{} is a disk of target {target:?}", .path.display())]
     DiskTaken {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// Which.
+        /// Its name.
         target: String,
     },
-    /// The disk outside the store of a target is not where it was, or cannot be used.
+    /// The disk outside the store of a target is missing or cannot be used.
     #[error("disk {}: {source}", .path.display())]
     DiskAway {
-        /// Of which target.
+        /// The target.
         target: String,
-        /// Which.
+        /// Its name.
         disk: String,
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: io::Error,
     },
     /// The disk outside the store of a target has another size than when it was added.
     #[error("disk {} has {found} bytes; it had {was} when it was added", .path.display())]
     DiskResized {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// Its size.
+        /// Its size in bytes.
         found: u64,
-        /// Its size when it was added.
+        /// Its size in bytes when it was added.
         was: u64,
     },
-    /// It is in the store's own folder.
+    /// The path is in the store's own folder.
     #[error("{} is in the store's own folder", .0.display())]
     InsideStore(PathBuf),
-    /// As a raw disk it would be destroyed.
+    /// The file is a disk image that is not raw; it would be destroyed if it were used as one.
     #[error("{} is no raw disk: it looks like {}", .path.display(), .format.name())]
     NotRaw {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// What it looks like.
+        /// The format that it appears to have.
         format: bygone_qemu::image::Format,
     },
-    /// A disk of a size that does not fit.
+    /// A disk with an invalid size.
     #[error("disk {} has {found} bytes; {wanted}", .path.display())]
     DiskSize {
-        /// Where.
+        /// Its path.
         path: PathBuf,
-        /// Its size.
+        /// Its size in bytes.
         found: u64,
-        /// What it should be.
+        /// The requirement.
         wanted: String,
     },
-    /// A label that no text can name.
+    /// An invalid label of a point.
     #[error("{label:?} cannot be the label of a point: {source}")]
     Label {
-        /// What was given.
+        /// The text.
         label: String,
-        /// Why not.
+        /// The reason.
         source: ParseError,
     },
     /// Another point has this label.
     #[error("a point is labelled {label:?} already: {name}, {time}, on branch {branch}")]
     LabelTaken {
-        /// Which label.
+        /// The label.
         label: String,
-        /// The moment of that point, as it can be named.
+        /// A text that names that point's moment.
         name: String,
-        /// When that is.
+        /// The time of that moment, RFC 3339.
         time: String,
-        /// On which branch.
+        /// The branch of that moment.
         branch: String,
     },
-    /// The history of a disk is not complete at that moment.
+    /// The content of a disk at that moment is not known completely.
     #[error("disk {disk:?} was not taken over completely at that moment")]
     BaseIncomplete {
-        /// Which.
+        /// Its name.
         disk: String,
     },
     /// The store failed or refused.
@@ -363,72 +363,72 @@ pub enum Error {
     /// A file cannot be used.
     #[error("{doing} {}: {source}", .path.display())]
     File {
-        /// What was being done.
+        /// The operation, such as "writing".
         doing: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: Arc<io::Error>,
     },
-    /// Nothing can listen there.
+    /// A server cannot listen at that address.
     #[error(transparent)]
     Listen(#[from] bygone_block::nbd::ListenError),
     /// A device cannot be served as a file.
     #[error("serving {}: {source}", .path.display())]
     Fuse {
-        /// At which path.
+        /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         source: bygone_block::FuseError,
     },
-    /// Some other program failed.
+    /// Another program failed.
     #[error("{program} failed: {output}")]
     Program {
-        /// Which.
+        /// Its name.
         program: &'static str,
-        /// What it said.
+        /// Its output.
         output: String,
     },
-    /// The manager was asked over its socket, and said this.
+    /// A failure that a manager reported over its socket, or that an earlier call with the same key had.
     #[error(transparent)]
     Told(Failure),
     /// There is no such job.
     #[error("there is no job {0}")]
     NoJob(u64),
-    /// A key that is none.
+    /// An invalid idempotency key.
     #[error("a key is 1 to 128 printable characters")]
     BadKey,
-    /// The call of this key was another one.
+    /// The key belongs to a different call.
     #[error("the key {key:?} was given to another call: job {job}")]
     KeyUsed {
         /// The key.
         key: String,
-        /// The other call.
+        /// The job of that call.
         job: u64,
     },
-    /// The call of this key was begun, and its manager ended before it did.
+    /// The call with this key was not successful, and what it changed stays.
     #[error("job {job} was interrupted; it had changed this: {}", .changed.join("; "))]
     Interrupted {
-        /// The call.
+        /// The job of that call.
         job: u64,
-        /// What it had changed, in words.
+        /// What it had changed, in words; it may be unknown.
         changed: Vec<String>,
     },
-    /// The manager went away while it was asked.
+    /// The manager, or the supervision of a machine, ended during the call.
     #[error("the manager ended the connection")]
     ManagerGone,
-    /// The manager did not come up.
+    /// The manager did not start.
     #[error("the manager did not start: {0}")]
     ManagerNotUp(String),
-    /// Nobody waits for the answer any more.
+    /// The caller no longer waits.
     #[error("given up")]
     Abandoned,
-    /// Nor did the manager let go of it at once.
+    /// The caller no longer waits, but the manager goes on with the call.
     #[error("given up; the manager goes on with it")]
     GoesOn,
 }
 
-/// The manager's result.
+/// A result with the engine's [`enum@Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl From<BadName> for Error {

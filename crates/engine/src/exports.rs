@@ -1,8 +1,10 @@
-//! Which devices NBD clients can have, by name: `NAME/DISK` (the present), `NAME/DISK@WHEN` (the past, read-only),
-//! `NAME/DISK#BRANCH` (a branch), `NAME/DISK#id:N` (a branch by its number). With one disk, `/DISK` can be left out.
+//! The exports of a manager, by name: `NAME/DISK` (the present), `NAME/DISK@WHEN` (a moment, read-only),
+//! `NAME/DISK#BRANCH` (a branch), `NAME/DISK#id:N` (a branch by its id). If the target has one disk, `/DISK` can be
+//! omitted.
 //!
-//! `NAME/DISK` is another disk after a promotion, and a branch's name may be given to another branch. The number is for
-//! good, so that is what machines are given.
+//! `NAME/DISK` means another disk after a promotion, and a branch's name may be given to another branch; only the id
+//! never changes its meaning. Machines do not use these exports: each has a socket of its own, for the disks of its
+//! branch.
 
 use std::sync::Arc;
 
@@ -21,11 +23,10 @@ use crate::{
     target::Target,
 };
 
-/// A device, and what it shows.
+/// A device that was opened by name.
 pub(crate) struct Opened {
-    /// The device.
     pub device: Arc<dyn BlockDevice>,
-    /// The moment, if it is a past one.
+    /// The moment, for a past one.
     pub moment: Option<MomentInfo>,
 }
 
@@ -35,7 +36,7 @@ impl std::fmt::Debug for Opened {
     }
 }
 
-/// Which part of history is meant.
+/// The part of a target's history that a name means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Which {
     Present,
@@ -78,7 +79,7 @@ impl Manager {
             }
             Which::Branch(branch) => {
                 let branch = history::branch_named(&catalog, &branch)?;
-                // Nobody can write to a branch that was dropped.
+                // A dropped branch takes no writes.
                 let volume = target.volume(catalog.live_branch(branch)?.id, disk)?;
                 Ok(Opened { device: Arc::new(target.serve(volume, false)?), moment: None })
             }
@@ -118,7 +119,7 @@ impl Exports for ManagerExports {
         if self.0.is_stopping() {
             return Err(OpenError::Closing);
         }
-        // A client says nothing of its time zone, so the manager's is taken; a zone can be written with the time.
+        // NBD has no field for the client's time zone, so the manager's is used; a time can include its zone.
         match self.0.open_device(name, &calls::now(self.0.clock())) {
             Ok(opened) => Ok(opened.device),
             Err(
@@ -134,7 +135,7 @@ impl Exports for ManagerExports {
     }
 }
 
-/// One device under every name, for `export`.
+/// One device, under its name and as the default export, for the call `export`.
 pub(crate) struct OneExport {
     pub(crate) name: String,
     pub(crate) device: Arc<dyn BlockDevice>,

@@ -1,4 +1,4 @@
-//! From what went wrong here to what is said of it.
+//! Converts errors to the API's failures.
 
 use std::{error::Error as _, io, path::Path};
 
@@ -18,7 +18,7 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// The system's words, without its number.
+/// The operating system's message, without the error number.
 fn system(error: &io::Error) -> String {
     let text = error.to_string();
     text.split_once(" (os error ").map_or(text.as_str(), |(text, _)| text).to_owned()
@@ -44,7 +44,7 @@ fn disk(path: &Path, error: &io::Error) -> Failure {
 }
 
 impl Error {
-    /// The same for the other side of a socket.
+    /// The failure that the API reports for this error.
     #[must_use]
     pub fn failure(&self) -> Failure {
         match self {

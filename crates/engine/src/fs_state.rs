@@ -1,22 +1,24 @@
-//! Whether the file systems on a disk are marked clean: one of the signals that a target has really stopped.
+//! Finds out whether the file systems on a disk are marked clean: one of the signals that a target was shut down in
+//! order.
 //!
-//! Pure, and made for hostile input: all it does is to look at a few fields of partition tables and superblocks.
+//! Pure, and safe on hostile input: it only reads a few fields of partition tables and superblocks.
 
 /// The state of one file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FsState {
-    /// Such as `ext4`.
+    /// `ext2`, `ext3` or `ext4`.
     pub kind: &'static str,
-    /// Where it starts, in bytes.
+    /// Its offset on the disk, in bytes.
     pub offset: u64,
-    /// It was unmounted; nothing has to be recovered.
+    /// It was unmounted, and needs no recovery.
     pub clean: bool,
 }
 
 const SECTOR: u64 = 512;
 const PARTITIONS_MAX: u32 = 128;
 
-/// Finds the ext2/3/4 file systems on a disk, in partitions or without. `read` gives the bytes at an offset.
+/// Finds the ext2/3/4 file systems that start at the beginning of a disk or of a primary MBR or GPT partition, in
+/// sectors of 512 bytes. `read` returns the bytes at an offset.
 pub(crate) fn find(size_bytes: u64, read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Vec<FsState> {
     let mut starts = vec![0];
     starts.extend(partitions(read));
@@ -137,7 +139,7 @@ mod tests {
         disk[512 + 72] = 2;
         disk[512 + 80] = 1;
         disk[512 + 84] = 128;
-        // The table has one entry, and its sector room for three more.
+        // The table has one entry; its sector has room for three more.
         disk[1024 + 128] = 1;
         disk[1024 + 128 + 32] = 8;
         disk.extend(superblock(false));

@@ -1,8 +1,8 @@
-//! An entry point for a fuzz target: what is on a disk, without one.
+//! The entry point for the fuzz target of file systems.
 
 use crate::fs_state;
 
-/// The file systems that are found on a disk: kind, place, and whether each is clean.
+/// The file systems on a disk: kind, offset in bytes, and whether each is clean.
 pub fn file_systems(
     size_bytes: u64,
     read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>,

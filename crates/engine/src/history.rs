@@ -1,7 +1,7 @@
-//! From what a person says to a moment of a target: [`find`] is the only way, whatever the moment is wanted for.
+//! Resolves a person's text to a moment of a target. [`find`] is the only way, whatever the moment is used for.
 //!
-//! Names are resolved here and nowhere below: what comes out is a [`Place`], which means the same moment whatever becomes of
-//! the target, and the words that are told of it.
+//! Names are resolved here and nowhere below: the result is a [`Place`], whose meaning never changes, with its
+//! description.
 
 use std::{cell::OnceCell, sync::Arc};
 
@@ -18,28 +18,27 @@ use crate::{
     timeline,
 };
 
-/// How a dropped branch is named, or one whose name another one has now.
+/// The prefix that names a branch by its id, for example one that was dropped.
 const BY_ID: &str = "id:";
 
-/// A moment that was found, and what stands there.
+/// A resolved moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
-    /// Where.
     pub place: Place,
-    /// When, by the clock of the log.
+    /// Its time, by the clock of the log.
     pub time: Micros,
-    /// How the text was understood, in words.
+    /// How the text was interpreted, in words.
     pub how: String,
-    /// How good it is to come back to.
+    /// How good it is to restore.
     pub grade: Grade,
-    /// The event that was named, or the best one that tells of this moment.
+    /// The event that was named, or the best one at this moment.
     pub event: Option<Event>,
-    /// A text that means this moment for good.
+    /// A text that always names this moment.
     name: String,
 }
 
 impl Found {
-    /// The same for people.
+    /// Its description for clients.
     #[must_use]
     pub(crate) fn info(&self, catalog: &Catalog) -> MomentInfo {
         let event = self.event.clone();
@@ -60,10 +59,10 @@ impl Found {
     }
 }
 
-/// Finds the moment of a target that a person means by `text`, asked at `now` in the time zone of `now`.
+/// Resolves `text` to a moment, relative to `now` and its time zone.
 ///
 /// # Errors
-/// When it cannot be read, does not exist or is ambiguous.
+/// When the text cannot be parsed, or the moment does not exist or is ambiguous.
 pub(crate) fn find(log: &Log, text: &str, day: WholeDay, now: &Zoned) -> Result<Found> {
     let when = When::parse(text).map_err(|source| Error::When { text: text.to_owned(), source })?;
     let history = LogHistory::new(log);
@@ -79,13 +78,13 @@ pub(crate) fn find(log: &Log, text: &str, day: WholeDay, now: &Zoned) -> Result<
     Ok(Found { place: found.place, time: found.time, how: found.how, grade, event, name })
 }
 
-/// The name of a branch as it is told to people; another one may have it now.
+/// The name of a branch for display; another branch may have it now.
 #[must_use]
 pub(crate) fn name_for_people(catalog: &Catalog, branch: BranchId) -> String {
     catalog.branch(branch).map_or_else(|| format!("{BY_ID}{branch}"), |branch| branch.name.clone())
 }
 
-/// The name by which a branch is found again: its own, or its id if it was dropped.
+/// A name that resolves to the branch: its own, or its id if it was dropped.
 #[must_use]
 pub(crate) fn name_of_branch(catalog: &Catalog, branch: BranchId) -> String {
     match catalog.branch(branch) {
@@ -94,10 +93,10 @@ pub(crate) fn name_of_branch(catalog: &Catalog, branch: BranchId) -> String {
     }
 }
 
-/// The branch that a person means: the one of this name that was not dropped, or any one by `id:NUMBER`.
+/// Resolves the name of a branch that was not dropped, or `id:NUMBER` for any branch.
 ///
 /// # Errors
-/// When there is none.
+/// When there is no such branch.
 pub(crate) fn branch_named(catalog: &Catalog, name: &str) -> bygone_store::Result<BranchId> {
     let unknown = || bygone_store::Error::NoBranch(name.to_owned());
     match name.strip_prefix(BY_ID) {
@@ -110,8 +109,8 @@ pub(crate) fn branch_named(catalog: &Catalog, name: &str) -> bygone_store::Resul
     }
 }
 
-/// A text that means a moment for good, as [`find`] understands it; without a look at the log. Not by the branch's name, which may be
-/// another's by the time that somebody comes back to it.
+/// A text that always names this moment, for [`find`]; made without reading the log. It has the branch's id, because
+/// another branch may have its name later.
 #[must_use]
 pub(crate) fn name_of(catalog: &Catalog, place: Place) -> String {
     if catalog.branches.len() == 1 {
@@ -120,7 +119,7 @@ pub(crate) fn name_of(catalog: &Catalog, place: Place) -> String {
     format!("{BY_ID}{}@seq:{}", place.branch, place.seq)
 }
 
-/// The history of a log, as the grammar of moments asks for it.
+/// The history of a log, for the grammar of moments.
 struct LogHistory<'a> {
     log: &'a Log,
     catalog: Arc<Catalog>,
@@ -139,7 +138,7 @@ impl<'a> LogHistory<'a> {
         }
     }
 
-    /// The first event of a line, in this order and within these bounds, that is what is asked for.
+    /// The first event in this order and within the query's bounds that matches `what`.
     fn event_that(
         &self,
         what: &What,
@@ -157,7 +156,7 @@ impl<'a> LogHistory<'a> {
         Ok(found.first().map(timeline::moment))
     }
 
-    /// What a person can say to mean this moment: its seq alone, if that is on this branch.
+    /// The shortest text that always names this moment: its seq alone, if that record is on this branch.
     fn name_of(&self, place: Place) -> bygone_store::Result<String> {
         if self.log.place_of(place.seq)? == place {
             return Ok(format!("seq:{}", place.seq));
@@ -207,14 +206,14 @@ impl when::History for LogHistory<'_> {
         let hits = boxed(self.log.at_time(time))?;
         let head = self.log.head_seq();
         let hit = |h: &bygone_store::TimeHit| {
-            // Of a branch, the nearest moment at or before may be an earlier one, from before the branch was made.
+            // On a branch's line, the nearest moment at or before the time may be from before the branch was made.
             let place = line.at(h.seq);
             let time = if place.seq == h.seq { h.time } else { boxed(self.log.time_of(place.seq))? };
             Ok(TimeHit { mark: Mark { place, time }, era: h.era as u32 })
         };
         let within: Vec<&bygone_store::TimeHit> = hits.iter().filter(|h| h.within || h.seq == head).collect();
         if within.is_empty() {
-            // Between two eras: the nearest moment before it is the last one that there is.
+            // Between two eras: the nearest earlier moment is the last one before the gap.
             return hits.iter().max_by_key(|h| (h.time, h.seq)).map(hit).into_iter().collect();
         }
         within.into_iter().map(hit).collect()

@@ -1,6 +1,7 @@
-//! Reading an image into the store once. What is no raw disk is made one by `qemu-img` first, in the target's folder.
+//! Imports an image into the store. An image that is not raw is converted by `qemu-img` first, to a temporary file in
+//! the target's folder.
 //!
-//! Invariant: an image becomes a disk whole or not at all; what in it is no part of the disk is said.
+//! Invariant: an image is imported completely or not at all; what of it is left out is reported.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,9 +22,10 @@ use crate::{
     target::{Target, Use},
 };
 
-/// Small enough to stay in the system's memory as far as there is room: it is what the machine boots from next.
+/// Images are copied in pieces of this size: writes that are small enough to stay in the page cache, because the
+/// machine boots from them next.
 const PIECE_BYTES: u64 = 128 << 10;
-/// Zeroes between data are left out in blocks of this size.
+/// Zero blocks of this size are left out.
 const COMPARED_BYTES: usize = 64 << 10;
 
 /// An image that can be imported.
@@ -34,17 +36,17 @@ pub(crate) struct Image {
     format: Option<Format>,
     /// The size of the disk in it.
     pub(crate) size_bytes: u64,
-    /// The size of its blocks, as its partition table says.
+    /// The block size according to its device or its partition table, if the image is raw.
     pub(crate) block_bytes: Option<u32>,
-    /// Snapshots inside of it, which are left out.
+    /// The internal snapshots, which are left out.
     snapshots: Vec<String>,
 }
 
 impl Image {
-    /// Looks at an image; with `is_raw` its first bytes may look like anything.
+    /// Examines an image; with `is_raw` its content may look like another format.
     ///
     /// # Errors
-    /// When it cannot be read, is not whole, or needs other files.
+    /// When it cannot be read, is damaged or incomplete, or needs other files.
     pub(crate) fn look(path: &Path, is_raw: bool, answers: &mut dyn Answers) -> Result<Image> {
         let path = crate::config::absolute(path);
         let Facts { size_bytes, block_bytes, format } = outside::facts(&path)?;
@@ -68,10 +70,10 @@ impl Image {
         Ok(Image { path, format: Some(format), size_bytes, block_bytes: None, snapshots })
     }
 
-    /// Reads it into the disk `id` of a new target.
+    /// Imports it into the disk `id` of a new target.
     ///
     /// # Errors
-    /// When it cannot be read or the store not be written.
+    /// When it cannot be read, the store cannot be written, or the caller no longer waits.
     pub(crate) fn import(&self, target: &Arc<Target>, id: &str, answers: &mut dyn Answers) -> Result<()> {
         let lease = target.lease(target.volume(target.present(), Some(id))?, Use::Upkeep)?;
         let doing = format!("importing {id}");
@@ -82,7 +84,7 @@ impl Image {
             None => copy(&self.path, id, &lease, &mut progress)?,
             Some(format) => {
                 let raw = Temporary(target.dir().join(format!("import-{id}.raw")));
-                // Unpacking it is half of the work.
+                // Conversion counts as half of the work.
                 let half = u128::from(self.size_bytes) / 2;
                 image::convert(&self.path, format, &raw.0, &mut |hundredths| {
                     progress((half * u128::from(hundredths) / 10_000) as u64)
@@ -105,7 +107,7 @@ impl Image {
     }
 }
 
-/// Copies a raw disk into an empty one of its size.
+/// Copies a raw disk to an empty one of the same size.
 fn copy(path: &Path, id: &str, to: &dyn BlockDevice, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
     let io = |source| Error::Disk { path: path.to_owned(), source };
     let raw = OsDisk::open_to_read(path).map_err(io)?;
@@ -128,7 +130,7 @@ fn copy(path: &Path, id: &str, to: &dyn BlockDevice, progress: &mut dyn FnMut(u6
             .map(|data| Writing { offset: at + data.start as u64, change: Change::Data(&piece[data]) })
             .collect();
         to.write(&writings).map_err(|e| match e {
-            // An import is a command: it fails at once instead of waiting.
+            // An import fails at once instead of waiting for room.
             IoError::Paused => bygone_store::Error::Full { name: format!("disk {id}") }.into(),
             e => Error::from(e),
         })?;
@@ -143,7 +145,7 @@ fn copy(path: &Path, id: &str, to: &dyn BlockDevice, progress: &mut dyn FnMut(u6
     }
 }
 
-/// Removed when it is no longer needed, however that comes.
+/// A temporary file, removed when it is dropped.
 struct Temporary(PathBuf);
 
 impl Drop for Temporary {

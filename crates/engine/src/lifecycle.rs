@@ -1,33 +1,33 @@
-//! What may be asked of a target in which state: the one place that decides (see `docs/lifecycle.md`).
+//! Which requests are legal in which state of a target: the only place that decides (see `docs/lifecycle.md`).
 //!
-//! A target has a machine, which is in one of five states, and at most one *change* under way. Requests that change it begin with
-//! [`decide`]; those that only look never come here.
+//! A target has a machine, in one of five states, and at most one *change* in progress. Requests that change it begin
+//! with [`decide`]; requests that only look do not use it.
 
 use bygone_model::Micros;
 
-/// A change of a target. There is one at a time.
+/// A change of a target. At most one is in progress at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Change {
-    /// It comes to be.
+    /// It is added.
     Add,
-    /// Its machine is started, or taken over from an earlier manager.
+    /// Its machine is started, or adopted.
     Start,
-    /// A moment becomes its present.
+    /// A moment is restored in place.
     Restore,
-    /// A branch becomes its present.
+    /// A branch is promoted.
     Promote,
     /// A branch is dropped.
     Drop,
-    /// The last change of its branches is taken back.
+    /// The last act is undone.
     Undo,
-    /// Its configuration is written anew.
+    /// Its configuration is repaired.
     Repair,
-    /// It goes.
+    /// It is removed.
     Remove,
 }
 
 impl Change {
-    /// In words: "target web is being …".
+    /// The word for messages: "target web is being …".
     pub(crate) fn participle(self) -> &'static str {
         match self {
             Change::Add => "added",
@@ -41,7 +41,7 @@ impl Change {
         }
     }
 
-    /// The name of the state in which a target is meanwhile.
+    /// The name of the change in `status`.
     pub(crate) fn state(self) -> &'static str {
         match self {
             Change::Add => "adding",
@@ -55,33 +55,32 @@ impl Change {
         }
     }
 
-    /// It takes a moment at most, so whoever comes meanwhile waits for it.
+    /// Whether it is so short that other requests wait for it.
     fn is_short(self) -> bool {
         matches!(self, Change::Drop)
     }
 }
 
-/// A change that is under way.
+/// A change in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Doing {
-    /// Which.
     pub change: Change,
-    /// Since when.
+    /// When it began.
     pub since: Micros,
 }
 
 /// The state of a target's machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Machine {
-    /// None runs.
+    /// No process runs.
     Stopped,
-    /// Its process is there and does not answer yet.
+    /// The process exists and does not answer yet.
     Starting,
     /// It runs.
     Running,
-    /// It was asked to stop.
+    /// It was asked to stop, has shut down or panicked, and its process still exists.
     Stopping,
-    /// It runs, and no manager serves its disks yet.
+    /// It runs, and no manager supervises it.
     LeftRunning,
 }
 
@@ -98,35 +97,37 @@ impl Machine {
     }
 }
 
-/// What is asked for.
+/// The kinds of requests that the contract distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Request {
     /// `run`.
     Run,
     /// `stop`, with or without force.
     Stop,
-    /// Another branch becomes the present.
+    /// The present moves to another branch than the machine's.
     Move,
-    /// The branch on which the machine runs becomes the present.
+    /// The present moves to the branch on which the machine runs.
     MoveToRunning,
-    /// A change of branches. Whether the present moves with it is asked once the turn is taken: see [`Request::Move`].
+    /// A change of branches. Whether it moves the present is known once the turn is taken; then [`Request::Move`] or
+    /// [`Request::MoveToRunning`] is decided.
     Branches,
-    /// A disk that can be written is served to somebody else than the machine.
+    /// A writable disk is served to a client other than the machine.
     Serve,
-    /// What notes something and leaves everything else as it is: `point`, `target set`, a moment that is read for long.
+    /// A request that changes nothing but the log or the settings, or reads a past moment: `point`, `target set`,
+    /// `restore --to`, an `export` of a moment.
     Note,
     /// `target remove`.
     Remove,
 }
 
-/// What is done about a request.
+/// The decision about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It may begin.
+    /// It is legal.
     Go,
-    /// It may begin: the machine is taken over first.
+    /// It is legal, and the machine is adopted first.
     Adopt,
-    /// It waits for the change that is under way.
+    /// It waits for the change in progress.
     Wait,
     /// It is refused.
     Refused(Refusal),
@@ -147,18 +148,18 @@ pub(crate) enum Refusal {
     Stopped,
 }
 
-/// Decides about a request of a target whose machine is in this state and which is being changed like this.
+/// Decides whether a request is legal, given the change in progress and the state of the machine.
 pub(crate) fn decide(doing: Option<Doing>, machine: Machine, request: Request) -> Verdict {
     use Verdict::{Adopt, Go, Refused, Wait};
     if let Some(doing) = doing {
         let waits = match (doing.change, request) {
-            // Nothing is begun with what goes, or is not there yet.
+            // The target is not complete, or about to disappear.
             (Change::Remove | Change::Add | Change::Repair, _) => return Refused(Refusal::Busy(doing)),
-            // These do not touch what is being changed.
+            // These do not touch what the change changes.
             (_, Request::Note) => return Go,
-            // Who asks for the stop of a machine that starts wants it stopped when it has.
+            // A stop of a machine that is being started follows the start.
             (Change::Start, Request::Stop) => true,
-            // It is taken over first, which is a change as well.
+            // Adopting it needs the turn.
             (_, Request::Stop) if machine == Machine::LeftRunning => true,
             (_, Request::Stop) => return decide(None, machine, request),
             (change, _) => change.is_short(),

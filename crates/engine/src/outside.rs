@@ -1,7 +1,7 @@
-//! Disks outside of the store: may this file or device be tapped, or written over?
+//! Decides whether a file or device outside the store may be tapped or overwritten.
 //!
-//! Invariant: whatever somebody else has a use for is left alone: an image of a format of its own, what the kernel has
-//! mounted or built something on, what a target taps, what belongs to the store.
+//! Invariant: what others use is not touched: an image in a format of its own, what the kernel has mounted or built a
+//! device on, what a target taps, what belongs to the store.
 
 use std::{
     fs, io,
@@ -20,20 +20,20 @@ use crate::{
     target::Target,
 };
 
-/// What of a disk is to be known before it is tapped or imported.
+/// The properties of a disk that is going to be tapped or imported.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
     pub(crate) size_bytes: u64,
-    /// The size of its blocks, as its device or its partition table says.
+    /// Its block size according to its device or its partition table.
     pub(crate) block_bytes: Option<u32>,
-    /// What it looks like, if not like a raw disk.
+    /// The format of its content, if it does not look like a raw disk.
     pub(crate) format: Option<Format>,
 }
 
-/// Opens and locks a disk outside the store; says its size.
+/// Opens and locks a disk outside the store; returns its size in bytes first.
 ///
 /// # Errors
-/// When it cannot be opened, is used by something else, or has no size that a disk can have.
+/// When it cannot be opened, is in use, is read-only, or its size is not a positive multiple of 512.
 pub(crate) fn open(path: &Path) -> Result<(u64, OsDisk, ImageLock)> {
     if let Some(by) = used_by(path) {
         return Err(Error::DiskUsed { path: path.to_owned(), by });
@@ -53,10 +53,10 @@ pub(crate) fn open(path: &Path) -> Result<(u64, OsDisk, ImageLock)> {
     Ok((size, raw, image_lock))
 }
 
-/// The size of a file or block device, which is not opened for that.
+/// The size in bytes of a file or block device, determined without opening it.
 ///
 /// # Errors
-/// When it is not there, or neither of them.
+/// When it does not exist, or is neither.
 pub(crate) fn size_of(path: &Path) -> io::Result<u64> {
     const SECTOR_BYTES: u64 = 512;
     let meta = fs::metadata(path)?;
@@ -74,7 +74,7 @@ pub(crate) fn size_of(path: &Path) -> io::Result<u64> {
     Ok(sectors * SECTOR_BYTES)
 }
 
-/// What there is to know of a disk or image that is only read.
+/// Examines a disk or image, opened for reading only.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -87,10 +87,10 @@ pub(crate) fn facts(path: &Path) -> Result<Facts> {
     Ok(Facts { size_bytes, block_bytes, format: image::recognise(&head, &tail) })
 }
 
-/// Looks whether a disk can be tapped; with `is_raw` its first bytes may look like anything.
+/// Checks that a disk can be tapped; with `is_raw` its content may look like another format.
 ///
 /// # Errors
-/// When it cannot, or somebody else has a use for it.
+/// When it cannot, or is in use.
 pub(crate) fn check_tap(
     paths: &StorePaths,
     targets: &[Arc<Target>],
@@ -106,10 +106,10 @@ pub(crate) fn check_tap(
     Ok(facts)
 }
 
-/// Looks whether a disk of the target `of` can be written there.
+/// Checks that a disk of the target `of` can be written to `path`.
 ///
 /// # Errors
-/// When somebody else has a use for what is there.
+/// When the path is in the store's folder, or is a tapped disk.
 pub(crate) fn check_free(
     paths: &StorePaths,
     targets: &[Arc<Target>],
@@ -122,7 +122,8 @@ pub(crate) fn check_free(
     let (place, path) = (Place::of(path), crate::config::absolute(path));
     let is_same = |tap: &Path, is_own: bool| match (&place, Place::of(tap)) {
         (Some(place), Some(other)) => place.overlaps(&other),
-        // A disk that is away is still its target's, which finds there what was put there meanwhile. It may be its own disk.
+        // A missing disk still belongs to its target, which would find at its path what is written there. Its own
+        // content may be restored there.
         _ => path == tap && !is_own,
     };
     for target in targets {
@@ -136,7 +137,7 @@ pub(crate) fn check_free(
     Ok(())
 }
 
-/// Looks whether a disk can become that of a target.
+/// Checks that a disk can become a disk of a new target.
 ///
 /// # Errors
 /// When it is in the store's folder, or another target has it.
@@ -147,22 +148,22 @@ pub(crate) fn check_not_taken(paths: &StorePaths, targets: &[Arc<Target>], path:
     })
 }
 
-/// Would a file at `path` lie in this folder? What does not exist yet lies where its nearest folder that does is.
+/// Whether a file at `path` would be in this folder. For a missing file, its nearest existing ancestor counts.
 fn is_inside(folder: &Path, path: &Path) -> bool {
     let Ok(folder) = folder.canonicalize() else { return false };
     let real = path.ancestors().find_map(|part| part.canonicalize().ok());
-    // A device file in there would not be the store's content, but nobody keeps one there either.
+    // A device node in there would not be the store's content, but is refused too.
     real.is_some_and(|real| real.starts_with(folder))
 }
 
-/// Which file or device it is, whatever it is called.
+/// The identity of a file or device, independent of its path.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
     File {
         device: u64,
         inode: u64,
     },
-    /// Its folder in sysfs; that of a partition is in that of its disk.
+    /// Its folder in sysfs; a partition's is inside its disk's.
     Device(PathBuf),
 }
 
@@ -188,13 +189,13 @@ fn sysfs(device: u64) -> Option<PathBuf> {
     fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()
 }
 
-/// Opening it for writing would succeed, and each write fail.
+/// Whether a device is read-only: opening it for writing would succeed, but each write would fail.
 fn is_read_only(path: &Path) -> bool {
     let Some(Place::Device(folder)) = Place::of(path) else { return false };
     fs::read_to_string(folder.join("ro")).is_ok_and(|text| text.trim() == "1")
 }
 
-/// What the kernel uses a file or device for, in words.
+/// The kernel's use of a file or device, in words.
 fn used_by(path: &Path) -> Option<String> {
     let place = Place::of(path)?;
     if let Place::Device(folder) = &place {
@@ -216,7 +217,7 @@ fn used_by(path: &Path) -> Option<String> {
     loop_on(&place).map(|device| format!("{device} is set up on it"))
 }
 
-/// Where the device or a part of it is mounted.
+/// The mount point of the device or one of its partitions.
 fn mounts_below(folder: &Path) -> Option<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     mounts.lines().find_map(|line| {
@@ -228,7 +229,7 @@ fn mounts_below(folder: &Path) -> Option<String> {
     })
 }
 
-/// A device that is made of this one or a part of it: LVM, RAID, encryption.
+/// A device that is built on this one or one of its partitions: LVM, RAID, encryption.
 fn holder_of(folder: &Path) -> Option<String> {
     let name = |folder: &Path| {
         let holders = fs::read_dir(folder.join("holders")).ok()?;
@@ -241,7 +242,7 @@ fn holder_of(folder: &Path) -> Option<String> {
     name(folder).or_else(|| parts.find_map(|part| name(&part)))
 }
 
-/// The loop device that shows this file.
+/// The loop device that is set up on this file.
 fn loop_on(place: &Place) -> Option<String> {
     let devices = fs::read_dir("/sys/block").ok()?.filter_map(io::Result::ok);
     let mut loops = devices.filter(|entry| entry.file_name().to_string_lossy().starts_with("loop"));
@@ -252,7 +253,7 @@ fn loop_on(place: &Place) -> Option<String> {
     })
 }
 
-/// `\040` and the like, as the kernel writes spaces in its tables.
+/// Decodes the octal escapes of white space and backslashes in the kernel's tables.
 fn unescape(word: &str) -> String {
     ["\\040", "\\011", "\\012", "\\134"]
         .into_iter()

@@ -1,5 +1,4 @@
-//! Bringing a moment back: to a file or device, to the target itself, or to the disk outside the store that is to show
-//! another branch from now on.
+//! Restores moments, to a file or device or in place, and moves the present between branches.
 
 mod branches;
 mod copy;
@@ -25,13 +24,14 @@ pub(crate) use self::{
     outside::{Prepared, fill, fill_unasked},
 };
 
-/// Devices are copied in pieces of this size.
+/// Disks are copied in pieces of this size.
 const PIECE_BYTES: u64 = 4 << 20;
 
 /// Restores a moment of a target.
 ///
 /// # Errors
-/// When the moment does not exist, the destination cannot be written, or the target runs and is to be restored itself.
+/// When the moment does not exist or is not exact, the destination cannot be written, or the target runs and is to be
+/// restored in place.
 pub(crate) fn restore(
     target: &Arc<Target>,
     at: &str,
@@ -71,10 +71,10 @@ pub(crate) fn restore(
     }
 }
 
-/// The target had disks at a moment, and all of their content then is known.
+/// Checks that the target had all of its disks at a moment, with known content.
 ///
 /// # Errors
-/// When it had none, or something is missing.
+/// When a disk was missing, or its content is not known exactly.
 pub(crate) fn check_moment(target: &Target, place: Place) -> Result<()> {
     if target.volumes_at(place)?.len() < target.log.catalog().disks.len() {
         return Err(Error::BeforeDisks { name: target.name.clone() });
@@ -82,7 +82,7 @@ pub(crate) fn check_moment(target: &Target, place: Place) -> Result<()> {
     Ok(())
 }
 
-/// A name for a branch that nobody ever had.
+/// A name that no branch ever had.
 fn free_name(catalog: &Catalog, prefix: &str) -> String {
     (1..)
         .map(|n: u32| format!("{prefix}-{n}"))
@@ -90,10 +90,11 @@ fn free_name(catalog: &Catalog, prefix: &str) -> String {
         .unwrap_or_default()
 }
 
-/// Makes a branch that starts at a moment; gives it a name if it gets none. [`note_branch`] says so in the log.
+/// Makes a branch that starts at a moment. Without a name it gets a new one, from `prefix`. [`note_branch`] writes its
+/// event.
 ///
 /// # Errors
-/// When the name is taken or the moment does not exist.
+/// When the name is invalid or taken, or the moment does not exist.
 pub(crate) fn new_branch(
     target: &Target,
     place: Place,
@@ -111,7 +112,7 @@ pub(crate) fn new_branch(
     Ok(target.log.add_branch(&name, place.branch, place.seq)?)
 }
 
-/// Says in the log that a branch was made.
+/// Writes the event that a branch was made, durably.
 ///
 /// # Errors
 /// When the log cannot be written.

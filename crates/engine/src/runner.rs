@@ -1,7 +1,8 @@
-//! The door to the programs that run machines: everything the engine does with one goes through these two traits.
+//! The interface to the programs that run machines: the engine uses machines only through these two traits.
 //!
-//! Invariants: a runner that is dropped leaves its machine running; whether a machine runs is asked of its process. The first report
-//! of a machine is [`Happening::Started`] unless it ends before it answers, the last is [`Happening::Exited`].
+//! Invariants: dropping a runner leaves its machine running; whether a machine runs is determined from its process. The
+//! first report of a machine is [`Happening::Started`] unless it ends before its first answer, the last is
+//! [`Happening::Exited`].
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -21,43 +22,38 @@ use crate::{
     error::Result,
 };
 
-/// A disk as a machine gets it.
+/// A disk of a machine that is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LaunchDisk {
-    /// Its id.
     pub id: String,
     /// The NBD socket that serves it.
     pub socket: PathBuf,
-    /// Its name there.
+    /// The name of its export on the socket.
     pub export: String,
-    /// 512 or 4096.
+    /// The block size, 512 or 4096 bytes.
     pub block_bytes: u32,
 }
 
 /// A machine to start.
 #[derive(Clone, Debug)]
 pub(crate) struct Launch<'a> {
-    /// How the target is made up.
     pub config: &'a TargetConfig,
-    /// What its user sees.
     pub display: &'a Display,
-    /// Where its sockets and logs are.
+    /// The folder of its sockets and logs.
     pub dir: &'a Path,
     /// Its disks, which are served already.
     pub disks: Vec<LaunchDisk>,
 }
 
-/// A machine that was started or taken over.
+/// A machine that was started or adopted.
 pub(crate) struct Launched {
-    /// The machine.
     pub runner: Box<dyn Runner>,
-    /// What happens to it.
     pub reports: Receiver<Report>,
 }
 
-/// Starts machines and finds those that run.
+/// Starts machines and finds running ones.
 pub(crate) trait Launcher: Send + Sync {
-    /// Gets ready to start a machine, so that [`Launcher::start`] is quick; says how processors will be run: `kvm` or `tcg`.
+    /// Prepares for starting machines, so that [`Launcher::start`] is quick; returns the accelerator: `kvm` or `tcg`.
     ///
     /// # Errors
     /// When no machine can be started here.
@@ -66,61 +62,61 @@ pub(crate) trait Launcher: Send + Sync {
     /// Starts a machine.
     ///
     /// # Errors
-    /// When one runs in this place already, or it cannot be started. Then none runs.
+    /// When one runs in this folder already, or it cannot be started. Then none was started.
     fn start(&self, launch: &Launch<'_>) -> Result<Launched>;
 
-    /// The process of the machine that runs in the place `dir`; `None` when none does.
+    /// The process of the machine that runs in the folder `dir`; `None` if none runs.
     ///
     /// # Errors
-    /// When that cannot be found out.
+    /// When that cannot be determined.
     fn find(&self, dir: &Path) -> Result<Option<u32>>;
 
-    /// Takes over the machine that runs in the place `dir`; `None` when none does.
+    /// Adopts the machine that runs in the folder `dir`; `None` if none runs.
     ///
     /// # Errors
-    /// When that cannot be found out, or it cannot be watched.
+    /// When that cannot be determined, or the machine cannot be supervised.
     fn adopt(&self, dir: &Path) -> Result<Option<Launched>>;
 
-    /// The console of a machine in the place `dir`.
+    /// The socket of the console of the machine in `dir`.
     fn console(&self, dir: &Path) -> PathBuf;
 
-    /// Writes a line into the log of the console of a machine in the place `dir`.
+    /// Writes a line to the console's log of the machine in `dir`.
     ///
     /// # Errors
     /// When it cannot be written.
     fn mark_console(&self, dir: &Path, text: &str) -> Result<()>;
 
-    /// What the program in the place `dir` itself said last, for people.
+    /// The last output of the program in `dir` itself, for people.
     fn last_words(&self, dir: &Path) -> String;
 }
 
 /// A machine that runs, or did.
 pub(crate) trait Runner: Send + Sync {
-    /// Its process.
+    /// Its process id.
     fn pid(&self) -> u32;
 
-    /// Where it is in its life.
+    /// The phase of its life.
     fn phase(&self) -> Phase;
 
-    /// Asks it to shut down until it has, for as long as `patience`; see [`bygone_qemu::Vm::stop`].
+    /// Asks it repeatedly to shut down, for at most `patience`; see [`bygone_qemu::Vm::stop`].
     ///
     /// # Errors
-    /// When it can neither be asked nor ended.
+    /// When it can be neither asked nor ended.
     fn stop(&self, patience: Duration, say: &mut dyn FnMut(Step)) -> Result<Stopped>;
 
-    /// Ends it, asked first, then by force.
+    /// Ends its process: asks it first, then kills it.
     ///
     /// # Errors
     /// When its process cannot be ended.
     fn end(&self) -> Result<()>;
 
-    /// Lets it go on where it was held.
+    /// Lets it go on from where it was held.
     ///
     /// # Errors
     /// When it does not answer.
     fn resume(&self) -> Result<()>;
 
-    /// Resets it; it then stands before its first instruction, until [`Runner::resume`].
+    /// Resets it; it is then held before its first instruction, until [`Runner::resume`].
     ///
     /// # Errors
     /// When it does not answer.

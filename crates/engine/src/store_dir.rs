@@ -1,19 +1,21 @@
-//! The folder of a store: its description, its lock, and where everything is in it.
+//! The folder of a store: its layout, its description and its lock.
 //!
 //! ```text
-//! STORE/bygone.json            what it is (written once)
+//! STORE/bygone.json            the store's format (written once)
 //! STORE/lock                   held by the one process that has the store open
-//! STORE/run/                   sockets and the state of what runs; nothing of value
-//! STORE/targets/NAME/config/   how the target is made up, each version a file
+//! STORE/run/                   sockets, state of machines, and their UEFI variables
+//! STORE/jobs/                  long calls and calls with a key
+//! STORE/targets/NAME/config/   the target's configuration, each version a file
 //! STORE/targets/NAME/log, index  its history (see docs/format.md)
-//! STORE/targets/NAME/verified.json  what verifying it found
-//! STORE/targets/.adding-NAME/  a target that is being added; renamed once it is whole
+//! STORE/targets/NAME/verified.json  the findings of `verify`
+//! STORE/targets/.adding-NAME/  a target that is being added; renamed once it is complete
 //! STORE/targets/.deleting-NAME/ a target that is being deleted
-//! STORE/removed/               the history of removed targets
+//! STORE/removed/               the removed targets
 //! ```
 //!
-//! Invariants: a folder `targets/NAME` is made in one step, by renaming a whole one, and nothing in it is ever made anew because it
-//! is missing. So what is missing later was taken away, perhaps by a file system that is not mounted, and is an error.
+//! Invariants: a folder `targets/NAME` is created in one step, by renaming a complete one, and nothing in it is created
+//! later because it is missing. So a missing part was removed by others, or is on a file system that is not mounted,
+//! and is an error.
 
 use std::{
     fs,
@@ -30,15 +32,15 @@ use crate::{
 };
 
 const DESCRIPTION: &str = "bygone.json";
-/// 1 was that of stores from before manifests and keyed headers, none of which was released.
+/// Format 1 was from before manifests and keyed headers; it was never released.
 const FORMAT: u64 = 2;
 const FOLDERS: [&str; 2] = ["targets", "run"];
-/// Never the beginnings of a target's name.
+/// Prefixes that no target's name can have.
 const ADDING: &str = ".adding-";
 const DELETING: &str = ".deleting-";
-/// Commands without a manager wait so long for one another.
+/// How long a command without a manager waits for another one to release the store.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
-/// What the file of the lock says behind the process that keeps it while that exports.
+/// The word after the process id in the lock file, while its holder exports.
 const EXPORTS: &str = "exports";
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
@@ -48,14 +50,14 @@ struct Description {
     made_by: String,
 }
 
-/// Where everything is in a store.
+/// The paths in a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StorePaths {
     root: PathBuf,
 }
 
 impl StorePaths {
-    /// The store in `root`, whether there is one or not.
+    /// The store in `root`, which need not exist.
     #[must_use]
     pub(crate) fn new(root: &Path) -> StorePaths {
         StorePaths { root: crate::config::absolute(root) }
@@ -79,52 +81,52 @@ impl StorePaths {
         self.root.join("run/nbd.sock")
     }
 
-    /// What a manager in the background says.
+    /// The output of a manager in the background.
     #[must_use]
     pub(crate) fn manager_log(&self) -> PathBuf {
         self.root.join("run/manager.log")
     }
 
-    /// The state of a target that runs.
+    /// The folder of a target's machine.
     #[must_use]
     pub(crate) fn run_dir(&self, target: &str) -> PathBuf {
         self.root.join("run").join(target)
     }
 
-    /// A target's history and configuration.
+    /// The folder of a target's history and configuration.
     #[must_use]
     pub(crate) fn target_dir(&self, target: &str) -> PathBuf {
         self.root.join("targets").join(target)
     }
 
-    /// A target that is being added, until it is whole.
+    /// The folder of a target that is being added, until it is complete.
     #[must_use]
     pub(crate) fn adding_dir(&self, target: &str) -> PathBuf {
         self.root.join("targets").join(format!("{ADDING}{target}"))
     }
 
-    /// A target that is being deleted.
+    /// The folder of a target that is being deleted.
     #[must_use]
     pub(crate) fn deleting_dir(&self, target: &str) -> PathBuf {
         self.root.join("targets").join(format!("{DELETING}{target}"))
     }
 
-    /// What is known of jobs.
+    /// The folder of the jobs' files.
     #[must_use]
     pub(crate) fn jobs_dir(&self) -> PathBuf {
         self.root.join("jobs")
     }
 
-    /// The histories of removed targets.
+    /// The folder of removed targets.
     #[must_use]
     pub(crate) fn removed_dir(&self) -> PathBuf {
         self.root.join("removed")
     }
 
-    /// Makes a store.
+    /// Creates a store.
     ///
     /// # Errors
-    /// When there is one, the folder holds other things, or cannot be written.
+    /// When there is one already, or the folder is not empty or cannot be written.
     pub(crate) fn make(&self) -> Result<()> {
         let description = self.root.join(DESCRIPTION);
         if description.exists() {
@@ -138,7 +140,7 @@ impl StorePaths {
         }
         let made = self.fill(&description);
         if made.is_err() {
-            // Half a store is in the way of the next try.
+            // A partial store would prevent the next attempt.
             for folder in FOLDERS {
                 let _ = fs::remove_dir(self.root.join(folder));
             }
@@ -161,10 +163,10 @@ impl StorePaths {
         fs::File::open(&self.root).and_then(|dir| dir.sync_all()).map_err(file("syncing"))
     }
 
-    /// Checks that there is a store that this program can use.
+    /// Checks that there is a store, of this program's format.
     ///
     /// # Errors
-    /// When there is none, or it is damaged or of another version.
+    /// When there is none, or it is damaged or of another format.
     pub(crate) fn check(&self) -> Result<()> {
         let path = self.root.join(DESCRIPTION);
         let text = match fs::read(&path) {
@@ -193,10 +195,11 @@ impl StorePaths {
         Ok(())
     }
 
-    /// Takes the store for this process; waits a moment for short commands.
+    /// Locks the store for this process. Waits while its holder is a short command: not for a manager that answers, nor
+    /// for an export.
     ///
     /// # Errors
-    /// When another process keeps it.
+    /// [`Error::StoreLocked`] when another process keeps it.
     pub(crate) fn lock(&self) -> Result<StoreLock> {
         let path = self.root.join("lock");
         let io = |e| Error::file("locking", &path, e);
@@ -216,7 +219,7 @@ impl StorePaths {
                     let mut text = String::new();
                     let _ = file.rewind().and_then(|()| (&file).take(32).read_to_string(&mut text));
                     let (holder, does) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
-                    // An export ends when its user wants it to, so nobody waits for that.
+                    // An export may last as long as its user likes, so it is not waited for.
                     let exports = does.trim() == EXPORTS;
                     if exports || waited >= LOCK_PATIENCE || self.api_socket_answers() {
                         let (path, holder) = (self.root.clone(), holder.to_owned());
@@ -236,7 +239,7 @@ impl StorePaths {
         std::os::unix::net::UnixStream::connect(self.api_socket()).is_ok()
     }
 
-    /// The targets' names, sorted: every folder whose name can be one, whatever is in it.
+    /// The names of all targets, sorted: every folder whose name is legal, whatever its content.
     ///
     /// # Errors
     /// When the folder is missing or cannot be read.
@@ -260,16 +263,16 @@ impl StorePaths {
         Ok(names)
     }
 
-    /// Makes the folder of a target that is being added.
+    /// Creates the folder of a target that is being added.
     ///
     /// # Errors
-    /// When there is a target of this name, or the folder cannot be made.
+    /// When there is a target of this name, or the folder cannot be created.
     pub(crate) fn begin_adding(&self, target: &str) -> Result<PathBuf> {
         if self.target_dir(target).exists() {
             return Err(Error::TargetExists(target.to_owned()));
         }
         let dir = self.adding_dir(target);
-        // What a killed manager left of an earlier try was never a target.
+        // A leftover of a manager that was killed while it added this target.
         match fs::remove_dir_all(&dir) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::file("deleting", dir, e)),
             _ => {}
@@ -282,7 +285,7 @@ impl StorePaths {
         Ok(dir)
     }
 
-    /// Gives the folder of a target that is whole its name, durably.
+    /// Gives the folder of a complete target its name, durably.
     ///
     /// # Errors
     /// When the name is taken, or the folder cannot be renamed.
@@ -293,7 +296,7 @@ impl StorePaths {
         sync_dir(&self.root.join("targets"))
     }
 
-    /// Removes what was left of targets that were being added or deleted when their manager was killed.
+    /// Removes what is left of targets whose adding or deleting was cut off by the end of a manager.
     pub(crate) fn forget_unfinished(&self) {
         let Ok(entries) = fs::read_dir(self.root.join("targets")) else { return };
         for entry in entries.flatten() {
@@ -313,8 +316,8 @@ impl StorePaths {
     }
 }
 
-/// The configurations of a target, each a numbered file in this folder. The newest is the one that counts: an older one is used only
-/// where a person asks for it.
+/// The configurations of a target, each a numbered file in this folder. The newest one is valid; an older one is used
+/// only when a person asks for a repair.
 #[derive(Clone, Debug)]
 pub(crate) struct Configs {
     folder: PathBuf,
@@ -322,13 +325,13 @@ pub(crate) struct Configs {
 }
 
 impl Configs {
-    /// Those in the folder `dir` of a target.
+    /// The configurations in the folder `dir` of a target.
     #[must_use]
     pub(crate) fn of(dir: &Path, target: &str) -> Configs {
         Configs { folder: dir.join("config"), target: target.to_owned() }
     }
 
-    /// All of them, oldest first.
+    /// All files with their numbers, oldest first.
     fn files(&self) -> Result<Vec<(u32, PathBuf)>> {
         let entries = fs::read_dir(&self.folder).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Error::Missing(self.folder.clone()),
@@ -358,15 +361,15 @@ impl Configs {
         if config.name == self.target { Ok(config) } else { Err(self.damaged(path)) }
     }
 
-    /// How the target is made up now.
+    /// Reads the newest configuration.
     ///
     /// # Errors
-    /// When the folder or its files are missing, or the newest cannot be read.
+    /// When the folder or its files are missing, or the newest file is damaged.
     pub(crate) fn load(&self) -> Result<TargetConfig> {
         self.read(&self.newest()?)
     }
 
-    /// The same of a target of whatever name.
+    /// As [`Configs::load`], whatever the name in the configuration.
     ///
     /// # Errors
     /// As [`Configs::load`].
@@ -374,7 +377,7 @@ impl Configs {
         self.read_of_any(&self.newest()?)
     }
 
-    /// The number of the newest.
+    /// The number of the newest configuration.
     ///
     /// # Errors
     /// When the folder or its files are missing.
@@ -388,7 +391,7 @@ impl Configs {
         newest.ok_or_else(|| Error::Missing(self.folder.join("000001.json")))
     }
 
-    /// The newest that can be read, with its number, and how many newer ones cannot; `None` if none can.
+    /// The newest readable configuration, its number, and how many newer ones are damaged; `None` if none is readable.
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -399,12 +402,12 @@ impl Configs {
         Ok(files.iter().rev().enumerate().find_map(readable))
     }
 
-    /// Writes how the target is made up from now on.
+    /// Writes a new configuration, durably.
     ///
     /// # Errors
     /// When it cannot be written.
     pub(crate) fn save(&self, config: &TargetConfig) -> Result<()> {
-        // Only its own folder: that of the target must be there.
+        // Creates only `config`: the target's folder must exist.
         match fs::create_dir(&self.folder) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(Error::file("making", &self.folder, e));
@@ -417,18 +420,18 @@ impl Configs {
     }
 }
 
-/// The store belongs to this process as long as this lives.
+/// Keeps the store locked for this process, for its lifetime.
 #[derive(Debug)]
 pub(crate) struct StoreLock(fs::File);
 
 impl StoreLock {
-    /// The store is kept for an export, so for as long as somebody likes.
+    /// Marks the store as locked for an export.
     pub(crate) fn exports(&self) {
         self.says(EXPORTS);
     }
 
-    /// For whoever is refused. A full medium may not take it, and must not keep anybody from looking at what is stored; so it is written
-    /// over what is there, and not having it is no failure.
+    /// Writes this process's id and purpose for processes that find the store locked. It overwrites text of the same
+    /// length, and a failure is ignored: a full medium must not prevent looking at the store.
     fn says(&self, does: &str) {
         let mut file = &self.0;
         let _ = file.rewind().and_then(|()| writeln!(file, "{:<10} {does:<10}", std::process::id()));
@@ -447,19 +450,19 @@ pub(crate) fn sync_dir(folder: &Path) -> Result<()> {
 /// Renames a file or folder to a name that must be free.
 ///
 /// # Errors
-/// When it is not, or the folder cannot be changed.
+/// When it is not, or the rename fails.
 pub(crate) fn rename_new(from: &Path, to: &Path) -> Result<()> {
     rename_to_free(from, to).map_err(|e| Error::file("moving", from, e))
 }
 
-/// The same, with what the system says.
+/// As [`rename_new`], with the operating system's error.
 ///
 /// # Errors
 /// As [`rename_new`].
 pub(crate) fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
     let (here, no_replace) = (rustix::fs::CWD, rustix::fs::RenameFlags::NOREPLACE);
     match rustix::fs::renameat_with(here, from, here, to, no_replace) {
-        // Not every file system can do this.
+        // Not every file system supports `RENAME_NOREPLACE`.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => match fs::symlink_metadata(to) {
             Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
             Err(_) => fs::rename(from, to),
@@ -468,7 +471,7 @@ pub(crate) fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a file, in the place of one that may be there, whole or not at all.
+/// Writes or replaces a file, atomically and durably.
 ///
 /// # Errors
 /// When it cannot be written.
@@ -487,7 +490,8 @@ pub(crate) fn write_over<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     path.parent().map_or(Ok(()), sync_dir)
 }
 
-/// Writes a file that must not exist yet: it has its name only once it is whole, so a crash leaves no part of it.
+/// Writes a file that must not exist yet, atomically: a crash leaves no part of it. Syncing the folder is left to the
+/// caller.
 fn write_new<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let failed = |e| Error::file("writing", path, e);
     let part = path.with_extension("part");
@@ -506,7 +510,7 @@ fn write_new<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 /// 16 random bytes from the system.
 ///
 /// # Errors
-/// When the system has none.
+/// When they cannot be read.
 pub(crate) fn random_id() -> Result<[u8; 16]> {
     let mut id = [0; 16];
     let path = Path::new("/dev/urandom");

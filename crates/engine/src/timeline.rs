@@ -1,7 +1,7 @@
-//! Moments for people: events and points of a target.
+//! The events and points of a target, for people.
 //!
-//! A point is an event of kind `point`. It is written when it is made, on the branch of the moment that it names, which may
-//! be long after that moment. A label names one point of a target, on whatever line it is.
+//! A point is an event of kind `point`. Its record is written when the point is made, on the branch of the moment that
+//! it names, which may be long after that moment. A label is unique per target, on all lines together.
 
 use bygone_model::{
     At, BranchId, Event, Kind, Micros, Moment, Place, Seq,
@@ -17,36 +17,36 @@ use crate::{
     target::{Target, lock},
 };
 
-/// RFC 3339 with microseconds, UTC.
+/// Formats a time as RFC 3339, with microseconds, in UTC.
 #[must_use]
 pub(crate) fn rfc3339(time: Micros) -> String {
     jiff::Timestamp::from_microsecond(time.0).map_or_else(|_| time.to_string(), |t| format!("{t:.6}"))
 }
 
-/// A time in this computer's zone, for labels.
+/// Formats a time in this computer's time zone, for labels.
 #[must_use]
 pub(crate) fn local(time: Micros) -> String {
     let at = jiff::Timestamp::from_microsecond(time.0).unwrap_or(jiff::Timestamp::MIN);
     at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// A time of this day in this computer's zone, for messages about what goes on.
+/// Formats the time of day in this computer's time zone, for messages about a change in progress.
 #[must_use]
 pub(crate) fn time_of_day(time: Micros) -> String {
     let at = jiff::Timestamp::from_microsecond(time.0).unwrap_or(jiff::Timestamp::MIN);
     at.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S").to_string()
 }
 
-/// An event at the moment that it tells of.
+/// The moment that an event names, with the event.
 #[must_use]
 pub(crate) fn moment(event: &bygone_store::Event) -> Moment {
     Moment { place: event.place(), time: event.time_told(), event: event.event.clone() }
 }
 
-/// A moment as it is shown.
+/// A moment's description for clients.
 #[must_use]
 pub(crate) fn info(catalog: &Catalog, moment: Moment) -> MomentInfo {
-    // An event that tells of where it stands is its own record there, and a record is on one branch.
+    // An event without `at` names the place of its own record, and a record is on one branch.
     let when = match moment.event.at {
         None => format!("seq:{}", moment.place.seq),
         Some(_) => history::name_of(catalog, moment.place),
@@ -67,16 +67,16 @@ pub(crate) fn info(catalog: &Catalog, moment: Moment) -> MomentInfo {
     }
 }
 
-/// Where a range begins.
+/// The earliest seq of a range; `None` if the moment is known exactly.
 #[must_use]
 pub(crate) fn earliest(at: At) -> Option<u64> {
     (at.earliest < at.seq).then_some(at.earliest.0)
 }
 
-/// Events are told in parts of so many, so that no history is in memory as a whole.
+/// Events are read in parts of this size, so that no history is in memory as a whole.
 const PART: usize = 4096;
 
-/// Calls `each` with the events that fit `query` and of which `wanted` says so, in the order of what they tell of, until it
+/// Calls `each` with the events that match `query` and `wanted`, in the order of the moments they name, until it
 /// returns false. With a limit, only the newest ones.
 fn tell(
     log: &Log,
@@ -103,10 +103,11 @@ fn tell(
     }
 }
 
-/// Events and points between two moments, in the order of what they speak of. All branches are told, unless one is asked for.
+/// Reports the events and points between two moments, in the order of the moments they name: of all branches, unless
+/// the call names one.
 ///
 /// # Errors
-/// When a moment or branch does not exist or the history cannot be read.
+/// When a moment or branch does not exist, or the history cannot be read.
 pub(crate) fn timeline(
     log: &Log,
     call: &call::Timeline,
@@ -117,7 +118,7 @@ pub(crate) fn timeline(
     let from = match &call.since {
         None => Seq::ZERO,
         Some(text) => match history::find(log, text, WholeDay::Start, now) {
-            // What came after a time before the beginning is everything.
+            // A time before the beginning selects everything.
             Err(Error::Moment { source, .. })
                 if matches!(*source, bygone_model::when::ResolveError::BeforeHistory { .. }) =>
             {
@@ -144,15 +145,15 @@ pub(crate) fn timeline(
     tell(log, query, limit, &mut wanted, each)
 }
 
-/// The branches that have or had this name, or the one of this id.
+/// The branches that have or had this name, or the branch with this id.
 fn all_named(catalog: &Catalog, name: &str) -> Result<Vec<BranchId>> {
     let named: Vec<BranchId> =
         catalog.branches.iter().filter(|branch| branch.name == name).map(|branch| branch.id).collect();
     if named.is_empty() { Ok(vec![history::branch_named(catalog, name)?]) } else { Ok(named) }
 }
 
-/// The moments worth choosing from: what the target's present went through (boots, stops, what changed it), and the points
-/// of every line.
+/// Reports the moments worth choosing from: boots, stops and other state changes of the lived line, and the points of
+/// every line.
 ///
 /// # Errors
 /// When the history cannot be read.
@@ -165,7 +166,7 @@ pub(crate) fn points(log: &Log, each: &mut dyn FnMut(MomentInfo) -> bool) -> Res
     tell(log, EventQuery { kinds: &KINDS, ..EventQuery::default() }, None, &mut wanted, each)
 }
 
-/// A label as it is kept: without white space at its ends, and such that `point:` and it is a moment.
+/// Trims a label, and checks that `point:LABEL` resolves to it.
 fn check_label(label: &str) -> Result<&str> {
     let label = label.trim();
     let text = format!("point:{label}");
@@ -177,10 +178,11 @@ fn check_label(label: &str) -> Result<&str> {
     }
 }
 
-/// Names a moment; durable when this returns.
+/// Writes a point; it is durable when this returns.
 ///
 /// # Errors
-/// When the moment does not exist, its content is not known, the label is taken, or the log cannot be written.
+/// When the moment does not exist, its content is not known, the label is taken or invalid, or the log cannot be
+/// written.
 pub(crate) fn add_point(
     target: &Target,
     at: Option<&str>,
@@ -197,7 +199,7 @@ pub(crate) fn add_point(
             Some(span.map_err(|source| Error::When { text: text.to_owned(), source })?)
         }
     };
-    // Nobody else takes the label between the look and the record.
+    // No other point gets the label between the check and the record.
     let _one_at_a_time = lock(&target.pointing);
     if let Some(taken) = labelled(log, label)? {
         let name = taken.when.clone();
@@ -209,7 +211,7 @@ pub(crate) fn add_point(
         });
     }
     let found: Option<Found> = at.map(|text| history::find(log, text, WholeDay::Refuse, now)).transpose()?;
-    // Who names no moment means the machine as it is: on the branch on which it runs, if it does.
+    // Without a moment, the newest one of the branch on which the machine runs, or of the present.
     let here = || Place::new(target.running_branch().unwrap_or_else(|| target.present()), log.head_seq());
     let place = found.as_ref().map_or_else(here, |found| found.place);
     target.volumes_at(place)?;
@@ -226,7 +228,7 @@ pub(crate) fn add_point(
     Ok(info(&log.catalog(), moment(&stored)))
 }
 
-/// The point of this label.
+/// The point with this label.
 fn labelled(log: &Log, label: &str) -> Result<Option<MomentInfo>> {
     let query = EventQuery { label: Some(label), kinds: &[Kind::Point], ..EventQuery::default() };
     let taken = log.find_events(&query, EventOrder::Newest, 1, &mut |_| true)?;

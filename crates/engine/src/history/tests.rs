@@ -1,4 +1,4 @@
-//! What a text means, through a real store without guests: where it leads, what the answer says, and what is there.
+//! What a text resolves to, with a real store and no guests: the place, the answer and the content.
 
 mod model;
 
@@ -89,7 +89,7 @@ fn restored_byte(target: &Arc<Target>, at: &str) -> (u8, Restored) {
 
 /// The time of a moment as a person writes it, to the microsecond.
 fn time(target: &Target, seq: Seq) -> String {
-    // So that the next record has another time.
+    // The next record gets another time.
     std::thread::sleep(std::time::Duration::from_millis(2));
     timeline::rfc3339(target.log.time_of(seq).unwrap())
 }
@@ -134,7 +134,7 @@ fn what_was_discarded_can_still_be_named_and_a_name_that_is_used_again_does_not_
     assert!(matches!(find(&target, "branch:main"), Err(Error::Moment { .. })));
     means(&target, "branch:id:0", 0, 2);
 
-    // The name is free, and the new branch of that name has nothing to do with the point.
+    // The name is free, and the point does not move to the new branch of that name.
     let again = new_branch(&target, "now", "main");
     write(&target, again, 9);
     means(&target, "point:late", 0, 2);
@@ -176,11 +176,11 @@ fn a_moment_that_is_listed_is_the_one_that_is_had_whatever_is_the_present() {
     let third = write(&target, BranchId(1), 3);
     means(&target, &format!("seq:{second}"), 0, 2);
     means(&target, "point:B", 0, 2);
-    // 14:30 of a day on which one went back to 14:00 at 15:00.
+    // As 14:30 on a day on which 14:00 was restored at 15:00.
     means(&target, &between, 0, 2);
     means(&target, &format!("seq:{third}"), 1, 3);
     means(&target, "restored-1@now", 1, 3);
-    // On the branch's own line there was nothing at that time but where it begins.
+    // On the branch's own line the only moment at that time is its start.
     means(&target, &format!("restored-1@{between}"), 0, 1);
     means(&target, &format!("main@{between}"), 0, 2);
     // A branch that was never promoted, and one that was dropped.
@@ -242,7 +242,7 @@ fn state_words_follow_what_was_the_present() {
     let op = target.begin_change(Change::Promote, Request::Branches).unwrap();
     restore::promote(&op, branch, &mut Nobody).unwrap();
     drop(op);
-    // It was no present yet when it was shut down.
+    // The branch was not the present yet when it was shut down.
     means(&target, "last shutdown", 0, 1);
     write(&target, branch, 3);
     stop(branch, Grade::Crash);
@@ -264,7 +264,7 @@ fn an_answer_says_what_was_really_taken() {
     assert_eq!(restored.moment.label, "the target shut itself down");
     let (_, restored) = restored_byte(&target, &format!("seq:{later}"));
     assert_eq!((restored.moment.kind, restored.moment.grade), (Kind::Moment, Grade::Crash));
-    // A point says how good the moment is that it names.
+    // A point has the grade of the moment that it names.
     let named = point(&target, Some("last shutdown"), "safe").unwrap();
     assert_eq!(named.grade, Grade::Stopped);
 }
@@ -294,7 +294,7 @@ fn a_label_names_one_point_and_every_label_that_is_taken_can_be_named() {
         }
         other => panic!("{other:?}"),
     }
-    // One on a line that is not the present's is taken too.
+    // A label on another line than the present's is taken too.
     point(&target, Some("branch:try-1"), "on the branch").unwrap();
     assert!(matches!(point(&target, None, "on the branch"), Err(Error::LabelTaken { .. })));
 }
@@ -357,6 +357,6 @@ fn one_damaged_block_costs_that_block_of_what_is_restored_and_is_named() {
     assert!(std::fs::read(out).unwrap() == wanted);
     let unreadable = Unreadable { first_byte: damaged.start as u64, len_bytes: BLOCK as u64 };
     assert_eq!(restored.disks[0].unreadable, [unreadable]);
-    // What is said of the target is not touched by it.
+    // The target's status is not affected.
     assert!(target.status().is_ok());
 }

@@ -1,4 +1,4 @@
-//! Lines of history: listing them, promoting and dropping one.
+//! Branches: listing, promoting and dropping them, and `undo`.
 
 use bygone_model::BranchId;
 

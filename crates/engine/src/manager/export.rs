@@ -1,4 +1,4 @@
-//! Serving a disk, or a moment of one, for as long as somebody wants it.
+//! Exports a disk, or a moment of one, for as long as the client wants it.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Moments: listing them, naming one, bringing one back.
+//! Moments: listing them, naming one, restoring one.
 
 use super::Manager;
 use crate::{

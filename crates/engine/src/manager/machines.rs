@@ -21,16 +21,16 @@ use crate::{
     target::{Begun, Op, Target},
 };
 
-/// How long a target may take to shut down unless told otherwise.
+/// How long a target may take to shut down, unless the call says otherwise.
 const STOP_PATIENCE_S: u32 = 90;
-/// How long a manager that has just begun may take to take over a machine.
+/// How long `run` waits for a manager that was started for it to adopt the machine.
 const BEGIN_MAX: Duration = Duration::from_secs(30);
 
-/// What a machine is going to run on.
+/// The branch for a machine.
 struct Chosen {
     branch: BranchId,
     from: Option<MomentInfo>,
-    /// The branch was made for it.
+    /// The branch was made for this run.
     made: bool,
 }
 
@@ -54,10 +54,10 @@ fn choose(target: &Arc<Target>, at: Option<&str>, branch: Option<&str>, now: &Zo
 impl Handle<call::Run> for Manager {
     fn handle(&self, call: &call::Run, answers: &mut dyn Items<Nothing>) -> Result<Started> {
         let target = self.target(&call.name)?;
-        // Takes seconds the first time, and needs no turn.
+        // Before the turn is taken: the first probe takes seconds.
         let accelerator = self.shared.launcher.prepare(&self.shared.paths.root().join("run"));
         let elsewhere = call.at.is_some() || call.branch.is_some();
-        // A manager that was started for this takes over what was left running by itself.
+        // A manager that was started for this call adopts machines by itself.
         let end = Instant::now() + if answers.began() && !elsewhere { BEGIN_MAX } else { Duration::ZERO };
         let op = loop {
             match target.begin(Change::Start, Request::Run) {
@@ -87,12 +87,12 @@ impl Handle<call::Run> for Manager {
         )?;
         let started = boot(op, &chosen, call, accelerator, answers);
         if chosen.made && matches!(started, Err(ref e) if !matches!(e, Error::Abandoned)) {
-            // What was made for a machine that did not come to be goes again.
+            // The branch is dropped if the machine did not start.
             if let Err(error) = target.log.drop_branch(chosen.branch) {
                 tracing::error!(target = target.name, %error, "the branch that was made for it cannot be dropped");
             }
         } else if chosen.made {
-            // It runs, or may: that is not taken back because the log cannot say what it runs on.
+            // The machine runs, or may run: it is not stopped because the event of its branch cannot be written.
             if let Err(error) = restore::note_branch(&target, chosen.branch) {
                 answers.note(format!("the log cannot say that its branch was made: {}", error.failure()));
             }
@@ -101,7 +101,7 @@ impl Handle<call::Run> for Manager {
     }
 }
 
-/// A machine that somebody wants to run, and that runs.
+/// The answer to `run` for a machine that runs already.
 fn running_already(machine: &Machine, answers: &mut dyn Items<Nothing>) -> Result<Started> {
     answers.note(
         match machine.adopted {
@@ -123,7 +123,7 @@ fn boot(
     let (branch, from) = (chosen.branch, chosen.from.clone());
     let display = call.display.clone().unwrap_or_else(|| op.target().config().display);
     let machine = Machine::boot(&op, &Boot { branch, from, display, accelerator: accelerator? })?;
-    // From here on it can be stopped.
+    // Releases the turn: from here on the machine can be stopped.
     drop(op);
     machine.wait_started(&mut || answers.wanted())
 }
@@ -148,7 +148,7 @@ impl Handle<call::Stop> for Manager {
     }
 }
 
-/// Stops a machine; says each step.
+/// Stops a machine; reports each step.
 pub(crate) fn stop_machine(
     target: &Arc<Target>,
     machine: &Machine,
@@ -176,7 +176,7 @@ pub(crate) fn stop_machine(
     })?;
     if stopped == Stopped::StillRunning {
         let label = format!("the target did not shut down within {} s; forcing it", patience.as_secs());
-        // A log that fails keeps no machine from being ended.
+        // The machine is ended even if the log fails.
         if let Err(error) = target.log.event(machine.branch, &Event::new(Kind::Manager, label)) {
             tracing::error!(target = target.name, %error, "the event could not be written");
         }

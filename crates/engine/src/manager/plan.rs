@@ -1,4 +1,4 @@
-//! What a call that may destroy something would do. Its checks are made, and nothing is done.
+//! Plans: what a call would do, after all of its checks that need no disk. Nothing is done.
 
 use std::sync::Arc;
 
@@ -117,12 +117,12 @@ fn planned(target: &Target, outlook: Outlook) -> Planned {
     Planned { does: Some(outlook.does), present, fills: outlook.fills, ..nothing_lost(target) }
 }
 
-/// The moment of another branch at which this one begins.
+/// The seq at which a branch starts, on its parent.
 fn start(catalog: &Catalog, branch: BranchId) -> Seq {
     catalog.branch(branch).and_then(|b| b.parent).map_or(Seq::ZERO, |(_, seq)| seq)
 }
 
-/// What a branch has after `after`.
+/// What would be lost of a branch after `after`.
 fn loss(target: &Target, catalog: &Catalog, branch: BranchId, after: Seq) -> Result<Loss> {
     let log = &target.log;
     let line = catalog.stretch_of(branch);

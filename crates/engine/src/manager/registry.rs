@@ -1,8 +1,8 @@
-//! Which targets a store has, by name.
+//! The targets of a store, by name.
 //!
-//! Invariants: a name stands for at most one target, from the moment at which it begins to be added until it has gone; one thread
-//! at a time opens a target, and whoever asks for it meanwhile waits for that one only; a target that cannot be used keeps its name
-//! and everything that is stored of it, and keeps no other from being used.
+//! Invariants: a name belongs to at most one target, from when adding it begins until it is removed; one thread at a
+//! time opens a target, and a request for it waits for that thread only; a target that cannot be opened keeps its name
+//! and all of its data, and does not affect the others.
 
 use std::{
     collections::BTreeMap,
@@ -18,18 +18,18 @@ use crate::{
     target::{Shared, Target, lock},
 };
 
-/// So many targets are opened at once: opening one waits for the medium more than it computes.
+/// How many targets are opened at once: opening one is bound by the medium more than by the processor.
 const OPENERS: std::ops::RangeInclusive<usize> = 2..=16;
 
 enum Slot {
-    /// It is being added, or repaired.
+    /// Being added or repaired.
     Adding(Doing),
-    /// It is there, and nobody has opened it yet.
+    /// Not opened yet.
     Closed,
-    /// Somebody opens it; the time before, if there was one, it could not be.
+    /// Being opened; with the error of the last attempt, if that failed.
     Opening(Option<Arc<Error>>),
     Served(Arc<Target>),
-    /// It is there, and cannot be opened.
+    /// Opening it failed; the next request retries.
     Unavailable(Arc<Error>),
 }
 
@@ -40,14 +40,15 @@ pub(super) struct Registry {
     shared: Arc<Shared>,
     slots: Mutex<Slots>,
     changed: Condvar,
-    /// The folder of all targets cannot be read.
+    /// Why the folder of all targets cannot be read.
     folder: Mutex<Option<Arc<Error>>>,
-    /// The disks of machines that were left running are served as soon as their target is open.
+    /// For a serving manager, which serves the disks of a machine that was left running as soon as its target is open,
+    /// and logs errors.
     serves: bool,
 }
 
 impl Registry {
-    /// Looks for the targets of a store. Each is opened when it is asked for, or by [`Registry::open_all`].
+    /// Finds the targets of a store. Each is opened on first use, or by [`Registry::open_all`].
     pub(super) fn new(shared: &Arc<Shared>, serves: bool) -> Registry {
         shared.paths.forget_unfinished();
         let registry = Registry {
@@ -74,7 +75,7 @@ impl Registry {
         self.changed.notify_all();
     }
 
-    /// Finds the targets whose folders are there and that nobody knows yet.
+    /// Adds the targets whose folders are new to the registry.
     fn look_again(&self) {
         match self.shared.paths.targets() {
             Ok(names) => {
@@ -93,7 +94,8 @@ impl Registry {
         }
     }
 
-    /// Opens every target that nobody has opened yet, several at once, and waits for those that others open. `stop` ends it early.
+    /// Opens all targets that are not opened yet, several at once, and waits for those that other threads open. Ends
+    /// early once `stop` returns true.
     pub(super) fn open_all(&self, stop: &(dyn Fn() -> bool + Sync)) {
         let mut waiting: Vec<String> = self
             .slots()
@@ -101,7 +103,8 @@ impl Registry {
             .filter(|(_, slot)| matches!(slot, Slot::Closed))
             .map(|(name, _)| name.clone())
             .collect();
-        // From the end; a machine that was left running stands still until its disks are served.
+        // They are taken from the end: first those whose machine may have been left running, which stands still until
+        // its disks are served.
         waiting.sort_by_cached_key(|name| self.shared.paths.run_dir(name).exists());
         let openers = std::thread::available_parallelism().map_or(1, |n| n.get() * 2);
         let openers = openers.clamp(*OPENERS.start(), *OPENERS.end()).min(waiting.len());
@@ -119,7 +122,7 @@ impl Registry {
         };
         std::thread::scope(|threads| {
             for _ in 1..openers {
-                // Without more threads it takes longer, and no more.
+                // With fewer threads it only takes longer.
                 let _ = std::thread::Builder::new().name("open".into()).spawn_scoped(threads, open_each);
             }
             open_each();
@@ -132,7 +135,7 @@ impl Registry {
 
     /// Opens a target whose slot is [`Slot::Opening`].
     fn open(&self, name: &str) {
-        // Whoever waits for it, and whoever opens the others, must not go down with it.
+        // A panic must not reach the threads that wait for it or open the others.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let target = Target::open(&self.shared, name)?;
             self.shared.jobs.settle(&target);
@@ -148,7 +151,7 @@ impl Registry {
         let slot = match opened.unwrap_or(Err(Error::Panicked { what: "opening it" })) {
             Ok(target) => Slot::Served(target),
             Err(error) => {
-                // Without a manager, whoever asked is told.
+                // Without a serving manager, the request reports it.
                 if self.serves {
                     tracing::error!(target = name, %error, "the target cannot be opened");
                 }
@@ -158,13 +161,13 @@ impl Registry {
         self.put(name, slot);
     }
 
-    /// The names of the targets that were not opened yet.
+    /// The names of the targets that are not open yet, except for retries.
     pub(super) fn opening(&self) -> Vec<String> {
         let opening = |slot: &Slot| matches!(slot, Slot::Closed | Slot::Opening(None));
         self.slots().iter().filter(|(_, slot)| opening(slot)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// All targets that can be used by now.
+    /// The targets that are open.
     pub(super) fn served(&self) -> Vec<Arc<Target>> {
         let served = |slot: &Slot| match slot {
             Slot::Served(target) => Some(target.clone()),
@@ -173,10 +176,11 @@ impl Registry {
         self.slots().values().filter_map(served).collect()
     }
 
-    /// The target of this name; waits until it is open. One that could not be opened is tried again: what was missing may be back.
+    /// The target of this name; waits until it is open. If opening it failed before, tries again: what was missing may
+    /// be back.
     ///
     /// # Errors
-    /// When there is none, it is just being added, or it cannot be opened.
+    /// When there is none, it is being added or repaired, or it cannot be opened.
     pub(super) fn find(&self, name: &str) -> Result<Arc<Target>> {
         if lock(&self.folder).is_some() {
             self.look_again();
@@ -200,7 +204,7 @@ impl Registry {
             Some(Slot::Adding(doing)) => Err(Error::busy(name, *doing)),
             Some(slot) => match slot.why() {
                 Some(why) => Err(Error::Unavailable { name: name.to_owned(), why }),
-                // It was forgotten and found again meanwhile.
+                // It was removed and found again meanwhile.
                 None => Err(Error::NoTarget(name.to_owned())),
             },
             None => match &*lock(&self.folder) {
@@ -210,20 +214,20 @@ impl Registry {
         }
     }
 
-    /// What cannot be used, and why.
+    /// The targets that cannot be opened, and why.
     pub(super) fn unavailable(&self) -> Vec<(String, Arc<Error>)> {
         self.slots().iter().filter_map(|(name, slot)| Some((name.clone(), slot.why()?))).collect()
     }
 
-    /// Why the targets cannot even be looked for.
+    /// Why the folder of all targets cannot be read.
     pub(super) fn folder_trouble(&self) -> Option<Arc<Error>> {
         lock(&self.folder).clone()
     }
 
-    /// Takes a name for a target that `make` makes, and serves it. Nobody else gets the name meanwhile.
+    /// Reserves a name for a target that `make` creates, and serves it.
     ///
     /// # Errors
-    /// When the name is taken, or `make` fails. Then the name is free again.
+    /// When the name is taken, or `make` fails; then the name is free again.
     pub(super) fn add(
         &self,
         name: &str,
@@ -247,16 +251,16 @@ impl Registry {
         made
     }
 
-    /// Opens a target again that was left alone half-way.
+    /// Opens a target again after its removal failed.
     pub(super) fn reopen(&self, name: &str) {
         self.put(name, Slot::Opening(None));
         self.open(name);
     }
 
-    /// Repairs what cannot be used. Nobody tries to open it meanwhile.
+    /// Repairs a target that cannot be opened; it is not opened meanwhile.
     ///
     /// # Errors
-    /// When it is being repaired already, or `repair` fails.
+    /// When it is being added or repaired already, can be used, or `repair` fails.
     pub(super) fn repair<T>(
         &self,
         name: &str,
@@ -282,7 +286,7 @@ impl Registry {
         repaired
     }
 
-    /// Forgets a name; the target has gone, or its folder has.
+    /// Removes a name, after its target was removed or could not be added.
     pub(super) fn forget(&self, name: &str) {
         self.slots().remove(name);
         self.changed.notify_all();
@@ -290,7 +294,7 @@ impl Registry {
 }
 
 impl Slot {
-    /// Why it cannot be used.
+    /// The error of the last attempt to open it.
     fn why(&self) -> Option<Arc<Error>> {
         match self {
             Slot::Unavailable(why) => Some(why.clone()),

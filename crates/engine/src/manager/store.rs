@@ -1,4 +1,4 @@
-//! The store as a whole: its state, checking it, upkeep, the end of the manager.
+//! The store as a whole: status, verification, upkeep, and shutting down the manager.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::{
     timeline,
 };
 
-/// With less room than this, a store says so.
+/// With less free space than this, the status has a problem.
 const LOW_BYTES: u64 = 1 << 30;
 
 impl Handle<call::Status> for Manager {
@@ -23,9 +23,9 @@ impl Handle<call::Status> for Manager {
         let mut problems = Vec::new();
         let (mut used_bytes, mut logical_bytes) = (0, 0);
         let (mut state, mut full) = ("ok", false);
-        // A manager that serves is not waited for: what is not open yet is named.
+        // A serving manager does not wait for targets that are being opened, but reports them below.
         for target in if self.serves { self.served() } else { self.targets() } {
-            // Whatever is wrong with one, the others are told of.
+            // A target's failure does not hide the others.
             let status = match target.status() {
                 Ok(status) => status,
                 Err(why) => {
@@ -49,7 +49,7 @@ impl Handle<call::Status> for Manager {
             if let Some(known) = known_damage(&target, status.verified.as_ref()) {
                 problems.push(Problem::of_target(&target.name, known));
             }
-            // That there is no room is said of the whole store.
+            // Lack of room is reported once, for the whole store.
             let trouble = target.log.upkeep_trouble();
             if let Some(why) = trouble.filter(|why| !matches!(why, bygone_store::Error::Full { .. })) {
                 let why = why.to_string();
@@ -95,7 +95,7 @@ impl Handle<call::Status> for Manager {
     }
 }
 
-/// What verifying found of a target that its log does not name by itself.
+/// The damage found by verifications that the log does not report itself.
 fn known_damage(target: &Target, verified: Option<&Verification>) -> Option<Trouble> {
     let named: Vec<String> = target.log.damage().iter().map(|(place, _)| place.to_string()).collect();
     let mut known = verified?.damaged.iter().filter(|at| !named.contains(&at.place));
@@ -105,7 +105,7 @@ fn known_damage(target: &Target, verified: Option<&Verification>) -> Option<Trou
 }
 
 /// # Errors
-/// Nobody waits for the answer any more.
+/// [`Error::Abandoned`] when the caller no longer waits.
 fn wanted(answers: &mut dyn Items<Nothing>) -> Result<()> {
     if answers.wanted() { Ok(()) } else { Err(Error::Abandoned) }
 }
@@ -128,7 +128,7 @@ impl Handle<call::Verify> for Manager {
                 let wanted = answers.progress(Progress { doing: doing.clone(), done_bytes, total_bytes });
                 wanted && end.is_none_or(|end| Instant::now() < end)
             });
-            // Nothing is wrong with what was removed meanwhile, although its files are gone.
+            // A target that was removed meanwhile is not damaged, although its files are gone.
             if target.is_gone() {
                 match call.name.is_some() {
                     true => return Err(Error::NoTarget(target.name.clone())),
@@ -161,7 +161,7 @@ impl Handle<call::Verify> for Manager {
 
 impl Handle<call::Compact> for Manager {
     fn handle(&self, call: &call::Compact, answers: &mut dyn Items<Nothing>) -> Result<Compacted> {
-        // What is removed meanwhile takes nothing, and needs nothing.
+        // A target that is removed meanwhile does not count.
         let of_each = |work: &mut dyn FnMut(&Target) -> Result<u64>| {
             let mut sum = 0;
             for target in self.targets() {

@@ -1,4 +1,4 @@
-//! Adding targets and removing them.
+//! Adding targets, listing them, and changing their settings.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     target::{Target, lock},
 };
 
-/// The largest disk: beyond all that exist, and far from what the store or QEMU cannot count.
+/// The largest size of a disk: larger than any that exists, and far below the limits of the store and QEMU.
 const DISK_BYTES_MAX: u64 = 1 << 50;
 
 pub(super) fn now() -> Micros {
@@ -35,14 +35,14 @@ impl Handle<call::TargetAdd> for Manager {
         let target = self.registry.add(&config.name, now(), || self.make(config, disks, answers))?;
         drop(taking);
         if let Err(error) = target.read_disks() {
-            // Somebody took a disk since it was looked at. What failed has added nothing.
+            // Another program has taken a disk since it was checked. A failed call adds nothing.
             if let Err(why) = self.remove(&config.name, Some(&target), true, answers) {
                 tracing::error!(target = config.name, error = %why, "what was added of it cannot be removed");
             }
             return Err(error);
         }
         let mut told = false;
-        // Not for as long as somebody uses it otherwise.
+        // Waits for threads that read disks, not for other uses.
         while *wait && target.has_work() {
             if !answers.wanted() {
                 break;
@@ -98,7 +98,7 @@ impl Manager {
                     facts
                 }
             };
-            // A disk is not made of blocks in which it cannot be divided, whatever is in it.
+            // The reported block size is ignored if the disk's size is not a multiple of it.
             let shown = shown.filter(|bytes| matches!(bytes, 512 | 4096) && size % u64::from(*bytes) == 0);
             let block_bytes = disk.block_bytes.or(shown).unwrap_or(512);
             let block = u64::from(block_bytes);
@@ -117,7 +117,7 @@ impl Manager {
     }
 }
 
-/// `vda`, `vdb`, …, `vdz`, `vdaa`: as Linux calls the disks of a machine in their order.
+/// The id of the disk at a position: `vda`, `vdb`, …, `vdz`, `vdaa`, as Linux names a machine's disks.
 fn disk_id(at: usize) -> String {
     let (mut letters, mut rest) = (Vec::new(), at);
     loop {

@@ -34,7 +34,7 @@ use crate::{
     target::Shared,
 };
 
-/// A store in a temporary folder, and a place for machines that are none.
+/// A store in a temporary folder, with fake machines.
 struct World {
     dir: tempfile::TempDir,
     fake: Arc<Fake>,
@@ -55,12 +55,12 @@ impl World {
         Manager::open_shared(Shared::new(&self.paths(), self.fake.clone()), false).unwrap()
     }
 
-    /// One that serves, and has opened nothing yet.
+    /// A serving manager, which has opened no target yet.
     fn serving(&self) -> Arc<Manager> {
         Manager::open_shared(Shared::new(&self.paths(), self.fake.clone()), true).unwrap()
     }
 
-    /// A manager of a store with these targets, which have one disk of 1 MiB each.
+    /// A store with these targets, which have one disk of 1 MiB each, and its manager.
     fn with(names: &[&str]) -> (World, Arc<Manager>) {
         let world = World::new();
         let manager = world.manager();
@@ -70,7 +70,7 @@ impl World {
         (world, manager)
     }
 
-    /// Ends a manager without telling anybody. Its machines run on.
+    /// Ends a manager as a kill does: its machines go on running.
     fn kill(&self, manager: Arc<Manager>) {
         self.fake.manager_is_killed();
         let targets = manager.targets();
@@ -145,7 +145,7 @@ fn a_missing_log_is_an_error_of_that_target_alone_and_never_a_new_log() {
     assert!(!log.exists());
     assert!(matches!(add(&manager, "web"), Err(Error::TargetExists(_))));
 
-    // As when a file system is mounted late: nobody has to be restarted.
+    // As when a file system is mounted late: no restart is needed.
     std::fs::rename(&away, &log).unwrap();
     manager.target("web").unwrap();
     assert_eq!(served(&manager), ["db", "web"]);

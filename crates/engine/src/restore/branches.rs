@@ -1,7 +1,7 @@
-//! Changes of a target's branches: another present, a branch dropped, the last such change taken back.
+//! Acts: moving the present, dropping a branch, and undoing the last act.
 //!
-//! Invariants: everything that can be in the way is looked at, and locked, first; then the change is one record, so it is done whole or
-//! not at all; then disks outside the store are filled. What fails after the record is said together with what was done.
+//! Invariants: all obstacles are checked, and the disks locked, first; then the act is one record, so it is atomic;
+//! then disks outside the store are filled. A failure after the record is reported together with what was done.
 
 use std::sync::Arc;
 
@@ -17,17 +17,17 @@ use crate::{
     timeline,
 };
 
-/// What becomes the present.
+/// The next present.
 #[derive(Clone, Debug)]
 pub(super) enum Next {
-    /// A branch that there is.
+    /// An existing branch.
     Branch(BranchId),
-    /// A branch of this name that is made at a moment of another one.
+    /// A new branch of this name, which starts at a moment of another one.
     New { name: String, parent: BranchId, at: Seq },
 }
 
 impl Next {
-    /// The disks that it has.
+    /// The numbers of its disks.
     fn disks(&self, catalog: &Catalog) -> Vec<u32> {
         let (branch, at) = match self {
             Next::Branch(id) => (*id, Seq::MAX),
@@ -37,18 +37,19 @@ impl Next {
     }
 }
 
-/// A change of the present that is being made.
+/// An act that moves the present, or undoes one.
 struct Move {
     act: Act,
     next: Next,
-    /// In words: "restored".
+    /// The event that describes it.
     event: Event,
 }
 
-/// Makes a branch the present; disks outside the store are filled with it, at once if nothing runs, else in the background.
+/// Makes a branch the present. Disks outside the store are filled with it: at once if no machine runs, otherwise in the
+/// background.
 ///
 /// # Errors
-/// When something is in the way, and then nothing has changed; or [`Error::Partly`].
+/// When there is an obstacle; then nothing has changed. Or [`Error::Partly`].
 pub(crate) fn promote(op: &Op, branch: BranchId, answers: &mut dyn Answers) -> Result<MomentInfo> {
     move_present(op, promotion(&op.target().log.catalog(), branch), answers)
 }
@@ -60,18 +61,18 @@ fn promotion(catalog: &Catalog, branch: BranchId) -> Move {
     Move { act, next: Next::Branch(branch), event }
 }
 
-/// What a change of branches would do.
+/// The effect that an act would have.
 #[derive(Clone, Debug)]
 pub(crate) struct Outlook {
-    /// What would be the present.
+    /// The present afterwards.
     pub head: BranchId,
-    /// In words, as it is said once it is done.
+    /// The label that its event would have.
     pub does: String,
-    /// Disks outside the store that would be filled.
+    /// The names of the disks outside the store that would be filled.
     pub fills: Vec<String>,
 }
 
-/// What [`promote`] would do; makes the checks that need no disk. Nothing is done.
+/// The effect of [`promote`], after the checks that need no disk. Changes nothing.
 ///
 /// # Errors
 /// As [`promote`].
@@ -80,7 +81,7 @@ pub(crate) fn plan_promotion(target: &Target, branch: BranchId) -> Result<Outloo
     plan(target, &catalog, &promotion(&catalog, branch))
 }
 
-/// What [`undo`] would do; makes the checks that need no disk. Nothing is done.
+/// The effect of [`undo`], after the checks that need no disk. Changes nothing.
 ///
 /// # Errors
 /// As [`undo`].
@@ -102,7 +103,7 @@ fn plan(target: &Target, catalog: &Catalog, change: &Move) -> Result<Outlook> {
     Ok(Outlook { head, does: change.event.label.clone(), fills })
 }
 
-/// The disks outside the store that restoring this moment in place would fill.
+/// The names of the disks outside the store that restoring this moment in place would fill.
 pub(crate) fn filled_by_restore(target: &Target, start: Place) -> Vec<String> {
     let next = Next::New { name: String::new(), parent: start.branch, at: start.seq };
     filled_by(&target.log.catalog(), &next)
@@ -113,7 +114,8 @@ fn filled_by(catalog: &Catalog, next: &Next) -> Vec<String> {
     to_fill(catalog, next).into_iter().filter_map(name).collect()
 }
 
-/// Makes a moment the present: a branch that starts there. With `discard_later` the branch that was the present is dropped.
+/// Restores a moment in place: a new branch that starts there becomes the present. With `discard_later` the previous
+/// present is dropped. Returns the name of the new branch.
 ///
 /// # Errors
 /// As [`promote`].
@@ -142,10 +144,10 @@ pub(super) fn restore_in_place(
     Ok(name)
 }
 
-/// Drops a branch that nobody uses.
+/// Drops a branch that is not in use.
 ///
 /// # Errors
-/// When it is the present or in use, and then nothing has changed; or [`Error::Partly`].
+/// When it is the present or in use; then nothing has changed. Or [`Error::Partly`].
 pub(crate) fn drop_branch(op: &Op, branch: BranchId) -> Result<MomentInfo> {
     let target = op.target();
     let catalog = target.log.catalog();
@@ -160,10 +162,10 @@ pub(crate) fn drop_branch(op: &Op, branch: BranchId) -> Result<MomentInfo> {
     )
 }
 
-/// Takes back the last restore, promotion, drop or undo.
+/// Undoes the last restore, promotion, drop or undo.
 ///
 /// # Errors
-/// When there is none; as [`promote`].
+/// When there is none; otherwise as [`promote`].
 pub(crate) fn undo(op: &Op, answers: &mut dyn Answers) -> Result<MomentInfo> {
     let target = op.target();
     let catalog = target.log.catalog();
@@ -178,7 +180,7 @@ pub(crate) fn undo(op: &Op, answers: &mut dyn Answers) -> Result<MomentInfo> {
     note(target, catalog.head, change.event)
 }
 
-/// What takes back the last change of branches.
+/// The act that undoes the last one.
 fn taking_back(target: &Target, catalog: &Catalog) -> Result<Move> {
     let Some((act, last)) = catalog.undo() else {
         return Err(Error::NothingToUndo(target.name.clone()));
@@ -222,10 +224,10 @@ fn name_of(catalog: &Catalog, branch: BranchId) -> String {
     catalog.branch(branch).map_or("?", |b| &b.name).to_owned()
 }
 
-/// Nobody writes to a branch that is going to be dropped.
+/// Checks that neither the machine nor a client uses a branch.
 ///
 /// # Errors
-/// When somebody does.
+/// When one does.
 pub(crate) fn check_unused(target: &Target, branch: BranchId) -> Result<()> {
     let used = [Use::Machine, Use::Guest, Use::Client].iter().any(|used| target.is_used(branch, *used));
     if used || target.running_branch() == Some(branch) {
@@ -234,12 +236,12 @@ pub(crate) fn check_unused(target: &Target, branch: BranchId) -> Result<()> {
     Ok(())
 }
 
-/// What failed after this was done, and stays done.
+/// The error for a failure after `done`, which stays done.
 fn partly(done: &str, why: Error) -> Error {
     Error::Partly { done: done.to_owned(), why: Box::new(why) }
 }
 
-/// Says in the log what was done.
+/// Writes the event of an act, durably.
 fn note(target: &Target, branch: BranchId, event: Event) -> Result<MomentInfo> {
     let noted = target.log.event(branch, &event).and_then(|done| target.log.flush().map(|_| done));
     let done = noted.map_err(|why| partly(&event.label, why.into()))?;
@@ -255,14 +257,14 @@ fn move_present(op: &Op, change: Move, answers: &mut dyn Answers) -> Result<Mome
     check_move(target, &catalog, &act, &next)?;
     let running = target.running_branch();
     let moves = !matches!(&next, Next::Branch(id) if *id == catalog.head);
-    // Whoever drops a branch again by taking back an undo did not ask for what was written outside since to be lost.
+    // Undoing an undo may drop a branch again, but does not give up what was changed on the disks since.
     let given_up = act.drop.filter(|_| act.kind == ActKind::Restore);
     let prepared = prepare(target, &next, given_up, answers)?;
     let make = match &next {
         Next::New { name, parent, at } => Some((name.as_str(), *parent, *at)),
         Next::Branch(_) => None,
     };
-    // Without a change there is nothing to take back.
+    // Without a change there is nothing to record: `undo` would have nothing to undo.
     let head = if moves || act.drop.is_some() || act.revive.is_some() {
         target.log.act(act, make)?.1
     } else {
@@ -274,18 +276,18 @@ fn move_present(op: &Op, change: Move, answers: &mut dyn Answers) -> Result<Mome
     Ok(moment)
 }
 
-/// What moving the present there asks of the machine.
+/// The request of the contract that moving the present amounts to.
 fn request(target: &Target, next: &Next) -> Request {
     let running = target.running_branch();
     let stays = matches!(next, Next::Branch(id) if Some(*id) == running);
     if stays { Request::MoveToRunning } else { Request::Move }
 }
 
-/// Looks at everything that can be in the way of moving the present, but for the machine and the disks.
+/// Checks all obstacles to moving the present, except for the machine and the disks.
 fn check_move(target: &Target, catalog: &Catalog, act: &Act, next: &Next) -> Result<()> {
     let moves = !matches!(next, Next::Branch(id) if *id == catalog.head);
     if moves && target.is_used(catalog.head, Use::Client) {
-        // Whoever has the present open would go on writing to what no longer is.
+        // A client that has the present open would go on writing to the previous one.
         return Err(Error::Served(target.name.clone()));
     }
     if let Some(dropped) = act.drop {
@@ -301,7 +303,7 @@ fn check_move(target: &Target, catalog: &Catalog, act: &Act, next: &Next) -> Res
     Ok(())
 }
 
-/// All of a volume's content is known at its end, unless it is the tap that reads it even now.
+/// Checks that all of a volume's current content is known, unless the volume is a tap that is still being read.
 fn check_end(target: &Target, branch: BranchId, volume: bygone_model::VolumeId) -> Result<()> {
     let catalog = target.log.catalog();
     if branch == catalog.head && !catalog.shows.contains_key(&catalog.volume(volume)?.disk) {
@@ -310,7 +312,7 @@ fn check_end(target: &Target, branch: BranchId, volume: bygone_model::VolumeId) 
     target.check_exact(volume, target.log.head_seq())
 }
 
-/// The disks outside the store that do not show what is going to be the present.
+/// The disks outside the store that do not show the next present.
 fn to_fill(catalog: &Catalog, next: &Next) -> Vec<u32> {
     let is_shown = |disk: u32| match (catalog.shows.get(&disk), next) {
         (Some(Shows::Volume(shown)), Next::Branch(id)) => {
@@ -322,7 +324,7 @@ fn to_fill(catalog: &Catalog, next: &Next) -> Vec<u32> {
     next.disks(catalog).into_iter().filter(|disk| is_tapped(*disk) && !is_shown(*disk)).collect()
 }
 
-/// Makes the disks outside the store ours that do not show what is going to be the present.
+/// Prepares the disks outside the store that do not show the next present.
 fn prepare(
     target: &Arc<Target>,
     next: &Next,
@@ -361,7 +363,7 @@ fn fill(
             answers.progress(Progress { doing: doing.clone(), done_bytes, total_bytes });
             !target.is_closing()
         });
-        // The others are filled all the same.
+        // The other disks are still filled.
         if let Err(error) = filled {
             failed = failed.or(Some(error));
         }

@@ -1,6 +1,7 @@
-//! Copying the disks of a moment out of the store.
+//! Copies the disks of a moment out of the store.
 //!
-//! Invariant: a file has its name only once it is whole and durable, and of several disks all are there or none is.
+//! Invariant: a file has its name only once it is complete and durable; when several disks are restored to a folder,
+//! all are there or none is.
 
 use std::{
     fs,
@@ -24,15 +25,16 @@ use crate::{
     target::Target,
 };
 
-/// What the name of a file ends in that is being restored and not whole yet.
+/// The suffix of a file that is not restored completely yet.
 const PART: &str = ".bygone-part";
-/// A new file has holes where so many bytes are zeroes.
+/// A new file gets a hole for each zero block of this size.
 const HOLE_BYTES: usize = 4096;
 
 /// Copies the disks of a moment to a file or device, or into a folder: all of them or none.
 ///
 /// # Errors
-/// When one cannot be read or written, or the command was given up.
+/// When one cannot be written or its extents cannot be read, or the caller no longer waits. Damaged ranges are no
+/// error: they are reported as unreadable.
 pub(super) fn copy_out(
     target: &Arc<Target>,
     volumes: &[VolumeId],
@@ -64,7 +66,7 @@ pub(super) fn copy_out(
     let mut done: Vec<RestoredDisk> = Vec::new();
     let result = copy_disks(target, seq, &chosen, (path, folder), &mut done, answers);
     if let Err(e) = result {
-        // Some disks of a machine look like all of them.
+        // A part of a machine's disks would look like all of them.
         for disk in done.iter().filter(|_| folder) {
             let _ = fs::remove_file(&disk.to);
         }
@@ -108,8 +110,8 @@ fn unreadable(range: &Range<u64>) -> Unreadable {
     Unreadable { first_byte: range.start, len_bytes: range.end - range.start }
 }
 
-/// Writes a device to a raw file (made anew, sparse) or a block device; returns how many bytes were written. A file has its
-/// name only once it is whole, so that not even a kill leaves half of one that looks like all of it.
+/// Writes a device to a new, sparse raw file or to a block device; returns the number of bytes written. A file gets its
+/// name only once it is complete, so that even a killed process leaves no partial file under that name.
 fn copy_to_file(
     device: &dyn BlockDevice,
     to: &Path,
@@ -128,7 +130,7 @@ fn copy_to_file(
     if is_device {
         return copy_to(device, to, true, unread, progress);
     }
-    // Never over somebody's data: `--to` names a new file.
+    // `--to` must name a new file, so that nothing is overwritten.
     if fs::symlink_metadata(to).is_ok() {
         return Err(Error::file("making", to, std::io::ErrorKind::AlreadyExists.into()));
     }
@@ -144,18 +146,18 @@ fn copy_to_file(
         Ok(written)
     });
     if result.is_err() {
-        // Half a restored disk is worse than none.
+        // A partial file is worse than none.
         let _ = fs::remove_file(&part);
     }
     result
 }
 
-/// Makes the file that is going to be a restored disk; what a killed restore left there is of no use to anybody.
+/// Creates the file for a restored disk; replaces the leftover of a killed restore.
 fn make_part(part: &Path, size: u64) -> std::io::Result<()> {
     let file = match fs::File::create_new(part) {
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
             let left = fs::File::options().read(true).write(true).open(part)?;
-            // Unless another restore is at it.
+            // Locked if another restore is writing it.
             bygone_sys::ImageLock::take_exclusive(&left).map_err(|_| e)?;
             fs::remove_file(part)?;
             fs::File::create_new(part)?
@@ -167,7 +169,7 @@ fn make_part(part: &Path, size: u64) -> std::io::Result<()> {
     })
 }
 
-/// Copies a device to a raw file of zeroes, or over a block device; returns how many bytes were written.
+/// Copies a device to a raw file of zeroes, or over a block device; returns the number of bytes written.
 fn copy_to(
     device: &dyn BlockDevice,
     to: &Path,

@@ -1,7 +1,8 @@
-//! Disks outside the store that are going to show something else.
+//! Fills disks outside the store with another branch.
 //!
-//! Invariant: from [`prepare`] until it is filled, such a disk is locked and nobody of us uses it; and everything on it that can still be
-//! asked for is in the store. What was changed there without Bygone is recorded, as a gap, before it is overwritten.
+//! Invariant: from [`prepare`] until it is filled, such a disk is locked and no lease on it exists, and all of its
+//! content that is not given up is in the store. Changes made to it without Bygone are recorded as a gap before they
+//! are overwritten.
 
 use std::{
     io::IoSlice,
@@ -25,17 +26,17 @@ use crate::{
     target::{Claim, Target},
 };
 
-/// How long one of us may take to let go of a disk.
+/// How long our own threads and clients may take to release a disk.
 const LET_GO_MAX: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// What differs is written in blocks of this size.
+/// Differences are written in blocks of this size.
 const COMPARED_BYTES: usize = 64 << 10;
 
-/// A disk outside the store that is ours alone. See the module's comment.
+/// A disk outside the store that is locked for filling. See the module's comment.
 pub(crate) struct Prepared {
     disk: u32,
     raw: OsDisk,
-    // It goes before the claim does: whoever has waited for that opens the disk at once, and must not find it locked.
+    // Dropped before the claim: a thread that waits for the claim opens the disk at once, and must not find it locked.
     _lock: ImageLock,
     claim: Claim,
 }
@@ -53,9 +54,9 @@ impl Prepared {
     }
 }
 
-/// Who waits while a disk is prepared.
+/// The caller that waits while a disk is prepared.
 pub(crate) trait Patience {
-    /// The disk is being read; false when it is no longer wanted.
+    /// Reports that the disk is being read; returns false to stop.
     fn reading(&mut self, disk: &str, done_bytes: u64, total_bytes: u64) -> bool;
 }
 
@@ -66,12 +67,12 @@ impl Patience for &mut dyn Answers {
     }
 }
 
-/// Makes the disk number `disk` ours alone, after everything on it that is not given up was taken into the store; `given_up` is a
-/// branch that is about to be dropped.
+/// Claims and locks the disk with the number `disk`, after all of its content was read into the store, except for
+/// content of `given_up`, a branch that is about to be dropped, or of a branch given up before.
 ///
 /// # Errors
-/// When the disk is missing, used by something else, of another size, or cannot be read. Then nothing has changed, but for what was
-/// learned of the disk.
+/// When the disk is missing, in use, of another size, or cannot be read. Then nothing has changed, except for what was
+/// read into the store.
 pub(crate) fn prepare(
     target: &Arc<Target>,
     disk: u32,
@@ -113,7 +114,8 @@ fn prepare_claimed(
     Ok(Prepared { disk, raw, _lock: lock, claim })
 }
 
-/// The volume that the disk outside the store shows, or would if it had ever been opened; none while it is being filled.
+/// The volume that the disk outside the store shows, or would show if it had ever been opened; `None` while it is being
+/// filled.
 fn shown_volume(catalog: &Catalog, disk: u32) -> Option<VolumeId> {
     match catalog.shows.get(&disk) {
         Some(Shows::Volume(volume)) => Some(*volume),
@@ -122,13 +124,13 @@ fn shown_volume(catalog: &Catalog, disk: u32) -> Option<VolumeId> {
     }
 }
 
-/// Opens the disk as what it shows, waits until the store has all of it, and closes it without letting go of it.
+/// Opens the volume that the disk shows, waits until the store has all of it, and closes it while keeping the lock.
 fn read_and_close(
     target: &Arc<Target>,
     volume: VolumeId,
     patience: &mut dyn Patience,
 ) -> Result<(OsDisk, ImageLock)> {
-    // Whoever looks at it only, or read it, lets go of it in a moment.
+    // A lease that only reads the disk is released soon.
     let end = Instant::now() + LET_GO_MAX;
     let (name, lock) = loop {
         let lease = target.lease_shown(volume)?;
@@ -142,7 +144,7 @@ fn read_and_close(
                 break (name, lock);
             }
         } else {
-            // Somebody has it open from the time when the store served it, which says nothing of the disk.
+            // It is open from the time when the store served it: that lease does not concern the disk.
             drop(lease);
         }
         if Instant::now() > end {
@@ -159,7 +161,7 @@ fn read_and_close(
     Ok((raw.map_err(|source| Error::Disk { path, source })?, lock))
 }
 
-/// Waits until the store has all of a disk that is open.
+/// Waits until the store has all of an open disk.
 fn wait_until_read(target: &Target, volume: VolumeId, name: &str, patience: &mut dyn Patience) -> Result<()> {
     loop {
         let (done, total, complete) = target.reading(volume);
@@ -170,14 +172,14 @@ fn wait_until_read(target: &Target, volume: VolumeId, name: &str, patience: &mut
             return Err(Error::Abandoned);
         }
         if !target.is_being_read(volume) && !target.reading(volume).2 {
-            // The thread that read it could not go on, and the log says why.
+            // The thread that read it stopped, and has logged why.
             return Err(Error::BaseIncomplete { disk: name.to_owned() });
         }
         std::thread::sleep(LOOK_EVERY);
     }
 }
 
-/// What is on the disk is given up. If that is not what the store knows of it, say so.
+/// Records a gap if the disk, whose content is given up, holds changes that the store does not have.
 fn note_lost(target: &Target, volume: VolumeId, disk: &str, raw: &OsDisk) -> Result<()> {
     let catalog = target.log.catalog();
     let io = |source| Error::Disk { path: PathBuf::from(raw.path()), source };
@@ -196,11 +198,12 @@ fn note_lost(target: &Target, volume: VolumeId, disk: &str, raw: &OsDisk) -> Res
     Ok(())
 }
 
-/// Makes a prepared disk show `volume`, while the present is served from the store; the next opening of the disk is a tap again. Only
-/// what differs is written. Ends early when `keep_going` says no; then the disk is filled when it is used the next time.
+/// Fills a prepared disk with `volume`, while the present is served from the store; the next opening of the disk is a
+/// tap again. Only differences are written. Ends early when `keep_going` returns false or the claim is wanted; then the
+/// disk is filled on its next use.
 ///
 /// # Errors
-/// When the disk cannot be written, or the store not be read.
+/// When the disk cannot be written, or the store cannot be read.
 pub(crate) fn fill(
     target: &Arc<Target>,
     volume: VolumeId,
@@ -244,17 +247,18 @@ pub(crate) fn fill(
     let complete = log.catalog().is_exact(volume, seq);
     let identity = raw.identity().map_err(io)?;
     let written_since = log.head_seq() > seq;
-    // Nobody writes to it until it is opened as a tap, so any change until then is one behind our back.
+    // Bygone does not write to it until it is opened as a tap, so any change before is made by others.
     log.mark_tap(volume, &TapMark { applied: seq, clean: true, complete, identity })?;
     if written_since {
-        // Whoever did may be gone by now.
+        // The writer may have released the disk by now, so its release does not bring the disk up to date.
         target.bring_up_to_date(volume);
     }
     keep_going(size, size);
     Ok(())
 }
 
-/// Prepares a disk and fills it in a thread of its own, for a present that is served from the store meanwhile.
+/// Prepares a disk and fills it, for a present that is served from the store meanwhile. Does nothing if another thread
+/// has claimed the disk, or it shows the volume already.
 ///
 /// # Errors
 /// As [`prepare`] and [`fill`].
@@ -267,11 +271,12 @@ pub(crate) fn fill_unasked(target: &Arc<Target>, volume: VolumeId) -> Result<()>
     }
     let disk = target.log.catalog().volume(volume)?.disk;
     if target.is_claimed(disk) {
-        // Somebody is at it already.
+        // Another thread fills it already.
         return Ok(());
     }
     let claim = target.claim(disk, LET_GO_MAX)?;
-    // Whoever had it before may have filled it, and then whoever has it open from the time before has it for as long as they want.
+    // The previous holder of the claim may have filled it; then the leases from before may last as long as their
+    // clients want, and are not waited for.
     let is_behind = || {
         let catalog = target.log.catalog();
         let shows = catalog.shows.get(&disk) == Some(&Shows::Volume(volume));

@@ -1,5 +1,5 @@
-//! Machines that are no programs, for tests: they do at once what they are asked for, and outlive the manager that started them as long
-//! as their [`Fake`] is kept.
+//! Fake machines for tests. They do at once what they are asked to do, and outlive the manager that started them as
+//! long as their [`Fake`] exists.
 
 use std::{
     collections::HashMap,
@@ -28,13 +28,13 @@ const REPORTS_MAX: usize = 1024;
 pub(crate) struct Fake {
     machines: Mutex<HashMap<PathBuf, Arc<FakeMachine>>>,
     pids: AtomicU32,
-    /// What the next machine does.
+    /// How the next machine behaves.
     pub(crate) next: Mutex<Next>,
-    /// Whoever looks for the machine in this place panics.
+    /// A look for the machine in this folder panics.
     pub(crate) haunted: Mutex<Option<PathBuf>>,
 }
 
-/// How a machine behaves.
+/// The behaviour of a machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Next {
     /// It answers, and shuts down when it is asked to.
@@ -42,13 +42,13 @@ pub(crate) enum Next {
     Good,
     /// It answers, and never shuts down by itself.
     Stubborn,
-    /// It does not answer until it is let.
+    /// It does not answer until [`FakeMachine::answer`].
     Slow,
     /// Its program ends before it answers.
     Fails,
 }
 
-/// A machine.
+/// A fake machine.
 pub(crate) struct FakeMachine {
     pid: u32,
     kind: Next,
@@ -79,7 +79,7 @@ impl FakeMachine {
         }
     }
 
-    /// It answers now.
+    /// Gives its first answer.
     pub(crate) fn answer(&self) {
         self.tell(Happening::Started { adopted: false }, Phase::Running);
     }
@@ -96,13 +96,13 @@ impl FakeMachine {
         self.tell(what, Phase::Held(Held::Shutdown));
     }
 
-    /// It was reset at this time, and went on.
+    /// Reports a reset at this time, at which it was not held.
     pub(crate) fn reset_without_holding_at(&self, time: Micros) {
         let what = Happening::Reset { by: By::Host, reason: Reason::HostQmpSystemReset, held: false };
         self.tell_of(Some(time), what, Phase::Running);
     }
 
-    /// The guest's operating system gives up.
+    /// The guest's operating system panics.
     pub(crate) fn panic(&self) {
         let what = Happening::Panicked { info: serde_json::Map::new(), held: true };
         self.tell(what, Phase::Held(Held::Panicked));
@@ -120,7 +120,7 @@ impl FakeMachine {
         self.tell(what, Phase::Held(Held::IoError));
     }
 
-    /// It goes on.
+    /// Whether it runs, and is not held.
     pub(crate) fn is_running(&self) -> bool {
         lock(&self.state).phase == Phase::Running
     }
@@ -137,12 +137,12 @@ impl FakeMachine {
 }
 
 impl Fake {
-    /// The machine in this place, if it is alive.
+    /// The machine in this folder, if it is alive.
     pub(crate) fn machine(&self, dir: &Path) -> Option<Arc<FakeMachine>> {
         lock(&self.machines).get(dir).filter(|machine| machine.is_alive()).cloned()
     }
 
-    /// The manager is gone, without a word: nobody hears of what happens to machines any more.
+    /// As if the manager were killed: no reports are received any more.
     pub(crate) fn manager_is_killed(&self) {
         for machine in lock(&self.machines).values() {
             lock(&machine.state).reports = None;

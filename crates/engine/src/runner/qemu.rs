@@ -13,20 +13,20 @@ use crate::{config, error::Result};
 
 const LAST_WORDS_BYTES_MAX: u64 = 4096;
 
-/// Starts machines in the QEMU of this computer.
+/// Starts machines with the QEMU of this computer.
 #[derive(Debug, Default)]
 pub(crate) struct Qemu {
     accel: OnceLock<qemu::Accel>,
 }
 
 impl Qemu {
-    /// One that needs not find out how processors are run.
+    /// With a known accelerator, so that it is not probed.
     #[cfg(test)]
     pub(crate) fn with(accel: qemu::Accel) -> Qemu {
         Qemu { accel: accel.into() }
     }
 
-    /// KVM where it really works, else TCG.
+    /// KVM if a probe shows that it works, otherwise TCG.
     fn accel(&self, scratch: &Path) -> Result<qemu::Accel> {
         if let Some(accel) = self.accel.get() {
             return Ok(*accel);

@@ -1,5 +1,5 @@
-//! Random lives of a log, played beside a model of the plainest kind: each form of a moment must lead to the place that the
-//! model says, with the content that the model says.
+//! Random sequences of operations on a log, compared with a plain model: each form of a moment must resolve to the
+//! place and the content that the model has.
 
 use std::{
     path::{Path, PathBuf},
@@ -34,7 +34,7 @@ impl Clock for Wall {
     }
 }
 
-/// A plain generator of numbers, so that a seed is a life.
+/// A plain generator of numbers, so that a seed determines the sequence.
 struct Dice(u64);
 
 impl Dice {
@@ -54,10 +54,10 @@ struct Branch {
 /// A branch and a seq.
 type Spot = (u32, u64);
 
-/// What was done, and nothing cleverer.
+/// A plain list of what was done.
 #[derive(Default)]
 struct Model {
-    /// By seq - 1: when, on which branch (`None`: of no line), and which branch was the present after it.
+    /// By seq - 1: the time, the branch (`None`: of no line), and the present after it.
     records: Vec<(i64, Option<u32>, u32)>,
     branches: Vec<Branch>,
     writes: Vec<(u64, u32, u8)>,
@@ -101,7 +101,7 @@ impl Model {
         one.parent.is_some_and(|(parent, from)| place.1 <= from && self.is_on_line(parent, place))
     }
 
-    /// All records at which the clock was at, or about to pass, a time. It is `now`, and what is to come is no moment yet.
+    /// All records at whose time, or after which, the clock passed `time`. Times after `now` are no moments yet.
     fn at_time(&self, time: i64, now: i64) -> Vec<u64> {
         let passes = |i: usize| match self.records.get(i + 1).map(|next| next.0) {
             None => time <= now || self.records[i].0 == time,
@@ -141,7 +141,7 @@ impl Life {
         self.log.as_ref().unwrap()
     }
 
-    /// Tells the model of the records that came; that of `line` is on that branch.
+    /// Adds the new records to the model; the record at `line`'s seq is on its branch.
     fn took(&mut self, line: Option<Spot>) {
         for seq in self.model.head() + 1..=self.log().head_seq().0 {
             let on = line.filter(|(_, at)| *at == seq).map(|(branch, _)| branch);
@@ -154,7 +154,7 @@ impl Life {
         self.log().catalog().volume_of(BranchId(branch), "vda").unwrap().id
     }
 
-    /// A moment at which the disk was there.
+    /// A moment at which the disk existed.
     fn some_place(&mut self) -> Spot {
         let branch = self.dice.below(self.model.branches.len() as u64) as u32;
         let first = self.log().catalog().volumes[0].made.0;
@@ -178,7 +178,7 @@ impl Life {
     fn new_branch(&mut self) -> u32 {
         let parent = self.some_place();
         let id = self.model.branches.len() as u32;
-        // The name of one that was dropped is taken again.
+        // Reuses the name of a dropped branch.
         let names = self.model.branches.iter().map(|b| b.name.clone());
         let is_free = |name: &String| {
             self.model.branches.iter().filter(|b| b.name == *name).all(|b| b.dropped.is_some())
@@ -262,7 +262,7 @@ impl Life {
                 self.took(None);
             }
             _ => {
-                // Closed and opened again: a log has one holder.
+                // Closed before it is opened again: a log has one holder.
                 self.log = None;
                 let dir = Arc::new(RealDir::new(&self.dir));
                 self.log = Some(Log::open(dir, self.clock.clone(), LogOptions::default()).unwrap());
@@ -286,14 +286,14 @@ impl Life {
         let catalog = self.log().catalog();
         let volume = catalog.volume_of(BranchId(branch), "vda").unwrap();
         if volume.made > Seq(seq) {
-            // There was no disk yet.
+            // The disk did not exist yet.
             return;
         }
         let mut block = [0; 4096];
         let view = self.log().view(volume.id, Seq(seq)).unwrap();
         view.read(Lba(0), &mut block, Wait::Yes).unwrap();
         assert_eq!(block[0], self.model.content((branch, seq)), "the content of {text}");
-        // A look into the past may have flushed.
+        // Reading the past may have written a checkpoint.
         self.took(None);
     }
 
@@ -340,7 +340,7 @@ impl Life {
         let at = self.model.at_time(time, self.clock.wall().0);
         match at.as_slice() {
             [only] => self.means(&text, self.model.lived(*only)),
-            // Between two eras, where the nearest earlier one is taken, or before everything.
+            // Between two eras, where the nearest earlier moment is taken, or before all records.
             [] if self.model.records.iter().any(|record| record.0 <= time) => {}
             [] => assert!(self.find(&text).is_err(), "{text}"),
             several => {

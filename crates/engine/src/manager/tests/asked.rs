@@ -1,4 +1,4 @@
-//! What other programs see: requests on the manager's socket, and exports.
+//! Requests on the manager's socket, and exports.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -50,7 +50,7 @@ fn an_export_is_gone_when_the_client_that_gave_it_up_returns() {
     assert!(!socket.exists());
 }
 
-/// What the manager says to `at`, asked from this time zone.
+/// The manager's answer to `at`, requested from this time zone.
 fn meant(world: &World, at: &str, zone: &str) -> MomentMeant {
     let request = call::When { name: "web".into(), at: at.to_owned() }.into();
     let asked = Asked { request, zone: Some(zone.to_owned()), began: false, key: None, stays: false };

@@ -1,4 +1,4 @@
-//! Branches by name and by number: what an export of one shows, and which can become the present.
+//! Branches by name and by id: what their exports show, and which can become the present.
 
 use bygone_block::{Change, Reading, Writing};
 use jiff::Zoned;
@@ -57,7 +57,7 @@ fn only_a_branch_that_there_is_becomes_the_present() {
         assert!(no_branch, "{name}: {refused:?}");
         assert_eq!(head(), before, "{name}");
     }
-    // Nor by those who know the store itself.
+    // Nor through the store directly.
     for id in [branch, BranchId(7)] {
         target.log.promote_branch(id).unwrap_err();
         assert_eq!(head(), before);

@@ -1,4 +1,4 @@
-//! A target whose newest segment is damaged: what is asked of it and of the others goes on.
+//! A target with a damaged segment or a failing log: requests to it and to others go on.
 
 use bygone_block::{BlockDevice as _, Change, Writing};
 use bygone_store::LogOptions;
@@ -39,7 +39,7 @@ fn one_damaged_block_of_the_newest_segment_is_in_the_way_of_nothing_that_is_aske
         assert_eq!(restored.disks[0].unreadable.len(), 1, "{}", call.at);
         std::fs::remove_file(to).unwrap();
     }
-    // It boots and ends, and whoever waits for that is told.
+    // It boots and stops, and a waiting client is told.
     run(&manager, "web").unwrap();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| manager.handle(&call::Wait { name: "web".into() }, &mut Nobody));
@@ -81,7 +81,7 @@ fn is_partly(result: &Result<impl std::fmt::Debug>, done: &str) -> bool {
 
 #[test]
 fn what_was_done_before_the_log_failed_is_said() {
-    // The record of the change is durable, and what tells of it is not.
+    // The act's record becomes durable, but its event does not.
     let failing = || {
         let (world, manager) = World::with(&["web"]);
         let target = manager.target("web").unwrap();
@@ -122,7 +122,7 @@ fn a_log_that_fails_keeps_no_machine_from_being_ended() {
     target.fail_after_syncs(0);
     target.log.event(BranchId(0), &Event::new(Kind::Manager, "here")).unwrap();
     target.log.flush().unwrap_err();
-    // Nobody can be told of the stop's event, which there is not.
+    // There is no stop event to answer with.
     let told = std::thread::scope(|scope| {
         let stopping = scope.spawn(|| stop(&manager, "web"));
         wait_for("the machine to end", || stopping.is_finished());
@@ -137,7 +137,7 @@ fn a_log_that_fails_keeps_no_machine_from_being_ended() {
 fn a_machine_that_runs_is_not_called_failed_because_the_log_cannot_say_on_what() {
     let (_world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
-    // The branch, the boot, and then no more.
+    // The syncs for the branch and the boot succeed.
     target.fail_after_syncs(2);
     let at = call::Run { at: Some("now".into()), branch: Some("try".into()), ..run_call("web") };
     let started = manager.handle(&at, &mut Nobody).unwrap();

@@ -1,4 +1,4 @@
-//! Which moments events tell of, and what it costs to ask.
+//! Which moments events name, and how much is read to answer.
 
 use bygone_block::{BlockDevice, Change, Reading, Writing};
 use bygone_model::{Micros, Place};
@@ -58,7 +58,7 @@ fn the_last_boot_is_the_disk_before_that_boot_wrote_anything() {
     std::thread::scope(|scope| {
         let start = scope.spawn(|| run(&manager, "web"));
         let machine = machine(&world);
-        // Its guest is there before anybody has heard of it.
+        // The guest writes before the machine has answered.
         write(&target, Use::Guest, 1, 2);
         machine.answer();
         start.join().unwrap().unwrap();
@@ -73,7 +73,7 @@ fn the_last_boot_is_the_disk_before_that_boot_wrote_anything() {
     assert!(at.seq < boot.seq && at.time <= boot.time);
     assert_eq!(target.log.time_of(at.seq).unwrap(), at.time);
 
-    // The same as a command: what is restored is the disk of then.
+    // The same through `restore`.
     let to = world.dir.path().join("then.raw");
     let restore = call::Restore {
         name: "web".into(),
@@ -114,7 +114,7 @@ fn a_boot_that_only_the_next_manager_hears_of_tells_of_the_same_moment() {
     assert_eq!(content(&target, "last boot"), [1, 0]);
 }
 
-/// Gives up at once.
+/// A client that leaves at once.
 struct Impatient<'a>(&'a mut u32);
 
 impl crate::api::Answers for Impatient<'_> {
@@ -154,7 +154,7 @@ fn a_reset_at_which_the_machine_did_not_hold_still_tells_of_a_range() {
     assert_eq!((told.earliest_seq, told.seq), (Some(before.0), after.0));
 }
 
-/// Bytes that this thread has asked the system for.
+/// The bytes that this thread has read from files.
 fn bytes_read() -> u64 {
     let counted = std::fs::read_to_string("/proc/thread-self/io").unwrap();
     let line = counted.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap();
@@ -184,7 +184,7 @@ fn a_plan_does_not_read_all_of_history() {
     let start = log.event(BranchId(0), &Event::new(Kind::Point, "start")).unwrap().last;
     log.flush().unwrap();
     log.checkpoint().unwrap();
-    // What is known of blocks is read once.
+    // The index of the blocks is read once.
     plan(&manager, call::BranchDrop { name: "web".into(), branch: "try-1".into() });
 
     let before = bytes_read();

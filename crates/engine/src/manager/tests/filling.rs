@@ -1,4 +1,4 @@
-//! Disks outside the store that are filled with another present.
+//! Disks outside the store that are filled with a new present.
 
 use bygone_block::{BlockDevice, Change, LogDevice, WhenFull, Writing};
 use bygone_sys::ImageLock;
@@ -13,7 +13,7 @@ fn write(disk: &dyn BlockDevice, byte: u8) {
     disk.write(&[Writing { offset: 0, change: Change::Data(&[byte; 4096]) }]).unwrap();
 }
 
-/// The first byte of each half of a disk outside, once nothing of ours works on it.
+/// The first byte of each half of a disk outside, once no thread works on it.
 fn shown(target: &Target, disk: &Path) -> [u8; 2] {
     wait_for("the target to be quiet", || target.is_quiet());
     let bytes = std::fs::read(disk).unwrap();
@@ -25,7 +25,7 @@ fn promote(manager: &Manager, branch: &str, answers: &mut dyn Items<Nothing>) ->
     manager.handle(&promote, answers).map(drop)
 }
 
-/// Does something once, when a disk begins to be filled.
+/// Runs a closure once, when a disk begins to be filled.
 struct AtFilling<F>(Option<F>);
 
 impl<F: FnOnce()> Answers for AtFilling<F> {
@@ -43,7 +43,7 @@ impl<F: FnOnce()> Answers for AtFilling<F> {
     }
 }
 
-/// Does something once a disk is filled, and still held.
+/// Runs a closure when a disk is filled and still locked.
 struct AtEnd<F>(F);
 
 impl<F: FnMut()> Answers for AtEnd<F> {
@@ -97,7 +97,7 @@ fn what_a_machine_wrote_to_its_new_present_before_all_was_killed_is_carried_to_t
     let branch = target.log.add_branch("try-1", BranchId(0), target.log.head_seq()).unwrap();
     let volume = target.volume(branch, None).unwrap();
     promote(&manager, "try-1", &mut Nobody).unwrap();
-    // Nobody closes what is killed.
+    // Not closed, as by a kill.
     write(&LogDevice::open(target.log.clone(), volume, WhenFull::Pause).unwrap(), 7);
     assert_eq!(shown(&target, &disk), [1, 1]);
     drop(target);
@@ -107,7 +107,7 @@ fn what_a_machine_wrote_to_its_new_present_before_all_was_killed_is_carried_to_t
     let target = manager.target("web").unwrap();
     target.catch_up();
     assert_eq!(shown(&target, &disk), [7, 1]);
-    // There is nothing more to do.
+    // Nothing is left to do.
     let head = target.log.head_seq();
     target.catch_up();
     assert_eq!((shown(&target, &disk), target.log.head_seq()), ([7, 1], head));
@@ -120,7 +120,7 @@ fn a_disk_shows_what_was_written_to_its_branch_while_it_was_filled() {
     let target = manager.target("web").unwrap();
     let branch = target.log.add_branch("try-1", BranchId(0), target.log.head_seq()).unwrap();
     let served: Lease = target.serve(target.volume(branch, None).unwrap(), false).unwrap();
-    // The client goes before the disk is filled.
+    // The client leaves before the disk is filled.
     let mut answers = AtFilling(Some(move || write(&served, 7)));
     promote(&manager, "try-1", &mut answers).unwrap();
     assert!(answers.0.is_none());
@@ -137,7 +137,7 @@ fn what_was_done_before_a_disk_failed_is_said_and_stays_done() {
     let whole = std::fs::File::options().write(true).open(&disk).unwrap();
     let size = whole.metadata().unwrap().len();
 
-    // Nothing of it can be read any more, so that nobody knows what has to be written.
+    // Filling compares with the disk, which cannot be read any more.
     let mut answers = AtFilling(Some(|| whole.set_len(0).unwrap()));
     let (at, to) = (format!("seq:{early}"), RestoreTo::InPlace);
     let restore = call::Restore { name: "web".into(), at, disk: None, to, discard_later: false };
@@ -147,7 +147,7 @@ fn what_was_done_before_a_disk_failed_is_said_and_stays_done() {
     assert!(matches!(&**why, Error::Disk { path, .. } if *path == disk), "{why:?}");
     let present = |of: &Target| of.log.catalog().branch(of.present()).unwrap().name.clone();
     assert_eq!(present(&target), "restored-1");
-    // It cannot be used, and what it was filled with so far is not taken for a change that somebody made.
+    // The disk cannot be used, and what was filled so far is not taken for a change by others.
     assert!(!status(&manager).problems.is_empty());
     let mut answers = AtFilling(None::<fn()>);
     assert!(matches!(promote(&manager, "main", &mut answers), Err(Error::DiskResized { .. })));
@@ -193,7 +193,7 @@ fn whoever_looks_at_a_disk_for_a_moment_keeps_no_present_from_being_moved() {
     let disk = world.tapped(&manager, "web");
     let target = manager.target("web").unwrap();
     let branch = target.log.add_branch("try-1", BranchId(0), target.log.head_seq()).unwrap();
-    // The store serves it while the disk is filled, and somebody still has it from there.
+    // The store serves it while the disk is filled, and this lease remains from then.
     let looking = target.lease(target.volume(branch, None).unwrap(), Use::Upkeep).unwrap();
     promote(&manager, "try-1", &mut Nobody).unwrap();
     write(&looking, 7);
@@ -205,7 +205,7 @@ fn whoever_looks_at_a_disk_for_a_moment_keeps_no_present_from_being_moved() {
         drop(looking);
         promoting.join().unwrap().unwrap();
     });
-    // Neither waits for the other to give up.
+    // Neither waits until the other times out.
     assert!(asked.elapsed() < Duration::from_secs(20));
     assert_eq!(shown(&target, &disk), [1, 1]);
     promote(&manager, "try-1", &mut Nobody).unwrap();
@@ -225,7 +225,7 @@ fn what_was_written_outside_since_an_undo_is_kept_when_that_is_taken_back() {
     assert_eq!(shown(&target, &disk), [1, 1]);
     std::thread::sleep(Duration::from_millis(20));
     std::fs::write(&disk, vec![9; 1 << 20]).unwrap();
-    // The branch that was discarded is dropped again, and comes back with what was written outside.
+    // The discarded branch is dropped again, and comes back with what was written outside.
     undo();
     assert_eq!(shown(&target, &disk), [1, 1]);
     undo();
@@ -239,7 +239,7 @@ fn a_disk_that_another_has_filled_by_now_is_not_waited_for() {
     let target = manager.target("web").unwrap();
     let branch = target.log.add_branch("try-1", BranchId(0), target.log.head_seq()).unwrap();
     let volume = target.volume(branch, None).unwrap();
-    // Open since the store served it, and for as long as the client wants.
+    // Open since the store served it, for as long as the client likes.
     let _served = target.serve(volume, false).unwrap();
     promote(&manager, "try-1", &mut Nobody).unwrap();
     assert_eq!(shown(&target, &disk), [1, 1]);

@@ -1,4 +1,4 @@
-//! Calls that last, and calls that are made again because their answer was lost.
+//! Long calls, and calls that are repeated because their answer was lost.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +15,7 @@ use crate::{
     target::lock,
 };
 
-/// Somebody who asks.
+/// A client.
 #[derive(Default)]
 struct Asker {
     key: Option<&'static str>,
@@ -126,7 +126,7 @@ fn a_call_that_is_made_again_with_its_key_happens_once_also_after_a_restart() {
 #[test]
 fn a_key_means_one_call_and_is_free_again_when_that_failed() {
     let (_world, manager) = World::with(&["web"]);
-    // Nothing is changed by what failed.
+    // A failed call has changed nothing.
     assert!(matches!(ask_with(&manager, "k", restore_in_place()), Err(Error::Moment { .. })));
     ask_with(&manager, "p", point("good")).unwrap();
     ask_with(&manager, "k", restore_in_place()).unwrap();
@@ -138,7 +138,7 @@ fn a_key_means_one_call_and_is_free_again_when_that_failed() {
     }
     let too_long: &'static str = Box::leak("k".repeat(129).into_boxed_str());
     assert!(matches!(ask_with(&manager, too_long, point("x")), Err(Error::BadKey)));
-    // What only looks is done again each time.
+    // A call that only looks is executed each time.
     let show = call::TargetShow { name: "web".into() };
     ask_with(&manager, "k", show).unwrap();
 }
@@ -160,7 +160,7 @@ fn a_call_that_was_interrupted_is_done_if_nothing_had_come_of_it_and_told_of_if_
     assert_ne!(present(), before);
     ask_with(&manager, "not-added", add_request("new")).unwrap();
 
-    // The next ones are done, and only their end is not written down.
+    // The next ones are executed, but their end is not written.
     manager.begin_only(&restore, &Asker::with("done"));
     manager.handle(&restore_in_place(), &mut Nobody).unwrap();
     let remove = TargetRemove { name: "other".into(), delete_history: false };
@@ -169,7 +169,7 @@ fn a_call_that_was_interrupted_is_done_if_nothing_had_come_of_it_and_told_of_if_
     world.kill(manager);
 
     let manager = world.manager();
-    // What comes afterwards is none of it.
+    // Later changes are not attributed to the job.
     manager.handle(&point("later"), &mut Nobody).unwrap();
     let at = head(&manager);
     for _ in 0..2 {
@@ -216,7 +216,7 @@ impl<I> Items<I> for Leaving {
     }
 }
 
-/// Begins to run `web`, whose machine does not answer, and does something meanwhile.
+/// Runs `web`, whose machine does not answer, and calls `work` meanwhile.
 fn while_it_starts(
     asker: Asker,
     work: impl FnOnce(&World, &Manager, &AtomicBool),
@@ -242,7 +242,7 @@ fn let_it_answer(world: &World) {
 #[test]
 fn whoever_leaves_is_waited_for_no_more_unless_it_is_to_go_on() {
     let (state, answer) = while_it_starts(Asker::default(), |_, _, left| left.store(true, Ordering::Release));
-    // The machine runs all the same.
+    // The machine goes on.
     assert_eq!(state, JobState::Done);
     assert_eq!(answer.unwrap()["name"], "web");
 
@@ -252,7 +252,7 @@ fn whoever_leaves_is_waited_for_no_more_unless_it_is_to_go_on() {
         std::thread::sleep(Duration::from_millis(500));
         assert_eq!(jobs(manager)[0].state, JobState::Running);
         std::thread::scope(|scope| {
-            // Whoever comes back gets the answer.
+            // A client that comes back gets the answer.
             let back = scope.spawn(|| manager.handle(&call::Job { id: 1 }, &mut Nobody).unwrap());
             let_it_answer(world);
             let ended = back.join().unwrap();
@@ -272,7 +272,7 @@ fn a_job_is_cancelled_by_its_id() {
         assert!(matches!(manager.handle(&call::JobCancel { id: 7 }, &mut Nobody), Err(Error::NoJob(7))));
         manager.handle(&call::JobCancel { id: job.id }, &mut Nobody).unwrap();
     });
-    // The machine runs all the same.
+    // The machine goes on.
     assert_eq!(state, JobState::Done);
     assert_eq!(answer.unwrap()["name"], "web");
 }
@@ -331,7 +331,7 @@ fn a_plan_says_what_a_promotion_or_an_undo_does_and_does_nothing() {
     assert_eq!(manager.handle(&other, &mut Nobody).unwrap().label, planned.does.unwrap());
     assert_eq!(manager.handle(&promote, &mut Nobody).unwrap().label, promotion.does.unwrap());
 
-    // What is refused is refused before.
+    // What would be refused is refused by the plan.
     super::machines::run(&manager, "web").unwrap();
     assert!(matches!(plan(other.into()), Err(Error::TargetRunning(_))));
     assert!(matches!(plan(undo.into()), Err(Error::TargetRunning(_))));
@@ -397,7 +397,7 @@ fn an_interrupted_setting_is_not_made_again_over_a_newer_one() {
     let run: Request = call::Run { at: Some("now".into()), ..run_call("web") }.into();
     manager.begin_only(&run, &Asker::with("b"));
     let target = manager.target("web").unwrap();
-    // As if its manager was killed before it could say so.
+    // As if its manager was killed before it wrote the event.
     target.log.add_branch("run-1", BranchId(0), target.log.head_seq()).unwrap();
     target.log.flush().unwrap();
     drop(target);
@@ -429,7 +429,7 @@ fn an_interrupted_job_of_a_removed_target_is_not_looked_up_in_another_log() {
     manager.begin_only(&restore_in_place().into(), &Asker::with("k"));
     manager.handle(&restore_in_place(), &mut Nobody).unwrap();
     world.kill(manager);
-    // It was moved away, and another one has its name.
+    // The target is moved away, and another one gets its name.
     std::fs::rename(world.target_dir("web"), world.dir.path().join("away")).unwrap();
     let manager = world.manager();
     add(&manager, "web").unwrap();
@@ -464,7 +464,7 @@ fn a_long_call_is_remembered_however_many_shorter_ones_ended_meanwhile() {
         asked.join().unwrap().unwrap()
     });
     short();
-    // It is not done again, which would be refused: it runs.
+    // Executed again, it would be refused, because the machine runs.
     assert_eq!(ask_with(&manager, "k", run_call("web")).unwrap(), first);
     super::machines::stop(&manager, "web").unwrap();
 }

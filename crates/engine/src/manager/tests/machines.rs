@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl World {
-    /// A target with one disk of 1 MiB outside the store, full of ones, that was read completely.
+    /// A target with one tapped disk of 1 MiB, filled with ones, that was read completely.
     pub(super) fn tapped(&self, manager: &Manager, name: &str) -> PathBuf {
         let disk = self.dir.path().join(format!("{name}.raw"));
         std::fs::write(&disk, vec![1; 1 << 20]).unwrap();
@@ -47,7 +47,7 @@ fn restore(manager: &Manager, name: &str, seq: Seq) -> Result<()> {
     manager.handle(&restore, &mut Nobody).map(drop)
 }
 
-/// Puts a target back to where it is.
+/// Restores the newest moment in place.
 fn restore_now(manager: &Manager) -> Result<()> {
     restore(manager, "web", manager.target("web").unwrap().log.head_seq())
 }
@@ -104,7 +104,7 @@ fn a_machine_is_told_by_what_it_was_started_with_whoever_looks_after_it() {
     set("user,hostfwd=tcp::2222-:22");
     let display = Some(crate::config::Display::Vnc("127.0.0.1:1".to_owned()));
     manager.handle(&call::Run { display: display.clone(), ..run_call("web") }, &mut Nobody).unwrap();
-    // It holds from the next start on.
+    // It applies from the next start on.
     set("none");
     let said = |manager: &Manager| status(manager).targets[0].machine.clone().unwrap();
     let before = said(&manager);
@@ -201,7 +201,7 @@ fn a_turn_that_somebody_has_is_not_taken_by_what_may_be_done_meanwhile() {
     let (_world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
     run(&manager, "web").unwrap();
-    // A stop is legal whatever is being changed, and needs no turn while the machine is looked after.
+    // A stop is legal during a change, and needs no turn while the machine is supervised.
     let moving = lifecycle::Request::MoveToRunning;
     let held = target.begin_change(lifecycle::Change::Promote, moving).unwrap();
     std::thread::scope(|scope| {
@@ -276,7 +276,7 @@ fn a_stop_waits_for_the_machine_that_it_stopped_and_for_no_later_one() {
     run(&manager, "web").unwrap();
     let first = target.machine().unwrap();
     stop(&manager, "web").unwrap();
-    // Somebody else starts it before the one who stopped it has looked.
+    // It is started again before the client that stopped it looks.
     run(&manager, "web").unwrap();
     let stopped = target.wait_ended(&first, &mut || false).unwrap();
     assert_eq!(stopped.kind, Kind::Shutdown);
@@ -289,7 +289,7 @@ fn a_status_waits_for_no_change_and_a_change_for_no_other() {
     let (_world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
     let op = target.begin_change(lifecycle::Change::Restore, lifecycle::Request::Move).unwrap();
-    // If a status waited for the change, it would wait for ever: the change is ours.
+    // A status that waited for the change would wait for ever: the test holds the turn.
     assert_eq!(life(&manager), "restoring");
     assert!(status(&manager).targets[0].life_since.is_some());
     let refused = run(&manager, "web").unwrap_err();
@@ -303,7 +303,7 @@ fn a_status_waits_for_no_change_and_a_change_for_no_other() {
     ] {
         assert!(matches!(refused, Err(Error::Busy { .. })), "{refused:?}");
     }
-    // What leaves everything else as it is goes on.
+    // A request that changes nothing else is legal.
     let point = call::Point { name: "web".into(), at: None, label: "here".into(), hold: None };
     manager.handle(&point, &mut Nobody).unwrap();
     drop(op);
@@ -323,7 +323,7 @@ fn nothing_moves_the_present_under_a_machine() {
     assert!(matches!(manager.handle(&drop_it, &mut Nobody), Err(Error::BranchUsed(_))));
     let promote = |branch: &str| call::BranchPromote { name: "web".into(), branch: Some(branch.into()) };
     assert!(matches!(manager.handle(&promote("main"), &mut Nobody), Err(Error::TargetRunning(_))));
-    // Its own branch may become the present, and then nobody takes that back under it.
+    // Its own branch may become the present, and that cannot be undone while it runs.
     manager.handle(&promote("try"), &mut Nobody).unwrap();
     let undone = manager.handle(&call::Undo { name: "web".into() }, &mut Nobody);
     assert!(matches!(undone, Err(Error::TargetRunning(_))), "{undone:?}");
@@ -350,12 +350,12 @@ fn a_branch_that_is_dropped_while_somebody_asks_for_it_is_not_served() {
     let (_world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
     let branch = target.log.add_branch("try-1", BranchId(0), target.log.head_seq()).unwrap();
-    // It was there when its name was looked up.
+    // The branch existed when its name was looked up.
     let volume = target.volume(branch, None).unwrap();
     let drop_it = call::BranchDrop { name: "web".into(), branch: "try-1".into() };
     manager.handle(&drop_it, &mut Nobody).unwrap();
     assert!(matches!(target.serve(volume, false), Err(Error::Store(bygone_store::Error::NoBranch(_)))));
-    // Nor kept open.
+    // Nor is it kept open.
     assert!(!target.is_served());
 }
 

@@ -5,7 +5,8 @@ use std::{fs, path::PathBuf, process::Command};
 use super::*;
 use crate::api::Trouble;
 
-/// The newest configuration of a target: a pipe takes its place, so that opening the target takes until something is written there.
+/// The file of a target's newest configuration. A pipe in its place makes opening the target wait until something is
+/// written to it.
 fn configuration(world: &World, name: &str) -> PathBuf {
     let folder = world.target_dir(name).join("config");
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -84,7 +85,7 @@ fn a_defect_in_opening_one_target_is_a_defect_of_that_one() {
     assert!(!manager.is_opening());
     let refused = manager.target("c").err();
     assert!(matches!(refused, Some(Error::Unavailable { .. })), "{refused:?}");
-    // It is tried again whenever it is asked for.
+    // Each request tries to open it again.
     *world.fake.haunted.lock().unwrap() = None;
     manager.target("c").unwrap();
 }

@@ -30,7 +30,7 @@ fn what_is_removed_is_the_target_that_is_meant_and_not_another_one_of_that_name(
     add(&manager, "web").unwrap();
     let other = manager.target("web").unwrap().log.id();
     assert_ne!(meant.log.id(), other);
-    // As an `add` does whose disk was taken by somebody else meanwhile.
+    // As a failing `add` does when its disk was taken meanwhile.
     let refused = manager.remove("web", Some(&meant), true, &mut Nobody);
     assert!(matches!(refused, Err(Error::NoTarget(_))), "{refused:?}");
     assert_eq!(manager.target("web").unwrap().log.id(), other);
@@ -45,7 +45,7 @@ fn what_was_removed_can_be_brought_back() {
     add(&manager, "web").unwrap();
     assert!(matches!(bring_back(&manager, "web"), Err(Error::TargetExists(_))));
     remove(&manager, "web").unwrap();
-    // The last one, unless another is named.
+    // The last one, unless another is named by its folder.
     bring_back(&manager, "web").unwrap();
     assert_ne!(manager.target("web").unwrap().log.id(), id);
     remove(&manager, "web").unwrap();
@@ -142,12 +142,12 @@ fn a_disk_that_is_away_is_still_that_of_its_target() {
     let refused = restore("c");
     assert!(matches!(&refused, Err(Error::Tapped { target, .. }) if target == "b"), "{refused:?}");
     assert!(!disk.exists());
-    // Its own content may be put there again: that is how a disk that is lost comes back.
+    // Its own content may be restored there: that is how a lost disk comes back.
     restore("b").unwrap();
     assert_eq!(std::fs::read(&disk).unwrap(), vec![1; 1 << 20]);
 }
 
-/// Whoever is told which targets were removed.
+/// Collects the removed targets.
 #[derive(Default)]
 struct Listed(Vec<RemovedInfo>);
 
@@ -205,7 +205,7 @@ fn a_target_of_which_a_moment_is_read_is_not_removed() {
     assert!(target.dir().join("log").exists() || !target.dir().exists());
 }
 
-/// Whoever asks about a target, and does something as soon as it was found.
+/// A client that runs a closure as soon as the target was found.
 struct Meanwhile<F: Fn()>(F, AtomicBool);
 
 impl<F: Fn()> Meanwhile<F> {
@@ -247,7 +247,7 @@ fn of_a_target_that_is_removed_meanwhile_only_that_is_told() {
     let options = LogOptions { segment_bytes: 256 << 10, ..LogOptions::default() };
     let shared = Shared::with_options(&world.paths(), world.fake, options);
     let manager = Manager::open_shared(shared, false).unwrap();
-    // So that its log has several files, of which not all are open.
+    // Its log has several files, of which not all are open.
     let fresh = || {
         add(&manager, "web").unwrap();
         let target = manager.target("web").unwrap();
@@ -281,7 +281,7 @@ fn of_a_target_that_is_removed_meanwhile_only_that_is_told() {
 #[test]
 fn whoever_wants_a_disk_of_a_target_that_goes_is_told_that_it_is_gone() {
     let (world, manager) = World::with(&[]);
-    // Opening such a disk writes to the log.
+    // Opening a tapped disk writes to the log.
     world.tapped(&manager, "web");
     for _ in 0..15 {
         let start = std::sync::Barrier::new(4);
@@ -314,7 +314,7 @@ fn a_target_of_which_a_branch_is_served_is_not_removed_and_says_so_at_once() {
     std::thread::scope(|scope| {
         let removing = scope.spawn(|| remove(&manager, "web"));
         while !removing.is_finished() {
-            // What goes on with it is not given up for a removal that cannot be.
+            // Its threads are not stopped for a removal that is refused.
             assert!(!target.is_closing());
             std::thread::yield_now();
         }

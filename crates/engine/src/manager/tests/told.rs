@@ -1,4 +1,4 @@
-//! What somebody with machines to lose is told, and what stays known.
+//! What clients are told about their machines, disks and damage, and what stays known.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ use crate::{
     target::{Begun, Target, Use},
 };
 
-/// Somebody for whom the manager was started, and what they were told.
+/// A client for whose call the manager was started; collects notes.
 #[derive(Default)]
 struct Began {
     notes: Vec<String>,
@@ -61,7 +61,7 @@ fn run_says_that_the_manager_which_was_started_for_it_took_the_machine_over() {
 
     let manager = world.manager();
     let target = manager.target("web").unwrap();
-    // As the manager does by itself when it begins.
+    // As the manager's caretaker does.
     let Ok(Begun::Adopt(op)) = target.begin(lifecycle::Change::Start, lifecycle::Request::Run) else {
         panic!("it was left running")
     };
@@ -78,7 +78,7 @@ fn run_says_that_the_manager_which_was_started_for_it_took_the_machine_over() {
         assert_eq!(again.unwrap(), started);
         assert_eq!(notes, ["it was running already, and is looked after again"]);
     });
-    // Who asked for another branch, or finds a manager that was there before, is told that it runs.
+    // A request for another branch, or with a manager that ran before, is refused.
     let elsewhere = call::Run { branch: Some("main".into()), ..run_call("web") };
     assert!(matches!(manager.handle(&elsewhere, &mut Began::new()), Err(Error::TargetRunning(_))));
     assert!(matches!(run(&manager, "web"), Err(Error::TargetRunning(_))));
@@ -101,13 +101,13 @@ fn a_point_without_a_moment_is_where_the_machine_is() {
     assert_eq!(here.branch, "try");
     assert_eq!(point(&manager, Some("now"), "present").branch, "main");
     assert_eq!(point(&manager, Some("branch:main"), "other").branch, "main");
-    // Also if no manager looks after it yet.
+    // Also while it is not adopted yet.
     world.kill(manager);
     let manager = world.manager();
     assert_eq!(point(&manager, None, "left").branch, "try");
     stop(&manager, "web").unwrap();
     assert_eq!(point(&manager, None, "after").branch, "main");
-    // The label means what was said of it.
+    // The label names the moment that was answered.
     let found =
         manager.handle(&call::When { name: "web".into(), at: "point:here".into() }, &mut Nobody).unwrap();
     assert_eq!((found.moment.branch.as_str(), found.moment.seq), ("try", here.seq));
@@ -150,7 +150,7 @@ fn one_file_is_no_place_for_several_disks() {
     let made: Vec<PathBuf> = restore("db", None, place("new/")).unwrap();
     assert_eq!(made, [place("new/vda.raw"), place("new/vdb.raw")]);
     assert_eq!(restore("db", Some("vdb"), place("o.img")).unwrap(), [place("o.img")]);
-    // A folder gets the disks by their names, however many there are, and nothing in it is written over.
+    // In a folder each disk gets a file with its name, and nothing is overwritten.
     std::fs::create_dir(place("there")).unwrap();
     assert_eq!(restore("web", None, place("there")).unwrap(), [place("there/vda.raw")]);
     restore("web", None, place("there")).unwrap_err();
@@ -180,7 +180,7 @@ fn a_tapped_disk_that_is_away_or_has_another_size_is_told_of_by_who_looks() {
     assert!(matches!(unusable(&manager), Failure::DiskAway { .. }));
     std::fs::remove_dir(&disk).unwrap();
     std::fs::rename(&away, &disk).unwrap();
-    // That it was moved cannot be told from its having been written to.
+    // Moving it changes its identity as writing to it does.
     assert_eq!(troubles(&manager), [Trouble::DiskChanged]);
 
     let file = std::fs::File::options().write(true).open(&disk).unwrap();
@@ -194,7 +194,7 @@ fn a_tapped_disk_that_is_away_or_has_another_size_is_told_of_by_who_looks() {
     file.set_len(1 << 20).unwrap();
     assert_eq!(troubles(&manager), [Trouble::DiskChanged]);
     run(&manager, "web").unwrap();
-    // Whoever has it open knows better.
+    // Not looked at while it is open.
     std::fs::rename(&disk, &away).unwrap();
     let outside = |trouble: &Trouble| matches!(trouble, Trouble::DiskUnusable { .. });
     assert!(!troubles(&manager).iter().any(outside), "{:?}", troubles(&manager));
@@ -237,7 +237,7 @@ fn who_asks_for_the_newest_moment_of_a_disk_that_others_wrote_to_is_told_so() {
     assert_eq!(std::fs::read(world.dir.path().join("d.raw")).unwrap()[8192..12288], [7; 4096]);
 }
 
-/// Changes one byte of a block of a target's log, or changes it back.
+/// Changes one byte of a block in a target's log; a second call changes it back.
 pub(super) fn flip(target: &Target, filled_with: u8) {
     let files = std::fs::read_dir(target.dir().join("log")).unwrap().map(|entry| entry.unwrap().path());
     let place =
@@ -245,13 +245,13 @@ pub(super) fn flip(target: &Target, filled_with: u8) {
     let found = files.filter_map(|path| Some((place(&std::fs::read(&path).ok()?)?, path)));
     let (at, path) = found.last().unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
-    // Before the stretch that is found, so that it is found again.
+    // Outside of the stretch that is searched for, so that it is found again.
     bytes[at + 2048] ^= 2;
     std::fs::write(&path, bytes).unwrap();
 }
 
 fn verify(manager: &Manager, for_s: Option<u64>) -> usize {
-    // In part, the oldest first, which is whole.
+    // Oldest first, so that a partial verification reads intact segments.
     let verify = call::Verify { name: None, newest_first: false, for_s };
     manager.handle(&verify, &mut Nobody).unwrap().damaged.len()
 }
@@ -260,7 +260,7 @@ fn known(manager: &Manager) -> Option<crate::api::Verification> {
     status(manager).targets[0].verified.clone()
 }
 
-/// A target with a block of sevens in its log, and records after it that say that it was durable.
+/// A target with a block of sevens in its log, and later records that show that it was durable.
 pub(super) fn with_sevens() -> (World, Arc<Manager>) {
     let (world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
@@ -275,7 +275,7 @@ pub(super) fn with_sevens() -> (World, Arc<Manager>) {
 #[test]
 fn damage_that_was_found_stays_known_until_it_is_found_whole() {
     let (world, manager) = with_sevens();
-    // What is in a sealed segment is not looked at when a log is opened.
+    // Opening a log does not read sealed segments.
     drop(manager);
     let manager = world.manager();
     while manager.target("web").unwrap().log.maintain().unwrap() {}
@@ -294,7 +294,7 @@ fn damage_that_was_found_stays_known_until_it_is_found_whole() {
     assert_eq!(known(&manager).unwrap(), damaged);
     let said = troubles(&manager);
     assert!(matches!(&said[..], [Trouble::DamageKnown { places: 1, .. }]), "{said:?}");
-    // What was not reached is as it was; what is found again is known since it was found first.
+    // Places that were not reached stay known; a place found again keeps its first time.
     verify(&manager, Some(0));
     let in_part = known(&manager).unwrap();
     assert_eq!((in_part.complete, &in_part.damaged), (false, &damaged.damaged));
@@ -319,7 +319,7 @@ fn damage_that_the_log_names_by_itself_is_not_told_twice() {
     assert!(matches!(&said[..], [Trouble::Damaged { .. }]), "{said:?}");
 }
 
-/// What is kept of removed targets.
+/// Collects the removed targets.
 #[derive(Default)]
 struct Kept(Vec<RemovedInfo>);
 
@@ -368,7 +368,7 @@ fn removed_targets_are_listed_and_one_comes_back_beside_another_that_has_its_nam
     assert_eq!(all.iter().map(|kept| &*kept.kept_as).collect::<Vec<_>>(), ["web-1", "web-2"]);
     for kept in &all {
         let removed: Timestamp = kept.removed.parse().unwrap();
-        // A file system may keep a coarser time than the clock has.
+        // A file system's times may be coarser than the clock's.
         assert!(removed.as_second() >= before.as_second() - 1 && removed <= Timestamp::now(), "{kept:?}");
         assert!(kept.name == "web" && kept.used_bytes > 0 && kept.disks[0].size_bytes == 1 << 20, "{kept:?}");
     }
@@ -381,12 +381,12 @@ fn removed_targets_are_listed_and_one_comes_back_beside_another_that_has_its_nam
     assert_eq!(manager.target("old").unwrap().log.id(), first);
     assert_eq!(served(&manager), ["old", "web"]);
     assert_eq!(kept(&manager).len(), 1);
-    // It is a target like any other, also for a later manager, also when it is removed and comes back once more.
+    // It is an ordinary target, also for a later manager, and can be removed and restored again.
     run(&manager, "old").unwrap();
     stop(&manager, "old").unwrap();
     remove("old");
     assert_eq!(back("old", None).unwrap(), "old");
-    // What one is kept as may be the name of another.
+    // The name of one's folder may be the name of another target.
     let newest = manager.target("web").unwrap().log.id();
     remove("web");
     add(&manager, "web-3").unwrap();
@@ -403,7 +403,7 @@ fn removed_targets_are_listed_and_one_comes_back_beside_another_that_has_its_nam
     let manager = world.manager();
     assert_eq!(manager.target("old").unwrap().log.id(), first);
 
-    // A crash after the new name was written and before the folder moved.
+    // As after a crash between writing the new name and moving the folder.
     let web = call::TargetRemove { name: "web".into(), delete_history: false };
     manager.handle(&web, &mut Nobody).unwrap();
     let folder = world.paths().removed_dir().join("web-3");
@@ -437,7 +437,7 @@ fn a_client_that_leaves_does_not_wait_for_what_the_manager_cannot_give_up() {
     let (world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
     let _api = crate::socket::ApiServer::start(manager).unwrap();
-    // A change under way that `branch drop` waits for, as long as it takes.
+    // A change in progress that `branch drop` waits for.
     let op = target.begin_change(lifecycle::Change::Drop, lifecycle::Request::Branches).unwrap();
     let stream = crate::socket::connect(&world.paths().api_socket()).unwrap();
     let drop_it = call::BranchDrop { name: "web".into(), branch: "main".into() };
