@@ -271,7 +271,7 @@ pub enum Error {
     Tapped {
         /// Its path.
         path: PathBuf,
-        /// Its name.
+        /// The target.
         target: String,
     },
     /// The disk to tap is a disk of another target.
@@ -279,7 +279,7 @@ pub enum Error {
     DiskTaken {
         /// Its path.
         path: PathBuf,
-        /// Its name.
+        /// The target.
         target: String,
     },
     /// The disk outside the store of a target is missing or cannot be used.
@@ -428,7 +428,7 @@ pub enum Error {
     GoesOn,
 }
 
-/// A result with the engine's [`enum@Error`].
+/// A result with the engine's error.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl From<BadName> for Error {

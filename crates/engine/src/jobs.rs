@@ -276,7 +276,7 @@ fn check_key(key: &str) -> Result<()> {
 }
 
 impl Manager {
-    /// Executes a request, once for each key, as a job if it is long.
+    /// Executes a request, once for each key; as a job if it is long or has a key.
     ///
     /// # Errors
     /// When it cannot be done.

@@ -119,7 +119,7 @@ impl Manager {
         &self.shared.options.store
     }
 
-    /// Whether some targets are still being opened. Always false without a serving manager.
+    /// Whether some targets are still being opened. Always false if this manager does not serve.
     #[must_use]
     pub(crate) fn is_opening(&self) -> bool {
         self.serves && !self.registry.opening().is_empty()

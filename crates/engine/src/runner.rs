@@ -110,7 +110,7 @@ pub(crate) trait Runner: Send + Sync {
     /// When its process cannot be ended.
     fn end(&self) -> Result<()>;
 
-    /// Lets it go on from where it was held.
+    /// Continues it from where it was held.
     ///
     /// # Errors
     /// When it does not answer.

@@ -188,7 +188,7 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
     }
     manager.stop(keep_targets);
     drop(opener);
-    // The socket is removed while the store is still locked: commands look for it to find a manager.
+    // From here on commands do not find this manager: they start another one, which waits for the store's lock.
     drop(api);
     let _ = fs::remove_file(paths.api_socket());
     unix.stop(NBD_STOP_MAX);
@@ -246,7 +246,7 @@ impl Caretaker {
                     if stopping.load(Ordering::Acquire) {
                         return;
                     }
-                    // At once when the target is open, then every [`ADOPT_EVERY`].
+                    // At once when the target is open, then once a second.
                     let is_new = seen.insert(target.name.clone());
                     if (adopts || is_new) && target.is_left_running() {
                         adopt(&target);

@@ -172,7 +172,8 @@ impl Target {
     /// Opens an existing target.
     ///
     /// # Errors
-    /// When a part of it is missing, its newest configuration cannot be read, or its log cannot be opened. Nothing is changed then.
+    /// When a part of it is missing, its newest configuration cannot be read, or its log cannot be opened. Then nothing
+    /// has changed.
     pub(crate) fn open(shared: &Arc<Shared>, name: &str) -> Result<Arc<Target>> {
         Target::open_in(shared, name, shared.paths.target_dir(name))
     }
@@ -337,7 +338,7 @@ impl Target {
         Ok(config.clone())
     }
 
-    /// Writes to the log that it was brought back, and its previous name.
+    /// Writes to the log that it was restored under another name, and its previous name.
     ///
     /// # Errors
     /// When the log cannot be written.

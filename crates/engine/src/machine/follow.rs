@@ -35,15 +35,15 @@ const FOREVER: Duration = Duration::from_secs(3600);
 /// How long the connections to a machine's disks may stay open after it has ended.
 const CLIENTS_GONE_MAX: Duration = Duration::from_secs(5);
 
-/// A repeatedly failing request of the machine. The first failure is one event, the total when it stops failing
-/// another.
+/// A failing request of the machine. The first failure is an event; the repetitions are counted, and their number is
+/// another event once the request works again, or another kind of request fails.
 struct Failing {
     what: String,
     times: u64,
     last: Instant,
 }
 
-/// How a held machine is let go on.
+/// How to continue a held machine.
 #[derive(Clone, Copy, Debug)]
 enum GoOn {
     Reset,
@@ -185,8 +185,8 @@ impl Machine {
         }
         let connected = || target.is_used(self.branch, Use::Guest);
         let deadline = Instant::now() + CLIENTS_GONE_MAX;
-        // The answer of one look decides: a client that connects after the last one was gone has nothing to do with
-        // this machine.
+        // Each round looks once: a second look might find a client that connected after the last one was gone, which
+        // has nothing to do with this machine.
         let clients_gone = loop {
             match connected() {
                 false => break true,
@@ -295,7 +295,7 @@ impl Machine {
         Kept::remove(target);
     }
 
-    /// Lets a held machine go on; if that fails, returns the step and when to retry it.
+    /// Continues a held machine; if that fails, returns the step and when to retry it.
     fn go_on(&self, target: &Target, step: GoOn) -> Option<(Instant, GoOn)> {
         let made = self.runner().and_then(|runner| match step {
             GoOn::Reset => runner.reset(),

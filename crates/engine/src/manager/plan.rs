@@ -1,4 +1,4 @@
-//! Plans: what a call would do, after all of its checks that need no disk. Nothing is done.
+//! Plans: what a call would do, after its checks that need no disk. Nothing is done.
 
 use std::sync::Arc;
 

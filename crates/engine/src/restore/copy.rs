@@ -130,7 +130,7 @@ fn copy_to_file(
     if is_device {
         return copy_to(device, to, true, unread, progress);
     }
-    // `--to` must name a new file, so that nothing is overwritten.
+    // The path must name a new file, so that nothing is overwritten.
     if fs::symlink_metadata(to).is_ok() {
         return Err(Error::file("making", to, std::io::ErrorKind::AlreadyExists.into()));
     }

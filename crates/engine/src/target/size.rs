@@ -1,5 +1,5 @@
-//! The size of a target in the store. Upkeep counts it now and then, so that `status` opens no file, except for a
-//! target that was never counted.
+//! The size of a target in the store. The manager's caretaker counts it now and then, so that `status` opens no file,
+//! except for a target that was never counted.
 
 use std::{
     fs, io,

@@ -101,7 +101,7 @@ impl Model {
         one.parent.is_some_and(|(parent, from)| place.1 <= from && self.is_on_line(parent, place))
     }
 
-    /// All records at whose time, or after which, the clock passed `time`. Times after `now` are no moments yet.
+    /// The records right after which the clock stood at `time` or passed it. Times after `now` name no moment yet.
     fn at_time(&self, time: i64, now: i64) -> Vec<u64> {
         let passes = |i: usize| match self.records.get(i + 1).map(|next| next.0) {
             None => time <= now || self.records[i].0 == time,
@@ -293,7 +293,7 @@ impl Life {
         let view = self.log().view(volume.id, Seq(seq)).unwrap();
         view.read(Lba(0), &mut block, Wait::Yes).unwrap();
         assert_eq!(block[0], self.model.content((branch, seq)), "the content of {text}");
-        // Reading the past may have written a checkpoint.
+        // Reading the past may have flushed the log, which adds a record.
         self.took(None);
     }
 
