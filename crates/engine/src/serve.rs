@@ -62,6 +62,7 @@ pub struct ServeOptions {
 /// Where a manager can be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServeInfo {
+    /// The unix socket of its API.
     pub api: PathBuf,
     /// The unix socket of its exports.
     pub nbd: PathBuf,
