@@ -40,9 +40,19 @@ pub enum TapState {
     /// It matches the log, or will once the rest is destaged.
     Known,
     /// Changed behind Bygone's back: it has to be read again.
-    Changed,
+    Changed {
+        /// Logged, and not on the disk when it was changed: written over what is there now.
+        waiting_bytes: u64,
+    },
     /// Its reading was begun but not finished: it has to be read again.
     Unfinished,
+}
+
+/// Writes that were logged and have not reached the disk.
+struct Waiting {
+    len_bytes: u64,
+    /// When the newest was logged.
+    last: Option<Micros>,
 }
 
 /// A tapped disk. See the module's comment.
@@ -119,11 +129,14 @@ impl TapDevice {
         };
         let state = match mark {
             None => TapState::New,
-            Some(mark) if !is_what_was_left(mark, &tap.raw.identity()?, tap.freeze_and_find_last()?) => {
-                TapState::Changed
+            Some(mark) => {
+                let Waiting { len_bytes, last } = tap.freeze_and_sum()?;
+                match is_what_was_left(mark, &tap.raw.identity()?, last) {
+                    false => TapState::Changed { waiting_bytes: len_bytes },
+                    true if !mark.complete => TapState::Unfinished,
+                    true => TapState::Known,
+                }
             }
-            Some(mark) if !mark.complete => TapState::Unfinished,
-            Some(_) => TapState::Known,
         };
         tap.complete.store(state == TapState::Known, Ordering::Release);
         // From here on the disk no longer matches a clean mark, and the need to read it must survive a crash.
@@ -137,11 +150,12 @@ impl TapDevice {
         &self.writer.log
     }
 
-    /// Freezes the head map, and returns when the newest write in it was logged.
-    fn freeze_and_find_last(&self) -> Result<Option<Micros>, IoError> {
+    /// Freezes the head map, and returns what is in it.
+    fn freeze_and_sum(&self) -> Result<Waiting, IoError> {
         let (waiting, _) = self.log().freeze_head(self.writer.volume)?;
         let last = waiting.iter().map(|(_, _, seq, _)| seq).max();
-        Ok(last.map(|seq| self.log().time_of(seq)).transpose()?)
+        let len_bytes = waiting.iter().map(|(_, sectors, _, _)| sectors.bytes()).sum();
+        Ok(Waiting { len_bytes, last: last.map(|seq| self.log().time_of(seq)).transpose()? })
     }
 
     fn destaging(&self) -> MutexGuard<'_, Destaging> {

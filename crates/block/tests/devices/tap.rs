@@ -129,7 +129,7 @@ fn a_disk_changed_behind_our_back_is_noticed_and_only_the_change_is_taken() {
 
     let log = open_log(&dir.path().join("log"));
     let (tap, state) = open_tap(&log, volume, &disk);
-    assert_eq!(state, TapState::Changed);
+    assert_eq!(state, TapState::Changed { waiting_bytes: 0 });
     // Not even a crash makes it forget that.
     drop((tap, log));
     let log = open_log(&dir.path().join("log"));
@@ -210,7 +210,36 @@ fn a_change_behind_our_back_after_a_kill_is_noticed_whatever_else_was_logged_sin
     drop(log);
     let log = open_log(&dir.path().join("log"));
     let (_, state) = open_tap(&log, volume, &disk);
-    assert_eq!(state, TapState::Changed);
+    assert_eq!(state, TapState::Changed { waiting_bytes: 0 });
+}
+
+#[test]
+fn what_had_not_reached_a_disk_that_was_changed_is_written_over_the_change_and_the_rest_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, volume, disk, mut copy) = world(dir.path());
+    let (tap, _) = open_tap(&log, volume, &disk);
+    reread(&tap);
+    tap.close().unwrap();
+    drop(tap);
+    // Logged and not destaged: as after SIGKILL.
+    let (tap, _) = open_tap(&log, volume, &disk);
+    let data = Change::Data(&[0xee; 4096]);
+    tap.write(&[Writing { offset: 5 << 20, change: data }]).unwrap();
+    tap.flush().unwrap();
+    drop((tap, log));
+    copy[5 << 20..(5 << 20) + 8192].fill(0xcd);
+    // A file in its place, for the destager may have changed the file itself some seconds after the last write.
+    let other = dir.path().join("other.raw");
+    fs::write(&other, &copy).unwrap();
+    fs::rename(&other, &disk).unwrap();
+
+    let log = open_log(&dir.path().join("log"));
+    let (tap, state) = open_tap(&log, volume, &disk);
+    assert_eq!(state, TapState::Changed { waiting_bytes: 4096 });
+    assert_eq!(reread(&tap).changed_bytes, 4096);
+    tap.close().unwrap();
+    copy[5 << 20..(5 << 20) + 4096].fill(0xee);
+    assert!(fs::read(&disk).unwrap() == copy);
 }
 
 #[test]

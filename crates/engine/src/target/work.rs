@@ -74,8 +74,15 @@ impl Target {
         let Some((lease, tap)) = self.lease_tap(volume) else { return Ok(()) };
         let disk = self.log.catalog().disk_of(volume)?.name.clone();
         let (kind, begun) = match state {
-            TapState::Changed => {
-                (Kind::Gap, format!("disk {disk} was changed without Bygone; reading it again"))
+            TapState::Changed { waiting_bytes } => {
+                let over = match waiting_bytes {
+                    0 => String::new(),
+                    bytes => format!(
+                        "; {} of the target's writes had not reached it, and are written over what is there now",
+                        people_bytes(bytes)
+                    ),
+                };
+                (Kind::Gap, format!("disk {disk} was changed without Bygone; reading it again{over}"))
             }
             TapState::Unfinished => (Kind::Base, format!("going on with reading disk {disk}")),
             _ => (Kind::Base, format!("reading disk {disk}; history is complete once that is done")),
