@@ -36,13 +36,13 @@ fn start(branch: &BranchInfo, look: &Look) -> String {
 
 /// `branch promote`.
 pub(crate) fn promoted(name: &str, moment: &MomentInfo, look: &Look) -> String {
-    format!("{} is the present of {name} now: {}\n", words::line(&moment.branch), words::moment(moment, look))
+    format!("{} is the present of {name} now, as of {}\n", words::line(&moment.branch), words::moment(moment, look))
 }
 
 /// `undo`.
 pub(crate) fn undone(name: &str, moment: &MomentInfo, look: &Look) -> String {
     format!(
-        "{name}: {} {}\nAnother undo takes that back. To go further back: bygone branch promote {name} BRANCH, or \
+        "{name}: {}, as of {}\nAnother undo takes that back. To go further back: bygone branch promote {name} BRANCH, or \
          bygone restore {name} --at WHEN --in-place\n",
         words::line(&moment.label),
         words::moment(moment, look),
@@ -51,5 +51,8 @@ pub(crate) fn undone(name: &str, moment: &MomentInfo, look: &Look) -> String {
 
 /// `branch drop`.
 pub(crate) fn dropped(name: &str, branch: &str, moment: &MomentInfo, look: &Look) -> String {
-    format!("Branch {branch} of {name} was given up {}\n", words::moment(moment, look))
+    format!(
+        "Branch {branch} of {name} was given up, as of {}\nUndo takes that back: bygone undo {name}\n",
+        words::moment(moment, look)
+    )
 }

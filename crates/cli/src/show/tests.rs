@@ -358,7 +358,7 @@ fn an_undo_says_how_to_go_further_back() {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(words(&fit(&undone, Some(60))), words(&undone));
     assert_snapshot!(undone, @r"
-    web: the restore on branch restored-1 was taken back; branch main is the present again yesterday 14:59 (seq:912345)
+    web: the restore on branch restored-1 was taken back; branch main is the present again, as of yesterday 14:59 (seq:912345)
     Another undo takes that back. To go further back: bygone branch promote web BRANCH, or bygone restore web --at WHEN --in-place
     ");
 }
@@ -487,8 +487,9 @@ fn what_was_done_is_said_in_a_sentence() {
     The manager runs. API: /s/run/api.sock  NBD: nbd+unix:///?socket=/s/run/nbd.sock
     The manager runs. API: /s/run/api.sock  NBD: nbd+unix:///?socket=/s/run/nbd.sock and nbd://127.0.0.1:10809
     point:移行の前 is now (seq:1000002) on branch main
-    main is the present of web now: yesterday 14:59 (seq:912345)
-    Branch try-1 of web was given up yesterday 14:59 (seq:912345)
+    main is the present of web now, as of yesterday 14:59 (seq:912345)
+    Branch try-1 of web was given up, as of yesterday 14:59 (seq:912345)
+    Undo takes that back: bygone undo web
     Freed 3 GiB: the store took 12 GiB and takes 9 GiB
     Would free 3 GiB: the store took 12 GiB and would take 9 GiB
     log, 4 KiB writes                       812 MiB/s    a flush every 32
