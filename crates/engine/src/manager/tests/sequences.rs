@@ -201,6 +201,7 @@ impl Play {
                 target.notice();
                 // A disk that is open is not opened anew.
                 target.renamed &= target.is_open();
+                target.unfilled &= target.is_open();
             }
         }
         let listed = (rounds.movers > 0).then(|| self.removed());
@@ -379,9 +380,15 @@ impl Play {
 
     fn change_outside(&mut self, which: usize, content: Content) {
         let name = NAMES[which];
-        let free = |t: &&mut Model| !t.away && !t.is_open();
-        let Some(target) = self.held.targets[which].as_mut().filter(free) else { return };
+        let free = |t: &&Model| !t.away && !t.is_open();
+        let Some(target) = self.held.targets[which].as_ref().filter(free) else { return };
         let Some(disk) = target.disk else { return };
+        // What has not reached the disk would go over the change: see docs/decisions/0002-write-ahead-tap.md.
+        let shown = target.changed.unwrap_or(target.branches[target.head].content);
+        if to_content(&std::fs::read(self.disk(disk)).unwrap()) != shown {
+            return;
+        }
+        let Some(target) = self.held.targets[which].as_mut() else { return };
         target.changed = Some(content);
         self.said.push(format!("the disk of {name} is changed"));
         std::thread::sleep(Duration::from_millis(12));

@@ -104,7 +104,7 @@ pub(super) struct Seen {
     kind: Kind,
     grade: Grade,
     branch: usize,
-    lived: bool,
+    pub(super) lived: bool,
     /// If all of it is known.
     pub(super) content: Option<Content>,
     pub(super) seq: u64,
@@ -112,15 +112,15 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// It is what the model says; `crowded`: what is written at the same time may be between a panic and the end.
+    /// It is what the model says; `crowded`: what others do at the same time may come between a panic and the end.
     fn is(&self, event: &Happened, crowded: bool) -> bool {
+        let between = crowded && event.kind == Kind::Panic;
         let content = match self.content {
             None => !event.exact,
-            Some(content) => content == event.content || (crowded && event.kind == Kind::Panic),
+            Some(content) => content == event.content || between,
         };
-        let same = (&self.kind, self.grade, self.branch, self.lived)
-            == (&event.kind, event.grade, event.branch, event.lived);
-        same && content
+        let same = (&self.kind, self.grade, self.branch) == (&event.kind, event.grade, event.branch);
+        same && content && (self.lived == event.lived || between)
     }
 }
 

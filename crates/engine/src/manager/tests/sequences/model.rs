@@ -207,6 +207,8 @@ pub(super) struct Model {
     pub(super) renamed: bool,
     /// … or was changed without anybody having noticed.
     pub(super) changed: Option<Content>,
+    /// It was not filled to its end, so it may be served from the store while it is away.
+    pub(super) unfilled: bool,
     pub(super) generation: u32,
 }
 
@@ -240,6 +242,7 @@ impl Model {
             away: false,
             renamed: false,
             changed: None,
+            unfilled: false,
             generation,
         }
     }
@@ -341,7 +344,7 @@ impl Model {
     /// The disk of the present cannot be opened.
     fn unreachable(&self) -> bool {
         let open = matches!(self.machine, Machine::Running(branch) if branch == self.head);
-        self.disk.is_some() && self.away && !open && !self.is_served(self.head)
+        self.disk.is_some() && self.away && !open && !self.is_served(self.head) && !self.unfilled
     }
 
     fn decide(&self, request: lifecycle::Request) -> lifecycle::Verdict {
@@ -370,6 +373,8 @@ impl Model {
             Said::Done(_) if ask.ends_machine() && round.stops > 1 && self.machine == Machine::Stopped => {
                 true
             }
+            // Whoever opened it since may have filled it.
+            Said::Refused(Error::DiskAway { .. }) if self.unfilled => self.away,
             Said::Refused(Error::BaseIncomplete { .. }) if round.unread || self.given_up => true,
             Said::Refused(Error::TargetStopping(_)) if round.stops > 0 => true,
             Said::Refused(Error::Served(_) | Error::Moved(_) | Error::BranchUsed(_)) if round.served => true,
@@ -381,7 +386,7 @@ impl Model {
             Said::Partly(made) => {
                 let fills = self.disk.is_some() && self.machine == Machine::Stopped;
                 // What is on the disk is nobody's change.
-                self.renamed = true;
+                (self.renamed, self.unfilled) = (true, true);
                 matches!(ask, Ask::Weak(_)) && fills && self.done(ask, made.as_ref())
             }
             Said::Meant(place, content) => match ask {

@@ -12,7 +12,7 @@ use super::{
     Random, clock,
     model::{Content, Happened, Model},
 };
-use crate::{Error, api::MomentInfo, target::Target, timeline::rfc3339};
+use crate::{Error, api::MomentInfo, manager::tests::wait_for, target::Target, timeline::rfc3339};
 
 const ZONES: [&str; 3] = ["UTC", "Asia/Tokyo", "+05:45"];
 /// So many answers are remembered, to be asked for again by the text that was said to mean them for good.
@@ -139,6 +139,8 @@ struct Mark {
     time: Micros,
     present: usize,
     contents: Vec<Content>,
+    /// What the disk outside held was known to the store.
+    exact: bool,
 }
 
 /// What is known of a target's past.
@@ -178,9 +180,17 @@ impl Past {
             }
             std::thread::yield_now();
         };
+        let is_exact = |seq: Seq| {
+            let catalog = log.catalog();
+            catalog.volumes_of(catalog.head, Seq::MAX).all(|volume| catalog.is_exact(volume.id, seq))
+        };
+        // A disk that was changed is read again, which a kill may have interrupted.
+        let may_be_unread = model.renamed || model.changed.is_some();
         let (seq, time) = loop {
-            let (seq, last) = (log.head_seq(), log.now());
-            let time = after(last);
+            let seq = log.head_seq();
+            let is_at_rest = || target.is_quiet() && (may_be_unread || is_exact(seq));
+            wait_for("the target to be at rest", || log.head_seq() > seq || is_at_rest());
+            let time = after(log.now());
             after(time);
             if log.head_seq() == seq {
                 break (seq.0, time);
@@ -206,8 +216,9 @@ impl Past {
         {
             assert!(event.seq.is_none_or(|told| told == seen.seq), "{event:?} is {seen:?}");
             event.seq = Some(seen.seq);
-            // What was written at the time of a panic may be before it.
+            // What was done at the time of a panic may have come before it.
             event.content = seen.content.unwrap_or(event.content);
+            event.lived = seen.lived;
             self.note_time(seen.seq, seen.time);
         }
         self.events = model.events.len();
@@ -221,7 +232,7 @@ impl Past {
             }
         }
         let contents = model.branches.iter().map(|branch| branch.content).collect();
-        self.marks.push(Mark { seq, time, present: model.head, contents });
+        self.marks.push(Mark { seq, time, present: model.head, contents, exact: is_exact(Seq(seq)) });
     }
 
     /// This was said to mean that place, whatever becomes of the target.
@@ -255,7 +266,10 @@ impl Past {
             return match self.dropped.get(&branch) {
                 Some((_, gone)) if seq >= *gone => Some(self.end_of(model, branch)),
                 Some((last, _)) if seq > *last => None,
-                _ => Some(Meant::Place { branch: Some(branch), seqs: (seq, seq), contents, exact: true }),
+                _ => {
+                    let exact = mark.exact || branch != mark.present;
+                    Some(Meant::Place { branch: Some(branch), seqs: (seq, seq), contents, exact })
+                }
             };
         }
         let (parent, from) = model.branches[branch].from?;
@@ -294,7 +308,7 @@ impl Past {
                     branch: Some(mark.present),
                     seqs: (seq, seq),
                     contents: mark.contents.clone(),
-                    exact: true,
+                    exact: mark.exact,
                 },
             };
             let Meant::Place { seqs, .. } = &place else { return None };
@@ -422,7 +436,7 @@ impl Past {
                     branch: None,
                     seqs: (mark.seq, mark.seq),
                     contents: mark.contents.clone(),
-                    exact: true,
+                    exact: mark.exact,
                 };
                 At::new(format!("seq:{}", mark.seq), meant)
             }
