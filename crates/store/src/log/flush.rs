@@ -1,6 +1,6 @@
 //! Makes the log durable. Concurrent callers share one sync (group commit).
 
-use std::sync::{PoisonError, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use bygone_model::Seq;
 
@@ -41,7 +41,7 @@ impl Log {
 
     /// Makes everything up to `wanted` durable. Returns the seq up to which the log is durable now.
     pub(super) fn flush_to(&self, wanted: Seq) -> Result<Seq> {
-        let mut state = self.durability.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.durability();
         loop {
             self.check_poison()?;
             if state.durable >= wanted {
@@ -50,25 +50,24 @@ impl Log {
             if !state.flushing {
                 break;
             }
-            state = self.durability_changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let woken = self.durability_changed.wait(state);
+            state = woken.unwrap_or_else(|poisoned| self.after_panic(poisoned));
         }
         // This caller flushes for all that wait.
         state.flushing = true;
         drop(state);
+        let mut turn = FlushTurn { log: self, ended: false, durable: None };
         let result = self.flush_now();
-        let mut state = self.durability.lock().unwrap_or_else(PoisonError::into_inner);
-        state.flushing = false;
-        if let Ok(durable) = &result {
-            state.durable = state.durable.max(*durable);
-        }
-        drop(state);
-        self.durability_changed.notify_all();
+        turn.ended = true;
+        turn.durable = result.as_ref().ok().copied();
+        drop(turn);
         result
     }
 
     fn flush_now(&self) -> Result<Seq> {
         let (files, head) = {
             let mut sequencer = self.sequencer();
+            self.check_poison()?;
             if sequencer.wants_flush_mark {
                 let mark = NewRecord::plain(Op::Flush, Subject::LOG, &[]);
                 // Without room for a flush record the flush itself is still possible.
@@ -97,5 +96,28 @@ impl Log {
         );
         sequencer.durable = head;
         Ok(head)
+    }
+}
+
+/// Held by the caller that flushes for all that wait; dropping it wakes them, however the flush ended.
+struct FlushTurn<'a> {
+    log: &'a Log,
+    /// False: the flush panicked.
+    ended: bool,
+    /// The log is durable up to here.
+    durable: Option<Seq>,
+}
+
+impl Drop for FlushTurn<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            // Files that it took to sync are in no list any more.
+            self.log.syncs.poison();
+        }
+        let mut state = self.log.durability();
+        state.flushing = false;
+        state.durable = state.durable.max(self.durable.unwrap_or_default());
+        drop(state);
+        self.log.durability_changed.notify_all();
     }
 }

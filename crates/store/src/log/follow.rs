@@ -230,7 +230,7 @@ impl Follower {
     /// Waits for more durable records, but no longer than `at_most`; returns whether there are any.
     #[must_use]
     pub fn wait(&self, at_most: Duration) -> bool {
-        let state = self.log.durability.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.log.durability();
         if state.durable > self.seen {
             return true;
         }

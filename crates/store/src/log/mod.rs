@@ -247,15 +247,27 @@ impl std::fmt::Debug for Log {
 
 impl Log {
     fn sequencer(&self) -> MutexGuard<'_, Sequencer> {
-        self.sequencer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sequencer.lock().unwrap_or_else(|poisoned| self.after_panic(poisoned))
     }
 
     fn heads(&self) -> RwLockReadGuard<'_, Heads> {
-        self.heads.read().unwrap_or_else(PoisonError::into_inner)
+        self.heads.read().unwrap_or_else(|poisoned| self.after_panic(poisoned))
     }
 
     fn heads_mut(&self) -> RwLockWriteGuard<'_, Heads> {
-        self.heads.write().unwrap_or_else(PoisonError::into_inner)
+        self.heads.write().unwrap_or_else(|poisoned| self.after_panic(poisoned))
+    }
+
+    fn durability(&self) -> MutexGuard<'_, Durability> {
+        self.durability.lock().unwrap_or_else(|poisoned| self.after_panic(poisoned))
+    }
+
+    /// A thread panicked while it held a lock of the write path, and what the lock protects may be half changed: a
+    /// record on the medium that no index has, a segment that no flush syncs. It can still be read, but nothing more
+    /// is acknowledged; opening the log anew recovers it from its files.
+    fn after_panic<T>(&self, poisoned: PoisonError<T>) -> T {
+        self.syncs.poison();
+        poisoned.into_inner()
     }
 
     /// The seq of the last record.
@@ -267,7 +279,7 @@ impl Log {
     /// Everything up to here is known to be durable.
     #[must_use]
     pub fn durable_seq(&self) -> Seq {
-        self.durability.lock().unwrap_or_else(PoisonError::into_inner).durable
+        self.durability().durable
     }
 
     /// The random id that is in every file of this log.

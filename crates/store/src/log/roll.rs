@@ -32,6 +32,14 @@ impl Sequencer {
         claim: Claim,
     ) -> Result<()> {
         self.syncs.holder.look(dir)?;
+        if let Some(active) = &self.active {
+            // Recovery trusts the index made from these without reading the records.
+            assert_eq!(
+                active.entries.len() + active.marks.len(),
+                active.times.len(),
+                "each record is one or the other"
+            );
+        }
         if let Some(active) = self.active.as_mut().filter(|active| active.was_torn) {
             if active.torn {
                 // Otherwise a scan of this segment would take the records of the failed write for the log's
@@ -67,12 +75,6 @@ impl Sequencer {
         self.newest = active.number;
         self.chain = chain;
         let Some(full) = self.active.replace(active) else { return Ok(()) };
-        // Recovery trusts the index made from these without reading the records.
-        assert_eq!(
-            full.entries.len() + full.marks.len(),
-            full.times.len(),
-            "each record is one or the other"
-        );
         self.unsynced.push((full.number, full.file.clone()));
         let (mut entries, mut marks, mut times) = (full.entries, full.marks, full.times);
         entries.shrink_to_fit();

@@ -2,7 +2,7 @@
 //!
 //! fsync reports a write-back error only once per open file; the next fsync succeeds. So a flush, the sealing of a
 //! segment and the step to a new one all sync here, one at a time, and the first failure poisons the log before any
-//! other caller gets an answer. Once another holder has taken the log over, nothing is acknowledged either.
+//! other caller gets an answer. A panic that may have left the sequencer half changed poisons it as well. Once another holder has taken the log over, nothing is acknowledged either.
 
 use std::sync::{PoisonError, atomic::Ordering};
 
@@ -34,9 +34,14 @@ impl Syncs {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.check()?;
         file.sync().map_err(|e| {
-            self.poisoned.store(true, Ordering::Release);
+            self.poison();
             Error::io("syncing", &segment::file_name(number), e)
         })
+    }
+
+    /// From now on nothing is acknowledged any more (I4).
+    pub(super) fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
     }
 
     pub(super) fn is_poisoned(&self) -> bool {

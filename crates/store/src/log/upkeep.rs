@@ -246,7 +246,7 @@ impl Log {
                 Err(TryLockError::WouldBlock) => caller.check()?,
             }
             // The end of upkeep is not signalled, so this polls. A flush wakes it earlier.
-            let state = self.durability.lock().unwrap_or_else(PoisonError::into_inner);
+            let state = self.durability();
             drop(self.durability_changed.wait_timeout(state, LOOK_EVERY));
         }
         Ok(self.upkeep.lock().unwrap_or_else(PoisonError::into_inner))
@@ -258,6 +258,7 @@ impl Log {
         self.check_holder()?;
         let (previous, contents, newest) = {
             let mut sequencer = self.sequencer();
+            self.check_poison()?;
             let start = self.heads().base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
             if start == sequencer.head {
                 if self.index.mended.damaged().is_empty() {

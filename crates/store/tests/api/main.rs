@@ -17,6 +17,7 @@ mod manifest;
 mod memory;
 mod mending;
 mod newest;
+mod panics;
 mod place;
 mod races;
 mod stopping;

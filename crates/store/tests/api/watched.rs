@@ -16,6 +16,7 @@ pub(crate) trait Watch: Send + Sync + 'static {
     fn read(&self, file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         file.read_at(buf, offset)
     }
+    fn before_write(&self) {}
     /// An error makes the sync of a file fail.
     fn before_sync(&self) -> io::Result<()> {
         Ok(())
@@ -75,6 +76,7 @@ impl<W: Watch> File for WatchedFile<W> {
         self.watch.read(&*self.inner, buf, offset)
     }
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.watch.before_write();
         self.inner.write_at(parts, offset)
     }
     fn begin_writing(&self, offset: u64, len_bytes: u64) {
