@@ -93,7 +93,7 @@ mod faults {
         },
     };
 
-    use bygone_store::env::File;
+    use bygone_store::env::{File, FileId};
 
     pub(super) type SyncsLeft = Arc<AtomicU64>;
 
@@ -120,6 +120,9 @@ mod faults {
                 Ok(_) => self.file.sync(),
                 Err(_) => Err(io::Error::other("injected fault")),
             }
+        }
+        fn id(&self) -> io::Result<Option<FileId>> {
+            self.file.id()
         }
         fn len_bytes(&self) -> io::Result<u64> {
             self.file.len_bytes()

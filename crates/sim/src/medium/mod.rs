@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use bygone_store::env::{Dir, File};
+use bygone_store::env::{Dir, File, FileId};
 
 use crate::rng::Rng;
 use node::Node;
@@ -504,6 +504,10 @@ impl File for SimFile {
         }
         state.nodes[self.node].sync();
         if dies { Err(gone()) } else { Ok(()) }
+    }
+
+    fn id(&self) -> io::Result<Option<FileId>> {
+        Ok(Some((0, self.node as u64)))
     }
 
     fn len_bytes(&self) -> io::Result<u64> {

@@ -54,6 +54,9 @@ pub trait Dir: Send + Sync {
     fn free_bytes(&self) -> io::Result<u64>;
 }
 
+/// Tells a file from all others of its file system, whatever their names: its device and inode.
+pub type FileId = (u64, u64);
+
 /// One file. Every call may come from several threads at once.
 pub trait File: Send + Sync {
     /// Reads from `offset` until `buf` is full or the file ends; returns the number of bytes.
@@ -128,6 +131,14 @@ pub trait File: Send + Sync {
     /// # Errors
     /// If the file system cannot be asked.
     fn len_bytes(&self) -> io::Result<u64>;
+
+    /// Tells the file from others, even after another one got its name. `None`: the environment cannot tell.
+    ///
+    /// # Errors
+    /// If the file system cannot be asked.
+    fn id(&self) -> io::Result<Option<FileId>> {
+        Ok(None)
+    }
 
     /// Truncates or extends (with zeroes) the file to `len_bytes`.
     ///

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     io::{IoSlice, IoSliceMut},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -18,7 +18,7 @@ use rustix::{
     io::{Errno, ReadWriteFlags},
 };
 
-use super::{Clock, Dir, File, Random, ahead};
+use super::{Clock, Dir, File, FileId, Random, ahead};
 
 #[cfg(test)]
 mod tests;
@@ -272,6 +272,11 @@ impl File for RealFile {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn id(&self) -> io::Result<Option<FileId>> {
+        let meta = self.file.metadata()?;
+        Ok(Some((meta.dev(), meta.ino())))
     }
 
     fn len_bytes(&self) -> io::Result<u64> {

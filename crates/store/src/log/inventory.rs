@@ -1,11 +1,12 @@
 //! Compares the segments that there are with those that there should be.
 //!
 //! Upkeep does so now and then. A segment that was sealed goes into the manifest. One that is gone is damage, and the
-//! manifest remembers it. But a segment that is gone and still open gets a new file with the same content, because
-//! its records can still be read: otherwise records would go on being acknowledged into an unlinked file.
+//! manifest remembers it. But a segment that is gone, or whose name shows another file, and that is still open gets a
+//! new file with the same content, because its records can still be read: otherwise records would go on being
+//! acknowledged into an unlinked file.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io::IoSlice,
     sync::{Arc, PoisonError},
 };
@@ -79,25 +80,31 @@ impl Log {
     fn compare(&self) -> Result<bool> {
         let (newest, open) = {
             let sequencer = self.sequencer();
-            let full = sequencer.full.iter().map(|full| full.number);
-            let open: BTreeSet<u32> = full.chain(sequencer.active.iter().map(|a| a.number)).collect();
-            (sequencer.newest, open)
+            let full = sequencer.full.iter().map(|full| (full.number, full.file.clone()));
+            let active = sequencer.active.iter().map(|active| (active.number, active.file.clone()));
+            (sequencer.newest, full.chain(active).collect::<BTreeMap<_, _>>())
         };
         // Listed after `newest` was read: all segments up to that one had been created.
         let there = self.segments_there()?;
         let moved = self.places.moved();
         let (mut gone, mut news) = (Vec::new(), Vec::new());
+        for (&number, file) in open.iter().filter(|(number, _)| there.binary_search(number).is_ok()) {
+            if self.is_displaced(number, &**file)? {
+                gone.push(number);
+            }
+        }
+        let displaced = gone.clone();
         {
             let manifest = self.manifest();
             let mut expected = 1;
             for &number in there.iter().take_while(|number| **number <= newest).chain([&(newest + 1)]) {
                 let is_news = |missing: &u32| {
                     let known = manifest.segment(*missing).map(|entry| entry.state);
-                    open.contains(missing) || !matches!(known, Some(State::Missing | State::Dropped))
+                    open.contains_key(missing) || !matches!(known, Some(State::Missing | State::Dropped))
                 };
                 gone.extend((expected..number).filter(is_news).take(NEWS_MAX - gone.len().min(NEWS_MAX)));
                 let lives = manifest.segment(number).is_some_and(|entry| entry.state == State::Lives);
-                if !lives && number <= newest {
+                if !lives && number <= newest && !displaced.contains(&number) {
                     news.push(number);
                 }
                 expected = number.saturating_add(1);
@@ -105,7 +112,7 @@ impl Log {
         }
         let mut failed = None;
         for &number in &gone {
-            if let Err(e) = self.note_gone(number, open.contains(&number)) {
+            if let Err(e) = self.note_gone(number, open.contains_key(&number)) {
                 failed = failed.or(Some(e));
             }
         }
@@ -116,7 +123,7 @@ impl Log {
             }
             let entry = match moved.contains(&number) {
                 true => self.reached_again(number),
-                false if open.contains(&number) => self.found_again(number),
+                false if open.contains_key(&number) => self.found_again(number),
                 false => self.entry_of(number)?,
             };
             if let Some(entry) = entry {
@@ -177,16 +184,20 @@ impl Log {
         }))
     }
 
-    pub(super) fn is_gone(&self, number: u32) -> Result<bool> {
+    /// Whether the name of a segment no longer shows `own`, the file that this log has open: it shows none, or
+    /// another one.
+    pub(super) fn is_displaced(&self, number: u32, own: &dyn File) -> Result<bool> {
         let name = segment::file_name(number);
+        let id = |file: &dyn File| file.id().map_err(|e| Error::io("reading", &name, e));
         match self.dir.open(&name) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(true),
             Err(e) => Err(Error::io("opening", &name, e)),
-            Ok(_) => Ok(false),
+            Ok(there) => Ok(id(&*there)? != id(own)?),
         }
     }
 
-    /// Handles a segment whose file is gone: one that is still open gets a new file with the same content.
+    /// Handles a segment whose file is gone: one that is still open gets a new file with the same content, in place
+    /// of any other file of that name.
     pub(super) fn note_gone(&self, number: u32, is_open: bool) -> Result<()> {
         let mut memory = None;
         let mut rescued = Ok(());
@@ -219,6 +230,10 @@ impl Log {
     /// meanwhile.
     fn write_anew(&self, sequencer: &mut Sequencer, number: u32, open: &Open) -> Result<()> {
         let name = segment::file_name(number);
+        match self.dir.remove(&name) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("removing", &name, e)),
+            _ => {}
+        }
         let file = self.dir.create(&name).map_err(|e| Error::io("making", &name, e))?;
         // Synced here and not through `syncs`: nothing relies on this file until it replaces the other one.
         let done = copy(&*open.file, &*file, open.end, open.room_bytes)

@@ -184,7 +184,7 @@ impl Log {
         let first = || self.sequencer().full.first().map(Full::share);
         let Some(mut full) = first() else { return Ok(false) };
         self.check_holder()?;
-        if self.is_gone(full.number)? {
+        if self.is_displaced(full.number, &*full.file)? {
             // Once it is sealed its records are in no memory, and the file could not be written again.
             self.note_gone(full.number, true)?;
             full = first().unwrap_or(full);

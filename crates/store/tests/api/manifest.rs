@@ -118,6 +118,34 @@ fn a_segment_that_is_open_gets_its_name_again_with_all_that_it_holds() {
     }
 }
 
+/// As `rsync` does into a live store: the name shows another file, and the log still has the old one open.
+#[test]
+fn a_segment_that_is_open_and_whose_name_shows_another_file_gets_its_name_again() {
+    let (world, log, volume) = some_history(40);
+    for round in 0..30 {
+        let end = write(&log, volume, 0, 20, 5000 + round);
+        let files = world.files("log");
+        let is_spare = |path: &&PathBuf| std::fs::metadata(path).unwrap().len() == 0;
+        let open = files.iter().rev().find(|path| !is_spare(path)).unwrap();
+        // An older state of the segment, or none of it.
+        let bytes = std::fs::read(open).unwrap();
+        let other = world.path("other");
+        std::fs::write(&other, &bytes[..bytes.len().min(4096 * (round as usize % 2))]).unwrap();
+        std::fs::rename(&other, open).unwrap();
+        write(&log, volume, 20, 20, 6000 + round);
+        upkeep(&log);
+        assert_eq!(mark(&log, volume, 0, end).unwrap(), 5000 + round);
+        assert_eq!(log.damage(), []);
+    }
+    log.flush().unwrap();
+    let end = log.head_seq();
+    drop(log);
+    let log = world.open();
+    assert_eq!((log.head_seq(), log.damage()), (end, Vec::new()));
+    assert_eq!(verified(&log), []);
+    assert_eq!(mark(&log, volume, 20, end).unwrap(), 6029);
+}
+
 #[test]
 fn a_sealed_segment_that_was_cut_or_exchanged_is_found() {
     let (world, log, volume) = some_history(40);

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use bygone_store::env::{Dir, File, RealDir};
+use bygone_store::env::{Dir, File, FileId, RealDir};
 
 /// The hooks; by default they do nothing.
 pub(crate) trait Watch: Send + Sync + 'static {
@@ -85,6 +85,9 @@ impl<W: Watch> File for WatchedFile<W> {
     fn sync(&self) -> io::Result<()> {
         self.watch.before_sync()?;
         self.inner.sync()
+    }
+    fn id(&self) -> io::Result<Option<FileId>> {
+        self.inner.id()
     }
     fn len_bytes(&self) -> io::Result<u64> {
         self.inner.len_bytes()
