@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod harden;
+mod history;
 mod recovered;
 mod survey;
 
@@ -14,6 +15,7 @@ use bygone_model::{BranchId, Micros};
 
 use self::{
     checkpoint::newest_checkpoint,
+    history::Segments,
     recovered::{Loaded, Recovered},
     survey::Survey,
 };
@@ -33,7 +35,6 @@ use crate::{
     env::{Clock, Dir, File},
     error::{Damage, Error, Place, Result},
     format::{
-        self,
         key::{Identity, SECRET_BYTES},
         manifest::State,
         segment::{self, SEGMENT_HEADER_BYTES},
@@ -43,7 +44,7 @@ use crate::{
         compaction,
     },
     manifest::{self, Known},
-    place::{Containers, Moved, Places, Segments},
+    place::{self, Containers, Moved, Places},
     sync::{Condvar, Mutex, RwLock},
 };
 
@@ -83,34 +84,19 @@ impl Log {
     /// When there is none, damage has left nothing of it or does not show which log it is, it was taken over since
     /// ([`Hold::Term`](super::Hold::Term)), it is of a newer version, or it cannot be read or written. Any other
     /// damage is no error; see [`Log::damage_at_open`].
-    #[expect(clippy::needless_pass_by_value, reason = "as `make`; a log keeps them")]
     pub fn open(dir: Arc<dyn Dir>, clock: Arc<dyn Clock>, options: LogOptions) -> Result<Arc<Log>> {
-        // Each round removes one damaged index file, whose content is then made from the log again.
         let mut found = Found::look(&*dir, &*options.containers)?;
         let log = (&found.identity, found.numbers.as_slice());
         found.term = hold(&*dir, &*clock, options.hold, log, &mut found.manifest)?;
-        loop {
-            match Log::open_once(&dir, &clock, &options, found.clone()) {
-                Err(Error::Damaged { place, damage: what })
-                    if place.file.starts_with(format::checkpoint::folder())
-                        && dir.remove(&place.file).is_ok() =>
-                {
-                    dir.sync(format::checkpoint::folder())
-                        .map_err(|e| Error::io("syncing", format::checkpoint::folder(), e))?;
-                    found.damage.push((place, what));
-                }
-                other => return other,
-            }
-        }
+        Log::open_found(dir, clock, options, found)
     }
 
-    fn open_once(
-        dir: &Arc<dyn Dir>,
-        clock: &Arc<dyn Clock>,
-        options: &LogOptions,
+    fn open_found(
+        dir: Arc<dyn Dir>,
+        clock: Arc<dyn Clock>,
+        options: LogOptions,
         found: Found,
     ) -> Result<Arc<Log>> {
-        let (dir, clock, options) = (dir.clone(), clock.clone(), options.clone());
         let Found { numbers, moved, identity, manifest, mut damage, term } = found;
         let (Some(&oldest), Some(&newest)) = (numbers.first(), numbers.last()) else {
             return Err(Error::NoLog);
@@ -151,6 +137,7 @@ impl Log {
         let newest = newest.max(first);
         let share = options.store.share();
         let mut expected = first;
+        let mut cannot_mend = false;
         for &number in numbers.iter().filter(|number| **number >= first) {
             let missing = (expected..number).filter(|number| !manifest.is_dropped(*number));
             state.missing.extend(missing.take(MISSING_MAX));
@@ -174,18 +161,21 @@ impl Log {
                 Loaded::Stale => break,
             }
             share.set(state.held_bytes(), state.held_bytes());
-            if state.entries >= options.checkpoint_entries || state.entries > 0 && share.should_give() {
+            let due =
+                state.entries >= options.checkpoint_entries || state.entries > 0 && share.should_give();
+            if due && !cannot_mend {
                 // Necessary only when checkpoints were lost, or many logs are opened at once; but memory has to be
                 // bounded then too.
                 state.seal_all(&*dir, key, &options)?;
                 let contents = state.contents(base.as_deref(), &options);
+                let segments = Segments { dir: &*dir, numbers: &numbers, moved: &moved, survey: &survey };
                 match compaction::write(
                     &*dir,
                     &id,
                     &index,
                     base.as_deref(),
                     contents,
-                    None,
+                    Some(&segments),
                     Caller::default(),
                 ) {
                     Ok(made) => {
@@ -195,6 +185,9 @@ impl Log {
                     // The versions for which there is no room stay in memory. They were in memory before the restart
                     // too, and writes are refused before it grows further.
                     Err(Error::Full { .. }) => {}
+                    // The index is damaged, and so is the log from which it would be rebuilt. That is no reason to
+                    // give up either: the versions stay in memory as well, and upkeep tries again.
+                    Err(Error::Damaged { .. }) => cannot_mend = true,
                     Err(e) => return Err(e),
                 }
             }
@@ -293,7 +286,7 @@ impl Log {
             crcs: Vec::new(),
         };
         let log = Log {
-            places: Places::new(Segments::new(dir.clone(), key.header), moved),
+            places: Places::new(place::Segments::new(dir.clone(), key.header), moved),
             dir,
             clock,
             identity,
@@ -325,7 +318,6 @@ impl Log {
 }
 
 /// What is known of a log before its records are read and before anything is written.
-#[derive(Clone)]
 struct Found {
     /// The segments that have a file or whose records are elsewhere, in order.
     numbers: Vec<u32>,

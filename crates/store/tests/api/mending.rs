@@ -121,6 +121,73 @@ fn upkeep_that_meets_a_damaged_index_makes_it_anew_without_a_reader() {
     }
 }
 
+/// The marks of all sectors at some moments are right.
+fn is_right(log: &Arc<Log>, volume: VolumeId, moments: &Moments) {
+    for (seq, then) in moments {
+        for lba in (0..SECTORS).step_by(7) {
+            assert_eq!(mark(log, volume, lba, *seq).unwrap(), then[lba as usize], "sector {lba} as of {seq}");
+        }
+    }
+}
+
+/// As after a crash under load: far more versions than a checkpoint takes are in no checkpoint.
+fn leave_many_uncovered(log: &Arc<Log>, volume: VolumeId, moments: &mut Moments) {
+    let mut now = moments.last().unwrap().1.clone();
+    for i in 1..=100 {
+        let seq = write(log, volume, i * 2, 1, 20_000 + i);
+        now[i as usize * 2] = 20_000 + i;
+        if i % 50 == 0 {
+            moments.push((seq, now.clone()));
+        }
+    }
+    log.flush().unwrap();
+}
+
+#[test]
+fn an_index_that_is_damaged_where_opening_builds_upon_it_is_made_anew_and_no_file_of_it_is_removed() {
+    for damaged in 0..3 {
+        let (world, log, volume, mut moments) = history();
+        leave_many_uncovered(&log, volume, &mut moments);
+        drop(log);
+        let files = world.files("index");
+        match damaged {
+            0 => files.iter().for_each(|path| hurt(path)),
+            // The last checkpoint has nothing but a flush.
+            1 => hurt(&files[files.len() - 2]),
+            _ => hurt(&files[0]),
+        }
+        for life in 0..2 {
+            let log = world.open();
+            let left = world.files("index");
+            assert!(files.iter().all(|path| left.contains(path)), "{damaged}, {life}: {left:?}");
+            assert_eq!(log.damage_at_open(), [], "{damaged}, {life}");
+            if life == 0 {
+                is_right(&log, volume, &moments);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_index_that_opening_can_neither_build_upon_nor_make_anew_waits_for_upkeep() {
+    let (world, log, volume, mut moments) = history();
+    leave_many_uncovered(&log, volume, &mut moments);
+    drop(log);
+    let files = world.files("index");
+    files.iter().for_each(|path| hurt(path));
+    let lost = world.files("log").remove(3);
+    let bytes = std::fs::read(&lost).unwrap();
+    std::fs::remove_file(&lost).unwrap();
+    let log = world.open();
+    let left = world.files("index");
+    assert!(files.iter().all(|path| left.contains(path)), "{left:?}");
+    assert!(lost.ends_with(&log.damage_at_open()[0].0.file), "{:?}", log.damage_at_open());
+    assert!(log.checkpoint().is_err());
+    std::fs::write(&lost, &bytes).unwrap();
+    log.checkpoint().unwrap();
+    is_right(&log, volume, &moments);
+}
+
 #[test]
 fn i8_changes_are_refused_before_memory_grows_further_while_the_index_cannot_be_made_anew() {
     let (world, log, volume, _) = history();
