@@ -143,8 +143,9 @@ impl Log {
     /// The records from `want` on, at least one and at most those of one segment. Of a segment in memory they end at
     /// `upto`, or earlier. Lost records are missing from the part.
     fn part_from(&self, want: Seq, upto: Seq) -> Result<Part> {
-        let (number, end) = self.segment_around(want)?;
         let lost = |upto: Seq| Part { span: want..=upto, records: Vec::new() };
+        let (number, end) = self.segment_around(want)?;
+        let Some(number) = number else { return Ok(lost(end)) };
         {
             let sequencer = self.sequencer();
             let full = sequencer.full.iter().find(|full| full.number == number);

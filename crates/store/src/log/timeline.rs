@@ -180,20 +180,24 @@ impl Log {
 
     /// The number of the segment that holds a record.
     fn segment_of(&self, seq: Seq) -> Result<u32> {
-        Ok(self.segment_around(seq)?.0)
+        self.segment_around(seq)?.0.ok_or_else(|| Error::damaged("log", 0, Damage::Truncated))
     }
 
-    /// The same, with the last seq that the segment may have: the one before the next segment, or the end of the
-    /// span.
-    pub(super) fn segment_around(&self, seq: Seq) -> Result<(u32, Seq)> {
+    /// The number of the segment that holds a record, with the last seq that it may have: the one before the next
+    /// segment, or the end of the span. `None`: the record is lost, and so is everything up to that seq; the log is
+    /// not known to have a segment that begins so early.
+    pub(super) fn segment_around(&self, seq: Seq) -> Result<(Option<u32>, Seq)> {
+        let mut lost_upto = None;
         for span in self.spans(seq, seq, Micros::MAX)? {
             let at = span.segments.partition_point(|start| start.1 <= seq);
+            let next = span.segments.get(at).map(|next| Seq(next.1.0.saturating_sub(1)));
+            let end = next.unwrap_or(span.end).max(seq);
             if let Some(start) = at.checked_sub(1).and_then(|at| span.segments.get(at)) {
-                let next = span.segments.get(at).map(|next| Seq(next.1.0.saturating_sub(1)));
-                return Ok((start.0, next.unwrap_or(span.end).max(seq)));
+                return Ok((Some(start.0), end));
             }
+            lost_upto = lost_upto.or(Some(end));
         }
-        Err(Error::damaged("log", 0, Damage::Truncated))
+        Ok((None, lost_upto.unwrap_or(seq)))
     }
 
     /// The last record in `first ..= last` (within one era) that is not later than `time`.

@@ -160,6 +160,38 @@ fn what_is_lost_is_told_and_what_comes_behind_is_given_out() {
 }
 
 #[test]
+fn a_follower_gets_past_a_beginning_that_is_lost() {
+    for (manifests, lost) in [(true, 1), (false, 1), (true, 3), (false, 3)] {
+        let (world, log, volume) = World::make(1024);
+        busy(&log, volume, 0..200);
+        while log.maintain().unwrap() {}
+        let head = log.flush().unwrap();
+        let (before, _) = all(&mut from(&log, Seq::ZERO));
+        drop(log);
+        // No checkpoint names the segments that are gone.
+        std::fs::remove_dir_all(world.path("index")).unwrap();
+        if !manifests {
+            std::fs::remove_dir_all(world.path("manifest")).unwrap();
+        }
+        for path in &world.files("log")[..lost] {
+            std::fs::remove_file(path).unwrap();
+        }
+        for life in 0..2 {
+            let log = world.open();
+            let (records, gone) = all(&mut from(&log, Seq::ZERO));
+            let is_it = |record: &&Followed| record.seq <= head && !gone.contains(&record.seq.0);
+            let (kept, found): (Vec<_>, Vec<_>) =
+                (before.iter().filter(is_it).collect(), records.iter().filter(|r| r.seq <= head).collect());
+            assert_eq!(found, kept, "{manifests}, {lost}, {life}");
+            assert!(gone.contains(&1) && gone.len() < before.len() / 2, "{manifests}, {lost}, {life}");
+            assert!(matches!(log.time_of(Seq(1)), Err(Error::Damaged { .. } | Error::BeforeHistory { .. })));
+            log.checkpoint().unwrap();
+            assert_eq!(all(&mut from(&log, Seq::ZERO)).1, gone, "{manifests}, {lost}, {life}");
+        }
+    }
+}
+
+#[test]
 fn a_cursor_of_another_log_or_of_the_future_is_refused() {
     let (_world, log, _) = World::make(1024);
     let other = Cursor { log: [9; 16], seq: Seq(1) };

@@ -241,9 +241,13 @@ impl Recovered {
         Ok(())
     }
 
-    /// Passes over a segment that is lost: its records keep their seqs.
+    /// Passes over a segment that is lost: its records keep their seqs, and the index names it, so that whoever looks
+    /// for one of them learns what is missing.
     pub(super) fn skip_lost(&mut self, lost: &manifest::Entry) {
         if lost.last_seq > self.head {
+            if self.segments.last().is_none_or(|last| last.0 < lost.number && last.1 < lost.first_seq) {
+                self.segments.push((lost.number, lost.first_seq, lost.first_time));
+            }
             self.head = lost.last_seq;
             self.last_time = self.last_time.max(lost.last_time);
         }
