@@ -171,7 +171,12 @@ impl Known {
     pub(crate) fn written(&mut self, made: &Manifest, hash: Hash) -> Option<u32> {
         self.newest = Some((made.number, hash));
         self.term = made.term;
-        self.unwritten.clear();
+        // What was noted while it was written is still to be written.
+        for entry in &made.entries {
+            if self.unwritten.get(&entry.number) == Some(entry) {
+                self.unwritten.remove(&entry.number);
+            }
+        }
         if !made.is_full {
             self.changes_left -= 1;
             return None;
@@ -313,5 +318,35 @@ fn read_any(dir: &dyn Dir, number: u32) -> Result<Option<(Manifest, Hash)>> {
         Ok(read) => Ok(Some((read, manifest::hash(&bytes)))),
         Err(Flaw::Damaged) => Ok(None),
         Err(Flaw::Newer(found)) => Err(Error::NewerVersion { name, found, known: VERSION }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_noted_while_a_manifest_is_written_is_in_the_next_one() {
+        let log = Identity { id: [1; 16], secret: [2; 32] };
+        let lives = |number: u32| Entry {
+            first_seq: Seq(u64::from(number)),
+            last_seq: Seq(u64::from(number)),
+            ..Entry::unknown(number, State::Lives)
+        };
+        let mut known = Known { next: 1, ..Known::default() };
+        for is_full in [true, false, false] {
+            let number = known.next;
+            known.note(lives(number));
+            let made = known.next(log, 1, Micros(0)).unwrap();
+            assert_eq!((made.is_full, made.entries.contains(&lives(number))), (is_full, true));
+            let hashed = Entry { hash: Some([3; 32]), ..lives(number) };
+            known.note(hashed);
+            known.written(&made, [4; 32]);
+            let next = known.clone().next(log, 1, Micros(0)).unwrap();
+            assert_eq!(next.entries, [hashed]);
+            known.written(&next, [5; 32]);
+            known.next = next.number + 1;
+            assert_eq!(known.next(log, 1, Micros(0)), None);
+        }
     }
 }

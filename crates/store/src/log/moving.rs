@@ -43,7 +43,9 @@ impl Log {
         let note = |container: Option<u32>| {
             let mut manifest = self.manifest();
             for entry in &before {
-                manifest.note(Entry { container: container.unwrap_or(entry.container), ..*entry });
+                // Its hash may have been noted meanwhile.
+                let now = manifest.segment(entry.number).copied().unwrap_or(*entry);
+                manifest.note(Entry { container: container.unwrap_or(entry.container), ..now });
             }
         };
         note(Some(container));

@@ -10,9 +10,9 @@ use std::{
 
 use bygone_model::{BranchId, Event, Kind, Lba, Micros, SECTOR_BYTES, Seq, VolumeId};
 use bygone_store::{
-    Below, Cursor, Damage, Error, Followed, Log, LogOptions, Place, Result, View, Wait,
+    Below, Cursor, Damage, Error, Followed, Log, LogOptions, MEMORY_BYTES, Place, Result, Store, View, Wait,
     format::{
-        crc32c,
+        crc32c, manifest,
         record::{self, Header, Op},
         segment::{Location, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentIndex, TRAILER_BYTES, Trailer},
     },
@@ -36,6 +36,8 @@ struct Pack {
     kept: BTreeMap<(u32, u32), Kept>,
     indexes: BTreeMap<u32, SegmentIndex>,
     reads: AtomicU64,
+    /// Verified whenever an index is asked for.
+    verifies: Mutex<Option<Arc<Log>>>,
 }
 
 impl Pack {
@@ -66,7 +68,7 @@ impl Pack {
             bytes.extend(payload.iter().map(|byte| !byte));
             kept.insert(name, Kept { seq, lba, at, len, crc });
         }
-        Pack { bytes: Mutex::new(bytes), kept, indexes, reads: AtomicU64::new(0) }
+        Pack { bytes: Mutex::new(bytes), kept, indexes, reads: AtomicU64::new(0), verifies: Mutex::default() }
     }
 
     fn content(&self, kept: &Kept) -> Option<Vec<u8>> {
@@ -103,6 +105,9 @@ impl Records for Pack {
     fn prefetch(&self, _: Piece, _: u64) {}
 
     fn index(&self, segment: u32) -> Result<SegmentIndex> {
+        if let Some(log) = &*self.verifies.lock().unwrap() {
+            log.verify(false, &mut |_, _| true)?;
+        }
         self.indexes.get(&segment).cloned().ok_or_else(|| damaged(0, Damage::Missing))
     }
 
@@ -461,4 +466,44 @@ fn records_move_only_where_they_are_and_only_durably() {
     shelf.0.lock().unwrap().clear();
     let log = shelf.open(&world);
     assert_eq!((look(&log, &volumes, head), log.damage()), (before, Vec::new()));
+}
+
+/// The hashes of all segments that the newest manifests know.
+fn hashes(world: &World) -> BTreeMap<u32, Option<manifest::Hash>> {
+    let mut known = BTreeMap::new();
+    for path in world.files("manifest") {
+        let number = manifest::number_of(path.file_name().unwrap().to_str().unwrap()).unwrap();
+        let read = manifest::Manifest::decode(&std::fs::read(path).unwrap(), number).unwrap();
+        known.extend(read.entries.iter().map(|entry| (entry.number, entry.hash)));
+    }
+    known
+}
+
+#[test]
+fn a_hash_that_is_found_while_records_move_is_kept() {
+    let shelf = Shelf::default();
+    let world = World::empty();
+    // Upkeep reads nothing back.
+    let store = Arc::new(Store::new(64 << 10, MEMORY_BYTES).with_background(0));
+    let slow = LogOptions { store, ..shelf.options() };
+    let log = Log::make(world.dir(), Arc::new(Ticks::default()), slow, *b"sixteen bytes id").unwrap();
+    let volume = log.add_disk(&disk(1024)).unwrap();
+    for i in 0..40 {
+        write(&log, volume, i % 12 * 20, 20, i + 1);
+        while log.maintain().unwrap() {}
+    }
+    let last = sealed(&world);
+    assert!(hashes(&world).values().all(Option::is_none));
+    for fails in [true, false] {
+        let pack = Arc::new(Pack::of(&world, 1..=last));
+        *pack.verifies.lock().unwrap() = Some(log.clone());
+        shelf.0.lock().unwrap().insert(PACK, pack.clone());
+        world.syncs_fail.store(fails, Ordering::Relaxed);
+        assert_eq!(log.move_records(1..=last, PACK).is_err(), fails);
+        world.syncs_fail.store(false, Ordering::Relaxed);
+        *pack.verifies.lock().unwrap() = None;
+        while log.maintain().unwrap() {}
+        let known = hashes(&world);
+        assert!((1..=last).all(|number| known[&number].is_some()), "{fails}: {known:?}");
+    }
 }
