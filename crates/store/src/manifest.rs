@@ -138,6 +138,11 @@ impl Known {
         self.segment(number).is_some_and(|entry| entry.state == State::Dropped)
     }
 
+    /// Whether no manifest names the present state of a segment yet.
+    pub(crate) fn is_unwritten(&self, number: u32) -> bool {
+        self.unwritten.contains_key(&number)
+    }
+
     /// The highest number that this holder has used for a manifest. One with a higher number is another holder's.
     pub(crate) fn tried(&self) -> u32 {
         self.next - 1

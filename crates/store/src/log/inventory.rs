@@ -1,6 +1,7 @@
 //! Compares the segments that there are with those that there should be.
 //!
-//! Upkeep does so now and then. A segment that was sealed goes into the manifest. One that is gone is damage, and the
+//! Upkeep does so now and then. A segment that was sealed goes into the manifest. One that was dropped has no file; if
+//! it still has one, that is removed. One that is gone is damage, and the
 //! manifest remembers it. But a segment that is gone, or whose name shows another file, and that is still open gets a
 //! new file with the same content, because its records can still be read: otherwise records would go on being
 //! acknowledged into an unlinked file.
@@ -84,6 +85,7 @@ impl Log {
             let active = sequencer.active.iter().map(|active| (active.number, active.file.clone()));
             (sequencer.newest, full.chain(active).collect::<BTreeMap<_, _>>())
         };
+        self.remove_dropped()?;
         // Listed after `newest` was read: all segments up to that one had been created.
         let there = self.segments_there()?;
         let moved = self.places.moved();
@@ -146,13 +148,37 @@ impl Log {
         known.map(|entry| Entry { state: State::Lives, since: Micros(0), ..entry })
     }
 
-    /// The segments that have a file or whose records are elsewhere, in order.
+    /// The segments that have a file or whose records are elsewhere, in order; without those that were dropped.
     pub(super) fn segments_there(&self) -> Result<Vec<u32>> {
         let mut numbers = segment_numbers(&*self.dir)?;
         numbers.extend(self.places.moved());
         numbers.sort_unstable();
         numbers.dedup();
+        let manifest = self.manifest();
+        numbers.retain(|number| !manifest.is_dropped(*number));
         Ok(numbers)
+    }
+
+    /// Removes the files of dropped segments. The manifest that drops a segment is durable before its file goes, so
+    /// a crash may have left the file.
+    fn remove_dropped(&self) -> Result<()> {
+        let numbers = segment_numbers(&*self.dir)?;
+        let dropped: Vec<u32> = {
+            let manifest = self.manifest();
+            let is_durable = |number: &u32| manifest.is_dropped(*number) && !manifest.is_unwritten(*number);
+            numbers.into_iter().filter(is_durable).collect()
+        };
+        for number in dropped {
+            let name = segment::file_name(number);
+            match self.dir.remove(&name) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("removing", &name, e));
+                }
+                _ => {}
+            }
+            self.places.segments.forget(number);
+        }
+        Ok(())
     }
 
     /// The manifest's entry of a sealed segment. Others have none: they are the tail.

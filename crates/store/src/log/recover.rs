@@ -338,6 +338,8 @@ impl Found {
         };
         let (manifest, mut damage) = Known::load(dir, &identity)?;
         let moved = moved(&manifest, containers, &mut damage)?;
+        // A crash may have left the files of dropped segments. Upkeep removes them.
+        numbers.retain(|number| !manifest.is_dropped(*number));
         numbers.extend(moved.keys());
         numbers.sort_unstable();
         numbers.dedup();

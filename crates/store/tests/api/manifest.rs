@@ -1,7 +1,10 @@
 //! Manifests name the segments that should exist: one that is missing, truncated or replaced is damage, now and after
 //! any restart.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use bygone_model::{Micros, VolumeId};
 use bygone_store::{
@@ -183,6 +186,59 @@ fn read(path: &Path) -> Manifest {
     Manifest::decode(&std::fs::read(path).unwrap(), number).unwrap()
 }
 
+/// Writes a manifest that drops these segments, and leaves their files.
+fn drop_segments(world: &World, numbers: &[u32]) {
+    let newest = read(world.files("manifest").last().unwrap());
+    let bytes = std::fs::read(world.path(&manifest::file_name(newest.number))).unwrap();
+    let known: BTreeMap<u32, Entry> = world
+        .files("manifest")
+        .iter()
+        .flat_map(|path| read(path).entries)
+        .map(|entry| (entry.number, entry))
+        .collect();
+    let dropped = |number: &u32| Entry { state: State::Dropped, since: Micros(1), ..known[number] };
+    let next = Manifest {
+        number: newest.number + 1,
+        is_full: false,
+        previous: Some((newest.number, manifest::hash(&bytes))),
+        entries: numbers.iter().map(dropped).collect(),
+        ..newest
+    };
+    std::fs::write(world.path(&manifest::file_name(next.number)), next.encode()).unwrap();
+}
+
+/// As if the power had failed between the manifest that drops them and the removal of their files.
+#[test]
+fn segments_that_were_dropped_do_not_come_back_if_their_files_are_still_there() {
+    for index in [true, false] {
+        let (world, log, volume) = some_history(60);
+        log.checkpoint().unwrap();
+        let end = write(&log, volume, 0, 20, 999);
+        upkeep(&log);
+        drop(log);
+        let gaps = [2, 3, 7, 12];
+        drop_segments(&world, &gaps);
+        if !index {
+            std::fs::remove_dir_all(world.path("index")).unwrap();
+        }
+        for life in 0..3 {
+            let log = world.open();
+            assert_eq!(log.head_seq() >= end, true);
+            // Sector 40 was written by a dropped segment only.
+            let read = mark(&log, volume, 20 * 4, end);
+            assert!(index || !read.is_ok_and(|mark| mark == 5), "{life}");
+            upkeep(&log);
+            for number in gaps {
+                assert!(!world.path(&segment::file_name(number)).exists(), "{number} in life {life}");
+            }
+            assert_eq!((log.damage(), verified(&log)), (Vec::new(), Vec::new()), "life {life}");
+            assert_eq!(mark(&log, volume, 0, end).unwrap(), 999);
+            write(&log, volume, 20, 20, life);
+            upkeep(&log);
+        }
+    }
+}
+
 #[test]
 fn a_folder_with_gaps_that_are_wanted_is_opened_and_verified() {
     let (world, log, volume) = some_history(60);
@@ -190,18 +246,8 @@ fn a_folder_with_gaps_that_are_wanted_is_opened_and_verified() {
     let end = write(&log, volume, 0, 20, 999);
     upkeep(&log);
     drop(log);
-    let newest = read(world.files("manifest").last().unwrap());
-    let dropped = |number| Entry { since: Micros(1), ..Entry::unknown(number, State::Dropped) };
     let gaps = [1, 2, 3, 7, 12];
-    let bytes = std::fs::read(world.path(&manifest::file_name(newest.number))).unwrap();
-    let next = Manifest {
-        number: newest.number + 1,
-        is_full: false,
-        previous: Some((newest.number, manifest::hash(&bytes))),
-        entries: gaps.map(dropped).to_vec(),
-        ..newest
-    };
-    std::fs::write(world.path(&manifest::file_name(next.number)), next.encode()).unwrap();
+    drop_segments(&world, &gaps);
     for number in gaps {
         std::fs::remove_file(world.path(&segment::file_name(number))).unwrap();
     }
