@@ -20,7 +20,7 @@ use self::{
     survey::Survey,
 };
 use super::{
-    Durability, Heads, Log, LogKey, LogOptions,
+    Durability, EVENTS_MAX, Heads, Log, LogKey, LogOptions,
     append::Sequencer,
     holder::{Holder, TERM_FIRST, hold},
     inventory::lost,
@@ -161,8 +161,9 @@ impl Log {
                 Loaded::Stale => break,
             }
             share.set(state.held_bytes(), state.held_bytes());
-            let due =
-                state.entries >= options.checkpoint_entries || state.entries > 0 && share.should_give();
+            let due = state.entries >= options.checkpoint_entries
+                || state.events.len() >= EVENTS_MAX
+                || state.held_bytes() > 0 && share.should_give();
             if due && !cannot_mend {
                 // Necessary only when checkpoints were lost, or many logs are opened at once; but memory has to be
                 // bounded then too.

@@ -123,3 +123,27 @@ fn a_marked_moment_has_a_place_and_a_time_of_its_own_and_is_durable() {
     let log = world.open();
     assert_eq!(log.time_of(marks[0].last).unwrap(), marks[0].time);
 }
+
+#[test]
+fn i8_opening_a_log_of_many_events_without_an_index_holds_few_of_them_at_a_time() {
+    let (world, log, _) = World::make(1024);
+    for n in 0..10_000 {
+        log.event(BranchId(0), &Event::new(Kind::Point, n.to_string())).unwrap();
+        while n % 100 == 0 && log.maintain().unwrap() {}
+    }
+    log.flush().unwrap();
+    let head = log.head_seq();
+    drop(log);
+    std::fs::remove_dir_all(world.path("index")).unwrap();
+    let log = world.open();
+    // Each has the events that were in memory when it was written.
+    assert_eq!(world.files("index").len(), 2);
+    let mut next = 0;
+    log.events(Seq::ZERO, head, &mut |event| {
+        assert_eq!(event.event.label, next.to_string());
+        next += 1;
+        true
+    })
+    .unwrap();
+    assert_eq!(next, 10_000);
+}

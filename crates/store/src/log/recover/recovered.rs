@@ -52,6 +52,8 @@ pub(super) struct Recovered {
     pub(super) recent: Vec<Arc<Vec<Entry>>>,
     pub(super) entries: usize,
     pub(super) events: Events,
+    /// The bytes of the events as they were recorded.
+    event_bytes: usize,
     pub(super) segments: Vec<SegmentStart>,
     pub(super) unsealed: Vec<Unsealed>,
     /// Segments that are missing. That is damage only if the log goes on after them.
@@ -73,6 +75,7 @@ impl Recovered {
             recent: Vec::new(),
             entries: 0,
             events: Vec::new(),
+            event_bytes: 0,
             segments: Vec::new(),
             unsealed: Vec::new(),
             missing: Vec::new(),
@@ -85,9 +88,11 @@ impl Recovered {
         self.damage.push((Place { file: segment::file_name(number), offset }, damage));
     }
 
-    /// The memory that the loaded versions take.
+    /// About the memory that the loaded versions and events take.
     pub(super) fn held_bytes(&self) -> u64 {
-        (self.recent.iter().map(|chunk| chunk.len()).sum::<usize>() * size_of::<Entry>()) as u64
+        let versions = self.recent.iter().map(|chunk| chunk.len()).sum::<usize>() * size_of::<Entry>();
+        let events = self.events.len() * size_of::<StoredEvent>() + self.event_bytes;
+        (versions + events) as u64
     }
 
     /// Makes everything durable and seals the segments, in order. Those for which there is no room wait; they can be
@@ -224,6 +229,7 @@ impl Recovered {
             let understood = match mark.op {
                 Op::Other(_) => continue,
                 Op::Event => serde_json::from_slice(&payload).map(|event| {
+                    self.event_bytes += payload.len();
                     self.events.push(StoredEvent {
                         seq: mark.seq,
                         time,
@@ -272,6 +278,7 @@ impl Recovered {
         self.recent.clear();
         self.entries = 0;
         self.events.clear();
+        self.event_bytes = 0;
         let last = self.segments.pop();
         self.segments = last.into_iter().collect();
     }
