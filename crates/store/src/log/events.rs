@@ -3,10 +3,7 @@
 //! Events are in memory until a checkpoint has them, then in blocks whose summaries stay in memory (about a kilobyte
 //! for 512 events). A query reads only blocks that may hold a better match than it has, the most promising first.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::collections::HashSet;
 
 use bygone_model::{Grade, Kind, Place, Seq};
 
@@ -115,13 +112,6 @@ impl EventQuery<'_> {
     }
 }
 
-/// The summaries of a checkpoint's blocks of events.
-type Summaries = BTreeMap<u32, Arc<Vec<EventBlock>>>;
-
-/// The summaries that were read so far, by number of the checkpoint.
-#[derive(Default)]
-pub(super) struct SummaryCache(Mutex<Summaries>);
-
 /// A block that may hold a match, and the best moment that such a match can have.
 struct Candidate<'a> {
     best: Seq,
@@ -143,19 +133,19 @@ impl Log {
     ) -> Result<Vec<Event>> {
         // Memory comes first. So an event that a checkpoint takes over meanwhile is found twice, but never missed.
         let mut found = Matches { order, limit, seqs: HashSet::new(), events: Vec::new() };
-        {
-            let sequencer = self.sequencer();
-            for event in sequencer.events.iter().filter(|event| query.fits(event)) {
-                if wanted(event) {
-                    found.add(event.clone());
-                }
+        // Copied, so that no writer waits for `wanted`.
+        let recent: Vec<Event> =
+            self.sequencer().events.iter().filter(|event| query.fits(event)).cloned().collect();
+        for event in recent {
+            if wanted(&event) {
+                found.add(event);
             }
         }
         let snapshot = self.index.snapshot();
-        let checkpoints = self.event_blocks(&snapshot.names)?;
+        let summaries = self.summaries_of(&snapshot.names, &snapshot.names)?;
         let mut candidates = Vec::new();
-        for (name, blocks) in &checkpoints {
-            for block in blocks.iter() {
+        for (name, summary) in snapshot.names.iter().zip(&summaries) {
+            for block in summary.events.iter() {
                 if let Some((low, high)) = query.span_in(block) {
                     let best = if order == EventOrder::Newest { high } else { low };
                     candidates.push(Candidate { best, name: *name, block });
@@ -201,25 +191,6 @@ impl Log {
             false
         })?;
         Ok(best)
-    }
-
-    /// The summaries of the event blocks of each checkpoint.
-    fn event_blocks(&self, names: &[Name]) -> Result<Vec<(Name, Arc<Vec<EventBlock>>)>> {
-        let mut known = self.event_summaries.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|number, _| names.binary_search_by_key(number, |name| name.number).is_ok());
-        let mut out = Vec::with_capacity(names.len());
-        for &name in names {
-            let blocks = match known.get(&name.number) {
-                Some(blocks) => blocks.clone(),
-                None => {
-                    let blocks = Arc::new(self.index.open(name)?.footer.events);
-                    known.insert(name.number, blocks.clone());
-                    blocks
-                }
-            };
-            out.push((name, blocks));
-        }
-        Ok(out)
     }
 }
 

@@ -28,6 +28,7 @@ mod recover;
 mod roll;
 mod room;
 mod scan;
+mod summaries;
 mod syncs;
 mod timeline;
 mod upkeep;
@@ -226,7 +227,7 @@ pub struct Log {
     syncs: Arc<syncs::Syncs>,
     places: Places,
     index: IndexFiles,
-    event_summaries: events::SummaryCache,
+    summaries: summaries::Summaries,
     opened: Mutex<Vec<Arc<Checkpoint>>>,
     upkeep: Mutex<upkeep::Upkeep>,
     /// The piece of upkeep that is tried first the next time.

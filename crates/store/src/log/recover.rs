@@ -299,7 +299,7 @@ impl Log {
             durability_changed: Condvar::new(),
             syncs,
             index,
-            event_summaries: super::events::SummaryCache::default(),
+            summaries: super::summaries::Summaries::default(),
             opened: Mutex::default(),
             upkeep: Mutex::new(Upkeep::default()),
             manifest: Mutex::new(manifest),

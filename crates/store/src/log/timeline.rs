@@ -1,18 +1,17 @@
 //! Converts between times and seqs, and lists the events between two moments.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use bygone_model::{Micros, Place, Seq};
 
-use super::Log;
+use super::{Log, summaries::Span};
 use crate::{
     error::{Damage, Error, Result},
     format::{
-        checkpoint::{SegmentStart, StoredEvent},
+        checkpoint::{Name, StoredEvent},
         record::{Op, Subject},
         segment::{self, Entry},
     },
-    index::checkpoint::Checkpoint,
 };
 
 /// An event with its position in the log.
@@ -29,13 +28,6 @@ pub struct TimeHit {
     pub era: usize,
     /// Whether the era lasted until the time asked for.
     pub within: bool,
-}
-
-/// A stretch of the log: the span of a checkpoint, or what came after the last one.
-struct Span {
-    end: Seq,
-    end_time: Micros,
-    segments: Vec<SegmentStart>,
 }
 
 impl Log {
@@ -237,7 +229,7 @@ impl Log {
     }
 
     /// The spans in which the last record up to `time` can be, the likeliest first.
-    fn spans(&self, first: Seq, last: Seq, time: Micros) -> Result<Vec<Span>> {
+    fn spans(&self, first: Seq, last: Seq, time: Micros) -> Result<Vec<Arc<Span>>> {
         let recent = {
             let sequencer = self.sequencer();
             let covered = self.heads().base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
@@ -248,25 +240,20 @@ impl Log {
             };
             (covered, span)
         };
-        let mut out = Vec::new();
         let snapshot = self.index.snapshot();
         let names = &snapshot.names;
-        let reaches =
-            |n: &crate::format::checkpoint::Name| n.end >= first && (n.end >= last || n.end_time > time);
+        let reaches = |n: &Name| n.end >= first && (n.end >= last || n.end_time > time);
         let from = names.partition_point(|n| n.end < first);
         // Within an era times do not fall as seqs grow, so this is the first span that reaches far enough. The one
         // before it comes second.
         let at = from + names[from..].partition_point(|n| !reaches(n));
-        if let Some(name) = names.get(at) {
-            out.push(span_of(&self.index.open(*name)?));
-        } else if recent.0 < last {
-            out.push(recent.1);
+        let mut out = Vec::new();
+        if at == names.len() && recent.0 < last {
+            out.push(Arc::new(recent.1));
         }
-        if let Some(name) = at.checked_sub(1).and_then(|i| names.get(i))
-            && name.end >= first
-        {
-            out.push(span_of(&self.index.open(*name)?));
-        }
+        let before = at.checked_sub(1).filter(|i| names[*i].end >= first);
+        let wanted: Vec<Name> = names.get(at).copied().into_iter().chain(before.map(|i| names[i])).collect();
+        out.extend(self.summaries_of(&wanted, names)?.into_iter().map(|summary| summary.span));
         Ok(out)
     }
 
@@ -275,9 +262,4 @@ impl Log {
     pub fn open_checkpoints(&self) -> usize {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
-}
-
-fn span_of(checkpoint: &Checkpoint) -> Span {
-    let footer = &checkpoint.footer;
-    Span { end: footer.end, end_time: footer.end_time, segments: footer.segments.clone() }
 }

@@ -1,9 +1,24 @@
 //! Queries for events, compared with a search through a list of all of them.
 
-use bygone_model::{At, BranchId, Event, Grade, Kind, Micros, Seq};
-use bygone_store::{EventOrder, EventQuery, cursor_of};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
-use crate::world::World;
+use bygone_model::{At, BranchId, Event, Grade, Kind, Micros, Seq};
+use bygone_store::{
+    EventOrder, EventQuery, Log, cursor_of,
+    env::File,
+    format::checkpoint::{FRAME_BYTES, Trailer},
+};
+
+use crate::watched::{Watch, Watched};
+use crate::world::{Ticks, World, options};
 
 const KINDS: [Kind; 4] = [Kind::Boot, Kind::Shutdown, Kind::Point, Kind::Package];
 const GRADES: [Grade; 3] = [Grade::Crash, Grade::Clean, Grade::Stopped];
@@ -146,4 +161,55 @@ fn i8_opening_a_log_of_many_events_without_an_index_holds_few_of_them_at_a_time(
     })
     .unwrap();
     assert_eq!(next, 10_000);
+}
+
+#[test]
+fn who_asks_for_events_may_use_the_log_for_each_of_them() {
+    let (_world, log, _) = World::make(1024);
+    log.event(BranchId(0), &Event::new(Kind::Point, "one")).unwrap();
+    let (sender, found) = mpsc::channel();
+    std::thread::spawn(move || {
+        let query = EventQuery { kinds: &[Kind::Point], ..EventQuery::default() };
+        let found = log.find_events(&query, EventOrder::Newest, 5, &mut |event| {
+            log.event(BranchId(0), &Event::new(Kind::Package, &event.event.label)).is_ok()
+        });
+        let _ = sender.send(found.map(|events| events.len()).ok());
+    });
+    assert_eq!(found.recv_timeout(Duration::from_secs(60)), Ok(Some(1)));
+}
+
+/// Counts the bytes that are read.
+struct Counting(Arc<AtomicU64>);
+
+impl Watch for Counting {
+    fn read(&self, file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        file.read_at(buf, offset)
+    }
+}
+
+#[test]
+fn a_footer_is_read_once_however_often_a_time_is_asked_for() {
+    let (world, log, volume) = World::make(1024);
+    for n in 0..500 {
+        log.add_branch(&format!("a branch with a long name {n}"), BranchId(0), log.head_seq()).unwrap();
+    }
+    let early = crate::world::write(&log, volume, 0, 1, 1);
+    log.checkpoint().unwrap();
+    crate::world::write(&log, volume, 0, 1, 2);
+    log.checkpoint().unwrap();
+    drop(log);
+    let bytes = std::fs::read(&world.files("index")[0]).unwrap();
+    let footer = Trailer::decode(bytes.last_chunk::<FRAME_BYTES>().unwrap(), bytes.len() as u64).unwrap();
+    let read = Arc::new(AtomicU64::new(0));
+    let dir = Watched::new(world.folder.path(), Counting(read.clone()));
+    let log = Log::open(dir, Arc::new(Ticks::from(3_600_000_000)), options(24 << 10)).unwrap();
+    let costs = || {
+        read.store(0, Ordering::Relaxed);
+        let time = log.time_of(early).unwrap();
+        (time, read.load(Ordering::Relaxed))
+    };
+    let (first, again) = (costs(), costs());
+    assert_eq!(first.0, again.0);
+    assert!(again.1 + u64::from(footer.len_bytes) <= first.1, "{} and then {} bytes", first.1, again.1);
 }
