@@ -115,7 +115,7 @@ impl Log {
     pub(super) fn index_despite_reported_damage(&self, number: u32) -> Result<segment::SegmentIndex> {
         let file = segment::file_name(number);
         let moved = self.places.elsewhere(number).is_some();
-        if !moved && self.damage_at_open.iter().any(|(place, _)| place.file == file) {
+        if !moved && self.damaged_at_open.contains(&file) {
             return Ok(self.scan_segment(number)?.index);
         }
         self.segment_index(number)

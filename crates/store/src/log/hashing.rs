@@ -84,7 +84,7 @@ impl Log {
         let next = || self.manifest().take_unhashed();
         while let Some(entry) = next() {
             let name = segment::file_name(entry.number);
-            let is_sound = !self.damage_at_open.iter().any(|(place, _)| place.file == name);
+            let is_sound = !self.damaged_at_open.contains(&name);
             let Some(file) = is_sound.then(|| self.dir.open(&name).ok()).flatten() else { continue };
             match Whole::begin(&*file, entry.number, self.key) {
                 Ok(whole) => return Some(Hashing { entry, file, whole }),

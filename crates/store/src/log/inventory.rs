@@ -7,7 +7,7 @@
 //! acknowledged into an unlinked file.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::IoSlice,
     sync::{Arc, PoisonError},
 };
@@ -50,13 +50,11 @@ impl Log {
     pub fn damage(&self) -> Vec<(Place, Damage)> {
         let mut damage = self.damage_at_open.clone();
         damage.extend(self.rot());
-        let manifest = self.manifest();
-        for entry in manifest.segments().filter(|entry| entry.state == State::Missing) {
-            let place = Place { file: segment::file_name(entry.number), offset: 0 };
-            if !damage.iter().any(|(known, _)| *known == place) {
-                damage.push((place, Damage::Missing));
-            }
-        }
+        let known: BTreeSet<Place> = damage.iter().map(|(place, _)| place.clone()).collect();
+        let is_missing = |entry: &&Entry| entry.state == State::Missing;
+        let missing: Vec<u32> = self.manifest().segments().filter(is_missing).map(|e| e.number).collect();
+        let missing = missing.into_iter().map(|number| Place { file: segment::file_name(number), offset: 0 });
+        damage.extend(missing.filter(|place| !known.contains(place)).map(|place| (place, Damage::Missing)));
         damage
     }
 
@@ -257,7 +255,9 @@ impl Log {
     fn write_anew(&self, sequencer: &mut Sequencer, number: u32, open: &Open) -> Result<()> {
         let name = segment::file_name(number);
         match self.dir.remove(&name) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("removing", &name, e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("removing", &name, e));
+            }
             _ => {}
         }
         let file = self.dir.create(&name).map_err(|e| Error::io("making", &name, e))?;

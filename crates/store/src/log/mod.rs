@@ -38,7 +38,7 @@ mod whole;
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use bygone_model::{Micros, Seq, VolumeId};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
     catalog::Catalog,
@@ -238,6 +238,8 @@ pub struct Log {
     rot: hashing::Rot,
     found_last: Micros,
     damage_at_open: Vec<(Place, crate::Damage)>,
+    /// The files in which that damage is.
+    damaged_at_open: FxHashSet<String>,
 }
 
 impl std::fmt::Debug for Log {

@@ -9,7 +9,7 @@ mod history;
 mod recovered;
 mod survey;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bygone_model::{BranchId, Micros};
 
@@ -216,10 +216,10 @@ impl Log {
             used = used.max(first);
         }
         drop(share);
+        let known: BTreeSet<Place> = state.damage.iter().map(|(place, _)| place.clone()).collect();
         for entry in manifest.segments().filter(|entry| entry.state != State::Dropped) {
             let place = Place { file: segment::file_name(entry.number), offset: 0 };
-            let is_there = numbers.binary_search(&entry.number).is_ok();
-            if !is_there && !state.damage.iter().any(|(known, _)| *known == place) {
+            if numbers.binary_search(&entry.number).is_err() && !known.contains(&place) {
                 state.damage.push((place, Damage::Missing));
             }
         }
@@ -306,6 +306,7 @@ impl Log {
             trouble: Trouble::default(),
             rot: super::hashing::Rot::default(),
             found_last,
+            damaged_at_open: state.damage.iter().map(|(place, _)| place.file.clone()).collect(),
             damage_at_open: state.damage,
             next_piece: 0.into(),
             share: options.store.share(),

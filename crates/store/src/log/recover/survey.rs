@@ -13,7 +13,7 @@ use crate::{env::Dir, error::Result, format::checkpoint::SegmentStart, manifest:
 /// What the segments say about each other, collected before any of them is loaded.
 pub(super) struct Survey {
     pub(super) log: LogKey,
-    /// The first seqs of the segments that follow the newest checkpoint or are not sealed, by number.
+    /// The first seqs of the segments that follow the newest checkpoint or are not sealed, in order of number.
     firsts: Vec<(u32, Seq)>,
     /// Where the newest checkpoint says that its last segment begins, in case the segment's header is damaged.
     start: Option<SegmentStart>,
@@ -75,7 +75,7 @@ impl Survey {
     pub(super) fn context(&self, number: u32, next: Seq) -> scan::Context {
         let start = self.start.filter(|start| start.0 == number);
         let expected = start.map_or(next, |(_, first, _)| first);
-        let next = self.firsts.iter().find(|(n, _)| *n > number);
+        let next = self.firsts.get(self.firsts.partition_point(|(n, _)| *n <= number));
         scan::Context {
             log: self.log,
             expected: Some(expected),
