@@ -69,6 +69,10 @@ impl Dir for Memory {
         Ok(Arc::new(nodes.entry(name.to_owned()).or_default().clone()))
     }
 
+    fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.create(name)?.write_at(&mut [IoSlice::new(bytes)], 0)
+    }
+
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let node = self.nodes().get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
         Ok(Arc::new(node))

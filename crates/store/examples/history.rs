@@ -365,6 +365,9 @@ impl Dir for Lazy {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.inner.create(name).map(|file| self.wrap(file))
     }
+    fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.inner.publish(name, bytes)
+    }
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.inner.open(name).map(|file| self.wrap(file))
     }

@@ -98,7 +98,7 @@ pub enum Error {
     NewerVersion {
         /// The file.
         name: String,
-        /// Its version.
+        /// Its version. If the file has codes that its version does not have, the earliest version that may have them.
         found: u16,
         /// The newest version that this program knows.
         known: u16,

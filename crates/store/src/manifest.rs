@@ -1,7 +1,10 @@
 //! The manifests of a log: which segments it should have, and what happened to those that are gone.
 //!
-//! - Each manifest is a file of its own, which is never overwritten. The valid one with the highest number is the
-//!   newest. An invalid one that no later manifest names was never finished.
+//! - Each manifest is a file of its own, which is never overwritten and appears under its name only when it is whole
+//!   and durable ([`Dir::publish`]). So one that is invalid is damage, whichever it is. The valid one with the highest
+//!   number is the newest.
+//! - Numbers are published in order, and none is passed over. So whoever publishes the next number has read all that
+//!   was published before.
 //! - Each life of a log begins with a full manifest, so no chain of changes builds on one that an earlier life may not
 //!   have made durable.
 //! - Segments that no manifest names yet (the *tail*) are found by listing the folder.
@@ -37,8 +40,11 @@ pub(crate) struct Known {
     newest: Option<(u32, Hash)>,
     /// The newest term that a manifest names.
     term: u32,
-    /// The number of the next manifest. A number is never used again, even if writing that manifest failed.
+    /// The number of the next manifest.
     next: u32,
+    /// The next manifest, if publishing it failed. It may be there nevertheless, so it is published again as it was
+    /// before there is another one.
+    unsure: Option<Manifest>,
     /// How many manifests of changes may still be written before the next full one.
     changes_left: u32,
     /// The number of the full manifest on which the newest one builds.
@@ -47,6 +53,10 @@ pub(crate) struct Known {
 
 /// Damage of the manifests themselves.
 pub(crate) type Flaws = Vec<(Place, Damage)>;
+
+fn flaw(number: u32, damage: Damage) -> (Place, Damage) {
+    (Place { file: manifest::file_name(number), offset: 0 }, damage)
+}
 
 impl Known {
     /// Reads the manifests in `dir`, from the newest back to the last full one. Damage is returned, not an error.
@@ -58,7 +68,6 @@ impl Known {
         let mut known =
             Known { next: numbers.last().map_or(1, |last| last.saturating_add(1)), ..Known::default() };
         let (mut chain, mut flaws, mut wanted) = (Vec::new(), Vec::new(), None::<(u32, Hash)>);
-        let flaw = |number, damage| (Place { file: manifest::file_name(number), offset: 0 }, damage);
         for &number in numbers.iter().rev() {
             match wanted {
                 Some((before, _)) if number > before => continue,
@@ -69,10 +78,8 @@ impl Known {
                 _ => {}
             }
             let Some((read, hash)) = read(dir, number, log)? else {
-                // One that no later manifest names was never finished; that is no damage.
-                if wanted.take().is_some() {
-                    flaws.push(flaw(number, Damage::Checksum));
-                }
+                flaws.push(flaw(number, Damage::Checksum));
+                wanted = None;
                 continue;
             };
             if wanted.is_some_and(|(_, named)| named != hash) {
@@ -143,8 +150,9 @@ impl Known {
         self.unwritten.contains_key(&number)
     }
 
-    /// The highest number that this holder has used for a manifest. One with a higher number is another holder's.
-    pub(crate) fn tried(&self) -> u32 {
+    /// The highest number that was read or published. One with a higher number is another holder's, unless it is
+    /// [`Known::unsure`].
+    pub(crate) fn upto(&self) -> u32 {
         self.next - 1
     }
 
@@ -154,34 +162,38 @@ impl Known {
         lives.map(|entry| entry.last_seq).max().unwrap_or_default()
     }
 
-    /// The next manifest, if anything changed.
-    pub(crate) fn next(&mut self, log: Identity, term: u32, time: Micros) -> Option<Manifest> {
-        (!self.unwritten.is_empty()).then(|| self.make(log, term, time))
+    /// The next manifest, if anything changed, and whether publishing it failed before.
+    pub(crate) fn next(&self, log: Identity, term: u32, time: Micros) -> Option<(Manifest, bool)> {
+        let again = self.unsure.clone().map(|unsure| (unsure, true));
+        again.or_else(|| (!self.unwritten.is_empty()).then(|| (self.make(log, term, time), false)))
     }
 
     /// The next manifest, even if nothing changed.
-    fn make(&mut self, log: Identity, term: u32, time: Micros) -> Manifest {
+    fn make(&self, log: Identity, term: u32, time: Micros) -> Manifest {
         assert!(term >= self.term, "terms never fall");
         let is_full = self.changes_left == 0 || self.newest.is_none();
         let said = if is_full { &self.entries } else { &self.unwritten };
         let entries = said.values().copied().collect();
-        let number = self.next;
-        // The number is used up even if the manifest cannot be written.
-        self.next += 1;
-        Manifest { number, log, term, time, is_full, previous: self.newest, entries }
+        Manifest { number: self.next, log, term, time, is_full, previous: self.newest, entries }
+    }
+
+    /// Notes that a manifest could not be published, though nobody else has taken its number.
+    pub(crate) fn failed(&mut self, made: Manifest) {
+        self.unsure = Some(made);
     }
 
     /// Notes that a manifest is durable. Returns a number below which no manifest is needed any more: that of the full
     /// one before the newest full one.
     pub(crate) fn written(&mut self, made: &Manifest, hash: Hash) -> Option<u32> {
         self.newest = Some((made.number, hash));
+        self.next = made.number + 1;
+        self.unsure = None;
         self.term = made.term;
-        // What was noted while it was written is still to be written.
-        for entry in &made.entries {
-            if self.unwritten.get(&entry.number) == Some(entry) {
-                self.unwritten.remove(&entry.number);
-            }
-        }
+        // More may have changed while it was written, or since it was tried first.
+        self.unwritten.retain(|number, entry| {
+            let said = made.entries.binary_search_by_key(number, |said| said.number);
+            said.map(|i| made.entries[i]) != Ok(*entry)
+        });
         if !made.is_full {
             self.changes_left -= 1;
             return None;
@@ -192,20 +204,21 @@ impl Known {
     }
 }
 
-/// Writes the file of a manifest and makes it durable; returns its hash.
+/// Publishes the manifest `number`. `again`: this was tried before, so it may be there already.
 ///
 /// # Errors
-/// If it cannot be written. A file that is left behind then is invalid or says what is true.
-pub(crate) fn write(dir: &dyn Dir, made: &Manifest) -> Result<Hash> {
-    let name = manifest::file_name(made.number);
-    let bytes = made.encode();
-    let file = dir.create(&name).map_err(|e| Error::io("making", &name, e))?;
-    let written = file.write_at(&mut [IoSlice::new(&bytes)], 0).and_then(|()| file.sync());
-    if let Err(e) = written.and_then(|()| dir.sync(manifest::folder())) {
-        let _ = dir.remove(&name);
-        return Err(Error::io("writing", &name, e));
+/// `AlreadyExists` if another holder has taken the number; any other error if it cannot be written. Then it may be
+/// there all the same.
+pub(crate) fn publish(dir: &dyn Dir, number: u32, bytes: &[u8], again: bool) -> Result<()> {
+    let name = manifest::file_name(number);
+    match dir.publish(&name, bytes) {
+        Err(e) if again && e.kind() == std::io::ErrorKind::AlreadyExists => {
+            let hash = manifest::hash(bytes);
+            let is_it = read_any(dir, number)?.is_some_and(|(_, found)| found == hash);
+            if is_it { harden(dir, number) } else { Err(Error::io("making", &name, e)) }
+        }
+        published => published.map_err(|e| Error::io("making", &name, e)),
     }
-    Ok(manifest::hash(&bytes))
 }
 
 /// Writes the first manifest of a new log or of a new holder, which is a full one.
@@ -215,34 +228,34 @@ pub(crate) fn write(dir: &dyn Dir, made: &Manifest) -> Result<Hash> {
 pub(crate) fn begin(dir: &dyn Dir, known: &mut Known, log: Identity, term: u32, time: Micros) -> Result<()> {
     let made = known.make(log, term, time);
     assert!(made.is_full, "a life begins with a full one");
-    let hash = write(dir, &made)?;
-    if let Some(first) = known.written(&made, hash) {
+    let bytes = made.encode();
+    publish(dir, made.number, &bytes, false)?;
+    if let Some(first) = known.written(&made, manifest::hash(&bytes)) {
         remove_before(dir, first);
     }
     Ok(())
 }
 
-/// A term newer than `term` in one of the manifests whose numbers are `wanted`, if there is one.
+/// The newest term in the manifests after `upto` that are not this holder's; `None` if there are none.
 ///
 /// # Errors
 /// If they cannot be read, or a newer program wrote one of them.
-pub(crate) fn newer_term(
+pub(crate) fn term_after(
     dir: &dyn Dir,
     log: &Identity,
-    wanted: impl Fn(u32) -> bool,
-    term: u32,
+    upto: u32,
+    is_own: impl Fn(u32, &Hash) -> bool,
 ) -> Result<Option<u32>> {
-    for number in numbers(dir)?.into_iter().rev().filter(|number| wanted(*number)) {
-        if let Some((read, _)) = read(dir, number, log)?.filter(|(read, _)| read.term > term) {
-            return Ok(Some(read.term));
-        }
+    let mut newest = None;
+    for number in numbers(dir)?.into_iter().rev().take_while(|number| *number > upto) {
+        let other = read(dir, number, log)?.filter(|(_, hash)| !is_own(number, hash));
+        newest = newest.max(other.map(|(read, _)| read.term));
     }
-    Ok(None)
+    Ok(newest)
 }
 
 /// The newest term in the manifests up to `number`, and the last manifest that names it; zeroes if there is none. All
-/// manifests count, also those on which the newest one does not build: a holder that has not noticed yet that it lost
-/// the log may have written one after the next holder's.
+/// manifests count, also those on which the newest one does not build: one of them may be damaged.
 ///
 /// # Errors
 /// As [`newer_term`].
@@ -280,6 +293,16 @@ pub(crate) fn harden(dir: &dyn Dir, number: u32) -> Result<()> {
 pub(crate) fn remove_before(dir: &dyn Dir, first: u32) {
     for number in numbers(dir).unwrap_or_default().into_iter().take_while(|number| *number < first) {
         let _ = dir.remove(&manifest::file_name(number));
+    }
+}
+
+/// Removes what was left of manifests whose publishers died, up to this number. Those after it may be another holder's,
+/// which is about to take the log over. One that cannot be removed does no harm.
+pub(crate) fn remove_parts(dir: &dyn Dir, upto: u32) {
+    for name in dir.list(manifest::folder()).unwrap_or_default() {
+        if manifest::part_of(&name).is_some_and(|number| number <= upto) {
+            let _ = dir.remove(&format!("{}/{name}", manifest::folder()));
+        }
     }
 }
 

@@ -106,6 +106,12 @@ impl Dir for Failing {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.0.create(name).map(|file| self.wrap(file))
     }
+    fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        if self.1.load(Ordering::SeqCst) {
+            return Err(io::Error::other("asked to fail"));
+        }
+        self.0.publish(name, bytes)
+    }
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         Dir::open(&self.0, name).map(|file| self.wrap(file))
     }

@@ -65,6 +65,9 @@ impl Dir for Folder {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.within(|dir| dir.create(name)).map(|file| self.of(file))
     }
+    fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.within(|dir| dir.publish(name, bytes))
+    }
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.within(|dir| dir.open(name)).map(|file| self.of(file))
     }

@@ -59,6 +59,8 @@ struct State {
     room: Option<u64>,
     /// It is copy-on-write: every write needs room, and data that a failed sync lost is not visible afterwards.
     copies: bool,
+    /// How many files were published; each attempt has a temporary name of its own.
+    parts: u64,
     life: u64,
     dies_in: Option<u64>,
     dead: bool,
@@ -68,7 +70,13 @@ struct State {
 }
 
 /// The medium; it survives the processes that use it.
-pub struct Medium(Mutex<State>);
+pub struct Medium {
+    state: Mutex<State>,
+    meanwhile: Mutex<Option<(u64, Meanwhile)>>,
+}
+
+/// What another process does.
+type Meanwhile = Box<dyn FnOnce() + Send>;
 
 /// A saved state of the medium.
 pub struct Snapshot(State);
@@ -78,7 +86,7 @@ impl Medium {
     #[must_use]
     pub fn new(seed: u64) -> Arc<Medium> {
         let mut rng = Rng::new(seed);
-        Arc::new(Medium(Mutex::new(State {
+        let state = State {
             copies: rng.chance(300),
             nodes: Vec::new(),
             names: BTreeMap::new(),
@@ -87,17 +95,44 @@ impl Medium {
             rng,
             faults: Faults::default(),
             room: None,
+            parts: 0,
             life: 0,
             dies_in: None,
             dead: false,
             sync_failed: false,
             forbid_reads: false,
             counters: Counters::default(),
-        })))
+        };
+        Arc::new(Medium { state: Mutex::new(state), meanwhile: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets another process act after `steps` more steps of whoever uses the medium: listings and changing operations.
+    pub fn interrupt(&self, steps: u64, act: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner) = Some((steps, Box::new(act)));
+    }
+
+    /// Takes back an interruption that has not come; returns whether it has.
+    pub fn was_interrupted(&self) -> bool {
+        self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner).take().is_none()
+    }
+
+    /// A step begins.
+    fn pass(&self) {
+        let mut meanwhile = self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *meanwhile {
+            None => {}
+            Some((0, _)) => {
+                let act = meanwhile.take();
+                // The act has steps as well.
+                drop(meanwhile);
+                act.into_iter().for_each(|(_, act)| act());
+            }
+            Some((left, _)) => *left -= 1,
+        }
     }
 
     /// The directory for a new process. It becomes unusable when the process ends.
@@ -348,10 +383,28 @@ impl SimDir {
     fn file(&self, node: usize) -> Arc<dyn File> {
         Arc::new(SimFile { medium: self.medium.clone(), life: self.life, node })
     }
+
+    fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+        self.medium.pass();
+        let state = &mut *self.medium.state();
+        let dies = state.step(self.life)?;
+        if dies && state.rng.chance(500) {
+            return Err(gone());
+        }
+        if state.names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let node = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(to.to_owned(), node);
+        state.pending_names.push((from.to_owned(), None));
+        state.pending_names.push((to.to_owned(), Some(node)));
+        if dies { Err(gone()) } else { Ok(()) }
+    }
 }
 
 impl Dir for SimDir {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.medium.pass();
         let state = &mut *self.medium.state();
         let dies = state.step(self.life)?;
         if state.names.contains_key(name) {
@@ -370,6 +423,21 @@ impl Dir for SimDir {
         if dies { Err(gone()) } else { Ok(self.file(node)) }
     }
 
+    fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let part = {
+            let state = &mut *self.medium.state();
+            state.parts += 1;
+            format!("{name}.{}.part", state.parts)
+        };
+        let file = self.create(&part)?;
+        let written = file.write_at(&mut [IoSlice::new(bytes)], 0).and_then(|()| file.sync());
+        if let Err(e) = written.and_then(|()| self.rename_new(&part, name)) {
+            let _ = self.remove(&part);
+            return Err(e);
+        }
+        self.sync(folder_of(name))
+    }
+
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let state = self.medium.state();
         state.alive(self.life)?;
@@ -377,6 +445,7 @@ impl Dir for SimDir {
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.medium.pass();
         let state = self.medium.state();
         state.alive(self.life)?;
         let in_folder = |name: &&String| folder_of(name) == folder;
@@ -384,6 +453,7 @@ impl Dir for SimDir {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.medium.pass();
         let state = &mut *self.medium.state();
         let dies = state.step(self.life)?;
         if dies && state.rng.chance(500) {
@@ -399,6 +469,7 @@ impl Dir for SimDir {
     }
 
     fn sync(&self, folder: &str) -> io::Result<()> {
+        self.medium.pass();
         let state = &mut *self.medium.state();
         let dies = state.step(self.life)?;
         state.counters.syncs += 1;
@@ -465,6 +536,7 @@ impl File for SimFile {
     }
 
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.medium.pass();
         let state = &mut *self.medium.state();
         let dies = state.step(self.life)?;
         let data: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
@@ -487,6 +559,7 @@ impl File for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.medium.pass();
         let state = &mut *self.medium.state();
         let dies = state.step(self.life)?;
         state.counters.syncs += 1;
@@ -517,6 +590,7 @@ impl File for SimFile {
     }
 
     fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.medium.pass();
         let state = &mut *self.medium.state();
         let dies = state.step(self.life)?;
         if dies && state.rng.chance(500) {
@@ -532,6 +606,7 @@ impl File for SimFile {
     }
 
     fn reserve(&self, len_bytes: u64) -> io::Result<()> {
+        self.medium.pass();
         let state = &mut *self.medium.state();
         let dies = state.step(self.life)?;
         let grows = len_bytes.saturating_sub(state.nodes[self.node].allocated);

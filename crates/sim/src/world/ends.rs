@@ -1,6 +1,9 @@
 //! How lives end, and what the next life must find.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bygone_model::{BranchId, Lba, Micros, Sectors, Seq, VolumeId};
 use bygone_store::{
@@ -12,7 +15,7 @@ use bygone_store::{
 use super::{Done, Failure, World, check};
 use crate::{
     inspect::{self, Records},
-    medium::Faults,
+    medium::{Faults, Medium},
     oracle::{Oracle, Rec},
     rng::mix,
 };
@@ -104,11 +107,17 @@ impl World {
             return Ok(());
         }
         self.end_episode();
+        let between = self.rng.chance(700);
+        if between {
+            self.flush()?;
+            if old.is_poisoned() || self.medium.is_dead() {
+                return Ok(());
+            }
+        }
         self.say("taken over in use");
         (self.views, self.open, self.open_taps) = Default::default();
         self.term_perhaps += 1;
-        let options = LogOptions { hold: Hold::TakeOver, ..self.options.clone() };
-        let opened = Log::open(self.medium.dir(), self.clock.clone(), options);
+        let opened = if between { self.take_over_between(&old)? } else { self.take_over_now() };
         if self.medium.is_dead() {
             return Ok(());
         }
@@ -139,7 +148,59 @@ impl World {
         check!(files(self) == before, "whoever held the log before has changed its files");
         drop(old);
         self.log = Some(log);
-        self.adopt(false, &BTreeSet::new())
+        self.adopt(false, &BTreeSet::new())?;
+        // Then the next segment's name is taken until the log is opened anew.
+        if std::mem::take(&mut self.begun_late) { self.reopen(false) } else { Ok(()) }
+    }
+
+    fn take_over_now(&self) -> bygone_store::Result<Arc<Log>> {
+        let options = LogOptions { hold: Hold::TakeOver, ..self.options.clone() };
+        Log::open(self.medium.dir(), self.clock.clone(), options)
+    }
+
+    /// Another holder takes the log over between two steps of what this one does. Everything was flushed, so that no
+    /// act writes a record of its own.
+    fn take_over_between(&mut self, old: &Arc<Log>) -> Done<bygone_store::Result<Arc<Log>>> {
+        let options = LogOptions { hold: Hold::TakeOver, ..self.options.clone() };
+        let (medium, clock) = (self.medium.clone(), self.clock.clone());
+        let opened = Arc::new(Mutex::new(None));
+        let taken = opened.clone();
+        let steps_end = if self.rng.chance(500) { 8 } else { 60 };
+        let steps = self.rng.below(steps_end);
+        let segments = |medium: &Medium| -> BTreeSet<String> {
+            medium.names().into_iter().filter(|name| name.starts_with("log/")).collect()
+        };
+        let there = Arc::new(Mutex::new(BTreeSet::new()));
+        let found = there.clone();
+        self.medium.interrupt(steps, move || {
+            let log = Log::open(medium.dir(), clock, options);
+            *found.lock().unwrap_or_else(PoisonError::into_inner) = segments(&medium);
+            *taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(log);
+        });
+        let head = old.head_seq();
+        for _ in 0..self.rng.within(1, 12) {
+            let told =
+                if self.rng.chance(300) { old.checkpoint().map(drop) } else { old.maintain().map(drop) };
+            let is_taken = opened.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+            match told {
+                Err(Error::Superseded { .. }) => check!(is_taken, "superseded by nobody"),
+                Err(error) if !self.medium.is_dead() => self.excuse("upkeep", &error)?,
+                _ => {}
+            }
+            if is_taken || self.medium.is_dead() {
+                break;
+            }
+        }
+        if self.medium.was_interrupted() {
+            self.say("taken over in the middle");
+            let there = there.lock().unwrap_or_else(PoisonError::into_inner);
+            // Begun by the holder before after the other one had listed them.
+            self.begun_late = !segments(&self.medium).is_subset(&there);
+        }
+        // A checkpoint may have been preceded by a mark.
+        self.limbo.push((head.0 + 1, vec![Rec::Mark]));
+        let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(opened.unwrap_or_else(|| self.take_over_now()))
     }
 
     /// Injects faults into opening; returns whether it must still succeed.

@@ -156,6 +156,8 @@ struct World {
     oracle: Oracle,
     /// Records that were attempted but not acknowledged, with their first seq.
     limbo: Vec<(u64, Vec<Rec>)>,
+    /// Whoever held the log before has begun a segment after another holder had listed them.
+    begun_late: bool,
     /// Open volumes over the index.
     open: BTreeSet<u32>,
     /// Volumes with a device below, and the moment that the device shows.
@@ -225,6 +227,7 @@ impl World {
             term_perhaps: 1,
             oracle: Oracle::new(start),
             limbo: Vec::new(),
+            begun_late: false,
             open: BTreeSet::new(),
             taps: BTreeMap::new(),
             open_taps: BTreeSet::new(),

@@ -148,6 +148,8 @@ impl World {
         if names.is_empty() {
             return hurt;
         }
+        let is_manifest = |name: &&&String| name.starts_with("manifest/") && !name.ends_with(".part");
+        let newest_manifest = names.iter().rev().find(is_manifest).copied();
         let mut flipped = Vec::new();
         for _ in 0..self.rng.within(1, 3) {
             let name = if self.rng.chance(300) {
@@ -165,6 +167,12 @@ impl World {
                 1 => {
                     self.say(format!("lose {name}"));
                     self.medium.erase(name);
+                    if name.starts_with("manifest/") {
+                        // Nothing names the newest one.
+                        hurt.remove(name);
+                        self.stats.damages += 1;
+                        continue;
+                    }
                 }
                 _ => {
                     let offset = self.place_to_hurt(&bytes);
@@ -182,12 +190,12 @@ impl World {
                 }
             }
             self.stats.damages += 1;
-            // A manifest holds no records, so none may be missing without it. Whether the newest one was ever complete
-            // cannot be known.
-            if name.starts_with("manifest/") {
+            // A manifest holds no records, so none may be missing without it. Older ones may not count any more.
+            if name.starts_with("manifest/") && Some(name) != newest_manifest {
                 continue;
             }
-            let sealed = name.starts_with("index/") || inspect::is_sealed(name, &bytes);
+            let is_whole = ["index/", "manifest/"].iter().any(|folder| name.starts_with(folder));
+            let sealed = is_whole || inspect::is_sealed(name, &bytes);
             if sealed {
                 hurt.insert(name.clone(), self.medium.bytes(name));
             } else {

@@ -23,6 +23,16 @@ pub trait Dir: Send + Sync {
     /// `AlreadyExists` if there is one: no file is ever replaced.
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
+    /// Makes a file with this content in one step: under this name nobody ever finds less than all of it, not even
+    /// after a power cut. Missing parent folders are created too. Content and name are durable on return.
+    ///
+    /// A process that dies meanwhile may leave a file whose name is `name` with something and `.part` after it.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is one: no file is ever replaced. After any other error the file may be there, whole,
+    /// or not.
+    fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+
     /// Opens an existing file for reading and writing.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use std::{
 
 use bygone_model::Micros;
 use rustix::{
-    fs::{Advice, FallocateFlags},
+    fs::{Advice, CWD, FallocateFlags, RenameFlags},
     io::{Errno, ReadWriteFlags},
 };
 
@@ -70,6 +70,21 @@ impl Dir for RealDir {
         Ok(Arc::new(RealFile::new(Self::open_options().create_new(true).open(path)?)))
     }
 
+    fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        // Random, so that whoever else publishes under this name has a part of its own.
+        let mut random = [0; 8];
+        SystemRandom.fill(&mut random)?;
+        let part = format!("{name}.{:016x}.part", u64::from_le_bytes(random));
+        let file = self.create(&part)?;
+        let written = file.write_at(&mut [IoSlice::new(bytes)], 0).and_then(|()| file.sync());
+        let named = written.and_then(|()| rename_new(&self.root.join(&part), &self.root.join(name)));
+        if let Err(e) = named {
+            let _ = self.remove(&part);
+            return Err(e);
+        }
+        self.sync(Path::new(name).parent().and_then(Path::to_str).unwrap_or_default())
+    }
+
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         Ok(Arc::new(RealFile::new(Self::open_options().open(self.root.join(name))?)))
     }
@@ -116,6 +131,20 @@ impl Dir for RealDir {
         }
         let stat = rustix::fs::statvfs(at)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// Renames a file to a name that does not exist yet.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Such a file system (NFS is one) refuses a second link to a name that exists.
+        Err(e) if is_unknown_flag(e) => {
+            fs::hard_link(from, to)?;
+            // Under its other name it is a leftover like any other.
+            let _ = fs::remove_file(from);
+            Ok(())
+        }
+        done => Ok(done?),
     }
 }
 

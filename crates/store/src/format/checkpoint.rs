@@ -90,17 +90,19 @@ pub fn encode_header(number: u32, log_id: &[u8; 16], term: u32) -> Vec<u8> {
 /// Checks a header; returns its term.
 ///
 /// # Errors
-/// The newer version in which it was written, or 0 if it is damaged or has another log id or number.
+/// The newer version in which it was written (at least the next one, if it is transformed in a way that this version
+/// does not know), or 0 if it is damaged or has another log id or number.
 pub fn check_header(bytes: &[u8], number: u32, log_id: &[u8; 16]) -> Result<u32, u16> {
     let parse = || {
         let mut b = Bytes(open_frame(bytes)?);
         let (magic, version, transform) = (b.take(8)?, b.u16()?, b.u16()?);
-        let is_it = transform == 0 && b.u32()? == number && b.take(16)? == log_id;
-        (magic == MAGIC).then_some((version, is_it, b.u32()?))
+        let is_it = b.u32()? == number && b.take(16)? == log_id;
+        (magic == MAGIC).then_some((version, transform, is_it, b.u32()?))
     };
     match parse() {
         Some((version, ..)) if version > VERSION => Err(version),
-        Some((1.., true, term)) => Ok(term),
+        Some((1.., 1.., true, _)) => Err(VERSION + 1),
+        Some((1.., 0, true, term)) => Ok(term),
         _ => Err(0),
     }
 }

@@ -53,6 +53,13 @@ pub fn number_of(name: &str) -> Option<u32> {
     (plain && (1..=NUMBER_MAX).contains(&number)).then_some(number)
 }
 
+/// The number of the manifest of which a file (named without its folder) is a leftover: its publisher died.
+#[must_use]
+pub fn part_of(name: &str) -> Option<u32> {
+    let (number, rest) = name.split_once('.')?;
+    number_of(number).filter(|_| rest.ends_with("part"))
+}
+
 /// A BLAKE3 hash.
 pub type Hash = [u8; HASH_BYTES];
 
@@ -152,7 +159,7 @@ pub struct Manifest {
 pub enum Flaw {
     /// They are damaged, truncated, or a manifest with another number.
     Damaged,
-    /// A newer program wrote it, in this version.
+    /// A newer program wrote it, in this version or, if it has codes that this version does not have, in a later one.
     Newer(u16),
 }
 
@@ -201,6 +208,9 @@ impl Manifest {
             Some(VERSION) => {}
             _ => return Err(Flaw::Damaged),
         }
+        if has_unknown_code(b.0) {
+            return Err(Flaw::Newer(VERSION + 1));
+        }
         Manifest::parse(&mut b).filter(|m| m.number == number).ok_or(Flaw::Damaged)
     }
 
@@ -225,6 +235,15 @@ impl Manifest {
         let previous = (before > 0).then_some((before, hash));
         holds.then_some(Manifest { number, log, term, time, is_full, previous, entries })
     }
+}
+
+/// Whether a kind, state or density is one that this version does not have. `content` begins with the header's kind.
+fn has_unknown_code(content: &[u8]) -> bool {
+    const KIND_AT: usize = 10;
+    let entries = content.get(HEADER_BYTES - KIND_AT..).unwrap_or_default().chunks_exact(ENTRY_BYTES);
+    let is_known =
+        |entry: &[u8]| matches!(entry, [SEGMENT, state, EVERY_WRITE, ..] if State::of(*state).is_some());
+    !matches!(content.first(), Some(&(FULL | CHANGES))) || !entries.into_iter().all(is_known)
 }
 
 impl Entry {

@@ -75,7 +75,7 @@ pub struct SegmentHeader {
 pub enum HeaderFlaw {
     /// It is damaged, or not a segment header.
     Damaged,
-    /// It is of this newer version.
+    /// It is of this newer version or, if it has codes that this version does not have, of a later one.
     Newer(u16),
 }
 
@@ -118,15 +118,17 @@ impl SegmentHeader {
             let number = b.u32()?;
             let id = b.take(16)?.try_into().ok()?;
             let (first_seq, created, incarnation) = (Seq(b.u64()?), Micros(b.i64()?), b.u32()?);
-            let (term, _) = (b.u32()?, b.u64()?);
+            let (term, kind) = (b.u32()?, b.u8()?);
+            b.take(7)?;
             let log = Identity { id, secret: b.take(SECRET_BYTES)?.try_into().ok()? };
             let salt = b.take(SALT_BYTES)?.try_into().ok()?;
             let header = SegmentHeader { number, log, first_seq, created, incarnation, term, salt };
-            (magic == MAGIC).then_some((version, modes, header))
+            (magic == MAGIC).then_some((version, (modes, kind), header))
         };
         match parse() {
             Some((version, ..)) if version > VERSION => Err(HeaderFlaw::Newer(version)),
-            Some((1.., 0, header)) if header.first_seq <= SEQ_MAX => Ok((header, crc)),
+            Some((1.., codes, _)) if codes != (0, 0) => Err(HeaderFlaw::Newer(VERSION + 1)),
+            Some((1.., _, header)) if header.first_seq <= SEQ_MAX => Ok((header, crc)),
             _ => Err(HeaderFlaw::Damaged),
         }
     }

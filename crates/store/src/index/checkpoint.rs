@@ -93,8 +93,8 @@ struct Generations {
 
 /// The checkpoint files of one log.
 pub struct IndexFiles {
-    dir: Arc<dyn Dir>,
-    log_id: [u8; 16],
+    pub(super) dir: Arc<dyn Dir>,
+    pub(super) log_id: [u8; 16],
     cache: Arc<PageCache>,
     cache_key: u32,
     files: FileCache,

@@ -119,20 +119,21 @@ impl<'a> FromIterator<&'a Entry> for Versions {
 }
 
 /// Writes the checkpoint after `previous` and makes it durable. The log must already be durable up to the checkpoint's
-/// end. With a `history`, damaged parts of the index are rebuilt.
+/// end. With a `history`, damaged parts of the index are rebuilt. `look` fails if another holder has taken the log over.
 ///
 /// # Errors
-/// If it cannot be written, the previous index cannot be read, or `caller` cancelled. There is no new checkpoint then;
-/// a retry may succeed.
+/// If it cannot be written, the previous index cannot be read, `caller` cancelled, or `look` failed. There is no new
+/// checkpoint then; a retry may succeed.
 pub fn write(
-    dir: &dyn Dir,
-    log_id: &[u8; 16],
     index: &IndexFiles,
     previous: Option<&Checkpoint>,
     mut contents: Contents,
     history: Option<&dyn History>,
     caller: Caller<'_>,
+    look: &dyn Fn() -> Result<()>,
 ) -> Result<Checkpoint> {
+    let dir = &*index.dir;
+    look()?;
     contents.versions.sort();
     let mut damaged = Damaged { history, stripes: index.mended.damaged(), mended: BTreeMap::new() };
     if history.is_none() {
@@ -150,8 +151,9 @@ pub fn write(
         written: 0,
         page_entries_max: contents.page_entries_max,
         caller,
+        look,
     };
-    let result = write_all(&mut out, log_id, index, previous, &contents, &mut damaged).and_then(|footer| {
+    let result = write_all(&mut out, index, previous, &contents, &mut damaged).and_then(|footer| {
         dir.sync(checkpoint::folder()).map_err(|e| Error::io("syncing", checkpoint::folder(), e))?;
         Ok(footer)
     });
@@ -165,8 +167,11 @@ pub fn write(
             Ok(Checkpoint { name, term: contents.term, _keep: keep, footer })
         }
         Err(e) => {
-            // An unfinished checkpoint is useless, and its space may be needed.
-            let _ = dir.remove(&file_name);
+            // An unfinished checkpoint is useless, and its space may be needed. But another holder may have one of the
+            // same name.
+            if look().is_ok() {
+                let _ = dir.remove(&file_name);
+            }
             Err(e)
         }
     }
@@ -181,13 +186,12 @@ fn remove_leftover(dir: &dyn Dir, file_name: &str) -> Result<()> {
 
 fn write_all(
     out: &mut Writer<'_>,
-    log_id: &[u8; 16],
     index: &IndexFiles,
     previous: Option<&Checkpoint>,
     contents: &Contents,
     damaged: &mut Damaged<'_>,
 ) -> Result<Footer> {
-    out.append(&checkpoint::encode_header(out.number, log_id, contents.term))?;
+    out.append(&checkpoint::encode_header(out.number, &index.log_id, contents.term))?;
     let mut volumes: Vec<(u32, Tables)> = previous.map(|p| p.footer.volumes.clone()).unwrap_or_default();
     let mut rest = contents.versions.0.as_slice();
     let table_of = |&(volume, stripe): &StripeId| (volume, stripe / TABLE_STRIPES);
@@ -340,6 +344,7 @@ fn start_of_next(row: &Row) -> Row {
 /// Writes a checkpoint file from front to back.
 struct Writer<'a> {
     caller: Caller<'a>,
+    look: &'a dyn Fn() -> Result<()>,
     file: Arc<dyn File>,
     name: String,
     number: u32,
@@ -374,6 +379,9 @@ impl Writer<'_> {
         self.flush()?;
         // A trailer implies that everything before it is durable, so it is written after a sync.
         self.file.sync().map_err(|e| Error::io("syncing", &self.name, e))?;
+        // The trailer makes it count. All that it covers was durable before this look: whoever takes the log over after
+        // it finds every record. Before, the next holder might have given some of these seqs to other records.
+        (self.look)()?;
         self.buffer.extend_from_slice(&trailer.encode());
         self.flush()?;
         self.file.sync().map_err(|e| Error::io("syncing", &self.name, e))

@@ -26,15 +26,16 @@ impl Log {
         let older = cursor_numbers(&*self.dir, name)?;
         let next = older.last().map_or(1, |newest| newest + 1);
         let file_name = cursor::file_name(name, next);
-        let written = self.dir.create(&file_name).and_then(|file| {
-            let bytes = cursor::encode(&self.id(), seq);
-            file.write_at(&mut [IoSlice::new(&bytes)], 0)?;
-            file.sync()?;
-            self.dir.sync(cursor::folder())
-        });
+        let io = |e| Error::io("writing", &file_name, e);
+        let file = self.dir.create(&file_name).map_err(io)?;
+        let bytes = cursor::encode(&self.id(), seq);
+        let written = file
+            .write_at(&mut [IoSlice::new(&bytes)], 0)
+            .and_then(|()| file.sync())
+            .and_then(|()| self.dir.sync(cursor::folder()));
         if let Err(e) = written {
             let _ = self.dir.remove(&file_name);
-            return Err(Error::io("writing", &file_name, e));
+            return Err(io(e));
         }
         for number in older {
             // One that cannot be removed now is removed the next time.

@@ -1,31 +1,30 @@
 //! Which process may write the log.
 //!
 //! A log has one holder at a time. Another process takes it over with a manifest of a higher *term*, which is durable
-//! before anything else is written in that term. A manifest's name is created exclusively, so if two take over at
-//! once, one of them fails.
+//! before anything else is written in that term. A manifest appears under its name in one step, and numbers are used in
+//! order, so if two take over at once, one of them fails and can read what the other one wrote.
 //!
-//! Invariant: a holder that has seen a manifest of a newer term writes, removes and acknowledges nothing any more. It
+//! Invariant: a holder that has seen another holder's manifest writes, removes and acknowledges nothing any more. It
 //! looks for one before it begins a segment, seals one, writes a checkpoint or a manifest, or removes a file, and at
 //! each inventory. All of these are rare; in between the check costs one atomic load.
 
-use std::{
-    collections::BTreeSet,
-    sync::{PoisonError, atomic::Ordering},
-};
+use std::sync::{PoisonError, atomic::Ordering};
 
 use crate::{
     env::{Clock, Dir, read_exact_at},
     error::{Error, Result},
     format::{
+        self,
         checkpoint::{self, FRAME_BYTES, Name},
         key::Identity,
+        manifest::{Hash, Manifest},
         segment,
     },
-    manifest::{self, Known},
+    manifest::{self, Flaws, Known},
     sync::{AtomicU64, Mutex, MutexGuard},
 };
 
-use super::{LogKey, scan};
+use super::{LogKey, recover::segment_numbers, scan};
 
 /// The term of a log's first holder.
 pub(super) const TERM_FIRST: u32 = 1;
@@ -48,47 +47,54 @@ pub enum Hold {
 pub(super) struct Holder {
     log: Identity,
     term: u32,
-    /// Manifests up to this number need not be looked at, except those in `taken`.
-    own: AtomicU64,
-    /// Manifests that another holder created under a number that this one wanted. They may still be incomplete, so
-    /// each look reads them again.
-    taken: Mutex<BTreeSet<u32>>,
-    /// A newer term that was seen; 0: none.
+    published: Mutex<Published>,
+    /// The term of another holder that was seen; 0: none.
     newer: AtomicU64,
+}
+
+/// Which manifests are not another holder's.
+#[derive(Debug)]
+struct Published {
+    /// All up to this number.
+    upto: u32,
+    /// The one with this hash, which this holder failed to publish but which may be there.
+    unsure: Option<Hash>,
 }
 
 impl Holder {
     pub(super) fn new(log: Identity, term: u32, manifest: &Known) -> Holder {
-        let own = u64::from(manifest.tried()).into();
-        Holder { log, term, own, taken: Mutex::default(), newer: 0.into() }
+        let published = Published { upto: manifest.upto(), unsure: None };
+        Holder { log, term, published: Mutex::new(published), newer: 0.into() }
     }
 
     pub(super) fn term(&self) -> u32 {
         self.term
     }
 
-    /// Notes that this holder has written the manifest `number`.
-    pub(super) fn wrote(&self, number: u32) {
-        self.own.fetch_max(u64::from(number), Ordering::Relaxed);
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The error to return when the manifest `number` could not be written. If its name was taken, this looks for a
-    /// newer holder.
-    pub(super) fn could_not_write(&self, dir: &dyn Dir, number: u32, error: Error) -> Error {
-        if !is_taken(&error) {
-            return error;
-        }
-        // Whoever created it may not have written it yet, so every later look includes it, even after this holder has
-        // written later ones.
-        self.taken().insert(number);
-        self.look(dir).err().unwrap_or(error)
+    /// Publishes a manifest of this holder; returns its hash. `again`: this was tried before.
+    ///
+    /// # Errors
+    /// When it cannot be written; when another holder has published one, and only then the log is refused from now on.
+    pub(super) fn publish(&self, dir: &dyn Dir, made: &Manifest, again: bool) -> Result<Hash> {
+        let bytes = made.encode();
+        let hash = format::manifest::hash(&bytes);
+        // Before it is there: a look meanwhile has to know it.
+        self.published().unsure = Some(hash);
+        manifest::publish(dir, made.number, &bytes, again).map_err(|error| self.refused(dir, error))?;
+        *self.published() = Published { upto: made.number, unsure: None };
+        Ok(hash)
     }
 
-    fn taken(&self) -> MutexGuard<'_, BTreeSet<u32>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The error to return after `error`: if a name was taken, by another holder, this looks for its manifest.
+    pub(super) fn refused(&self, dir: &dyn Dir, error: Error) -> Error {
+        if is_taken(&error) { self.look(dir).err().unwrap_or(error) } else { error }
     }
 
-    /// Fails once a newer term was seen.
+    /// Fails once another holder was seen.
     pub(super) fn check(&self) -> Result<()> {
         match self.newer.load(Ordering::Acquire) as u32 {
             0 => Ok(()),
@@ -96,31 +102,55 @@ impl Holder {
         }
     }
 
-    /// Looks for a newer term, and fails if one was seen now or before.
+    /// Looks for another holder, and fails if one was seen now or before.
     pub(super) fn look(&self, dir: &dyn Dir) -> Result<()> {
         self.check()?;
-        let own = self.own.load(Ordering::Relaxed) as u32;
-        let taken = self.taken().clone();
-        let wanted = |number| number > own || taken.contains(&number);
-        if let Some(newest) = manifest::newer_term(dir, &self.log, wanted, self.term)? {
+        let upto = self.published().upto;
+        // This holder may publish one meanwhile, so what is known of it is read after the manifest.
+        let is_own = |number: u32, hash: &Hash| {
+            let published = self.published();
+            number <= published.upto || published.unsure.as_ref() == Some(hash)
+        };
+        let other = manifest::term_after(dir, &self.log, upto, is_own)?;
+        // One of an equal term is another holder's too: damage hid its manifest from this one, or the other way round.
+        if let Some(newest) = other.filter(|other| *other >= self.term) {
             self.newer.store(u64::from(newest), Ordering::Release);
         }
         self.check()
     }
 }
 
-/// Determines the term in which a log is opened, and durably raises it for a takeover. Nothing else has been written
-/// yet.
+/// Reads the manifests, determines the term in which a log is opened, and durably raises it for a takeover. Nothing
+/// else has been written yet, and nothing that is read before this counts: until its next look the holder before may
+/// still change everything but the manifests.
 pub(super) fn hold(
     dir: &dyn Dir,
     clock: &dyn Clock,
     hold: Hold,
-    (log, numbers): (&Identity, &[u32]),
+    log: &Identity,
+) -> Result<(Known, Flaws, u32)> {
+    // The holder before may publish manifests meanwhile, but not many: it looks for a newer holder before each.
+    const TRIES_MAX: usize = 8;
+    let mut tries = 1;
+    loop {
+        let (mut manifest, flaws) = Known::load(dir, log)?;
+        match hold_upon(dir, clock, hold, log, &mut manifest) {
+            Err(error) if is_taken(&error) && tries < TRIES_MAX => tries += 1,
+            term => return Ok((manifest, flaws, term?)),
+        }
+    }
+}
+
+fn hold_upon(
+    dir: &dyn Dir,
+    clock: &dyn Clock,
+    hold: Hold,
+    log: &Identity,
     manifest: &mut Known,
 ) -> Result<u32> {
-    // Manifests of higher numbers were created since; the first look finds them.
-    let (named, number) = manifest::newest_term(dir, log, manifest.tried())?;
-    let in_files = newest_term(dir, &LogKey::of(log), numbers)?;
+    // Manifests of higher numbers were published since; the first look finds them.
+    let (named, number) = manifest::newest_term(dir, log, manifest.upto())?;
+    let in_files = newest_term(dir, &LogKey::of(log), &segment_numbers(dir)?)?;
     if named > in_files {
         // Its holder may have died before making it durable, and nothing may be written in a term that is not
         // durable.
@@ -134,11 +164,12 @@ pub(super) fn hold(
         Hold::Term(term) => Ok(term),
         Hold::TakeOver => {
             let term = newest.checked_add(1).ok_or(Error::NoNumberLeft("holders"))?;
-            let before = manifest.tried();
             manifest::begin(dir, manifest, *log, term, clock.wall()).map_err(|error| {
-                // Another one was quicker.
-                match manifest::newer_term(dir, log, |number| number > before, newest) {
-                    Ok(Some(newest)) if is_taken(&error) => Error::Superseded { term, newest },
+                match manifest::term_after(dir, log, manifest.upto(), |_, _| false) {
+                    // Another one was quicker.
+                    Ok(Some(found)) if is_taken(&error) && found >= term => {
+                        Error::Superseded { term, newest: found }
+                    }
                     _ => error,
                 }
             })?;
@@ -147,7 +178,7 @@ pub(super) fn hold(
     }
 }
 
-fn is_taken(error: &Error) -> bool {
+pub(super) fn is_taken(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists)
 }
 

@@ -14,7 +14,7 @@ use std::{
 
 use bygone_model::{Micros, Seq};
 
-use super::{Log, append::Sequencer, recover::segment_numbers, scan};
+use super::{Log, append::Sequencer, holder::is_taken, recover::segment_numbers, scan};
 use crate::{
     env::{File, read_exact_at},
     error::{Damage, Error, Place, Result},
@@ -277,11 +277,16 @@ impl Log {
     /// Writes pending changes to a manifest; returns whether there were any.
     pub(super) fn write_manifest(&self) -> Result<bool> {
         let made = self.manifest().next(self.identity, self.term(), self.clock.wall());
-        let Some(made) = made else { return Ok(false) };
-        // If the number is taken, the next attempt takes the next one.
-        let hash = manifest::write(&*self.dir, &made)
-            .map_err(|error| self.syncs.holder.could_not_write(&*self.dir, made.number, error))?;
-        self.syncs.holder.wrote(made.number);
+        let Some((made, again)) = made else { return Ok(false) };
+        let hash = match self.syncs.holder.publish(&*self.dir, &made, again) {
+            Ok(hash) => hash,
+            Err(error) => {
+                if !is_taken(&error) {
+                    self.manifest().failed(made);
+                }
+                return Err(error);
+            }
+        };
         let unneeded = self.manifest().written(&made, hash);
         if let Some(first) = unneeded {
             manifest::remove_before(&*self.dir, first);

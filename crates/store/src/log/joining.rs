@@ -64,15 +64,10 @@ impl Log {
         let before = before.map(|name| self.index.open(name)).transpose()?;
         let contents = self.contents_of(before.as_ref(), opened, &base)?;
         let _lent = self.share.lend(contents.versions.bytes());
-        let made = compaction::write(
-            &*self.dir,
-            &self.identity.id,
-            &self.index,
-            before.as_ref(),
-            contents,
-            None,
-            Caller::default(),
-        )?;
+        let made =
+            compaction::write(&self.index, before.as_ref(), contents, None, Caller::default(), &|| {
+                self.check_holder()
+            })?;
         let by = made.name;
         self.heads_mut().base = Some(Arc::new(made));
         self.index.retire(joined, by);

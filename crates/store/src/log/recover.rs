@@ -43,7 +43,7 @@ use crate::{
         checkpoint::{Checkpoint, IndexFiles},
         compaction,
     },
-    manifest::{self, Known},
+    manifest::{self, Flaws, Known},
     place::{self, Containers, Moved, Places},
     sync::{Condvar, Mutex, RwLock},
 };
@@ -66,11 +66,12 @@ impl Log {
             return Err(Error::LogExists);
         }
         let now = clock.wall();
-        let state = Recovered::new(Catalog::new(now), now);
         let mut identity = Identity { id, secret: [0; SECRET_BYTES] };
         options.random.fill(&mut identity.secret).map_err(|e| Error::io("drawing", "a secret", e))?;
         let (mut manifest, _) = Known::load(&*dir, &identity)?;
         manifest::begin(&*dir, &mut manifest, identity, TERM_FIRST, now)?;
+        let holder = Arc::new(Holder::new(identity, TERM_FIRST, &manifest));
+        let state = Recovered::new(Catalog::new(now), now, holder);
         let index = IndexFiles::new(dir.clone(), id, options.store.cache.clone())?;
         let log = Log::start(dir, clock, options, identity, (manifest, Moved::new()), index, None, state, 0)?;
         // The first segment is what makes it a log.
@@ -85,10 +86,13 @@ impl Log {
     /// ([`Hold::Term`](super::Hold::Term)), it is of a newer version, or it cannot be read or written. Any other
     /// damage is no error; see [`Log::damage_at_open`].
     pub fn open(dir: Arc<dyn Dir>, clock: Arc<dyn Clock>, options: LogOptions) -> Result<Arc<Log>> {
-        let mut found = Found::look(&*dir, &*options.containers)?;
-        let log = (&found.identity, found.numbers.as_slice());
-        found.term = hold(&*dir, &*clock, options.hold, log, &mut found.manifest)?;
-        Log::open_found(dir, clock, options, found)
+        // Held before anything is listed or read that the holder before may still change.
+        let identity = identity_of(&*dir)?;
+        let (manifest, flaws, term) = hold(&*dir, &*clock, options.hold, &identity)?;
+        let holder = Arc::new(Holder::new(identity, term, &manifest));
+        manifest::remove_parts(&*dir, manifest.upto());
+        let found = Found::look(&*dir, &*options.containers, identity, (manifest, flaws))?;
+        Log::open_found(dir, clock, options, found, &holder)
     }
 
     fn open_found(
@@ -96,18 +100,18 @@ impl Log {
         clock: Arc<dyn Clock>,
         options: LogOptions,
         found: Found,
+        holder: &Arc<Holder>,
     ) -> Result<Arc<Log>> {
-        let Found { numbers, moved, identity, manifest, mut damage, term } = found;
-        let (Some(&oldest), Some(&newest)) = (numbers.first(), numbers.last()) else {
-            return Err(Error::NoLog);
-        };
+        let Found { numbers, moved, identity, manifest, mut damage } = found;
+        let Some(&oldest) = numbers.first() else { return Err(Error::NoLog) };
         let (id, key) = (identity.id, LogKey::of(&identity));
         let mut lost = lost(&manifest, &numbers);
         let index = IndexFiles::new(dir.clone(), id, options.store.cache.clone())?;
-        let base = newest_checkpoint(&*dir, &index, &mut damage)?;
+        let base = newest_checkpoint(&*dir, &index, holder, &mut damage)?;
         let mut state = match &base {
             Some(base) => {
-                let mut state = Recovered::new(base.footer.catalog.clone(), base.footer.end_time);
+                let catalog = base.footer.catalog.clone();
+                let mut state = Recovered::new(catalog, base.footer.end_time, holder.clone());
                 state.head = base.footer.end;
                 state
             }
@@ -121,20 +125,19 @@ impl Log {
                         found.map_or(Micros(0), |(_, time)| time)
                     }
                 };
-                Recovered::new(Catalog::new(created), created)
+                Recovered::new(Catalog::new(created), created, holder.clone())
             }
         };
         state.damage = damage;
-        state.term = term;
         let start = base.as_ref().and_then(|b| b.footer.segments.last()).copied();
         let first = start.map_or(oldest, |start| start.0);
         let mut base = base.map(Arc::new);
         let mut survey = Survey::make(&*dir, key, (&numbers, &moved, &manifest), first, start, state.head)?;
         survey.durable = survey.durable.max(manifest.durable());
+        holder.look(&*dir)?;
         survey.harden_newest_index(&*dir)?;
         survey.unsealed_before(&*dir, first, &mut state)?;
         let mut used = first.saturating_sub(1);
-        let newest = newest.max(first);
         let share = options.store.share();
         let mut expected = first;
         let mut cannot_mend = false;
@@ -170,15 +173,10 @@ impl Log {
                 state.seal_all(&*dir, key, &options)?;
                 let contents = state.contents(base.as_deref(), &options);
                 let segments = Segments { dir: &*dir, numbers: &numbers, moved: &moved, survey: &survey };
-                match compaction::write(
-                    &*dir,
-                    &id,
-                    &index,
-                    base.as_deref(),
-                    contents,
-                    Some(&segments),
-                    Caller::default(),
-                ) {
+                let history: Option<&dyn compaction::History> = Some(&segments);
+                let caller = Caller::default();
+                let look = || holder.look(&*dir);
+                match compaction::write(&index, base.as_deref(), contents, history, caller, &look) {
                     Ok(made) => {
                         base = Some(Arc::new(made));
                         state.forget_recent();
@@ -223,10 +221,17 @@ impl Log {
                 state.damage.push((place, Damage::Missing));
             }
         }
-        for &number in numbers.iter().rev().filter(|number| **number > used && !moved.contains_key(number)) {
+        let mut unused: Vec<u32> = numbers.iter().copied().filter(|number| *number > used).collect();
+        unused.retain(|number| !moved.contains_key(number));
+        // Also behind what a power cut took: nobody knows whose they are.
+        for number in state.foreign(&*dir, &key, &mut unused)? {
+            used = used.max(number);
+        }
+        for &number in unused.iter().rev() {
             // Prepared but never used, torn in its very first write, or following something that a power cut took: it
             // never was part of the log.
             let name = segment::file_name(number);
+            holder.look(&*dir)?;
             match dir.remove(&name) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(Error::io("removing", &name, e));
@@ -234,7 +239,7 @@ impl Log {
                 _ => {}
             }
         }
-        if used < newest {
+        if !unused.is_empty() {
             // Durable before new records reuse the numbers.
             dir.sync("log").map_err(|e| Error::io("syncing", "log", e))?;
         }
@@ -257,7 +262,7 @@ impl Log {
         state.catalog.incarnation += 1;
         let durable = state.head;
         let found_last = state.last_time;
-        let syncs = Arc::new(Syncs::new(Holder::new(identity, state.term, &manifest)));
+        let syncs = Arc::new(Syncs::new(state.holder));
         let sequencer = Sequencer {
             log: identity,
             key: key.header,
@@ -326,19 +331,17 @@ struct Found {
     moved: Moved,
     identity: Identity,
     manifest: Known,
-    /// The term in which it is opened.
-    term: u32,
     damage: Vec<(Place, Damage)>,
 }
 
 impl Found {
-    fn look(dir: &dyn Dir, containers: &dyn Containers) -> Result<Found> {
+    fn look(
+        dir: &dyn Dir,
+        containers: &dyn Containers,
+        identity: Identity,
+        (manifest, mut damage): (Known, Flaws),
+    ) -> Result<Found> {
         let mut numbers = segment_numbers(dir)?;
-        let identity = match numbers.is_empty() {
-            true => manifest::identity(dir)?.ok_or(Error::NoLog)?,
-            false => find_identity(dir, &numbers)?,
-        };
-        let (manifest, mut damage) = Known::load(dir, &identity)?;
         let moved = moved(&manifest, containers, &mut damage)?;
         // A crash may have left the files of dropped segments. Upkeep removes them.
         numbers.retain(|number| !manifest.is_dropped(*number));
@@ -348,7 +351,16 @@ impl Found {
         if numbers.is_empty() {
             return Err(Error::NoLog);
         }
-        Ok(Found { numbers, moved, identity, manifest, term: TERM_FIRST, damage })
+        Ok(Found { numbers, moved, identity, manifest, damage })
+    }
+}
+
+/// Which log is in `dir`.
+fn identity_of(dir: &dyn Dir) -> Result<Identity> {
+    let numbers = segment_numbers(dir)?;
+    match numbers.is_empty() {
+        true => manifest::identity(dir)?.ok_or(Error::NoLog),
+        false => find_identity(dir, &numbers),
     }
 }
 

@@ -53,25 +53,26 @@ impl Sequencer {
             active.was_torn = false;
         }
         let (incarnation, first) = (self.catalog.incarnation, self.head.next());
-        let (active, chain) =
-            self.spare.clone().take(dir, options, self.recent_entries, claim, |number, made| {
-                self.note_room(&made);
-                let (file, room_bytes) = match made {
-                    Ok(made) => made,
-                    Err(Error::Full { .. }) if claim == Own => {
-                        self.reserve_kept = false;
-                        room::make_small(dir, options, number)?
-                    }
-                    Err(e) => return Err(e),
-                };
-                let mut salt = [0; SALT_BYTES];
-                let drawn = options.random.fill(&mut salt);
-                drawn.map_err(|e| Error::io("drawing", "a salt", e))?;
-                let (log, term) = (self.log, self.syncs.holder.term());
-                let header =
-                    SegmentHeader { number, log, first_seq: first, created: time, incarnation, term, salt };
-                begin(&header, file, room_bytes)
-            })?;
+        let begun = self.spare.clone().take(dir, options, self.recent_entries, claim, |next, made| {
+            self.note_room(&made);
+            let (file, room_bytes) = match made {
+                Ok(made) => made,
+                Err(Error::Full { .. }) if claim == Own => {
+                    self.reserve_kept = false;
+                    next.make_small(dir, options)?
+                }
+                Err(e) => return Err(e),
+            };
+            let number = next.number();
+            let mut salt = [0; SALT_BYTES];
+            let drawn = options.random.fill(&mut salt);
+            drawn.map_err(|e| Error::io("drawing", "a salt", e))?;
+            let (log, term) = (self.log, self.syncs.holder.term());
+            let header =
+                SegmentHeader { number, log, first_seq: first, created: time, incarnation, term, salt };
+            begin(&header, file, room_bytes)
+        });
+        let (active, chain) = begun.map_err(|error| self.syncs.holder.refused(dir, error))?;
         self.newest = active.number;
         self.chain = chain;
         let Some(full) = self.active.replace(active) else { return Ok(()) };
@@ -99,7 +100,7 @@ impl Sequencer {
         self.syncs.holder.look(dir)?;
         let made = self.spare.prepare(dir, options, self.recent_entries);
         self.note_room(&made);
-        made.map(drop)
+        made.map(drop).map_err(|error| self.syncs.holder.refused(dir, error))
     }
 
     /// Remembers whether there was room when more was wanted.

@@ -97,78 +97,120 @@ fn check_room(dir: &dyn Dir, options: &LogOptions, name: &str, entries: usize) -
 }
 
 /// The file of the segment after the newest. It is created and taken with the lock held: if upkeep and a writer both
-/// created it, one would replace the other's file, and records would go into an unlinked one.
+/// created it, one would find its name taken.
 ///
 /// Locked after the sequencer, never before it.
 pub(super) struct Spare(Mutex<Next>);
 
-struct Next {
+/// The next segment's file. Nothing here removes a file by its name: another holder may have taken the log over, and
+/// may write a segment of the same number. One that was created stays in use until a segment begins in it.
+pub(super) struct Next {
     number: u32,
-    /// Its empty file, if it was created ahead.
+    /// The empty file, if it was created.
     file: Option<Arc<dyn File>>,
+    /// Its space is reserved and its name durable.
+    is_ready: bool,
 }
 
 impl Spare {
     /// None is created yet; `newest` is the newest segment that exists.
     pub(super) fn after(newest: u32) -> Arc<Spare> {
-        Arc::new(Spare(Mutex::new(Next { number: newest + 1, file: None })))
+        Arc::new(Spare(Mutex::new(Next { number: newest + 1, file: None, is_ready: false })))
     }
 
     fn next(&self) -> MutexGuard<'_, Next> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Creates it ahead; returns whether it did not exist yet.
+    /// Creates it ahead; returns whether it was not ready yet.
     pub(super) fn prepare(&self, dir: &dyn Dir, options: &LogOptions, entries: usize) -> Result<bool> {
         let mut next = self.next();
-        if next.file.is_some() {
+        if next.is_ready {
             return Ok(false);
         }
-        next.file = Some(make_whole(dir, options, next.number, entries)?);
+        next.make_whole(dir, options, entries)?;
+        next.is_ready = true;
         Ok(true)
     }
 
     /// Passes its number, and its file with the space reserved in it, to `begin`. The file is created now if it was
-    /// not created ahead. The number is used up only if `begin` succeeds; if not, the next attempt creates the file
-    /// again.
+    /// not created ahead. The number is used up only if `begin` succeeds; if not, the next attempt takes the same file.
     pub(super) fn take<T>(
         &self,
         dir: &dyn Dir,
         options: &LogOptions,
         entries: usize,
         claim: Claim,
-        begin: impl FnOnce(u32, Result<(Arc<dyn File>, u64)>) -> Result<T>,
+        begin: impl FnOnce(&mut Next, Result<(Arc<dyn File>, u64)>) -> Result<T>,
     ) -> Result<T> {
         let mut next = self.next();
-        let made = match next.file.take() {
+        let ready = next.file.clone().filter(|_| std::mem::take(&mut next.is_ready));
+        let made = match ready {
             Some(file) => Ok((file, options.segment_bytes)),
-            None if claim == Claim::Own => make_idle(dir, options, next.number, entries),
-            None => make_whole(dir, options, next.number, entries).map(|file| (file, options.segment_bytes)),
+            None if claim == Claim::Own => next.make_idle(dir, options, entries),
+            None => next.make_whole(dir, options, entries).map(|file| (file, options.segment_bytes)),
         };
-        let begun = begin(next.number, made)?;
-        next.number += 1;
+        let begun = begin(&mut next, made)?;
+        *next = Next { number: next.number + 1, file: None, is_ready: false };
         Ok(begun)
     }
 }
 
-/// Creates the empty file of a segment. Its name is durable and its space is reserved before it is used.
-fn make_whole(dir: &dyn Dir, options: &LogOptions, number: u32, entries: usize) -> Result<Arc<dyn File>> {
-    check_room(dir, options, &segment::file_name(number), entries)?;
-    make_file(dir, number, options.segment_bytes)
-}
+impl Next {
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
 
-/// Creates the file of a segment that begins with the log's own records, if there is room for a whole segment. Many
-/// logs are idle and write nothing else, so only what such records need is reserved; the rest is when the first block
-/// record comes.
-fn make_idle(
-    dir: &dyn Dir,
-    options: &LogOptions,
-    number: u32,
-    entries: usize,
-) -> Result<(Arc<dyn File>, u64)> {
-    check_room(dir, options, &segment::file_name(number), entries)?;
-    let bytes = whole_reserve_bytes(options);
-    make_file(dir, number, bytes).map(|file| (file, bytes))
+    /// The empty file of a segment. Its name is durable and its space is reserved before it is used.
+    fn make_whole(&mut self, dir: &dyn Dir, options: &LogOptions, entries: usize) -> Result<Arc<dyn File>> {
+        check_room(dir, options, &segment::file_name(self.number), entries)?;
+        self.make(dir, options.segment_bytes)
+    }
+
+    /// The file of a segment that begins with the log's own records, if there is room for a whole segment. Many logs
+    /// are idle and write nothing else, so only what such records need is reserved; the rest is when the first block
+    /// record comes.
+    fn make_idle(
+        &mut self,
+        dir: &dyn Dir,
+        options: &LogOptions,
+        entries: usize,
+    ) -> Result<(Arc<dyn File>, u64)> {
+        check_room(dir, options, &segment::file_name(self.number), entries)?;
+        let bytes = whole_reserve_bytes(options);
+        self.make(dir, bytes).map(|file| (file, bytes))
+    }
+
+    /// The file of a segment for the log's own records only, in the space of the reserve; also returns its size.
+    pub(super) fn make_small(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<(Arc<dyn File>, u64)> {
+        give_up_reserve(dir);
+        let mut bytes = reserve_bytes(dir, options).max(SMALL_BYTES_MIN);
+        loop {
+            match self.make(dir, bytes) {
+                Err(Error::Full { .. }) if bytes / 2 >= SMALL_BYTES_MIN => bytes /= 2,
+                made => return made.map(|file| (file, bytes)),
+            }
+        }
+    }
+
+    /// Creates the file unless it was, reserves its space and makes its name durable.
+    fn make(&mut self, dir: &dyn Dir, bytes: u64) -> Result<Arc<dyn File>> {
+        let name = segment::file_name(self.number);
+        let file = match &self.file {
+            Some(file) => file.clone(),
+            None => dir.create(&name).map_err(|e| Error::io("making", &name, e))?,
+        };
+        self.file = Some(file.clone());
+        let ready = file
+            .reserve(bytes)
+            .map_err(|e| Error::io("reserving space for", &name, e))
+            .and_then(|()| dir.sync("log").map_err(|e| Error::io("syncing", "log", e)));
+        if ready.is_err() {
+            // The medium may have reserved a part of it.
+            let _ = file.set_len(0);
+        }
+        ready.map(|()| file)
+    }
 }
 
 /// Reserves the space of a whole segment for one that was begun small.
@@ -182,38 +224,6 @@ pub(super) fn reserve_whole(
     let name = segment::file_name(number);
     check_room(dir, options, &name, entries)?;
     file.reserve(options.segment_bytes).map_err(|e| Error::io("reserving space for", &name, e))
-}
-
-/// Creates the file of a segment for the log's own records only, in the space of the reserve; returns its size.
-pub(super) fn make_small(dir: &dyn Dir, options: &LogOptions, number: u32) -> Result<(Arc<dyn File>, u64)> {
-    give_up_reserve(dir);
-    let mut bytes = reserve_bytes(dir, options).max(SMALL_BYTES_MIN);
-    loop {
-        match make_file(dir, number, bytes) {
-            Err(Error::Full { .. }) if bytes / 2 >= SMALL_BYTES_MIN => bytes /= 2,
-            made => return made.map(|file| (file, bytes)),
-        }
-    }
-}
-
-/// Creates the file of a segment, reserves its space and makes its name durable. A leftover of the same name holds
-/// nothing and is removed first.
-fn make_file(dir: &dyn Dir, number: u32, bytes: u64) -> Result<Arc<dyn File>> {
-    let name = segment::file_name(number);
-    match dir.remove(&name) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("removing", &name, e)),
-        _ => {}
-    }
-    let file = dir.create(&name).map_err(|e| Error::io("making", &name, e))?;
-    let ready = file
-        .reserve(bytes)
-        .map_err(|e| Error::io("reserving space for", &name, e))
-        .and_then(|()| dir.sync("log").map_err(|e| Error::io("syncing", "log", e)));
-    if let Err(e) = ready {
-        let _ = dir.remove(&name);
-        return Err(e);
-    }
-    Ok(file)
 }
 
 /// Fills the reserve as far as there is room; returns whether it is complete. It need not survive a power cut.

@@ -4,7 +4,7 @@
 //! segment and the step to a new one all sync here, one at a time, and the first failure poisons the log before any
 //! other caller gets an answer. A panic that may have left the sequencer half changed poisons it as well. Once another holder has taken the log over, nothing is acknowledged either.
 
-use std::sync::{PoisonError, atomic::Ordering};
+use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use super::holder::Holder;
 use crate::{
@@ -16,13 +16,13 @@ use crate::{
 
 /// Its lock is the last in the lock order.
 pub(super) struct Syncs {
-    pub(super) holder: Holder,
+    pub(super) holder: Arc<Holder>,
     turn: Mutex<()>,
     poisoned: AtomicBool,
 }
 
 impl Syncs {
-    pub(super) fn new(holder: Holder) -> Syncs {
+    pub(super) fn new(holder: Arc<Holder>) -> Syncs {
         Syncs { holder, turn: Mutex::default(), poisoned: false.into() }
     }
 

@@ -176,7 +176,7 @@ impl Log {
         self.check_holder()?;
         let made = spare.prepare(&*self.dir, &self.options, entries);
         self.sequencer().note_room(&made);
-        made
+        made.map_err(|error| self.syncs.holder.refused(&*self.dir, error))
     }
 
     fn seal_next(&self) -> Result<bool> {
@@ -293,15 +293,10 @@ impl Log {
         self.flush_to(contents.end)?;
         let _lent = self.share.lend(contents.versions.bytes());
         let end = contents.end;
-        let made = compaction::write(
-            &*self.dir,
-            &self.identity.id,
-            &self.index,
-            previous.as_deref(),
-            contents,
-            Some(self),
-            caller,
-        )?;
+        let made =
+            compaction::write(&self.index, previous.as_deref(), contents, Some(self), caller, &|| {
+                self.check_holder()
+            })?;
 
         let mut sequencer = self.sequencer();
         let mut heads = self.heads_mut();

@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
+    sync::PoisonError,
 };
 
 use bygone_model::Seq;
@@ -13,6 +14,7 @@ use crate::{
     error::{Damage, Error, Place, Result},
     format::{manifest::Hash, segment},
     index::tree::{self, PageSource},
+    manifest::{Flaws, Known},
 };
 
 /// `keep_going` is called each time that this much was checked.
@@ -51,7 +53,7 @@ impl VerifyReport {
 }
 
 impl Log {
-    /// Reads all indexes and then all segments back, and checks every byte that has a checksum. With `newest_first`
+    /// Reads the manifests that count, all indexes and then all segments back, and checks every byte that has a checksum. With `newest_first`
     /// each of them in reverse order.
     ///
     /// Calls `keep_going` with the bytes checked so far and the bytes in total: after each file, and within a file
@@ -97,6 +99,9 @@ impl Log {
         }
         if newest_first {
             numbers.reverse();
+        }
+        for (place, damage) in self.verify_manifests()? {
+            report.damaged.push(Damaged { place, damage });
         }
         let mut snapshot = self.index.snapshot();
         let names = &mut snapshot.names;
@@ -154,6 +159,13 @@ impl Log {
         }
         report.complete = true;
         Ok(report)
+    }
+
+    /// Reads back the manifests that count.
+    fn verify_manifests(&self) -> Result<Flaws> {
+        // While upkeep could remove some of them, or write one.
+        let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        Known::load(&*self.dir, &self.identity).map(|(_, flaws)| flaws)
     }
 
     /// Checks a segment; returns its first and last seq, or `None` if `keep_going` stopped it or nothing is known of

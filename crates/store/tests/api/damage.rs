@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
 use bygone_store::{
     Damage, Error,
-    format::{crc32c, segment::TRAILER_BYTES},
+    format::{crc32c, manifest, segment::TRAILER_BYTES},
 };
 
 use crate::world::{World, mark, sector, write};
@@ -224,8 +224,13 @@ fn a_file_with_an_absurd_number_holds_nobody_up() {
 
 /// Changes the version in a file's header, with a valid checksum.
 fn set_version(path: &std::path::Path, header_bytes: usize) {
+    set_byte(path, header_bytes, 8, 99);
+}
+
+/// Changes a byte of a file's header, with a valid checksum.
+fn set_byte(path: &std::path::Path, header_bytes: usize, at: usize, byte: u8) {
     let mut bytes = std::fs::read(path).unwrap();
-    bytes[8] = 99;
+    bytes[at] = byte;
     let crc = crc32c(&bytes[..header_bytes - 4]);
     bytes[header_bytes - 4..header_bytes].copy_from_slice(&crc.to_le_bytes());
     std::fs::write(path, &bytes).unwrap();
@@ -243,6 +248,35 @@ fn a_checkpoint_of_a_newer_version_is_refused() {
     let (world, ..) = some_history();
     set_version(&world.files("index").pop().unwrap(), 64);
     assert!(matches!(world.try_open(), Err(Error::NewerVersion { found: 99, .. })));
+}
+
+#[test]
+fn what_only_a_newer_program_can_have_written_is_refused_and_nothing_is_removed() {
+    // Encryption, compression, the kind of segment.
+    let places =
+        [("log", 4096, 10), ("log", 4096, 11), ("log", 4096, 56), ("index", 64, 10), ("index", 64, 11)];
+    for (folder, header_bytes, at) in places {
+        let (world, ..) = some_history();
+        set_byte(&world.files(folder).pop().unwrap(), header_bytes, at, 1);
+        let before = [world.files("log"), world.files("index")];
+        let opened = world.try_open();
+        assert!(matches!(opened, Err(Error::NewerVersion { found: 2, .. })), "{folder} {at}: {opened:?}");
+        assert_eq!([world.files("log"), world.files("index")], before);
+    }
+    // The kind of a file and its density, in a manifest.
+    for at in [128, 130] {
+        let (world, ..) = some_history();
+        let newest = world.files("manifest").into_iter().rev();
+        let path = newest.into_iter().find(|path| std::fs::read(path).unwrap().len() > 160).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at] = 2;
+        let end = bytes.len() - 32;
+        let hash = manifest::hash(&bytes[..end]);
+        bytes[end..].copy_from_slice(&hash);
+        std::fs::write(path, bytes).unwrap();
+        let opened = world.try_open();
+        assert!(matches!(opened, Err(Error::NewerVersion { found: 2, .. })), "{at}: {opened:?}");
+    }
 }
 
 #[test]

@@ -111,3 +111,39 @@ fn a_log_of_which_no_record_can_be_read_is_refused_and_left_as_it_is() {
     }
     is_refused(&world, Damage::Magic);
 }
+
+#[test]
+fn a_segment_of_another_log_behind_what_a_power_cut_left_stays() {
+    let (world, log, volume) = World::make(1 << 20);
+    write(&log, volume, 0, 20, 1);
+    let head = log.flush().unwrap();
+    let before = world.files("log").len();
+    for i in 1..12 {
+        write(&log, volume, i * 20, 20, i + 1);
+    }
+    drop(log);
+    // A power cut took the segment after the first. What follows continues nothing.
+    let ours = world.files("log");
+    let (gone, stale) = (&ours[before..=before], &ours[before + 1..]);
+    assert!(stale.len() > 1);
+    gone.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    let (other, _) = history();
+    let foreign = stale.last().unwrap().with_file_name(format!("{:010}.seg", ours.len() + 1));
+    let bytes = std::fs::read(&other.files("log")[ours.len()]).unwrap();
+    std::fs::write(&foreign, &bytes).unwrap();
+    for life in 0..3 {
+        let log = world.open();
+        assert!(log.head_seq() >= head, "{life}");
+        assert!(stale.iter().all(|path| !path.exists()), "{life}");
+        let place = format!("log/{}", foreign.file_name().unwrap().to_str().unwrap());
+        let damage = log.damage_at_open();
+        let is_reported = damage.iter().any(|(at, what)| at.file == place && *what == Damage::Misplaced);
+        // Later lives begin behind it, with a checkpoint.
+        assert!(is_reported || life > 0, "{damage:?}");
+        assert_eq!(std::fs::read(&foreign).unwrap(), bytes, "{life}");
+        assert_eq!(mark(&log, volume, 0, log.head_seq()).unwrap(), 1, "{life}");
+        write(&log, volume, 100, 20, life);
+        log.flush().unwrap();
+        assert_eq!(mark(&log, volume, 100, log.head_seq()).unwrap(), life);
+    }
+}

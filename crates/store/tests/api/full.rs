@@ -89,6 +89,15 @@ impl Dir for Small {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.inner.create(name).map(|file| self.wrap(name, file))
     }
+    fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let mut room = self.room.lock().unwrap();
+        if room.quota_reached {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        room.take(name, bytes.len() as u64)?;
+        drop(room);
+        self.inner.publish(name, bytes)
+    }
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.inner.open(name).map(|file| self.wrap(name, file))
     }

@@ -1,6 +1,7 @@
 //! Tests of the store's public API, with real files. What needs power cuts and failing media is in `bygone-sim`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod between;
 mod damage;
 mod events;
 mod exchanged;

@@ -263,6 +263,60 @@ fn a_folder_with_gaps_that_are_wanted_is_opened_and_verified() {
     }
 }
 
+fn in_manifest(path: &Path) -> (Place, Damage) {
+    let number = manifest::number_of(path.file_name().unwrap().to_str().unwrap()).unwrap();
+    (Place { file: manifest::file_name(number), offset: 0 }, Damage::Checksum)
+}
+
+#[test]
+fn a_flipped_bit_in_any_manifest_that_counts_is_found_at_opening_and_by_verification() {
+    let (world, log, volume) = some_history(20);
+    drop(log);
+    let log = world.open();
+    for i in 0..20 {
+        write(&log, volume, i * 20, 20, i);
+        upkeep(&log);
+    }
+    let manifests = world.files("manifest");
+    let full = manifests.iter().rposition(|path| read(path).is_full).unwrap();
+    assert!(full + 2 < manifests.len());
+    for path in &manifests[full..] {
+        let sound = std::fs::read(path).unwrap();
+        let mut rotten = sound.clone();
+        rotten[sound.len() / 2] ^= 8;
+        std::fs::write(path, rotten).unwrap();
+        assert!(verified(&log).contains(&in_manifest(path)), "{:?}", verified(&log));
+        let copy = World::copy_of(world.folder.path());
+        let other = copy.open();
+        assert!(other.damage_at_open().contains(&in_manifest(path)), "{:?}", other.damage_at_open());
+        std::fs::write(path, sound).unwrap();
+    }
+    assert_eq!(verified(&log), []);
+}
+
+#[test]
+fn what_was_left_of_manifests_whose_writers_died_is_removed_and_counts_for_nothing() {
+    let (world, log, volume) = some_history(40);
+    drop(log);
+    let newest = world.files("manifest").pop().unwrap();
+    let number = manifest::number_of(newest.file_name().unwrap().to_str().unwrap()).unwrap();
+    let part = |number: u32| world.path(&format!("{}.0123456789abcdef.part", manifest::file_name(number)));
+    for number in [number, number + 1] {
+        std::fs::copy(&newest, part(number)).unwrap();
+    }
+    let log = world.open();
+    assert_eq!((log.damage_at_open(), verified(&log)), (&[][..], Vec::new()));
+    // Another holder may be about to publish the next one.
+    assert!(!part(number).exists() && part(number + 1).exists());
+    for i in 0..6 {
+        write(&log, volume, i * 20, 20, i);
+        upkeep(&log);
+    }
+    drop(log);
+    drop(world.open());
+    assert!(!part(number + 1).exists());
+}
+
 #[test]
 fn manifests_that_are_torn_or_damaged_cost_no_more_than_they_must() {
     let (world, log, _) = some_history(200);
@@ -272,12 +326,13 @@ fn manifests_that_are_torn_or_damaged_cost_no_more_than_they_must() {
     drop(log);
     let manifests = world.files("manifest");
     assert!(manifests.len() > 20);
-    // Truncated while it was written: as if it had never been begun.
+    // The newest one is damaged: it is reported, and the ones before it count.
     let torn = World::copy_of(world.folder.path());
     let newest = torn.files("manifest").pop().unwrap();
     let bytes = std::fs::read(&newest).unwrap();
     std::fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
     let log = torn.open();
+    assert!(log.damage().contains(&in_manifest(&newest)), "{:?}", log.damage());
     upkeep(&log);
     drop(log);
     let log = torn.open();

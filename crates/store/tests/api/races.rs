@@ -19,14 +19,14 @@ use super::world::{Ticks, disk, mark, options, write};
 
 const SECOND: &str = "log/0000000002.seg";
 
-/// Stops the thread `keeper` before it removes the file of the second segment.
+/// Stops the thread `keeper` before it creates the file of the second segment.
 struct Held {
     reached: mpsc::Sender<()>,
     go_on: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Watch for Held {
-    fn before_remove(&self, name: &str) {
+    fn before_create(&self, name: &str) {
         if name == SECOND && thread::current().name() == Some("keeper") {
             let _ = self.reached.send(());
             let (go_on, changed) = &*self.go_on;

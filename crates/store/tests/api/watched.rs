@@ -12,6 +12,8 @@ use bygone_store::env::{Dir, File, FileId, RealDir};
 pub(crate) trait Watch: Send + Sync + 'static {
     fn before_create(&self, _name: &str) {}
     fn before_remove(&self, _name: &str) {}
+    /// Called before and after each step that changes something, and each listing.
+    fn between(&self) {}
     /// Replaces reads from files that were opened, not created.
     fn read(&self, file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         file.read_at(buf, offset)
@@ -39,23 +41,37 @@ impl<W: Watch> Watched<W> {
     }
 }
 
+impl<W: Watch> Watched<W> {
+    fn step<T>(&self, step: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.watch.between();
+        let done = step();
+        self.watch.between();
+        done
+    }
+}
+
 impl<W: Watch> Dir for Watched<W> {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.watch.before_create(name);
-        self.inner.create(name).map(|file| self.wrap(file, true))
+        self.step(|| self.inner.create(name)).map(|file| self.wrap(file, true))
+    }
+    fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.watch.before_create(name);
+        self.watch.before_sync()?;
+        self.step(|| self.inner.publish(name, bytes))
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.inner.open(name).map(|file| self.wrap(file, false))
     }
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
-        self.inner.list(folder)
+        self.step(|| self.inner.list(folder))
     }
     fn remove(&self, name: &str) -> io::Result<()> {
         self.watch.before_remove(name);
-        self.inner.remove(name)
+        self.step(|| self.inner.remove(name))
     }
     fn sync(&self, folder: &str) -> io::Result<()> {
-        self.inner.sync(folder)
+        self.step(|| self.inner.sync(folder))
     }
     fn free_bytes(&self) -> io::Result<u64> {
         self.inner.free_bytes()
@@ -68,6 +84,15 @@ struct WatchedFile<W> {
     watch: Arc<W>,
 }
 
+impl<W: Watch> WatchedFile<W> {
+    fn step<T>(&self, step: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.watch.between();
+        let done = step();
+        self.watch.between();
+        done
+    }
+}
+
 impl<W: Watch> File for WatchedFile<W> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         if self.was_made {
@@ -77,14 +102,14 @@ impl<W: Watch> File for WatchedFile<W> {
     }
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.watch.before_write();
-        self.inner.write_at(parts, offset)
+        self.step(|| self.inner.write_at(parts, offset))
     }
     fn begin_writing(&self, offset: u64, len_bytes: u64) {
         self.inner.begin_writing(offset, len_bytes);
     }
     fn sync(&self) -> io::Result<()> {
         self.watch.before_sync()?;
-        self.inner.sync()
+        self.step(|| self.inner.sync())
     }
     fn id(&self) -> io::Result<Option<FileId>> {
         self.inner.id()
@@ -93,7 +118,7 @@ impl<W: Watch> File for WatchedFile<W> {
         self.inner.len_bytes()
     }
     fn set_len(&self, len_bytes: u64) -> io::Result<()> {
-        self.inner.set_len(len_bytes)
+        self.step(|| self.inner.set_len(len_bytes))
     }
     fn reserve(&self, len_bytes: u64) -> io::Result<()> {
         self.inner.reserve(len_bytes)

@@ -64,11 +64,27 @@ fn lies_that_have_a_right_hash_are_refused() {
     assert_eq!(forged(8, &0_u16.to_le_bytes()), Err(Flaw::Damaged));
     assert_eq!(forged(36, &u32::MAX.to_le_bytes()), Err(Flaw::Damaged), "more entries than bytes");
     assert_eq!(forged(48, &7_u32.to_le_bytes()), Err(Flaw::Damaged), "it names itself");
-    assert_eq!(forged(128, &[9]), Err(Flaw::Damaged), "an unknown kind of file");
-    assert_eq!(forged(129, &[5]), Err(Flaw::Damaged), "an unknown state");
     assert_eq!(forged(132, &2_u32.to_le_bytes()), Err(Flaw::Damaged), "a number twice");
     assert_eq!(forged(132, &0_u32.to_le_bytes()), Err(Flaw::Damaged), "no number");
     assert_eq!(forged(152, &u64::MAX.to_le_bytes()), Err(Flaw::Damaged), "a seq that no log has");
+}
+
+#[test]
+fn codes_that_this_version_does_not_have_are_those_of_a_newer_one() {
+    for (at, codes) in [(10, [0, 3, 255]), (128, [0, 2, 4]), (129, [0, 5, 255]), (130, [0, 2, 3])] {
+        for code in codes {
+            assert_eq!(forged(at, &[code]), Err(Flaw::Newer(2)), "code {code} at {at}");
+        }
+    }
+}
+
+#[test]
+fn a_part_says_of_which_manifest_it_is() {
+    assert_eq!(part_of("0000000012.0123456789abcdef.part"), Some(12));
+    assert_eq!(part_of("0000000012.part"), Some(12));
+    for name in ["0000000012", "12.part", "0000000012.0123.tmp", ".part", "notes.part"] {
+        assert_eq!(part_of(name), None, "{name}");
+    }
 }
 
 #[test]

@@ -180,7 +180,6 @@ mod tests {
 
     /// Writes a checkpoint after `previous`; in its span the blocks `written` were written, one after the other.
     fn checkpoint(
-        dir: &Arc<dyn Dir>,
         index: &IndexFiles,
         previous: Option<&Checkpoint>,
         written: impl IntoIterator<Item = u64>,
@@ -210,7 +209,7 @@ mod tests {
             segments: Vec::new(),
             catalog: Arc::default(),
         };
-        compaction::write(&**dir, &ID, index, previous, contents, None, Caller::default()).unwrap()
+        compaction::write(index, previous, contents, None, Caller::default(), &|| Ok(())).unwrap()
     }
 
     const ID: [u8; 16] = *b"a log for a test";
@@ -220,10 +219,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir: Arc<dyn Dir> = Arc::new(RealDir::new(folder.path()));
         let index = IndexFiles::new(dir.clone(), ID, PageCache::new(1 << 20)).unwrap();
-        let all = checkpoint(&dir, &index, None, 0..BLOCKS);
+        let all = checkpoint(&index, None, 0..BLOCKS);
         // A third of the blocks is too few for a new image, so they stay a delta on top of the old one.
-        let some = checkpoint(&dir, &index, Some(&all), (0..BLOCKS / 3).map(|i| i * 3));
-        let more = checkpoint(&dir, &index, Some(&some), (0..BLOCKS).map(|i| i * 7919 % BLOCKS));
+        let some = checkpoint(&index, Some(&all), (0..BLOCKS / 3).map(|i| i * 3));
+        let more = checkpoint(&index, Some(&some), (0..BLOCKS).map(|i| i * 7919 % BLOCKS));
         let row = |of: &Checkpoint| index.table(of.tables(VolumeId(0))[0].1).unwrap().row(0).unwrap().clone();
         assert_eq!(layers(&row(&some), some.footer.end).count(), 2);
 
@@ -249,7 +248,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir: Arc<dyn Dir> = Arc::new(RealDir::new(folder.path()));
         let index = || IndexFiles::new(dir.clone(), ID, PageCache::new(1 << 20)).unwrap();
-        let made = checkpoint(&dir, &index(), None, 0..BLOCKS);
+        let made = checkpoint(&index(), None, 0..BLOCKS);
         let path = folder.path().join(made.name.file_name());
         let mut bytes = std::fs::read(&path).unwrap();
         let full = page::PAGE_BYTES_MAX;

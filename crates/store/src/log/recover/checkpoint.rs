@@ -4,6 +4,7 @@ use std::io::IoSlice;
 
 use bygone_model::Seq;
 
+use super::super::holder::Holder;
 use crate::{
     env::{Dir, read_exact_at},
     error::{Damage, Error, Place, Result, is_full},
@@ -16,10 +17,12 @@ use crate::{
 pub(super) fn newest_checkpoint(
     dir: &dyn Dir,
     index: &IndexFiles,
+    holder: &Holder,
     damage: &mut Vec<(Place, Damage)>,
 ) -> Result<Option<Checkpoint>> {
     let mut removed = false;
     let mut remove = |name: Name| {
+        holder.look(dir)?;
         removed = true;
         index.forget(name);
         let file = name.file_name();
@@ -59,6 +62,7 @@ pub(super) fn newest_checkpoint(
         // Everything but its trailer is durable. The incarnation that wrote the trailer may have ended before its
         // sync, and it has to be durable before the files that this checkpoint replaces are removed.
         let file = found.name.file_name();
+        holder.look(dir)?;
         harden_trailer(dir, &file).map_err(|e| Error::io("making durable", &file, e))?;
     }
     // Joined ones, and others that it was not made upon. Of several with one number only the last was finished.

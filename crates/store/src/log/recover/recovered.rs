@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bygone_model::{Micros, Seq};
 
 use super::{
-    super::{Events, LogKey, LogOptions, holder::TERM_FIRST, room, scan, upkeep},
+    super::{Events, LogKey, LogOptions, holder::Holder, room, scan, upkeep},
     harden::{Unsealed, sync},
     open_segment,
     survey::Survey,
 };
 use crate::{
     catalog::{Catalog, Change},
-    env::Dir,
+    env::{Dir, File},
     error::{Damage, Error, Place, Result},
     format::{
         checkpoint::{SegmentStart, StoredEvent},
@@ -44,8 +44,8 @@ pub(super) enum Loaded {
 pub(super) struct Recovered {
     pub(super) catalog: Catalog,
     pub(super) head: Seq,
-    /// The term in which the log is opened.
-    pub(super) term: u32,
+    /// Who opens the log.
+    pub(super) holder: Arc<Holder>,
     /// The last record that was found in a segment. `head` also counts those of lost segments and of the checkpoint.
     pub(super) reached: Seq,
     pub(super) last_time: Micros,
@@ -65,11 +65,11 @@ pub(super) struct Recovered {
 }
 
 impl Recovered {
-    pub(super) fn new(catalog: Catalog, last_time: Micros) -> Recovered {
+    pub(super) fn new(catalog: Catalog, last_time: Micros, holder: Arc<Holder>) -> Recovered {
         Recovered {
             catalog,
             head: Seq::ZERO,
-            term: TERM_FIRST,
+            holder,
             reached: Seq::ZERO,
             last_time,
             recent: Vec::new(),
@@ -100,11 +100,13 @@ impl Recovered {
     pub(super) fn seal_all(&mut self, dir: &dyn Dir, log: LogKey, options: &LogOptions) -> Result<()> {
         let waiting = self.unsealed.len();
         for unsealed in &self.unsealed {
+            self.holder.look(dir)?;
             unsealed.harden()?;
         }
         // A damaged segment gets no index: recovery would trust it and not find the damage.
         self.unsealed.retain(|unsealed| unsealed.whole);
         while let Some(first) = self.unsealed.first() {
+            self.holder.look(dir)?;
             match upkeep::seal(&first.full, log, |file| sync(file, first.full.number)) {
                 Ok(()) => drop(self.unsealed.remove(0)),
                 Err(Error::Full { .. }) => break,
@@ -126,10 +128,7 @@ impl Recovered {
         };
         let scanned = scan::scan(&file, number, survey.context(number, self.head.next()))?;
         if scanned.index.times.is_empty() {
-            let Some((header, _)) = scan::read_any_header(&*file, number)? else {
-                return Ok(Loaded::Nothing);
-            };
-            if LogKey::of(&header.log) == survey.log {
+            if !is_foreign(&*file, number, &survey.log)? {
                 return Ok(Loaded::Nothing);
             }
             self.damaged(number, 0, Damage::Misplaced);
@@ -164,6 +163,20 @@ impl Recovered {
         self.take(number, &scanned.index, &payload)?;
         self.unsealed.extend(Unsealed::of(number, &file, scanned, survey.durable));
         Ok(Loaded::Taken)
+    }
+
+    /// Takes the segments of other logs out of `unused`, and reports them.
+    pub(super) fn foreign(&mut self, dir: &dyn Dir, log: &LogKey, unused: &mut Vec<u32>) -> Result<Vec<u32>> {
+        let mut foreign = Vec::new();
+        for &number in unused.iter() {
+            let Some(file) = open_segment(dir, number)? else { continue };
+            if is_foreign(&*file, number, log)? {
+                self.damaged(number, 0, Damage::Misplaced);
+                foreign.push(number);
+            }
+        }
+        unused.retain(|number| !foreign.contains(number));
+        Ok(foreign)
     }
 
     /// Takes in what a segment whose records are elsewhere has beyond what is known already.
@@ -261,7 +274,7 @@ impl Recovered {
 
     pub(super) fn contents(&self, base: Option<&Checkpoint>, options: &LogOptions) -> Contents {
         Contents {
-            term: self.term,
+            term: self.holder.term(),
             start: base.map_or(Seq::ZERO, |b| b.footer.end),
             end: self.head,
             end_time: self.last_time,
@@ -282,4 +295,10 @@ impl Recovered {
         let last = self.segments.pop();
         self.segments = last.into_iter().collect();
     }
+}
+
+/// Whether a segment's header is whole and names another log.
+fn is_foreign(file: &dyn File, number: u32, log: &LogKey) -> Result<bool> {
+    let header = scan::read_any_header(file, number)?;
+    Ok(header.is_some_and(|(header, _)| LogKey::of(&header.log) != *log))
 }
