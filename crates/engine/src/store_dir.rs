@@ -9,13 +9,16 @@
 //! STORE/targets/NAME/log, index  its history (see docs/format.md)
 //! STORE/targets/NAME/verified.json  the findings of `verify`
 //! STORE/targets/.adding-NAME/  a target that is being added; renamed once it is complete
-//! STORE/targets/.deleting-NAME/ a target that is being deleted
+//! STORE/targets/.deleting-NAME-LOG/ a target that is being deleted, with the id of its log
 //! STORE/removed/               the removed targets
 //! ```
 //!
 //! Invariants: a folder `targets/NAME` is created in one step, by renaming a complete one, and nothing in it is created
 //! later because it is missing. So a missing part was removed by others, or is on a file system that is not mounted,
 //! and is an error.
+
+#[cfg(test)]
+pub(crate) mod faults;
 
 use std::{
     fs,
@@ -105,10 +108,11 @@ impl StorePaths {
         self.root.join("targets").join(format!("{ADDING}{target}"))
     }
 
-    /// The folder of a target that is being deleted.
+    /// The folder of a target that is being deleted. The id of its log makes it unique: another target of the name may
+    /// be deleted while this one still is, or could not be deleted completely.
     #[must_use]
-    pub(crate) fn deleting_dir(&self, target: &str) -> PathBuf {
-        self.root.join("targets").join(format!("{DELETING}{target}"))
+    pub(crate) fn deleting_dir(&self, target: &str, log: [u8; 16]) -> PathBuf {
+        self.root.join("targets").join(format!("{DELETING}{target}-{}", id_text(log)))
     }
 
     /// The folder of the jobs' files.
@@ -273,10 +277,7 @@ impl StorePaths {
         }
         let dir = self.adding_dir(target);
         // A leftover of a manager that was killed while it added this target.
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(Error::file("deleting", dir, e)),
-            _ => {}
-        }
+        delete_dir(&dir)?;
         let made = fs::create_dir(&dir);
         made.map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => Error::Missing(self.root.join("targets")),
@@ -304,7 +305,8 @@ impl StorePaths {
             let begins = |with| name.to_str().and_then(|name| name.strip_prefix(with));
             if let Some(target) = begins(ADDING) {
                 tracing::warn!(target, "adding it was cut off; add it again");
-            } else if let Some(target) = begins(DELETING) {
+            } else if let Some(rest) = begins(DELETING) {
+                let target = rest.rsplit_once('-').map_or(rest, |(target, _)| target);
                 tracing::info!(target, "deleting it was cut off, and goes on");
             } else {
                 continue;
@@ -443,8 +445,39 @@ fn restrict(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
+/// Makes the names in a folder durable.
+///
+/// # Errors
+/// When it cannot be synced.
 pub(crate) fn sync_dir(folder: &Path) -> Result<()> {
-    fs::File::open(folder).and_then(|dir| dir.sync_all()).map_err(|e| Error::file("syncing", folder, e))
+    let sync = || {
+        #[cfg(test)]
+        faults::meet(faults::Step::SyncDir, folder)?;
+        fs::File::open(folder)?.sync_all()
+    };
+    sync().map_err(|e| Error::file("syncing", folder, e))
+}
+
+/// Deletes a folder and all that is in it. It need not exist.
+///
+/// # Errors
+/// When a part of it cannot be deleted.
+pub(crate) fn delete_dir(folder: &Path) -> Result<()> {
+    let delete = || {
+        #[cfg(test)]
+        faults::meet(faults::Step::DeleteDir, folder)?;
+        fs::remove_dir_all(folder)
+    };
+    match delete() {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("deleting", folder, e)),
+        _ => Ok(()),
+    }
+}
+
+/// The id of a log in file names and in JSON.
+#[must_use]
+pub(crate) fn id_text(log: [u8; 16]) -> String {
+    format!("{:032x}", u128::from_be_bytes(log))
 }
 
 /// Renames a file or folder to a name that must be free.

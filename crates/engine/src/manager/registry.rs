@@ -22,8 +22,8 @@ use crate::{
 const OPENERS: std::ops::RangeInclusive<usize> = 2..=16;
 
 enum Slot {
-    /// Being added or repaired.
-    Adding(Doing),
+    /// Being added, repaired or, unopened, removed: see [`Held`].
+    Held(Doing),
     /// Not opened yet.
     Closed,
     /// Being opened; with the error of the last attempt, if that failed.
@@ -180,7 +180,7 @@ impl Registry {
     /// be back.
     ///
     /// # Errors
-    /// When there is none, it is being added or repaired, or it cannot be opened.
+    /// When there is none, it is held for a change, or it cannot be opened.
     pub(super) fn find(&self, name: &str) -> Result<Arc<Target>> {
         if lock(&self.folder).is_some() {
             self.look_again();
@@ -201,16 +201,13 @@ impl Registry {
         }
         match slots.get(name) {
             Some(Slot::Served(target)) => Ok(target.clone()),
-            Some(Slot::Adding(doing)) => Err(Error::busy(name, *doing)),
+            Some(Slot::Held(doing)) => Err(Error::busy(name, *doing)),
             Some(slot) => match slot.why() {
                 Some(why) => Err(Error::Unavailable { name: name.to_owned(), why }),
                 // It was removed and found again meanwhile.
                 None => Err(Error::NoTarget(name.to_owned())),
             },
-            None => match &*lock(&self.folder) {
-                Some(why) => Err(Error::Unavailable { name: name.to_owned(), why: why.clone() }),
-                None => Err(Error::NoTarget(name.to_owned())),
-            },
+            None => Err(self.unknown(name)),
         }
     }
 
@@ -234,21 +231,19 @@ impl Registry {
         since: Micros,
         make: impl FnOnce() -> Result<Arc<Target>>,
     ) -> Result<Arc<Target>> {
-        {
+        let mut held = {
             let mut slots = self.slots();
             match slots.get(name) {
-                Some(Slot::Adding(doing)) => return Err(Error::busy(name, *doing)),
+                Some(Slot::Held(doing)) => return Err(Error::busy(name, *doing)),
                 Some(_) => return Err(Error::TargetExists(name.to_owned())),
                 None => {}
             }
-            slots.insert(name.to_owned(), Slot::Adding(Doing { change: Change::Add, since }));
-        }
-        let made = make();
-        match &made {
-            Ok(target) => self.put(name, Slot::Served(target.clone())),
-            Err(_) => self.forget(name),
-        }
-        made
+            slots.insert(name.to_owned(), Slot::Held(Doing { change: Change::Add, since }));
+            Held { registry: self, name: name.to_owned(), then: None }
+        };
+        let target = make()?;
+        held.then = Some(Slot::Served(target.clone()));
+        Ok(target)
     }
 
     /// Opens a target again after its removal failed.
@@ -257,39 +252,69 @@ impl Registry {
         self.open(name);
     }
 
-    /// Repairs a target that cannot be opened; it is not opened meanwhile.
+    /// Holds a target that cannot be opened for a change; waits until no other thread is opening it. `None` if it is
+    /// open by now.
     ///
     /// # Errors
-    /// When it is being added or repaired already, can be used, or `repair` fails.
-    pub(super) fn repair<T>(
+    /// When there is none, or it is held already.
+    pub(super) fn hold_unopened(
         &self,
         name: &str,
+        change: Change,
         since: Micros,
-        repair: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
+    ) -> Result<Option<Held<'_>>> {
         let mut slots = self.slots();
         while matches!(slots.get(name), Some(Slot::Opening(_))) {
             slots = self.wait(slots);
         }
-        let why = match slots.get_mut(name) {
-            Some(slot @ Slot::Unavailable(_)) => {
-                let why = slot.why();
-                *slot = Slot::Adding(Doing { change: Change::Repair, since });
-                why
+        match slots.get_mut(name) {
+            Some(slot @ (Slot::Unavailable(_) | Slot::Closed)) => {
+                let was = std::mem::replace(slot, Slot::Held(Doing { change, since }));
+                Ok(Some(Held { registry: self, name: name.to_owned(), then: Some(was) }))
             }
-            Some(Slot::Adding(doing)) => return Err(Error::busy(name, *doing)),
-            _ => return Err(Error::NoTarget(name.to_owned())),
-        };
-        drop(slots);
-        let repaired = repair();
-        self.put(name, why.map_or(Slot::Closed, Slot::Unavailable));
-        repaired
+            Some(Slot::Held(doing)) => Err(Error::busy(name, *doing)),
+            Some(Slot::Served(_) | Slot::Opening(_)) => Ok(None),
+            None => Err(self.unknown(name)),
+        }
     }
 
-    /// Removes a name, after its target was removed or could not be added.
+    /// The error for a name that no target has.
+    fn unknown(&self, name: &str) -> Error {
+        match &*lock(&self.folder) {
+            Some(why) => Error::Unavailable { name: name.to_owned(), why: why.clone() },
+            None => Error::NoTarget(name.to_owned()),
+        }
+    }
+
+    /// Makes a name free, after its target was removed or could not be added.
     pub(super) fn forget(&self, name: &str) {
         self.slots().remove(name);
         self.changed.notify_all();
+    }
+}
+
+/// A name that is held for a change of its target, which no request opens or finds meanwhile. When this is dropped, the
+/// target is again what it was before: nothing, if it was to be added.
+pub(super) struct Held<'a> {
+    registry: &'a Registry,
+    name: String,
+    /// The slot from then on; `None`: the name is free.
+    then: Option<Slot>,
+}
+
+impl Held<'_> {
+    /// Makes the name free: its target was removed.
+    pub(super) fn forget(mut self) {
+        self.then = None;
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        match self.then.take() {
+            Some(slot) => self.registry.put(&self.name, slot),
+            None => self.registry.forget(&self.name),
+        }
     }
 }
 

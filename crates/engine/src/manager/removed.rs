@@ -1,6 +1,8 @@
 //! Removing targets, restoring removed ones, and repairing damaged configurations.
 //!
-//! Invariant: a target's folder moves as a whole, by a rename, and nothing is deleted unless a person asked for it.
+//! Invariants: a target's folder moves as a whole, by a rename, and nothing is deleted unless a person asked for it. A
+//! name is not free before another target of this name would find nothing of the removed one: neither its machine nor the
+//! folder of that.
 
 use std::{
     ffi::OsStr,
@@ -23,7 +25,7 @@ use crate::{
     lifecycle::{Change, Request},
     machine::make_dir,
     outside,
-    store_dir::{Configs, rename_new},
+    store_dir::{Configs, delete_dir, rename_new, sync_dir},
     target::{self, Target, lock},
     timeline,
 };
@@ -37,49 +39,113 @@ const UEFI_VARS: &str = "uefi-vars.fd";
 
 impl Handle<call::TargetRemove> for Manager {
     fn handle(&self, call: &call::TargetRemove, answers: &mut dyn Items<Nothing>) -> Result<Removed> {
-        let name = call.name.as_str();
-        let found = match self.target(name) {
+        match self.target(&call.name) {
             // A target that cannot be opened can be put aside, but not deleted: its content is unknown.
-            Err(Error::Unavailable { .. }) if !call.delete_history => None,
-            found => Some(found?),
-        };
-        self.remove(name, found.as_ref(), call.delete_history, answers)
+            Err(Error::Unavailable { why, .. }) if !call.delete_history => {
+                self.remove_unopened(&call.name, &why, answers)
+            }
+            found => self.remove(&found?, call.delete_history, answers),
+        }
     }
 }
 
 impl Manager {
-    /// Removes the target `found` under this name; `None` if it cannot be opened. If another target has the name by
-    /// now, that one stays.
+    /// Removes this target. If another one has its name by now, that one stays.
+    ///
+    /// # Errors
+    /// When it is in use or cannot be moved; [`Error::Partly`] when it is removed and a later step failed.
     pub(super) fn remove(
         &self,
-        name: &str,
-        found: Option<&Arc<Target>>,
+        target: &Arc<Target>,
         delete_history: bool,
         answers: &mut dyn Items<Nothing>,
     ) -> Result<Removed> {
-        let _op = found.map(|found| found.begin_change(Change::Remove, Request::Remove)).transpose()?;
-        if let Some(found) = found {
-            wait_until_unused(found)?;
-            found.log.flush().inspect_err(|_| found.go_on())?;
-            // From here on a remaining holder of the target cannot bring its folder back.
-            found.leave_folder();
+        let name = target.name.as_str();
+        let _op = target.begin_change(Change::Remove, Request::Remove)?;
+        // The state of a machine of which this cannot be found out is taken to be stopped.
+        self.check_no_machine(name, None)?;
+        wait_until_unused(target)?;
+        target.log.flush().inspect_err(|_| target.go_on())?;
+        // From here on a remaining holder of the target cannot bring its folder back.
+        target.leave_folder();
+        let to = match delete_history {
+            true => Ok(self.paths().deleting_dir(name, target.log.id())),
+            false => self.place_to_keep(name),
+        };
+        let moved = to.and_then(|to| rename_new(target.dir(), &to).map(|()| to));
+        let to = moved.inspect_err(|_| self.registry.reopen(name))?;
+        self.end_removal(name, &to, delete_history, answers, || self.registry.forget(name))
+    }
+
+    /// Puts a target aside that cannot be opened, for this reason.
+    ///
+    /// # Errors
+    /// As [`Manager::remove`].
+    pub(super) fn remove_unopened(
+        &self,
+        name: &str,
+        why: &Error,
+        answers: &mut dyn Items<Nothing>,
+    ) -> Result<Removed> {
+        let Some(held) = self.registry.hold_unopened(name, Change::Remove, now())? else {
+            // What was missing is back, and another request opened it.
+            return self.remove(&self.target(name)?, false, answers);
+        };
+        self.check_no_machine(name, Some(why.to_string()))?;
+        let to = self.place_to_keep(name)?;
+        rename_new(&self.paths().target_dir(name), &to)?;
+        self.end_removal(name, &to, false, answers, || held.forget())
+    }
+
+    /// Checks that no machine runs in the folder of a target's machine, whether or not it is known to the target.
+    fn check_no_machine(&self, name: &str, why: Option<String>) -> Result<()> {
+        match self.shared.launcher.find(&self.paths().run_dir(name))? {
+            Some(pid) => Err(Error::LeftRunning { name: name.to_owned(), pid, why }),
+            None => Ok(()),
         }
-        let moved = self.put_aside(name, delete_history);
-        if moved.is_err() {
-            self.registry.reopen(name);
-        } else {
-            self.registry.forget(name);
-        }
-        let to = moved?;
-        if delete_history {
-            fs::remove_dir_all(&to).map_err(|e| Error::file("deleting", &to, e))?;
-            let _ = fs::remove_dir_all(self.paths().run_dir(name));
-            return Ok(Removed { name: name.to_owned(), kept_at: None });
-        }
-        if let Err(error) = move_variables(&self.paths().run_dir(name), &to) {
-            answers.note(format!("its UEFI variables stay where they are: {}", error.failure()));
-        }
-        Ok(Removed { name: name.to_owned(), kept_at: Some(to) })
+    }
+
+    /// The place for a removed target whose history is kept.
+    fn place_to_keep(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.paths().removed_dir();
+        fs::create_dir_all(&folder).map_err(|e| Error::file("making", &folder, e))?;
+        // Higher than all existing numbers, so that the highest is always the last one removed.
+        let newest = self.removed_numbers(name).map(|(number, _)| number).max().unwrap_or(0);
+        Ok(folder.join(format!("{name}-{}", newest.saturating_add(1))))
+    }
+
+    /// Does the rest of a removal once the target's folder was moved to `to`: from then on the target is gone. The name
+    /// becomes free, with `free_name`, when another target of this name would find nothing of this one any more.
+    fn end_removal(
+        &self,
+        name: &str,
+        to: &Path,
+        delete_history: bool,
+        answers: &mut dyn Items<Nothing>,
+        free_name: impl FnOnce(),
+    ) -> Result<Removed> {
+        let run = self.paths().run_dir(name);
+        let left = match delete_history {
+            true => delete_dir(&run),
+            false => {
+                if let Err(error) = move_variables(&run, to) {
+                    answers.note(format!("its UEFI variables stay where they are: {}", error.failure()));
+                }
+                Ok(())
+            }
+        };
+        let targets = self.paths().target_dir(name);
+        let synced = [targets.parent(), to.parent()].into_iter().flatten().try_for_each(sync_dir);
+        free_name();
+        // Deleted now, it could be back after a power cut, without its content.
+        let deleted = if delete_history && synced.is_ok() { delete_dir(to) } else { Ok(()) };
+        let kept_at = (!delete_history).then(|| to.to_owned());
+        let done = || match &kept_at {
+            Some(kept_at) => format!("target {name} was removed; its history is in {}", kept_at.display()),
+            None => format!("target {name} was removed"),
+        };
+        left.and(synced).and(deleted).map_err(|why| Error::Partly { done: done(), why: Box::new(why) })?;
+        Ok(Removed { name: name.to_owned(), kept_at })
     }
 }
 
@@ -119,25 +185,6 @@ fn move_variables(from: &Path, to: &Path) -> Result<()> {
 }
 
 impl Manager {
-    /// Moves a target's folder to `removed/`, or to where it is deleted from.
-    fn put_aside(&self, name: &str, to_delete: bool) -> Result<PathBuf> {
-        let dir = self.paths().target_dir(name);
-        let to = if to_delete {
-            self.paths().deleting_dir(name)
-        } else {
-            let folder = self.paths().removed_dir();
-            fs::create_dir_all(&folder).map_err(|e| Error::file("making", &folder, e))?;
-            // Higher than all existing numbers, so that the highest is always the last one removed.
-            let newest = self.removed_numbers(name).map(|(number, _)| number).max().unwrap_or(0);
-            folder.join(format!("{name}-{}", newest.saturating_add(1)))
-        };
-        rename_new(&dir, &to)?;
-        for folder in [dir.parent(), to.parent()].into_iter().flatten() {
-            crate::store_dir::sync_dir(folder)?;
-        }
-        Ok(to)
-    }
-
     /// The removed targets of this name, with the numbers of their folders.
     fn removed_numbers(&self, name: &str) -> impl Iterator<Item = (u32, PathBuf)> {
         let entries = fs::read_dir(self.paths().removed_dir()).into_iter().flatten().flatten();
@@ -260,8 +307,11 @@ impl Handle<call::TargetRepair> for Manager {
             Err(Error::Unavailable { why, .. }) if matches!(*why, Error::DamagedConfig { .. }) => {}
             Err(error) => return Err(error),
         }
-        let repaired = self.registry.repair(name, now(), || repair(&self.paths().target_dir(name), name));
-        let from = repaired?;
+        let held = self.registry.hold_unopened(name, Change::Repair, now())?;
+        // Open by now: another request has repaired it.
+        let held = held.ok_or_else(|| Error::NothingToRepair(name.to_owned()))?;
+        let from = repair(&self.paths().target_dir(name), name)?;
+        drop(held);
         self.target(name)?;
         Ok(Repaired { name: name.to_owned(), from })
     }

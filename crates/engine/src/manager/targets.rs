@@ -36,7 +36,7 @@ impl Handle<call::TargetAdd> for Manager {
         drop(taking);
         if let Err(error) = target.read_disks() {
             // Another program has taken a disk since it was checked. A failed call adds nothing.
-            if let Err(why) = self.remove(&config.name, Some(&target), true, answers) {
+            if let Err(why) = self.remove(&target, true, answers) {
                 tracing::error!(target = config.name, error = %why, "what was added of it cannot be removed");
             }
             return Err(error);

@@ -50,7 +50,12 @@ impl Launcher for Qemu {
     }
 
     fn find(&self, dir: &Path) -> Result<Option<u32>> {
-        let found = qemu::Running::find(&Places::new(dir)?)?;
+        let places = match Places::new(dir) {
+            // None can be started there.
+            Err(qemu::Error::SocketPathTooLong { .. } | qemu::Error::NotUtf8 { .. }) => return Ok(None),
+            places => places?,
+        };
+        let found = qemu::Running::find(&places)?;
         Ok(found.map(|(running, _)| running.process.pid))
     }
 

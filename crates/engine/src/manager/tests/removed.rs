@@ -10,6 +10,7 @@ use crate::{
         call::{Plannable, RestoreTo},
     },
     lifecycle,
+    store_dir::faults::{self, Step},
     target::Use,
 };
 
@@ -31,7 +32,7 @@ fn what_is_removed_is_the_target_that_is_meant_and_not_another_one_of_that_name(
     let other = manager.target("web").unwrap().log.id();
     assert_ne!(meant.log.id(), other);
     // As a failing `add` does when its disk was taken meanwhile.
-    let refused = manager.remove("web", Some(&meant), true, &mut Nobody);
+    let refused = manager.remove(&meant, true, &mut Nobody);
     assert!(matches!(refused, Err(Error::NoTarget(_))), "{refused:?}");
     assert_eq!(manager.target("web").unwrap().log.id(), other);
 }
@@ -365,4 +366,72 @@ fn what_cannot_be_used_can_be_put_aside_and_not_be_deleted() {
     assert!(matches!(manager.handle(&delete, &mut Nobody), Err(Error::Unavailable { .. })));
     remove(&manager, "web").unwrap();
     add(&manager, "web").unwrap();
+}
+
+fn delete(manager: &Manager, name: &str) -> Result<()> {
+    let delete = call::TargetRemove { name: name.into(), delete_history: true };
+    manager.handle(&delete, &mut Nobody).map(drop)
+}
+
+#[test]
+fn deleting_a_target_touches_nothing_of_the_next_one_of_its_name() {
+    let (world, manager) = World::with(&["web"]);
+    let run_dir = world.paths().run_dir("web");
+    std::fs::create_dir_all(&run_dir).unwrap();
+    std::fs::write(run_dir.join("uefi-vars.fd"), "of the first").unwrap();
+    let next = manager.clone();
+    let here = world.paths();
+    // While the history of the first one is deleted, which may take minutes.
+    faults::plan(Step::DeleteDir, &world.paths().root().join("targets"), move || {
+        add(&next, "web").unwrap();
+        assert!(!here.run_dir("web").join("uefi-vars.fd").exists(), "the second begins with nothing");
+        machines::run(&next, "web").unwrap();
+        Ok(())
+    });
+    delete(&manager, "web").unwrap();
+    let machine = status(&manager).targets[0].machine.clone().unwrap();
+    world.kill(manager);
+    let manager = world.manager();
+    let found = status(&manager).targets[0].machine.clone().unwrap();
+    assert_eq!((found.pid, found.branch), (machine.pid, machine.branch));
+    assert!(run_dir.join("engine.json").exists());
+    machines::run(&manager, "web").unwrap();
+    machines::stop(&manager, "web").unwrap();
+}
+
+#[test]
+fn what_cannot_be_deleted_is_told_and_is_in_nobodys_way() {
+    let (world, manager) = World::with(&["web"]);
+    let targets = world.paths().root().join("targets");
+    for _ in 0..2 {
+        faults::plan(Step::DeleteDir, &targets, || Err(std::io::Error::other("injected fault")));
+        let partly = delete(&manager, "web");
+        assert!(matches!(&partly, Err(Error::Partly { done, .. }) if done.contains("web")), "{partly:?}");
+        assert!(matches!(manager.target("web"), Err(Error::NoTarget(_))));
+        add(&manager, "web").unwrap();
+    }
+    delete(&manager, "web").unwrap();
+    let left = || std::fs::read_dir(&targets).unwrap().count();
+    assert_eq!(left(), 2);
+    drop(manager);
+    let manager = world.manager();
+    assert_eq!((left(), served(&manager).len()), (0, 0));
+}
+
+#[test]
+fn a_target_whose_removal_may_not_last_is_gone_all_the_same() {
+    let (world, manager) = World::with(&["web"]);
+    let run_dir = world.paths().run_dir("web");
+    for (folder, deletes) in [("targets", false), ("removed", false), ("targets", true)] {
+        std::fs::create_dir_all(&run_dir).unwrap();
+        std::fs::write(run_dir.join("uefi-vars.fd"), "its own").unwrap();
+        let folder = world.paths().root().join(folder);
+        faults::plan(Step::SyncDir, &folder, || Err(std::io::Error::other("injected fault")));
+        let partly = if deletes { delete(&manager, "web") } else { remove(&manager, "web") };
+        assert!(matches!(&partly, Err(Error::Partly { .. })), "{partly:?}");
+        assert!(matches!(manager.target("web"), Err(Error::NoTarget(_))));
+        assert_eq!(problems(&manager), "");
+        assert!(!run_dir.join("uefi-vars.fd").exists());
+        add(&manager, "web").unwrap();
+    }
 }
