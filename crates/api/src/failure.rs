@@ -128,6 +128,9 @@ pub enum Failure {
         "the machine of target {target:?} (process {pid}) runs, and nothing is left that says on which branch"
     )]
     UnknownBranch { target: String, pid: u32 },
+    /// A machine that is not the target's runs in the folder of its machine.
+    #[error("a machine of another target runs in the place of target {target:?} (process {pid})")]
+    ForeignMachine { target: String, pid: u32 },
     #[error("a disk or a past moment of target {target:?} is being served")]
     Served { target: String },
     #[error("branch {branch:?} is in use")]
@@ -396,6 +399,7 @@ impl Failure {
             | TargetStopping { .. }
             | LeftRunning { .. }
             | UnknownBranch { .. }
+            | ForeignMachine { .. }
             | Served { .. }
             | BranchUsed { .. }
             | TargetRunning { .. }

@@ -110,12 +110,18 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::TargetStopping { target } => {
             return format!("wait until it has stopped, or cut its power: bygone stop {target} --force");
         }
+        Failure::LeftRunning { target, pid, why: Some(_) } => {
+            return format!(
+                "put that right, then `bygone run {target}` takes it over, `bygone stop {target}` ends it; or end process {pid}"
+            );
+        }
         Failure::LeftRunning { target, .. } => {
             return format!("`bygone run {target}` takes it over, `bygone stop {target}` ends it");
         }
         Failure::UnknownBranch { pid, .. } => {
             return format!("end process {pid}, then start the target again");
         }
+        Failure::ForeignMachine { pid, .. } => return format!("end process {pid}, then try again"),
         Failure::Served { .. } | Failure::BranchUsed { .. } => {
             "end the exports, NBD clients and machines that use it, then try again"
         }

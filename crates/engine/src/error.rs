@@ -189,6 +189,14 @@ pub enum Error {
         /// The machine's process id.
         pid: u32,
     },
+    /// A machine runs in the folder of the target's machine, and is not the target's.
+    #[error("a machine of another target runs in the place of target {name:?} (process {pid})")]
+    ForeignMachine {
+        /// The target.
+        name: String,
+        /// The machine's process id.
+        pid: u32,
+    },
     /// A bug in Bygone: the code panicked.
     #[error("a defect of Bygone kept {what} from being done; its log has more")]
     Panicked {

@@ -95,6 +95,9 @@ impl Error {
                 Failure::LeftRunning { target: name.clone(), pid: *pid, why: why.clone() }
             }
             Error::UnknownBranch { name, pid } => Failure::UnknownBranch { target: name.clone(), pid: *pid },
+            Error::ForeignMachine { name, pid } => {
+                Failure::ForeignMachine { target: name.clone(), pid: *pid }
+            }
             Error::Served(target) => Failure::Served { target: target.clone() },
             Error::BranchUsed(branch) => Failure::BranchUsed { branch: branch.clone() },
             Error::Moved(target) => Failure::Moved { target: target.clone() },

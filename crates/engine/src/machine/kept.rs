@@ -10,12 +10,16 @@ use crate::{
     api::Started,
     config::Display,
     error::{Error, Result},
+    store_dir::id_text,
     target::Target,
 };
 
 /// See the module's comment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Kept {
+    /// The id of the log of the target that started it: a target's name may be another target's by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
     pub branch: BranchId,
     #[serde(default)]
     pub display: Display,
@@ -50,8 +54,15 @@ impl Kept {
         };
         let net = target.config().net;
         let forwards = net.split(',').filter_map(|part| part.strip_prefix("hostfwd=")).map(str::to_owned);
-        let (branch, display) = (boot.branch, boot.display.clone());
-        Kept { branch, display, forwards: forwards.collect(), boots_at: None, noted: false, started }
+        Kept {
+            log: Some(id_text(target.log.id())),
+            branch: boot.branch,
+            display: boot.display.clone(),
+            forwards: forwards.collect(),
+            boots_at: None,
+            noted: false,
+            started,
+        }
     }
 
     /// A substitute for the lost file of a machine that runs.
@@ -62,9 +73,22 @@ impl Kept {
         kept
     }
 
-    /// Reads the file; `None` if it is missing or damaged.
-    pub(super) fn load(target: &Target) -> Option<Kept> {
+    fn read(target: &Target) -> Option<Kept> {
         serde_json::from_slice(&fs::read(file(target)).ok()?).ok()
+    }
+
+    fn is_of(&self, target: &Target) -> bool {
+        self.log.as_ref().is_none_or(|log| *log == id_text(target.log.id()))
+    }
+
+    /// Reads the file; `None` if it is missing or damaged, or is about a machine of another target.
+    pub(super) fn load(target: &Target) -> Option<Kept> {
+        Kept::read(target).filter(|kept| kept.is_of(target))
+    }
+
+    /// Whether the file is about a machine of another target.
+    pub(super) fn is_foreign(target: &Target) -> bool {
+        Kept::read(target).is_some_and(|kept| !kept.is_of(target))
     }
 
     /// Replaces the file atomically.

@@ -33,10 +33,18 @@ pub(crate) struct Left {
     pid: u32,
     /// `None` if it is unknown.
     branch: Option<BranchId>,
+    /// Another target started it, under this target's name. It gets no disk of this one.
+    foreign: bool,
     /// Set once its disks are served to it again.
     serving: Option<Serving>,
     /// Why the last attempt to adopt it failed.
     why: Option<String>,
+}
+
+impl Left {
+    fn foreign_error(&self, name: &str) -> Error {
+        Error::ForeignMachine { name: name.to_owned(), pid: self.pid }
+    }
 }
 
 impl Target {
@@ -98,6 +106,16 @@ impl Target {
         }
     }
 
+    /// The error that its machine was left running and no manager supervises it.
+    pub(crate) fn left_running(&self) -> Error {
+        let name = self.name.clone();
+        match &*self.slot() {
+            Slot::Left(left) if left.foreign => left.foreign_error(&name),
+            Slot::Left(left) => Error::LeftRunning { name, pid: left.pid, why: left.why.clone() },
+            _ => Error::LeftRunning { name, pid: 0, why: None },
+        }
+    }
+
     /// The status of its machine, if one runs.
     pub(crate) fn machine_status(&self) -> Option<MachineStatus> {
         let (pid, branch, kept) = match &*self.slot() {
@@ -124,6 +142,7 @@ impl Target {
     /// Why the machine that was left running is not adopted yet, if that was tried.
     pub(crate) fn left_why(&self) -> Option<String> {
         match &*self.slot() {
+            Slot::Left(left) if left.foreign => Some(left.foreign_error(&self.name).to_string()),
             Slot::Left(left) => left.why.clone(),
             _ => None,
         }
@@ -153,9 +172,10 @@ impl Target {
         match (&mut *slot, found) {
             (Slot::None, Some(_)) => {
                 let Ok(Some(pid)) = self.shared.launcher.find(&self.run_dir()) else { return };
-                let branch =
-                    Kept::load(self).map(|kept| kept.branch).or_else(|| exports::branch_of_socket(self));
-                *slot = Slot::Left(Left { pid, branch, serving: None, why: None });
+                let foreign = Kept::is_foreign(self);
+                let known = || Kept::load(self).map(|kept| kept.branch);
+                let branch = if foreign { None } else { known().or_else(|| exports::branch_of_socket(self)) };
+                *slot = Slot::Left(Left { pid, branch, foreign, serving: None, why: None });
             }
             (Slot::Left(left), Some(pid)) => left.pid = pid,
             (Slot::Left(_), None) => {
@@ -175,8 +195,10 @@ impl Target {
     /// Handles the end of a machine that was left running.
     pub(super) fn left_is_gone(&self) {
         let left = std::mem::take(&mut *self.slot());
-        if let Slot::Left(left) = left {
-            self.note_lost(left.branch);
+        match left {
+            Slot::Left(left) if left.foreign => Kept::remove(self),
+            Slot::Left(left) => self.note_lost(left.branch),
+            _ => {}
         }
     }
 
@@ -197,6 +219,7 @@ impl Target {
     /// Serves the disks of a machine that was left running again; returns its description.
     pub(super) fn serve_left(self: &Arc<Self>) -> Result<(Kept, Serving)> {
         let (pid, branch) = match &*self.slot() {
+            Slot::Left(left) if left.foreign => return Err(left.foreign_error(&self.name)),
             Slot::Left(left) => (left.pid, left.branch),
             _ => return Err(Error::TargetStopped(self.name.clone())),
         };

@@ -105,6 +105,14 @@ impl Manager {
         }
     }
 
+    /// Checks that no machine runs in the folder of the machine of a target that is being added.
+    pub(super) fn check_no_foreign_machine(&self, name: &str) -> Result<()> {
+        match self.check_no_machine(name, None) {
+            Err(Error::LeftRunning { name, pid, .. }) => Err(Error::ForeignMachine { name, pid }),
+            checked => checked,
+        }
+    }
+
     /// The place for a removed target whose history is kept.
     fn place_to_keep(&self, name: &str) -> Result<PathBuf> {
         let folder = self.paths().removed_dir();
@@ -184,6 +192,18 @@ fn move_variables(from: &Path, to: &Path) -> Result<()> {
     moved.map_err(|e| Error::file("moving", from, e))
 }
 
+/// Sets the UEFI variables aside that a removed target of this name could not take with it.
+///
+/// # Errors
+/// When they cannot be renamed.
+pub(super) fn set_variables_aside(run_dir: &Path) -> Result<()> {
+    let left = run_dir.join(UEFI_VARS);
+    match fs::rename(&left, left.with_extension("fd.left")) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("moving", left, e)),
+        _ => Ok(()),
+    }
+}
+
 impl Manager {
     /// The removed targets of this name, with the numbers of their folders.
     fn removed_numbers(&self, name: &str) -> impl Iterator<Item = (u32, PathBuf)> {
@@ -253,6 +273,7 @@ impl Handle<call::TargetRestore> for Manager {
         // Another target may have taken its disks meanwhile.
         let _taking = lock(&self.taking_disks);
         let target = self.registry.add(&name, now(), || {
+            self.check_no_foreign_machine(&name)?;
             // Looked up again with the name reserved: another target of the name may have been removed since, and the
             // last one counts.
             let (from, still) = self.removed(&call.name)?;
@@ -285,7 +306,10 @@ impl Handle<call::TargetRestore> for Manager {
             Ok(target)
         })?;
         if name != had {
-            target.note_name(&had)?;
+            target.note_name(&had).map_err(|why| {
+                let done = format!("target {name} is back");
+                Error::Partly { done, why: Box::new(why) }
+            })?;
         }
         if had != call.name && self.removed_numbers(&call.name).next().is_some() {
             answers.note(format!(

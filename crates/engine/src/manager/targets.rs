@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 
 use bygone_model::Micros;
 
-use super::{Manager, WANTED_EVERY, store::info};
+use super::{Manager, WANTED_EVERY, removed::set_variables_aside, store::info};
 use crate::{
     api::{
         Answers, Items, Nothing, Progress, TargetInfo,
@@ -71,6 +71,8 @@ impl Manager {
         disks: &[NewDisk],
         answers: &mut dyn Answers,
     ) -> Result<Arc<Target>> {
+        self.check_no_foreign_machine(&config.name)?;
+        set_variables_aside(&self.paths().run_dir(&config.name))?;
         for file in [&config.kernel, &config.initrd, &config.cdrom, &config.user_data].into_iter().flatten() {
             fs::metadata(file).map_err(|e| Error::file("using", file, e))?;
         }

@@ -3,6 +3,7 @@ mod branches;
 mod damage;
 mod events;
 mod filling;
+mod foreign;
 mod jobs;
 mod machines;
 mod opening;

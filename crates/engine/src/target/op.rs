@@ -159,18 +159,13 @@ impl Target {
         }
     }
 
-    /// The error that its machine was left running and no manager supervises it.
-    pub(crate) fn left_running(&self) -> Error {
-        self.refused(Refusal::LeftRunning)
-    }
-
     fn refused(&self, refusal: Refusal) -> Error {
         let name = self.name.clone();
         match refusal {
             Refusal::Busy(doing) => Error::busy(&name, doing),
             Refusal::Running => Error::TargetRunning(name),
             Refusal::Stopping => Error::TargetStopping(name),
-            Refusal::LeftRunning => Error::LeftRunning { name, pid: self.left_pid(), why: self.left_why() },
+            Refusal::LeftRunning => self.left_running(),
             Refusal::Stopped => Error::TargetStopped(name),
         }
     }

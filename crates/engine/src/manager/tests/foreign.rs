@@ -1,0 +1,117 @@
+//! Machines of targets that cannot be opened, or that have lost their name to another target.
+
+use std::{fs, os::unix::net::UnixStream};
+
+use bygone_model::Seq;
+
+use super::{
+    machines::{run, stop},
+    *,
+};
+
+fn remove(manager: &Manager, name: &str) -> Result<()> {
+    let remove = call::TargetRemove { name: name.into(), delete_history: false };
+    manager.handle(&remove, &mut Nobody).map(drop)
+}
+
+#[test]
+fn a_target_that_cannot_be_opened_is_not_removed_under_its_machine() {
+    let (world, manager) = World::with(&["web"]);
+    run(&manager, "web").unwrap();
+    let run_dir = world.paths().run_dir("web");
+    fs::write(run_dir.join("uefi-vars.fd"), "in use").unwrap();
+    world.kill(manager);
+    let config = world.target_dir("web").join("config/000002.json");
+    fs::write(&config, "{").unwrap();
+
+    let manager = world.manager();
+    for _ in 0..2 {
+        let refused = remove(&manager, "web");
+        assert!(matches!(&refused, Err(Error::LeftRunning { why: Some(_), .. })), "{refused:?}");
+        assert!(world.target_dir("web").exists() && run_dir.join("uefi-vars.fd").exists());
+        assert!(matches!(manager.target("web"), Err(Error::Unavailable { .. })));
+    }
+    fs::remove_file(&config).unwrap();
+    run(&manager, "web").unwrap();
+    stop(&manager, "web").unwrap();
+    world.kill(manager);
+    fs::write(&config, "{").unwrap();
+    let manager = world.manager();
+    remove(&manager, "web").unwrap();
+    assert!(!run_dir.join("uefi-vars.fd").exists());
+    add(&manager, "web").unwrap();
+}
+
+#[test]
+fn what_could_not_be_opened_and_runs_by_now_is_not_removed() {
+    let (world, manager) = World::with(&["web"]);
+    drop(manager);
+    let (log, away) = (world.target_dir("web").join("log"), world.dir.path().join("away"));
+    fs::rename(&log, &away).unwrap();
+    let manager = world.manager();
+    let why = manager.target("web").unwrap_err();
+    // It is back, and opened, before the removal that found it missing goes on.
+    fs::rename(&away, &log).unwrap();
+    run(&manager, "web").unwrap();
+    let refused = manager.remove_unopened("web", &why, &mut Nobody);
+    assert!(matches!(refused, Err(Error::TargetRunning(_))), "{refused:?}");
+    assert!(log.exists());
+    stop(&manager, "web").unwrap();
+    remove(&manager, "web").unwrap();
+}
+
+#[test]
+fn a_machine_of_another_target_gets_no_disk_and_is_told() {
+    let (world, manager) = World::with(&["web"]);
+    run(&manager, "web").unwrap();
+    let run_dir = world.paths().run_dir("web");
+    world.kill(manager);
+    let machine = world.fake.machine(&run_dir).unwrap();
+    let away = world.dir.path().join("away");
+    fs::rename(world.target_dir("web"), &away).unwrap();
+
+    let manager = world.manager();
+    let refused = add(&manager, "web");
+    assert!(matches!(refused, Err(Error::ForeignMachine { .. })), "{refused:?}");
+    assert!(!world.target_dir("web").exists());
+    drop(manager);
+
+    // A manager that does not find the machine.
+    let blind = Manager::open_shared(Shared::new(&world.paths(), Arc::<Fake>::default()), false).unwrap();
+    add(&blind, "web").unwrap();
+    drop(blind);
+
+    let manager = world.serving();
+    manager.open_all();
+    let target = manager.target("web").unwrap();
+    assert_eq!(target.running_branch(), None);
+    assert!(UnixStream::connect(run_dir.join("nbd-0.sock")).is_err());
+    assert!(problems(&manager).contains("of another target"), "{}", problems(&manager));
+    for refused in [run(&manager, "web"), stop(&manager, "web"), remove(&manager, "web")] {
+        assert!(matches!(refused, Err(Error::ForeignMachine { .. })), "{refused:?}");
+    }
+    assert!(UnixStream::connect(run_dir.join("nbd-0.sock")).is_err());
+    assert!(run_dir.join("engine.json").exists());
+
+    machine.die();
+    run(&manager, "web").unwrap();
+    stop(&manager, "web").unwrap();
+    let mut stops = 0;
+    let mut each = |event: &bygone_store::Event| {
+        stops += u32::from(event.event.kind == Kind::Shutdown);
+        true
+    };
+    target.log.events(Seq::ZERO, target.log.head_seq(), &mut each).unwrap();
+    assert_eq!(stops, 1, "the end of the other machine is not in this log");
+}
+
+#[test]
+fn a_new_target_does_not_boot_with_the_variables_of_a_removed_one() {
+    let (world, manager) = World::with(&[]);
+    let run_dir = world.paths().run_dir("web");
+    fs::create_dir_all(&run_dir).unwrap();
+    fs::write(run_dir.join("uefi-vars.fd"), "could not be moved").unwrap();
+    add(&manager, "web").unwrap();
+    assert!(!run_dir.join("uefi-vars.fd").exists());
+    assert_eq!(fs::read(run_dir.join("uefi-vars.fd.left")).unwrap(), b"could not be moved");
+}
