@@ -167,6 +167,9 @@ pub enum Failure {
     /// It exists and cannot be used; its stored data is untouched.
     #[error("target {target:?} cannot be used: {why}")]
     Unavailable { target: String, why: Box<Failure> },
+    /// Whatever is written outside the store might be one of its disks.
+    #[error("it cannot be read which disks {} has: {why}", target.as_ref().map_or("a target".to_owned(), |target| format!("target {target:?}")))]
+    DisksUnknown { target: Option<String>, why: Box<Failure> },
     #[error("disk {path}: {why}")]
     Disk { path: String, problem: IoProblem, why: String },
     /// The disk outside the store of a target is not where it was, or cannot be used.
@@ -413,6 +416,7 @@ impl Failure {
             | DamagedConfig { .. }
             | Missing { .. }
             | Unavailable { .. }
+            | DisksUnknown { .. }
             | Disk { .. }
             | DiskAway { .. }
             | DiskResized { .. }

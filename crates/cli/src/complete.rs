@@ -1,6 +1,6 @@
 //! Shell completion beyond the commands themselves: targets, branches, moments, disks. The shell runs the binary, which
-//! asks the manager like any command. A completion never fails and prints no errors: what cannot be queried is not
-//! offered.
+//! reads names from the store's folder and asks the manager for the rest like any command, so that no target is opened
+//! but the one that the words name. A completion never fails and prints no errors: what cannot be queried is not offered.
 
 use std::{env, ffi::OsString, path::PathBuf};
 
@@ -40,20 +40,15 @@ fn session() -> Session {
     Session::new(Global { store, quiet: true, ..Global::default() })
 }
 
-fn names(session: &Session) -> Vec<(String, String)> {
-    let mut names = Vec::new();
-    let asked = manager::ask_for_items(session, &call::TargetList {}, OnInterrupt::Die, &mut |target| {
-        names.push((target.config.name, target.status.state));
-        Ok(())
-    });
-    drop(asked);
-    names
+/// The targets of the store, with their disks.
+fn names(session: &Session) -> Vec<(String, Vec<String>)> {
+    manager::target_names(session).unwrap_or_default()
 }
 
-/// The target among the words.
-fn named(session: &Session) -> Option<String> {
+/// The target among the words, with its disks.
+fn named(session: &Session) -> Option<(String, Vec<String>)> {
     let words = typed();
-    names(session).into_iter().map(|(name, _)| name).find(|name| words.contains(name))
+    names(session).into_iter().find(|(name, _)| words.contains(name))
 }
 
 fn candidates(all: impl IntoIterator<Item = (String, String)>) -> Vec<CompletionCandidate> {
@@ -78,7 +73,7 @@ pub(crate) fn removed() -> Vec<CompletionCandidate> {
 
 /// Names of targets.
 pub(crate) fn targets() -> Vec<CompletionCandidate> {
-    candidates(names(&session()))
+    candidates(names(&session()).into_iter().map(|(name, _)| (name, "a target".to_owned())))
 }
 
 fn branch_names(session: &Session, target: &str) -> Vec<(String, String)> {
@@ -96,7 +91,7 @@ fn branch_names(session: &Session, target: &str) -> Vec<(String, String)> {
 /// Branches of the target among the words.
 pub(crate) fn branches() -> Vec<CompletionCandidate> {
     let session = session();
-    let branches = named(&session).map(|target| branch_names(&session, &target));
+    let branches = named(&session).map(|(target, _)| branch_names(&session, &target));
     candidates(branches.unwrap_or_default())
 }
 
@@ -104,7 +99,7 @@ pub(crate) fn branches() -> Vec<CompletionCandidate> {
 pub(crate) fn moments() -> Vec<CompletionCandidate> {
     let session = session();
     let mut all = Vec::new();
-    if let Some(name) = named(&session) {
+    if let Some((name, _)) = named(&session) {
         let points = call::Points { name: name.clone() };
         let asked = manager::ask_for_items(&session, &points, OnInterrupt::Die, &mut |point| {
             if point.kind == bygone_model::Kind::Point {
@@ -124,22 +119,14 @@ pub(crate) fn moments() -> Vec<CompletionCandidate> {
 
 /// Disks of the target among the words.
 pub(crate) fn disks() -> Vec<CompletionCandidate> {
-    let session = session();
-    let shown = named(&session).and_then(|name| manager::ask(&session, &call::TargetShow { name }).ok());
-    let disks = shown.map(|target| target.config.disks).unwrap_or_default();
-    candidates(disks.into_iter().map(|disk| (disk.id, "a disk".to_owned())))
+    let disks = named(&session()).map(|(_, disks)| disks).unwrap_or_default();
+    candidates(disks.into_iter().map(|disk| (disk, "a disk".to_owned())))
 }
 
 /// Disks of all targets, as `export` names them.
 pub(crate) fn devices() -> Vec<CompletionCandidate> {
-    let mut devices = Vec::new();
-    let asked = manager::ask_for_items(&session(), &call::TargetList {}, OnInterrupt::Die, &mut |target| {
-        let name = target.config.name;
-        let disk =
-            |disk: bygone_api::config::DiskConfig| (format!("{name}/{}", disk.id), "a disk".to_owned());
-        devices.extend(target.config.disks.into_iter().map(disk));
-        Ok(())
-    });
-    drop(asked);
-    candidates(devices)
+    let device = |(name, disks): (String, Vec<String>)| {
+        disks.into_iter().map(move |disk| (format!("{name}/{disk}"), "a disk".to_owned()))
+    };
+    candidates(names(&session()).into_iter().flat_map(device))
 }

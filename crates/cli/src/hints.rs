@@ -181,7 +181,7 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::Missing { .. } => {
             "is its file system mounted? nothing is made anew in its place; it is used again as soon as it is back"
         }
-        Failure::Unavailable { why, .. } => return of(why),
+        Failure::Unavailable { why, .. } | Failure::DisksUnknown { why, .. } => return of(why),
         Failure::Disk { problem, .. } => match problem {
             IoProblem::NotFound => "check the path; `--disk store:SIZE` makes a new disk inside the store",
             IoProblem::NotAllowed | IoProblem::ReadOnly => {

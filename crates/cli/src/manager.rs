@@ -85,6 +85,11 @@ fn listen<C: Call>(
 ///
 /// # Errors
 /// The engine's.
+pub(crate) fn target_names(session: &Session) -> Result<Vec<(String, Vec<String>)>> {
+    Ok(bygone_engine::target_names(&session.store()?)?)
+}
+
+/// The engine's.
 pub(crate) fn init(session: &Session) -> Result<()> {
     Ok(bygone_engine::init(&session.store()?)?)
 }

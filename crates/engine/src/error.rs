@@ -312,6 +312,14 @@ pub enum Error {
         /// Its size in bytes when it was added.
         was: u64,
     },
+    /// The disks of a target are unknown, so it cannot be checked that another disk is none of them.
+    #[error("it cannot be read which disks {} has: {why}", .name.as_ref().map_or("a target".to_owned(), |name| format!("target {name:?}")))]
+    DisksUnknown {
+        /// Its name; `None` if the folder of all targets cannot be read.
+        name: Option<String>,
+        /// The reason.
+        why: Arc<Error>,
+    },
     /// The path is in the store's own folder.
     #[error("{} is in the store's own folder", .0.display())]
     InsideStore(PathBuf),

@@ -135,6 +135,9 @@ impl Error {
             Error::DiskResized { path, found, was } => {
                 Failure::DiskResized { path: shown(path), found_bytes: *found, was_bytes: *was }
             }
+            Error::DisksUnknown { name, why } => {
+                Failure::DisksUnknown { target: name.clone(), why: Box::new(why.failure()) }
+            }
             Error::InsideStore(path) => Failure::InsideStore { path: shown(path) },
             Error::NotRaw { path, format } => Failure::NotRaw {
                 path: shown(path),

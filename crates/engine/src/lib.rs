@@ -31,4 +31,4 @@ use bygone_api::{self as api, config};
 
 pub use bench::{BenchRow, bench};
 pub use error::{Error, Result, Usage};
-pub use serve::{ServeInfo, ServeOptions, ask, console, init, serve, stop_serving};
+pub use serve::{ServeInfo, ServeOptions, ask, console, init, serve, stop_serving, target_names};

@@ -23,13 +23,14 @@ use bygone_store::env::Clock;
 use crate::{
     error::Result,
     jobs::Jobs,
+    outside::{Taken, Tap},
     runner,
     store_dir::{StoreLock, StorePaths},
-    target::{Shared, Target},
+    target::{Shared, Target, lock},
 };
 
 pub(crate) use self::machines::stop_machine;
-use self::registry::Registry;
+use self::registry::{Held, Registry};
 
 /// How often a waiting caller is asked whether it still wants the answer.
 const WANTED_EVERY: Duration = Duration::from_millis(200);
@@ -40,7 +41,7 @@ pub(crate) struct Manager {
     registry: Registry,
     /// Targets are opened in the background; otherwise a request opens the targets that it needs.
     serves: bool,
-    /// Held from the check that a disk outside the store is free until it belongs to the new target.
+    /// Held from the check that disks outside the store are free until the registry has them as those of a new target.
     taking_disks: Mutex<()>,
     stopping: AtomicBool,
     pub(crate) keep_targets: AtomicBool,
@@ -108,6 +109,39 @@ impl Manager {
     #[must_use]
     pub(crate) fn served(&self) -> Vec<Arc<Target>> {
         self.registry.served()
+    }
+
+    /// What belongs to the store and to the targets.
+    ///
+    /// # Errors
+    /// When it cannot be told which disks a target has.
+    fn taken(&self) -> Result<Taken> {
+        let (taps, all) = self.registry.taps();
+        all?;
+        Ok(Taken::new(self.paths(), taps))
+    }
+
+    /// As [`Manager::taken`], as far as that can be told: for what overwrites nothing.
+    fn known_taken(&self) -> Taken {
+        Taken::new(self.paths(), self.registry.taps().0)
+    }
+
+    /// Takes disks outside the store for a target that is being added.
+    ///
+    /// # Errors
+    /// When a target has one of them, or one is in the store's folder.
+    fn take_disks(&self, held: &Held<'_>, disks: &[Tap]) -> Result<()> {
+        if disks.is_empty() {
+            return Ok(());
+        }
+        let _one_at_a_time = lock(&self.taking_disks);
+        let mut taken = self.taken()?;
+        for disk in disks {
+            taken.check_not_taken(&disk.path)?;
+            taken.add(disk.clone());
+        }
+        held.takes(disks.to_vec());
+        Ok(())
     }
 
     pub(crate) fn jobs(&self) -> &Jobs {

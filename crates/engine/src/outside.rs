@@ -1,13 +1,13 @@
 //! Decides whether a file or device outside the store may be tapped or overwritten.
 //!
 //! Invariant: what others use is not touched: an image in a format of its own, what the kernel has mounted or built a
-//! device on, what a target taps, what belongs to the store.
+//! device on, what a target taps (whether the target is open, and whether the disk is there), what belongs to the store.
 
 use std::{
+    ffi::OsString,
     fs, io,
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use bygone_block::{OsDisk, RawDisk};
@@ -15,9 +15,9 @@ use bygone_qemu::image::{self, Format};
 use bygone_sys::ImageLock;
 
 use crate::{
+    config::{DiskConfig, TargetConfig},
     error::{Error, Result},
     store_dir::StorePaths,
-    target::Target,
 };
 
 /// The properties of a disk that is going to be tapped or imported.
@@ -87,17 +87,11 @@ pub(crate) fn facts(path: &Path) -> Result<Facts> {
     Ok(Facts { size_bytes, block_bytes, format: image::recognise(&head, &tail) })
 }
 
-/// Checks that a disk can be tapped; with `is_raw` its content may look like another format.
+/// Checks that a disk that no target has can be tapped; with `is_raw` its content may look like another format.
 ///
 /// # Errors
 /// When it cannot, or is in use.
-pub(crate) fn check_tap(
-    paths: &StorePaths,
-    targets: &[Arc<Target>],
-    path: &Path,
-    is_raw: bool,
-) -> Result<Facts> {
-    check_not_taken(paths, targets, path)?;
+pub(crate) fn check_tap(path: &Path, is_raw: bool) -> Result<Facts> {
     let facts = facts(path)?;
     if let Some(format) = facts.format.filter(|_| !is_raw) {
         return Err(Error::NotRaw { path: path.to_owned(), format });
@@ -106,54 +100,105 @@ pub(crate) fn check_tap(
     Ok(facts)
 }
 
-/// Checks that a disk of the target `of` can be written to `path`.
-///
-/// # Errors
-/// When the path is in the store's folder, or is a tapped disk.
-pub(crate) fn check_free(
-    paths: &StorePaths,
-    targets: &[Arc<Target>],
-    path: &Path,
-    of: Option<&str>,
-) -> Result<()> {
-    if is_inside(paths.root(), path) {
-        return Err(Error::InsideStore(path.to_owned()));
+/// A disk outside the store that belongs to a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tap {
+    pub target: String,
+    pub disk: String,
+    pub path: PathBuf,
+}
+
+impl Tap {
+    /// The disks outside the store of a target.
+    pub(crate) fn all_of(config: &TargetConfig) -> Vec<Tap> {
+        let tap = |disk: &DiskConfig| {
+            let path = disk.path.clone()?;
+            Some(Tap { target: config.name.clone(), disk: disk.id.clone(), path })
+        };
+        config.disks.iter().filter_map(tap).collect()
     }
-    let (place, path) = (Place::of(path), crate::config::absolute(path));
-    let is_same = |tap: &Path, is_own: bool| match (&place, Place::of(tap)) {
-        (Some(place), Some(other)) => place.overlaps(&other),
-        // A missing disk still belongs to its target, which would find at its path what is written there. Its own
-        // content may be restored there.
-        _ => path == tap && !is_own,
-    };
-    for target in targets {
-        let config = target.config();
-        let mut taps = config.disks.iter().filter_map(|disk| disk.path.as_deref());
-        let is_own = of == Some(target.name.as_str());
-        if taps.any(|tap| is_same(tap, is_own)) {
-            return Err(Error::Tapped { path, target: target.name.clone() });
+}
+
+/// What belongs to the store and to the targets: all places where nothing else may be written.
+pub(crate) struct Taken {
+    root: PathBuf,
+    taps: Vec<(Tap, Place)>,
+}
+
+impl Taken {
+    pub(crate) fn new(paths: &StorePaths, taps: Vec<Tap>) -> Taken {
+        let mut taken = Taken { root: resolved(paths.root()), taps: Vec::new() };
+        taps.into_iter().for_each(|tap| taken.add(tap));
+        taken
+    }
+
+    pub(crate) fn add(&mut self, tap: Tap) {
+        let place = Place::of(&tap.path);
+        self.taps.push((tap, place));
+    }
+
+    /// Checks that `path` can be written. If the disk `of` is missing, its own content may be restored to its place.
+    ///
+    /// # Errors
+    /// When it is in the store's folder, or is a tapped disk.
+    pub(crate) fn check_free(&self, path: &Path, of: Option<(&str, &str)>) -> Result<()> {
+        if resolved(path).starts_with(&self.root) {
+            return Err(Error::InsideStore(path.to_owned()));
+        }
+        let place = Place::of(path);
+        let is_taken = |(tap, tapped): &&(Tap, Place)| match (&place, tapped) {
+            // A missing disk still belongs to its target, which would find at its path what is written there.
+            (Place::Missing(_), Place::Missing(_)) => {
+                place == *tapped && of != Some((tap.target.as_str(), tap.disk.as_str()))
+            }
+            _ => place.overlaps(tapped),
+        };
+        match self.taps.iter().find(is_taken) {
+            Some((tap, _)) => {
+                Err(Error::Tapped { path: crate::config::absolute(path), target: tap.target.clone() })
+            }
+            None => Ok(()),
         }
     }
-    Ok(())
+
+    /// Checks that a disk can become one of a new target.
+    ///
+    /// # Errors
+    /// When it is in the store's folder, or a target has it.
+    pub(crate) fn check_not_taken(&self, path: &Path) -> Result<()> {
+        self.check_free(path, None).map_err(|error| match error {
+            Error::Tapped { path, target } => Error::DiskTaken { path, target },
+            error => error,
+        })
+    }
 }
 
-/// Checks that a disk can become a disk of a new target.
-///
-/// # Errors
-/// When it is in the store's folder, or another target has it.
-pub(crate) fn check_not_taken(paths: &StorePaths, targets: &[Arc<Target>], path: &Path) -> Result<()> {
-    check_free(paths, targets, path, None).map_err(|error| match error {
-        Error::Tapped { path, target } => Error::DiskTaken { path, target },
-        error => error,
-    })
-}
-
-/// Whether a file at `path` would be in this folder. For a missing file, its nearest existing ancestor counts.
-fn is_inside(folder: &Path, path: &Path) -> bool {
-    let Ok(folder) = folder.canonicalize() else { return false };
-    let real = path.ancestors().find_map(|part| part.canonicalize().ok());
-    // A device node in there would not be the store's content, but is refused too.
-    real.is_some_and(|real| real.starts_with(folder))
+/// The absolute path without `..` and symbolic links, whether or not there is something.
+fn resolved(path: &Path) -> PathBuf {
+    /// As many as the kernel follows.
+    const LINKS_MAX: usize = 40;
+    let parts = |path: &Path| path.iter().rev().map(OsString::from).collect::<Vec<_>>();
+    // The parts to come, the next one last.
+    let mut rest = parts(&crate::config::absolute(path));
+    let (mut done, mut links) = (PathBuf::new(), 0);
+    while let Some(part) = rest.pop() {
+        match part.to_str() {
+            Some("/") => done = PathBuf::from("/"),
+            Some(".") => {}
+            Some("..") => drop(done.pop()),
+            _ => {
+                done.push(part);
+                if links < LINKS_MAX
+                    && let Ok(to) = fs::read_link(&done)
+                {
+                    links += 1;
+                    done.pop();
+                    rest.extend(parts(&to));
+                }
+            }
+        }
+    }
+    done
 }
 
 /// The identity of a file or device, independent of its path.
@@ -165,15 +210,18 @@ enum Place {
     },
     /// Its folder in sysfs; a partition's is inside its disk's.
     Device(PathBuf),
+    /// Nothing is there that could be identified: the path where it would be.
+    Missing(PathBuf),
 }
 
 impl Place {
-    fn of(path: &Path) -> Option<Place> {
-        let meta = fs::metadata(path).ok()?;
-        if !meta.file_type().is_block_device() {
-            return Some(Place::File { device: meta.dev(), inode: meta.ino() });
-        }
-        sysfs(meta.rdev()).map(Place::Device)
+    fn of(path: &Path) -> Place {
+        let place = match fs::metadata(path) {
+            Ok(meta) if meta.file_type().is_block_device() => sysfs(meta.rdev()).map(Place::Device),
+            Ok(meta) => Some(Place::File { device: meta.dev(), inode: meta.ino() }),
+            Err(_) => None,
+        };
+        place.unwrap_or_else(|| Place::Missing(resolved(path)))
     }
 
     fn overlaps(&self, other: &Place) -> bool {
@@ -191,13 +239,13 @@ fn sysfs(device: u64) -> Option<PathBuf> {
 
 /// Whether a device is read-only: opening it for writing would succeed, but each write would fail.
 fn is_read_only(path: &Path) -> bool {
-    let Some(Place::Device(folder)) = Place::of(path) else { return false };
+    let Place::Device(folder) = Place::of(path) else { return false };
     fs::read_to_string(folder.join("ro")).is_ok_and(|text| text.trim() == "1")
 }
 
 /// The kernel's use of a file or device, in words.
 fn used_by(path: &Path) -> Option<String> {
-    let place = Place::of(path)?;
+    let place = Place::of(path);
     if let Place::Device(folder) = &place {
         if let Some(at) = mounts_below(folder) {
             return Some(format!("it is mounted at {at}"));
@@ -209,7 +257,7 @@ fn used_by(path: &Path) -> Option<String> {
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
     let is_swap = |line: &str| {
         let swap = line.split_ascii_whitespace().next().map(unescape);
-        swap.and_then(|swap| Place::of(Path::new(&swap))).is_some_and(|other| place.overlaps(&other))
+        swap.is_some_and(|swap| place.overlaps(&Place::of(Path::new(&swap))))
     };
     if swaps.lines().skip(1).any(is_swap) {
         return Some("it is used as swap space".to_owned());
@@ -248,7 +296,7 @@ fn loop_on(place: &Place) -> Option<String> {
     let mut loops = devices.filter(|entry| entry.file_name().to_string_lossy().starts_with("loop"));
     loops.find_map(|entry| {
         let file = fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
-        let shown = Place::of(Path::new(file.trim_end_matches('\n')))?;
+        let shown = Place::of(Path::new(file.trim_end_matches('\n')));
         (shown == *place).then(|| format!("/dev/{}", entry.file_name().to_string_lossy()))
     })
 }

@@ -21,6 +21,7 @@ pub(crate) use self::{
     branches::{
         Outlook, check_unused, drop_branch, filled_by_restore, plan_promotion, plan_undo, promote, undo,
     },
+    copy::paths_of,
     outside::{Prepared, fill, fill_unasked},
 };
 

@@ -26,7 +26,7 @@ use crate::{
     machine::Machine,
     manager::{Manager, stop_machine},
     socket::{self, ApiServer},
-    store_dir::StorePaths,
+    store_dir::{Configs, StorePaths},
     target::{Begun, Target},
 };
 
@@ -469,6 +469,21 @@ fn start_in_background(
         std::thread::sleep(TICK / 5);
     }
     Ok(())
+}
+
+/// The names of a store's targets with those of their disks, as far as they can be read: without a manager, without
+/// locking the store, and without opening a target.
+///
+/// # Errors
+/// When there is no store that this program can use, or its folder of targets cannot be read.
+pub fn target_names(store: &Path) -> Result<Vec<(String, Vec<String>)>> {
+    let paths = StorePaths::new(store);
+    paths.check()?;
+    let disks = |name: &String| {
+        let config = Configs::of(&paths.target_dir(name), name).load_of_any();
+        config.map_or(Vec::new(), |config| config.disks.into_iter().map(|disk| disk.id).collect())
+    };
+    Ok(paths.targets()?.into_iter().map(|name| (name.clone(), disks(&name))).collect())
 }
 
 /// Attaches this terminal to the serial console of a target; Ctrl-] detaches and leaves it running.

@@ -65,7 +65,11 @@ fn folder_of(paths: &StorePaths, name: &str) -> Option<u64> {
 /// change is reported as [`Failure::Partly`] or is none of these.
 fn is_refusal(failure: &Failure) -> bool {
     let by_remedy = matches!(failure.remedy(), Remedy::Rephrase | Remedy::Choose | Remedy::Wait);
-    by_remedy || matches!(failure, Failure::Unavailable { .. } | Failure::Moved { .. })
+    by_remedy
+        || matches!(
+            failure,
+            Failure::Unavailable { .. } | Failure::DisksUnknown { .. } | Failure::Moved { .. }
+        )
 }
 
 fn number(path: &Path) -> Option<u64> {

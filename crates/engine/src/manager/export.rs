@@ -18,6 +18,10 @@ const NBD_STOP_MAX: Duration = Duration::from_secs(5);
 impl Handle<call::Export> for Manager {
     fn handle(&self, call: &call::Export, answers: &mut dyn Items<Exported>) -> Result<Exported> {
         let call::Export { what, to } = call;
+        if let ExportTo::File(path) | ExportTo::NbdUnix(path) = to {
+            // A missing disk would be found there.
+            self.known_taken().check_free(path, None)?;
+        }
         let opened = self.open_device(what, &asked_at(&*self.shared.clock, answers))?;
         let geometry = opened.device.geometry();
         let mut exported = Exported {

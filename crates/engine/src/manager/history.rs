@@ -1,12 +1,14 @@
 //! Moments: listing them, naming one, restoring one.
 
+use bygone_store::catalog::Disk;
+
 use super::Manager;
 use crate::{
     api::{Items, MomentInfo, MomentMeant, Nothing, Restored, call},
     calls::{Handle, asked_at},
     error::Result,
     lifecycle::Request,
-    outside, restore, timeline,
+    restore, timeline,
 };
 
 impl Handle<call::Timeline> for Manager {
@@ -54,11 +56,29 @@ impl Handle<call::Point> for Manager {
 impl Handle<call::Restore> for Manager {
     fn handle(&self, call: &call::Restore, answers: &mut dyn Items<Nothing>) -> Result<Restored> {
         let target = self.target(&call.name)?;
-        if let call::RestoreTo::Path(path) = &call.to {
-            outside::check_free(self.paths(), &self.targets(), path, Some(&call.name))?;
-        }
+        self.check_destination(call)?;
         let (disk, now) = (call.disk.as_deref(), asked_at(&*self.shared.clock, answers));
         let done = restore::restore(&target, &call.at, disk, &call.to, call.discard_later, &now, answers);
         target.unless_gone(done)
+    }
+}
+
+impl Manager {
+    /// Checks that a restore does not write to what belongs to the store or is another disk of a target.
+    ///
+    /// # Errors
+    /// When it would.
+    pub(super) fn check_destination(&self, call: &call::Restore) -> Result<()> {
+        let call::RestoreTo::Path(path) = &call.to else { return Ok(()) };
+        let catalog = self.target(&call.name)?.log.catalog();
+        let taken = self.taken()?;
+        let is_meant = |disk: &&Disk| call.disk.as_ref().is_none_or(|only| *only == disk.name);
+        for disk in catalog.disks.iter().filter(is_meant) {
+            let of = Some((call.name.as_str(), disk.name.as_str()));
+            for path in restore::paths_of(path, &disk.name) {
+                taken.check_free(&path, of)?;
+            }
+        }
+        Ok(())
     }
 }

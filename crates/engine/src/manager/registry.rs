@@ -13,8 +13,11 @@ use std::{
 use bygone_model::Micros;
 
 use crate::{
+    config::TargetConfig,
     error::{Error, Result},
     lifecycle::{Change, Doing},
+    outside::Tap,
+    store_dir::Configs,
     target::{Shared, Target, lock},
 };
 
@@ -22,8 +25,9 @@ use crate::{
 const OPENERS: std::ops::RangeInclusive<usize> = 2..=16;
 
 enum Slot {
-    /// Being added, repaired or, unopened, removed: see [`Held`].
-    Held(Doing),
+    /// Being added, repaired or, unopened, removed: see [`Held`]. With the disks outside the store that it has taken,
+    /// while it is added.
+    Held(Doing, Vec<Tap>),
     /// Not opened yet.
     Closed,
     /// Being opened; with the error of the last attempt, if that failed.
@@ -201,7 +205,7 @@ impl Registry {
         }
         match slots.get(name) {
             Some(Slot::Served(target)) => Ok(target.clone()),
-            Some(Slot::Held(doing)) => Err(Error::busy(name, *doing)),
+            Some(Slot::Held(doing, _)) => Err(Error::busy(name, *doing)),
             Some(slot) => match slot.why() {
                 Some(why) => Err(Error::Unavailable { name: name.to_owned(), why }),
                 // It was removed and found again meanwhile.
@@ -229,19 +233,19 @@ impl Registry {
         &self,
         name: &str,
         since: Micros,
-        make: impl FnOnce() -> Result<Arc<Target>>,
+        make: impl FnOnce(&Held<'_>) -> Result<Arc<Target>>,
     ) -> Result<Arc<Target>> {
         let mut held = {
             let mut slots = self.slots();
             match slots.get(name) {
-                Some(Slot::Held(doing)) => return Err(Error::busy(name, *doing)),
+                Some(Slot::Held(doing, _)) => return Err(Error::busy(name, *doing)),
                 Some(_) => return Err(Error::TargetExists(name.to_owned())),
                 None => {}
             }
-            slots.insert(name.to_owned(), Slot::Held(Doing { change: Change::Add, since }));
+            slots.insert(name.to_owned(), Slot::Held(Doing { change: Change::Add, since }, Vec::new()));
             Held { registry: self, name: name.to_owned(), then: None }
         };
-        let target = make()?;
+        let target = make(&held)?;
         held.then = Some(Slot::Served(target.clone()));
         Ok(target)
     }
@@ -269,13 +273,48 @@ impl Registry {
         }
         match slots.get_mut(name) {
             Some(slot @ (Slot::Unavailable(_) | Slot::Closed)) => {
-                let was = std::mem::replace(slot, Slot::Held(Doing { change, since }));
+                let was = std::mem::replace(slot, Slot::Held(Doing { change, since }, Vec::new()));
                 Ok(Some(Held { registry: self, name: name.to_owned(), then: Some(was) }))
             }
-            Some(Slot::Held(doing)) => Err(Error::busy(name, *doing)),
+            Some(Slot::Held(doing, _)) => Err(Error::busy(name, *doing)),
             Some(Slot::Served(_) | Slot::Opening(_)) => Ok(None),
             None => Err(self.unknown(name)),
         }
+    }
+
+    /// The disks outside the store of all targets, whether or not they are open, and of those that are being added; and
+    /// [`Error::DisksUnknown`] if those of a target are missing, which is not open and whose configuration cannot be
+    /// read.
+    pub(super) fn taps(&self) -> (Vec<Tap>, Result<()>) {
+        if lock(&self.folder).is_some() {
+            self.look_again();
+        }
+        let mut all = match self.folder_trouble() {
+            Some(why) => Err(Error::DisksUnknown { name: None, why }),
+            None => Ok(()),
+        };
+        let (mut taps, mut unopened) = (Vec::new(), Vec::new());
+        for (name, slot) in &*self.slots() {
+            match slot {
+                Slot::Served(target) => taps.extend(Tap::all_of(&target.config())),
+                Slot::Held(doing, taken) if doing.change == Change::Add => taps.extend_from_slice(taken),
+                _ => unopened.push(name.clone()),
+            }
+        }
+        for name in unopened {
+            match Configs::of(&self.shared.paths.target_dir(&name), &name).load_of_any() {
+                Ok(config) => taps.extend(Tap::all_of(&TargetConfig { name, ..config })),
+                Err(why) => match self.slots().get(&name) {
+                    Some(Slot::Served(target)) => taps.extend(Tap::all_of(&target.config())),
+                    Some(_) if all.is_ok() => {
+                        all = Err(Error::DisksUnknown { name: Some(name), why: Arc::new(why) });
+                    }
+                    // It was removed meanwhile, if it is not the second one.
+                    _ => {}
+                },
+            }
+        }
+        (taps, all)
     }
 
     /// The error for a name that no target has.
@@ -303,6 +342,17 @@ pub(super) struct Held<'a> {
 }
 
 impl Held<'_> {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Notes the disks outside the store that the target takes which is being added.
+    pub(super) fn takes(&self, taps: Vec<Tap>) {
+        if let Some(Slot::Held(_, taken)) = self.registry.slots().get_mut(&self.name) {
+            taken.extend(taps);
+        }
+    }
+
     /// Makes the name free: its target was removed.
     pub(super) fn forget(mut self) {
         self.then = None;

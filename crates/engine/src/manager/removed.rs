@@ -24,9 +24,9 @@ use crate::{
     error::{Error, Result},
     lifecycle::{Change, Request},
     machine::make_dir,
-    outside,
+    outside::Tap,
     store_dir::{Configs, delete_dir, rename_new, sync_dir},
-    target::{self, Target, lock},
+    target::{self, Target},
     timeline,
 };
 
@@ -270,9 +270,7 @@ impl Handle<call::TargetRestore> for Manager {
         let name = call.new_name.clone().unwrap_or_else(|| had.clone());
         crate::config::check_name(&name)?;
         let to = self.paths().target_dir(&name);
-        // Another target may have taken its disks meanwhile.
-        let _taking = lock(&self.taking_disks);
-        let target = self.registry.add(&name, now(), || {
+        let target = self.registry.add(&name, now(), |held| {
             self.check_no_foreign_machine(&name)?;
             // Looked up again with the name reserved: another target of the name may have been removed since, and the
             // last one counts.
@@ -282,10 +280,10 @@ impl Handle<call::TargetRestore> for Manager {
             }
             let configs = Configs::of(&from, &name);
             let config = configs.load_of_any();
-            let disks = config.as_ref().map(|config| config.disks.as_slice()).unwrap_or_default();
-            for path in disks.iter().filter_map(|disk| disk.path.as_deref()) {
-                outside::check_not_taken(self.paths(), &self.targets(), path)?;
-            }
+            // Another target may have taken its disks meanwhile.
+            let taps = config.as_ref().map(Tap::all_of).unwrap_or_default();
+            let of_name = |tap| Tap { target: name.clone(), ..tap };
+            self.take_disks(held, &taps.into_iter().map(of_name).collect::<Vec<_>>())?;
             // Before the rename: wherever a crash leaves the folder, it can be restored under any name.
             match config {
                 Ok(config) if config.name != name => {

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 
 use bygone_model::Micros;
 
-use super::{Manager, WANTED_EVERY, removed::set_variables_aside, store::info};
+use super::{Manager, WANTED_EVERY, registry::Held, removed::set_variables_aside, store::info};
 use crate::{
     api::{
         Answers, Items, Nothing, Progress, TargetInfo,
@@ -15,8 +15,8 @@ use crate::{
     error::{Error, Result},
     import::Image,
     lifecycle::Request,
-    outside,
-    target::{Target, lock},
+    outside::{self, Tap},
+    target::Target,
 };
 
 /// The largest size of a disk: larger than any that exists, and far below the limits of the store and QEMU.
@@ -30,10 +30,8 @@ impl Handle<call::TargetAdd> for Manager {
     fn handle(&self, call: &call::TargetAdd, answers: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
         let call::TargetAdd { config, disks, wait } = call;
         config::check_name(&config.name)?;
-        let taps = |disk: &NewDisk| matches!(disk.source, NewSource::Tap(_) | NewSource::TapRaw(_));
-        let taking = disks.iter().any(taps).then(|| lock(&self.taking_disks));
-        let target = self.registry.add(&config.name, now(), || self.make(config, disks, answers))?;
-        drop(taking);
+        let make = |held: &Held<'_>| self.make(held, config, disks, answers);
+        let target = self.registry.add(&config.name, now(), make)?;
         if let Err(error) = target.read_disks() {
             // Another program has taken a disk since it was checked. A failed call adds nothing.
             if let Err(why) = self.remove(&target, true, answers) {
@@ -67,6 +65,7 @@ impl Handle<call::TargetAdd> for Manager {
 impl Manager {
     fn make(
         &self,
+        held: &Held<'_>,
         config: &TargetConfig,
         disks: &[NewDisk],
         answers: &mut dyn Answers,
@@ -77,9 +76,10 @@ impl Manager {
             fs::metadata(file).map_err(|e| Error::file("using", file, e))?;
         }
         let mut config = config.clone();
+        self.take_disks(held, &tapped(&config.name, disks))?;
         let mut imports = Vec::new();
         for (at, disk) in disks.iter().enumerate() {
-            let id = disk.id.clone().unwrap_or_else(|| disk_id(at));
+            let id = id_of(disk, at);
             config::check_name(&id)?;
             if config.disk(&id).is_some() {
                 return Err(bygone_store::Error::DiskExists(id).into());
@@ -88,7 +88,7 @@ impl Manager {
                 NewSource::Tap(path) | NewSource::TapRaw(path) => {
                     let path = config::absolute(path);
                     let is_raw = matches!(disk.source, NewSource::TapRaw(_));
-                    let facts = outside::check_tap(self.paths(), &self.targets(), &path, is_raw)?;
+                    let facts = outside::check_tap(&path, is_raw)?;
                     (Some(path), facts.size_bytes, facts.block_bytes)
                 }
                 NewSource::Store(bytes) => (None, *bytes, None),
@@ -117,6 +117,21 @@ impl Manager {
             imports.iter().try_for_each(|(id, image)| image.import(target, id, answers))
         })
     }
+}
+
+/// The disks outside the store of a new target.
+fn tapped(target: &str, disks: &[NewDisk]) -> Vec<Tap> {
+    let tap = |(at, disk): (usize, &NewDisk)| match &disk.source {
+        NewSource::Tap(path) | NewSource::TapRaw(path) => {
+            Some(Tap { target: target.to_owned(), disk: id_of(disk, at), path: config::absolute(path) })
+        }
+        NewSource::Store(_) | NewSource::Import(_) | NewSource::ImportRaw(_) => None,
+    };
+    disks.iter().enumerate().filter_map(tap).collect()
+}
+
+fn id_of(disk: &NewDisk, at: usize) -> String {
+    disk.id.clone().unwrap_or_else(|| disk_id(at))
 }
 
 /// The id of the disk at a position: `vda`, `vdb`, …, `vdz`, `vdaa`, as Linux names a machine's disks.

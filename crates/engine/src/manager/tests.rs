@@ -9,6 +9,7 @@ mod machines;
 mod opening;
 mod removed;
 mod sequences;
+mod taken;
 mod told;
 
 use std::{

@@ -30,6 +30,18 @@ const PART: &str = ".bygone-part";
 /// A new file gets a hole for each zero block of this size.
 const HOLE_BYTES: usize = 4096;
 
+/// The file or device to which a restore to `path` writes a disk, and the name of the file until it is complete.
+pub(crate) fn paths_of(path: &Path, disk: &str) -> [PathBuf; 2] {
+    let to = if is_folder(path) { path.join(format!("{disk}.raw")) } else { path.to_owned() };
+    let mut part = to.as_os_str().to_owned();
+    part.push(PART);
+    [to, part.into()]
+}
+
+fn is_folder(path: &Path) -> bool {
+    path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
+}
+
 /// Copies the disks of a moment to a file or device, or into a folder: all of them or none.
 ///
 /// # Errors
@@ -54,7 +66,7 @@ pub(super) fn copy_out(
     if let (Some(name), true) = (only, chosen.is_empty()) {
         return Err(bygone_store::Error::NoDisk(name.to_owned()).into());
     }
-    let folder = path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    let folder = is_folder(path);
     if chosen.len() > 1 && !folder {
         let disks = chosen.into_iter().map(|(_, name)| name).collect();
         return Err(Usage::NoFolder { path: path.to_owned(), target: target.name.clone(), disks }.into());

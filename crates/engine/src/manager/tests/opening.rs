@@ -98,5 +98,17 @@ fn a_request_without_a_manager_opens_the_target_that_it_is_about_and_no_other() 
     manager.target("b").unwrap();
     let open: Vec<String> = manager.served().iter().map(|target| target.name.clone()).collect();
     assert_eq!(open, ["b"]);
-    assert_eq!(status(&manager).targets.len(), 2, "whoever asks for all gets all");
+    drop(manager);
+
+    let manager = world.manager();
+    let to = call::RestoreTo::Path(world.dir.path().join("b.raw"));
+    let restore = call::Restore { name: "b".into(), at: "now".into(), disk: None, to, discard_later: false };
+    manager.handle(&restore, &mut Nobody).unwrap();
+    world.tapped(&manager, "c");
+    let remove = call::TargetRemove { name: "c".into(), delete_history: false };
+    manager.handle(&remove, &mut Nobody).unwrap();
+    manager.handle(&call::TargetRestore { name: "c".into(), new_name: None }, &mut Nobody).unwrap();
+    let open: Vec<String> = manager.served().iter().map(|target| target.name.clone()).collect();
+    assert_eq!(open, ["b", "c"]);
+    assert_eq!(status(&manager).targets.len(), 3, "whoever asks for all gets all");
 }

@@ -207,10 +207,10 @@ fn a_target_of_which_a_moment_is_read_is_not_removed() {
 }
 
 /// A client that runs a closure as soon as the target was found.
-struct Meanwhile<F: Fn()>(F, AtomicBool);
+pub(super) struct Meanwhile<F: Fn()>(F, AtomicBool);
 
 impl<F: Fn()> Meanwhile<F> {
-    fn new(work: F) -> Meanwhile<F> {
+    pub(super) fn new(work: F) -> Meanwhile<F> {
         Meanwhile(work, AtomicBool::new(false))
     }
 
