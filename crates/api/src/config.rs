@@ -3,7 +3,10 @@
 //! Each change is a new numbered file in the target's folder. No file is ever overwritten, so past configurations stay
 //! known.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +28,9 @@ pub enum BadSetting {
 
 /// Targets' and disks' names: letters, digits, `-`, `_` and `.`, so that they fit file names and export names.
 pub const NAME_BYTES_MAX: usize = 64;
+
+/// How many processors a machine can have.
+const CPUS: RangeInclusive<u32> = 1..=255;
 
 /// The configuration of a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,7 +198,7 @@ impl TargetConfig {
         let path = |value: &str| if value.is_empty() { None } else { Some(absolute(Path::new(value))) };
         match key {
             "memory" => self.memory_mib = parse_mib(value).ok_or_else(bad)?,
-            "cpus" => self.cpus = value.parse().ok().filter(|n| (1..=255).contains(n)).ok_or_else(bad)?,
+            "cpus" => self.cpus = value.parse().ok().filter(|n| CPUS.contains(n)).ok_or_else(bad)?,
             "kernel" => self.kernel = path(value),
             "initrd" => self.initrd = path(value),
             "append" => self.append = Some(value.to_owned()).filter(|s| !s.is_empty()),
@@ -207,12 +213,27 @@ impl TargetConfig {
                     _ => return Err(bad()),
                 };
             }
+            "net" if value.is_empty() => self.net = default_net(),
             "net" => self.net = value.to_owned(),
             "autostart" => self.autostart = value.parse().map_err(|_| bad())?,
             "qemu-arg" => self.qemu_args = value.split_whitespace().map(str::to_owned).collect(),
             _ => return Err(BadSetting::Unknown(key.to_owned())),
         }
         Ok(())
+    }
+
+    /// Checks the ranges of its numbers, and its display.
+    ///
+    /// # Errors
+    /// When a value is one that [`TargetConfig::set`] would refuse.
+    pub fn check(&self) -> Result<(), BadSetting> {
+        let bad = |key: &str, value: String| Err(BadSetting::Value { key: key.to_owned(), value });
+        match &self.display {
+            _ if !CPUS.contains(&self.cpus) => bad("cpus", self.cpus.to_string()),
+            _ if self.memory_mib == 0 => bad("memory", self.memory_mib.to_string()),
+            Display::Vnc(address) if address.is_empty() => bad("display", self.display.to_string()),
+            _ => Ok(()),
+        }
     }
 
     /// The disk `id`.

@@ -9,7 +9,7 @@ use crate::config::TargetConfig;
 /// Protects a new target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TargetAdd {
-    /// How it is made up; `disks` is left empty.
+    /// How it is made up. Its `disks` must be empty: the call is refused otherwise.
     pub config: TargetConfig,
     pub disks: Vec<NewDisk>,
     /// Wait until its tapped disks were read.

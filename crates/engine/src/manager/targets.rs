@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
 use bygone_model::Micros;
+use bygone_qemu::Net;
 
 use super::{Manager, WANTED_EVERY, registry::Held, removed::set_variables_aside, store::info};
 use crate::{
@@ -11,8 +12,8 @@ use crate::{
         call::{self, NewDisk, NewSource},
     },
     calls::Handle,
-    config::{self, DiskConfig, TargetConfig},
-    error::{Error, Result},
+    config::{self, BadSetting, DiskConfig, TargetConfig},
+    error::{Error, Result, Usage},
     import::Image,
     lifecycle::Request,
     outside::{self, Tap},
@@ -30,6 +31,12 @@ impl Handle<call::TargetAdd> for Manager {
     fn handle(&self, call: &call::TargetAdd, answers: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
         let call::TargetAdd { config, disks, wait } = call;
         config::check_name(&config.name)?;
+        check_settings(config)?;
+        // They would be given to the target unchecked.
+        if !config.disks.is_empty() {
+            let why = "the disks of a new target are in `disks`, not in `config.disks`";
+            return Err(Usage::BadRequest(why.to_owned()).into());
+        }
         let make = |held: &Held<'_>| self.make(held, config, disks, answers);
         let target = self.registry.add(&config.name, now(), make)?;
         if let Err(error) = target.read_disks() {
@@ -62,6 +69,19 @@ impl Handle<call::TargetAdd> for Manager {
     }
 }
 
+/// Checks the settings of a target that can be wrong whatever is on this computer.
+///
+/// # Errors
+/// [`BadSetting`], with the first one that is.
+fn check_settings(config: &TargetConfig) -> Result<()> {
+    config.check()?;
+    if !config.net.is_empty() && Net::parse(&config.net).is_err() {
+        let (key, value) = ("net".to_owned(), config.net.clone());
+        return Err(BadSetting::Value { key, value }.into());
+    }
+    Ok(())
+}
+
 impl Manager {
     fn make(
         &self,
@@ -72,10 +92,12 @@ impl Manager {
     ) -> Result<Arc<Target>> {
         self.check_no_foreign_machine(&config.name)?;
         set_variables_aside(&self.paths().run_dir(&config.name))?;
-        for file in [&config.kernel, &config.initrd, &config.cdrom, &config.user_data].into_iter().flatten() {
-            fs::metadata(file).map_err(|e| Error::file("using", file, e))?;
-        }
         let mut config = config.clone();
+        let TargetConfig { kernel, initrd, cdrom, user_data, .. } = &mut config;
+        for file in [kernel, initrd, cdrom, user_data].into_iter().flatten() {
+            *file = config::absolute(file);
+            fs::metadata(&*file).map_err(|e| Error::file("using", &*file, e))?;
+        }
         self.take_disks(held, &tapped(&config.name, disks))?;
         let mut imports = Vec::new();
         for (at, disk) in disks.iter().enumerate() {
@@ -178,7 +200,8 @@ impl Handle<call::TargetSet> for Manager {
         let target = self.target(&call.name)?;
         target.check(Request::Note)?;
         target.change_config(|config| {
-            call.settings.iter().try_for_each(|(key, text)| Ok(config.set(key, text)?))
+            call.settings.iter().try_for_each(|(key, text)| config.set(key, text))?;
+            check_settings(config)
         })?;
         info(&target)
     }

@@ -9,6 +9,7 @@ mod machines;
 mod opening;
 mod removed;
 mod sequences;
+mod settings;
 mod taken;
 mod told;
 

@@ -124,20 +124,10 @@ fn describe(launch: &Launch<'_>, places: &Places, accel: qemu::Accel) -> Result<
         qemu::seed::write(places, &config.name, user_data)?;
         machine.seed = Some(places.seed());
     }
-    machine.nets = match config.net.as_str() {
-        "none" | "" => Vec::new(),
-        net => match net.strip_prefix("tap:") {
-            Some(interface) => vec![qemu::Net::Tap { interface: interface.to_owned() }],
-            None => {
-                let mut parts = net.split(',');
-                if parts.next() != Some("user") {
-                    let (key, value) = ("net".to_owned(), net.to_owned());
-                    return Err(config::BadSetting::Value { key, value }.into());
-                }
-                vec![qemu::Net::User { options: parts.map(str::to_owned).collect() }]
-            }
-        },
-    };
+    if !config.net.is_empty() {
+        let bad = || config::BadSetting::Value { key: "net".to_owned(), value: config.net.clone() };
+        machine.nets = qemu::Net::parse(&config.net).map_err(|_| bad())?.into_iter().collect();
+    }
     for disk in &launch.disks {
         let mut made = qemu::Disk::new(&disk.id, &disk.socket, &disk.export);
         made.block_bytes = disk.block_bytes;

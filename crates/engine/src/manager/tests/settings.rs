@@ -1,0 +1,60 @@
+//! Requests with values that no command line makes.
+
+use super::*;
+use crate::{Usage, config::DiskConfig};
+
+fn add_as(manager: &Manager, change: impl FnOnce(&mut TargetConfig)) -> Result<()> {
+    let mut add = add_request("web");
+    change(&mut add.config);
+    manager.handle(&add, &mut Nobody).map(drop)
+}
+
+#[test]
+fn the_disks_of_a_new_target_come_by_one_way_only() {
+    let (world, manager) = World::with(&[]);
+    world.tapped(&manager, "db");
+    let path = Some(world.dir.path().join("db.raw"));
+    let disk = DiskConfig { id: "vdb".into(), path, block_bytes: 512, size_bytes: 1 << 20 };
+    let refused = add_as(&manager, |config| config.disks.push(disk));
+    assert!(matches!(refused, Err(Error::Usage(Usage::BadRequest(_)))), "{refused:?}");
+    assert_eq!(served(&manager), ["db"]);
+}
+
+#[test]
+fn a_setting_is_checked_when_it_is_made_however_it_is_made() {
+    let (_world, manager) = World::with(&[]);
+    let bad = |refused: &Result<()>| matches!(refused, Err(Error::Usage(Usage::BadSetting(_))));
+    for net in ["foo", "tap:", "user,hostfwd", "users"] {
+        let refused = add_as(&manager, |config| config.net = net.into());
+        assert!(bad(&refused), "{net}: {refused:?}");
+    }
+    let refused = [
+        add_as(&manager, |config| config.cpus = 0),
+        add_as(&manager, |config| config.cpus = 256),
+        add_as(&manager, |config| config.memory_mib = 0),
+        add_as(&manager, |config| config.display = crate::config::Display::Vnc(String::new())),
+    ];
+    assert!(refused.iter().all(bad), "{refused:?}");
+    add_as(&manager, |config| config.net = "user,hostfwd=tcp::2222-:22".into()).unwrap();
+    let set = |key: &str, value: &str| {
+        let settings = vec![(key.to_owned(), value.to_owned())];
+        manager.handle(&call::TargetSet { name: "web".into(), settings }, &mut Nobody).map(drop)
+    };
+    let before = manager.target("web").unwrap().config();
+    for (key, value) in [("net", "foo"), ("net", "tap:"), ("cpus", "0"), ("memory", "0")] {
+        let refused = set(key, value);
+        assert!(bad(&refused), "{key}={value}: {refused:?}");
+    }
+    assert_eq!(manager.target("web").unwrap().config(), before);
+    for net in ["tap:br0", "user", "none", ""] {
+        set("net", net).unwrap();
+    }
+    assert_eq!(manager.target("web").unwrap().config().net, "none");
+}
+
+#[test]
+fn a_verification_may_take_any_number_of_seconds() {
+    let (_world, manager) = World::with(&["web"]);
+    let verify = call::Verify { name: None, newest_first: false, for_s: Some(u64::MAX) };
+    assert!(manager.handle(&verify, &mut Nobody).unwrap().complete);
+}
