@@ -1,12 +1,12 @@
 //! Runs the manager, or asks the running one.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -135,7 +135,7 @@ impl Drop for Keeper {
 }
 
 /// Runs the manager until it is asked to stop ([`stop_serving`], [`call::Shutdown`]) or is idle. Machines that were
-/// left running are adopted; targets marked `autostart` are started. At the end, supervised machines are shut down,
+/// left running are adopted; targets marked `autostart` that are in the store are started. At the end, supervised machines are shut down,
 /// unless the request said to keep them running.
 ///
 /// # Errors
@@ -227,7 +227,7 @@ impl Drop for Opener {
 }
 
 /// The thread that adopts machines that were left running (retrying once a second), starts the targets marked
-/// `autostart`, and continues reading disks, for each target once it is open.
+/// `autostart` that are not added only now, and continues reading disks, for each target once it is open.
 pub(crate) struct Caretaker {
     stop: Arc<AtomicBool>,
     begun: Arc<AtomicBool>,
@@ -239,7 +239,7 @@ impl Caretaker {
         let (stop, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (stopping, has_begun) = (stop.clone(), begun.clone());
         let care = move || {
-            let mut seen: HashSet<String> = HashSet::new();
+            let mut seen = Seen::default();
             let mut adopt_at = Instant::now();
             while !stopping.load(Ordering::Acquire) {
                 let adopts = Instant::now() >= adopt_at;
@@ -248,12 +248,12 @@ impl Caretaker {
                         return;
                     }
                     // At once when the target is open, then once a second.
-                    let is_new = seen.insert(target.name.clone());
-                    if (adopts || is_new) && target.is_left_running() {
+                    let look = seen.look(&target);
+                    if (adopts || look.is_new) && target.is_left_running() {
                         adopt(&target);
                     }
-                    if is_new {
-                        take_up(&manager, &target, to_run.as_ref() != Some(&target.name));
+                    if look.is_new {
+                        take_up(&manager, &target, look.starts && to_run.as_ref() != Some(&target.name));
                     }
                     target.count_size();
                 }
@@ -286,6 +286,30 @@ impl Drop for Caretaker {
     }
 }
 
+/// The targets that the caretaker has seen, by the ids of their logs: a name may be another target's by now, and a
+/// target may have another name.
+#[derive(Default)]
+pub(crate) struct Seen(HashMap<[u8; 16], Weak<Target>>);
+
+/// What the caretaker has to do with a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// It was opened since the last look.
+    pub(crate) is_new: bool,
+    /// It starts with the manager: it is marked so, was in the store when the manager started, and was never seen before.
+    pub(crate) starts: bool,
+}
+
+impl Seen {
+    pub(crate) fn look(&mut self, target: &Arc<Target>) -> Look {
+        let before = self.0.insert(target.log.id(), Arc::downgrade(target));
+        Look {
+            is_new: before.as_ref().is_none_or(|before| !std::ptr::eq(before.as_ptr(), Arc::as_ptr(target))),
+            starts: before.is_none() && !target.is_added() && target.config().autostart,
+        }
+    }
+}
+
 fn adopt(target: &Arc<Target>) {
     target.serve_left_early();
     let adopted = match target.begin(Change::Start, Asked::Run) {
@@ -298,10 +322,10 @@ fn adopt(target: &Arc<Target>) {
     }
 }
 
-/// Starts a target marked `autostart`, if it `may`, and continues reading its disks.
-fn take_up(manager: &Arc<Manager>, target: &Arc<Target>, may: bool) {
+/// Continues reading the disks of a target that was opened; if it `starts`, also starts it.
+fn take_up(manager: &Arc<Manager>, target: &Arc<Target>, starts: bool) {
     let name = &target.name;
-    if may && target.config().autostart && !target.is_running() && !target.is_left_running() {
+    if starts && !target.is_running() && !target.is_left_running() {
         let run = call::Run { name: name.clone(), at: None, branch: None, display: None };
         let (manager, name) = (manager.clone(), name.clone());
         let start = move || match manager.handle(&run, &mut Nobody) {

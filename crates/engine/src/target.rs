@@ -127,6 +127,8 @@ pub(crate) struct Target {
     size: Size,
     /// The newest record when it was opened.
     opened_at: Seq,
+    /// It was added, or restored after it was removed, under this manager.
+    added: AtomicBool,
 }
 
 impl std::fmt::Debug for Target {
@@ -207,6 +209,7 @@ impl Target {
             gone: AtomicBool::new(false),
             written_bytes: AtomicU64::new(0),
             size: Size::default(),
+            added: AtomicBool::new(false),
         };
         Ok(Arc::new(target))
     }
@@ -456,6 +459,17 @@ impl Target {
     /// The newest record when it was opened: earlier ones were written by earlier managers, or when it was added.
     pub(crate) fn opened_at(&self) -> Seq {
         self.opened_at
+    }
+
+    /// Notes that it was added, or restored after it was removed, under this manager.
+    pub(crate) fn note_added(&self) {
+        self.added.store(true, Ordering::Release);
+    }
+
+    /// Whether it was added, or restored after it was removed, under this manager, which then does not start it by
+    /// itself.
+    pub(crate) fn is_added(&self) -> bool {
+        self.added.load(Ordering::Acquire)
     }
 
     /// The bytes of data written to its disks since it was opened.

@@ -246,14 +246,20 @@ impl Registry {
             Held { registry: self, name: name.to_owned(), then: None }
         };
         let target = make(&held)?;
+        target.note_added();
         held.then = Some(Slot::Served(target.clone()));
         Ok(target)
     }
 
     /// Opens a target again after its removal failed.
-    pub(super) fn reopen(&self, name: &str) {
-        self.put(name, Slot::Opening(None));
-        self.open(name);
+    pub(super) fn reopen(&self, target: &Target) {
+        self.put(&target.name, Slot::Opening(None));
+        self.open(&target.name);
+        if target.is_added()
+            && let Some(Slot::Served(again)) = self.slots().get(&target.name)
+        {
+            again.note_added();
+        }
     }
 
     /// Holds a target that cannot be opened for a change; waits until no other thread is opening it. `None` if it is
@@ -342,10 +348,6 @@ pub(super) struct Held<'a> {
 }
 
 impl Held<'_> {
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Notes the disks outside the store that the target takes which is being added.
     pub(super) fn takes(&self, taps: Vec<Tap>) {
         if let Some(Slot::Held(_, taken)) = self.registry.slots().get_mut(&self.name) {

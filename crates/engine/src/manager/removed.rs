@@ -73,7 +73,7 @@ impl Manager {
             false => self.place_to_keep(name),
         };
         let moved = to.and_then(|to| rename_new(target.dir(), &to).map(|()| to));
-        let to = moved.inspect_err(|_| self.registry.reopen(name))?;
+        let to = moved.inspect_err(|_| self.registry.reopen(target))?;
         self.end_removal(name, &to, delete_history, answers, || self.registry.forget(name))
     }
 

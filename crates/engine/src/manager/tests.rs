@@ -1,4 +1,5 @@
 mod asked;
+mod autostart;
 mod branches;
 mod damage;
 mod events;
