@@ -235,6 +235,9 @@ pub enum Failure {
     MachineEnded { why: String },
     #[error("the manager ended the connection")]
     ManagerGone,
+    /// Nothing was done: the manager is about to end, and starts no machine any more.
+    #[error("the manager is ending")]
+    ManagerEnding,
     #[error("the manager did not start: {said}")]
     ManagerNotUp { said: String },
     /// The caller did not wait for the answer.
@@ -442,6 +445,7 @@ impl Failure {
             | NotQemu { .. }
             | MachineEnded { .. }
             | ManagerGone
+            | ManagerEnding
             | ManagerNotUp { .. }
             | Abandoned
             | GoesOn

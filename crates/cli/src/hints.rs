@@ -257,6 +257,7 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::ManagerGone => {
             "`bygone jobs` says what became of what it was at; what ended it is in run/manager.log of the store if it was started by itself"
         }
+        Failure::ManagerEnding => "ask again once it has ended; `bygone status` shows that",
         Failure::ManagerNotUp { .. } => "run `bygone serve` in a terminal to see what it says",
         Failure::Abandoned => "ask again",
         Failure::GoesOn => "`bygone status` shows it",

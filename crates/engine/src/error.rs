@@ -433,6 +433,9 @@ pub enum Error {
     /// The manager, or the supervision of a machine, ended during the call.
     #[error("the manager ended the connection")]
     ManagerGone,
+    /// The manager is about to end, and did not begin with the request.
+    #[error("the manager is ending")]
+    ManagerEnding,
     /// The manager did not start.
     #[error("the manager did not start: {0}")]
     ManagerNotUp(String),

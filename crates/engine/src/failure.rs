@@ -165,6 +165,7 @@ impl Error {
                 Failure::Interrupted { job: *job, changed: changed.clone() }
             }
             Error::ManagerGone => Failure::ManagerGone,
+            Error::ManagerEnding => Failure::ManagerEnding,
             Error::ManagerNotUp(said) => Failure::ManagerNotUp { said: said.clone() },
             Error::Abandoned => Failure::Abandoned,
             Error::GoesOn => Failure::GoesOn,

@@ -28,8 +28,8 @@ use serde_json::Value;
 use self::kept::Kept;
 use crate::{
     api::{
-        Answers, Items, JOBS_MAX, JobEnded, JobInfo, JobState, KEY_BYTES_MAX, Nothing, Progress, Request,
-        call,
+        Answers, Failure, Items, JOBS_MAX, JobEnded, JobInfo, JobState, KEY_BYTES_MAX, Nothing, Progress,
+        Request, call,
     },
     calls::Handle,
     error::{Error, Result},
@@ -249,6 +249,10 @@ impl Jobs {
     }
 
     fn end(&self, manager: &Manager, job: &Job, result: &Result<Value>) {
+        if manager.is_closing() && matches!(result, Err(e) if e.failure() == Failure::Abandoned) {
+            // It was not cancelled: the next manager finds it interrupted, and what it had changed.
+            return;
+        }
         let name = lock(&job.kept).request.target().map(str::to_owned);
         let target = manager.served().into_iter().find(|target| Some(&target.name) == name.as_ref());
         let mut kept = lock(&job.kept);
@@ -281,6 +285,10 @@ impl Manager {
     /// # Errors
     /// When it cannot be done.
     pub(crate) fn answer(&self, request: &Request, answers: &mut dyn Items<Value>) -> Result<Value> {
+        if self.is_gate_closed() && matches!(request, Request::Run(_)) {
+            // Before it is a job: its client asks again until there is another manager.
+            return Err(Error::ManagerEnding);
+        }
         let jobs = self.jobs();
         match jobs.begin(self, request, answers)? {
             Begun::Plain => self.do_now(request, answers),
@@ -290,7 +298,7 @@ impl Manager {
                     answers.note(format!("this is job {id}, which goes on if nobody waits for it"));
                 }
                 // The callers that wait for it must be notified even if it panics.
-                let mut working = Working { answers, job: &job };
+                let mut working = Working { answers, job: &job, manager: self };
                 let done = catch_unwind(AssertUnwindSafe(|| self.do_now(request, &mut working)));
                 let result = done.unwrap_or(Err(Error::Panicked { what: "this" }));
                 jobs.end(self, &job, &result);
@@ -309,6 +317,7 @@ impl Manager {
 struct Working<'a> {
     answers: &'a mut dyn Items<Value>,
     job: &'a Job,
+    manager: &'a Manager,
 }
 
 impl Answers for Working<'_> {
@@ -332,6 +341,7 @@ impl Answers for Working<'_> {
 
     fn wanted(&mut self) -> bool {
         !self.job.cancelled.load(Ordering::Acquire)
+            && !self.manager.is_closing()
             && (self.answers.stays()
                 || self.job.followers.load(Ordering::Acquire) > 0
                 || self.answers.wanted())

@@ -146,6 +146,8 @@ pub(crate) enum Refusal {
     LeftRunning,
     /// "target web is not running".
     Stopped,
+    /// "the manager is ending": it starts and adopts no machine any more.
+    Ending,
 }
 
 /// Decides whether a request is legal, given the change in progress and the state of the machine.
@@ -197,6 +199,7 @@ mod tests {
             Verdict::Refused(Refusal::Stopping) => "stopping",
             Verdict::Refused(Refusal::LeftRunning) => "left",
             Verdict::Refused(Refusal::Stopped) => "stopped",
+            Verdict::Refused(Refusal::Ending) => "ending",
         }
     }
 

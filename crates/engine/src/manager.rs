@@ -180,16 +180,57 @@ impl Manager {
         &self.shared.nbd
     }
 
-    /// Whether the manager was asked to end.
+    /// Whether the manager was asked to end, or is ending.
     #[must_use]
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        self.stopping.load(Ordering::SeqCst)
     }
 
     /// Asks the manager to end; with `keep_targets`, machines go on running.
     pub(crate) fn stop(&self, keep_targets: bool) {
         self.keep_targets.store(keep_targets, Ordering::Release);
-        self.stopping.store(true, Ordering::Release);
+        self.begin_stopping();
+    }
+
+    /// As [`Manager::stop`], whatever becomes of the machines.
+    pub(crate) fn begin_stopping(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.shared.close_gate();
+    }
+
+    /// As [`Manager::begin_stopping`], unless it is busy. Asked with the gate for machines closed: nobody can start one
+    /// between the question and the end.
+    pub(crate) fn stop_if_idle(&self, is_busy: &dyn Fn() -> bool) {
+        self.shared.close_gate();
+        if !is_busy() {
+            self.begin_stopping();
+            return;
+        }
+        self.shared.open_gate();
+        // A client may have asked it to end meanwhile, and closed the gate for good.
+        if self.is_stopping() {
+            self.shared.close_gate();
+        }
+    }
+
+    /// Whether no machine is started or adopted any more.
+    #[must_use]
+    pub(crate) fn is_gate_closed(&self) -> bool {
+        self.shared.is_gate_closed()
+    }
+
+    /// Whether the calls in progress are to end.
+    #[must_use]
+    pub(crate) fn is_closing(&self) -> bool {
+        self.shared.is_closing()
+    }
+
+    /// Ends the calls in progress, and the threads that read and fill disks.
+    pub(crate) fn begin_closing(&self) {
+        self.shared.begin_closing();
+        for target in self.served() {
+            target.begin_closing();
+        }
     }
 
     /// Marks the store's lock as held for an export, which lasts until its user ends it. Any other process that wants

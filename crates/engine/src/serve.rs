@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
-        Arc, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -18,7 +18,7 @@ use bygone_qemu::Places;
 use bygone_store::Error as StoreError;
 
 use crate::{
-    api::{Answers, Call, Items, Request, call},
+    api::{Answers, Call, Failure, Items, Request, call},
     calls::{Handle as _, In},
     error::{Error, Result, Usage},
     exports::ManagerExports,
@@ -27,16 +27,21 @@ use crate::{
     manager::{Manager, stop_machine},
     socket::{self, ApiServer},
     store_dir::{Configs, StorePaths},
-    target::{Begun, Target},
+    target::{Begun, Target, lock},
 };
 
 const TICK: Duration = Duration::from_millis(50);
 /// A manager in the background ends when it was idle for this long.
 const IDLE_MAX: Duration = Duration::from_secs(3);
-/// How long a started manager is waited for while it lives: after a crash, opening a large store reads much.
+/// How long a manager that ends is waited for, and how long a started one while it lives: after a crash, opening a large
+/// store reads much.
 const START_MAX: Duration = Duration::from_secs(900);
+/// How long a client waits before it asks again after a manager that ends.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 const ADOPT_EVERY: Duration = Duration::from_secs(1);
 const NBD_STOP_MAX: Duration = Duration::from_secs(5);
+/// How long the end of the manager waits for a start in progress.
+const STARTED_MAX: Duration = Duration::from_secs(60);
 const CLOSE_MAX: Duration = Duration::from_secs(60);
 
 /// Set by a signal.
@@ -141,8 +146,19 @@ impl Drop for Keeper {
 /// # Errors
 /// When the store cannot be opened or the sockets cannot be created.
 pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeInfo)) -> Result<()> {
-    let paths = StorePaths::new(store);
-    let manager = Manager::open_to_serve(&paths)?;
+    serve_with(&Manager::open_to_serve(&StorePaths::new(store))?, options, ready)
+}
+
+/// As [`serve`], with a manager that has opened its store to serve it.
+///
+/// # Errors
+/// When the sockets cannot be created.
+pub(crate) fn serve_with(
+    manager: &Arc<Manager>,
+    options: &ServeOptions,
+    ready: &mut dyn FnMut(&ServeInfo),
+) -> Result<()> {
+    let paths = manager.paths().clone();
     let run = paths.root().join("run");
     fs::create_dir_all(&run).map_err(|e| Error::file("making", &run, e))?;
     let exports = Arc::new(ManagerExports(manager.clone()));
@@ -163,7 +179,7 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
         }
         None => None,
     };
-    let api = ApiServer::start(manager.clone())?;
+    let mut api = ApiServer::start(manager.clone())?;
     // Requests need not wait until machines are adopted and started.
     let caretaker = Caretaker::start(manager.clone(), options.to_run.clone())?;
     ready(&ServeInfo {
@@ -171,27 +187,37 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
         nbd: nbd_socket,
         listen: tcp.as_ref().map(|serving| serving.address().to_string()),
     });
+    let is_busy = || {
+        let used = |target: &Arc<Target>| target.is_left_running() || target.doing().is_some();
+        manager.served().iter().any(used)
+            || manager.is_opening()
+            || manager.is_busy()
+            || api.is_busy()
+            || caretaker.is_busy()
+    };
     let mut busy_at = Instant::now();
     while !STOP.load(Ordering::Acquire) && !manager.is_stopping() {
-        let left = manager.served().iter().any(|target| target.is_left_running());
-        if left || manager.is_opening() || manager.is_busy() || api.is_busy() || !caretaker.has_begun() {
+        if is_busy() {
             busy_at = Instant::now();
         }
         if options.until_idle && busy_at.elapsed() > IDLE_MAX {
-            break;
+            manager.stop_if_idle(&is_busy);
         }
         std::thread::sleep(TICK);
     }
+    // First, so that the machines that run or are being started now are all there are. Clients are answered meanwhile:
+    // a machine can be looked at, or forced.
+    manager.begin_stopping();
     let keep_targets = manager.keep_targets.load(Ordering::Acquire);
     drop(caretaker);
-    if !keep_targets {
-        stop_all(&manager);
-    }
-    manager.stop(keep_targets);
+    stop_all(manager, keep_targets);
     drop(opener);
     // From here on commands do not find this manager: they start another one, which waits for the store's lock.
-    drop(api);
-    let _ = fs::remove_file(paths.api_socket());
+    api.stop_accepting();
+    manager.begin_closing();
+    if !api.wait_for_clients(CLOSE_MAX) {
+        tracing::warn!("some calls are cut off: they did not end in time");
+    }
     unix.stop(NBD_STOP_MAX);
     if let Some(tcp) = &tcp {
         tcp.stop(NBD_STOP_MAX);
@@ -199,7 +225,7 @@ pub fn serve(store: &Path, options: &ServeOptions, ready: &mut dyn FnMut(&ServeI
     for target in manager.served() {
         target.stop_serving_machine();
     }
-    close(&manager, keep_targets);
+    close(manager, keep_targets);
     drop(keeper);
     Ok(())
 }
@@ -231,6 +257,8 @@ impl Drop for Opener {
 pub(crate) struct Caretaker {
     stop: Arc<AtomicBool>,
     begun: Arc<AtomicBool>,
+    /// The threads that start targets marked `autostart`.
+    starting: Arc<Mutex<Vec<JoinHandle<()>>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -238,6 +266,8 @@ impl Caretaker {
     pub(crate) fn start(manager: Arc<Manager>, to_run: Option<String>) -> Result<Caretaker> {
         let (stop, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (stopping, has_begun) = (stop.clone(), begun.clone());
+        let starting = Arc::<Mutex<Vec<_>>>::default();
+        let starting_now = starting.clone();
         let care = move || {
             let mut seen = Seen::default();
             let mut adopt_at = Instant::now();
@@ -253,7 +283,8 @@ impl Caretaker {
                         adopt(&target);
                     }
                     if look.is_new {
-                        take_up(&manager, &target, look.starts && to_run.as_ref() != Some(&target.name));
+                        let starts = look.starts && to_run.as_ref() != Some(&target.name);
+                        lock(&starting_now).extend(take_up(&manager, &target, starts));
                     }
                     target.count_size();
                 }
@@ -268,12 +299,12 @@ impl Caretaker {
             .name("caretaker".into())
             .spawn(care)
             .map_err(|e| Error::file("starting a thread for", "taking care", e))?;
-        Ok(Caretaker { stop, begun, thread: Some(thread) })
+        Ok(Caretaker { stop, begun, starting, thread: Some(thread) })
     }
 
-    /// Whether the targets that were open at the first look have been visited.
-    fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::Acquire)
+    /// Whether it is still visiting the targets that were open at the first look, or starting some.
+    fn is_busy(&self) -> bool {
+        !self.begun.load(Ordering::Acquire) || lock(&self.starting).iter().any(|thread| !thread.is_finished())
     }
 }
 
@@ -281,6 +312,9 @@ impl Drop for Caretaker {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        for thread in lock(&self.starting).drain(..) {
             let _ = thread.join();
         }
     }
@@ -322,50 +356,68 @@ fn adopt(target: &Arc<Target>) {
     }
 }
 
-/// Continues reading the disks of a target that was opened; if it `starts`, also starts it.
-fn take_up(manager: &Arc<Manager>, target: &Arc<Target>, starts: bool) {
+/// Continues reading the disks of a target that was opened; if it `starts`, also starts it, and returns the thread that does.
+fn take_up(manager: &Arc<Manager>, target: &Arc<Target>, starts: bool) -> Option<JoinHandle<()>> {
     let name = &target.name;
+    let mut starting = None;
     if starts && !target.is_running() && !target.is_left_running() {
         let run = call::Run { name: name.clone(), at: None, branch: None, display: None };
         let (manager, name) = (manager.clone(), name.clone());
-        let start = move || match manager.handle(&run, &mut Nobody) {
+        let start = move || match manager.handle(&run, &mut UntilEnding(&manager)) {
             Ok(_) => tracing::info!(target = name, "started"),
+            Err(Error::ManagerEnding) => {}
             Err(e) => tracing::error!(target = name, error = %e, "cannot be started"),
         };
         // In a thread of its own, so that other targets do not wait.
-        if let Err(error) = std::thread::Builder::new().name("autostart".into()).spawn(start) {
-            tracing::error!(target = target.name, %error, "cannot be started");
+        match std::thread::Builder::new().name("autostart".into()).spawn(start) {
+            Ok(thread) => starting = Some(thread),
+            Err(error) => tracing::error!(target = target.name, %error, "cannot be started"),
         }
     }
     target.catch_up();
     if let Err(e) = target.read_disks() {
         tracing::warn!(target = name, error = %e, "its disk cannot be read now");
     }
+    starting
 }
 
-fn stop_all(manager: &Arc<Manager>) {
-    let stopping: Vec<JoinHandle<()>> = manager
-        .served()
-        .into_iter()
-        .filter_map(|target| {
-            let machine = target.machine()?;
-            let stop = move || {
-                let name = target.name.clone();
-                let said = stop_machine(&target, &machine, false, None, &mut |step| {
-                    tracing::info!(target = name, "{step}");
-                });
-                if let Err(e) = said {
-                    tracing::error!(target = name, error = %e, "cannot be stopped");
-                    return;
-                }
-                let _ = target.wait_ended(&machine, &mut || true);
-            };
-            std::thread::Builder::new().name("stop".into()).spawn(stop).ok()
-        })
-        .collect();
+/// Waits for the machines that are being started, and stops all unless they are to be kept. No other machine can start,
+/// because the manager ends.
+fn stop_all(manager: &Arc<Manager>, keep_targets: bool) {
+    let mut stopping = Vec::new();
+    for target in manager.served() {
+        // In this order: a start puts its machine into the slot before it ends.
+        if target.wait_until_started(Duration::ZERO) && !target.is_running() {
+            continue;
+        }
+        let own = target.clone();
+        let stop = move || end_machine(&own, keep_targets);
+        match std::thread::Builder::new().name("stop".into()).spawn(stop) {
+            Ok(thread) => stopping.push(thread),
+            // One after the other instead.
+            Err(_) => end_machine(&target, keep_targets),
+        }
+    }
     for thread in stopping {
         let _ = thread.join();
     }
+}
+
+fn end_machine(target: &Arc<Target>, keep: bool) {
+    let name = &target.name;
+    if !target.wait_until_started(STARTED_MAX) {
+        tracing::error!(target = name, "it is still being started, and may go on running");
+    }
+    let Some(machine) = target.machine().filter(|_| !keep) else { return };
+    let said = stop_machine(target, &machine, false, None, &mut |step| {
+        tracing::info!(target = name, "{step}");
+    });
+    if let Err(e) = said {
+        tracing::error!(target = name, error = %e, "cannot be stopped");
+        return;
+    }
+    // A stop that could not be written was logged.
+    let _ = target.wait_ended(&machine, &mut || true);
 }
 
 /// Closes all targets; the reading of disks is stopped and continues the next time.
@@ -385,8 +437,10 @@ fn close(manager: &Manager, keep_targets: bool) {
 }
 
 /// Discards all answers.
+#[cfg(test)]
 pub(crate) struct Nobody;
 
+#[cfg(test)]
 impl Answers for Nobody {
     fn progress(&mut self, _: crate::api::Progress) -> bool {
         true
@@ -397,30 +451,68 @@ impl Answers for Nobody {
     }
 }
 
+#[cfg(test)]
 impl<I> Items<I> for Nobody {
     fn item(&mut self, _: I) -> bool {
         true
     }
 }
 
+/// Discards all answers; they are wanted until the manager ends.
+struct UntilEnding<'a>(&'a Manager);
+
+impl Answers for UntilEnding<'_> {
+    fn progress(&mut self, _: crate::api::Progress) -> bool {
+        self.wanted()
+    }
+    fn note(&mut self, _: String) {}
+    fn wanted(&mut self) -> bool {
+        !self.0.is_stopping()
+    }
+}
+
+impl<I> Items<I> for UntilEnding<'_> {
+    fn item(&mut self, _: I) -> bool {
+        self.wanted()
+    }
+}
+
 /// Asks the manager of `store`: the running one, or, if none runs, one in this process for the duration of the call.
-/// For calls that need a lasting manager (such as `run`), one is started in the background.
+/// For calls that need a lasting manager (such as `run`), one is started in the background. A manager that ends and
+/// therefore does not begin with the call is waited for, and the next one is asked.
 ///
 /// # Errors
 /// The failure of the call, or why no manager can be reached.
 pub fn ask<C: Call>(store: &Path, call: &C, answers: &mut dyn Items<C::Item>) -> Result<C::Answer> {
     let paths = StorePaths::new(store);
     paths.check()?;
+    let end = Instant::now() + START_MAX;
+    loop {
+        let refused = match ask_now(&paths, call, answers) {
+            Err(e @ (Error::ManagerEnding | Error::Told(Failure::ManagerEnding))) => e,
+            answer => return answer,
+        };
+        if Instant::now() > end {
+            return Err(refused);
+        }
+        if !answers.wanted() {
+            return Err(Error::Abandoned);
+        }
+        std::thread::sleep(ASK_AGAIN);
+    }
+}
+
+fn ask_now<C: Call>(paths: &StorePaths, call: &C, answers: &mut dyn Items<C::Item>) -> Result<C::Answer> {
     if let Some(stream) = socket::connect(&paths.api_socket()) {
         return socket::ask(&stream, call, false, answers);
     }
     let request: Request = call.clone().into();
-    if needs_manager(&paths, &request) || (answers.stays() && request.lasts()) {
-        start_in_background(&paths, &request, &mut || answers.wanted())?;
+    if needs_manager(paths, &request) || (answers.stays() && request.lasts()) {
+        start_in_background(paths, &request, &mut || answers.wanted())?;
         let stream = socket::connect(&paths.api_socket()).ok_or(Error::ManagerGone)?;
         return socket::ask(&stream, call, true, answers);
     }
-    let manager = match Manager::open(&paths) {
+    let manager = match Manager::open(paths) {
         // A manager was started meanwhile.
         Err(e @ Error::StoreLocked { .. }) => {
             let stream = socket::connect(&paths.api_socket()).ok_or(e)?;

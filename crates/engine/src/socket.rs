@@ -23,7 +23,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use crate::{
-    api::{Answers, Asked, Call, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, call},
+    api::{Answers, Asked, Call, Failure, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, call},
     calls::own_zone,
     error::{Error, Result, Usage},
     manager::Manager,
@@ -33,6 +33,7 @@ const CONNECTIONS_MAX: usize = 128;
 /// The timeout of each read of a request and each write of an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 const ACCEPT_EVERY: Duration = Duration::from_millis(100);
 /// How long a client waits until the manager has closed its export: stopping a socket that has clients takes up to five
 /// seconds.
@@ -44,6 +45,7 @@ const WANTED_EVERY: Duration = Duration::from_millis(200);
 
 /// A listening API.
 pub(crate) struct ApiServer {
+    manager: Arc<Manager>,
     stop: Arc<AtomicBool>,
     connections: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
@@ -63,12 +65,30 @@ impl ApiServer {
         listener.set_nonblocking(true).map_err(io)?;
         let stop = Arc::new(AtomicBool::new(false));
         let connections = Arc::new(AtomicUsize::new(0));
-        let (stopping, counted) = (stop.clone(), connections.clone());
+        let (stopping, counted, served) = (stop.clone(), connections.clone(), manager.clone());
         let thread = std::thread::Builder::new()
             .name("api".into())
-            .spawn(move || accept(&listener, &manager, &stopping, &counted))
+            .spawn(move || accept(&listener, &served, &stopping, &counted))
             .map_err(io)?;
-        Ok(ApiServer { stop, connections, thread: Some(thread) })
+        Ok(ApiServer { manager, stop, connections, thread: Some(thread) })
+    }
+
+    /// Removes the socket. Clients that have connected before are answered.
+    pub(crate) fn stop_accepting(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        // Removed first: who has not connected by now finds no manager.
+        let _ = fs::remove_file(self.manager.paths().api_socket());
+        self.stop.store(true, Ordering::Release);
+        let _ = thread.join();
+    }
+
+    /// Waits until no client is connected; returns false if one still is after `within`.
+    pub(crate) fn wait_for_clients(&self, within: Duration) -> bool {
+        let end = Instant::now() + within;
+        while self.is_busy() && Instant::now() < end {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        !self.is_busy()
     }
 
     /// Whether a client is connected.
@@ -79,10 +99,7 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.stop_accepting();
     }
 }
 
@@ -95,22 +112,31 @@ fn accept(
     while !stop.load(Ordering::Acquire) {
         let wait = Timespec { tv_sec: 0, tv_nsec: ACCEPT_EVERY.subsec_nanos().into() };
         let _ = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&wait));
-        let Ok((stream, _)) = listener.accept() else { continue };
-        if connections.load(Ordering::Acquire) >= CONNECTIONS_MAX {
-            continue;
+        if let Ok((stream, _)) = listener.accept() {
+            begin_answering(stream, manager, connections);
         }
-        connections.fetch_add(1, Ordering::AcqRel);
-        let (manager, counted) = (manager.clone(), connections.clone());
-        // Dropped with the thread, even if that panics or cannot be started.
-        let counted = Counted(counted);
-        let answer = move || {
-            let _counted = counted;
-            if let Err(e) = answer(&stream, &manager) {
-                tracing::debug!(error = %e, "an API connection ended");
-            }
-        };
-        let _ = std::thread::Builder::new().name("api-client".into()).spawn(answer);
     }
+    // Nobody finds the socket any more. Those that had connected before are as many as the listener queues.
+    while let Ok((stream, _)) = listener.accept() {
+        begin_answering(stream, manager, connections);
+    }
+}
+
+fn begin_answering(stream: UnixStream, manager: &Arc<Manager>, connections: &Arc<AtomicUsize>) {
+    if connections.load(Ordering::Acquire) >= CONNECTIONS_MAX {
+        return;
+    }
+    connections.fetch_add(1, Ordering::AcqRel);
+    // Dropped with the thread, even if that panics or cannot be started.
+    let counted = Counted(connections.clone());
+    let manager = manager.clone();
+    let answer = move || {
+        let _counted = counted;
+        if let Err(e) = answer(&stream, &manager) {
+            tracing::debug!(error = %e, "an API connection ended");
+        }
+    };
+    let _ = std::thread::Builder::new().name("api-client".into()).spawn(answer);
 }
 
 /// Counts a connection, for its lifetime.
@@ -122,7 +148,27 @@ impl Drop for Counted {
     }
 }
 
+/// Waits until a request begins to arrive, or the calls in progress are to end.
+fn is_asked(stream: &UnixStream, manager: &Manager) -> bool {
+    let end = Instant::now() + PATIENCE;
+    let wait = Timespec { tv_sec: 0, tv_nsec: ACCEPT_EVERY.subsec_nanos().into() };
+    loop {
+        // Asked before the look, so that a request that has arrived by then is answered.
+        let is_last = manager.is_closing() || Instant::now() > end;
+        let mut fds = [PollFd::new(stream, PollFlags::IN)];
+        if poll(&mut fds, Some(&wait)).is_ok_and(|ready| ready > 0) {
+            return true;
+        }
+        if is_last {
+            return false;
+        }
+    }
+}
+
 fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
+    if !is_asked(stream, manager) {
+        return Ok(());
+    }
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -130,6 +176,7 @@ fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
     BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_until(b'\n', &mut line)?;
     let mut client = Client {
         stream,
+        manager,
         last_progress: None,
         broken: false,
         zone: None,
@@ -149,6 +196,10 @@ fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
     };
     match result {
         Ok(value) => client.send(&Reply::Done(value)),
+        // The client has not given it up, so it is not told that.
+        Err(e) if manager.is_closing() && e.failure() == Failure::Abandoned => {
+            client.send(&Reply::Failed(Failure::ManagerGone))
+        }
         Err(e) => client.send(&Reply::Failed(e.failure())),
     };
     Ok(())
@@ -157,6 +208,7 @@ fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
 /// The client of a connection.
 struct Client<'a> {
     stream: &'a UnixStream,
+    manager: &'a Manager,
     last_progress: Option<Instant>,
     broken: bool,
     zone: Option<String>,
@@ -213,7 +265,7 @@ impl Answers for Client<'_> {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut fds = [PollFd::new(self.stream, gone)];
         let asked = poll(&mut fds, Some(&now));
-        !self.broken && asked.is_ok() && !fds[0].revents().intersects(gone)
+        !self.broken && !self.manager.is_closing() && asked.is_ok() && !fds[0].revents().intersects(gone)
     }
 }
 
@@ -231,8 +283,9 @@ pub(crate) fn connect(path: &Path) -> Option<UnixStream> {
 /// Sends a call to a running manager; `began` if it was started for this call.
 ///
 /// # Errors
-/// The failure of the call, or [`Error::ManagerGone`]. If the answer is no longer wanted: [`Error::Abandoned`] once the
-/// manager has ended the call and released what it held for it; otherwise [`Error::GoesOn`].
+/// The failure of the call, or [`Error::ManagerGone`]; [`Error::ManagerEnding`] if the manager did not read the call. If
+/// the answer is no longer wanted: [`Error::Abandoned`] once the manager has ended the call and released what it held for
+/// it; otherwise [`Error::GoesOn`].
 pub(crate) fn ask<C: Call>(
     stream: &UnixStream,
     call: &C,
@@ -240,13 +293,16 @@ pub(crate) fn ask<C: Call>(
     answers: &mut dyn Items<C::Item>,
 ) -> Result<C::Answer> {
     let gone = |_| Error::ManagerGone;
+    // Without all of its line, nothing was done.
+    let unheard = |_| Error::ManagerEnding;
+    let mut is_read = false;
     let (key, stays) = (answers.key().map(str::to_owned), answers.stays());
     let asked = Asked { request: call.clone().into(), zone: own_zone(), began, key, stays };
     // Only an export can take long to close. Any other call that the manager does not end at once goes on.
     let put_away = if C::NAME == call::Export::NAME { PUT_AWAY_MAX } else { GIVE_UP_MAX };
     let mut line = serde_json::to_vec(&asked).map_err(|e| Usage::BadRequest(e.to_string()))?;
     line.push(b'\n');
-    (&*stream).write_all(&line).map_err(gone)?;
+    (&*stream).write_all(&line).map_err(unheard)?;
     // A short timeout, so that a signal here is noticed while the manager sends nothing.
     stream.set_read_timeout(Some(WANTED_EVERY)).map_err(gone)?;
     let mut reader = BufReader::new(stream);
@@ -261,8 +317,13 @@ pub(crate) fn ask<C: Call>(
                 }
                 continue;
             }
+            // A unix socket is reset if its other end was closed before all was read that had been written to it.
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset && !is_read => {
+                return Err(Error::ManagerEnding);
+            }
             Err(_) => return Err(Error::ManagerGone),
         }
+        is_read = true;
         let reply: Reply<C::Item, C::Answer> =
             serde_json::from_slice(&line).map_err(|e| Usage::BadRequest(e.to_string()))?;
         line.clear();

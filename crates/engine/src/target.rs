@@ -59,9 +59,35 @@ pub(crate) struct Shared {
     pub nbd: bygone_block::nbd::Server,
     /// The time of the logs and of the requests for moments.
     pub clock: Arc<dyn Clock>,
+    /// No machine is started or adopted any more, because the manager is about to end.
+    gate_closed: AtomicBool,
+    /// The calls in progress are to end.
+    closing: AtomicBool,
 }
 
 impl Shared {
+    /// Closes the gate for machines: a start that holds its target's turn by now is the last one of that target.
+    pub(crate) fn close_gate(&self) {
+        self.gate_closed.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn open_gate(&self) {
+        self.gate_closed.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_gate_closed(&self) -> bool {
+        self.gate_closed.load(Ordering::SeqCst)
+    }
+
+    /// Ends the calls in progress, as if nobody waited for them.
+    pub(crate) fn begin_closing(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
     /// For the store in `paths`, with machines from `launcher`.
     pub(crate) fn new(paths: &StorePaths, launcher: Arc<dyn Launcher>) -> Arc<Shared> {
         Shared::with_options(paths, launcher, LogOptions::default())
@@ -90,6 +116,8 @@ impl Shared {
             jobs: Jobs::new(paths),
             nbd: bygone_block::nbd::Server::new(bygone_block::nbd::Limits::default()),
             clock,
+            gate_closed: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
         })
     }
 }

@@ -2,6 +2,7 @@ mod asked;
 mod autostart;
 mod branches;
 mod damage;
+mod ending;
 mod events;
 mod filling;
 mod foreign;

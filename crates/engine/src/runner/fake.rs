@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
         mpsc::{SyncSender, sync_channel},
     },
     time::Duration,
@@ -30,6 +30,8 @@ pub(crate) struct Fake {
     pids: AtomicU32,
     /// How the next machine behaves.
     pub(crate) next: Mutex<Next>,
+    /// While set, machines that are being started are not there yet.
+    pub(crate) holds_starts: AtomicBool,
     /// A look for the machine in this folder panics.
     pub(crate) haunted: Mutex<Option<PathBuf>>,
 }
@@ -42,6 +44,8 @@ pub(crate) enum Next {
     Good,
     /// It answers, and never shuts down by itself.
     Stubborn,
+    /// It answers, and takes its time to shut down when it is asked to: until [`FakeMachine::shut_down`].
+    Lingers,
     /// It does not answer until [`FakeMachine::answer`].
     Slow,
     /// Its program ends before it answers.
@@ -159,6 +163,9 @@ impl Launcher for Fake {
         if let Some(running) = self.machine(launch.dir) {
             return Err(bygone_qemu::Error::AlreadyRunning { pid: running.pid }.into());
         }
+        while self.holds_starts.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let kind = std::mem::take(&mut *lock(&self.next));
         let machine = Arc::new(FakeMachine {
             pid: 1_000_000 + self.pids.fetch_add(1, Ordering::Relaxed),
@@ -168,7 +175,7 @@ impl Launcher for Fake {
         lock(&self.machines).insert(launch.dir.to_owned(), machine.clone());
         let launched = machine.watch();
         match kind {
-            Next::Good | Next::Stubborn => machine.answer(),
+            Next::Good | Next::Stubborn | Next::Lingers => machine.answer(),
             Next::Slow => {}
             Next::Fails => machine.die(),
         }
@@ -218,6 +225,13 @@ impl Runner for FakeRunner {
         if self.0.kind == Next::Stubborn {
             std::thread::sleep(patience.min(Duration::from_millis(10)));
             return Ok(Stopped::StillRunning);
+        }
+        let end = std::time::Instant::now() + patience;
+        while self.0.kind == Next::Lingers && self.0.is_running() {
+            if std::time::Instant::now() >= end {
+                return Ok(Stopped::StillRunning);
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
         self.0.shut_down();
         Ok(Stopped::Holding)

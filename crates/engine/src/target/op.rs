@@ -91,6 +91,10 @@ impl Target {
                 return Err(Error::NoTarget(self.name.clone()));
             }
             match lifecycle::decide(*doing, self.machine_state(), request) {
+                // Asked with the turn locked: whoever closes this gate sees the starts that went through it before.
+                Verdict::Go | Verdict::Adopt if change == Change::Start && self.shared.is_gate_closed() => {
+                    return Err(self.refused(Refusal::Ending));
+                }
                 // Only a free turn is taken, even for a request that is legal during the change in progress.
                 verdict @ (Verdict::Go | Verdict::Adopt) if doing.is_none() => {
                     *doing = Some(Doing { change, since: self.log.now() });
@@ -109,6 +113,20 @@ impl Target {
                 }
             }
         }
+    }
+
+    /// Waits until its machine is not being started or adopted, for at most `within`. Returns whether it is not.
+    pub(crate) fn wait_until_started(&self, within: Duration) -> bool {
+        let end = Instant::now() + within;
+        let mut doing = lock(&self.turn.doing);
+        while doing.is_some_and(|doing| doing.change == Change::Start) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            doing = self.turn.changed.wait_timeout(doing, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
     }
 
     /// As [`Target::begin`], for requests that do not adopt a machine that was left running.
@@ -167,6 +185,7 @@ impl Target {
             Refusal::Stopping => Error::TargetStopping(name),
             Refusal::LeftRunning => self.left_running(),
             Refusal::Stopped => Error::TargetStopped(name),
+            Refusal::Ending => Error::ManagerEnding,
         }
     }
 }

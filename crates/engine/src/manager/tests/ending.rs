@@ -1,0 +1,177 @@
+//! The end of a serving manager: no machine is left behind, and no client unanswered.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{machines::run_call, *};
+use crate::{
+    api::{Call, Failure, Nothing},
+    lifecycle::{self, Change},
+    runner::fake::Next,
+    serve::{ServeOptions, serve_with},
+    socket::{self, ApiServer},
+    target::lock,
+};
+
+/// A manager that serves in a thread of its own.
+struct Served {
+    manager: Arc<Manager>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl World {
+    /// Serves these targets.
+    fn serve(&self, options: ServeOptions) -> Served {
+        let manager = self.serving();
+        let (serving, is_ready) = (manager.clone(), Arc::new(AtomicBool::new(false)));
+        let ready = is_ready.clone();
+        let thread = std::thread::spawn(move || {
+            serve_with(&serving, &options, &mut |_| ready.store(true, Ordering::Release)).unwrap();
+        });
+        wait_for("the manager to serve", || is_ready.load(Ordering::Acquire) && !manager.is_opening());
+        Served { manager, thread }
+    }
+
+    fn ask<C: Call<Item = Nothing>>(&self, call: &C) -> Result<C::Answer> {
+        let stream = socket::connect(&self.paths().api_socket()).expect("a manager serves");
+        socket::ask(&stream, call, false, &mut Nobody)
+    }
+
+    fn has_machine(&self, name: &str) -> bool {
+        self.fake.machine(&self.paths().run_dir(name)).is_some()
+    }
+}
+
+impl Served {
+    fn life(&self, name: &str) -> lifecycle::Machine {
+        self.manager.target(name).unwrap().machine_state()
+    }
+
+    fn end(self) {
+        self.thread.join().unwrap();
+    }
+}
+
+fn is_ending<T>(answer: &Result<T>) -> bool {
+    matches!(answer, Err(Error::Told(Failure::ManagerEnding)))
+}
+
+#[test]
+fn a_manager_that_ends_starts_no_machine_while_it_stops_another() {
+    let (world, manager) = World::with(&["db", "web"]);
+    drop(manager);
+    let served = world.serve(ServeOptions::default());
+    *lock(&world.fake.next) = Next::Lingers;
+    world.ask(&run_call("web")).unwrap();
+    served.manager.stop(false);
+    wait_for("web to be asked to stop", || served.life("web") == lifecycle::Machine::Stopping);
+    // Clients are still answered, and are told to look for another manager.
+    let refused = world.ask(&run_call("db"));
+    assert!(is_ending(&refused), "{refused:?}");
+    assert!(!world.has_machine("db"));
+    world.ask(&call::Status {}).unwrap();
+    world.fake.machine(&world.paths().run_dir("web")).unwrap().shut_down();
+    served.end();
+    assert!(!world.has_machine("web") && !world.has_machine("db"));
+    assert!(!world.paths().api_socket().exists());
+}
+
+#[test]
+fn a_machine_that_is_being_started_when_the_manager_ends_is_stopped_too() {
+    let (world, manager) = World::with(&["db", "web"]);
+    let settings = vec![("autostart".to_owned(), "true".to_owned())];
+    manager.handle(&call::TargetSet { name: "web".into(), settings }, &mut Nobody).unwrap();
+    drop(manager);
+    world.fake.holds_starts.store(true, Ordering::Release);
+    let served = world.serve(ServeOptions::default());
+    let world = &world;
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| world.ask(&run_call("db")));
+        for name in ["db", "web"] {
+            let target = served.manager.target(name).unwrap();
+            let is_started = || target.doing().is_some_and(|doing| doing.change == Change::Start);
+            wait_for("both to be started", is_started);
+        }
+        served.manager.stop(false);
+        // Whoever did not wait for them would have ended by now.
+        std::thread::sleep(Duration::from_millis(300));
+        world.fake.holds_starts.store(false, Ordering::Release);
+        let _ = starting.join().unwrap();
+        served.end();
+    });
+    assert!(!world.has_machine("db") && !world.has_machine("web"));
+}
+
+#[test]
+fn a_manager_that_is_idle_goes_on_if_a_start_has_begun_before_it_ends() {
+    let (_world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    let is_used = || target.doing().is_some() || target.is_running();
+    let op = target.begin_change(Change::Start, lifecycle::Request::Run).unwrap();
+    manager.stop_if_idle(&is_used);
+    drop(op);
+    manager.handle(&run_call("web"), &mut Nobody).unwrap();
+    manager.stop_if_idle(&is_used);
+    assert!(!manager.is_stopping());
+    super::machines::stop(&manager, "web").unwrap();
+    manager.stop_if_idle(&is_used);
+    assert!(manager.is_stopping());
+    let refused = manager.handle(&run_call("web"), &mut Nobody);
+    assert!(matches!(refused, Err(Error::ManagerEnding)), "{refused:?}");
+}
+
+#[test]
+fn a_machine_that_is_kept_is_not_adopted_again_by_the_manager_that_ends() {
+    let (world, manager) = World::with(&["web"]);
+    manager.handle(&run_call("web"), &mut Nobody).unwrap();
+    let target = manager.target("web").unwrap();
+    manager.stop(true);
+    target.abandon_machine();
+    for request in [lifecycle::Request::Run, lifecycle::Request::Stop] {
+        let refused = target.begin(Change::Start, request);
+        assert!(matches!(refused, Err(Error::ManagerEnding)), "{refused:?}");
+    }
+    assert!(world.has_machine("web"));
+}
+
+#[test]
+fn a_call_that_lasts_when_the_manager_ends_is_answered() {
+    let (world, manager) = World::with(&["web"]);
+    drop(manager);
+    let served = world.serve(ServeOptions::default());
+    world.ask(&run_call("web")).unwrap();
+    let world = &world;
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| world.ask(&call::Wait { name: "web".into() }));
+        std::thread::sleep(Duration::from_millis(100));
+        world.ask(&call::Shutdown { keep_targets: true }).unwrap();
+        let told = waiting.join().unwrap();
+        assert!(matches!(told, Err(Error::Told(Failure::ManagerGone))), "{told:?}");
+        served.end();
+    });
+    assert!(world.has_machine("web"));
+}
+
+#[test]
+fn a_client_that_finds_the_socket_is_answered_or_knows_that_nothing_was_done() {
+    let (world, manager) = World::with(&["web"]);
+    let world = &world;
+    for _ in 0..20 {
+        let api = ApiServer::start(manager.clone()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mut answered = 0;
+                    while let Some(stream) = socket::connect(&world.paths().api_socket()) {
+                        match socket::ask(&stream, &call::Jobs {}, false, &mut Nobody) {
+                            Ok(()) => answered += 1,
+                            Err(Error::ManagerEnding) => {}
+                            Err(other) => panic!("after {answered} answers: {other:?}"),
+                        }
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            drop(api);
+        });
+    }
+}
