@@ -27,7 +27,7 @@ use bygone_store::Error as StoreError;
 use self::kept::Kept;
 pub(crate) use self::slot::Slot;
 use crate::{
-    api::{MomentInfo, Started},
+    api::{Failure, MomentInfo, Started},
     config,
     error::{Error, Result},
     runner::{Launch, LaunchDisk, Launched, Phase, Report, Runner},
@@ -43,7 +43,8 @@ const NBD_STOP_MAX: Duration = Duration::from_secs(5);
 enum Start {
     Pending,
     Up,
-    Failed(Option<Error>),
+    /// It ended before its first answer. Every caller that waits for it is told why.
+    Failed(Failure),
 }
 
 /// A supervised machine.
@@ -115,11 +116,22 @@ fn forget_attempt(target: &Target) {
     }
 }
 
+fn spawn_watch(
+    target: &Target,
+    follow: impl FnOnce() + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    #[cfg(test)]
+    if target.shared.has_no_threads.load(std::sync::atomic::Ordering::Acquire) {
+        return Err(std::io::ErrorKind::WouldBlock.into());
+    }
+    std::thread::Builder::new().name(format!("watch {}", target.name)).spawn(follow)
+}
+
 impl Machine {
     /// Boots a target; returns as soon as the process exists. [`Machine::wait_started`] waits for its first answer.
     ///
     /// # Errors
-    /// When its disks cannot be opened, or the program does not start. Then nothing has changed.
+    /// When its disks cannot be opened, or the program does not start or cannot be supervised. Then no machine runs.
     pub(crate) fn boot(op: &Op, boot: &Boot) -> Result<Arc<Machine>> {
         let target = op.target();
         let config = target.config();
@@ -159,9 +171,9 @@ impl Machine {
         let end = Instant::now() + ANSWER_MAX;
         let mut start = lock(&self.start);
         loop {
-            match &mut *start {
+            match &*start {
                 Start::Up => return Ok(self.started()),
-                Start::Failed(why) => return Err(why.take().unwrap_or(Error::Abandoned)),
+                Start::Failed(why) => return Err(Error::Told(why.clone())),
                 Start::Pending if Instant::now() >= end || !wanted() => return Ok(self.started()),
                 Start::Pending => {
                     let waited = self.start_changed.wait_timeout(start, LOOK_EVERY);
@@ -234,15 +246,30 @@ impl Machine {
         *lock(&target.machine) = Slot::Watched(machine.clone());
         let (watched, owner) = (machine.clone(), target.clone());
         let follow = move |reports: Receiver<Report>| watched.follow(&owner, &reports);
-        std::thread::Builder::new()
-            .name(format!("watch {}", target.name))
-            .spawn(move || follow(reports))
-            .map_err(|e| {
-                // It runs unsupervised, as if an earlier manager had left it running.
-                *lock(&target.machine) = Slot::None;
-                Error::file("starting a thread for", &target.name, e)
-            })?;
-        Ok(machine)
+        match spawn_watch(target, move || follow(reports)) {
+            Ok(_) => Ok(machine),
+            Err(e) => {
+                machine.give_up(target);
+                Err(Error::file("starting a thread for", &target.name, e))
+            }
+        }
+    }
+
+    /// Handles a machine that cannot be supervised. One that was adopted goes on as before; a new one is ended, because
+    /// its start has failed.
+    fn give_up(&self, target: &Target) {
+        *lock(&target.machine) = Slot::None;
+        if self.adopted {
+            return;
+        }
+        if let Err(error) = self.runner().and_then(|runner| runner.end()) {
+            tracing::error!(target = target.name, %error, "QEMU does not end");
+        }
+        if let Some(serving) = lock(&self.serving).take() {
+            serving.stop(NBD_STOP_MAX);
+        }
+        lock(&self.leases).clear();
+        forget_attempt(target);
     }
 
     /// The answer to `run`.

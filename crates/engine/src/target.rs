@@ -63,6 +63,9 @@ pub(crate) struct Shared {
     gate_closed: AtomicBool,
     /// The calls in progress are to end.
     closing: AtomicBool,
+    /// No thread can be started that supervises a machine.
+    #[cfg(test)]
+    pub has_no_threads: AtomicBool,
 }
 
 impl Shared {
@@ -118,6 +121,8 @@ impl Shared {
             clock,
             gate_closed: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            #[cfg(test)]
+            has_no_threads: AtomicBool::new(false),
         })
     }
 }

@@ -10,7 +10,7 @@ use std::{
     fmt, fs,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use rustix::{
@@ -69,7 +69,8 @@ impl Process {
     /// `log`, and no other inherited descriptor.
     ///
     /// # Errors
-    /// [`Error::NotInstalled`] when it cannot be started, [`Error::File`] for the log.
+    /// [`Error::NotInstalled`] when it cannot be started, [`Error::File`] for the log, [`Error::System`] when it cannot be
+    /// watched. Then it does not run.
     pub fn spawn(command: &mut Command, log: &Path) -> Result<Process> {
         let output = fs::OpenOptions::new().create(true).append(true).open(log).map_err(Error::file(log))?;
         let errors = output.try_clone().map_err(Error::file(log))?;
@@ -77,8 +78,12 @@ impl Process {
         let child = bygone_sys::detach(command)
             .spawn()
             .map_err(|source| Error::NotInstalled { path: PathBuf::from(command.get_program()), source })?;
-        // `child` was not waited for, so its pid cannot have been reused, even if it has ended.
-        let pid = Pid::from_child(&child);
+        or_killed(child, Process::of_child)
+    }
+
+    /// A child that was not waited for: so its pid cannot have been reused, even if it has ended.
+    fn of_child(child: &Child) -> Result<Process> {
+        let pid = Pid::from_child(child);
         let pidfd =
             pidfd_open(pid, PidfdFlags::empty()).map_err(Error::system("watching the new process"))?;
         let start_ticks = read_stat(child.id()).map_or(0, |stat| stat.start_ticks);
@@ -193,6 +198,14 @@ impl Process {
         let line = fs::read(format!("/proc/{}/cmdline", self.identity.pid)).unwrap_or_default();
         line.split(|&byte| byte == 0).any(|word| word == argument.as_bytes())
     }
+}
+
+/// Watches a new process, and kills it if that fails: a program that nobody could find again must not run.
+fn or_killed<T>(mut child: Child, watch: impl FnOnce(&Child) -> Result<T>) -> Result<T> {
+    watch(&child).inspect_err(|_| {
+        // Fails only if it has ended.
+        let _ = child.kill().and_then(|()| child.wait());
+    })
 }
 
 impl AsFd for Process {

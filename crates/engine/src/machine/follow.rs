@@ -281,7 +281,7 @@ impl Machine {
         };
         self.let_go(target);
         *lock(&target.machine) = Slot::None;
-        *lock(&self.start) = Start::Failed(Some(why));
+        *lock(&self.start) = Start::Failed(why.failure());
         self.start_changed.notify_all();
         target.stopped.notify_all();
     }

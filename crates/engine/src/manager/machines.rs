@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bygone_model::{BranchId, Event, Kind};
+use bygone_model::{BranchId, Event, Kind, Seq};
+use bygone_store::{EventOrder, EventQuery};
 use jiff::Zoned;
 
 use super::{Manager, WANTED_EVERY};
@@ -79,18 +80,20 @@ impl Handle<call::Run> for Manager {
                 Err(error) => return Err(error),
             }
         };
+        // Before a branch is made for a machine that cannot start here.
+        let accelerator = accelerator?;
         let chosen = choose(
             &target,
             call.at.as_deref(),
             call.branch.as_deref(),
             &asked_at(&*self.shared.clock, answers),
         )?;
-        let started = boot(op, &chosen, call, accelerator, answers);
-        if chosen.made && matches!(started, Err(ref e) if !matches!(e, Error::Abandoned)) {
-            // The branch is dropped if the machine did not start.
-            if let Err(error) = target.log.drop_branch(chosen.branch) {
-                tracing::error!(target = target.name, %error, "the branch that was made for it cannot be dropped");
-            }
+        let machine = boot(&op, &chosen, call, accelerator);
+        // Releases the turn: from here on the machine can be stopped.
+        drop(op);
+        let started = machine.and_then(|machine| machine.wait_started(&mut || answers.wanted()));
+        if chosen.made && started.is_err() {
+            drop_unused(&target, chosen.branch);
         } else if chosen.made {
             // The machine runs, or may run: it is not stopped because the event of its branch cannot be written.
             if let Err(error) = restore::note_branch(&target, chosen.branch) {
@@ -99,6 +102,52 @@ impl Handle<call::Run> for Manager {
         }
         started
     }
+}
+
+/// Drops the branch that was made for a machine that did not start, unless somebody has used it since: the turn was
+/// released meanwhile.
+fn drop_unused(target: &Arc<Target>, branch: BranchId) {
+    let end = Instant::now() + BEGIN_MAX;
+    let dropped = loop {
+        match target.begin_change(Change::Drop, Request::Branches) {
+            Err(Error::Busy { .. }) if Instant::now() < end => std::thread::sleep(WANTED_EVERY / 10),
+            Err(error) => break Err(error),
+            Ok(_op) => break drop_untouched(target, branch),
+        }
+    };
+    if let Err(error) = dropped {
+        tracing::error!(target = target.name, %error, "the branch that was made for a machine that did not start stays");
+    }
+}
+
+fn drop_untouched(target: &Arc<Target>, branch: BranchId) -> Result<()> {
+    restore::check_unused(target, branch)?;
+    if is_touched(target, branch)? {
+        tracing::info!(
+            target = target.name,
+            "the branch of a machine that did not start stays: it was written to"
+        );
+        return restore::note_branch(target, branch);
+    }
+    target.log.drop_branch(branch)?;
+    Ok(())
+}
+
+/// Whether a branch has an event or a write of its own.
+fn is_touched(target: &Target, branch: BranchId) -> Result<bool> {
+    let (log, catalog) = (&target.log, target.log.catalog());
+    let made = catalog.live_branch(branch)?.made;
+    let line = catalog.stretch_of(branch);
+    let query = EventQuery { line: Some(&line), after: (made, Seq::MAX), ..EventQuery::default() };
+    if !log.find_events(&query, EventOrder::Newest, 1, &mut |_| true)?.is_empty() {
+        return Ok(true);
+    }
+    for volume in catalog.volumes_of(branch, Seq::MAX) {
+        if log.is_written_since(volume.id, made)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The answer to `run` for a machine that runs already.
@@ -113,19 +162,10 @@ fn running_already(machine: &Machine, answers: &mut dyn Items<Nothing>) -> Resul
     machine.wait_started(&mut || answers.wanted())
 }
 
-fn boot(
-    op: Op,
-    chosen: &Chosen,
-    call: &call::Run,
-    accelerator: Result<String>,
-    answers: &mut dyn Items<Nothing>,
-) -> Result<Started> {
+fn boot(op: &Op, chosen: &Chosen, call: &call::Run, accelerator: String) -> Result<Arc<Machine>> {
     let (branch, from) = (chosen.branch, chosen.from.clone());
     let display = call.display.clone().unwrap_or_else(|| op.target().config().display);
-    let machine = Machine::boot(&op, &Boot { branch, from, display, accelerator: accelerator? })?;
-    // Releases the turn: from here on the machine can be stopped.
-    drop(op);
-    machine.wait_started(&mut || answers.wanted())
+    Machine::boot(op, &Boot { branch, from, display, accelerator })
 }
 
 impl Handle<call::Wait> for Manager {

@@ -12,6 +12,7 @@ mod opening;
 mod removed;
 mod sequences;
 mod settings;
+mod starts;
 mod taken;
 mod told;
 

@@ -30,6 +30,8 @@ pub(crate) struct Fake {
     pids: AtomicU32,
     /// How the next machine behaves.
     pub(crate) next: Mutex<Next>,
+    /// While set, no machine can be started here.
+    pub(crate) is_missing: AtomicBool,
     /// While set, machines that are being started are not there yet.
     pub(crate) holds_starts: AtomicBool,
     /// A look for the machine in this folder panics.
@@ -156,6 +158,10 @@ impl Fake {
 
 impl Launcher for Fake {
     fn prepare(&self, _: &Path) -> Result<String> {
+        if self.is_missing.load(Ordering::Acquire) {
+            let source = std::io::ErrorKind::NotFound.into();
+            return Err(bygone_qemu::Error::NotInstalled { path: "qemu".into(), source }.into());
+        }
         Ok("tcg".to_owned())
     }
 

@@ -71,3 +71,15 @@ fn names_with_parentheses_and_spaces_do_not_shift_the_fields() {
         assert_eq!(parse_stat(broken), None, "{broken:?}");
     }
 }
+
+#[test]
+fn a_process_that_cannot_be_watched_does_not_go_on() {
+    let child = Command::new("/bin/sh").args(["-c", "exec sleep 1000"]).spawn().unwrap();
+    let mut seen = None;
+    let failed: Result<()> = or_killed(child, |child| {
+        seen = Some(Process::of_child(child)?);
+        Err(Error::system("watching the new process")(rustix::io::Errno::MFILE))
+    });
+    failed.unwrap_err();
+    assert_eq!(seen.unwrap().wait(Deadline::after(Duration::ZERO)).unwrap(), Some(Exit::Unknown));
+}

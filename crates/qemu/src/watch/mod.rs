@@ -112,7 +112,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::AlreadyRunning`]; those of [`Machine::argv`], [`Places::make`] and [`Process::spawn`]. Arguments that
-    /// QEMU rejects are reported by [`Happening::Exited`].
+    /// QEMU rejects are reported by [`Happening::Exited`]. Then no machine runs.
     pub fn start(qemu: &Path, machine: &Machine, places: &Places) -> Result<(Vm, Receiver<Report>)> {
         let argv = machine.argv(places)?;
         places.make()?;
@@ -122,14 +122,10 @@ impl Vm {
         Running::forget(places)?;
         places.put_by_old_log()?;
         let process = Process::spawn(ProcessCommand::new(qemu).args(argv), &places.qemu_log())?;
+        let process = Arc::new(process);
         let running = Running { process: process.identity().clone() };
-        if let Err(error) = running.save(places) {
-            // A machine that a later manager could not find must not run.
-            process.kill()?;
-            process.wait(Deadline::after(ANSWER_MAX))?;
-            return Err(error);
-        }
-        Vm::watch(process, places, false)
+        let watched = running.save(places).and_then(|()| Vm::watch(process.clone(), places, false));
+        or_killed(&process, watched)
     }
 
     /// Adopts the machine that runs in these places. `None` when none does.
@@ -142,10 +138,10 @@ impl Vm {
             // The record from its start is good enough: a full disk must not prevent the adoption.
             tracing::warn!(%error, "the machine that is taken up cannot be written down anew");
         }
-        Vm::watch(process, places, true).map(Some)
+        Vm::watch(Arc::new(process), places, true).map(Some)
     }
 
-    fn watch(process: Process, places: &Places, adopted: bool) -> Result<(Vm, Receiver<Report>)> {
+    fn watch(process: Arc<Process>, places: &Places, adopted: bool) -> Result<(Vm, Receiver<Report>)> {
         let system = |what| move |source: io::Error| Error::System { what, source };
         let (signal, signalled) = UnixStream::pair().map_err(system("making a pair of sockets"))?;
         for end in [&signal, &signalled] {
@@ -154,7 +150,6 @@ impl Vm {
         let (reports, receiver) = sync_channel(REPORTS_MAX);
         let now = Now { phase: Phase::Starting, qmp: None, stopping: false };
         let shared = Arc::new(Shared { now: Mutex::new(now), changed: Condvar::new() });
-        let process = Arc::new(process);
         let supervisor = Supervisor {
             shared: Arc::clone(&shared),
             process: Arc::clone(&process),
@@ -256,6 +251,16 @@ impl Vm {
         // If the socket is full, the thread is about to wake anyway.
         let _ = (&self.signal).write(&[1]);
     }
+}
+
+/// Kills a machine whose start failed after its process was there: a machine that nobody supervises, or that a later
+/// manager could not find, must not run.
+fn or_killed<T>(process: &Process, started: Result<T>) -> Result<T> {
+    if started.is_err() {
+        process.kill()?;
+        process.wait(Deadline::after(ANSWER_MAX))?;
+    }
+    started
 }
 
 impl Drop for Vm {

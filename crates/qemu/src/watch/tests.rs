@@ -156,3 +156,15 @@ fn events_with_senseless_content_do_no_harm() {
     assert_eq!(Reason::Other("x".to_owned()).to_string(), "x");
     assert_eq!(Reason::HostQmpQuit.to_string(), "host-qmp-quit");
 }
+
+#[test]
+fn a_machine_that_cannot_be_supervised_does_not_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut sleep = std::process::Command::new("/bin/sleep");
+    let process = crate::process::Process::spawn(sleep.arg("1000"), &dir.path().join("log")).unwrap();
+    let failed: crate::error::Result<()> = Err(crate::Error::NotConnected);
+    super::or_killed(&process, failed).unwrap_err();
+    let now = crate::deadline::Deadline::after(std::time::Duration::ZERO);
+    assert_eq!(process.wait(now).unwrap(), Some(Exit::Unknown));
+    assert!(crate::process::Process::find(process.identity()).unwrap().is_none());
+}
