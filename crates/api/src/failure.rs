@@ -208,6 +208,9 @@ pub enum Failure {
 
     #[error("disk {disk:?} outside the store could not be brought up to date, so it was left as it is")]
     DiskBehind { disk: String },
+    /// A part of it may be filled. Its present is served from the store, and its next use goes on with filling it.
+    #[error("filling disk {disk:?} outside the store was given up")]
+    NotFilled { disk: String },
     #[error("nothing is left that says where disk {disk:?} is outside the store")]
     UnknownDiskPath { disk: String },
     #[error("there is no job {id}")]
@@ -435,6 +438,7 @@ impl Failure {
             | FirmwareMissing { .. }
             | BadMachineState { .. }
             | DiskBehind { .. }
+            | NotFilled { .. }
             | UnknownDiskPath { .. }
             | Partly { .. }
             | Interrupted { .. }

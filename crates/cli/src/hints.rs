@@ -140,6 +140,7 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::Partly { .. } => {
             "what was done stays: the next use of the disk goes on with the rest, and `bygone undo NAME` takes it back"
         }
+        Failure::NotFilled { .. } => "the next use of the disk goes on with it",
         Failure::DiskBehind { .. } => "`bygone status` says what is wrong with the disk",
         Failure::NotRemoved { .. } => "`bygone target list --removed` shows what is kept",
         Failure::UnknownDiskPath { .. } => {
@@ -270,7 +271,7 @@ pub(crate) fn of(failure: &Failure) -> String {
 
 /// Whether a disk outside the store is in the way.
 fn is_of_a_disk(failure: &Failure) -> bool {
-    use Failure::{Disk, DiskAway, DiskBehind, DiskInUse, DiskResized, DiskUnlockable};
+    use Failure::{Disk, DiskAway, DiskBehind, DiskInUse, DiskResized, DiskUnlockable, NotFilled};
     matches!(
         failure,
         Disk { .. }
@@ -279,6 +280,7 @@ fn is_of_a_disk(failure: &Failure) -> bool {
             | DiskInUse { .. }
             | DiskResized { .. }
             | DiskUnlockable { .. }
+            | NotFilled { .. }
     )
 }
 
@@ -288,6 +290,7 @@ fn of_setting(key: &str) -> &'static str {
         "cpus" => "write a number from 1 to 255",
         "firmware" => "write bios or uefi",
         "autostart" => "write true or false",
+        "deadline" => "write a number of seconds, at most 86400",
         "net" => "write user[,hostfwd=…], tap:INTERFACE or none",
         _ => "`bygone target add --help` says what it can be",
     }

@@ -247,6 +247,12 @@ pub enum Error {
         /// Its name.
         disk: String,
     },
+    /// The disk outside the store is not filled, or not completely, because nobody waited for that.
+    #[error("filling disk {disk:?} outside the store was given up")]
+    NotFilled {
+        /// Its name.
+        disk: String,
+    },
     /// The target does not run.
     #[error("target {0:?} is not running")]
     TargetStopped(String),

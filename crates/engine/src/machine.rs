@@ -47,6 +47,15 @@ enum Start {
     Failed(Failure),
 }
 
+/// The stops that were requested of a machine.
+#[derive(Default)]
+struct StopAsked {
+    /// How: `shutdown`, `force` or `deadline`.
+    how: Option<&'static str>,
+    /// The number of callers that want it to shut down.
+    callers: usize,
+}
+
 /// A supervised machine.
 pub(crate) struct Machine {
     runner: Mutex<Option<Arc<dyn Runner>>>,
@@ -56,7 +65,7 @@ pub(crate) struct Machine {
     kept: Mutex<Kept>,
     start: Mutex<Start>,
     start_changed: Condvar,
-    stop_asked: Mutex<Option<&'static str>>,
+    stop_asked: Mutex<StopAsked>,
     /// The moment of its stop, once it has ended.
     ended: Mutex<Option<MomentInfo>>,
     leases: Mutex<Vec<Lease>>,
@@ -285,9 +294,31 @@ impl Machine {
         lock(&self.runner).clone().ok_or(Error::ManagerGone)
     }
 
-    /// Notes that the coming stop was requested, and how: `shutdown`, `force` or `deadline`.
-    pub(crate) fn ask_stop(&self, how: &'static str) {
-        *lock(&self.stop_asked) = Some(how);
+    /// Notes that the coming stop was requested, and that its process is ended: by `force` or after a `deadline`.
+    pub(crate) fn force_stop(&self, how: &'static str) {
+        lock(&self.stop_asked).how = Some(how);
+    }
+
+    /// Notes that the coming stop was requested.
+    pub(crate) fn ask_stop(&self) {
+        let mut asked = lock(&self.stop_asked);
+        asked.callers += 1;
+        asked.how.get_or_insert("shutdown");
+    }
+
+    /// The number of callers that want it to shut down.
+    #[cfg(test)]
+    pub(crate) fn stop_callers(&self) -> usize {
+        lock(&self.stop_asked).callers
+    }
+
+    /// Notes that a caller of [`Machine::ask_stop`] no longer wants it to stop.
+    pub(crate) fn take_back_stop(&self) {
+        let mut asked = lock(&self.stop_asked);
+        asked.callers = asked.callers.saturating_sub(1);
+        if asked.callers == 0 {
+            asked.how.take_if(|how| *how == "shutdown");
+        }
     }
 
     fn phase(&self) -> Option<Phase> {

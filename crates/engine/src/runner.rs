@@ -98,11 +98,12 @@ pub(crate) trait Runner: Send + Sync {
     /// The phase of its life.
     fn phase(&self) -> Phase;
 
-    /// Asks it repeatedly to shut down, for at most `patience`; see [`bygone_qemu::Vm::stop`].
+    /// Asks it repeatedly to shut down, for at most `patience` and as long as it is `wanted`; see
+    /// [`bygone_qemu::Vm::stop`].
     ///
     /// # Errors
     /// When it can be neither asked nor ended.
-    fn stop(&self, patience: Duration, say: &mut dyn FnMut(Step)) -> Result<Stopped>;
+    fn stop(&self, patience: Duration, wanted: &mut dyn FnMut(Option<Step>) -> bool) -> Result<Stopped>;
 
     /// Ends its process: asks it first, then kills it.
     ///

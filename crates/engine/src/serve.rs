@@ -409,15 +409,27 @@ fn end_machine(target: &Arc<Target>, keep: bool) {
         tracing::error!(target = name, "it is still being started, and may go on running");
     }
     let Some(machine) = target.machine().filter(|_| !keep) else { return };
-    let said = stop_machine(target, &machine, false, None, &mut |step| {
-        tracing::info!(target = name, "{step}");
-    });
-    if let Err(e) = said {
+    if let Err(e) = stop_machine(target, &machine, false, None, &mut Logged(name)) {
         tracing::error!(target = name, error = %e, "cannot be stopped");
         return;
     }
     // A stop that could not be written was logged.
     let _ = target.wait_ended(&machine, &mut || true);
+}
+
+/// Logs the steps of a stop.
+struct Logged<'a>(&'a str);
+
+impl Answers for Logged<'_> {
+    fn progress(&mut self, _: crate::api::Progress) -> bool {
+        true
+    }
+    fn note(&mut self, text: String) {
+        tracing::info!(target = self.0, "{text}");
+    }
+    fn wanted(&mut self) -> bool {
+        true
+    }
 }
 
 /// Closes all targets; the reading of disks is stopped and continues the next time.

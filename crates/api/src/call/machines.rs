@@ -29,7 +29,7 @@ pub struct Stop {
     pub name: String,
     /// At once, as if the power were cut.
     pub force: bool,
-    /// How long it may take before it is forced.
+    /// How long it may take before it is forced, in seconds: at most a day.
     pub deadline_s: Option<u32>,
 }
 

@@ -178,7 +178,7 @@ impl Machine {
 
     /// Handles the end of QEMU: writes the stop with its grade, releases the disks and wakes up the waiting callers.
     fn finish(&self, target: &Arc<Target>, asked_by: Option<&(By, String)>, exit: Exit, last_words: &str) {
-        let asked = lock(&self.stop_asked).take();
+        let asked = lock(&self.stop_asked).how.take();
         let mut signals = vec![format!("QEMU ended ({exit})")];
         if let Some((_, reason)) = asked_by {
             signals.insert(0, format!("the hypervisor said so ({reason})"));

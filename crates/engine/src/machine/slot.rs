@@ -58,7 +58,7 @@ impl Target {
             Slot::None => lifecycle::Machine::Stopped,
             Slot::Left(_) => lifecycle::Machine::LeftRunning,
             Slot::Watched(machine) => match machine.phase() {
-                _ if lock(&machine.stop_asked).is_some() => lifecycle::Machine::Stopping,
+                _ if lock(&machine.stop_asked).how.is_some() => lifecycle::Machine::Stopping,
                 Some(Phase::Starting) => lifecycle::Machine::Starting,
                 Some(Phase::Ended(_) | Phase::Held(Held::Shutdown | Held::Panicked)) | None => {
                     lifecycle::Machine::Stopping

@@ -11,8 +11,9 @@ use jiff::Zoned;
 
 use super::{Manager, WANTED_EVERY};
 use crate::{
-    api::{Items, MomentInfo, Nothing, Started, call},
+    api::{Answers, Items, MomentInfo, Nothing, Started, call},
     calls::{Handle, asked_at},
+    config::BadSetting,
     error::{Error, Result},
     history,
     lifecycle::{Change, Request, Verdict},
@@ -24,6 +25,8 @@ use crate::{
 
 /// How long a target may take to shut down, unless the call says otherwise.
 const STOP_PATIENCE_S: u32 = 90;
+/// The longest time that a call may give it.
+const STOP_DEADLINE_S_MAX: u32 = 24 * 60 * 60;
 /// How long `run` waits for a manager that was started for it to adopt the machine.
 const BEGIN_MAX: Duration = Duration::from_secs(30);
 
@@ -176,6 +179,10 @@ impl Handle<call::Wait> for Manager {
 
 impl Handle<call::Stop> for Manager {
     fn handle(&self, call: &call::Stop, answers: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
+        if let Some(seconds) = call.deadline_s.filter(|seconds| *seconds > STOP_DEADLINE_S_MAX) {
+            let (key, value) = ("deadline".to_owned(), seconds.to_string());
+            return Err(BadSetting::Value { key, value }.into());
+        }
         let target = self.target(&call.name)?;
         if target.check(Request::Stop)? == Verdict::Adopt
             && let Begun::Adopt(op) = target.begin(Change::Start, Request::Stop)?
@@ -183,44 +190,55 @@ impl Handle<call::Stop> for Manager {
             Machine::adopt(&op)?;
         }
         let machine = target.machine().ok_or_else(|| Error::TargetStopped(call.name.clone()))?;
-        stop_machine(&target, &machine, call.force, call.deadline_s, &mut |text| answers.note(text))?;
-        target.wait_ended(&machine, &mut || true)
+        stop_machine(&target, &machine, call.force, call.deadline_s, answers)?;
+        target.wait_ended(&machine, &mut || answers.wanted())
     }
 }
 
 /// Stops a machine; reports each step.
+///
+/// # Errors
+/// When it can be neither asked nor ended. [`Error::Abandoned`] when the caller no longer waits: the machine goes on,
+/// unless its guest shuts down because it was asked before.
 pub(crate) fn stop_machine(
     target: &Arc<Target>,
     machine: &Machine,
     force: bool,
     deadline_s: Option<u32>,
-    say: &mut dyn FnMut(String),
+    answers: &mut dyn Answers,
 ) -> Result<()> {
     if force {
-        machine.ask_stop("force");
+        machine.force_stop("force");
         return machine.runner()?.end();
     }
-    machine.ask_stop("shutdown");
+    machine.ask_stop();
     if target.is_paused() {
-        say("its writes wait for room, and it cannot shut down before there is some".to_owned());
+        answers.note("its writes wait for room, and it cannot shut down before there is some".to_owned());
     }
     let patience = Duration::from_secs(u64::from(deadline_s.unwrap_or(STOP_PATIENCE_S)));
     let stopped = machine.runner()?.stop(patience, &mut |step| {
-        say(match step {
-            Step::Resumed => "the machine goes on, to be able to shut down".to_owned(),
-            Step::PowerButtonPressed => "asked it to shut down".to_owned(),
-            Step::HoldsStill => "it has shut down".to_owned(),
-            Step::OutOfPatience => "it did not shut down in time".to_owned(),
-            Step::ToldToEnd | Step::Killed => "ending QEMU".to_owned(),
-        });
+        let Some(step) = step else { return answers.wanted() };
+        let said = match step {
+            Step::Resumed => "the machine goes on, to be able to shut down",
+            Step::PowerButtonPressed => "asked it to shut down",
+            Step::HoldsStill => "it has shut down",
+            Step::OutOfPatience => "it did not shut down in time",
+            Step::ToldToEnd | Step::Killed => "ending QEMU",
+        };
+        answers.note(said.to_owned());
+        answers.wanted()
     })?;
+    if stopped == Stopped::GivenUp {
+        machine.take_back_stop();
+        return Err(Error::Abandoned);
+    }
     if stopped == Stopped::StillRunning {
         let label = format!("the target did not shut down within {} s; forcing it", patience.as_secs());
         // The machine is ended even if the log fails.
         if let Err(error) = target.log.event(machine.branch, &Event::new(Kind::Manager, label)) {
             tracing::error!(target = target.name, %error, "the event could not be written");
         }
-        machine.ask_stop("deadline");
+        machine.force_stop("deadline");
         machine.runner()?.end()?;
     }
     Ok(())

@@ -13,6 +13,7 @@ mod removed;
 mod sequences;
 mod settings;
 mod starts;
+mod stops;
 mod taken;
 mod told;
 

@@ -358,14 +358,21 @@ fn fill(
             target.fill_prepared(volume, one);
             continue;
         }
-        let doing = format!("filling {}", catalog.disk_of(volume)?.name);
+        let disk = catalog.disk_of(volume)?.name.clone();
+        let doing = format!("filling {disk}");
+        let mut is_wanted = true;
         let filled = outside::fill(target, volume, &one, &mut |done_bytes, total_bytes| {
-            answers.progress(Progress { doing: doing.clone(), done_bytes, total_bytes });
-            !target.is_closing()
+            let progress = Progress { doing: doing.clone(), done_bytes, total_bytes };
+            is_wanted = answers.progress(progress) && answers.wanted() && !target.is_closing();
+            is_wanted
         });
-        // The other disks are still filled.
-        if let Err(error) = filled {
-            failed = failed.or(Some(error));
+        match filled {
+            // Nor are the others. All are filled at their next use.
+            Ok(false) if !is_wanted => return Err(failed.unwrap_or(Error::NotFilled { disk })),
+            // Filled, or by another thread.
+            Ok(_) => {}
+            // The other disks are still filled.
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
     failed.map_or(Ok(()), Err)

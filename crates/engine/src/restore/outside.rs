@@ -199,8 +199,8 @@ fn note_lost(target: &Target, volume: VolumeId, disk: &str, raw: &OsDisk) -> Res
 }
 
 /// Fills a prepared disk with `volume`, while the present is served from the store; the next opening of the disk is a
-/// tap again. Only differences are written. Ends early when `keep_going` returns false or the claim is wanted; then the
-/// disk is filled on its next use.
+/// tap again. Only differences are written. Ends early when `keep_going` returns false or the claim is wanted: then it
+/// returns false, and the disk is filled on its next use.
 ///
 /// # Errors
 /// When the disk cannot be written, or the store cannot be read.
@@ -209,7 +209,7 @@ pub(crate) fn fill(
     volume: VolumeId,
     prepared: &Prepared,
     keep_going: &mut dyn FnMut(u64, u64) -> bool,
-) -> Result<()> {
+) -> Result<bool> {
     let Prepared { raw, claim, .. } = prepared;
     let log = &target.log;
     let block_bytes = log.catalog().disk_of(volume)?.block_bytes;
@@ -241,7 +241,7 @@ pub(crate) fn fill(
     let end = walk
         .go(&mut extents, &mut take, &mut |done, size| !claim.is_wanted_back() && keep_going(done, size))?;
     if end == End::GivenUp {
-        return Ok(());
+        return Ok(false);
     }
     raw.sync().map_err(io)?;
     let complete = log.catalog().is_exact(volume, seq);
@@ -254,7 +254,7 @@ pub(crate) fn fill(
         target.bring_up_to_date(volume);
     }
     keep_going(size, size);
-    Ok(())
+    Ok(true)
 }
 
 /// Prepares a disk and fills it, for a present that is served from the store meanwhile. Does nothing if another thread
@@ -289,5 +289,5 @@ pub(crate) fn fill_unasked(target: &Arc<Target>, volume: VolumeId) -> Result<()>
     if !is_behind() {
         return Ok(());
     }
-    fill(target, volume, &prepared, &mut |_, _| !target.is_closing())
+    fill(target, volume, &prepared, &mut |_, _| !target.is_closing()).map(drop)
 }

@@ -226,8 +226,8 @@ impl Runner for FakeRunner {
     fn phase(&self) -> Phase {
         lock(&self.0.state).phase
     }
-    fn stop(&self, patience: Duration, say: &mut dyn FnMut(Step)) -> Result<Stopped> {
-        say(Step::PowerButtonPressed);
+    fn stop(&self, patience: Duration, wanted: &mut dyn FnMut(Option<Step>) -> bool) -> Result<Stopped> {
+        wanted(Some(Step::PowerButtonPressed));
         if self.0.kind == Next::Stubborn {
             std::thread::sleep(patience.min(Duration::from_millis(10)));
             return Ok(Stopped::StillRunning);
@@ -236,6 +236,9 @@ impl Runner for FakeRunner {
         while self.0.kind == Next::Lingers && self.0.is_running() {
             if std::time::Instant::now() >= end {
                 return Ok(Stopped::StillRunning);
+            }
+            if !wanted(None) {
+                return Ok(Stopped::GivenUp);
             }
             std::thread::sleep(Duration::from_millis(1));
         }

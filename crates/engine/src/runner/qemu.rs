@@ -84,8 +84,8 @@ impl Runner for Vm {
     fn phase(&self) -> Phase {
         Vm::phase(self)
     }
-    fn stop(&self, patience: Duration, say: &mut dyn FnMut(Step)) -> Result<Stopped> {
-        Ok(Vm::stop(self, patience, false, say)?)
+    fn stop(&self, patience: Duration, wanted: &mut dyn FnMut(Option<Step>) -> bool) -> Result<Stopped> {
+        Ok(Vm::stop(self, patience, false, wanted)?)
     }
     fn end(&self) -> Result<()> {
         Ok(Vm::end(self, |_| {}).map(drop)?)

@@ -245,8 +245,8 @@ impl Target {
     /// As [`Target::fill_in_background`], with a disk that was prepared.
     pub(crate) fn fill_prepared(self: &Arc<Self>, volume: VolumeId, prepared: crate::restore::Prepared) {
         let begun = self.in_background("fill", move |target| {
-            if let Err(e) = crate::restore::fill(target, volume, &prepared, &mut |_, _| !target.is_closing())
-            {
+            let filled = crate::restore::fill(target, volume, &prepared, &mut |_, _| !target.is_closing());
+            if let Err(e) = filled {
                 warn_not_filled(target, &e);
             }
         });

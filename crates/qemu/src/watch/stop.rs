@@ -12,6 +12,8 @@ use crate::{
 
 /// The time between two presses of the power button: a guest that is still booting does not react to the first.
 const PRESS_EVERY: Duration = Duration::from_secs(10);
+/// How often a caller is asked whether it still wants the stop.
+const ASK_EVERY: Duration = Duration::from_millis(200);
 /// How long QEMU may take to end when asked, and how long when killed.
 const QUIT_MAX: Duration = Duration::from_secs(5);
 const KILL_MAX: Duration = Duration::from_secs(10);
@@ -43,6 +45,8 @@ pub enum Stopped {
     Ended(Exit),
     /// It still runs; only force would help.
     StillRunning,
+    /// The caller gave the stop up. The guest may still shut down: the button was pressed.
+    GivenUp,
 }
 
 impl Vm {
@@ -50,22 +54,30 @@ impl Vm {
     /// ends it. A machine that has shut down is left paused. One that was reset is about to start over, and can react
     /// to the button then.
     ///
+    /// `wanted` gets each step, and `None` several times a second meanwhile. When it returns false the stop is given up;
+    /// if QEMU does not answer, that takes up to [`ANSWER_MAX`].
+    ///
     /// # Errors
     /// Those of [`Vm::end`]. A QEMU that does not answer is not an error: it is given its time.
-    pub fn stop(&self, patience: Duration, force: bool, mut step: impl FnMut(Step)) -> Result<Stopped> {
+    pub fn stop(
+        &self,
+        patience: Duration,
+        force: bool,
+        mut wanted: impl FnMut(Option<Step>) -> bool,
+    ) -> Result<Stopped> {
         let deadline = Deadline::after(patience);
         let at_rest = |phase| matches!(phase, Phase::Held(Held::Shutdown | Held::Panicked));
         loop {
             match self.phase() {
                 Phase::Ended(exit) => return Ok(Stopped::Ended(exit)),
                 phase if at_rest(phase) => {
-                    step(Step::HoldsStill);
+                    wanted(Some(Step::HoldsStill));
                     return Ok(Stopped::Holding);
                 }
                 // A paused machine cannot react to the button. If its disk still fails, it is paused again.
                 Phase::Held(Held::Paused | Held::IoError) => {
                     if self.execute(&Cont, ANSWER_MAX.min(deadline.remaining())).is_ok() {
-                        step(Step::Resumed);
+                        wanted(Some(Step::Resumed));
                     }
                 }
                 Phase::Starting | Phase::Running | Phase::Held(_) => {}
@@ -76,12 +88,26 @@ impl Vm {
             let within = PRESS_EVERY.min(deadline.remaining());
             let next_press = Deadline::after(within);
             if self.execute(&SystemPowerdown, within).is_ok() {
-                step(Step::PowerButtonPressed);
+                wanted(Some(Step::PowerButtonPressed));
             }
-            self.wait_for(next_press.remaining(), at_rest);
+            loop {
+                if !wanted(None) {
+                    return Ok(Stopped::GivenUp);
+                }
+                let found = self.wait_for(ASK_EVERY.min(next_press.remaining()), at_rest);
+                if found.is_some() || next_press.passed() {
+                    break;
+                }
+            }
         }
-        step(Step::OutOfPatience);
-        if force { self.end(step).map(Stopped::Ended) } else { Ok(Stopped::StillRunning) }
+        wanted(Some(Step::OutOfPatience));
+        if !force {
+            return Ok(Stopped::StillRunning);
+        }
+        let step = |step| {
+            wanted(Some(step));
+        };
+        self.end(step).map(Stopped::Ended)
     }
 
     /// Ends QEMU: on request first, then by force. For a running machine this is a power cut. Force loses no more than

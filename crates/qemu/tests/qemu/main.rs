@@ -15,6 +15,14 @@ use bygone_qemu::{
 };
 use harness::{BOOT_MAX, Lab, SOON};
 
+/// Notes the steps of a stop that is wanted to its end.
+fn noted(steps: &mut Vec<Step>) -> impl FnMut(Option<Step>) -> bool {
+    move |step| {
+        steps.extend(step);
+        true
+    }
+}
+
 fn shutdown(by: By, reason: Reason, held: bool) -> Happening {
     Happening::ShutdownRequested { by, reason, held }
 }
@@ -31,7 +39,7 @@ fn a_guest_that_powers_off_holds_still_until_it_is_ended() {
     reports.silence(Duration::from_millis(500));
 
     let mut steps = Vec::new();
-    assert_eq!(vm.stop(SOON, false, |step| steps.push(step)).unwrap(), Stopped::Holding);
+    assert_eq!(vm.stop(SOON, false, noted(&mut steps)).unwrap(), Stopped::Holding);
     assert_eq!(vm.end(|step| steps.push(step)).unwrap(), Exit::Code(0));
     assert_eq!(steps, [Step::HoldsStill, Step::ToldToEnd]);
     assert_eq!(reports.next(SOON), shutdown(By::Host, Reason::HostQmpQuit, false));
@@ -64,7 +72,7 @@ fn the_power_button_shuts_a_guest_down_and_its_hardware_is_as_described() {
 
     // A paused machine is resumed, so that it can react to the button.
     let mut steps = Vec::new();
-    assert_eq!(vm.stop(BOOT_MAX, false, |step| steps.push(step)).unwrap(), Stopped::Holding);
+    assert_eq!(vm.stop(BOOT_MAX, false, noted(&mut steps)).unwrap(), Stopped::Holding);
     assert_eq!(steps[..2], [Step::Resumed, Step::PowerButtonPressed]);
     assert_eq!(steps.last(), Some(&Step::HoldsStill));
     assert_eq!(reports.next(SOON), Happening::Resumed);
@@ -102,7 +110,7 @@ fn a_killed_qemu_is_told_with_its_signal() {
     reports.end();
     assert_eq!(vm.phase(), Phase::Ended(Exit::Signal(9)));
     assert!(vm.press_power_button().unwrap_err().to_string().contains("killed"));
-    assert_eq!(vm.stop(SOON, true, |_| {}).unwrap(), Stopped::Ended(Exit::Signal(9)));
+    assert_eq!(vm.stop(SOON, true, |_| true).unwrap(), Stopped::Ended(Exit::Signal(9)));
 }
 
 #[test]
@@ -169,7 +177,7 @@ fn a_disk_that_goes_away_and_comes_back_costs_a_pause_and_no_error() {
     lab.stop_disk();
     std::thread::sleep(Duration::from_secs(1));
     let mut steps = Vec::new();
-    let stopped = vm.stop(Duration::from_secs(2), true, |step| steps.push(step)).unwrap();
+    let stopped = vm.stop(Duration::from_secs(2), true, noted(&mut steps)).unwrap();
     assert_eq!(stopped, Stopped::Ended(Exit::Signal(9)));
     assert_eq!(steps, [Step::PowerButtonPressed, Step::OutOfPatience, Step::Killed]);
 }

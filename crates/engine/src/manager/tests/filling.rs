@@ -247,3 +247,60 @@ fn a_disk_that_another_has_filled_by_now_is_not_waited_for() {
     crate::restore::fill_unasked(&target, volume).unwrap();
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
+
+/// Gives a call up when a disk begins to be filled.
+#[derive(Default)]
+struct GivingUp(bool);
+
+impl Answers for GivingUp {
+    fn progress(&mut self, progress: Progress) -> bool {
+        // The first piece is still filled.
+        self.0 |= progress.doing.starts_with("filling") && progress.done_bytes > 0;
+        !self.0
+    }
+    fn note(&mut self, _: String) {}
+    fn wanted(&mut self) -> bool {
+        !self.0
+    }
+}
+
+impl Items<Nothing> for GivingUp {
+    fn item(&mut self, _: Nothing) -> bool {
+        true
+    }
+}
+
+#[test]
+fn filling_that_is_given_up_ends_within_a_piece_and_goes_on_at_the_next_use() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.dir.path().join("web.raw");
+    std::fs::write(&disk, vec![1; 16 << 20]).unwrap();
+    let new = NewDisk { id: None, source: NewSource::Tap(disk.clone()), block_bytes: None };
+    let add = call::TargetAdd { config: TargetConfig::new("web"), disks: vec![new], wait: true };
+    manager.handle(&add, &mut Nobody).unwrap();
+    let target = manager.target("web").unwrap();
+    let early = target.log.head_seq();
+    let lease = target.serve(target.volume(BranchId(0), None).unwrap(), true).unwrap();
+    for mib in 0..16 {
+        lease.write(&[Writing { offset: mib << 20, change: Change::Data(&[2; 1 << 20]) }]).unwrap();
+    }
+    drop(lease);
+    assert_eq!(shown(&target, &disk), [2, 2]);
+
+    let (at, to) = (format!("seq:{early}"), RestoreTo::InPlace);
+    let restore = call::Restore { name: "web".into(), at, disk: None, to, discard_later: false };
+    let partly = manager.handle(&restore, &mut GivingUp::default()).unwrap_err();
+    let Error::Partly { done, why } = &partly else { panic!("{partly:?}") };
+    assert!(done.ends_with("on branch restored-1"), "{done}");
+    assert!(matches!(&**why, Error::NotFilled { disk } if disk == "vda"), "{why:?}");
+    assert_eq!(shown(&target, &disk), [1, 2]);
+    // It is taken back whole, …
+    manager.handle(&call::Undo { name: "web".into() }, &mut Nobody).unwrap();
+    assert_eq!(std::fs::read(&disk).unwrap(), vec![2; 16 << 20]);
+    // … and filled when it is used.
+    manager.handle(&restore, &mut GivingUp::default()).unwrap_err();
+    drop(target.lease(target.volume(target.present(), None).unwrap(), Use::Guest).unwrap());
+    wait_for("the disk to be filled", || target.is_quiet());
+    assert_eq!(std::fs::read(&disk).unwrap(), vec![1; 16 << 20]);
+    assert!(status(&manager).problems.is_empty(), "{:?}", status(&manager).problems);
+}

@@ -1,0 +1,74 @@
+//! Stops that are given up.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{machines::run, *};
+use crate::{
+    api::{Answers, Items, Nothing, Progress},
+    lifecycle,
+    runner::fake::Next,
+    target::lock,
+};
+
+/// A caller that waits until the flag is set.
+struct Until<'a>(&'a AtomicBool);
+
+impl Answers for Until<'_> {
+    fn progress(&mut self, _: Progress) -> bool {
+        self.wanted()
+    }
+    fn note(&mut self, _: String) {}
+    fn wanted(&mut self) -> bool {
+        !self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Items<Nothing> for Until<'_> {
+    fn item(&mut self, _: Nothing) -> bool {
+        self.wanted()
+    }
+}
+
+fn stop_call(deadline_s: u32) -> call::Stop {
+    call::Stop { name: "web".into(), force: false, deadline_s: Some(deadline_s) }
+}
+
+#[test]
+fn a_stop_that_everyone_has_given_up_is_taken_back() {
+    let (world, manager) = World::with(&["web"]);
+    *lock(&world.fake.next) = Next::Lingers;
+    run(&manager, "web").unwrap();
+    let target = manager.target("web").unwrap();
+    let given_up = [AtomicBool::new(false), AtomicBool::new(false)];
+    std::thread::scope(|scope| {
+        let stopping = given_up.each_ref().map(|given_up| {
+            let asked = target.machine().unwrap();
+            let before = asked.stop_callers();
+            let manager = &manager;
+            let stopping = scope.spawn(move || manager.handle(&stop_call(4000), &mut Until(given_up)));
+            wait_for("the machine to be asked", || asked.stop_callers() > before);
+            stopping
+        });
+        for (given_up, stopping) in given_up.iter().zip(stopping) {
+            // Also while another one wants it to stop.
+            assert_eq!(target.machine_state(), lifecycle::Machine::Stopping);
+            given_up.store(true, Ordering::Release);
+            let told = stopping.join().unwrap();
+            assert!(matches!(told, Err(Error::Abandoned)), "{told:?}");
+        }
+    });
+    assert_eq!(target.machine_state(), lifecycle::Machine::Running);
+    assert!(matches!(run(&manager, "web"), Err(Error::TargetRunning(_))));
+    let force = call::Stop { force: true, deadline_s: None, ..stop_call(0) };
+    manager.handle(&force, &mut Nobody).unwrap();
+}
+
+#[test]
+fn no_stop_waits_for_ever() {
+    let (_world, manager) = World::with(&["web"]);
+    run(&manager, "web").unwrap();
+    let refused = manager.handle(&stop_call(86_401), &mut Nobody).unwrap_err();
+    assert_eq!(refused.failure().code(), "bad-setting");
+    assert_eq!(manager.target("web").unwrap().machine_state(), lifecycle::Machine::Running);
+    manager.handle(&stop_call(86_400), &mut Nobody).unwrap();
+}
