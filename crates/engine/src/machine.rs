@@ -66,8 +66,8 @@ pub(crate) struct Machine {
     start: Mutex<Start>,
     start_changed: Condvar,
     stop_asked: Mutex<StopAsked>,
-    /// The moment of its stop, once it has ended.
-    ended: Mutex<Option<MomentInfo>>,
+    /// The moment of its stop, once it has ended, or why that could not be written.
+    ended: Mutex<Option<std::result::Result<MomentInfo, Failure>>>,
     leases: Mutex<Vec<Lease>>,
     serving: Mutex<Option<Serving>>,
 }

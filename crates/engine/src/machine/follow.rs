@@ -239,15 +239,15 @@ impl Machine {
         let stop = match noted {
             Ok(done) => {
                 let place = Place::new(self.branch, done.last);
-                Some(timeline::info(&target.log.catalog(), Moment { place, time: done.time, event }))
+                Ok(timeline::info(&target.log.catalog(), Moment { place, time: done.time, event }))
             }
             Err(e) => {
                 tracing::error!(target = target.name, error = %e, "the stop could not be written");
-                None
+                Err(Error::from(e).failure())
             }
         };
-        lock(&self.ended).clone_from(&stop);
-        *lock(&target.last_stop) = stop;
+        *lock(&target.last_stop) = stop.clone().ok();
+        *lock(&self.ended) = Some(stop);
         *lock(&target.machine) = Slot::None;
         target.stopped.notify_all();
     }

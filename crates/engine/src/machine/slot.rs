@@ -278,7 +278,7 @@ impl Target {
     /// Waits until this machine has stopped, or `wanted` returns false.
     ///
     /// # Errors
-    /// When its stop could not be written, or the caller no longer waits.
+    /// [`Error::Partly`] when its stop could not be written; [`Error::Abandoned`] when the caller no longer waits.
     pub(crate) fn wait_ended(
         &self,
         machine: &Arc<Machine>,
@@ -293,7 +293,14 @@ impl Target {
             slot = self.stopped.wait_timeout(slot, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(slot);
-        lock(&machine.ended).clone().ok_or_else(|| Error::TargetStopped(self.name.clone()))
+        match lock(&machine.ended).clone() {
+            Some(Ok(stop)) => Ok(stop),
+            Some(Err(why)) => Err(Error::Partly {
+                done: format!("target {} has stopped", self.name),
+                why: Box::new(Error::Told(why)),
+            }),
+            None => Err(Error::TargetStopped(self.name.clone())),
+        }
     }
 
     /// Leaves the machine as a killed manager does.

@@ -1,8 +1,11 @@
-//! Stops that are given up.
+//! Stops that are given up, and stops that cannot be written.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{machines::run, *};
+use super::{
+    machines::{run, stop},
+    *,
+};
 use crate::{
     api::{Answers, Items, Nothing, Progress},
     lifecycle,
@@ -71,4 +74,19 @@ fn no_stop_waits_for_ever() {
     assert_eq!(refused.failure().code(), "bad-setting");
     assert_eq!(manager.target("web").unwrap().machine_state(), lifecycle::Machine::Running);
     manager.handle(&stop_call(86_400), &mut Nobody).unwrap();
+}
+
+#[test]
+fn a_machine_that_has_stopped_is_not_said_not_to_run_because_its_stop_cannot_be_written() {
+    let (_world, manager) = World::with(&["web"]);
+    run(&manager, "web").unwrap();
+    let target = manager.target("web").unwrap();
+    target.fail_after_syncs(0);
+    let partly = stop(&manager, "web").unwrap_err();
+    let Error::Partly { done, why } = &partly else { panic!("{partly:?}") };
+    assert_eq!(done, "target web has stopped");
+    assert!(matches!(why.failure().code().as_str(), "medium-failed" | "log-poisoned"), "{why:?}");
+    assert_eq!(target.machine_state(), lifecycle::Machine::Stopped);
+    // By now it is so.
+    assert!(matches!(stop(&manager, "web"), Err(Error::TargetStopped(_))));
 }
