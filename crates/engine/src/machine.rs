@@ -160,7 +160,13 @@ impl Machine {
             export: exports::name(target, &disk.id),
             block_bytes: disk.block_bytes,
         });
-        let launch = Launch { config: &config, display: &boot.display, dir: &dir, disks: disks.collect() };
+        let launch = Launch {
+            config: &config,
+            identity: &target.identity(),
+            display: &boot.display,
+            dir: &dir,
+            disks: disks.collect(),
+        };
         let launched = target.shared.launcher.start(&launch).inspect_err(forget)?;
         kept.started.pid = launched.runner.pid();
         if let Err(error) = kept.save(target) {

@@ -38,6 +38,8 @@ pub(crate) struct LaunchDisk {
 #[derive(Clone, Debug)]
 pub(crate) struct Launch<'a> {
     pub config: &'a TargetConfig,
+    /// What its guest is told from others by. It never changes, although its name may.
+    pub identity: &'a str,
     pub display: &'a Display,
     /// The folder of its sockets and logs.
     pub dir: &'a Path,

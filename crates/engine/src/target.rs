@@ -304,6 +304,11 @@ impl Target {
         filled
     }
 
+    /// What tells its machine from all others, whatever its name: the id of its log.
+    pub(crate) fn identity(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.log.id()))
+    }
+
     #[must_use]
     pub(crate) fn dir(&self) -> &Path {
         &self.dir

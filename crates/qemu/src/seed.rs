@@ -23,11 +23,12 @@ const FILES: usize = 21;
 /// More than is ever written by hand, and small enough to build in memory.
 pub const USER_DATA_BYTES_MAX: u64 = 1 << 20;
 
-/// Writes the volume for a machine; the file `user_data` is copied into it unchanged.
+/// Writes the volume for the machine called `name`; the file `user_data` is copied into it unchanged. Cloud-init
+/// configures a machine once for each `identity`.
 ///
 /// # Errors
 /// [`Error::File`], also when it is too large.
-pub fn write(places: &Places, name: &str, user_data: &Path) -> Result<()> {
+pub fn write(places: &Places, name: &str, identity: &str, user_data: &Path) -> Result<()> {
     let failed = Error::file(user_data);
     let read = || {
         if fs::metadata(user_data)?.len() > USER_DATA_BYTES_MAX {
@@ -36,8 +37,7 @@ pub fn write(places: &Places, name: &str, user_data: &Path) -> Result<()> {
         fs::read(user_data)
     };
     let user_data = read().map_err(failed)?;
-    // Cloud-init configures a machine once per instance id.
-    let meta_data = format!("instance-id: bygone-{name}\nlocal-hostname: {name}\n");
+    let meta_data = format!("instance-id: bygone-{identity}\nlocal-hostname: {name}\n");
     let image = volume("cidata", &[("meta-data", meta_data.as_bytes()), ("user-data", &user_data)]);
     let seed = places.seed();
     write_whole(&seed, &image).map_err(Error::file(seed))
@@ -150,12 +150,12 @@ mod tests {
         for len in [0, 1, 2047, 2048, 2049, 70_000] {
             let text: String = "#cloud-config\n".chars().cycle().take(len).collect();
             fs::write(&user_data, &text).unwrap();
-            write(&places, "web-1", &user_data).unwrap();
+            write(&places, "web-1", "4f", &user_data).unwrap();
             let seed = places.seed().display().to_string();
             let label = said("blkid", &["-p", "-o", "value", "-s", "LABEL", &seed]);
             assert_eq!(String::from_utf8_lossy(&label).trim(), "cidata");
             let read = |name: &str| said("grub-fstest", &[&seed, "cat", &format!("(loop0)/{name}")]);
-            assert_eq!(read("meta-data"), b"instance-id: bygone-web-1\nlocal-hostname: web-1\n");
+            assert_eq!(read("meta-data"), b"instance-id: bygone-4f\nlocal-hostname: web-1\n");
             if len > 0 {
                 assert!(read("user-data") == text.as_bytes(), "{len}");
             }
@@ -173,8 +173,8 @@ mod tests {
         let places = Places::new(dir.path()).unwrap();
         let large = dir.path().join("large");
         fs::File::create(&large).unwrap().set_len(USER_DATA_BYTES_MAX + 1).unwrap();
-        assert!(write(&places, "m", &large).unwrap_err().to_string().contains("large"));
-        assert!(write(&places, "m", &dir.path().join("missing")).is_err());
+        assert!(write(&places, "m", "m", &large).unwrap_err().to_string().contains("large"));
+        assert!(write(&places, "m", "m", &dir.path().join("missing")).is_err());
         assert!(!places.seed().exists());
     }
 }

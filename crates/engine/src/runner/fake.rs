@@ -28,6 +28,8 @@ const REPORTS_MAX: usize = 1024;
 pub(crate) struct Fake {
     machines: Mutex<HashMap<PathBuf, Arc<FakeMachine>>>,
     pids: AtomicU32,
+    /// The name and the identity of each machine that was started.
+    pub(crate) identities: Mutex<Vec<(String, String)>>,
     /// How the next machine behaves.
     pub(crate) next: Mutex<Next>,
     /// While set, no machine can be started here.
@@ -173,6 +175,7 @@ impl Launcher for Fake {
             std::thread::sleep(Duration::from_millis(1));
         }
         let kind = std::mem::take(&mut *lock(&self.next));
+        lock(&self.identities).push((launch.config.name.clone(), launch.identity.to_owned()));
         let machine = Arc::new(FakeMachine {
             pid: 1_000_000 + self.pids.fetch_add(1, Ordering::Relaxed),
             kind,

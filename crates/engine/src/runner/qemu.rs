@@ -101,6 +101,7 @@ impl Runner for Vm {
 fn describe(launch: &Launch<'_>, places: &Places, accel: qemu::Accel) -> Result<qemu::Machine> {
     let config = launch.config;
     let mut machine = qemu::Machine::new(&config.name, accel);
+    machine.identity = launch.identity.to_owned();
     machine.memory_mib = config.memory_mib;
     machine.cpus = config.cpus;
     machine.extra_args = config.qemu_args.clone();
@@ -121,7 +122,7 @@ fn describe(launch: &Launch<'_>, places: &Places, accel: qemu::Accel) -> Result<
     machine.cdrom.clone_from(&config.cdrom);
     if let Some(user_data) = &config.user_data {
         places.make()?;
-        qemu::seed::write(places, &config.name, user_data)?;
+        qemu::seed::write(places, &config.name, launch.identity, user_data)?;
         machine.seed = Some(places.seed());
     }
     if !config.net.is_empty() {

@@ -183,7 +183,7 @@ impl Machine {
                 "driver": "virtio-net-pci",
                 "id": format!("card{at}"),
                 "netdev": id,
-                "mac": mac_address(&self.name, at),
+                "mac": mac_address(&self.identity, at),
             }));
         }
     }
@@ -226,14 +226,15 @@ fn control(args: &mut Args, places: &Places) -> Result<()> {
     Ok(())
 }
 
-/// A network card's MAC address: always the same for the same machine, in the locally administered range.
-fn mac_address(name: &str, at: usize) -> String {
+/// A network card's MAC address: always the same for the same machine. The first byte says that it is of one card, and
+/// administered locally; the others are 40 bits of a hash, so that machines on one network have different ones.
+fn mac_address(identity: &str, at: usize) -> String {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in name.bytes().chain([0]).chain(at.to_le_bytes()) {
+    for byte in identity.bytes().chain([0]).chain(at.to_le_bytes()) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
-    let [a, b, c, ..] = hash.to_le_bytes();
-    format!("52:54:00:{a:02x}:{b:02x}:{c:02x}")
+    let [a, b, c, d, e, ..] = hash.to_le_bytes();
+    format!("52:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}")
 }
 
 #[derive(Default)]

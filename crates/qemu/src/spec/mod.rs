@@ -30,6 +30,9 @@ pub const RECONNECT_SECONDS_MAX: u32 = u32::MAX;
 pub struct Machine {
     /// Its name, shown in window titles and process lists.
     pub name: String,
+    /// What tells it from all other machines and never changes, unlike its name: its network cards' addresses are made
+    /// from it.
+    pub identity: String,
     /// Its memory, in MiB.
     pub memory_mib: u32,
     /// Its processors.
@@ -130,11 +133,13 @@ pub(crate) const FIRMWARE_LOG: &str = "firmware";
 pub(crate) const FIRMWARE_LOG_BYTES: u32 = 64 << 10;
 
 impl Machine {
-    /// A machine with 1 GiB, two processors, and nothing else.
+    /// A machine with 1 GiB, two processors, and nothing else; its identity is its name.
     #[must_use]
     pub fn new(name: impl Into<String>, accel: Accel) -> Machine {
+        let name = name.into();
         Machine {
-            name: name.into(),
+            identity: name.clone(),
+            name,
             memory_mib: 1024,
             cpus: 2,
             firmware: Firmware::Bios,

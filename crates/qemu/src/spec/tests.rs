@@ -184,3 +184,25 @@ fn qemus_names_lead_back_to_the_disk() {
     assert_eq!(Disk::id_of("/machine/peripheral-anon/device[0]/virtio-backend"), None);
     assert_eq!(Disk::id_of(""), None);
 }
+
+#[test]
+fn a_card_belongs_to_its_machine_whatever_that_is_called() {
+    let mac = |name: &str, identity: &str| {
+        let mut machine = Machine::new(name, Accel::Tcg);
+        machine.identity = identity.to_owned();
+        machine.nets = vec![Net::parse("user").unwrap().unwrap(); 2];
+        let argv = machine.argv(&places()).unwrap();
+        let macs = argv
+            .iter()
+            .filter_map(|word| word.split_once(r#""mac":""#).map(|(_, rest)| rest[..17].to_owned()));
+        macs.collect::<Vec<_>>()
+    };
+    let macs = mac("web", "1");
+    assert_eq!(macs, mac("site", "1"));
+    let other = mac("web", "2");
+    assert!(macs[0] != macs[1] && macs.iter().all(|mac| !other.contains(mac)), "{macs:?} {other:?}");
+    for mac in macs.iter().chain(&other) {
+        let first = u8::from_str_radix(&mac[..2], 16).unwrap();
+        assert_eq!(first & 0b11, 0b10, "administered locally, of one card: {mac}");
+    }
+}

@@ -127,3 +127,26 @@ fn where_no_machine_can_start_no_branch_is_made_for_one() {
     assert!(matches!(run(&manager, "db"), Err(Error::TargetRunning(_))));
     stop(&manager, "db").unwrap();
 }
+
+#[test]
+fn a_guest_is_the_same_machine_whatever_its_target_is_called() {
+    let (world, manager) = World::with(&["db", "web"]);
+    let run_once = |name: &str| {
+        run(&manager, name).unwrap();
+        stop(&manager, name).unwrap();
+    };
+    run_once("db");
+    run_once("web");
+    let remove = call::TargetRemove { name: "web".into(), delete_history: false };
+    manager.handle(&remove, &mut Nobody).unwrap();
+    let back = call::TargetRestore { name: "web".into(), new_name: Some("site".into()) };
+    manager.handle(&back, &mut Nobody).unwrap();
+    run_once("site");
+    // Another target may have the name by now.
+    add(&manager, "web").unwrap();
+    run_once("web");
+    let started = lock(&world.fake.identities).clone();
+    let [db, web, site, other] = started.as_slice() else { panic!("{started:?}") };
+    assert_eq!((site.0.as_str(), &site.1), ("site", &web.1));
+    assert!(db.1 != web.1 && other.1 != web.1 && other.1 != db.1, "{started:?}");
+}
