@@ -163,8 +163,7 @@ impl StorePaths {
         }
         restrict(&self.root).map_err(file("restricting"))?;
         let made = Description { format: FORMAT, made_by: format!("bygone {}", env!("CARGO_PKG_VERSION")) };
-        write_new(description, &made)?;
-        fs::File::open(&self.root).and_then(|dir| dir.sync_all()).map_err(file("syncing"))
+        write_new(description, &made)
     }
 
     /// Checks that there is a store, of this program's format.
@@ -417,8 +416,7 @@ impl Configs {
             _ => {}
         }
         let number = self.files()?.last().map_or(1, |(number, _)| number + 1);
-        write_new(&self.folder.join(format!("{number:06}.json")), config)?;
-        sync_dir(&self.folder)
+        write_new(&self.folder.join(format!("{number:06}.json")), config)
     }
 }
 
@@ -509,35 +507,17 @@ pub(crate) fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
 /// # Errors
 /// When it cannot be written.
 pub(crate) fn write_over<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let part = path.with_extension("part");
-    let write = || -> io::Result<()> {
-        let mut file = fs::File::create(&part)?;
-        file.write_all(&serde_json::to_vec_pretty(value)?)?;
-        file.sync_all()?;
-        fs::rename(&part, path)
-    };
-    write().map_err(|e| {
-        let _ = fs::remove_file(&part);
-        Error::file("writing", path, e)
-    })?;
-    path.parent().map_or(Ok(()), sync_dir)
+    let text = serde_json::to_vec_pretty(value).map_err(io::Error::other);
+    let written = text.and_then(|text| bygone_sys::write_whole(path, &text));
+    written.map_err(|e| Error::file("writing", path, e))
 }
 
-/// Writes a file that must not exist yet, atomically: a crash leaves no part of it. Syncing the folder is left to the
-/// caller.
+/// Writes a file that must not exist yet, atomically and durably.
 fn write_new<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let failed = |e| Error::file("writing", path, e);
-    let part = path.with_extension("part");
-    let write = || -> io::Result<()> {
-        let mut file = fs::File::create(&part)?;
-        file.write_all(&serde_json::to_vec_pretty(value)?)?;
-        file.sync_all()
-    };
-    let written = write().map_err(failed).and_then(|()| rename_new(&part, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&part);
-    }
-    written
+    let text = serde_json::to_vec_pretty(value).map_err(io::Error::other);
+    let rename = |part: &Path| rename_to_free(part, path);
+    let written = text.and_then(|text| bygone_sys::write_whole_by(path, &text, rename));
+    written.map_err(|e| Error::file("writing", path, e))
 }
 
 /// 16 random bytes from the system.

@@ -5,9 +5,10 @@
 
 use std::{fs, path::Path};
 
+use bygone_sys::write_whole;
+
 use super::{
     error::{Error, Result},
-    places::write_whole,
     spec::Firmware,
 };
 

@@ -5,11 +5,12 @@
 
 use std::{fs, io};
 
+use bygone_sys::write_whole;
 use serde::{Deserialize, Serialize};
 
 use super::{
     error::{Error, Result},
-    places::{Places, utf8, write_whole},
+    places::{Places, utf8},
     process::{Identity, Process},
 };
 

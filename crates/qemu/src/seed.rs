@@ -6,9 +6,11 @@
 
 use std::{fs, path::Path};
 
+use bygone_sys::write_whole;
+
 use crate::{
     error::{Error, Result},
-    places::{Places, write_whole},
+    places::Places,
 };
 
 const SECTOR_BYTES: usize = 2048;

@@ -214,3 +214,25 @@ fn beginning_to_write_is_for_files_and_within_their_numbers() {
     let pipe = std::fs::File::from(std::os::fd::OwnedFd::from(reading));
     assert!(crate::begin_writing(&pipe, 0, 1).is_err());
 }
+
+#[test]
+fn a_file_is_replaced_whole_or_stays_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.json");
+    for text in ["one", "", "two"] {
+        crate::write_whole(&path, text.as_bytes()).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    }
+    let mut part = None;
+    let refused = crate::write_whole_by(&path, b"three", |written| {
+        // It is complete before it gets its name.
+        part = Some(std::fs::read_to_string(written)?);
+        Err(std::io::ErrorKind::AlreadyExists.into())
+    });
+    assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+    assert_eq!(part.as_deref(), Some("three"));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "two");
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(left, [path]);
+    assert!(crate::write_whole(&dir.path().join("missing/x"), b"").is_err());
+}

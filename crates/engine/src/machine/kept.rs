@@ -9,8 +9,8 @@ use super::Boot;
 use crate::{
     api::Started,
     config::Display,
-    error::{Error, Result},
-    store_dir::id_text,
+    error::Result,
+    store_dir::{id_text, write_over},
     target::Target,
 };
 
@@ -91,16 +91,14 @@ impl Kept {
         Kept::read(target).is_some_and(|kept| !kept.is_of(target))
     }
 
-    /// Replaces the file atomically.
+    /// Writes or replaces the file, atomically and durably: after a power cut it says that a machine ran.
     pub(super) fn save(&self, target: &Target) -> Result<()> {
-        let path = file(target);
-        let part = path.with_extension("part");
-        let text = serde_json::to_vec(self).map_err(std::io::Error::other);
-        let written = text.and_then(|text| fs::write(&part, text)).and_then(|()| fs::rename(&part, &path));
-        written.map_err(|e| {
-            let _ = fs::remove_file(&part);
-            Error::file("writing", path, e)
-        })
+        write_over(&file(target), self)
+    }
+
+    /// Whether there is a file, readable or not.
+    pub(super) fn is_left(target: &Target) -> bool {
+        file(target).exists()
     }
 
     /// Removes the file, once the process has ended.

@@ -184,8 +184,9 @@ impl Target {
             }
             (Slot::None, None) => {
                 drop(slot);
-                if let Some(kept) = Kept::load(self) {
-                    self.note_lost(Some(kept.branch));
+                if Kept::is_left(self) {
+                    let branch = Kept::load(self).map(|kept| kept.branch);
+                    self.note_lost(branch.or_else(|| exports::branch_of_socket(self)));
                 }
             }
             (Slot::Watched(_), _) => {}

@@ -197,6 +197,29 @@ fn a_machine_that_ended_while_no_manager_was_there_is_noted_once() {
 }
 
 #[test]
+fn a_machine_that_ended_together_with_the_host_is_noted_even_if_its_file_is_damaged() {
+    let (world, manager) = World::with(&["web"]);
+    let at = call::Run { at: Some("now".into()), branch: Some("try".into()), ..run_call("web") };
+    manager.handle(&at, &mut Nobody).unwrap();
+    world.kill(manager);
+    world.fake.machine(&world.paths().run_dir("web")).unwrap().die();
+    std::fs::write(world.kept("web"), "").unwrap();
+    for _ in 0..2 {
+        let manager = world.manager();
+        assert_eq!(life(&manager), "stopped");
+        let target = manager.target("web").unwrap();
+        let mut ends = Vec::new();
+        let mut each = |event: &bygone_store::Event| {
+            ends.extend((event.event.kind == Kind::Shutdown).then_some(event.branch));
+            true
+        };
+        target.log.events(Seq::ZERO, target.log.head_seq(), &mut each).unwrap();
+        assert_eq!(ends, [target.log.catalog().branch_named("try").unwrap().id]);
+        assert!(!world.kept("web").exists());
+    }
+}
+
+#[test]
 fn a_turn_that_somebody_has_is_not_taken_by_what_may_be_done_meanwhile() {
     let (_world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
