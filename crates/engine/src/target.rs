@@ -45,7 +45,7 @@ use crate::{
     lifecycle::Request,
     machine::Slot,
     runner::Launcher,
-    store_dir::{Configs, StorePaths, random_id},
+    store_dir::{Configs, StorePaths, id_text, random_id},
 };
 
 /// What all targets of a manager share.
@@ -306,7 +306,7 @@ impl Target {
 
     /// What tells its machine from all others, whatever its name: the id of its log.
     pub(crate) fn identity(&self) -> String {
-        format!("{:032x}", u128::from_be_bytes(self.log.id()))
+        id_text(self.log.id())
     }
 
     #[must_use]

@@ -10,7 +10,7 @@ use crate::{
     api::Started,
     config::Display,
     error::Result,
-    store_dir::{id_text, write_over},
+    store_dir::write_over,
     target::Target,
 };
 
@@ -55,7 +55,7 @@ impl Kept {
         let net = target.config().net;
         let forwards = net.split(',').filter_map(|part| part.strip_prefix("hostfwd=")).map(str::to_owned);
         Kept {
-            log: Some(id_text(target.log.id())),
+            log: Some(target.identity()),
             branch: boot.branch,
             display: boot.display.clone(),
             forwards: forwards.collect(),
@@ -78,7 +78,7 @@ impl Kept {
     }
 
     fn is_of(&self, target: &Target) -> bool {
-        self.log.as_ref().is_none_or(|log| *log == id_text(target.log.id()))
+        self.log.as_ref().is_none_or(|log| *log == target.identity())
     }
 
     /// Reads the file; `None` if it is missing or damaged, or is about a machine of another target.

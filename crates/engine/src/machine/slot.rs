@@ -184,7 +184,7 @@ impl Target {
             }
             (Slot::None, None) => {
                 drop(slot);
-                if Kept::is_left(self) {
+                if Kept::is_left(self) && !Kept::is_foreign(self) {
                     let branch = Kept::load(self).map(|kept| kept.branch);
                     self.note_lost(branch.or_else(|| exports::branch_of_socket(self)));
                 }
