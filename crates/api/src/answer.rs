@@ -306,10 +306,25 @@ pub struct Compacted {
     pub after_bytes: u64,
 }
 
+/// What a plan was made of. A call that is sent with it is refused with [`Failure::Moved`](crate::Failure::Moved) if
+/// any of this has changed since, so what was confirmed is what is done: names may mean something else by then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expect {
+    /// The id of the target's log, 32 hexadecimal digits: another target of the same name has another one.
+    pub log: String,
+    /// The id of the branch that is the present.
+    pub present: u32,
+    /// The ids of the branches that would lose history, in ascending order.
+    #[serde(default)]
+    pub loses: Vec<u32>,
+}
+
 /// `plan`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Planned {
     pub target: String,
+    /// For the call itself, if it is to be refused unless this plan still holds.
+    pub expect: Expect,
     /// The moment that would be restored.
     pub moment: Option<MomentInfo>,
     /// What the call would do, in words.

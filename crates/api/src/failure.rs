@@ -135,8 +135,16 @@ pub enum Failure {
     Served { target: String },
     #[error("branch {branch:?} is in use")]
     BranchUsed { branch: String },
-    #[error("another branch of target {target:?} became the present meanwhile")]
-    Moved { target: String },
+    #[error("{}", match .what {
+        MovedPart::Present => format!("another branch of target {target:?} became the present meanwhile"),
+        MovedPart::Target => format!("another target is called {target:?} by now"),
+        MovedPart::Branches => format!("other branches of target {target:?} would lose history by now"),
+    })]
+    Moved {
+        target: String,
+        #[serde(default)]
+        what: MovedPart,
+    },
     #[error("target {target:?} is being {doing}, since {since}")]
     Busy { target: String, doing: String, since: String },
     #[error("target {target:?} is running")]
@@ -267,6 +275,19 @@ pub enum Remedy {
     Repair,
     /// Try again.
     Retry,
+}
+
+/// What has changed while somebody relied on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MovedPart {
+    /// Another branch is the present.
+    #[default]
+    Present,
+    /// Another target has the name.
+    Target,
+    /// The branches that would lose history are not those that were looked at.
+    Branches,
 }
 
 /// Why there is no such moment.

@@ -23,7 +23,7 @@ mod wire;
 
 pub use answer::*;
 pub use call::{Call, Nothing, Request, Role};
-pub use failure::{Failure, ImageProblem, IoProblem, MomentProblem, Remedy, ServeProblem};
+pub use failure::{Failure, ImageProblem, IoProblem, MomentProblem, MovedPart, Remedy, ServeProblem};
 pub use job::{JOBS_MAX, JobEnded, JobInfo, JobState, KEY_BYTES_MAX};
 pub use problem::{Problem, Trouble};
 pub use wire::{Answers, Asked, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply};

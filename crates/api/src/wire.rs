@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Failure, Request};
+use crate::{Expect, Failure, Request};
 
 /// A request longer than this is refused.
 pub const REQUEST_BYTES_MAX: u64 = 1 << 20;
@@ -51,6 +51,9 @@ pub struct Asked {
     /// key does not do it again. Only for calls that change something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// It is refused unless this still holds, as the plan of the call said. Only for calls that can be planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Expect>,
     /// If it is a job, it continues when the connection is closed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stays: bool,
@@ -70,6 +73,11 @@ pub trait Answers {
 
     /// The call's key, as in [`Asked`].
     fn key(&self) -> Option<&str> {
+        None
+    }
+
+    /// What must still hold, as in [`Asked`].
+    fn expected(&self) -> Option<&Expect> {
         None
     }
 

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use bygone_api::{Answers, Items, Progress};
+use bygone_api::{Answers, Expect, Items, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{
@@ -26,6 +26,7 @@ const TICK: Duration = Duration::from_millis(200);
 pub(crate) struct Listener<'a, I> {
     interrupt: &'a Interrupt,
     key: Option<String>,
+    expect: Option<Expect>,
     detached: bool,
     each: &'a mut dyn FnMut(I) -> Result<()>,
     /// Why no more items are wanted.
@@ -44,12 +45,18 @@ impl<'a, I> Listener<'a, I> {
         Listener {
             interrupt,
             key: session.key().map(str::to_owned),
+            expect: None,
             detached: session.detached(),
             each,
             failed: None,
             bar: Bar { wanted: session.draws_progress(), bar: None, counted: false, doing: String::new() },
             notes: (!session.quiet()).then(|| session.stderr()),
         }
+    }
+
+    /// The manager refuses unless this still holds.
+    pub(crate) fn expecting(self, expect: Option<Expect>) -> Listener<'a, I> {
+        Listener { expect, ..self }
     }
 
     /// Ends the request.
@@ -65,6 +72,10 @@ impl<'a, I> Listener<'a, I> {
 impl<I> Answers for Listener<'_, I> {
     fn key(&self) -> Option<&str> {
         self.key.as_deref()
+    }
+
+    fn expected(&self) -> Option<&Expect> {
+        self.expect.as_ref()
     }
 
     fn stays(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Hints for failures and problems: the next step, with the command to type where there is one. No crate below this one
 //! knows commands; a failure describes itself by its code and fields.
 
-use bygone_api::{Failure, ImageProblem, IoProblem, MomentProblem, ServeProblem, Trouble};
+use bygone_api::{Failure, ImageProblem, IoProblem, MomentProblem, MovedPart, ServeProblem, Trouble};
 use bygone_model::when::{When, parse_duration};
 
 /// Room is missing.
@@ -125,7 +125,8 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::Served { .. } | Failure::BranchUsed { .. } => {
             "end the exports, NBD clients and machines that use it, then try again"
         }
-        Failure::Moved { .. } => "try again",
+        Failure::Moved { what: MovedPart::Present, .. } => "look again, then try again",
+        Failure::Moved { .. } => "nothing was done: look again at what would be lost, with the same command",
         Failure::NoJob { .. } => "`bygone jobs` lists those that are known",
         Failure::BadKey => "give --key letters, digits and signs without spaces",
         Failure::KeyUsed { job, .. } => {

@@ -1,6 +1,6 @@
 //! The manager as the commands see it: the only module that calls the engine, apart from `serve`.
 
-use bygone_api::{Call, Nothing, call};
+use bygone_api::{Call, Expect, Nothing, Planned, call};
 use bygone_engine::BenchRow;
 
 use crate::{
@@ -19,6 +19,15 @@ pub(crate) enum OnInterrupt {
     GiveUp,
 }
 
+impl OnInterrupt {
+    fn start(self) -> Result<Interrupt> {
+        match self {
+            OnInterrupt::Die => Ok(Interrupt::never()),
+            OnInterrupt::GiveUp => Interrupt::catch(),
+        }
+    }
+}
+
 /// Asks for one answer.
 ///
 /// # Errors
@@ -35,6 +44,21 @@ pub(crate) fn ask_for_long<C: Call<Item = Nothing>>(session: &Session, call: &C)
     ask_for_items(session, call, OnInterrupt::GiveUp, &mut |nothing| match nothing {})
 }
 
+/// Asks for what was confirmed: the manager refuses if the plan that was shown does not hold any more.
+///
+/// # Errors
+/// The manager's.
+pub(crate) fn ask_as_planned<C: Call<Item = Nothing>>(
+    session: &Session,
+    call: &C,
+    planned: Option<&Planned>,
+    on_interrupt: OnInterrupt,
+) -> Result<C::Answer> {
+    let expect = planned.map(|planned| planned.expect.clone());
+    let interrupt = on_interrupt.start()?;
+    listen(session, call, expect, &interrupt, &mut |nothing| match nothing {})
+}
+
 /// Asks for many answers; `each` gets them as they come.
 ///
 /// # Errors
@@ -45,11 +69,8 @@ pub(crate) fn ask_for_items<C: Call>(
     on_interrupt: OnInterrupt,
     each: &mut dyn FnMut(C::Item) -> Result<()>,
 ) -> Result<C::Answer> {
-    let interrupt = match on_interrupt {
-        OnInterrupt::Die => Interrupt::never(),
-        OnInterrupt::GiveUp => Interrupt::catch()?,
-    };
-    listen(session, call, &interrupt, each)
+    let interrupt = on_interrupt.start()?;
+    listen(session, call, None, &interrupt, each)
 }
 
 /// Serves a device until the user interrupts, which is its normal end; `ready` is called once it is served.
@@ -62,7 +83,7 @@ pub(crate) fn export(
     ready: &mut dyn FnMut(bygone_api::Exported) -> Result<()>,
 ) -> Result<()> {
     let interrupt = Interrupt::catch()?;
-    match listen(session, call, &interrupt, ready) {
+    match listen(session, call, None, &interrupt, ready) {
         Err(Error::Engine(bygone_engine::Error::Abandoned)) if interrupt.happened() => Ok(()),
         answer => answer.map(drop),
     }
@@ -71,11 +92,12 @@ pub(crate) fn export(
 fn listen<C: Call>(
     session: &Session,
     call: &C,
+    expect: Option<Expect>,
     interrupt: &Interrupt,
     each: &mut dyn FnMut(C::Item) -> Result<()>,
 ) -> Result<C::Answer> {
     let store = session.store()?;
-    let mut listener = Listener::new(session, interrupt, each);
+    let mut listener = Listener::new(session, interrupt, each).expecting(expect);
     let answer = bygone_engine::ask(&store, call, &mut listener);
     listener.close()?;
     answer.map_err(Error::Engine)

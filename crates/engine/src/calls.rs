@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    api::{Answers, Call, Items, Progress, Request},
+    api::{Answers, Call, Expect, Items, Progress, Request},
     error::{Error, Result, Usage},
     manager::Manager,
 };
@@ -119,6 +119,10 @@ impl Answers for Out<'_> {
         self.answers.began()
     }
 
+    fn expected(&self) -> Option<&Expect> {
+        self.answers.expected()
+    }
+
     fn progress(&mut self, progress: Progress) -> bool {
         self.answers.progress(progress)
     }
@@ -179,6 +183,10 @@ impl<C: Call> Answers for In<'_, C> {
 
     fn key(&self) -> Option<&str> {
         self.answers.key()
+    }
+
+    fn expected(&self) -> Option<&Expect> {
+        self.answers.expected()
     }
 
     fn progress(&mut self, progress: Progress) -> bool {

@@ -7,7 +7,7 @@ use bygone_model::when::{ParseError, ResolveError};
 use bygone_qemu as qemu;
 
 use crate::{
-    api::Failure,
+    api::{Failure, MovedPart},
     config::{BadName, BadSetting},
 };
 
@@ -209,6 +209,14 @@ pub enum Error {
     /// Another branch became the present meanwhile.
     #[error("another branch of target {0:?} became the present meanwhile")]
     Moved(String),
+    /// What a caller confirmed is not what would be done by now.
+    #[error("target {name:?} has changed since the call was planned: {what:?}")]
+    Outdated {
+        /// Its name.
+        name: String,
+        /// What has changed.
+        what: MovedPart,
+    },
     /// A machine or a client uses the branch.
     #[error("branch {0:?} is in use")]
     BranchUsed(String),

@@ -9,7 +9,7 @@ use bygone_store::Error as StoreError;
 use bygone_sys::ImageLockError;
 
 use crate::{
-    api::{Failure, ImageProblem, IoProblem, MomentProblem, ServeProblem},
+    api::{Failure, ImageProblem, IoProblem, MomentProblem, MovedPart, ServeProblem},
     config::BadSetting,
     error::{Error, Usage},
 };
@@ -100,7 +100,8 @@ impl Error {
             }
             Error::Served(target) => Failure::Served { target: target.clone() },
             Error::BranchUsed(branch) => Failure::BranchUsed { branch: branch.clone() },
-            Error::Moved(target) => Failure::Moved { target: target.clone() },
+            Error::Moved(target) => Failure::Moved { target: target.clone(), what: MovedPart::Present },
+            Error::Outdated { name, what } => Failure::Moved { target: name.clone(), what: *what },
             Error::Panicked { .. } => Failure::Internal { why: self.to_string() },
             Error::Partly { done, why } => {
                 Failure::Partly { done: done.clone(), why: Box::new(why.failure()) }

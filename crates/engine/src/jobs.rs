@@ -28,11 +28,11 @@ use serde_json::Value;
 use self::kept::Kept;
 use crate::{
     api::{
-        Answers, Failure, Items, JOBS_MAX, JobEnded, JobInfo, JobState, KEY_BYTES_MAX, Nothing, Progress,
+        Answers, Expect, Failure, Items, JOBS_MAX, JobEnded, JobInfo, JobState, KEY_BYTES_MAX, Nothing, Progress,
         Request, call,
     },
     calls::Handle,
-    error::{Error, Result},
+    error::{Error, Result, Usage},
     manager::Manager,
     store_dir::StorePaths,
     target::{Target, lock},
@@ -289,6 +289,10 @@ impl Manager {
             // Before it is a job: its client asks again until there is another manager.
             return Err(Error::ManagerEnding);
         }
+        if answers.expected().is_some() && !request.is_plannable() {
+            let why = format!("a plan is expected to hold, and {} has none", request.name());
+            return Err(Usage::BadRequest(why).into());
+        }
         let jobs = self.jobs();
         match jobs.begin(self, request, answers)? {
             Begun::Plain => self.do_now(request, answers),
@@ -327,6 +331,10 @@ impl Answers for Working<'_> {
 
     fn began(&self) -> bool {
         self.answers.began()
+    }
+
+    fn expected(&self) -> Option<&Expect> {
+        self.answers.expected()
     }
 
     fn progress(&mut self, progress: Progress) -> bool {

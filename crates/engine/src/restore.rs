@@ -42,6 +42,9 @@ pub(crate) fn restore(
     now: &jiff::Zoned,
     answers: &mut dyn Answers,
 ) -> Result<Restored> {
+    // Checked again with the turn held; here, so that nothing else is said of another target.
+    let drop = discard_later.then(|| target.present());
+    target.check_expected(answers.expected(), drop.as_slice())?;
     let found = target.moment(at, now)?;
     let moment = found.info(&target.log.catalog());
     match to {

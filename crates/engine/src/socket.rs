@@ -23,7 +23,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use crate::{
-    api::{Answers, Asked, Call, Failure, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, call},
+    api::{
+        Answers, Asked, Call, Expect, Failure, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, call,
+    },
     calls::own_zone,
     error::{Error, Result, Usage},
     manager::Manager,
@@ -182,6 +184,7 @@ fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
         zone: None,
         began: false,
         key: None,
+        expect: None,
         stays: false,
     };
     let result = match serde_json::from_slice::<Asked>(&line) {
@@ -189,6 +192,7 @@ fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
             client.zone = asked.zone;
             client.began = asked.began;
             client.key = asked.key;
+            client.expect = asked.expect;
             client.stays = asked.stays;
             manager.answer(&asked.request, &mut client)
         }
@@ -214,6 +218,7 @@ struct Client<'a> {
     zone: Option<String>,
     began: bool,
     key: Option<String>,
+    expect: Option<Expect>,
     stays: bool,
 }
 
@@ -242,6 +247,10 @@ impl Answers for Client<'_> {
 
     fn key(&self) -> Option<&str> {
         self.key.as_deref()
+    }
+
+    fn expected(&self) -> Option<&Expect> {
+        self.expect.as_ref()
     }
 
     fn stays(&self) -> bool {
@@ -296,8 +305,9 @@ pub(crate) fn ask<C: Call>(
     // Without all of its line, nothing was done.
     let unheard = |_| Error::ManagerEnding;
     let mut is_read = false;
-    let (key, stays) = (answers.key().map(str::to_owned), answers.stays());
-    let asked = Asked { request: call.clone().into(), zone: own_zone(), began, key, stays };
+    let (key, expect, stays) =
+        (answers.key().map(str::to_owned), answers.expected().cloned(), answers.stays());
+    let asked = Asked { request: call.clone().into(), zone: own_zone(), began, key, expect, stays };
     // Only an export can take long to close. Any other call that the manager does not end at once goes on.
     let put_away = if C::NAME == call::Export::NAME { PUT_AWAY_MAX } else { GIVE_UP_MAX };
     let mut line = serde_json::to_vec(&asked).map_err(|e| Usage::BadRequest(e.to_string()))?;

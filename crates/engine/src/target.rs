@@ -3,6 +3,7 @@
 //! A disk is open as long as a [`Lease`] on it exists: of a running machine, an NBD client, or a thread that reads it.
 //! When the last lease is released the disk is closed; a tapped disk is then complete without Bygone.
 
+mod expect;
 mod folder;
 mod lease;
 mod op;

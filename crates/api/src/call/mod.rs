@@ -150,6 +150,19 @@ calls! {
 }
 
 impl Request {
+    /// It can be planned, so a caller can make it depend on its plan ([`Expect`](crate::Expect)).
+    #[must_use]
+    pub fn is_plannable(&self) -> bool {
+        matches!(
+            self,
+            Request::TargetRemove(_)
+                | Request::BranchDrop(_)
+                | Request::Restore(_)
+                | Request::BranchPromote(_)
+                | Request::Undo(_)
+        )
+    }
+
     /// The target that it is about, if there is one.
     #[must_use]
     pub fn target(&self) -> Option<&str> {

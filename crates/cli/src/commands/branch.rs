@@ -140,8 +140,9 @@ pub(crate) fn run(session: &Session, branch: &Branch) -> Result<()> {
             session.tell(&answer, |moment, look| show::branches::promoted(&args.name, moment, look))
         }
         Branch::Drop(args) => {
-            before_loss(session, args.yes, args.call())?;
-            let answer = manager::ask(session, &args.call())?;
+            let planned = before_loss(session, args.yes, args.call())?;
+            let call = args.call();
+            let answer = manager::ask_as_planned(session, &call, planned.as_ref(), OnInterrupt::Die)?;
             session
                 .tell(&answer, |moment, look| show::branches::dropped(&args.name, &args.branch, moment, look))
         }

@@ -14,7 +14,7 @@ use crate::{
     complete,
     confirm::before_loss,
     error::{Error, Result},
-    manager,
+    manager::{self, OnInterrupt},
     session::Session,
     show, values,
 };
@@ -76,13 +76,12 @@ impl Restore {
 
 pub(crate) fn run(session: &Session, args: &Restore) -> Result<()> {
     let mut call = args.call();
-    if args.discard_later
-        && let Some(planned) = before_loss(session, args.yes, call.clone())?
-    {
-        // What was asked about is done, however long the answer took.
-        call.at = planned.moment.map_or(call.at, |moment| moment.when);
+    let planned = if args.discard_later { before_loss(session, args.yes, call.clone())? } else { None };
+    if let Some(moment) = planned.as_ref().and_then(|planned| planned.moment.as_ref()) {
+        // The moment that was shown, however long the answer took.
+        call.at.clone_from(&moment.when);
     }
-    let restored = manager::ask_for_long(session, &call)?;
+    let restored = manager::ask_as_planned(session, &call, planned.as_ref(), OnInterrupt::GiveUp)?;
     session.tell(&restored, show::restore::restored)?;
     let damaged = restored.disks.iter().map(|disk| disk.unreadable.len()).sum();
     if damaged > 0 { Err(Error::Damaged(damaged)) } else { Ok(()) }

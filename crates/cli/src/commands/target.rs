@@ -279,10 +279,11 @@ pub(crate) fn run(session: &Session, target: &Target) -> Result<()> {
         Target::Show(args) => session.show(&manager::ask(session, &args.call())?, show::target::target),
         Target::Set(args) => session.tell(&manager::ask(session, &args.call())?, show::target::target),
         Target::Remove(args) => {
-            if args.delete_history {
-                before_loss(session, args.yes, args.call())?;
-            }
-            session.tell(&manager::ask(session, &args.call())?, show::target::removed)
+            let call = args.call();
+            let planned =
+                if args.delete_history { before_loss(session, args.yes, call.clone())? } else { None };
+            let answer = manager::ask_as_planned(session, &call, planned.as_ref(), OnInterrupt::Die)?;
+            session.tell(&answer, show::target::removed)
         }
         Target::Restore(args) => {
             let call = call::TargetRestore { name: args.name.clone(), new_name: args.new_name.clone() };

@@ -41,9 +41,11 @@ impl Handle<call::Plan> for Manager {
     }
 }
 
-fn nothing_lost(target: &Target) -> Planned {
+/// A plan that takes history from these branches.
+fn without_loss(target: &Target, loses: &[BranchId]) -> Planned {
     Planned {
         target: target.name.clone(),
+        expect: target.expectation(loses),
         moment: None,
         does: None,
         present: None,
@@ -54,15 +56,22 @@ fn nothing_lost(target: &Target) -> Planned {
     }
 }
 
+/// The branches that are lost with their target.
+pub(super) fn lost_with(catalog: &Catalog, delete_history: bool) -> Vec<BranchId> {
+    let live = catalog.branches.iter().filter(|branch| delete_history && branch.dropped.is_none());
+    live.map(|branch| branch.id).collect()
+}
+
 fn plan_remove(target: &Arc<Target>, call: &call::TargetRemove) -> Result<Planned> {
     target.check(Request::Remove)?;
-    let mut planned = nothing_lost(target);
+    let catalog = target.log.catalog();
+    let lost = lost_with(&catalog, call.delete_history);
+    let mut planned = without_loss(target, &lost);
     if !call.delete_history {
         return Ok(planned);
     }
-    let catalog = target.log.catalog();
-    for branch in catalog.branches.iter().filter(|b| b.dropped.is_none()) {
-        planned.loses.push(loss(target, &catalog, branch.id, Seq::ZERO)?);
+    for branch in lost {
+        planned.loses.push(loss(target, &catalog, branch, Seq::ZERO)?);
     }
     planned.lost_disks = target.status()?.disks.into_iter().filter(|disk| disk.path.is_none()).collect();
     planned.freed_bytes = target.log.used_bytes()?;
@@ -78,13 +87,15 @@ fn plan_drop(target: &Arc<Target>, call: &call::BranchDrop) -> Result<Planned> {
     }
     check_unused(target, branch)?;
     let loses = vec![loss(target, &catalog, branch, start(&catalog, branch))?];
-    Ok(Planned { loses, ..nothing_lost(target) })
+    Ok(Planned { loses, ..without_loss(target, &[branch]) })
 }
 
 fn plan_restore(target: &Arc<Target>, call: &call::Restore, now: &Zoned) -> Result<Planned> {
     let found = target.moment(&call.at, now)?;
     let catalog = target.log.catalog();
-    let mut planned = Planned { moment: Some(found.info(&catalog)), ..nothing_lost(target) };
+    let drop = (call.to == RestoreTo::InPlace && call.discard_later).then_some(catalog.head);
+    let planned = without_loss(target, drop.as_slice());
+    let mut planned = Planned { moment: Some(found.info(&catalog)), ..planned };
     if call.to != RestoreTo::InPlace {
         return Ok(planned);
     }
@@ -114,7 +125,8 @@ fn plan_undo(target: &Arc<Target>) -> Result<Planned> {
 fn planned(target: &Target, outlook: Outlook) -> Planned {
     let catalog = target.log.catalog();
     let present = (outlook.head != catalog.head).then(|| history::name_for_people(&catalog, outlook.head));
-    Planned { does: Some(outlook.does), present, fills: outlook.fills, ..nothing_lost(target) }
+    let planned = without_loss(target, outlook.drops.as_slice());
+    Planned { does: Some(outlook.does), present, fills: outlook.fills, ..planned }
 }
 
 /// The seq at which a branch starts, on its parent.

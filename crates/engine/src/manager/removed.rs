@@ -16,7 +16,7 @@ use std::{
 use bygone_model::{Kind, Micros};
 use bygone_store::{EventOrder, EventQuery, Log, catalog::Keeping};
 
-use super::{Manager, store::info, targets::now};
+use super::{Manager, plan::lost_with, store::info, targets::now};
 use crate::{
     api::{Items, Nothing, Removed, RemovedInfo, Repaired, TargetInfo, call},
     calls::Handle,
@@ -41,7 +41,8 @@ impl Handle<call::TargetRemove> for Manager {
     fn handle(&self, call: &call::TargetRemove, answers: &mut dyn Items<Nothing>) -> Result<Removed> {
         match self.target(&call.name) {
             // A target that cannot be opened can be put aside, but not deleted: its content is unknown.
-            Err(Error::Unavailable { why, .. }) if !call.delete_history => {
+            // Nor can it be compared with a plan.
+            Err(Error::Unavailable { why, .. }) if !call.delete_history && answers.expected().is_none() => {
                 self.remove_unopened(&call.name, &why, answers)
             }
             found => self.remove(&found?, call.delete_history, answers),
@@ -62,6 +63,7 @@ impl Manager {
     ) -> Result<Removed> {
         let name = target.name.as_str();
         let _op = target.begin_change(Change::Remove, Request::Remove)?;
+        target.check_expected(answers.expected(), &lost_with(&target.log.catalog(), delete_history))?;
         // The state of a machine of which this cannot be found out is taken to be stopped.
         self.check_no_machine(name, None)?;
         wait_until_unused(target)?;

@@ -9,6 +9,7 @@ mod foreign;
 mod jobs;
 mod machines;
 mod opening;
+mod planned;
 mod removed;
 mod sequences;
 mod settings;

@@ -68,6 +68,8 @@ pub(crate) struct Outlook {
     pub head: BranchId,
     /// The label that its event would have.
     pub does: String,
+    /// The branch that would be dropped.
+    pub drops: Option<BranchId>,
     /// The names of the disks outside the store that would be filled.
     pub fills: Vec<String>,
 }
@@ -100,7 +102,7 @@ fn plan(target: &Target, catalog: &Catalog, change: &Move) -> Result<Outlook> {
         check_move(target, catalog, &change.act, &change.next)?;
     }
     let fills = if head == catalog.head { Vec::new() } else { filled_by(catalog, &change.next) };
-    Ok(Outlook { head, does: change.event.label.clone(), fills })
+    Ok(Outlook { head, does: change.event.label.clone(), drops: change.act.drop, fills })
 }
 
 /// The names of the disks outside the store that restoring this moment in place would fill.
@@ -129,6 +131,7 @@ pub(super) fn restore_in_place(
     let catalog = target.log.catalog();
     let name = super::free_name(&catalog, "restored");
     let drop = discard_later.then_some(catalog.head);
+    target.check_expected(answers.expected(), drop.as_slice())?;
     let act = Act { kind: ActKind::Restore, make: None, revive: None, head: catalog.head, drop };
     let when = timeline::local(target.log.time_of(start.seq)?);
     let label = format!("restored as of {when}, on branch {name}");
@@ -170,6 +173,7 @@ pub(crate) fn undo(op: &Op, answers: &mut dyn Answers) -> Result<MomentInfo> {
     let target = op.target();
     let catalog = target.log.catalog();
     let change = taking_back(target, &catalog)?;
+    target.check_expected(answers.expected(), change.act.drop.as_slice())?;
     if change.act.head != catalog.head {
         return move_present(op, change, answers);
     }

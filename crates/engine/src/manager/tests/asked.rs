@@ -53,7 +53,7 @@ fn an_export_is_gone_when_the_client_that_gave_it_up_returns() {
 /// The manager's answer to `at`, requested from this time zone.
 fn meant(world: &World, at: &str, zone: &str) -> MomentMeant {
     let request = call::When { name: "web".into(), at: at.to_owned() }.into();
-    let asked = Asked { request, zone: Some(zone.to_owned()), began: false, key: None, stays: false };
+    let asked = Asked { request, zone: Some(zone.to_owned()), began: false, key: None, expect: None, stays: false };
     let mut stream = UnixStream::connect(world.paths().api_socket()).unwrap();
     stream.write_all(format!("{}\n", serde_json::to_string(&asked).unwrap()).as_bytes()).unwrap();
     let mut line = String::new();

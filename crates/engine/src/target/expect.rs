@@ -1,0 +1,43 @@
+//! What a caller relies on who confirmed a plan: checked again with the turn held, because names can have changed their
+//! meaning since.
+
+use bygone_model::BranchId;
+
+use super::Target;
+use crate::{
+    api::{Expect, MovedPart},
+    error::{Error, Result},
+};
+
+impl Target {
+    /// What a plan that would take history from these branches is made of.
+    pub(crate) fn expectation(&self, loses: &[BranchId]) -> Expect {
+        let mut loses: Vec<u32> = loses.iter().map(|branch| branch.0).collect();
+        loses.sort_unstable();
+        Expect { log: self.log_id(), present: self.present().0, loses }
+    }
+
+    /// Checks that a call which would take history from these branches is still the one that was planned.
+    ///
+    /// # Errors
+    /// [`Error::Outdated`] when it is not.
+    pub(crate) fn check_expected(&self, expected: Option<&Expect>, loses: &[BranchId]) -> Result<()> {
+        let Some(expected) = expected else { return Ok(()) };
+        let found = self.expectation(loses);
+        let what = if found.log != expected.log {
+            MovedPart::Target
+        } else if found.present != expected.present {
+            MovedPart::Present
+        } else if found.loses != expected.loses {
+            MovedPart::Branches
+        } else {
+            return Ok(());
+        };
+        Err(Error::Outdated { name: self.name.clone(), what })
+    }
+
+    /// The id of its log, which no other target has.
+    pub(crate) fn log_id(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.log.id()))
+    }
+}
