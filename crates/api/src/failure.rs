@@ -154,7 +154,13 @@ pub enum Failure {
     #[error("the store in {path} is in use by process {holder}{}", if *exports { ", which exports from it" } else { "" })]
     StoreLocked { path: String, holder: String, exports: bool },
     #[error("disk {path}: {why}")]
-    DiskInUse { path: String, why: String },
+    DiskInUse {
+        path: String,
+        why: String,
+        /// The target that has it open, if it is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        target: Option<String>,
+    },
     #[error("somebody else is attached to this console")]
     ConsoleBusy,
 

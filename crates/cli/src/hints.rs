@@ -161,6 +161,11 @@ pub(crate) fn of(failure: &Failure) -> String {
             "end that export; if `bygone serve` runs first, exports and all other commands go side by side"
         }
         Failure::StoreLocked { .. } => "wait until that process is done, or end it",
+        Failure::DiskInUse { target: Some(target), .. } => {
+            return format!(
+                "stop it first (bygone stop {target}), or use a copy: bygone restore {target} --at now --to FILE"
+            );
+        }
         Failure::DiskInUse { .. } => {
             "stop what uses it (`fuser -v PATH` and `lslocks` show programs, `lsblk` and `losetup -a` devices), then try again"
         }

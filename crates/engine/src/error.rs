@@ -280,6 +280,14 @@ pub enum Error {
         /// The reason.
         source: bygone_sys::ImageLockError,
     },
+    /// A disk that a target has open.
+    #[error("disk {}: target {target:?} has it open", .path.display())]
+    DiskOpen {
+        /// Its path.
+        path: PathBuf,
+        /// The target.
+        target: String,
+    },
     /// A disk that the kernel uses: it is mounted, swap, or part of another device.
     #[error("disk {}: {by}", .path.display())]
     DiskUsed {

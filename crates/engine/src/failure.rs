@@ -118,11 +118,18 @@ impl Error {
             Error::DiskLocked { path, source } => {
                 let (path, why) = (shown(path), source.to_string());
                 match source {
-                    ImageLockError::InUse(_) => Failure::DiskInUse { path, why },
+                    ImageLockError::InUse(_) => Failure::DiskInUse { path, why, target: None },
                     ImageLockError::Unlockable(_) => Failure::DiskUnlockable { path, why },
                 }
             }
-            Error::DiskUsed { path, by } => Failure::DiskInUse { path: shown(path), why: by.clone() },
+            Error::DiskOpen { path, target } => Failure::DiskInUse {
+                path: shown(path),
+                why: format!("target {target:?} has it open and may write to it"),
+                target: Some(target.clone()),
+            },
+            Error::DiskUsed { path, by } => {
+                Failure::DiskInUse { path: shown(path), why: by.clone(), target: None }
+            }
             Error::Tapped { path, target } => Failure::Tapped { path: shown(path), target: target.clone() },
             Error::DiskTaken { path, target } => {
                 Failure::DiskTaken { path: shown(path), target: target.clone() }

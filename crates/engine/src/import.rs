@@ -1,7 +1,8 @@
 //! Imports an image into the store. An image that is not raw is converted by `qemu-img` first, to a temporary file in
 //! the target's folder.
 //!
-//! Invariant: an image is imported completely or not at all; what of it is left out is reported.
+//! Invariants: an image is imported completely or not at all; what of it is left out is reported; nobody writes to it
+//! from when it is looked at until it was imported.
 
 use std::{
     path::{Path, PathBuf},
@@ -14,6 +15,7 @@ use bygone_block::{
 };
 use bygone_model::{Event, Kind};
 use bygone_qemu::image::{self, Format};
+use bygone_sys::ImageLock;
 
 use crate::{
     api::{Answers, Progress},
@@ -29,9 +31,11 @@ const PIECE_BYTES: u64 = 128 << 10;
 const COMPARED_BYTES: usize = 64 << 10;
 
 /// An image that can be imported.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Image {
     path: PathBuf,
+    raw: OsDisk,
+    _lock: Option<ImageLock>,
     /// `None`: raw.
     format: Option<Format>,
     /// The size of the disk in it.
@@ -46,28 +50,29 @@ impl Image {
     /// Examines an image; with `is_raw` its content may look like another format.
     ///
     /// # Errors
-    /// When it cannot be read, is damaged or incomplete, or needs other files.
+    /// When it cannot be read, a program may write to it, it is damaged or incomplete, or needs other files.
     pub(crate) fn look(path: &Path, is_raw: bool, answers: &mut dyn Answers) -> Result<Image> {
         let path = crate::config::absolute(path);
-        let Facts { size_bytes, block_bytes, format } = outside::facts(&path)?;
-        let Some(format) = format.filter(|_| !is_raw) else {
-            return Ok(Image { path, format: None, size_bytes, block_bytes, snapshots: Vec::new() });
-        };
+        let (raw, lock) = outside::open_to_read(&path)?;
+        let Facts { size_bytes, block_bytes, format } = outside::facts(&path, &raw)?;
+        let format = format.filter(|_| !is_raw);
+        let image = Image { path, raw, _lock: lock, format, size_bytes, block_bytes, snapshots: Vec::new() };
+        let Some(format) = format else { return Ok(image) };
         answers.progress(Progress {
             doing: "looking at the image".to_owned(),
             done_bytes: 0,
             total_bytes: 0,
         });
-        let looked = image::look(&path, format, &mut || answers.wanted())?;
+        let looked = image::look(&image.path, format, &mut || answers.wanted())?;
         if !looked.snapshots.is_empty() {
             let (count, names) = (looked.snapshots.len(), looked.snapshots.join(", "));
             answers.note(format!(
                 "{} has {count} snapshots inside, which are not imported, only the disk as it is: {names}",
-                path.display()
+                image.path.display()
             ));
         }
         let (size_bytes, snapshots) = (looked.size_bytes, looked.snapshots);
-        Ok(Image { path, format: Some(format), size_bytes, block_bytes: None, snapshots })
+        Ok(Image { size_bytes, block_bytes: None, snapshots, ..image })
     }
 
     /// Imports it into the disk `id` of a new target.
@@ -81,7 +86,7 @@ impl Image {
             answers.progress(Progress { doing: doing.clone(), done_bytes, total_bytes: self.size_bytes })
         };
         match self.format {
-            None => copy(&self.path, id, &lease, &mut progress)?,
+            None => copy(&self.path, &self.raw, id, &lease, &mut progress)?,
             Some(format) => {
                 let raw = Temporary(target.dir().join(format!("import-{id}.raw")));
                 // Conversion counts as half of the work.
@@ -89,7 +94,9 @@ impl Image {
                 image::convert(&self.path, format, &raw.0, &mut |hundredths| {
                     progress((half * u128::from(hundredths) / 10_000) as u64)
                 })?;
-                copy(&raw.0, id, &lease, &mut |done| progress(half as u64 + done / 2))?;
+                let converted = OsDisk::open_to_read(&raw.0)
+                    .map_err(|source| Error::Disk { path: raw.0.clone(), source })?;
+                copy(&raw.0, &converted, id, &lease, &mut |done| progress(half as u64 + done / 2))?;
             }
         }
         lease.flush()?;
@@ -108,9 +115,14 @@ impl Image {
 }
 
 /// Copies a raw disk to an empty one of the same size.
-fn copy(path: &Path, id: &str, to: &dyn BlockDevice, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
+fn copy(
+    path: &Path,
+    raw: &OsDisk,
+    id: &str,
+    to: &dyn BlockDevice,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<()> {
     let io = |source| Error::Disk { path: path.to_owned(), source };
-    let raw = OsDisk::open_to_read(path).map_err(io)?;
     let size = raw.size_bytes();
     let wanted = to.geometry().size_bytes;
     if size != wanted {

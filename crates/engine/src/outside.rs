@@ -12,12 +12,13 @@ use std::{
 
 use bygone_block::{OsDisk, RawDisk};
 use bygone_qemu::image::{self, Format};
-use bygone_sys::ImageLock;
+use bygone_sys::{ImageLock, ImageLockError};
 
 use crate::{
     config::{DiskConfig, TargetConfig},
     error::{Error, Result},
     store_dir::StorePaths,
+    target::Target,
 };
 
 /// The properties of a disk that is going to be tapped or imported.
@@ -74,13 +75,42 @@ pub(crate) fn size_of(path: &Path) -> io::Result<u64> {
     Ok(sectors * SECTOR_BYTES)
 }
 
-/// Examines a disk or image, opened for reading only.
+/// Opens a disk or image for reading, and keeps others from writing to it meanwhile. Without a lock if its file system
+/// has none: QEMU's tools read it then too.
+///
+/// # Errors
+/// When it cannot be opened, or a program may write to it.
+pub(crate) fn open_to_read(path: &Path) -> Result<(OsDisk, Option<ImageLock>)> {
+    let raw = OsDisk::open_to_read(path).map_err(|source| Error::Disk { path: path.to_owned(), source })?;
+    match ImageLock::take_shared(raw.os_file()) {
+        Ok(lock) => Ok((raw, Some(lock))),
+        Err(ImageLockError::Unlockable(_)) => Ok((raw, None)),
+        Err(source) => Err(Error::DiskLocked { path: path.to_owned(), source }),
+    }
+}
+
+/// Adds the target that has it open to the error that a disk is in use.
+pub(crate) fn with_owner(targets: &[Arc<Target>], error: Error) -> Error {
+    let Error::DiskLocked { path, source: ImageLockError::InUse(_) } = &error else { return error };
+    let place = Place::of(path);
+    let has_it = |target: &&Arc<Target>| {
+        target.config().disks.iter().any(|disk| {
+            let tap = disk.path.as_deref().map(Place::of);
+            tap.is_some_and(|tap| place.overlaps(&tap)) && target.has_open(&disk.id)
+        })
+    };
+    match targets.iter().find(has_it) {
+        Some(target) => Error::DiskOpen { path: path.clone(), target: target.name.clone() },
+        None => error,
+    }
+}
+
+/// Examines an open disk or image.
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn facts(path: &Path) -> Result<Facts> {
+pub(crate) fn facts(path: &Path, raw: &OsDisk) -> Result<Facts> {
     let failed = |source| Error::Disk { path: path.to_owned(), source };
-    let raw = OsDisk::open_to_read(path).map_err(failed)?;
     let size_bytes = raw.size_bytes();
     let (head, tail) = image::ends(raw.os_file(), size_bytes).map_err(failed)?;
     let block_bytes = raw.block_bytes().map_err(failed)?.or_else(|| image::block_bytes(&head));
@@ -92,7 +122,8 @@ pub(crate) fn facts(path: &Path) -> Result<Facts> {
 /// # Errors
 /// When it cannot, or is in use.
 pub(crate) fn check_tap(path: &Path, is_raw: bool) -> Result<Facts> {
-    let facts = facts(path)?;
+    let raw = OsDisk::open_to_read(path).map_err(|source| Error::Disk { path: path.to_owned(), source })?;
+    let facts = facts(path, &raw)?;
     if let Some(format) = facts.format.filter(|_| !is_raw) {
         return Err(Error::NotRaw { path: path.to_owned(), format });
     }

@@ -6,8 +6,8 @@
 //! by testing (`F_OFD_GETLK`) whether a *write* lock on the opposite byte would be possible. The bytes need not exist
 //! in the file. The order is: first mark, then test. Of two processes that race, at least one sees the other.
 //!
-//! Invariants: while an [`ImageLock`] lives, every byte of both ranges is marked. An [`ImageLock`] is only returned
-//! when no other process had marked a conflicting byte.
+//! Invariants: while an [`ImageLock`] lives, every byte of both ranges is marked, or, if it is shared, those that QEMU's
+//! tools mark to read an image. An [`ImageLock`] is only returned when no other process had marked a conflicting byte.
 
 use std::{
     fs::File,
@@ -21,6 +21,9 @@ const HAS_BASE: i64 = 100;
 const DENIES_BASE: i64 = 200;
 /// Permissions: 0 consistent read, 1 write, 2 write the same again, 3 resize, 4 change the graph (QEMU before 7).
 const PERMISSIONS: i64 = 5;
+const CONSISTENT_READ: i64 = 0;
+const WRITE: i64 = 1;
+const RESIZE: i64 = 3;
 
 /// What another holder of an image does with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +54,9 @@ pub enum ImageLockError {
     Unlockable(#[source] io::Error),
 }
 
-/// The exclusive right to an image (a raw file or a block device), as QEMU and its tools understand it: as long as this
-/// lives they refuse to read or write the image, even when forced to share (`-U`).
+/// The right to an image (a raw file or a block device), as QEMU and its tools understand it. As long as an exclusive one
+/// lives they refuse to read or write the image, even when forced to share (`-U`); as long as a shared one lives they
+/// refuse to write.
 ///
 /// The lock belongs to the *inode* that was opened: two hand-made device nodes for one device are two images to it. It
 /// is released when the process ends, in whichever way.
@@ -80,9 +84,44 @@ impl ImageLock {
     /// [`ImageLockError::InUse`] when another process has it open under these rules, even if only for reading. Nothing
     /// stays locked then.
     pub fn take_exclusive(file: &File) -> Result<ImageLock, ImageLockError> {
+        ImageLock::take(
+            file,
+            &[(HAS_BASE, PERMISSIONS), (DENIES_BASE, PERMISSIONS)],
+            &[
+                (HAS_BASE + WRITE, PERMISSIONS - WRITE, ImageUse::Writes),
+                (HAS_BASE + CONSISTENT_READ, 1, ImageUse::Reads),
+                (DENIES_BASE, PERMISSIONS, ImageUse::Reserves),
+            ],
+        )
+    }
+
+    /// Locks the image `file`, which must be open for reading, so that nobody writes to it while it is read; others may
+    /// read it too. The marks are those of `qemu-img convert` on its source.
+    ///
+    /// # Errors
+    /// [`ImageLockError::InUse`] when another process may write to it or denies others to read it. Nothing stays locked
+    /// then.
+    pub fn take_shared(file: &File) -> Result<ImageLock, ImageLockError> {
+        ImageLock::take(
+            file,
+            &[(HAS_BASE + CONSISTENT_READ, 1), (DENIES_BASE + WRITE, 1), (DENIES_BASE + RESIZE, 1)],
+            &[
+                (HAS_BASE + WRITE, 1, ImageUse::Writes),
+                (HAS_BASE + RESIZE, 1, ImageUse::Writes),
+                (DENIES_BASE + CONSISTENT_READ, 1, ImageUse::Reserves),
+            ],
+        )
+    }
+
+    /// Marks the ranges `marks`, then tests that no other holder has marked one of `conflicts`.
+    fn take(
+        file: &File,
+        marks: &[(i64, i64)],
+        conflicts: &[(i64, i64, ImageUse)],
+    ) -> Result<ImageLock, ImageLockError> {
         let lock = ImageLock { file: file.try_clone().map_err(ImageLockError::Unlockable)? };
-        for base in [HAS_BASE, DENIES_BASE] {
-            set_lock(lock.file.as_raw_fd(), libc::F_RDLCK, base, PERMISSIONS).map_err(|error| {
+        for &(first, count) in marks {
+            set_lock(lock.file.as_raw_fd(), libc::F_RDLCK, first, count).map_err(|error| {
                 match error.raw_os_error() {
                     // Another process's write lock conflicts with this one.
                     Some(libc::EAGAIN | libc::EACCES) => ImageLockError::InUse(ImageUse::Locks),
@@ -90,11 +129,7 @@ impl ImageLock {
                 }
             })?;
         }
-        for (first, count, use_) in [
-            (HAS_BASE + 1, PERMISSIONS - 1, ImageUse::Writes),
-            (HAS_BASE, 1, ImageUse::Reads),
-            (DENIES_BASE, PERMISSIONS, ImageUse::Reserves),
-        ] {
+        for &(first, count, use_) in conflicts {
             let marked = is_locked_by_other(lock.file.as_raw_fd(), first, count);
             if marked.map_err(ImageLockError::Unlockable)? {
                 return Err(ImageLockError::InUse(use_));

@@ -116,6 +116,42 @@ fn an_image_that_qemu_has_open_is_refused_with_what_it_does_there() {
 }
 
 #[test]
+fn an_image_is_read_under_a_shared_lock_only_while_nobody_writes_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = image(&dir);
+    let name = path.to_str().unwrap();
+    let reading = || File::open(&path).unwrap();
+    let shared = ImageLock::take_shared(&reading()).unwrap();
+    // Others read it too, QEMU's tools and we.
+    let also = ImageLock::take_shared(&reading()).unwrap();
+    let (ok, said) = run("qemu-img", &["convert", "-f", "raw", "-O", "raw", name, &format!("{name}.copy")]);
+    assert!(ok, "{said}");
+    drop(also);
+    for args in
+        [["-f", "raw", "-c", "write 0 4096", name].as_slice(), &["-f", "raw", "-c", "truncate 4096", name]]
+    {
+        let (ok, said) = run("qemu-io", args);
+        assert!(!ok && said.contains("lock"), "{args:?}: {said}");
+    }
+    ImageLock::take_exclusive(&open(&path)).unwrap_err();
+    drop(shared);
+    let exclusive = ImageLock::take_exclusive(&open(&path)).unwrap();
+    ImageLock::take_shared(&reading()).unwrap_err();
+    drop(exclusive);
+    for read_only in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = image(&dir);
+        let server = serve(&path, read_only);
+        match ImageLock::take_shared(&File::open(&path).unwrap()) {
+            Ok(_) => assert!(read_only),
+            Err(ImageLockError::InUse(ImageUse::Writes)) => assert!(!read_only),
+            Err(other) => panic!("{other}"),
+        }
+        drop(server);
+    }
+}
+
+#[test]
 fn a_second_lock_is_refused_until_the_first_is_dropped_and_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let path = image(&dir);

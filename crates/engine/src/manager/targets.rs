@@ -116,7 +116,8 @@ impl Manager {
                 NewSource::Store(bytes) => (None, *bytes, None),
                 NewSource::Import(path) | NewSource::ImportRaw(path) => {
                     let is_raw = matches!(disk.source, NewSource::ImportRaw(_));
-                    let image = Image::look(path, is_raw, answers)?;
+                    let image = Image::look(path, is_raw, answers)
+                        .map_err(|error| outside::with_owner(&self.served(), error))?;
                     let facts = (None, image.size_bytes, image.block_bytes);
                     imports.push((id.clone(), image));
                     facts

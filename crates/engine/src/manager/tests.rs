@@ -6,6 +6,7 @@ mod ending;
 mod events;
 mod filling;
 mod foreign;
+mod imports;
 mod jobs;
 mod machines;
 mod opening;

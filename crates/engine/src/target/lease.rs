@@ -330,6 +330,17 @@ impl Target {
         })
     }
 
+    /// Whether the disk outside the store is open as a tap, or is being filled.
+    pub(crate) fn has_open(&self, disk: &str) -> bool {
+        let catalog = self.log.catalog();
+        let Some(number) = catalog.disks.iter().position(|known| known.name == disk) else { return false };
+        let is_tap = |(volume, open): (&VolumeId, &Live)| {
+            open.tap().is_some() && catalog.volume(*volume).is_ok_and(|v| v.disk as usize == number)
+        };
+        let open = lock(&self.live).iter().any(is_tap);
+        open || u32::try_from(number).is_ok_and(|number| self.is_claimed(number))
+    }
+
     fn open_volume(&self, volume: VolumeId) -> Result<(LiveKind, Then)> {
         let catalog = self.log.catalog();
         let entry = catalog.volume(volume)?.clone();
