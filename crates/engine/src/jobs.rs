@@ -148,7 +148,7 @@ impl Jobs {
         for job in interrupted {
             let mut kept = lock(&job.kept);
             // Not for jobs of this manager: if the medium failed, its log may not show what is on the medium.
-            if kept.earlier && kept.is_unknown() && kept.request.target() == Some(&target.name) {
+            if kept.earlier && kept.is_unknown() && kept.target() == Some(&target.name) {
                 match kept.changed_since(target) {
                     Ok(changed) => kept.changed = Some(changed),
                     Err(error) => {
@@ -194,8 +194,8 @@ impl Jobs {
             check_key(key)?;
             self.settle_key(manager, key)?;
         }
-        // The log's position before anything begins.
-        let from = request.target().and_then(|name| manager.head_of(name));
+        // What is there before anything begins.
+        let mut kept = Kept::new(0, key, request, answers.stays()).seen(manager);
         let mut jobs = lock(&self.jobs);
         if let Some(key) = key
             && let Some(job) = jobs.values().rev().find(|job| lock(&job.kept).remembers(key)).cloned()
@@ -208,7 +208,7 @@ impl Jobs {
             return Ok(Begun::Before(job));
         }
         let id = jobs.last_key_value().map_or(1, |(id, _)| id + 1);
-        let kept = Kept::new(id, key, request, from, answers.stays()).seen(manager.paths());
+        kept.id = id;
         match kept.save(&self.folder) {
             // A key must be remembered durably.
             Err(error) if key.is_some() => return Err(error),
@@ -227,7 +227,7 @@ impl Jobs {
             let name = {
                 let kept = lock(&job.kept);
                 let unknown = kept.remembers(key) && kept.is_unknown();
-                kept.request.target().filter(|_| unknown).map(str::to_owned)
+                kept.target().filter(|_| unknown).map(str::to_owned)
             };
             if let Some(name) = name {
                 // Opening the target settles the job, if that was not done yet.
@@ -253,7 +253,7 @@ impl Jobs {
             // It was not cancelled: the next manager finds it interrupted, and what it had changed.
             return;
         }
-        let name = lock(&job.kept).request.target().map(str::to_owned);
+        let name = lock(&job.kept).target().map(str::to_owned);
         let target = manager.served().into_iter().find(|target| Some(&target.name) == name.as_ref());
         let mut kept = lock(&job.kept);
         kept.end(result.as_ref().map_err(Error::failure));
@@ -303,7 +303,8 @@ impl Manager {
                 }
                 // The callers that wait for it must be notified even if it panics.
                 let mut working = Working { answers, job: &job, manager: self };
-                let done = catch_unwind(AssertUnwindSafe(|| self.do_now(request, &mut working)));
+                let meant = lock(&job.kept).meant().clone();
+                let done = catch_unwind(AssertUnwindSafe(|| self.do_now(&meant, &mut working)));
                 let result = done.unwrap_or(Err(Error::Panicked { what: "this" }));
                 jobs.end(self, &job, &result);
                 result
@@ -312,8 +313,16 @@ impl Manager {
         }
     }
 
-    fn head_of(&self, name: &str) -> Option<bygone_model::Seq> {
-        self.served().iter().find(|target| target.name == name).map(|target| target.log.head_seq())
+    /// What a request means now, if names in it can mean something else once it is done: which of the removed targets
+    /// of a name is restored, and under which name.
+    fn meant(&self, request: &Request) -> Option<Request> {
+        let Request::TargetRestore(asked) = request else { return None };
+        // The handler refuses it.
+        crate::config::check_name(&asked.name).ok()?;
+        let (folder, had) = self.removed(&asked.name).ok()?;
+        let name = folder.file_name()?.to_str()?.to_owned();
+        let new_name = Some(asked.new_name.clone().unwrap_or(had));
+        Some(call::TargetRestore { name, new_name }.into())
     }
 }
 

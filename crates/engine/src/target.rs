@@ -30,14 +30,15 @@ use bygone_store::{
     env::{Clock, SystemClock},
 };
 
-use self::{folder::Folder, lease::Live, op::Turn, size::Size};
 pub(crate) use self::{
+    expect::log_id_in,
     lease::{Lease, Use},
     op::{Begun, Op},
     past::PastDisk,
     size::size_in,
     work::Claim,
 };
+use self::{folder::Folder, lease::Live, op::Turn, size::Size};
 use crate::{
     api::MomentInfo,
     config::TargetConfig,

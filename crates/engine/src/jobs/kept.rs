@@ -1,6 +1,6 @@
 //! The file of a job, `jobs/ID.json` in the store's folder.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, path::Path};
 
 use bygone_model::{Event, Kind, Micros, Seq};
 use bygone_store::catalog::{ActKind, Branch, Shows};
@@ -10,9 +10,9 @@ use serde_json::Value;
 use crate::{
     api::{Failure, JobInfo, JobState, Progress, Remedy, Request, call},
     error::{Error, Result},
-    manager::removed::CONFIG,
+    manager::{Manager, removed::CONFIG},
     store_dir::{Configs, StorePaths, write_over},
-    target::Target,
+    target::{Target, log_id_in},
     timeline::rfc3339,
 };
 
@@ -26,6 +26,9 @@ pub(super) struct Kept {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<String>,
     pub(super) request: Request,
+    /// What it meant when it began, if names in it can mean something else once it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    meant: Option<Request>,
     pub(super) state: JobState,
     since: Micros,
     /// The newest record of its target when it began, if the target was open then.
@@ -39,9 +42,12 @@ pub(super) struct Kept {
     pub(super) answer: Value,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failure: Option<Failure>,
-    /// The inode number of the target's folder when it began.
+    /// Its target existed when it began.
+    #[serde(default)]
+    existed: bool,
+    /// The id of the log of the target that it was about when it began: of the removed one, if it restores one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    folder: Option<u64>,
+    log: Option<String>,
     /// The number of the target's newest configuration when it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     config: Option<u32>,
@@ -55,10 +61,6 @@ pub(super) struct Kept {
 
 fn now() -> Micros {
     Micros(jiff::Timestamp::now().as_microsecond())
-}
-
-fn folder_of(paths: &StorePaths, name: &str) -> Option<u64> {
-    fs::metadata(paths.target_dir(name)).ok().map(|meta| meta.ino())
 }
 
 /// Whether a request was refused before anything was done: these failures are raised only then, and a failure after a
@@ -102,16 +104,18 @@ pub(super) fn remove(folder: &Path, id: u64) {
 }
 
 impl Kept {
-    pub(super) fn new(id: u64, key: Option<&str>, request: &Request, from: Option<Seq>, stays: bool) -> Kept {
+    pub(super) fn new(id: u64, key: Option<&str>, request: &Request, stays: bool) -> Kept {
         Kept {
             id,
             key: key.map(str::to_owned),
             request: request.clone(),
+            meant: None,
             state: JobState::Running,
             since: now(),
-            from,
+            from: None,
             earlier: false,
-            folder: None,
+            existed: false,
+            log: None,
             config: None,
             stays,
             ended: None,
@@ -121,12 +125,29 @@ impl Kept {
         }
     }
 
-    /// Adds the state of its target's folder before it begins.
-    pub(super) fn seen(mut self, paths: &StorePaths) -> Kept {
-        if let Some(name) = self.request.target() {
-            self.folder = folder_of(paths, name);
-            self.config = Configs::of(&paths.target_dir(name), name).newest_number().ok();
-        }
+    /// What is to be done: the names in it mean what they meant when it began.
+    pub(super) fn meant(&self) -> &Request {
+        self.meant.as_ref().unwrap_or(&self.request)
+    }
+
+    /// The target that it is about.
+    pub(super) fn target(&self) -> Option<&str> {
+        self.meant().target()
+    }
+
+    /// Adds what is there before it begins.
+    pub(super) fn seen(mut self, manager: &Manager) -> Kept {
+        self.meant = manager.meant(&self.request);
+        let Some(name) = self.target().map(str::to_owned) else { return self };
+        let dir = manager.paths().target_dir(&name);
+        self.existed = dir.exists();
+        self.config = Configs::of(&dir, &name).newest_number().ok();
+        let open = manager.served().into_iter().find(|target| target.name == name);
+        self.from = open.as_ref().map(|target| target.log.head_seq());
+        self.log = match self.meant() {
+            Request::TargetRestore(call) => log_id_in(&manager.paths().removed_dir().join(&call.name)),
+            _ => open.map(|target| target.log_id()).or_else(|| log_id_in(&dir)),
+        };
         self
     }
 
@@ -219,7 +240,7 @@ impl Kept {
         JobInfo {
             id: self.id,
             request: self.request.name().to_owned(),
-            target: self.request.target().map(str::to_owned),
+            target: self.target().map(str::to_owned),
             key: self.key.clone(),
             state: self.state,
             since: rfc3339(self.since),
@@ -246,16 +267,23 @@ impl Kept {
         if harmless {
             return Some(Vec::new());
         }
-        let name = self.request.target()?;
-        let found = folder_of(paths, name);
-        // Differs from the earlier folder, if there was one. Adding a target is refused if the name is taken.
-        let is_new = found.is_some() && found != self.folder;
-        let said = match &self.request {
-            Request::TargetAdd(_) => is_new.then(|| format!("target {name} was added")),
-            Request::TargetRestore(_) => is_new.then(|| format!("target {name} is back")),
-            Request::TargetRemove(_) => found.is_none().then(|| format!("target {name} was removed")),
+        let name = self.target()?;
+        let dir = paths.target_dir(name);
+        let (exists, log) = (dir.exists(), log_id_in(&dir));
+        // Another target than when it began, as far as that can be read. Adding one is refused if the name is taken.
+        let is_other = exists && log.is_some() && self.log.is_some() && log != self.log;
+        let said = match self.meant() {
+            Request::TargetAdd(_) => {
+                (exists && (is_other || !self.existed)).then(|| format!("target {name} was added"))
+            }
+            Request::TargetRestore(_) => {
+                (exists && !is_other && !self.existed).then(|| format!("target {name} is back"))
+            }
+            Request::TargetRemove(_) => {
+                (self.existed && (is_other || !exists)).then(|| format!("target {name} was removed"))
+            }
             // A folder that is missing now may come back unchanged; a target that did not exist has no changes.
-            _ if found.is_some() || self.folder.is_some() => return None,
+            _ if exists || self.existed => return None,
             _ => None,
         };
         Some(said.into_iter().collect())
@@ -266,7 +294,7 @@ impl Kept {
         if let Some(known) = self.changed_outside(&target.shared.paths) {
             return Ok(known);
         }
-        if self.folder.is_some() && folder_of(&target.shared.paths, &target.name) != self.folder {
+        if self.log.as_ref().is_some_and(|log| *log != target.log_id()) {
             // The log is another one, and knows nothing of this job.
             return Ok(vec![format!("it is not known what: target {} is another one now", target.name)]);
         }

@@ -219,7 +219,7 @@ impl Manager {
 
     /// The folder of a removed target, and its name. The name of a folder (`web-2`) takes precedence: it is unique,
     /// while several removed targets may have had the same name, or a name that looks like a folder's.
-    fn removed(&self, asked: &str) -> Result<(PathBuf, String)> {
+    pub(crate) fn removed(&self, asked: &str) -> Result<(PathBuf, String)> {
         let exact = self.paths().removed_dir().join(asked);
         if let Some((name, number)) = asked.rsplit_once('-')
             && number.parse::<u32>().is_ok()

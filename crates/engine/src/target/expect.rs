@@ -1,7 +1,10 @@
 //! What a caller relies on who confirmed a plan: checked again with the turn held, because names can have changed their
 //! meaning since.
 
+use std::path::Path;
+
 use bygone_model::BranchId;
+use bygone_store::{Log, env::RealDir};
 
 use super::Target;
 use crate::{
@@ -38,6 +41,15 @@ impl Target {
 
     /// The id of its log, which no other target has.
     pub(crate) fn log_id(&self) -> String {
-        format!("{:032x}", u128::from_be_bytes(self.log.id()))
+        in_hex(self.log.id())
     }
+}
+
+/// The id of the log in the folder of a target that need not be open; `None` if it cannot be read.
+pub(crate) fn log_id_in(dir: &Path) -> Option<String> {
+    Log::id_in(&RealDir::new(dir)).ok().flatten().map(in_hex)
+}
+
+fn in_hex(id: [u8; 16]) -> String {
+    format!("{:032x}", u128::from_be_bytes(id))
 }

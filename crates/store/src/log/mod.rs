@@ -291,6 +291,14 @@ impl Log {
         self.identity.id
     }
 
+    /// The id of the log in a folder, without opening it; `None` if there is none, or its manifests are damaged.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn id_in(dir: &dyn Dir) -> Result<Option<[u8; 16]>> {
+        Ok(crate::manifest::identity(dir)?.map(|identity| identity.id))
+    }
+
     /// The term in which this holder writes the log ([`Hold`]).
     #[must_use]
     pub fn term(&self) -> u32 {

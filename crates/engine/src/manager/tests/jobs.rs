@@ -439,6 +439,59 @@ fn an_interrupted_job_of_a_removed_target_is_not_looked_up_in_another_log() {
 }
 
 #[test]
+fn an_interrupted_restore_of_a_removed_target_is_found_under_the_name_that_it_has_then() {
+    let (world, manager) = World::with(&["web", "db"]);
+    let remove = |manager: &Manager, name: &str| {
+        let call = TargetRemove { name: name.into(), delete_history: false };
+        manager.handle(&call, &mut Nobody).unwrap();
+    };
+    remove(&manager, "web");
+    remove(&manager, "db");
+    add(&manager, "db").unwrap();
+    let back = |name: &str| call::TargetRestore { name: name.into(), new_name: None };
+    // Killed after the rename, by either name of what is kept; a third one had not begun with it.
+    manager.begin_only(&back("web-1").into(), &Asker::with("by-number"));
+    manager.begin_only(&back("web").into(), &Asker::with("by-name"));
+    manager.begin_only(&back("db-1").into(), &Asker::with("taken"));
+    manager.handle(&back("web"), &mut Nobody).unwrap();
+    world.kill(manager);
+
+    let manager = world.manager();
+    let told: Vec<_> = jobs(&manager).into_iter().map(|job| (job.target, job.changed)).collect();
+    let web = (Some("web".to_owned()), Some(vec!["target web is back".to_owned()]));
+    assert_eq!(told, [web.clone(), web, (Some("db".to_owned()), Some(Vec::new()))]);
+    for (key, name) in [("by-number", "web-1"), ("by-name", "web")] {
+        let again = ask_with(&manager, key, back(name)).unwrap_err();
+        assert!(again.to_string().contains("target web is back"), "{again}");
+    }
+}
+
+#[test]
+fn another_target_in_the_same_folder_is_another_target() {
+    let (world, manager) = World::with(&["web"]);
+    let (elsewhere, other) = World::with(&["web"]);
+    drop(other);
+    ask_with(&manager, "p", point("good")).unwrap();
+    let remove = TargetRemove { name: "web".into(), delete_history: true };
+    manager.begin_only(&restore_in_place().into(), &Asker::with("k"));
+    manager.begin_only(&remove.clone().into(), &Asker::with("r"));
+    manager.handle(&restore_in_place(), &mut Nobody).unwrap();
+    world.kill(manager);
+    // The number of a folder that is gone is given to another one; here it is the same folder.
+    for kind in ["config", "log"] {
+        let of = |world: &World| world.target_dir("web").join(kind);
+        std::fs::remove_dir_all(of(&world)).unwrap();
+        std::fs::rename(of(&elsewhere), of(&world)).unwrap();
+    }
+    let manager = world.manager();
+    let told = ask_with(&manager, "k", restore_in_place()).unwrap_err();
+    assert!(told.to_string().contains("another one now"), "{told}");
+    let told = ask_with(&manager, "r", remove).unwrap_err();
+    assert!(told.to_string().contains("target web was removed"), "{told}");
+    assert_eq!(served(&manager), ["web"]);
+}
+
+#[test]
 fn a_handler_that_panics_ends_its_job() {
     let (world, manager) = World::with(&["web"]);
     *lock(&world.fake.haunted) = Some(world.paths().run_dir("web"));
