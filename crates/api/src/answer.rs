@@ -320,22 +320,26 @@ pub struct Expect {
 }
 
 /// `plan`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Planned {
     pub target: String,
-    /// For the call itself, if it is to be refused unless this plan still holds.
-    pub expect: Expect,
+    /// For the call itself, if it is to be refused unless this plan still holds; none for a target that cannot be opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Expect>,
     /// The moment that would be restored.
     pub moment: Option<MomentInfo>,
     /// What the call would do, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub does: Option<String>,
-    /// The branch that would be the present; none if that stays, or is made for it.
+    /// The branch that would be the present; none if that stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub present: Option<String>,
     /// Disks outside the store that would be filled with what the present is then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fills: Vec<String>,
+    /// Files and devices outside the store that disks would be written to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub writes: Vec<PathBuf>,
     /// The history that would be lost.
     pub loses: Vec<Loss>,
     /// Disks that exist only in the history that would be lost.

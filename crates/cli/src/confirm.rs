@@ -17,6 +17,16 @@ use crate::{
     show,
 };
 
+/// Shows what a call would do (`--dry-run`).
+///
+/// # Errors
+/// The call would fail.
+pub(crate) fn dry_run(session: &Session, call: impl Into<Plannable>) -> Result<()> {
+    let call = call.into();
+    let planned = manager::ask(session, &Plan { of: call.clone() })?;
+    session.show(&planned, |planned, look| show::plan::outlook(&call, planned, look))
+}
+
 /// Continues if `yes` was given, or the user confirms. Returns the plan if the user was asked.
 ///
 /// # Errors

@@ -54,7 +54,7 @@ pub(crate) fn ask_as_planned<C: Call<Item = Nothing>>(
     planned: Option<&Planned>,
     on_interrupt: OnInterrupt,
 ) -> Result<C::Answer> {
-    let expect = planned.map(|planned| planned.expect.clone());
+    let expect = planned.and_then(|planned| planned.expect.clone());
     let interrupt = on_interrupt.start()?;
     listen(session, call, expect, &interrupt, &mut |nothing| match nothing {})
 }

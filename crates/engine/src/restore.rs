@@ -4,23 +4,25 @@ mod branches;
 mod copy;
 mod outside;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use bygone_model::{BranchId, Event, Kind, Place};
 use bygone_store::catalog::Catalog;
 
 use crate::{
-    api::{Answers, Restored, call::RestoreTo},
+    api::{
+        Answers, MomentInfo, Restored,
+        call::{self, RestoreTo},
+    },
     error::{Error, Result, Usage},
+    history::Found,
     lifecycle::{Change, Request},
     target::Target,
     timeline,
 };
 
 pub(crate) use self::{
-    branches::{
-        Outlook, check_unused, drop_branch, filled_by_restore, plan_promotion, plan_undo, promote, undo,
-    },
+    branches::{Outlook, check_unused, drop_branch, plan_drop, plan_promotion, plan_undo, promote, undo},
     copy::paths_of,
     outside::{Prepared, fill, fill_unasked},
 };
@@ -28,11 +30,42 @@ pub(crate) use self::{
 /// Disks are copied in pieces of this size.
 const PIECE_BYTES: u64 = 4 << 20;
 
+/// A restore, after the checks that need no disk.
+pub(crate) struct Checked {
+    found: Found,
+    /// What is copied, if it is not in place.
+    copied: Option<Vec<copy::Copied>>,
+}
+
+/// Checks a restore, for itself and for its plan.
+///
+/// # Errors
+/// When the moment does not exist or is not exact, or the destination does not fit what is to be restored.
+fn check(
+    target: &Target,
+    at: &str,
+    only: Option<&str>,
+    to: &RestoreTo,
+    discard_later: bool,
+    now: &jiff::Zoned,
+) -> Result<Checked> {
+    let found = target.moment(at, now)?;
+    let copied = match to {
+        RestoreTo::Path(_) if discard_later => return Err(Usage::DiscardInPlaceOnly.into()),
+        RestoreTo::Path(path) => Some(copy::choose(target, &target.volumes_at(found.place)?, only, path)?),
+        RestoreTo::InPlace if only.is_some() => return Err(Usage::DisksTogether.into()),
+        RestoreTo::InPlace => {
+            check_moment(target, found.place)?;
+            None
+        }
+    };
+    Ok(Checked { found, copied })
+}
+
 /// Restores a moment of a target.
 ///
 /// # Errors
-/// When the moment does not exist or is not exact, the destination cannot be written, or the target runs and is to be
-/// restored in place.
+/// As the checks say, or when the destination cannot be written, or the target runs and is to be restored in place.
 pub(crate) fn restore(
     target: &Arc<Target>,
     at: &str,
@@ -45,34 +78,36 @@ pub(crate) fn restore(
     // Checked again with the turn held; here, so that nothing else is said of another target.
     let drop = discard_later.then(|| target.present());
     target.check_expected(answers.expected(), drop.as_slice())?;
-    let found = target.moment(at, now)?;
+    let Checked { found, copied } = check(target, at, only, to, discard_later, now)?;
     let moment = found.info(&target.log.catalog());
-    match to {
-        RestoreTo::Path(path) => {
-            if discard_later {
-                return Err(Usage::DiscardInPlaceOnly.into());
-            }
-            target.say_unseen(found.place, answers);
-            let disks = copy::copy_out(
-                target,
-                &target.volumes_at(found.place)?,
-                found.place.seq,
-                only,
-                path,
-                answers,
-            )?;
-            Ok(Restored { moment, disks, branch: None })
-        }
-        RestoreTo::InPlace => {
-            if only.is_some() {
-                return Err(Usage::DisksTogether.into());
-            }
-            check_moment(target, found.place)?;
-            let op = target.begin_change(Change::Restore, Request::Move)?;
-            let name = branches::restore_in_place(&op, found.place, discard_later, answers)?;
-            Ok(Restored { moment, disks: Vec::new(), branch: Some(name) })
-        }
+    if let (Some(copied), RestoreTo::Path(path)) = (copied, to) {
+        target.say_unseen(found.place, answers);
+        let disks = copy::copy_out(target, found.place.seq, &copied, path, answers)?;
+        return Ok(Restored { moment, disks, branch: None });
     }
+    let op = target.begin_change(Change::Restore, Request::Move)?;
+    let name = branches::restore_in_place(&op, found.place, discard_later, answers)?;
+    Ok(Restored { moment, disks: Vec::new(), branch: Some(name) })
+}
+
+/// What a restore would do: the moment, and the act or the files and devices that would be written. Changes nothing.
+///
+/// # Errors
+/// As [`restore`].
+pub(crate) fn plan_restore(
+    target: &Arc<Target>,
+    call: &call::Restore,
+    now: &jiff::Zoned,
+) -> Result<(MomentInfo, Option<Outlook>, Vec<PathBuf>)> {
+    let checked = check(target, &call.at, call.disk.as_deref(), &call.to, call.discard_later, now)?;
+    let moment = checked.found.info(&target.log.catalog());
+    if let Some(copied) = checked.copied {
+        target.check(Request::Note)?;
+        return Ok((moment, None, copied.into_iter().map(|disk| disk.to).collect()));
+    }
+    target.check(Request::Move)?;
+    let outlook = branches::plan_restore(target, checked.found.place, call.discard_later)?;
+    Ok((moment, Some(outlook), Vec::new()))
 }
 
 /// Checks that the target had all of its disks at a moment, with known content.

@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCandidates;
 
 use crate::{
     complete,
-    confirm::before_loss,
+    confirm::{before_loss, dry_run},
     error::Result,
     manager::{self, OnInterrupt},
     session::Session,
@@ -71,6 +71,9 @@ pub(crate) struct Drop {
     /// Which branch
     #[arg(value_name = "B", add = ArgValueCandidates::new(complete::branches))]
     branch: String,
+    /// Only say what would be lost
+    #[arg(long)]
+    dry_run: bool,
     /// Do not ask; needed where nobody can be asked
     #[arg(short, long)]
     yes: bool,
@@ -107,7 +110,7 @@ impl Undo {
 
 pub(crate) fn undo(session: &Session, args: &Undo) -> Result<()> {
     if args.dry_run {
-        return plan(session, args.call());
+        return dry_run(session, args.call());
     }
     let answer = manager::ask(session, &args.call())?;
     session.tell(&answer, |moment, look| show::branches::undone(&args.name, moment, look))
@@ -134,11 +137,12 @@ impl Drop {
 pub(crate) fn run(session: &Session, branch: &Branch) -> Result<()> {
     match branch {
         Branch::List(args) => list(session, &args.call()),
-        Branch::Promote(args) if args.dry_run => plan(session, args.call()),
+        Branch::Promote(args) if args.dry_run => dry_run(session, args.call()),
         Branch::Promote(args) => {
             let answer = manager::ask(session, &args.call())?;
             session.tell(&answer, |moment, look| show::branches::promoted(&args.name, moment, look))
         }
+        Branch::Drop(args) if args.dry_run => dry_run(session, args.call()),
         Branch::Drop(args) => {
             let planned = before_loss(session, args.yes, args.call())?;
             let call = args.call();
@@ -147,10 +151,6 @@ pub(crate) fn run(session: &Session, branch: &Branch) -> Result<()> {
                 .tell(&answer, |moment, look| show::branches::dropped(&args.name, &args.branch, moment, look))
         }
     }
-}
-
-fn plan(session: &Session, call: impl Into<call::Plannable>) -> Result<()> {
-    session.show(&manager::ask(session, &call::Plan { of: call.into() })?, show::plan::outlook)
 }
 
 fn list(session: &Session, call: &call::BranchList) -> Result<()> {

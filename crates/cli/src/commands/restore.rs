@@ -12,7 +12,7 @@ use clap_complete::engine::ArgValueCandidates;
 
 use crate::{
     complete,
-    confirm::before_loss,
+    confirm::{before_loss, dry_run},
     error::{Error, Result},
     manager::{self, OnInterrupt},
     session::Session,
@@ -32,6 +32,7 @@ written over, but a device.",
     after_long_help = "\
 Examples:
   bygone restore web --at 'last shutdown' --in-place
+  bygone restore web --at 'last shutdown' --in-place --dry-run
   bygone restore web --at 'point:before the migration' --in-place --discard-later
   bygone restore web --at '3 days ago 15:00' --to /mnt/web.img      one disk
   bygone restore db --at yesterday --disk data --to /mnt/data.img
@@ -57,6 +58,9 @@ pub(crate) struct Restore {
     /// Give up the history after that moment
     #[arg(long, conflicts_with = "to")]
     discard_later: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
     /// Do not ask before history is given up; needed where nobody can be asked
     #[arg(short, long)]
     yes: bool,
@@ -76,6 +80,9 @@ impl Restore {
 
 pub(crate) fn run(session: &Session, args: &Restore) -> Result<()> {
     let mut call = args.call();
+    if args.dry_run {
+        return dry_run(session, call);
+    }
     let planned = if args.discard_later { before_loss(session, args.yes, call.clone())? } else { None };
     if let Some(moment) = planned.as_ref().and_then(|planned| planned.moment.as_ref()) {
         // The moment that was shown, however long the answer took.

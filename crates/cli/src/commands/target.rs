@@ -13,7 +13,7 @@ use clap_complete::engine::ArgValueCandidates;
 
 use crate::{
     complete,
-    confirm::before_loss,
+    confirm::{before_loss, dry_run},
     error::Result,
     manager::{self, OnInterrupt},
     session::Session,
@@ -219,6 +219,9 @@ pub(crate) struct Remove {
     /// Delete its history too
     #[arg(long)]
     delete_history: bool,
+    /// Only say what would be done and lost
+    #[arg(long)]
+    dry_run: bool,
     /// Do not ask before history is deleted; needed where nobody can be asked
     #[arg(short, long)]
     yes: bool,
@@ -278,6 +281,7 @@ pub(crate) fn run(session: &Session, target: &Target) -> Result<()> {
         Target::List(_) => list(session),
         Target::Show(args) => session.show(&manager::ask(session, &args.call())?, show::target::target),
         Target::Set(args) => session.tell(&manager::ask(session, &args.call())?, show::target::target),
+        Target::Remove(args) if args.dry_run => dry_run(session, args.call()),
         Target::Remove(args) => {
             let call = args.call();
             let planned =

@@ -17,42 +17,62 @@ pub(crate) fn question(call: &Plannable, planned: &Planned, look: &Look) -> Stri
         Plannable::Undo(_) => format!("Take back the last change of {target}?"),
     };
     let mut table = Table::untitled([Column::left(""), Column::left("")], 2);
-    let mut row = |what: &str, text: String, style| {
-        table.row([Cell::new(what).styled(Style::Dim), Cell::new(text).styled(style)]);
-    };
-    if let Some(moment) = &planned.moment {
-        let text =
-            format!("{} on branch {}", words::moment_in_full(moment, look), words::line(&moment.branch));
-        row("moment", text, Style::Plain);
-    }
-    for loss in &planned.loses {
-        row("lost", lost(loss, look), Style::Warn);
-    }
-    for disk in &planned.lost_disks {
-        let size = words::bytes(disk.size_bytes);
-        row("lost", format!("disk {} ({size}), which is nowhere but in the store", disk.id), Style::Warn);
-    }
-    if planned.freed_bytes > 0 {
-        row("freed", words::bytes(planned.freed_bytes), Style::Plain);
-    }
+    let mut facts = facts(planned, look);
     if !matches!(call, Plannable::TargetRemove(_)) {
-        row("undo", format!("bygone undo {target}, as long as nothing of it was freed"), Style::Plain);
+        let undo = format!("bygone undo {target}, as long as nothing of it was freed");
+        facts.push(("undo", undo, Style::Plain));
+    }
+    for (what, text, style) in facts {
+        table.row([Cell::new(what).styled(Style::Dim), Cell::new(text).styled(style)]);
     }
     format!("{}\n{}", look.paint.apply(Style::Bold, &question), table.render(look))
 }
 
 /// What would be done, with `--dry-run`.
-pub(crate) fn outlook(planned: &Planned, look: &Look) -> String {
-    let mut table = Table::new([Column::left(""), Column::left("")]);
-    let mut row = |what: &str, text: String| table.row([Cell::new(what), Cell::new(text)]);
-    row("would say", planned.does.as_deref().map_or_else(String::new, words::line));
-    let present = planned.present.as_deref().map_or_else(|| "stays as it is".to_owned(), words::line);
-    row("present", present);
-    for disk in &planned.fills {
-        row("filled", format!("disk {} outside the store", words::line(disk)));
+pub(crate) fn outlook(call: &Plannable, planned: &Planned, look: &Look) -> String {
+    let mut rows = Vec::new();
+    if let Plannable::TargetRemove(remove) = call {
+        let history = if remove.delete_history { "is deleted" } else { "is kept under another name" };
+        rows.push(("removed", format!("its history {history}"), Style::Plain));
     }
-    let target = words::line(&planned.target);
-    format!("{target}: nothing was done\n{}", table.render(look))
+    if let Some(does) = &planned.does {
+        let present = planned.present.as_deref().map_or_else(|| "stays as it is".to_owned(), words::line);
+        rows.push(("would say", words::line(does), Style::Plain));
+        rows.push(("present", present, Style::Plain));
+    }
+    rows.extend(facts(planned, look));
+    let mut table = Table::new([Column::left(""), Column::left("")]);
+    for (what, text, style) in rows {
+        table.row([Cell::new(what), Cell::new(text).styled(style)]);
+    }
+    format!("{}: nothing was done\n{}", words::line(&planned.target), table.render(look))
+}
+
+/// What a plan has to say besides what it does: each fact with what it is about.
+fn facts(planned: &Planned, look: &Look) -> Vec<(&'static str, String, Style)> {
+    let mut facts = Vec::new();
+    if let Some(moment) = &planned.moment {
+        let text =
+            format!("{} on branch {}", words::moment_in_full(moment, look), words::line(&moment.branch));
+        facts.push(("moment", text, Style::Plain));
+    }
+    for path in &planned.writes {
+        facts.push(("written", words::line(&path.display().to_string()), Style::Plain));
+    }
+    for disk in &planned.fills {
+        facts.push(("filled", format!("disk {} outside the store", words::line(disk)), Style::Plain));
+    }
+    for loss in &planned.loses {
+        facts.push(("lost", lost(loss, look), Style::Warn));
+    }
+    for disk in &planned.lost_disks {
+        let (id, size) = (words::line(&disk.id), words::bytes(disk.size_bytes));
+        facts.push(("lost", format!("disk {id} ({size}), which is nowhere but in the store"), Style::Warn));
+    }
+    if planned.freed_bytes > 0 {
+        facts.push(("freed", words::bytes(planned.freed_bytes), Style::Plain));
+    }
+    facts
 }
 
 /// `branch main after yesterday 14:59 (seq:912345) up to 11:59 (seq:1000002); 2 points: good, better`.

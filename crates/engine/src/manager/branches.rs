@@ -31,7 +31,6 @@ impl Handle<call::BranchPromote> for Manager {
         let target = self.target(&call.name)?;
         let op = target.begin_change(Change::Promote, Request::Branches)?;
         let branch = which_branch(&target, call.branch.as_deref())?;
-        target.check_expected(answers.expected(), &[])?;
         restore::promote(&op, branch, answers)
     }
 }
@@ -41,8 +40,7 @@ impl Handle<call::BranchDrop> for Manager {
         let target = self.target(&call.name)?;
         let op = target.begin_change(Change::Drop, Request::Branches)?;
         let branch = history::branch_named(&target.log.catalog(), &call.branch)?;
-        target.check_expected(answers.expected(), &[branch])?;
-        restore::drop_branch(&op, branch)
+        restore::drop_branch(&op, branch, answers)
     }
 }
 

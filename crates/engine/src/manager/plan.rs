@@ -6,17 +6,17 @@ use bygone_model::{BranchId, Kind, Seq};
 use bygone_store::{EventOrder, EventQuery, catalog::Catalog};
 use jiff::Zoned;
 
-use super::{Manager, branches::which_branch};
+use super::{Manager, branches::which_branch, removed::check_unserved};
 use crate::{
     api::{
         Items, LABELS_MAX, Loss, Nothing, POINTS_MAX, Planned,
-        call::{self, Plannable, RestoreTo},
+        call::{self, Plannable},
     },
     calls::{Handle, asked_at},
     error::{Error, Result},
     history,
     lifecycle::Request,
-    restore::{self, Outlook, check_moment, check_unused},
+    restore::{self, Outlook},
     target::Target,
     timeline,
 };
@@ -28,13 +28,19 @@ impl Handle<call::Plan> for Manager {
         | Plannable::Restore(call::Restore { name, .. })
         | Plannable::BranchPromote(call::BranchPromote { name, .. })
         | Plannable::Undo(call::Undo { name })) = &call.of;
-        let target = self.target(name)?;
+        let target = match (self.target(name), &call.of) {
+            // It is put aside as it is.
+            (Err(Error::Unavailable { .. }), Plannable::TargetRemove(remove)) if !remove.delete_history => {
+                return Ok(Planned { target: name.clone(), ..Planned::default() });
+            }
+            (target, _) => target?,
+        };
         target.unless_gone(match &call.of {
             Plannable::TargetRemove(remove) => plan_remove(&target, remove),
             Plannable::BranchDrop(drop) => plan_drop(&target, drop),
-            Plannable::Restore(restore) => {
-                plan_restore(&target, restore, &asked_at(&*self.shared.clock, answers))
-            }
+            Plannable::Restore(restore) => self
+                .check_destination(restore)
+                .and_then(|()| plan_restore(&target, restore, &asked_at(&*self.shared.clock, answers))),
             Plannable::BranchPromote(promote) => plan_promote(&target, promote),
             Plannable::Undo(_) => plan_undo(&target),
         })
@@ -42,18 +48,9 @@ impl Handle<call::Plan> for Manager {
 }
 
 /// A plan that takes history from these branches.
-fn without_loss(target: &Target, loses: &[BranchId]) -> Planned {
-    Planned {
-        target: target.name.clone(),
-        expect: target.expectation(loses),
-        moment: None,
-        does: None,
-        present: None,
-        fills: Vec::new(),
-        loses: Vec::new(),
-        lost_disks: Vec::new(),
-        freed_bytes: 0,
-    }
+fn of_branches(target: &Target, present: BranchId, loses: &[BranchId]) -> Planned {
+    let expect = Some(target.expectation(present, loses));
+    Planned { target: target.name.clone(), expect, ..Planned::default() }
 }
 
 /// The branches that are lost with their target.
@@ -64,9 +61,10 @@ pub(super) fn lost_with(catalog: &Catalog, delete_history: bool) -> Vec<BranchId
 
 fn plan_remove(target: &Arc<Target>, call: &call::TargetRemove) -> Result<Planned> {
     target.check(Request::Remove)?;
+    check_unserved(target)?;
     let catalog = target.log.catalog();
     let lost = lost_with(&catalog, call.delete_history);
-    let mut planned = without_loss(target, &lost);
+    let mut planned = of_branches(target, catalog.head, &lost);
     if !call.delete_history {
         return Ok(planned);
     }
@@ -79,59 +77,38 @@ fn plan_remove(target: &Arc<Target>, call: &call::TargetRemove) -> Result<Planne
 }
 
 fn plan_drop(target: &Arc<Target>, call: &call::BranchDrop) -> Result<Planned> {
-    let catalog = target.log.catalog();
-    let branch = history::branch_named(&catalog, &call.branch)?;
     target.check(Request::Branches)?;
-    if branch == catalog.head {
-        return Err(bygone_store::Error::BranchInUse(call.branch.clone()).into());
-    }
-    check_unused(target, branch)?;
-    let loses = vec![loss(target, &catalog, branch, start(&catalog, branch))?];
-    Ok(Planned { loses, ..without_loss(target, &[branch]) })
+    let branch = history::branch_named(&target.log.catalog(), &call.branch)?;
+    planned(target, restore::plan_drop(target, branch)?)
 }
 
 fn plan_restore(target: &Arc<Target>, call: &call::Restore, now: &Zoned) -> Result<Planned> {
-    let found = target.moment(&call.at, now)?;
-    let catalog = target.log.catalog();
-    let drop = (call.to == RestoreTo::InPlace && call.discard_later).then_some(catalog.head);
-    let planned = without_loss(target, drop.as_slice());
-    let mut planned = Planned { moment: Some(found.info(&catalog)), ..planned };
-    if call.to != RestoreTo::InPlace {
-        return Ok(planned);
-    }
-    target.check(Request::Move)?;
-    check_moment(target, found.place)?;
-    planned.fills = restore::filled_by_restore(target, found.place);
-    if call.discard_later {
-        check_unused(target, catalog.head)?;
-        let of_present = found.place.branch == catalog.head;
-        let after = if of_present { found.place.seq } else { start(&catalog, catalog.head) };
-        planned.loses.push(loss(target, &catalog, catalog.head, after)?);
-    }
-    Ok(planned)
+    let (moment, outlook, writes) = restore::plan_restore(target, call, now)?;
+    let planned = match outlook {
+        Some(outlook) => planned(target, outlook)?,
+        None => of_branches(target, target.present(), &[]),
+    };
+    Ok(Planned { moment: Some(moment), writes, ..planned })
 }
 
 fn plan_promote(target: &Arc<Target>, call: &call::BranchPromote) -> Result<Planned> {
     target.check(Request::Branches)?;
     let branch = which_branch(target, call.branch.as_deref())?;
-    Ok(planned(target, restore::plan_promotion(target, branch)?))
+    planned(target, restore::plan_promotion(target, branch)?)
 }
 
 fn plan_undo(target: &Arc<Target>) -> Result<Planned> {
     target.check(Request::Branches)?;
-    Ok(planned(target, restore::plan_undo(target)?))
+    planned(target, restore::plan_undo(target)?)
 }
 
-fn planned(target: &Target, outlook: Outlook) -> Planned {
-    let catalog = target.log.catalog();
-    let present = (outlook.head != catalog.head).then(|| history::name_for_people(&catalog, outlook.head));
-    let planned = without_loss(target, outlook.drops.as_slice());
-    Planned { does: Some(outlook.does), present, fills: outlook.fills, ..planned }
-}
-
-/// The seq at which a branch starts, on its parent.
-fn start(catalog: &Catalog, branch: BranchId) -> Seq {
-    catalog.branch(branch).and_then(|b| b.parent).map_or(Seq::ZERO, |(_, seq)| seq)
+fn planned(target: &Target, outlook: Outlook) -> Result<Planned> {
+    let Outlook { head, present, does, drops, fills } = outlook;
+    let mut planned = of_branches(target, head, drops.map(|(branch, _)| branch).as_slice());
+    if let Some((branch, after)) = drops {
+        planned.loses.push(loss(target, &target.log.catalog(), branch, after)?);
+    }
+    Ok(Planned { does: Some(does), present, fills, ..planned })
 }
 
 /// What would be lost of a branch after `after`.

@@ -159,11 +159,20 @@ impl Manager {
     }
 }
 
-/// Stops our own threads on a target and waits until nothing uses it.
-fn wait_until_unused(target: &Arc<Target>) -> Result<()> {
+/// Checks that no client uses a target.
+///
+/// # Errors
+/// When one does.
+pub(super) fn check_unserved(target: &Target) -> Result<()> {
     if target.is_served() || target.readers() > 0 {
         return Err(Error::Served(target.name.clone()));
     }
+    Ok(())
+}
+
+/// Stops our own threads on a target and waits until nothing uses it.
+fn wait_until_unused(target: &Arc<Target>) -> Result<()> {
+    check_unserved(target)?;
     target.begin_closing();
     let end = Instant::now() + LET_GO_MAX;
     while target.is_busy() || target.readers() > 0 {

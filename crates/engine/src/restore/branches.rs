@@ -37,21 +37,28 @@ impl Next {
     }
 }
 
-/// An act that moves the present, or undoes one.
-struct Move {
+/// An act, with all that it does.
+pub(super) struct Move {
     act: Act,
     next: Next,
     /// The event that describes it.
     event: Event,
 }
 
+impl Move {
+    /// It drops branches or brings them back, and leaves the present and its disks alone.
+    fn stays(&self, catalog: &Catalog) -> bool {
+        matches!(self.act.kind, ActKind::Drop | ActKind::Undo) && self.act.head == catalog.head
+    }
+}
+
 /// Makes a branch the present. Disks outside the store are filled with it: at once if no machine runs, otherwise in the
 /// background.
 ///
 /// # Errors
-/// When there is an obstacle; then nothing has changed. Or [`Error::Partly`].
+/// When there is an obstacle, or the caller expected something else; then nothing has changed. Or [`Error::Partly`].
 pub(crate) fn promote(op: &Op, branch: BranchId, answers: &mut dyn Answers) -> Result<MomentInfo> {
-    move_present(op, promotion(&op.target().log.catalog(), branch), answers)
+    carry_out(op, promotion(&op.target().log.catalog(), branch), answers)
 }
 
 fn promotion(catalog: &Catalog, branch: BranchId) -> Move {
@@ -64,12 +71,14 @@ fn promotion(catalog: &Catalog, branch: BranchId) -> Move {
 /// The effect that an act would have.
 #[derive(Clone, Debug)]
 pub(crate) struct Outlook {
-    /// The present afterwards.
+    /// The present that it was planned for.
     pub head: BranchId,
+    /// The name of the present afterwards, unless it stays.
+    pub present: Option<String>,
     /// The label that its event would have.
     pub does: String,
-    /// The branch that would be dropped.
-    pub drops: Option<BranchId>,
+    /// The branch that would be dropped, and the last moment of it that would be left.
+    pub drops: Option<(BranchId, Seq)>,
     /// The names of the disks outside the store that would be filled.
     pub fills: Vec<String>,
 }
@@ -83,6 +92,15 @@ pub(crate) fn plan_promotion(target: &Target, branch: BranchId) -> Result<Outloo
     plan(target, &catalog, &promotion(&catalog, branch))
 }
 
+/// The effect of [`drop_branch`], after all checks. Changes nothing.
+///
+/// # Errors
+/// As [`drop_branch`].
+pub(crate) fn plan_drop(target: &Target, branch: BranchId) -> Result<Outlook> {
+    let catalog = target.log.catalog();
+    plan(target, &catalog, &dropping(&catalog, branch))
+}
+
 /// The effect of [`undo`], after the checks that need no disk. Changes nothing.
 ///
 /// # Errors
@@ -92,28 +110,41 @@ pub(crate) fn plan_undo(target: &Target) -> Result<Outlook> {
     plan(target, &catalog, &taking_back(target, &catalog)?)
 }
 
+/// The effect of [`restore_in_place`], after the checks that need no disk. Changes nothing.
+///
+/// # Errors
+/// As [`restore_in_place`].
+pub(super) fn plan_restore(target: &Target, start: Place, discard_later: bool) -> Result<Outlook> {
+    let catalog = target.log.catalog();
+    plan(target, &catalog, &restoration(target, &catalog, start, discard_later)?)
+}
+
 fn plan(target: &Target, catalog: &Catalog, change: &Move) -> Result<Outlook> {
-    let head = change.act.head;
-    if head == catalog.head {
-        change.act.drop.map_or(Ok(()), |dropped| check_unused(target, dropped))?;
-    } else {
+    if !change.stays(catalog) {
         let state = target.machine_state();
         target.decided(lifecycle::decide(None, state, request(target, &change.next)))?;
-        check_move(target, catalog, &change.act, &change.next)?;
     }
-    let fills = if head == catalog.head { Vec::new() } else { filled_by(catalog, &change.next) };
-    Ok(Outlook { head, does: change.event.label.clone(), drops: change.act.drop, fills })
-}
-
-/// The names of the disks outside the store that restoring this moment in place would fill.
-pub(crate) fn filled_by_restore(target: &Target, start: Place) -> Vec<String> {
-    let next = Next::New { name: String::new(), parent: start.branch, at: start.seq };
-    filled_by(&target.log.catalog(), &next)
-}
-
-fn filled_by(catalog: &Catalog, next: &Next) -> Vec<String> {
+    check(target, catalog, change)?;
     let name = |disk: u32| catalog.disks.get(disk as usize).map(|disk| disk.name.clone());
-    to_fill(catalog, next).into_iter().filter_map(name).collect()
+    let filled = if change.stays(catalog) { Vec::new() } else { to_fill(catalog, &change.next) };
+    let drops = change.act.drop.map(|dropped| {
+        let start = catalog.branch(dropped).and_then(|branch| branch.parent).map_or(Seq::ZERO, |(_, at)| at);
+        match change.next {
+            // What the new branch begins with is not lost.
+            Next::New { parent, at, .. } if parent == dropped => (dropped, at),
+            _ => (dropped, start),
+        }
+    });
+    Ok(Outlook {
+        head: catalog.head,
+        present: match &change.next {
+            Next::New { name, .. } => Some(name.clone()),
+            Next::Branch(id) => (*id != catalog.head).then(|| name_of(catalog, *id)),
+        },
+        does: change.event.label.clone(),
+        drops,
+        fills: filled.into_iter().filter_map(name).collect(),
+    })
 }
 
 /// Restores a moment in place: a new branch that starts there becomes the present. With `discard_later` the previous
@@ -128,10 +159,18 @@ pub(super) fn restore_in_place(
     answers: &mut dyn Answers,
 ) -> Result<String> {
     let target = op.target();
-    let catalog = target.log.catalog();
-    let name = super::free_name(&catalog, "restored");
+    let change = restoration(target, &target.log.catalog(), start, discard_later)?;
+    let name = match &change.next {
+        Next::New { name, .. } => name.clone(),
+        Next::Branch(branch) => name_of(&target.log.catalog(), *branch),
+    };
+    carry_out(op, change, answers)?;
+    Ok(name)
+}
+
+fn restoration(target: &Target, catalog: &Catalog, start: Place, discard_later: bool) -> Result<Move> {
+    let name = super::free_name(catalog, "restored");
     let drop = discard_later.then_some(catalog.head);
-    target.check_expected(answers.expected(), drop.as_slice())?;
     let act = Act { kind: ActKind::Restore, make: None, revive: None, head: catalog.head, drop };
     let when = timeline::local(target.log.time_of(start.seq)?);
     let label = format!("restored as of {when}, on branch {name}");
@@ -140,29 +179,27 @@ pub(super) fn restore_in_place(
         .with("made", name.clone())
         .with("from_seq", start.seq.0);
     if drop.is_some() {
-        event = event.with("discarded", name_of(&catalog, catalog.head));
+        event = event.with("discarded", name_of(catalog, catalog.head));
     }
-    let next = Next::New { name: name.clone(), parent: start.branch, at: start.seq };
-    move_present(op, Move { act, next, event }, answers)?;
-    Ok(name)
+    let next = Next::New { name, parent: start.branch, at: start.seq };
+    Ok(Move { act, next, event })
 }
 
 /// Drops a branch that is not in use.
 ///
 /// # Errors
-/// When it is the present or in use; then nothing has changed. Or [`Error::Partly`].
-pub(crate) fn drop_branch(op: &Op, branch: BranchId) -> Result<MomentInfo> {
-    let target = op.target();
-    let catalog = target.log.catalog();
-    let name = name_of(&catalog, branch);
-    check_unused(target, branch)?;
-    let act = Act { kind: ActKind::Drop, make: None, revive: None, head: catalog.head, drop: Some(branch) };
-    target.log.act(act, None)?;
-    note(
-        target,
-        catalog.head,
-        Event::new(Kind::Branch, format!("branch {name} was dropped")).with("dropped", name),
-    )
+/// When it is the present or in use, or the caller expected something else; then nothing has changed. Or
+/// [`Error::Partly`].
+pub(crate) fn drop_branch(op: &Op, branch: BranchId, answers: &mut dyn Answers) -> Result<MomentInfo> {
+    carry_out(op, dropping(&op.target().log.catalog(), branch), answers)
+}
+
+fn dropping(catalog: &Catalog, branch: BranchId) -> Move {
+    let name = name_of(catalog, branch);
+    let head = catalog.head;
+    let act = Act { kind: ActKind::Drop, make: None, revive: None, head, drop: Some(branch) };
+    let event = Event::new(Kind::Branch, format!("branch {name} was dropped")).with("dropped", name);
+    Move { act, next: Next::Branch(head), event }
 }
 
 /// Undoes the last restore, promotion, drop or undo.
@@ -171,17 +208,7 @@ pub(crate) fn drop_branch(op: &Op, branch: BranchId) -> Result<MomentInfo> {
 /// When there is none; otherwise as [`promote`].
 pub(crate) fn undo(op: &Op, answers: &mut dyn Answers) -> Result<MomentInfo> {
     let target = op.target();
-    let catalog = target.log.catalog();
-    let change = taking_back(target, &catalog)?;
-    target.check_expected(answers.expected(), change.act.drop.as_slice())?;
-    if change.act.head != catalog.head {
-        return move_present(op, change, answers);
-    }
-    if let Some(dropped) = change.act.drop {
-        check_unused(target, dropped)?;
-    }
-    target.log.act(change.act, None)?;
-    note(target, catalog.head, change.event)
+    carry_out(op, taking_back(target, &target.log.catalog())?, answers)
 }
 
 /// The act that undoes the last one.
@@ -253,12 +280,18 @@ fn note(target: &Target, branch: BranchId, event: Event) -> Result<MomentInfo> {
     Ok(timeline::info(&target.log.catalog(), moment))
 }
 
-fn move_present(op: &Op, change: Move, answers: &mut dyn Answers) -> Result<MomentInfo> {
+fn carry_out(op: &Op, change: Move, answers: &mut dyn Answers) -> Result<MomentInfo> {
     let target = op.target();
-    let Move { act, next, event } = change;
     let catalog = target.log.catalog();
-    op.allows(request(target, &next))?;
-    check_move(target, &catalog, &act, &next)?;
+    target.check_expected(answers.expected(), change.act.drop.as_slice())?;
+    if change.stays(&catalog) {
+        check(target, &catalog, &change)?;
+        target.log.act(change.act, None)?;
+        return note(target, catalog.head, change.event);
+    }
+    op.allows(request(target, &change.next))?;
+    check(target, &catalog, &change)?;
+    let Move { act, next, event } = change;
     let running = target.running_branch();
     let moves = !matches!(&next, Next::Branch(id) if *id == catalog.head);
     // Undoing an undo may drop a branch again, but does not give up what was changed on the disks since.
@@ -287,8 +320,12 @@ fn request(target: &Target, next: &Next) -> Request {
     if stays { Request::MoveToRunning } else { Request::Move }
 }
 
-/// Checks all obstacles to moving the present, except for the machine and the disks.
-fn check_move(target: &Target, catalog: &Catalog, act: &Act, next: &Next) -> Result<()> {
+/// Checks all obstacles to an act, except for the machine and the disks.
+fn check(target: &Target, catalog: &Catalog, change: &Move) -> Result<()> {
+    let Move { act, next, .. } = change;
+    if matches!(next, Next::Branch(_)) {
+        catalog.check_act(act)?;
+    }
     let moves = !matches!(next, Next::Branch(id) if *id == catalog.head);
     if moves && target.is_used(catalog.head, Use::Client) {
         // A client that has the present open would go on writing to the previous one.
@@ -297,7 +334,9 @@ fn check_move(target: &Target, catalog: &Catalog, act: &Act, next: &Next) -> Res
     if let Some(dropped) = act.drop {
         check_unused(target, dropped)?;
     }
-    if let Next::Branch(id) = next {
+    if let Next::Branch(id) = next
+        && !change.stays(catalog)
+    {
         for volume in catalog.volumes_of(*id, Seq::MAX) {
             if catalog.shows.get(&volume.disk) != Some(&Shows::Volume(volume.id)) {
                 check_end(target, *id, volume.id)?;

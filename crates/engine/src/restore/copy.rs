@@ -42,19 +42,25 @@ fn is_folder(path: &Path) -> bool {
     path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
 }
 
-/// Copies the disks of a moment to a file or device, or into a folder: all of them or none.
+/// A disk that is copied.
+#[derive(Clone, Debug)]
+pub(super) struct Copied {
+    volume: VolumeId,
+    name: String,
+    /// The file or device that it is copied to.
+    pub(super) to: PathBuf,
+}
+
+/// Chooses the disks to copy, and checks that there is a place for each. Writes nothing.
 ///
 /// # Errors
-/// When one cannot be written or its extents cannot be read, or the caller no longer waits. Damaged ranges are no
-/// error: they are reported as unreadable.
-pub(super) fn copy_out(
-    target: &Arc<Target>,
+/// When there is no such disk, one file would get several, or a file that would be made exists.
+pub(super) fn choose(
+    target: &Target,
     volumes: &[VolumeId],
-    seq: Seq,
     only: Option<&str>,
     path: &Path,
-    answers: &mut dyn Answers,
-) -> Result<Vec<RestoredDisk>> {
+) -> Result<Vec<Copied>> {
     let catalog = target.log.catalog();
     let mut chosen = Vec::new();
     for &volume in volumes {
@@ -71,12 +77,34 @@ pub(super) fn copy_out(
         let disks = chosen.into_iter().map(|(_, name)| name).collect();
         return Err(Usage::NoFolder { path: path.to_owned(), target: target.name.clone(), disks }.into());
     }
+    let copied = |(volume, name): (VolumeId, String)| {
+        let [to, _] = paths_of(path, &name);
+        Copied { volume, name, to }
+    };
+    let chosen: Vec<Copied> = chosen.into_iter().map(copied).collect();
+    chosen.iter().try_for_each(|disk| check_place(&disk.to).map(drop))?;
+    Ok(chosen)
+}
+
+/// Copies the disks of a moment to files or devices: all of them or none. Makes the folder `path`, if it is to be one.
+///
+/// # Errors
+/// When one cannot be written or its extents cannot be read, or the caller no longer waits. Damaged ranges are no
+/// error: they are reported as unreadable.
+pub(super) fn copy_out(
+    target: &Arc<Target>,
+    seq: Seq,
+    chosen: &[Copied],
+    path: &Path,
+    answers: &mut dyn Answers,
+) -> Result<Vec<RestoredDisk>> {
+    let folder = is_folder(path);
     let folder_is_new = folder && !path.exists();
     if folder {
         fs::create_dir_all(path).map_err(|e| Error::file("making", path, e))?;
     }
     let mut done: Vec<RestoredDisk> = Vec::new();
-    let result = copy_disks(target, seq, &chosen, (path, folder), &mut done, answers);
+    let result = copy_disks(target, seq, chosen, &mut done, answers);
     if let Err(e) = result {
         // A part of a machine's disks would look like all of them.
         for disk in done.iter().filter(|_| folder) {
@@ -93,23 +121,21 @@ pub(super) fn copy_out(
 fn copy_disks(
     target: &Arc<Target>,
     seq: Seq,
-    chosen: &[(VolumeId, String)],
-    (path, is_folder): (&Path, bool),
+    chosen: &[Copied],
     done: &mut Vec<RestoredDisk>,
     answers: &mut dyn Answers,
 ) -> Result<()> {
-    for &(volume, ref name) in chosen {
-        let device = target.as_of(volume, seq)?;
-        let to = if is_folder { path.join(format!("{name}.raw")) } else { path.to_owned() };
+    for Copied { volume, name, to } in chosen {
+        let device = target.as_of(*volume, seq)?;
         let doing = format!("restoring {name}");
         let mut unread = Unread::default();
-        let written = copy_to_file(&device, &to, &mut unread, &mut |done, total| {
+        let written = copy_to_file(&device, to, &mut unread, &mut |done, total| {
             answers.progress(Progress { doing: doing.clone(), done_bytes: done, total_bytes: total })
         })?;
         let size_bytes = device.geometry().size_bytes;
         done.push(RestoredDisk {
             id: name.clone(),
-            to,
+            to: to.clone(),
             size_bytes,
             written_bytes: written,
             unreadable: unread.ranges().iter().map(unreadable).collect(),
@@ -122,6 +148,19 @@ fn unreadable(range: &Range<u64>) -> Unreadable {
     Unreadable { first_byte: range.start, len_bytes: range.end - range.start }
 }
 
+/// Whether there is a block device at this path; otherwise it must be free, so that nothing is overwritten.
+fn check_place(to: &Path) -> Result<bool> {
+    use std::os::unix::fs::FileTypeExt;
+    match fs::metadata(to) {
+        Ok(meta) if meta.file_type().is_block_device() => Ok(true),
+        Ok(meta) if meta.is_dir() => Err(Error::file("writing", to, std::io::ErrorKind::IsADirectory.into())),
+        _ if fs::symlink_metadata(to).is_ok() => {
+            Err(Error::file("making", to, std::io::ErrorKind::AlreadyExists.into()))
+        }
+        _ => Ok(false),
+    }
+}
+
 /// Writes a device to a new, sparse raw file or to a block device; returns the number of bytes written. A file gets its
 /// name only once it is complete, so that even a killed process leaves no partial file under that name.
 fn copy_to_file(
@@ -131,20 +170,8 @@ fn copy_to_file(
     progress: &mut dyn FnMut(u64, u64) -> bool,
 ) -> Result<u64> {
     let size = device.geometry().size_bytes;
-    let exists = fs::metadata(to).ok();
-    let is_device = exists.as_ref().is_some_and(|meta| {
-        use std::os::unix::fs::FileTypeExt;
-        meta.file_type().is_block_device()
-    });
-    if exists.is_some_and(|meta| meta.is_dir()) {
-        return Err(Error::file("writing", to, std::io::ErrorKind::IsADirectory.into()));
-    }
-    if is_device {
+    if check_place(to)? {
         return copy_to(device, to, true, unread, progress);
-    }
-    // The path must name a new file, so that nothing is overwritten.
-    if fs::symlink_metadata(to).is_ok() {
-        return Err(Error::file("making", to, std::io::ErrorKind::AlreadyExists.into()));
     }
     let mut part = to.as_os_str().to_owned();
     part.push(PART);

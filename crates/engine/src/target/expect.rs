@@ -13,11 +13,11 @@ use crate::{
 };
 
 impl Target {
-    /// What a plan that would take history from these branches is made of.
-    pub(crate) fn expectation(&self, loses: &[BranchId]) -> Expect {
+    /// What a plan is made of that takes history from these branches.
+    pub(crate) fn expectation(&self, present: BranchId, loses: &[BranchId]) -> Expect {
         let mut loses: Vec<u32> = loses.iter().map(|branch| branch.0).collect();
         loses.sort_unstable();
-        Expect { log: self.log_id(), present: self.present().0, loses }
+        Expect { log: self.log_id(), present: present.0, loses }
     }
 
     /// Checks that a call which would take history from these branches is still the one that was planned.
@@ -26,7 +26,7 @@ impl Target {
     /// [`Error::Outdated`] when it is not.
     pub(crate) fn check_expected(&self, expected: Option<&Expect>, loses: &[BranchId]) -> Result<()> {
         let Some(expected) = expected else { return Ok(()) };
-        let found = self.expectation(loses);
+        let found = self.expectation(self.present(), loses);
         let what = if found.log != expected.log {
             MovedPart::Target
         } else if found.present != expected.present {

@@ -9,6 +9,7 @@ use crate::{
         call::{Plannable, RestoreTo},
     },
     socket::{self, ApiServer},
+    target::Use,
 };
 
 /// A client that has seen a plan.
@@ -38,7 +39,7 @@ fn plan(manager: &Manager, of: impl Into<Plannable>) -> Planned {
 }
 
 fn confirm(manager: &Manager, planned: &Planned, request: impl Into<Request>) -> Result<Value> {
-    manager.answer(&request.into(), &mut Confirming(Some(planned.expect.clone())))
+    manager.answer(&request.into(), &mut Confirming(planned.expect.clone()))
 }
 
 fn moved(answer: Result<Value>) -> MovedPart {
@@ -94,14 +95,14 @@ fn another_branch_of_the_name_is_not_dropped() {
 
     // The same over the socket.
     let _api = ApiServer::start(manager.clone()).unwrap();
-    let ask = |expect: &Expect| {
+    let ask = |planned: &Planned| {
         let stream = socket::connect(&world.paths().api_socket()).unwrap();
-        socket::ask(&stream, &drop_it("t"), false, &mut Confirming(Some(expect.clone())))
+        socket::ask(&stream, &drop_it("t"), false, &mut Confirming(planned.expect.clone()))
     };
-    let refused = ask(&planned.expect).unwrap_err().failure();
+    let refused = ask(&planned).unwrap_err().failure();
     assert!(matches!(refused, Failure::Moved { what: MovedPart::Branches, .. }), "{refused:?}");
     assert!(!is_dropped(&manager, second));
-    ask(&plan(&manager, drop_it("t")).expect).unwrap();
+    ask(&plan(&manager, drop_it("t"))).unwrap();
     assert!(is_dropped(&manager, second));
 }
 
@@ -126,6 +127,55 @@ fn another_present_is_not_discarded_by_a_restore() {
     let planned = plan(&manager, call.clone());
     confirm(&manager, &planned, call).unwrap();
     assert!(is_dropped(&manager, BranchId(0)) && !is_dropped(&manager, other));
+}
+
+#[test]
+fn what_would_be_refused_is_refused_by_the_plan() {
+    let world = World::new();
+    let manager = world.manager();
+    let tap = world.tapped(&manager, "web");
+    add(&manager, "db").unwrap();
+    let restore = |disk: Option<&str>, to: RestoreTo, discard_later| call::Restore {
+        name: "web".into(),
+        at: "now".into(),
+        disk: disk.map(str::to_owned),
+        to,
+        discard_later,
+    };
+    let path = |name: &str| RestoreTo::Path(world.dir.path().join(name));
+    let check = |call: call::Restore, code: &str| {
+        let refused = manager.handle(&call::Plan { of: call.clone().into() }, &mut Nobody);
+        assert_eq!(refused.unwrap_err().failure().code(), code, "{call:?}");
+        assert_eq!(manager.handle(&call, &mut Nobody).unwrap_err().failure().code(), code, "{call:?}");
+    };
+    check(restore(Some("vda"), RestoreTo::InPlace, true), "disks-together");
+    check(restore(None, path("o.img"), true), "discard-in-place-only");
+    check(restore(None, RestoreTo::Path(tap), false), "tapped");
+    check(restore(Some("vdz"), path("o.img"), false), "no-disk");
+    check(restore(None, RestoreTo::Path(world.target_dir("web")), false), "inside-store");
+    // A client has the present open, which would go on writing to it.
+    let target = manager.target("web").unwrap();
+    let lease = target.lease(target.volume(BranchId(0), None).unwrap(), Use::Client).unwrap();
+    check(restore(None, RestoreTo::InPlace, false), "served");
+    check(restore(None, RestoreTo::InPlace, true), "served");
+    let planned = manager.handle(&call::Plan { of: remove(false).into() }, &mut Nobody);
+    assert_eq!(planned.unwrap_err().failure().code(), "served");
+    assert_eq!(manager.handle(&remove(false), &mut Nobody).unwrap_err().failure().code(), "served");
+    drop(lease);
+
+    let planned = plan(&manager, restore(None, path("new/"), false));
+    assert_eq!(planned.writes, [world.dir.path().join("new/vda.raw")]);
+    assert!(!world.dir.path().join("new").exists());
+    let planned = plan(&manager, restore(None, RestoreTo::InPlace, true));
+    assert_eq!(planned.present.as_deref(), Some("restored-1"));
+    assert_eq!((planned.fills.len(), planned.loses.len()), (1, 1));
+    assert_eq!(target.present(), BranchId(0));
+    manager.handle(&restore(None, RestoreTo::InPlace, true), &mut Nobody).unwrap();
+    assert_eq!(target.log.catalog().branch(target.present()).unwrap().name, "restored-1");
+    // An undo that would drop a branch again says so.
+    manager.handle(&call::Undo { name: "web".into() }, &mut Nobody).unwrap();
+    let planned = plan(&manager, call::Undo { name: "web".into() });
+    assert_eq!(planned.loses.iter().map(|loss| loss.branch.as_str()).collect::<Vec<_>>(), ["main"]);
 }
 
 #[test]
