@@ -10,6 +10,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::JobState;
+
 /// See the module's comment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "code", rename_all = "kebab-case")]
@@ -163,6 +165,8 @@ pub enum Failure {
     },
     #[error("somebody else is attached to this console")]
     ConsoleBusy,
+    #[error("the manager has {max} clients already")]
+    TooManyClients { max: u64 },
 
     // ---- to be put right on the computer or in the store: Remedy::Repair
     #[error("{what} has format version {found}; this program knows versions up to {known}")]
@@ -234,9 +238,25 @@ pub enum Failure {
     /// The key was used for a different call.
     #[error("the key {key:?} was given to another call: job {job}")]
     KeyUsed { key: String, job: u64 },
-    /// The call with this key was begun, and its manager ended first.
-    #[error("job {job} was interrupted; it had changed this: {}", .changed.join("; "))]
-    Interrupted { job: u64, changed: Vec<String> },
+    /// A call with more than this is not written down, so it cannot be remembered by a key.
+    #[error("a call with a key has at most {bytes_max} bytes")]
+    CallTooLarge { bytes_max: u64 },
+    /// The call with this key was not successful. It is not done again, because it changed something, or may have.
+    #[error("job {job} {}; {}", ended(*state, why.as_deref()), match changed {
+        Some(changed) => format!("it had changed this: {}", changed.join("; ")),
+        None => "what it had changed is found out when a new manager opens its target".to_owned(),
+    })]
+    NotRepeated {
+        job: u64,
+        /// How it ended.
+        state: JobState,
+        /// Its failure, if it failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<Box<Failure>>,
+        /// What it had changed, in words. Absent: not known yet.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        changed: Option<Vec<String>>,
+    },
     /// A part was done, and is not undone.
     #[error("{done}; but then: {why}")]
     Partly { done: String, why: Box<Failure> },
@@ -266,6 +286,16 @@ pub enum Failure {
     /// A bug: an internal caller made an invalid request.
     #[error("{why}")]
     Internal { why: String },
+}
+
+/// How a job ended, as in "job 7 …".
+fn ended(state: JobState, why: Option<&Failure>) -> String {
+    match (state, why) {
+        (JobState::Interrupted, _) => "was interrupted".to_owned(),
+        (JobState::Cancelled, _) => "was cancelled".to_owned(),
+        (_, Some(why)) => format!("failed: {why}"),
+        (_, None) => "failed".to_owned(),
+    }
 }
 
 /// What the caller can do about a failure.
@@ -401,6 +431,7 @@ impl Failure {
             | DiscardInPlaceOnly
             | DisksTogether
             | BadKey
+            | CallTooLarge { .. }
             | KeyUsed { .. }
             | BadMachine { .. }
             | PathNotText { .. }
@@ -442,7 +473,8 @@ impl Failure {
             | TargetStopped { .. }
             | StoreLocked { .. }
             | DiskInUse { .. }
-            | ConsoleBusy => Remedy::Wait,
+            | ConsoleBusy
+            | TooManyClients { .. } => Remedy::Wait,
             NewerFormat { .. }
             | OlderFormat { .. }
             | DamagedStore { .. }
@@ -468,7 +500,7 @@ impl Failure {
             | NotFilled { .. }
             | UnknownDiskPath { .. }
             | Partly { .. }
-            | Interrupted { .. }
+            | NotRepeated { .. }
             | SystemRefuses { .. } => Remedy::Repair,
             QemuSilent { .. }
             | Moved { .. }

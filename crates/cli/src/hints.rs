@@ -132,7 +132,14 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::KeyUsed { job, .. } => {
             return format!("give each change a key of its own; `bygone jobs {job}` shows that one");
         }
-        Failure::Interrupted { .. } => {
+        Failure::CallTooLarge { .. } => "leave --key out",
+        Failure::TooManyClients { .. } => {
+            "wait until one of them is done, or end one: each export, `run --wait` and `jobs JOB` is one"
+        }
+        Failure::NotRepeated { changed: None, .. } => {
+            "check the medium and start the manager again, then make the same call with the same key"
+        }
+        Failure::NotRepeated { .. } => {
             "look whether that is what was wanted (`bygone timeline NAME`), and make what is missing with another key"
         }
         Failure::Partly { why, .. } if !is_of_a_disk(why) => {
@@ -267,7 +274,7 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::ManagerEnding => "ask again once it has ended; `bygone status` shows that",
         Failure::ManagerNotUp { .. } => "run `bygone serve` in a terminal to see what it says",
         Failure::Abandoned => "ask again",
-        Failure::GoesOn => "`bygone status` shows it",
+        Failure::GoesOn => "`bygone jobs` shows what is being done, and how far it is",
         Failure::Internal { .. } => {
             "this should not happen: please report it with the output of `bygone -vv`"
         }

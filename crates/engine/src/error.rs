@@ -7,7 +7,7 @@ use bygone_model::when::{ParseError, ResolveError};
 use bygone_qemu as qemu;
 
 use crate::{
-    api::{Failure, MovedPart},
+    api::{Failure, JobState, MovedPart},
     config::{BadName, BadSetting},
 };
 
@@ -444,13 +444,29 @@ pub enum Error {
         /// The job of that call.
         job: u64,
     },
+    /// A call with a key that is too large to be written down.
+    #[error("a call with a key has at most {bytes_max} bytes")]
+    CallTooLarge {
+        /// The largest size.
+        bytes_max: usize,
+    },
     /// The call with this key was not successful, and what it changed stays.
-    #[error("job {job} was interrupted; it had changed this: {}", .changed.join("; "))]
-    Interrupted {
+    #[error("job {job} is not done again")]
+    NotRepeated {
         /// The job of that call.
         job: u64,
-        /// What it had changed, in words; it may be unknown.
-        changed: Vec<String>,
+        /// How it ended.
+        state: JobState,
+        /// Its failure, if it failed.
+        why: Option<Box<Failure>>,
+        /// What it had changed, in words, if that is known.
+        changed: Option<Vec<String>>,
+    },
+    /// The manager has as many clients as it takes.
+    #[error("the manager has {max} clients already")]
+    TooManyClients {
+        /// That many.
+        max: usize,
     },
     /// The manager, or the supervision of a machine, ended during the call.
     #[error("the manager ended the connection")]

@@ -170,9 +170,14 @@ impl Error {
             Error::NoJob(id) => Failure::NoJob { id: *id },
             Error::BadKey => Failure::BadKey,
             Error::KeyUsed { key, job } => Failure::KeyUsed { key: key.clone(), job: *job },
-            Error::Interrupted { job, changed } => {
-                Failure::Interrupted { job: *job, changed: changed.clone() }
-            }
+            Error::CallTooLarge { bytes_max } => Failure::CallTooLarge { bytes_max: *bytes_max as u64 },
+            Error::NotRepeated { job, state, why, changed } => Failure::NotRepeated {
+                job: *job,
+                state: *state,
+                why: why.clone(),
+                changed: changed.clone(),
+            },
+            Error::TooManyClients { max } => Failure::TooManyClients { max: *max as u64 },
             Error::ManagerGone => Failure::ManagerGone,
             Error::ManagerEnding => Failure::ManagerEnding,
             Error::ManagerNotUp(said) => Failure::ManagerNotUp { said: said.clone() },

@@ -188,7 +188,8 @@ impl Jobs {
         }
         // No call that could succeed is so large.
         if serde_json::to_vec(request).map_or(0, |bytes| bytes.len()) > REQUEST_BYTES_MAX {
-            return if key.is_some() { Err(Error::BadKey) } else { Ok(Begun::Plain) };
+            let too_large = Error::CallTooLarge { bytes_max: REQUEST_BYTES_MAX };
+            return if key.is_some() { Err(too_large) } else { Ok(Begun::Plain) };
         }
         if let Some(key) = key {
             check_key(key)?;

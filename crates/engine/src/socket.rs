@@ -126,6 +126,7 @@ fn accept(
 
 fn begin_answering(stream: UnixStream, manager: &Arc<Manager>, connections: &Arc<AtomicUsize>) {
     if connections.load(Ordering::Acquire) >= CONNECTIONS_MAX {
+        refuse(&stream);
         return;
     }
     connections.fetch_add(1, Ordering::AcqRel);
@@ -139,6 +140,14 @@ fn begin_answering(stream: UnixStream, manager: &Arc<Manager>, connections: &Arc
         }
     };
     let _ = std::thread::Builder::new().name("api-client".into()).spawn(answer);
+}
+
+/// Answers a client for which there is no thread, without reading its request. The answer fits into the socket's empty
+/// buffer, so this does not wait for the client.
+fn refuse(mut stream: &UnixStream) {
+    let failure = Error::TooManyClients { max: CONNECTIONS_MAX }.failure();
+    let line = serde_json::to_string(&Reply::<(), ()>::Failed(failure)).unwrap_or_default();
+    let _ = stream.set_nonblocking(true).and_then(|()| stream.write_all(format!("{line}\n").as_bytes()));
 }
 
 /// Counts a connection, for its lifetime.
@@ -302,8 +311,6 @@ pub(crate) fn ask<C: Call>(
     answers: &mut dyn Items<C::Item>,
 ) -> Result<C::Answer> {
     let gone = |_| Error::ManagerGone;
-    // Without all of its line, nothing was done.
-    let unheard = |_| Error::ManagerEnding;
     let mut is_read = false;
     let (key, expect, stays) =
         (answers.key().map(str::to_owned), answers.expected().cloned(), answers.stays());
@@ -312,7 +319,8 @@ pub(crate) fn ask<C: Call>(
     let put_away = if C::NAME == call::Export::NAME { PUT_AWAY_MAX } else { GIVE_UP_MAX };
     let mut line = serde_json::to_vec(&asked).map_err(|e| Usage::BadRequest(e.to_string()))?;
     line.push(b'\n');
-    (&*stream).write_all(&line).map_err(unheard)?;
+    // A manager that has too many clients answers without reading the request, and closes its side.
+    let is_sent = (&*stream).write_all(&line).is_ok();
     // A short timeout, so that a signal here is noticed while the manager sends nothing.
     stream.set_read_timeout(Some(WANTED_EVERY)).map_err(gone)?;
     let mut reader = BufReader::new(stream);
@@ -320,6 +328,8 @@ pub(crate) fn ask<C: Call>(
     loop {
         match (&mut reader).take(REPLY_BYTES_MAX).read_until(b'\n', &mut line) {
             Ok(_) if line.last() == Some(&b'\n') => {}
+            // Without all of its line, nothing was done.
+            Ok(_) if !is_sent && !is_read => return Err(Error::ManagerEnding),
             Ok(_) => return Err(Error::ManagerGone),
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 if !answers.wanted() {

@@ -44,10 +44,13 @@ fn more(job: &JobInfo) -> String {
         }
     });
     let failure = job.failure.as_ref().map(|failure| words::line(&failure.to_string()));
-    let changed = (job.state == JobState::Interrupted).then(|| match job.changed.as_deref() {
-        None => "what it had changed is looked up when its target is used next".to_owned(),
-        Some([]) => "it had changed nothing".to_owned(),
-        Some(changed) => words::line(&format!("it had changed: {}", changed.join("; "))),
-    });
-    progress.or(failure).or(changed).unwrap_or_default()
+    let changed = match job.changed.as_deref() {
+        None if job.state == JobState::Interrupted => {
+            Some("what it had changed is looked up when its target is used next".to_owned())
+        }
+        None => None,
+        Some([]) => Some("it had changed nothing".to_owned()),
+        Some(changed) => Some(words::line(&format!("it had changed: {}", changed.join("; ")))),
+    };
+    [progress, failure, changed].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }

@@ -207,14 +207,15 @@ impl Kept {
             (JobState::Done, _) => Ok(self.answer.clone()),
             // A failure that says what was changed is repeated for every caller with this key.
             (JobState::Failed, Some(failure @ Failure::Partly { .. })) => Err(Error::Told(failure.clone())),
-            _ => match self.changed.as_deref() {
-                Some([]) => Err(self.failure.clone().map_or(Error::Abandoned, Error::Told)),
-                Some(changed) => Err(Error::Interrupted { job: self.id, changed: changed.to_vec() }),
-                None => {
-                    let unknown = "this is known once the manager is started again".to_owned();
-                    Err(Error::Interrupted { job: self.id, changed: vec![unknown] })
-                }
-            },
+            _ if self.changed.as_ref().is_some_and(Vec::is_empty) => {
+                Err(self.failure.clone().map_or(Error::Abandoned, Error::Told))
+            }
+            _ => Err(Error::NotRepeated {
+                job: self.id,
+                state: self.state,
+                why: self.failure.clone().map(Box::new),
+                changed: self.changed.clone(),
+            }),
         }
     }
 

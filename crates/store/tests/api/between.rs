@@ -113,7 +113,7 @@ fn use_it(log: &Log, volume: VolumeId, at: u64, acked: &Acked) -> bygone_store::
 
 /// Opens the log and compares it with all that was acknowledged.
 fn check(world: &World, volume: VolumeId, acked: &Acked, what: &str) {
-    let log = world.try_open().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let log = world.try_open().map_err(|error| format!("{what}: {error}")).unwrap();
     assert_eq!(log.damage_at_open(), [], "{what}");
     for &(lba, wanted) in acked.lock().unwrap().iter().chain(&[(80, 104), (500, 26)]) {
         assert_eq!(mark(&log, volume, lba, log.head_seq()).unwrap(), wanted, "{what}: sector {lba}");

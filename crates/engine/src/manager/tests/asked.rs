@@ -50,6 +50,28 @@ fn an_export_is_gone_when_the_client_that_gave_it_up_returns() {
     assert!(!socket.exists());
 }
 
+#[test]
+fn a_client_for_whom_there_is_no_place_is_told_so() {
+    let (world, manager) = World::with(&["web"]);
+    let _api = ApiServer::start(manager).unwrap();
+    let connect = || socket::connect(&world.paths().api_socket()).unwrap();
+    let mut clients: Vec<UnixStream> = (0..128).map(|_| connect()).collect();
+    let ask = |stream: &UnixStream| socket::ask(stream, &call::Status {}, false, &mut Nobody);
+    for closed in [false, true] {
+        let stream = connect();
+        if closed {
+            // The manager's side is closed before anything is written.
+            let hung_up = rustix::event::PollFlags::HUP;
+            let mut fds = [rustix::event::PollFd::new(&stream, hung_up)];
+            rustix::event::poll(&mut fds, None).unwrap();
+        }
+        let refused = ask(&stream).unwrap_err().failure();
+        assert_eq!(refused.code(), "too-many-clients", "{refused}");
+    }
+    drop(clients.pop());
+    wait_for("a place", || ask(&connect()).is_ok());
+}
+
 /// The manager's answer to `at`, requested from this time zone.
 fn meant(world: &World, at: &str, zone: &str) -> MomentMeant {
     let request = call::When { name: "web".into(), at: at.to_owned() }.into();

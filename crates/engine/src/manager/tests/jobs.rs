@@ -173,10 +173,13 @@ fn a_call_that_was_interrupted_is_done_if_nothing_had_come_of_it_and_told_of_if_
     manager.handle(&point("later"), &mut Nobody).unwrap();
     let at = head(&manager);
     for _ in 0..2 {
-        let Err(Error::Interrupted { changed, .. }) = ask_with(&manager, "done", restore.clone()) else {
+        let Err(Error::NotRepeated { changed: Some(changed), state, .. }) =
+            ask_with(&manager, "done", restore.clone())
+        else {
             panic!("it is not told")
         };
         assert!(matches!(&changed[..], [one] if one.starts_with("restored as of")), "{changed:?}");
+        assert_eq!(state, JobState::Interrupted);
         let removed = ask_with(&manager, "removed", remove.clone()).unwrap_err();
         assert!(removed.to_string().contains("target other was removed"), "{removed}");
     }
@@ -364,9 +367,16 @@ fn a_call_that_failed_with_its_log_is_not_done_again_if_its_record_stands() {
     let target = manager.target("web").unwrap();
     target.fail_after_syncs(0);
     let failed = ask_with(&manager, "u", undo.clone()).unwrap_err();
-    assert!(!matches!(failed, Error::Interrupted { .. }), "{failed:?}");
+    assert!(!matches!(failed, Error::NotRepeated { .. }), "{failed:?}");
     let again = ask_with(&manager, "u", undo.clone()).unwrap_err();
-    assert!(matches!(again, Error::Interrupted { .. } | Error::Told(Failure::Partly { .. })), "{again:?}");
+    match again.failure() {
+        Failure::NotRepeated { state, why, changed, .. } => {
+            // Its medium may hide what it changed.
+            assert_eq!((state, changed), (JobState::Failed, None));
+            assert_eq!(why, Some(Box::new(failed.failure())));
+        }
+        other => assert!(matches!(other, Failure::Partly { .. }), "{other:?}"),
+    }
     drop(target);
     world.kill(manager);
 
@@ -434,7 +444,7 @@ fn an_interrupted_job_of_a_removed_target_is_not_looked_up_in_another_log() {
     let manager = world.manager();
     add(&manager, "web").unwrap();
     let told = ask_with(&manager, "k", restore_in_place());
-    let Err(Error::Interrupted { changed, .. }) = told else { unreachable!("{told:?}") };
+    let Err(Error::NotRepeated { changed: Some(changed), .. }) = told else { unreachable!("{told:?}") };
     assert!(matches!(&changed[..], [what] if what.contains("another one now")), "{changed:?}");
 }
 
@@ -492,6 +502,24 @@ fn another_target_in_the_same_folder_is_another_target() {
 }
 
 #[test]
+fn a_call_that_failed_after_it_had_changed_something_says_so_with_its_failure() {
+    let (world, manager) = World::with(&["web"]);
+    let run: Request = call::Run { at: Some("now".into()), ..run_call("web") }.into();
+    *lock(&world.fake.haunted) = Some(world.paths().run_dir("web"));
+    let failed = ask_with(&manager, "k", run.clone()).unwrap_err().failure();
+    *lock(&world.fake.haunted) = None;
+    let branches = manager.target("web").unwrap().log.catalog().branches.len();
+    assert_eq!(branches, 2, "the panic came after the branch");
+    let again = ask_with(&manager, "k", run).unwrap_err().failure();
+    let Failure::NotRepeated { state, why, changed: Some(changed), .. } = again.clone() else {
+        panic!("{again:?}")
+    };
+    assert_eq!((state, why), (JobState::Failed, Some(Box::new(failed.clone()))));
+    assert!(changed.iter().any(|what| what.contains("run-1")), "{changed:?}");
+    assert!(again.to_string().contains(&failed.to_string()), "{again}");
+}
+
+#[test]
 fn a_handler_that_panics_ends_its_job() {
     let (world, manager) = World::with(&["web"]);
     *lock(&world.fake.haunted) = Some(world.paths().run_dir("web"));
@@ -526,9 +554,10 @@ fn a_long_call_is_remembered_however_many_shorter_ones_ended_meanwhile() {
 fn what_no_call_needs_is_not_written_down() {
     let (world, manager) = World::with(&[]);
     let long = "x".repeat(900_000);
-    for key in [None, Some("k")] {
+    for (key, code) in [(None, "no-target"), (Some("k"), "call-too-large")] {
         let asker = &mut Asker { key, ..Asker::default() };
-        assert!(manager.answer(&run_call(&long).into(), asker).is_err());
+        let refused = manager.answer(&run_call(&long).into(), asker).unwrap_err();
+        assert_eq!(refused.failure().code(), code);
     }
     assert_eq!(jobs(&manager).len(), 0);
     assert!(!world.paths().jobs_dir().exists());
