@@ -151,7 +151,7 @@ impl Known {
     }
 
     /// The highest number that was read or published. One with a higher number is another holder's, unless it is
-    /// [`Known::unsure`].
+    /// `unsure`.
     pub(crate) fn upto(&self) -> u32 {
         self.next - 1
     }

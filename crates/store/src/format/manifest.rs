@@ -57,7 +57,7 @@ pub fn number_of(name: &str) -> Option<u32> {
 #[must_use]
 pub fn part_of(name: &str) -> Option<u32> {
     let (number, rest) = name.split_once('.')?;
-    number_of(number).filter(|_| rest.ends_with("part"))
+    number_of(number).filter(|_| rest == "part" || rest.ends_with(".part"))
 }
 
 /// A BLAKE3 hash.

@@ -119,7 +119,8 @@ impl<'a> FromIterator<&'a Entry> for Versions {
 }
 
 /// Writes the checkpoint after `previous` and makes it durable. The log must already be durable up to the checkpoint's
-/// end. With a `history`, damaged parts of the index are rebuilt. `look` fails if another holder has taken the log over.
+/// end. With a `history`, damaged parts of the index are rebuilt. `look` fails if another holder has taken the log
+/// over.
 ///
 /// # Errors
 /// If it cannot be written, the previous index cannot be read, `caller` cancelled, or `look` failed. There is no new

@@ -53,8 +53,8 @@ impl VerifyReport {
 }
 
 impl Log {
-    /// Reads the manifests that count, all indexes and then all segments back, and checks every byte that has a checksum. With `newest_first`
-    /// each of them in reverse order.
+    /// Reads the manifests that count, all indexes and then all segments back, and checks every byte that has a
+    /// checksum. With `newest_first` indexes and segments in reverse order.
     ///
     /// Calls `keep_going` with the bytes checked so far and the bytes in total: after each file, and within a file
     /// after each MiB, or after a record or list of events that is longer. Stops when it returns false.
