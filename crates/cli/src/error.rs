@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use bygone_api::{Failure, Remedy, config::check_name};
+use bygone_api::{Failure, Remedy};
 use clap::{CommandFactory as _, error::ErrorKind};
 use serde_json::{Map, Value, json};
 
@@ -26,8 +26,13 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The manager could not do it.
-    #[error(transparent)]
-    Engine(#[from] bygone_engine::Error),
+    #[error("{error}")]
+    Engine {
+        /// Why not.
+        error: bygone_engine::Error,
+        /// The target that the call was about.
+        target: Option<String>,
+    },
     /// The answer cannot be said in JSON.
     #[error("the answer cannot be said in JSON: {0}")]
     Answer(#[source] serde_json::Error),
@@ -84,13 +89,19 @@ struct Refusal {
     fields: Map<String, Value>,
 }
 
+impl From<bygone_engine::Error> for Error {
+    fn from(error: bygone_engine::Error) -> Error {
+        Error::Engine { error, target: None }
+    }
+}
+
 impl Error {
     fn refusal(&self) -> Refusal {
-        if let Error::Engine(error) = self {
-            return of_failure(&error.failure());
+        if let Error::Engine { error, target } = self {
+            return of_failure(&error.failure(), target.as_deref());
         }
         let (exit, code, hint) = match self {
-            Error::Engine(_) | Error::Output(_) => (1, "output", "check where the output goes"),
+            Error::Engine { .. } | Error::Output(_) => (1, "output", "check where the output goes"),
             Error::Answer(_) => (1, "not-json", "leave --json out"),
             Error::NoHome => (2, "no-home", "say where it is with --store DIR or $BYGONE_STORE"),
             Error::Declined => (1, "declined", "type the word yes, or give --yes"),
@@ -127,7 +138,7 @@ fn without_number(text: &str) -> String {
     }
 }
 
-fn of_failure(failure: &Failure) -> Refusal {
+fn of_failure(failure: &Failure, target: Option<&str>) -> Refusal {
     let candidates = match failure {
         Failure::NoMoment { candidates, .. } => candidates.clone(),
         _ => Vec::new(),
@@ -139,7 +150,7 @@ fn of_failure(failure: &Failure) -> Refusal {
     Refusal {
         code: failure.code(),
         message: failure.to_string(),
-        hint: hints::of(failure),
+        hint: hints::of(failure, target),
         exit: if failure.remedy() == Remedy::Rephrase { 2 } else { 1 },
         candidates,
         fields,
@@ -147,14 +158,11 @@ fn of_failure(failure: &Failure) -> Refusal {
 }
 
 /// Says why a command ended early, and gives the exit code.
-pub(crate) fn report(session: &Session, error: &Error, target: Option<&str>) -> ExitCode {
+pub(crate) fn report(session: &Session, error: &Error) -> ExitCode {
     if error.is_closed_output() {
         return ExitCode::SUCCESS;
     }
-    let mut refusal = error.refusal();
-    if let Some(target) = target.filter(|target| check_name(target).is_ok()) {
-        refusal.hint = refusal.hint.replace(" NAME", &format!(" {target}"));
-    }
+    let refusal = error.refusal();
     // `eprint!` panics when standard error cannot be written.
     let _ = io::stderr().write_all(in_words(&refusal, &session.look_of_stderr()).as_bytes());
     // A check that found damage has printed its own document.

@@ -1,7 +1,7 @@
 //! Hints for failures and problems: the next step, with the command to type where there is one. No crate below this one
 //! knows commands; a failure describes itself by its code and fields.
 
-use bygone_api::{Failure, ImageProblem, IoProblem, MomentProblem, MovedPart, ServeProblem, Trouble};
+use bygone_api::{Failure, ImageProblem, IoProblem, MomentProblem, MovedPart, Problem, ServeProblem, Trouble, config::check_name};
 use bygone_model::when::{When, parse_duration};
 
 /// Room is missing.
@@ -9,9 +9,54 @@ const ROOM: &str = "free space on that file system, then try again; nothing that
 /// A file cannot be used.
 const FILE: &str = "check the path and its permissions";
 
-/// What to do about a failure.
-pub(crate) fn of(failure: &Failure) -> String {
+/// What to do about a failure of a call about this target.
+pub(crate) fn of(failure: &Failure, about: Option<&str>) -> String {
+    // In a shell, only a name stands for itself.
+    let about = about.filter(|name| check_name(name).is_ok());
+    let name = about.unwrap_or("NAME");
     let fixed = match failure {
+        Failure::BadMachine { .. } => {
+            return format!("`bygone target show {name}` shows how it is made up, `bygone target set` changes it");
+        }
+        Failure::NoDisk { .. } => return format!("`bygone target show {name}` lists the disks"),
+        Failure::NoBranch { .. } => return format!("`bygone branch list {name}` shows the branches"),
+        Failure::NoOtherBranch => {
+            return format!("a branch is made by running the past: bygone run {name} --at WHEN");
+        }
+        Failure::BranchInUse { .. } => {
+            return format!("make another branch the present first: bygone branch promote {name} BRANCH");
+        }
+        Failure::LabelTaken { .. } => {
+            return format!("choose another label; `bygone points {name}` lists them");
+        }
+        Failure::OutsideHistory { .. } => return format!("`bygone timeline {name}` shows what there is"),
+        Failure::BaseIncomplete { .. } => {
+            return format!(
+                "choose a moment after the disk was read; `bygone status` shows how far it is, `bygone timeline {name}` \
+                 when it was"
+            );
+        }
+        Failure::NotRepeated { changed: Some(_), .. } => {
+            return format!(
+                "look whether that is what was wanted (`bygone timeline {name}`), and make what is missing with another key"
+            );
+        }
+        Failure::Partly { why, .. } if is_of_a_disk(why) => {
+            return format!(
+                "what was done stays: the next use of the disk goes on with the rest, and `bygone undo {name}` takes it back"
+            );
+        }
+        Failure::FirmwareMissing { .. } => {
+            return format!(
+                "install it (Debian and Ubuntu: apt install ovmf; Fedora: dnf install edk2-ovmf), or use bios: \
+                 bygone target set {name} firmware=bios"
+            );
+        }
+        Failure::QemuSilent { .. } => {
+            return format!("see with `bygone status` how the machine is; `bygone stop {name} --force` ends it");
+        }
+        Failure::NoMoment { problem, .. } => return of_moment(*problem, name),
+
         Failure::BadName { .. } => {
             "a name has at most 64 letters, digits, '-', '_' and '.', and begins with a letter or digit"
         }
@@ -38,9 +83,6 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::BadRequest { .. } => "is the manager of another version? restart it",
         Failure::DiscardInPlaceOnly => "leave --discard-later out, or restore with --in-place",
         Failure::DisksTogether => "leave --disk out, or write the disk to a file with --to PATH",
-        Failure::BadMachine { .. } => {
-            "`bygone target show NAME` shows how it is made up, `bygone target set` changes it"
-        }
         Failure::PathNotText { .. } => "rename it, or use a symbolic link with a plain name",
         Failure::SocketPathTooLong { .. } => {
             "use a shorter path; --store and $BYGONE_STORE say where the store is"
@@ -58,7 +100,6 @@ pub(crate) fn of(failure: &Failure) -> String {
                  remove {target}"
             );
         }
-        Failure::NoDisk { .. } => "`bygone target show NAME` lists the disks",
         Failure::DiskExists { .. } => "give each disk a name of its own: --disk ID=SOURCE",
         Failure::DiskSize { .. } => {
             "check that it is the right one; `truncate -s` gives a raw file another size"
@@ -92,18 +133,7 @@ pub(crate) fn of(failure: &Failure) -> String {
             );
         }
         Failure::InsideStore { .. } => "choose a path outside of the store",
-        Failure::NoBranch { .. } => "`bygone branch list NAME` shows the branches",
-        Failure::NoOtherBranch => "a branch is made by running the past: bygone run NAME --at WHEN",
         Failure::BranchExists { .. } => "choose another name, or run that branch without --at",
-        Failure::BranchInUse { .. } => {
-            "make another branch the present first: bygone branch promote NAME BRANCH"
-        }
-        Failure::NoMoment { problem, .. } => of_moment(*problem),
-        Failure::LabelTaken { .. } => "choose another label; `bygone points NAME` lists them",
-        Failure::OutsideHistory { .. } => "`bygone timeline NAME` shows what there is",
-        Failure::BaseIncomplete { .. } => {
-            "choose a moment after the disk was read; `bygone status` shows how far it is, `bygone timeline NAME` when it was"
-        }
 
         Failure::Busy { .. } => "wait until that is done, then try again; `bygone status` shows it",
         Failure::TargetRunning { target } => return format!("stop it first: bygone stop {target}"),
@@ -136,17 +166,11 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::TooManyClients { .. } => {
             "wait until one of them is done, or end one: each export, `run --wait` and `jobs JOB` is one"
         }
-        Failure::NotRepeated { changed: None, .. } => {
+        Failure::NotRepeated { .. } => {
             "check the medium and start the manager again, then make the same call with the same key"
         }
-        Failure::NotRepeated { .. } => {
-            "look whether that is what was wanted (`bygone timeline NAME`), and make what is missing with another key"
-        }
-        Failure::Partly { why, .. } if !is_of_a_disk(why) => {
-            return format!("what was done stays; of the rest: {}", of(why));
-        }
-        Failure::Partly { .. } => {
-            "what was done stays: the next use of the disk goes on with the rest, and `bygone undo NAME` takes it back"
+        Failure::Partly { why, .. } => {
+            return format!("what was done stays; of the rest: {}", of(why, about));
         }
         Failure::NotFilled { .. } => "the next use of the disk goes on with it",
         Failure::DiskBehind { .. } => "`bygone status` says what is wrong with the disk",
@@ -195,7 +219,8 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::Missing { .. } => {
             "is its file system mounted? nothing is made anew in its place; it is used again as soon as it is back"
         }
-        Failure::Unavailable { why, .. } | Failure::DisksUnknown { why, .. } => return of(why),
+        Failure::Unavailable { target, why } => return of(why, Some(target)),
+        Failure::DisksUnknown { target, why } => return of(why, target.as_deref()),
         Failure::Disk { problem, .. } => match problem {
             IoProblem::NotFound => "check the path; `--disk store:SIZE` makes a new disk inside the store",
             IoProblem::NotAllowed | IoProblem::ReadOnly => {
@@ -251,18 +276,11 @@ pub(crate) fn of(failure: &Failure) -> String {
         Failure::QemuMissing { .. } => {
             "install QEMU (Debian and Ubuntu: apt install qemu-system-x86 qemu-utils)"
         }
-        Failure::FirmwareMissing { .. } => {
-            "install it (Debian and Ubuntu: apt install ovmf; Fedora: dnf install edk2-ovmf), or use bios: \
-             bygone target set NAME firmware=bios"
-        }
         Failure::BadMachineState { .. } => "if the machine does not run, remove that file",
         Failure::SystemRefuses { .. } => {
             "Linux 5.4 or newer is needed, and the right to watch the process: same user, or root"
         }
 
-        Failure::QemuSilent { .. } => {
-            "see with `bygone status` how the machine is; `bygone stop NAME --force` ends it"
-        }
         Failure::QemuRefuses { .. } => "see with `bygone status` how the machine is",
         Failure::NotQemu { .. } => "QEMU 6.2 or newer is needed; is something else connected to its monitor?",
         Failure::MachineEnded { .. } => {
@@ -316,19 +334,25 @@ fn of_moment_text(text: &str) -> String {
     error.map_or(general, |error| error.hint()).to_owned()
 }
 
-fn of_moment(problem: MomentProblem) -> &'static str {
-    match problem {
+fn of_moment(problem: MomentProblem, name: &str) -> String {
+    let fixed = match problem {
+        MomentProblem::NoSuchSeq => {
+            return format!("`bygone points {name}` lists the moments worth choosing from");
+        }
+        MomentProblem::NoSuchEvent => return format!("`bygone timeline {name}` lists the events there are"),
+        MomentProblem::NoSuchPoint => {
+            return format!("`bygone points {name}` lists the labels; they are compared exactly");
+        }
+        MomentProblem::NoSuchBranch => {
+            return format!(
+                "`bygone branch list {name}` lists the branches; one that was dropped is named `id:` and its number"
+            );
+        }
         MomentProblem::NoHistory => "nothing was recorded yet: run the target first",
         MomentProblem::TooEarly => "choose a later moment; history begins at the one below",
         MomentProblem::InTheFuture => "the latest moment is `now`",
-        MomentProblem::NoSuchSeq => "`bygone points NAME` lists the moments worth choosing from",
-        MomentProblem::NoSuchEvent => "`bygone timeline NAME` lists the events there are",
-        MomentProblem::NoSuchPoint => "`bygone points NAME` lists the labels; they are compared exactly",
         MomentProblem::PointElsewhere => {
             "leave the branch out: `point:LABEL` names it, whatever branch it is on"
-        }
-        MomentProblem::NoSuchBranch => {
-            "`bygone branch list NAME` lists the branches; one that was dropped is named `id:` and its number"
         }
         MomentProblem::NoSuchZone => {
             "write an offset such as `+09:00`, `UTC`, or a name of the time zone database such as `Europe/Berlin`"
@@ -340,7 +364,8 @@ fn of_moment(problem: MomentProblem) -> &'static str {
         MomentProblem::Ambiguous => "take one of these",
         MomentProblem::Unreadable => "`bygone verify` checks the store",
         MomentProblem::Other => "`bygone --help` says how moments are written",
-    }
+    };
+    fixed.to_owned()
 }
 
 fn of_serving(problem: ServeProblem) -> &'static str {
@@ -360,13 +385,13 @@ fn of_serving(problem: ServeProblem) -> &'static str {
 }
 
 /// What to do about a problem.
-pub(crate) fn of_trouble(trouble: &Trouble) -> String {
-    let fixed = match trouble {
+pub(crate) fn of_problem(problem: &Problem) -> String {
+    let fixed = match &problem.trouble {
         Trouble::StoreFull | Trouble::StoreLow { .. } => {
             "free space on the store's file system; nothing that is stored is lost"
         }
         Trouble::NoTargets { why } | Trouble::Unavailable { why } | Trouble::DiskUnusable { why } => {
-            return of(why);
+            return of(why, problem.target.as_deref());
         }
         Trouble::Opening => "wait; after a crash, what was written last has to be read again first",
         Trouble::LeftRunning { why: None, .. } => {
@@ -404,25 +429,43 @@ mod tests {
     #[test]
     fn a_hint_names_the_target_that_it_is_about() {
         let running = Failure::TargetRunning { target: "web".to_owned() };
-        assert_eq!(of(&running), "stop it first: bygone stop web");
+        assert_eq!(of(&running, None), "stop it first: bygone stop web");
         let unavailable = Failure::Unavailable { target: "web".to_owned(), why: Box::new(running) };
-        assert_eq!(of(&unavailable), "stop it first: bygone stop web");
+        assert_eq!(of(&unavailable, None), "stop it first: bygone stop web");
     }
 
     #[test]
     fn of_what_was_done_in_part_the_hint_is_about_what_failed() {
         let partly = |why| Failure::Partly { done: "branch b was dropped".to_owned(), why: Box::new(why) };
         let poisoned = Failure::LogPoisoned { why: String::new() };
-        let said = of(&partly(poisoned.clone()));
-        assert!(said.starts_with("what was done stays") && said.ends_with(&of(&poisoned)), "{said}");
-        let disk = of(&partly(Failure::DiskBehind { disk: "vda".to_owned() }));
+        let said = of(&partly(poisoned.clone()), None);
+        assert!(said.starts_with("what was done stays") && said.ends_with(&of(&poisoned, None)), "{said}");
+        let disk = of(&partly(Failure::DiskBehind { disk: "vda".to_owned() }), None);
         assert!(disk.contains("bygone undo"), "{disk}");
     }
 
     #[test]
     fn a_text_that_is_no_moment_gets_the_rule_that_it_breaks() {
-        let bad = |text: &str| of(&Failure::BadMoment { text: text.to_owned(), why: String::new() });
+        let bad = |text: &str| of(&Failure::BadMoment { text: text.to_owned(), why: String::new() }, None);
         assert!(bad("25:99").contains("15:04"), "{}", bad("25:99"));
         assert!(bad("3 days").contains("ago"), "{}", bad("3 days"));
+    }
+
+    #[test]
+    fn a_hint_names_the_target_of_the_call_and_leaves_paths_alone() {
+        let moment = |problem| Failure::NoMoment {
+            text: String::new(),
+            problem,
+            why: String::new(),
+            candidates: Vec::new(),
+        };
+        let said = of(&moment(MomentProblem::NoSuchPoint), Some("web"));
+        assert!(said.starts_with("`bygone points web` "), "{said}");
+        // What is no name could mean anything in a shell.
+        let said = of(&moment(MomentProblem::NoSuchPoint), Some("a; b"));
+        assert!(said.starts_with("`bygone points NAME` "), "{said}");
+        let path = "/srv/MY NAME.img".to_owned();
+        let packed = Failure::NotRaw { path, format: "qcow2".to_owned(), can_import: true };
+        assert!(of(&packed, Some("web")).contains("import:/srv/MY NAME.img"), "{}", of(&packed, Some("web")));
     }
 }

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     let session = Session::new(cli.global);
     match commands::run(&session, &cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => error::report(&session, &error, commands::target(&cli.command).as_deref()),
+        Err(error) => error::report(&session, &error),
     }
 }
 

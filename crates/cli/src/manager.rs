@@ -1,6 +1,6 @@
 //! The manager as the commands see it: the only module that calls the engine, apart from `serve`.
 
-use bygone_api::{Call, Expect, Nothing, Planned, call};
+use bygone_api::{Call, Expect, Nothing, Planned, Request, call};
 use bygone_engine::BenchRow;
 
 use crate::{
@@ -84,7 +84,11 @@ pub(crate) fn export(
 ) -> Result<()> {
     let interrupt = Interrupt::catch()?;
     match listen(session, call, None, &interrupt, ready) {
-        Err(Error::Engine(bygone_engine::Error::Abandoned)) if interrupt.happened() => Ok(()),
+        Err(Error::Engine { error, .. })
+            if interrupt.happened() && matches!(*error, bygone_engine::Error::Abandoned) =>
+        {
+            Ok(())
+        }
         answer => answer.map(drop),
     }
 }
@@ -100,7 +104,10 @@ fn listen<C: Call>(
     let mut listener = Listener::new(session, interrupt, each).expecting(expect);
     let answer = bygone_engine::ask(&store, call, &mut listener);
     listener.close()?;
-    answer.map_err(Error::Engine)
+    answer.map_err(|error| {
+        let request: Request = call.clone().into();
+        Error::about(error, request.target())
+    })
 }
 
 /// Makes a store.
@@ -121,7 +128,7 @@ pub(crate) fn init(session: &Session) -> Result<()> {
 /// # Errors
 /// The engine's.
 pub(crate) fn console(session: &Session, name: &str) -> Result<()> {
-    Ok(bygone_engine::console(&session.store()?, name)?)
+    bygone_engine::console(&session.store()?, name).map_err(|error| Error::about(error, Some(name)))
 }
 
 /// Measures this machine; `each` gets the results as they come.

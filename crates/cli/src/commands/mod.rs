@@ -39,25 +39,3 @@ pub(crate) fn run(session: &Session, command: &Command) -> Result<()> {
         Command::Man(args) => manuals::man(session, args),
     }
 }
-
-/// The target that a command is about, if it names one.
-pub(crate) fn target(command: &Command) -> Option<String> {
-    use branch::Branch;
-    use target::Target;
-    let name = match command {
-        Command::Target(Target::Show(args)) => args.call().name,
-        Command::Target(Target::Set(args)) => args.call().name,
-        Command::Run(args) => args.call().name,
-        Command::Stop(args) => args.call().name,
-        Command::Timeline(args) => args.call().name,
-        Command::Point(args) => args.call().name,
-        Command::Branch(Branch::List(args)) => args.call().name,
-        Command::Branch(Branch::Promote(args)) => args.call().name,
-        Command::Branch(Branch::Drop(args)) => args.call().name,
-        Command::Undo(args) => args.call().name,
-        Command::Restore(args) => args.call().name,
-        Command::Export(args) => args.call().what.split(['/', '@', '#']).next()?.to_owned(),
-        _ => return None,
-    };
-    Some(name)
-}

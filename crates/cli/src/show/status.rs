@@ -48,7 +48,7 @@ pub(crate) fn problems(problems: &[Problem], look: &Look) -> String {
     let hint = look.paint.apply(Style::Hint, "hint:");
     let lines = |problem: &Problem| {
         let said = prose(&problem.to_string(), 2, look.width);
-        let todo = prose(&hints::of_trouble(&problem.trouble), 8, look.width);
+        let todo = prose(&hints::of_problem(problem), 8, look.width);
         format!("{mark} {said}\n  {hint} {todo}\n")
     };
     problems.iter().map(lines).collect()
@@ -73,7 +73,7 @@ pub(crate) fn explain(answer: &mut Value) {
 fn in_words(said: &mut Value) {
     if let (Ok(problem), Value::Object(fields)) = (Problem::deserialize(&*said), said) {
         fields.insert("message".to_owned(), problem.to_string().into());
-        fields.insert("hint".to_owned(), hints::of_trouble(&problem.trouble).into());
+        fields.insert("hint".to_owned(), hints::of_problem(&problem).into());
     }
 }
 
