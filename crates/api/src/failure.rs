@@ -106,7 +106,7 @@ pub enum Failure {
     #[error("{why}")]
     OutsideHistory { why: String },
     /// Not all of a tapped disk had been read at that moment.
-    #[error("disk {disk:?} was not taken over completely at that moment")]
+    #[error("disk {disk:?} had not been read completely at that moment")]
     BaseIncomplete { disk: String },
 
     #[error("target {target:?} did not have its disks yet at that moment")]

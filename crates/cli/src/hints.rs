@@ -146,7 +146,7 @@ pub(crate) fn of(failure: &Failure, about: Option<&str>) -> String {
             );
         }
         Failure::LeftRunning { target, .. } => {
-            return format!("`bygone run {target}` takes it over, `bygone stop {target}` ends it");
+            return format!("`bygone run {target}` adopts it, `bygone stop {target}` ends it");
         }
         Failure::UnknownBranch { pid, .. } => {
             return format!("end process {pid}, then start the target again");
@@ -395,9 +395,9 @@ pub(crate) fn of_problem(problem: &Problem) -> String {
         }
         Trouble::Opening => "wait; after a crash, what was written last has to be read again first",
         Trouble::LeftRunning { why: None, .. } => {
-            "`bygone serve` takes it over, and so does `bygone run` of that target"
+            "`bygone serve` adopts it, and so does `bygone run` of that target"
         }
-        Trouble::LeftRunning { .. } => "put that right; a manager tries again and again to take it over",
+        Trouble::LeftRunning { .. } => "put that right; a manager tries again and again to adopt it",
         Trouble::Damaged { .. } => "`bygone verify` shows all that is damaged",
         Trouble::DamageKnown { .. } => {
             "restore from moments and disks that are whole, and check the medium; `bygone verify` looks again"

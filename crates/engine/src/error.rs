@@ -384,7 +384,7 @@ pub enum Error {
         branch: String,
     },
     /// The content of a disk at that moment is not known completely.
-    #[error("disk {disk:?} was not taken over completely at that moment")]
+    #[error("disk {disk:?} had not been read completely at that moment")]
     BaseIncomplete {
         /// Its name.
         disk: String,

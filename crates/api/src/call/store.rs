@@ -16,7 +16,7 @@ pub struct Verify {
     pub for_s: Option<u64>,
 }
 
-/// Writes checkpoints, and frees what is no longer needed.
+/// Writes checkpoints of all targets, so that the past is read faster. Frees no history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compact {
     /// Only say what would be done.

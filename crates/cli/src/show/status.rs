@@ -228,7 +228,7 @@ fn completeness(target: &TargetStatus, disk: &DiskStatus) -> (String, Style) {
         return ("complete".to_owned(), Style::Good);
     }
     let percent = u128::from(disk.read_bytes) * 100 / u128::from(disk.size_bytes.max(1));
-    (format!("{}% taken over", percent.min(99)), Style::Warn)
+    (format!("{}% read", percent.min(99)), Style::Warn)
 }
 
 /// The store: where it is, and how full. What to do when it is not well stands beside its problem.

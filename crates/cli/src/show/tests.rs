@@ -214,7 +214,7 @@ fn a_status_is_readable_at_a_glance() {
                  the store
         written  3 MiB since the manager began
         vda    20 GiB  store  complete
-        data  100 GiB  tap    45% taken over  /dev/vg/data
+        data  100 GiB  tap    45% read  /dev/vg/data
     ○ db      restoring     on main  3 seconds ago
         since    1 minute ago
         history  seq:1000002, 0 B in the store
@@ -243,7 +243,7 @@ fn a_status_is_readable_at_a_glance() {
         history  seq:1000002, durable to seq:999999, 11 GiB in the store
         written  3 MiB since the manager began
         vda    20 GiB  store  complete
-        data  100 GiB  tap    45% taken over  /dev/vg/data
+        data  100 GiB  tap    45% read  /dev/vg/data
     ○ db      restoring     on main  3 seconds ago
         since    1 minute ago
         history  seq:1000002, 0 B in the store

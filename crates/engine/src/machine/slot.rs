@@ -258,7 +258,7 @@ impl Target {
         if let Slot::Left(left) = &mut *self.slot() {
             let why = error.to_string();
             if left.why.as_ref() != Some(&why) {
-                tracing::error!(target = self.name, %error, "the machine that was left running cannot be taken over yet");
+                tracing::error!(target = self.name, %error, "the machine that was left running cannot be adopted yet");
                 left.why = Some(why);
             }
         }

@@ -1,6 +1,6 @@
 //! A running machine, and the thread that watches it.
 //!
-//! [`Vm::start`] starts a machine, [`Vm::adopt`] takes over one that an earlier manager started. Both give a handle
+//! [`Vm::start`] starts a machine, [`Vm::adopt`] adopts one that an earlier manager started. Both give a handle
 //! and a stream of [`Report`]s; the first is always [`Happening::Started`] unless QEMU ends before it answers, the
 //! last always [`Happening::Exited`].
 //!

@@ -85,7 +85,7 @@ impl Op {
     }
 }
 
-/// The range was read from a tapped disk, when it was taken over or after something else changed it; the target did not
+/// The range was read from a tapped disk, when it was added or after something else changed it; the target did not
 /// write it at this time.
 pub const FLAG_BASE: u8 = 1;
 /// The payload begins at a multiple of [`PAYLOAD_ALIGN_BYTES`] of its segment, after zero padding.

@@ -164,7 +164,7 @@ fn taking_a_machine_over_is_tried_again_until_its_disk_is_back() {
     wait_for("the first try", || target.left_why().is_some());
     assert_eq!(life(&manager), "left-running");
     std::fs::rename(&away, &disk).unwrap();
-    wait_for("it to be taken over", || life(&manager) == "running");
+    wait_for("it to be adopted", || life(&manager) == "running");
     drop(caretaker);
     stop(&manager, "web").unwrap();
 }

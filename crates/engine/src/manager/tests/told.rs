@@ -54,7 +54,7 @@ impl Items<Nothing> for Began {
 }
 
 #[test]
-fn run_says_that_the_manager_which_was_started_for_it_took_the_machine_over() {
+fn run_says_that_the_manager_which_was_started_for_it_adopted_the_machine() {
     let (world, manager) = World::with(&["web"]);
     let started = manager.handle(&run_call("web"), &mut Nobody).unwrap();
     world.kill(manager);
