@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bygone_model::{Details, Grade, Kind, Truth};
 use serde::{Deserialize, Serialize};
 
-use crate::{Problem, config::TargetConfig};
+use crate::{Accelerator, DiskMode, Life, Problem, Running, StoreState, config::TargetConfig};
 
 /// A moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,12 +62,9 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TargetStatus {
     pub name: String,
-    /// `running`, `stopped` or `unknown` (its machine runs, and no manager supervises it).
-    pub state: String,
-    /// In more detail: `stopped`, `starting`, `running`, `stopping`, `left-running`, or the change in progress, such as
-    /// `restoring`.
-    #[serde(default)]
-    pub life: String,
+    pub state: Running,
+    /// In more detail.
+    pub life: Life,
     /// When that change began; RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub life_since: Option<String>,
@@ -127,8 +124,7 @@ pub struct MachineStatus {
     pub branch: Option<String>,
     /// Its process.
     pub pid: u32,
-    /// `kvm` or `tcg`.
-    pub accelerator: String,
+    pub accelerator: Accelerator,
     /// The socket of its serial console.
     pub console: PathBuf,
     pub display: crate::config::Display,
@@ -141,8 +137,7 @@ pub struct MachineStatus {
 pub struct DiskStatus {
     pub id: String,
     pub size_bytes: u64,
-    /// `tap`, `store` or `branch`.
-    pub mode: String,
+    pub mode: DiskMode,
     /// The disk outside the store, if there is one.
     pub path: Option<PathBuf>,
     /// The store has all of it; until then its history is incomplete.
@@ -161,8 +156,7 @@ pub struct StoreStatus {
     pub logical_bytes: u64,
     /// Bytes that can still be written.
     pub free_bytes: u64,
-    /// `ok`, `full` (there is no room for writes beyond the space already preallocated) or `failed`.
-    pub state: String,
+    pub state: StoreState,
 }
 
 /// A target.
@@ -214,8 +208,7 @@ pub struct Started {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<MomentInfo>,
     pub pid: u32,
-    /// `kvm` or `tcg`.
-    pub accelerator: String,
+    pub accelerator: Accelerator,
     pub console: PathBuf,
 }
 
@@ -238,16 +231,25 @@ pub struct Exported {
 /// A branch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BranchInfo {
+    /// Its permanent id: `id:N` names it in moments and exports.
+    pub id: u32,
+    /// Another branch may have the name of one that was dropped.
     pub name: String,
     pub present: bool,
     /// The branch that it starts on.
     pub parent: Option<String>,
+    /// The permanent id of that branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<u32>,
     /// The moment it starts at.
     pub from_seq: Option<u64>,
     /// When that was; RFC 3339.
     pub from_time: Option<String>,
     /// When it was made; RFC 3339.
     pub made: String,
+    /// When it was dropped; RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<String>,
     pub running: bool,
 }
 

@@ -10,7 +10,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::JobState;
+use crate::{Change, JobState};
 
 /// See the module's comment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -147,8 +147,13 @@ pub enum Failure {
         #[serde(default)]
         what: MovedPart,
     },
-    #[error("target {target:?} is being {doing}, since {since}")]
-    Busy { target: String, doing: String, since: String },
+    #[error("{}, since {since}", change.sentence(target))]
+    Busy {
+        target: String,
+        change: Change,
+        /// When it began; RFC 3339.
+        since: String,
+    },
     #[error("target {target:?} is running")]
     TargetRunning { target: String },
     #[error("target {target:?} is not running")]

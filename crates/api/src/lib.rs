@@ -19,6 +19,7 @@ pub mod config;
 mod failure;
 mod job;
 mod problem;
+mod state;
 mod wire;
 
 pub use answer::*;
@@ -26,4 +27,5 @@ pub use call::{Call, Nothing, Request, Role};
 pub use failure::{Failure, ImageProblem, IoProblem, MomentProblem, MovedPart, Remedy, ServeProblem};
 pub use job::{JOBS_MAX, JobEnded, JobInfo, JobState, KEY_BYTES_MAX};
 pub use problem::{Problem, Trouble};
+pub use state::{Accelerator, Change, DiskMode, Life, Running, StoreState};
 pub use wire::{Answers, Asked, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply};

@@ -78,7 +78,7 @@ pub(crate) fn targets() -> Vec<CompletionCandidate> {
 
 fn branch_names(session: &Session, target: &str) -> Vec<(String, String)> {
     let mut branches = Vec::new();
-    let call = call::BranchList { name: target.to_owned() };
+    let call = call::BranchList { name: target.to_owned(), dropped: false };
     let asked = manager::ask_for_items(session, &call, OnInterrupt::Die, &mut |branch| {
         let help = if branch.present { "the present" } else { "a branch" };
         branches.push((branch.name, help.to_owned()));

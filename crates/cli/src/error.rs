@@ -29,7 +29,7 @@ pub(crate) enum Error {
     #[error("{error}")]
     Engine {
         /// Why not.
-        error: bygone_engine::Error,
+        error: Box<bygone_engine::Error>,
         /// The target that the call was about.
         target: Option<String>,
     },
@@ -91,11 +91,16 @@ struct Refusal {
 
 impl From<bygone_engine::Error> for Error {
     fn from(error: bygone_engine::Error) -> Error {
-        Error::Engine { error, target: None }
+        Error::about(error, None)
     }
 }
 
 impl Error {
+    /// The manager could not do a call about this target.
+    pub(crate) fn about(error: bygone_engine::Error, target: Option<&str>) -> Error {
+        Error::Engine { error: Box::new(error), target: target.map(str::to_owned) }
+    }
+
     fn refusal(&self) -> Refusal {
         if let Error::Engine { error, target } = self {
             return of_failure(&error.failure(), target.as_deref());
@@ -157,14 +162,30 @@ fn of_failure(failure: &Failure, target: Option<&str>) -> Refusal {
     }
 }
 
+/// A failure's message for people, with its time as they read it.
+fn for_people(failure: &Failure, look: &Look) -> String {
+    match failure {
+        Failure::Busy { target, change, since } => {
+            let (target, change, since) = (target.clone(), *change, words::time(since, look));
+            Failure::Busy { target, change, since }.to_string()
+        }
+        failure => failure.to_string(),
+    }
+}
+
 /// Says why a command ended early, and gives the exit code.
 pub(crate) fn report(session: &Session, error: &Error) -> ExitCode {
     if error.is_closed_output() {
         return ExitCode::SUCCESS;
     }
     let refusal = error.refusal();
+    let look = session.look_of_stderr();
+    let message = match error {
+        Error::Engine { error, .. } => for_people(&error.failure(), &look),
+        _ => refusal.message.clone(),
+    };
     // `eprint!` panics when standard error cannot be written.
-    let _ = io::stderr().write_all(in_words(&refusal, &session.look_of_stderr()).as_bytes());
+    let _ = io::stderr().write_all(in_words(&refusal, &message, &look).as_bytes());
     // A check that found damage has printed its own document.
     if session.json() && !matches!(error, Error::Damaged(_)) {
         // Standard error has it already, should this fail.
@@ -194,7 +215,7 @@ pub(crate) fn refuse_word(word: &std::ffi::OsStr) -> ExitCode {
 fn refuse_as(rendered: &str) -> ExitCode {
     let args: Vec<String> = env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let usage = of_usage(rendered, &args);
-    let _ = io::stderr().write_all(in_words(&usage, &Look::of_stderr()).as_bytes());
+    let _ = io::stderr().write_all(in_words(&usage, &usage.message, &Look::of_stderr()).as_bytes());
     if args.iter().any(|arg| arg == "--json") {
         let _ = io::stdout().write_all(format!("{}\n", in_json(&usage)).as_bytes());
     }
@@ -243,10 +264,9 @@ fn in_json(refusal: &Refusal) -> Value {
 }
 
 /// The error, its hint, and what may have been meant.
-fn in_words(refusal: &Refusal, look: &Look) -> String {
+fn in_words(refusal: &Refusal, message: &str, look: &Look) -> String {
     let paint = look.paint;
-    let mut text =
-        format!("{} {}\n", paint.apply(Style::Error, "error:"), prose(&refusal.message, 7, look.width));
+    let mut text = format!("{} {}\n", paint.apply(Style::Error, "error:"), prose(message, 7, look.width));
     if !refusal.hint.is_empty() {
         let hint = prose(&refusal.hint, 6, look.width);
         text.push_str(&format!("{} {hint}\n", paint.apply(Style::Hint, "hint:")));
@@ -259,6 +279,7 @@ fn in_words(refusal: &Refusal, look: &Look) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bygone_api::Change;
     use insta::assert_snapshot;
     use jiff::Zoned;
 
@@ -279,14 +300,14 @@ mod tests {
     #[test]
     fn a_failure_is_told_with_its_hint_and_candidates() {
         let look = |width| Look { now: Zoned::now(), paint: Paint::NONE, width };
-        assert_snapshot!(in_words(&ambiguous(), &look(None)), @r#"
+        assert_snapshot!(in_words(&ambiguous(), &ambiguous().message, &look(None)), @r#"
         error: "1:30": the clock showed this twice
         hint: say which
           2026-11-01T01:30:00-04:00
           2026-11-01T01:30:00-05:00
         "#);
         let long = Refusal { hint: "say which of them you mean, with its offset".to_owned(), ..ambiguous() };
-        assert_snapshot!(in_words(&long, &look(Some(30))), @r#"
+        assert_snapshot!(in_words(&long, &long.message, &look(Some(30))), @r#"
         error: "1:30": the clock
           showed this twice
         hint: say which of them you
@@ -298,10 +319,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_being_done_is_told_with_its_time_as_its_reader_has_it() {
+        let now: jiff::Timestamp = "2026-11-25T03:00:00Z".parse().unwrap();
+        let now = now.to_zoned(jiff::tz::TimeZone::posix("JST-9").unwrap());
+        let look = Look { now, paint: Paint::NONE, width: None };
+        let (target, since) = ("web".to_owned(), "2026-11-25T02:00:00.123456Z".to_owned());
+        let busy = |change| Failure::Busy { target: target.clone(), change, since: since.clone() };
+        let said = |change| for_people(&busy(change), &look);
+        assert_eq!(said(Change::Restoring), "target \"web\" is being restored, since today 11:00");
+        assert_eq!(said(Change::Dropping), "a branch of target \"web\" is being dropped, since today 11:00");
+        let sent = serde_json::to_string(&busy(Change::Undoing)).unwrap();
+        let wanted =
+            r#"{"code":"busy","target":"web","change":"undoing","since":"2026-11-25T02:00:00.123456Z"}"#;
+        assert_eq!(sent, wanted);
+    }
+
+    #[test]
     fn what_a_guest_says_cannot_drive_the_terminal() {
         let failure = Refusal { message: "qemu: \u{1b}[2Jgone\nmore".to_owned(), ..ambiguous() };
         let look = Look { now: Zoned::now(), paint: Paint::NONE, width: None };
-        assert!(!in_words(&failure, &look).contains('\u{1b}'));
+        assert!(!in_words(&failure, &failure.message, &look).contains('\u{1b}'));
     }
 
     #[test]

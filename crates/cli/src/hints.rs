@@ -1,7 +1,10 @@
 //! Hints for failures and problems: the next step, with the command to type where there is one. No crate below this one
 //! knows commands; a failure describes itself by its code and fields.
 
-use bygone_api::{Failure, ImageProblem, IoProblem, MomentProblem, MovedPart, Problem, ServeProblem, Trouble, config::check_name};
+use bygone_api::{
+    Failure, ImageProblem, IoProblem, MomentProblem, MovedPart, Problem, ServeProblem, Trouble,
+    config::check_name,
+};
 use bygone_model::when::{When, parse_duration};
 
 /// Room is missing.
@@ -16,7 +19,9 @@ pub(crate) fn of(failure: &Failure, about: Option<&str>) -> String {
     let name = about.unwrap_or("NAME");
     let fixed = match failure {
         Failure::BadMachine { .. } => {
-            return format!("`bygone target show {name}` shows how it is made up, `bygone target set` changes it");
+            return format!(
+                "`bygone target show {name}` shows how it is made up, `bygone target set` changes it"
+            );
         }
         Failure::NoDisk { .. } => return format!("`bygone target show {name}` lists the disks"),
         Failure::NoBranch { .. } => return format!("`bygone branch list {name}` shows the branches"),
@@ -53,7 +58,9 @@ pub(crate) fn of(failure: &Failure, about: Option<&str>) -> String {
             );
         }
         Failure::QemuSilent { .. } => {
-            return format!("see with `bygone status` how the machine is; `bygone stop {name} --force` ends it");
+            return format!(
+                "see with `bygone status` how the machine is; `bygone stop {name} --force` ends it"
+            );
         }
         Failure::NoMoment { problem, .. } => return of_moment(*problem, name),
 
@@ -345,7 +352,7 @@ fn of_moment(problem: MomentProblem, name: &str) -> String {
         }
         MomentProblem::NoSuchBranch => {
             return format!(
-                "`bygone branch list {name}` lists the branches; one that was dropped is named `id:` and its number"
+                "`bygone branch list {name}` lists the branches; with --dropped those that were dropped, which are named `id:` and their number"
             );
         }
         MomentProblem::NoHistory => "nothing was recorded yet: run the target first",

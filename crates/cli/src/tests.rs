@@ -223,7 +223,11 @@ fn history_is_asked_for() {
         request(&["point", "web", "--label", "good one", "--hold", "30d"]),
         Request::from(call::Point { name: web(), at: None, label: "good one".to_owned(), hold: some("30d") })
     );
-    assert_eq!(request(&["branch", "list", "web"]), Request::from(call::BranchList { name: web() }));
+    for (words, dropped) in
+        [(&["branch", "list", "web"][..], false), (&["branch", "list", "web", "--dropped"], true)]
+    {
+        assert_eq!(request(words), Request::from(call::BranchList { name: web(), dropped }));
+    }
     assert_eq!(
         request(&["branch", "promote", "web"]),
         Request::from(call::BranchPromote { name: web(), branch: None })

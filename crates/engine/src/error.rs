@@ -7,7 +7,7 @@ use bygone_model::when::{ParseError, ResolveError};
 use bygone_qemu as qemu;
 
 use crate::{
-    api::{Failure, JobState, MovedPart},
+    api::{Change, Failure, JobState, MovedPart},
     config::{BadName, BadSetting},
 };
 
@@ -131,13 +131,13 @@ pub enum Error {
     #[error("there is no target {0:?}")]
     NoTarget(String),
     /// A change of the target is in progress.
-    #[error("target {name:?} is being {doing}, since {since}")]
+    #[error("target {name:?} is busy: {change}, since {since}")]
     Busy {
         /// Its name.
         name: String,
-        /// The change, as in "is being …".
-        doing: &'static str,
-        /// The time of day when it began, in this computer's time zone.
+        /// The change.
+        change: Change,
+        /// When it began; RFC 3339.
         since: String,
     },
     /// The target exists but cannot be opened; what is stored of it is untouched.
@@ -506,7 +506,7 @@ impl Error {
     }
 
     pub(crate) fn busy(name: &str, doing: crate::lifecycle::Doing) -> Error {
-        let since = crate::timeline::time_of_day(doing.since);
-        Error::Busy { name: name.to_owned(), doing: doing.change.participle(), since }
+        let since = crate::timeline::rfc3339(doing.since);
+        Error::Busy { name: name.to_owned(), change: doing.change.named(), since }
     }
 }

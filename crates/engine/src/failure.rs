@@ -78,8 +78,8 @@ impl Error {
                 Failure::StoreLocked { path: shown(path), holder: holder.clone(), exports: *exports }
             }
             Error::NoTarget(target) => Failure::NoTarget { target: target.clone() },
-            Error::Busy { name, doing, since } => {
-                Failure::Busy { target: name.clone(), doing: (*doing).to_owned(), since: since.clone() }
+            Error::Busy { name, change, since } => {
+                Failure::Busy { target: name.clone(), change: *change, since: since.clone() }
             }
             Error::Unavailable { name, why } => {
                 Failure::Unavailable { target: name.clone(), why: Box::new(why.failure()) }
@@ -171,12 +171,9 @@ impl Error {
             Error::BadKey => Failure::BadKey,
             Error::KeyUsed { key, job } => Failure::KeyUsed { key: key.clone(), job: *job },
             Error::CallTooLarge { bytes_max } => Failure::CallTooLarge { bytes_max: *bytes_max as u64 },
-            Error::NotRepeated { job, state, why, changed } => Failure::NotRepeated {
-                job: *job,
-                state: *state,
-                why: why.clone(),
-                changed: changed.clone(),
-            },
+            Error::NotRepeated { job, state, why, changed } => {
+                Failure::NotRepeated { job: *job, state: *state, why: why.clone(), changed: changed.clone() }
+            }
             Error::TooManyClients { max } => Failure::TooManyClients { max: *max as u64 },
             Error::ManagerGone => Failure::ManagerGone,
             Error::ManagerEnding => Failure::ManagerEnding,

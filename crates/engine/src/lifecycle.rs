@@ -5,6 +5,8 @@
 
 use bygone_model::Micros;
 
+use crate::api;
+
 /// A change of a target. At most one is in progress at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Change {
@@ -27,31 +29,17 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    /// The word for messages: "target web is being …".
-    pub(crate) fn participle(self) -> &'static str {
+    /// Its name in `status` and in messages.
+    pub(crate) fn named(self) -> api::Change {
         match self {
-            Change::Add => "added",
-            Change::Start => "started",
-            Change::Restore => "restored",
-            Change::Promote => "given another present",
-            Change::Drop => "relieved of a branch",
-            Change::Undo => "taken back to before its last change",
-            Change::Repair => "repaired",
-            Change::Remove => "removed",
-        }
-    }
-
-    /// The name of the change in `status`.
-    pub(crate) fn state(self) -> &'static str {
-        match self {
-            Change::Add => "adding",
-            Change::Start => "starting",
-            Change::Restore => "restoring",
-            Change::Promote => "promoting",
-            Change::Drop => "dropping",
-            Change::Undo => "undoing",
-            Change::Repair => "repairing",
-            Change::Remove => "removing",
+            Change::Add => api::Change::Adding,
+            Change::Start => api::Change::Starting,
+            Change::Restore => api::Change::Restoring,
+            Change::Promote => api::Change::Promoting,
+            Change::Drop => api::Change::Dropping,
+            Change::Undo => api::Change::Undoing,
+            Change::Repair => api::Change::Repairing,
+            Change::Remove => api::Change::Removing,
         }
     }
 
@@ -86,13 +74,13 @@ pub(crate) enum Machine {
 
 impl Machine {
     /// Its name in `status`.
-    pub(crate) fn state(self) -> &'static str {
+    pub(crate) fn state(self) -> api::Life {
         match self {
-            Machine::Stopped => "stopped",
-            Machine::Starting => "starting",
-            Machine::Running => "running",
-            Machine::Stopping => "stopping",
-            Machine::LeftRunning => "left-running",
+            Machine::Stopped => api::Life::Stopped,
+            Machine::Starting => api::Life::Starting,
+            Machine::Running => api::Life::Running,
+            Machine::Stopping => api::Life::Stopping,
+            Machine::LeftRunning => api::Life::LeftRunning,
         }
     }
 }

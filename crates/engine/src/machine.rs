@@ -27,7 +27,7 @@ use bygone_store::Error as StoreError;
 use self::kept::Kept;
 pub(crate) use self::slot::Slot;
 use crate::{
-    api::{Failure, MomentInfo, Started},
+    api::{Accelerator, Failure, MomentInfo, Started},
     config,
     error::{Error, Result},
     runner::{Launch, LaunchDisk, Launched, Phase, Report, Runner},
@@ -85,7 +85,7 @@ pub(crate) struct Boot {
     /// The moment from which `branch` was made, if it was made for this boot.
     pub from: Option<MomentInfo>,
     pub display: config::Display,
-    pub accelerator: String,
+    pub accelerator: Accelerator,
 }
 
 fn lease_all(target: &Arc<Target>, branch: BranchId) -> Result<Vec<Lease>> {

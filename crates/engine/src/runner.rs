@@ -18,6 +18,7 @@ pub(crate) use bygone_qemu::{By, Happening, Phase, Report, Step, Stopped, proces
 
 pub(crate) use self::qemu::Qemu;
 use crate::{
+    api::Accelerator,
     config::{Display, TargetConfig},
     error::Result,
 };
@@ -55,11 +56,11 @@ pub(crate) struct Launched {
 
 /// Starts machines and finds running ones.
 pub(crate) trait Launcher: Send + Sync {
-    /// Prepares for starting machines, so that [`Launcher::start`] is quick; returns the accelerator: `kvm` or `tcg`.
+    /// Prepares for starting machines, so that [`Launcher::start`] is quick; returns the accelerator.
     ///
     /// # Errors
     /// When no machine can be started here.
-    fn prepare(&self, scratch: &Path) -> Result<String>;
+    fn prepare(&self, scratch: &Path) -> Result<Accelerator>;
 
     /// Starts a machine.
     ///

@@ -30,13 +30,6 @@ pub(crate) fn local(time: Micros) -> String {
     at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// Formats the time of day in this computer's time zone, for messages about a change in progress.
-#[must_use]
-pub(crate) fn time_of_day(time: Micros) -> String {
-    let at = jiff::Timestamp::from_microsecond(time.0).unwrap_or(jiff::Timestamp::MIN);
-    at.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S").to_string()
-}
-
 /// The moment that an event names, with the event.
 #[must_use]
 pub(crate) fn moment(event: &bygone_store::Event) -> Moment {

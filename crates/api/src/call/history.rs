@@ -51,6 +51,9 @@ pub struct Points {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BranchList {
     pub name: String,
+    /// Also those that were dropped.
+    #[serde(default)]
+    pub dropped: bool,
 }
 
 /// Makes a branch the present.

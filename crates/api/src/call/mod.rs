@@ -179,7 +179,7 @@ impl Request {
             | Request::Point(Point { name, .. })
             | Request::When(When { name, .. })
             | Request::Points(Points { name })
-            | Request::BranchList(BranchList { name })
+            | Request::BranchList(BranchList { name, .. })
             | Request::BranchPromote(BranchPromote { name, .. })
             | Request::BranchDrop(BranchDrop { name, .. })
             | Request::Undo(Undo { name })

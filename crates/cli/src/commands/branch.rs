@@ -38,10 +38,17 @@ pub(crate) enum Branch {
 
 /// `branch list`.
 #[derive(Debug, Args)]
+#[command(
+    long_about = "List the branches of a target. A star marks the present. With --dropped also those that were given up, by \
+                  the ids that name them from then on: `id:3@15:04` is a moment, and `web/vda@id:3@15:04` a disk of it."
+)]
 pub(crate) struct List {
     /// Of which target
     #[arg(add = ArgValueCandidates::new(complete::targets))]
     name: String,
+    /// List also those that were dropped
+    #[arg(long)]
+    dropped: bool,
 }
 
 /// `branch promote`.
@@ -118,7 +125,7 @@ pub(crate) fn undo(session: &Session, args: &Undo) -> Result<()> {
 
 impl List {
     pub(crate) fn call(&self) -> call::BranchList {
-        call::BranchList { name: self.name.clone() }
+        call::BranchList { name: self.name.clone(), dropped: self.dropped }
     }
 }
 

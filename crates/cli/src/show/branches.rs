@@ -14,11 +14,18 @@ pub(crate) fn table(branches: &[BranchInfo], look: &Look) -> String {
         Column::left("FROM"),
     ]);
     for branch in branches {
+        let (name, state) = match &branch.dropped {
+            Some(time) => (
+                format!("id:{} ({})", branch.id, branch.name),
+                format!("dropped {}", words::time(time, look)),
+            ),
+            None => (branch.name.clone(), String::from(if branch.running { "running" } else { "" })),
+        };
         table.row([
             Cell::new(if branch.present { "*" } else { " " }).styled(Style::Good),
-            Cell::new(&branch.name).styled(if branch.present { Style::Bold } else { Style::Plain }),
+            Cell::new(name).styled(if branch.present { Style::Bold } else { Style::Plain }),
             Cell::new(words::time(&branch.made, look)),
-            Cell::new(if branch.running { "running" } else { "" }).styled(Style::Good),
+            Cell::new(state).styled(if branch.running { Style::Good } else { Style::Plain }),
             Cell::new(start(branch, look)),
         ]);
     }

@@ -13,7 +13,7 @@ pub(crate) fn started(started: &Started) -> String {
     format!(
         "{name} runs on branch {}{from} ({}, process {}). Its console: bygone console {name}\n",
         words::line(&started.branch),
-        words::line(&started.accelerator),
+        started.accelerator,
         started.pid,
     )
 }

@@ -1,6 +1,8 @@
 //! `status`: readable at a glance.
 
-use bygone_api::{DiskStatus, Failure, IoProblem, Problem, Status, StoreStatus, TargetStatus, Trouble};
+use bygone_api::{
+    DiskStatus, Failure, IoProblem, Problem, Running, Status, StoreState, StoreStatus, TargetStatus, Trouble,
+};
 use serde::Deserialize as _;
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr as _;
@@ -97,8 +99,7 @@ impl Widths {
 
 /// What it is doing, in a word: a change that is under way, else how its machine is.
 fn state(target: &TargetStatus) -> String {
-    let life = if target.life.is_empty() { &target.state } else { &target.life };
-    words::line(life).replace('-', " ")
+    target.life.word().replace('-', " ")
 }
 
 /// The branch on which its machine runs; the present if none does.
@@ -109,10 +110,10 @@ pub(crate) fn branch(target: &TargetStatus) -> &str {
 
 /// `● web  running  on main  3 seconds ago`.
 fn head(target: &TargetStatus, widths: &Widths, look: &Look) -> String {
-    let (mark, style) = match target.state.as_str() {
-        "running" => ("●", Style::Good),
-        "stopped" => ("○", Style::Dim),
-        _ => ("?", Style::Warn),
+    let (mark, style) = match target.state {
+        Running::Running => ("●", Style::Good),
+        Running::Stopped => ("○", Style::Dim),
+        Running::Unknown => ("?", Style::Warn),
     };
     let reach = match target.head_seq {
         0 => "no history yet".to_owned(),
@@ -202,7 +203,7 @@ fn disks(targets: &[TargetStatus], look: &Look) -> Vec<String> {
         table.row([
             Cell::new(&disk.id),
             Cell::new(words::bytes(disk.size_bytes)),
-            Cell::new(&disk.mode),
+            Cell::new(disk.mode.word()),
             Cell::new(progress).styled(style),
             Cell::new(path),
         ]);
@@ -234,8 +235,8 @@ fn completeness(target: &TargetStatus, disk: &DiskStatus) -> (String, Style) {
 /// The store: where it is, and how full. What to do when it is not well stands beside its problem.
 fn store(store: &StoreStatus, look: &Look) -> String {
     let path = words::line(&store.path.display().to_string());
-    let style = if store.state == "ok" { Style::Good } else { Style::Bad };
-    let state = look.paint.apply(style, &words::line(&store.state));
+    let style = if store.state == StoreState::Ok { Style::Good } else { Style::Bad };
+    let state = look.paint.apply(style, store.state.word());
     format!(
         "store {path}  {state}\n    {} used for {} of disks, {} free\n",
         words::bytes(store.used_bytes),

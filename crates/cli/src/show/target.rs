@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use bygone_api::{
-    Removed, RemovedInfo, Repaired, TargetInfo,
+    Removed, RemovedInfo, Repaired, Running, TargetInfo,
     config::{Firmware, TargetConfig},
 };
 
@@ -68,14 +68,14 @@ pub(crate) fn list(targets: &[TargetInfo], look: &Look) -> String {
     ]);
     for TargetInfo { status, .. } in targets {
         let size_bytes = status.disks.iter().fold(0_u64, |sum, disk| sum.saturating_add(disk.size_bytes));
-        let style = match status.state.as_str() {
-            "running" => Style::Good,
-            "stopped" => Style::Dim,
-            _ => Style::Warn,
+        let style = match status.state {
+            Running::Running => Style::Good,
+            Running::Stopped => Style::Dim,
+            Running::Unknown => Style::Warn,
         };
         table.row([
             Cell::new(&status.name).styled(Style::Bold),
-            Cell::new(&status.state).styled(style),
+            Cell::new(status.state.word()).styled(style),
             Cell::new(status::branch(status)),
             Cell::new(status.disks.len().to_string()),
             Cell::new(words::bytes(size_bytes)),

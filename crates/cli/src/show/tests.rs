@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use bygone_api::{
-    BranchInfo, Compacted, DamagedPlace, DiskStatus, Exported, Failure, IoProblem, JobInfo, JobState,
-    KnownDamage, MachineStatus, MomentInfo, Problem, Progress, Removed, RemovedInfo, Restored, RestoredDisk,
-    Started, Status, StoreStatus, TargetInfo, TargetStatus, Trouble, Unreadable, Verification, Verified,
+    Accelerator, BranchInfo, Compacted, DamagedPlace, DiskMode, DiskStatus, Exported, Failure, IoProblem, JobInfo,
+    JobState, KnownDamage, Life, MachineStatus, MomentInfo, Problem, Progress, Removed, RemovedInfo, Restored,
+    RestoredDisk, Running, Started, Status, StoreState, StoreStatus, TargetInfo, TargetStatus, Trouble, Unreadable, Verification, Verified,
     config::{Display, TargetConfig},
 };
 use bygone_model::{Details, Grade, Kind, Truth};
@@ -60,22 +60,26 @@ fn history() -> Vec<MomentInfo> {
     moments
 }
 
-fn disk(id: &str, mode: &str) -> DiskStatus {
+fn disk(id: &str, mode: DiskMode) -> DiskStatus {
     DiskStatus {
         id: id.to_owned(),
         size_bytes: 20 << 30,
-        mode: mode.to_owned(),
+        mode,
         path: None,
         complete: true,
         read_bytes: 0,
     }
 }
 
-fn target(name: &str, state: &str) -> TargetStatus {
+fn target(name: &str, state: Running) -> TargetStatus {
     TargetStatus {
         name: name.to_owned(),
-        state: state.to_owned(),
-        life: state.to_owned(),
+        state,
+        life: match state {
+            Running::Running => Life::Running,
+            Running::Stopped => Life::Stopped,
+            Running::Unknown => Life::LeftRunning,
+        },
         life_since: None,
         machine: None,
         used_bytes: 0,
@@ -84,7 +88,7 @@ fn target(name: &str, state: &str) -> TargetStatus {
         durable_seq: 1_000_002,
         head_time: "2026-11-25T02:59:57Z".to_owned(),
         branch: "main".to_owned(),
-        disks: vec![disk("vda", "store")],
+        disks: vec![disk("vda", DiskMode::Store)],
         problems: Vec::new(),
         verified: None,
     }
@@ -94,7 +98,7 @@ fn machine() -> MachineStatus {
     MachineStatus {
         branch: Some("try-1".to_owned()),
         pid: 4711,
-        accelerator: "kvm".to_owned(),
+        accelerator: Accelerator::Kvm,
         console: PathBuf::from("/s/run/web/console.sock"),
         display: Display::Vnc("127.0.0.1:1".to_owned()),
         forwards: vec!["tcp:127.0.0.1:2222-:22".to_owned(), "tcp:127.0.0.1:8080-:80".to_owned()],
@@ -107,13 +111,13 @@ fn fits(text: &str, columns: usize) {
     }
 }
 
-fn store_status(state: &str) -> StoreStatus {
+fn store_status(state: StoreState) -> StoreStatus {
     StoreStatus {
         path: PathBuf::from("/var/lib/bygone"),
         used_bytes: 12_345_678_901,
         logical_bytes: 140 << 30,
         free_bytes: 300 << 30,
-        state: state.to_owned(),
+        state,
     }
 }
 
@@ -121,7 +125,7 @@ fn info() -> TargetInfo {
     let mut config = TargetConfig::new("web");
     config.append = Some("console=ttyS0".to_owned());
     config.kernel = Some(PathBuf::from("/boot/vmlinuz"));
-    TargetInfo { config, status: target("web", "running") }
+    TargetInfo { config, status: target("web", Running::Running) }
 }
 
 #[test]
@@ -173,29 +177,28 @@ fn colours_change_nothing_but_colours() {
 
 #[test]
 fn a_status_is_readable_at_a_glance() {
-    let mut web = target("web", "running");
+    let mut web = target("web", Running::Running);
     web.durable_seq -= 3;
     web.used_bytes = 11 << 30;
     web.written_bytes = 3 << 20;
     web.machine = Some(machine());
-    let mut data = disk("data", "tap");
+    let mut data = disk("data", DiskMode::Tap);
     data.size_bytes = 100 << 30;
     data.path = Some(PathBuf::from("/dev/vg/data"));
     data.complete = false;
     data.read_bytes = 45 << 30;
     web.disks.push(data);
-    let mut fresh = target("mail-2", "unknown");
+    let mut fresh = target("mail-2", Running::Unknown);
     fresh.head_seq = 0;
     fresh.durable_seq = 0;
-    fresh.life = "left-running".to_owned();
     fresh.machine =
         Some(MachineStatus { branch: None, display: Display::None, forwards: vec![], ..machine() });
-    let mut moving = target("db", "stopped");
-    moving.life = "restoring".to_owned();
+    let mut moving = target("db", Running::Stopped);
+    moving.life = Life::Restoring;
     moving.life_since = Some("2026-11-25T02:58:30Z".to_owned());
     let status = Status {
         targets: vec![web, moving, fresh],
-        store: store_status("full"),
+        store: store_status(StoreState::Full),
         problems: vec![Problem::of_disk(
             "mail-2",
             "vda",
@@ -265,7 +268,7 @@ fn a_status_is_readable_at_a_glance() {
 
 #[test]
 fn a_status_says_what_is_known_of_a_disk_that_nobody_has_open() {
-    let mut web = target("web", "stopped");
+    let mut web = target("web", Running::Stopped);
     let failures = [
         Failure::DiskAway {
             target: "web".to_owned(),
@@ -298,7 +301,7 @@ fn a_status_says_what_is_known_of_a_disk_that_nobody_has_open() {
     };
     let mut problems = web.problems.clone();
     problems.push(Problem::of_target("web", known));
-    let status = Status { targets: vec![web], store: store_status("ok"), problems };
+    let status = Status { targets: vec![web], store: store_status(StoreState::Ok), problems };
     assert_snapshot!(status::status(&status, &look(Some(80))), @r"
     ○ web  stopped  on main  3 seconds ago
         history   seq:1000002, 0 B in the store
@@ -365,7 +368,7 @@ fn an_undo_says_how_to_go_further_back() {
 
 #[test]
 fn an_empty_store_says_how_to_begin() {
-    let status = Status { targets: vec![], store: store_status("ok"), problems: vec![] };
+    let status = Status { targets: vec![], store: store_status(StoreState::Ok), problems: vec![] };
     assert_snapshot!(status::status(&status, &look(None)), @r"
     Nothing is protected yet. Begin with: bygone target add NAME --disk store:20G
 
@@ -378,7 +381,7 @@ fn an_empty_store_says_how_to_begin() {
         Problem::of_target("web", Trouble::Unavailable { why }),
     ] {
         let problems = vec![problem];
-        let status = Status { targets: vec![], store: store_status("ok"), problems };
+        let status = Status { targets: vec![], store: store_status(StoreState::Ok), problems };
         assert!(!status::status(&status, &look(None)).contains("Nothing is protected"));
     }
 }
@@ -420,23 +423,40 @@ fn removing_says_where_history_went() {
 #[test]
 fn branches_are_listed_with_where_they_start() {
     let main = BranchInfo {
+        id: 0,
         name: "main".to_owned(),
         present: true,
         parent: None,
+        parent_id: None,
         from_seq: None,
         from_time: None,
         made: "2026-11-16T00:10:00Z".to_owned(),
+        dropped: None,
         running: false,
     };
     let attempt = BranchInfo {
+        id: 1,
         name: "try-1".to_owned(),
         present: false,
         parent: Some("main".to_owned()),
+        parent_id: Some(0),
         from_seq: Some(912_345),
         from_time: Some("2026-11-24T05:59:00Z".to_owned()),
         made: "2026-11-25T02:00:00Z".to_owned(),
+        dropped: None,
         running: true,
     };
+    let dropped = BranchInfo {
+        dropped: Some("2026-11-24T05:59:00Z".to_owned()),
+        id: 2,
+        running: false,
+        ..attempt.clone()
+    };
+    assert_snapshot!(branches::table(&[main.clone(), dropped], &look(None)), @r"
+       BRANCH        MADE              STATE                    FROM
+    *  main          2026-11-16 09:10
+       id:2 (try-1)  today 11:00       dropped yesterday 14:59  main, yesterday 14:59 (seq:912345)
+    ");
     assert_snapshot!(branches::table(&[main, attempt], &look(Some(80))), @r"
        BRANCH  MADE              STATE    FROM
     *  main    2026-11-16 09:10
@@ -454,7 +474,7 @@ fn what_was_done_is_said_in_a_sentence() {
         from_seq: Some(912_345),
         from: None,
         pid: 4711,
-        accelerator: "kvm".to_owned(),
+        accelerator: Accelerator::Kvm,
         console: PathBuf::from("/s/run/web.console"),
     };
     let export = Exported {
@@ -578,12 +598,15 @@ fn everything_fits_sixty_columns_and_no_name_is_cut() {
     ");
 
     let branch = BranchInfo {
+        id: 1,
         name: "before-the-migration-to-the-new-database".to_owned(),
         present: false,
         parent: Some("restored-before-the-migration".to_owned()),
+        parent_id: Some(0),
         from_seq: Some(912_345),
         from_time: Some("2026-11-24T05:59:00Z".to_owned()),
         made: "2026-11-25T02:00:00Z".to_owned(),
+        dropped: None,
         running: true,
     };
     let main = BranchInfo { name: "main".to_owned(), present: true, parent: None, ..branch.clone() };

@@ -359,7 +359,7 @@ fn boot_event(target: &Target, kept: &Kept) -> Event {
         }
     };
     let mut event = Event::new(Kind::Boot, label)
-        .with("accelerator", started.accelerator.clone())
+        .with("accelerator", started.accelerator.word())
         .with("memory_mib", config.memory_mib)
         .with("cpus", config.cpus);
     if let Some(kernel) = &config.kernel {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Boot;
 use crate::{
-    api::Started,
+    api::{Accelerator, Started},
     config::Display,
     error::Result,
     store_dir::write_over,
@@ -49,7 +49,7 @@ impl Kept {
             from_seq: boot.from.as_ref().map(|from| from.seq),
             from: boot.from.clone(),
             pid: 0,
-            accelerator: boot.accelerator.clone(),
+            accelerator: boot.accelerator,
             console: target.shared.launcher.console(&target.run_dir()),
         };
         let net = target.config().net;
@@ -67,7 +67,7 @@ impl Kept {
 
     /// A substitute for the lost file of a machine that runs.
     pub(super) fn found(target: &Target, branch: BranchId, pid: u32) -> Kept {
-        let boot = Boot { branch, from: None, display: Display::None, accelerator: "unknown".to_owned() };
+        let boot = Boot { branch, from: None, display: Display::None, accelerator: Accelerator::Unknown };
         let mut kept = Kept { noted: true, ..Kept::of(target, &boot) };
         kept.started.pid = pid;
         kept

@@ -10,7 +10,7 @@ use bygone_model::{BranchId, Event, Kind};
 
 use super::{Machine, NBD_STOP_MAX, exports, kept::Kept};
 use crate::{
-    api::{MachineStatus, MomentInfo},
+    api::{Accelerator, MachineStatus, MomentInfo},
     error::{Error, Result},
     lifecycle,
     runner::Phase,
@@ -132,7 +132,7 @@ impl Target {
         Some(MachineStatus {
             branch,
             pid,
-            accelerator: kept.as_ref().map_or("unknown", |kept| &kept.started.accelerator).to_owned(),
+            accelerator: kept.as_ref().map_or(Accelerator::Unknown, |kept| kept.started.accelerator),
             console: self.shared.launcher.console(&self.run_dir()),
             display: kept.as_ref().map(|kept| kept.display.clone()).unwrap_or_default(),
             forwards: kept.map(|kept| kept.forwards).unwrap_or_default(),

@@ -17,7 +17,7 @@ use crate::{
 impl Handle<call::BranchList> for Manager {
     fn handle(&self, call: &call::BranchList, answers: &mut dyn Items<BranchInfo>) -> Result<()> {
         let target = self.target(&call.name)?;
-        for branch in target.unless_gone(branches(&target))? {
+        for branch in target.unless_gone(branches(&target, call.dropped))? {
             if !answers.item(branch) {
                 break;
             }
@@ -51,19 +51,23 @@ impl Handle<call::Undo> for Manager {
     }
 }
 
-fn branches(target: &Target) -> Result<Vec<BranchInfo>> {
+fn branches(target: &Target, with_dropped: bool) -> Result<Vec<BranchInfo>> {
     let catalog = target.log.catalog();
     let running = target.running_branch();
     let mut out = Vec::new();
-    for branch in catalog.branches.iter().filter(|b| b.dropped.is_none()) {
+    for branch in catalog.branches.iter().filter(|b| with_dropped || b.dropped.is_none()) {
         let from_time = branch.parent.map(|(_, seq)| target.log.time_of(seq)).transpose()?;
+        let dropped = branch.dropped.map(|seq| target.log.time_of(seq)).transpose()?;
         out.push(BranchInfo {
+            id: branch.id.0,
             name: branch.name.clone(),
             present: branch.id == catalog.head,
             parent: branch.parent.and_then(|(id, _)| catalog.branch(id)).map(|b| b.name.clone()),
+            parent_id: branch.parent.map(|(id, _)| id.0),
             from_seq: branch.parent.map(|(_, seq)| seq.0),
             from_time: from_time.map(timeline::rfc3339),
             made: timeline::rfc3339(branch.made_at),
+            dropped: dropped.map(timeline::rfc3339),
             running: running == Some(branch.id),
         });
     }

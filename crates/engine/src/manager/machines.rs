@@ -11,7 +11,7 @@ use jiff::Zoned;
 
 use super::{Manager, WANTED_EVERY};
 use crate::{
-    api::{Answers, Items, MomentInfo, Nothing, Started, call},
+    api::{Accelerator, Answers, Items, MomentInfo, Nothing, Started, call},
     calls::{Handle, asked_at},
     config::BadSetting,
     error::{Error, Result},
@@ -165,7 +165,7 @@ fn running_already(machine: &Machine, answers: &mut dyn Items<Nothing>) -> Resul
     machine.wait_started(&mut || answers.wanted())
 }
 
-fn boot(op: &Op, chosen: &Chosen, call: &call::Run, accelerator: String) -> Result<Arc<Machine>> {
+fn boot(op: &Op, chosen: &Chosen, call: &call::Run, accelerator: Accelerator) -> Result<Arc<Machine>> {
     let (branch, from) = (chosen.branch, chosen.from.clone());
     let display = call.display.clone().unwrap_or_else(|| op.target().config().display);
     Machine::boot(op, &Boot { branch, from, display, accelerator })

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::{Manager, targets::now};
 use crate::{
     api::{
-        Compacted, DamagedPlace, Items, Nothing, Problem, Progress, Status, StoreStatus, TargetInfo, Trouble,
-        Verification, Verified, call,
+        Compacted, DamagedPlace, Items, Nothing, Problem, Progress, Status, StoreState, StoreStatus,
+        TargetInfo, Trouble, Verification, Verified, call,
     },
     calls::Handle,
     error::{Error, Result},
@@ -22,7 +22,7 @@ impl Handle<call::Status> for Manager {
         let mut targets = Vec::new();
         let mut problems = Vec::new();
         let (mut used_bytes, mut logical_bytes) = (0, 0);
-        let (mut state, mut full) = ("ok", false);
+        let (mut state, mut full) = (StoreState::Ok, false);
         // A serving manager does not wait for targets that are being opened, but reports them below.
         for target in if self.serves { self.served() } else { self.targets() } {
             // A target's failure does not hide the others.
@@ -56,7 +56,7 @@ impl Handle<call::Status> for Manager {
                 problems.push(Problem::of_target(&target.name, Trouble::UpkeepFails { why }));
             }
             if target.log.is_poisoned() {
-                state = "failed";
+                state = StoreState::Failed;
                 problems.push(Problem::of_target(&target.name, Trouble::LogPoisoned));
             }
             for disk in status.disks.iter().filter(|d| !d.complete) {
@@ -78,10 +78,10 @@ impl Handle<call::Status> for Manager {
             bygone_store::env::Dir::free_bytes(&bygone_store::env::RealDir::new(self.shared.paths.root()))
                 .map_err(|e| Error::file("looking at", self.shared.paths.root(), e))?;
         let options = bygone_store::LogOptions::default();
-        if state == "ok" && (full || free_bytes < options.room_bytes_min()) {
-            state = "full";
+        if state == StoreState::Ok && (full || free_bytes < options.room_bytes_min()) {
+            state = StoreState::Full;
             problems.push(Problem::of_store(Trouble::StoreFull));
-        } else if state == "ok" && free_bytes < LOW_BYTES {
+        } else if state == StoreState::Ok && free_bytes < LOW_BYTES {
             problems.push(Problem::of_store(Trouble::StoreLow { free_bytes }));
         }
         let store = StoreStatus {
@@ -89,7 +89,7 @@ impl Handle<call::Status> for Manager {
             used_bytes,
             logical_bytes,
             free_bytes,
-            state: state.to_owned(),
+            state,
         };
         Ok(Status { targets, store, problems })
     }

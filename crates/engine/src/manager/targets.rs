@@ -8,7 +8,7 @@ use bygone_qemu::Net;
 use super::{Manager, WANTED_EVERY, registry::Held, removed::set_variables_aside, store::info};
 use crate::{
     api::{
-        Answers, Items, Nothing, Progress, TargetInfo,
+        Answers, DiskMode, Items, Nothing, Progress, TargetInfo,
         call::{self, NewDisk, NewSource},
     },
     calls::Handle,
@@ -57,7 +57,7 @@ impl Handle<call::TargetAdd> for Manager {
                 answers.note("the store is full; the disk is read on as soon as there is room".to_owned());
             }
             let status = target.status()?;
-            let tapped = || status.disks.iter().filter(|d| d.mode == "tap");
+            let tapped = || status.disks.iter().filter(|d| d.mode == DiskMode::Tap);
             answers.progress(Progress {
                 doing: "reading the disk".to_owned(),
                 done_bytes: tapped().map(|d| d.read_bytes).sum(),

@@ -17,6 +17,7 @@ use bygone_qemu::{Held, Reason};
 
 use super::{By, Exit, Happening, Launch, Launched, Launcher, Phase, Report, Runner, Step, Stopped};
 use crate::{
+    api::Accelerator,
     error::{Error, Result},
     target::lock,
 };
@@ -159,12 +160,12 @@ impl Fake {
 }
 
 impl Launcher for Fake {
-    fn prepare(&self, _: &Path) -> Result<String> {
+    fn prepare(&self, _: &Path) -> Result<Accelerator> {
         if self.is_missing.load(Ordering::Acquire) {
             let source = std::io::ErrorKind::NotFound.into();
             return Err(bygone_qemu::Error::NotInstalled { path: "qemu".into(), source }.into());
         }
-        Ok("tcg".to_owned())
+        Ok(Accelerator::Tcg)
     }
 
     fn start(&self, launch: &Launch<'_>) -> Result<Launched> {

@@ -9,7 +9,7 @@ use std::{
 use bygone_qemu::{self as qemu, Phase, Places, Step, Stopped, Vm};
 
 use super::{Launch, Launched, Launcher, Runner};
-use crate::{config, error::Result};
+use crate::{api::Accelerator, config, error::Result};
 
 const LAST_WORDS_BYTES_MAX: u64 = 4096;
 
@@ -38,8 +38,11 @@ impl Qemu {
 }
 
 impl Launcher for Qemu {
-    fn prepare(&self, scratch: &Path) -> Result<String> {
-        self.accel(scratch).map(|accel| accel.to_string())
+    fn prepare(&self, scratch: &Path) -> Result<Accelerator> {
+        self.accel(scratch).map(|accel| match accel {
+            qemu::Accel::Kvm => Accelerator::Kvm,
+            qemu::Accel::Tcg => Accelerator::Tcg,
+        })
     }
 
     fn start(&self, launch: &Launch<'_>) -> Result<Launched> {

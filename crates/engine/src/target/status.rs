@@ -8,7 +8,7 @@ use bygone_store::catalog::{Catalog, Disk, Keeping, Shows, Volume};
 
 use super::{Target, lease::Live, lock};
 use crate::{
-    api::{DiskStatus, Problem, TargetStatus, Trouble},
+    api::{DiskMode, DiskStatus, Problem, Running, TargetStatus, Trouble},
     error::Result,
     lifecycle,
     timeline::rfc3339,
@@ -36,16 +36,16 @@ impl Target {
             let on_branch = volume.parent.is_some()
                 && !(tapped && catalog.shows.get(&volume.disk) == Some(&Shows::Volume(volume.id)));
             let mode = if on_branch {
-                "branch"
+                DiskMode::Branch
             } else if tapped {
-                "tap"
+                DiskMode::Tap
             } else {
-                "store"
+                DiskMode::Store
             };
             disks.push(DiskStatus {
                 id: disk.name.clone(),
                 size_bytes: disk.sectors.bytes(),
-                mode: mode.to_owned(),
+                mode,
                 path: config.disk(&disk.name).and_then(|d| d.path.clone()),
                 complete,
                 read_bytes: if complete { disk.sectors.bytes() } else { read_bytes },
@@ -67,12 +67,11 @@ impl Target {
         Ok(TargetStatus {
             name: self.name.clone(),
             state: match state {
-                lifecycle::Machine::Stopped => "stopped",
-                lifecycle::Machine::LeftRunning => "unknown",
-                _ => "running",
-            }
-            .to_owned(),
-            life: doing.map_or(state.state(), |doing| doing.change.state()).to_owned(),
+                lifecycle::Machine::Stopped => Running::Stopped,
+                lifecycle::Machine::LeftRunning => Running::Unknown,
+                _ => Running::Running,
+            },
+            life: doing.map_or(state.state(), |doing| doing.change.named().into()),
             life_since: doing.map(|doing| rfc3339(doing.since)),
             machine: self.machine_status(),
             used_bytes: self.used_bytes(),

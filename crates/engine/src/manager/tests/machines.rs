@@ -67,7 +67,7 @@ fn count(target: &Target, kind: &Kind) -> usize {
 }
 
 fn life(manager: &Manager) -> String {
-    status(manager).targets[0].life.clone()
+    status(manager).targets[0].life.to_string()
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_machine_that_was_left_running_is_taken_over_by_run() {
 
     let manager = world.manager();
     assert_eq!(
-        (life(&manager).as_str(), status(&manager).targets[0].state.as_str()),
+        (life(&manager).as_str(), status(&manager).targets[0].state.word()),
         ("left-running", "unknown")
     );
     let refused = restore_now(&manager);
