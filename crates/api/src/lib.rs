@@ -4,7 +4,7 @@
 //! - A [`Call`] is a request with the types of its answers. [`call`] has all of them.
 //! - On the socket a client sends one [`Request`] (in [`Asked`]) as a line of JSON and reads lines of [`Reply`] until
 //!   [`Reply::Done`] or [`Reply::Failed`]. Closing the connection cancels the call, unless the client has set
-//!   [`Asked::stays`].
+//!   [`Asked::detached`].
 //! - A long call is a job ([`JobInfo`]): other clients can see it, wait for it and cancel it by its id. A call with a
 //!   key is done once, however often it is repeated.
 //! - Both lines are bounded: [`REQUEST_BYTES_MAX`], [`REPLY_BYTES_MAX`].

@@ -56,7 +56,7 @@ pub struct Asked {
     pub expect: Option<Expect>,
     /// If it is a job, it continues when the connection is closed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub stays: bool,
+    pub detached: bool,
 }
 
 /// Receives progress and notes of a call, and knows its caller.
@@ -82,7 +82,7 @@ pub trait Answers {
     }
 
     /// It continues if no client waits, as in [`Asked`].
-    fn stays(&self) -> bool {
+    fn detached(&self) -> bool {
         false
     }
 

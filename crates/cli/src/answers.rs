@@ -78,7 +78,7 @@ impl<I> Answers for Listener<'_, I> {
         self.expect.as_ref()
     }
 
-    fn stays(&self) -> bool {
+    fn detached(&self) -> bool {
         self.detached
     }
 

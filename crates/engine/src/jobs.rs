@@ -196,7 +196,7 @@ impl Jobs {
             self.settle_key(manager, key)?;
         }
         // What is there before anything begins.
-        let mut kept = Kept::new(0, key, request, answers.stays()).seen(manager);
+        let mut kept = Kept::new(0, key, request, answers.detached()).seen(manager);
         let mut jobs = lock(&self.jobs);
         if let Some(key) = key
             && let Some(job) = jobs.values().rev().find(|job| lock(&job.kept).remembers(key)).cloned()
@@ -298,7 +298,7 @@ impl Manager {
         match jobs.begin(self, request, answers)? {
             Begun::Plain => self.do_now(request, answers),
             Begun::Now(job) => {
-                if answers.stays() {
+                if answers.detached() {
                     let id = lock(&job.kept).id;
                     answers.note(format!("this is job {id}, which goes on if nobody waits for it"));
                 }
@@ -360,7 +360,7 @@ impl Answers for Working<'_> {
     fn wanted(&mut self) -> bool {
         !self.job.cancelled.load(Ordering::Acquire)
             && !self.manager.is_closing()
-            && (self.answers.stays()
+            && (self.answers.detached()
                 || self.job.followers.load(Ordering::Acquire) > 0
                 || self.answers.wanted())
     }

@@ -194,7 +194,7 @@ fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
         began: false,
         key: None,
         expect: None,
-        stays: false,
+        detached: false,
     };
     let result = match serde_json::from_slice::<Asked>(&line) {
         Ok(asked) => {
@@ -202,7 +202,7 @@ fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
             client.began = asked.began;
             client.key = asked.key;
             client.expect = asked.expect;
-            client.stays = asked.stays;
+            client.detached = asked.detached;
             manager.answer(&asked.request, &mut client)
         }
         Err(e) => Err(Usage::BadRequest(e.to_string()).into()),
@@ -228,7 +228,7 @@ struct Client<'a> {
     began: bool,
     key: Option<String>,
     expect: Option<Expect>,
-    stays: bool,
+    detached: bool,
 }
 
 impl Client<'_> {
@@ -262,8 +262,8 @@ impl Answers for Client<'_> {
         self.expect.as_ref()
     }
 
-    fn stays(&self) -> bool {
-        self.stays
+    fn detached(&self) -> bool {
+        self.detached
     }
 
     fn progress(&mut self, progress: Progress) -> bool {
@@ -312,9 +312,9 @@ pub(crate) fn ask<C: Call>(
 ) -> Result<C::Answer> {
     let gone = |_| Error::ManagerGone;
     let mut is_read = false;
-    let (key, expect, stays) =
-        (answers.key().map(str::to_owned), answers.expected().cloned(), answers.stays());
-    let asked = Asked { request: call.clone().into(), zone: own_zone(), began, key, expect, stays };
+    let (key, expect, detached) =
+        (answers.key().map(str::to_owned), answers.expected().cloned(), answers.detached());
+    let asked = Asked { request: call.clone().into(), zone: own_zone(), began, key, expect, detached };
     // Only an export can take long to close. Any other call that the manager does not end at once goes on.
     let put_away = if C::NAME == call::Export::NAME { PUT_AWAY_MAX } else { GIVE_UP_MAX };
     let mut line = serde_json::to_vec(&asked).map_err(|e| Usage::BadRequest(e.to_string()))?;

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use bygone_api::{
-    Accelerator, BranchInfo, Compacted, DamagedPlace, DiskMode, DiskStatus, Exported, Failure, IoProblem, JobInfo,
-    JobState, KnownDamage, Life, MachineStatus, MomentInfo, Problem, Progress, Removed, RemovedInfo, Restored,
-    RestoredDisk, Running, Started, Status, StoreState, StoreStatus, TargetInfo, TargetStatus, Trouble, Unreadable, Verification, Verified,
+    Accelerator, BranchInfo, Compacted, DamagedPlace, DiskMode, DiskStatus, Exported, Failure, IoProblem,
+    JobInfo, JobState, KnownDamage, Life, MachineStatus, MomentInfo, Problem, Progress, Removed, RemovedInfo,
+    Restored, RestoredDisk, Running, Started, Status, StoreState, StoreStatus, TargetInfo, TargetStatus,
+    Trouble, Unreadable, Verification, Verified,
     config::{Display, TargetConfig},
 };
 use bygone_model::{Details, Grade, Kind, Truth};
@@ -61,14 +62,7 @@ fn history() -> Vec<MomentInfo> {
 }
 
 fn disk(id: &str, mode: DiskMode) -> DiskStatus {
-    DiskStatus {
-        id: id.to_owned(),
-        size_bytes: 20 << 30,
-        mode,
-        path: None,
-        complete: true,
-        read_bytes: 0,
-    }
+    DiskStatus { id: id.to_owned(), size_bytes: 20 << 30, mode, path: None, complete: true, read_bytes: 0 }
 }
 
 fn target(name: &str, state: Running) -> TargetStatus {
@@ -281,7 +275,7 @@ fn a_status_says_what_is_known_of_a_disk_that_nobody_has_open() {
         Failure::DiskResized { path: "/srv/c.img".to_owned(), found_bytes: 0, was_bytes: 1 << 20 },
     ];
     let ids = ["vda", "vdb", "vdc"];
-    web.disks = ids.iter().map(|id| disk(id, "tap")).collect();
+    web.disks = ids.iter().map(|id| disk(id, DiskMode::Tap)).collect();
     let problem = |(id, why)| Problem::of_disk("web", id, Trouble::DiskUnusable { why });
     web.problems = ids.into_iter().zip(failures).map(problem).collect();
     let place = |place: &str, since: &str| KnownDamage {
@@ -561,7 +555,7 @@ fn damage_is_told_place_by_place() {
 fn everything_fits_sixty_columns_and_no_name_is_cut() {
     let long = "web-server-of-the-department-in-the-basement";
     let look = look(Some(60));
-    let info = TargetInfo { config: TargetConfig::new(long), status: target(long, "stopped") };
+    let info = TargetInfo { config: TargetConfig::new(long), status: target(long, Running::Stopped) };
     // The branch is the one that runs.
     let mut tried = self::info();
     tried.status.machine = Some(machine());
@@ -622,7 +616,7 @@ fn everything_fits_sixty_columns_and_no_name_is_cut() {
                  (seq:912345)
     ");
 
-    let mut deep = target(long, "running");
+    let mut deep = target(long, Running::Running);
     let path = "/var/lib/libvirt/images/of/the/basement.raw";
     deep.disks[0].path = Some(PathBuf::from(path));
     let shown = status::target(&deep, &look);
@@ -642,7 +636,7 @@ fn jobs_are_listed_with_how_far_they_are_and_what_came_of_them() {
         since: "2026-11-25T02:00:00Z".to_owned(),
         ended: None,
         progress: None,
-        stays: false,
+        detached: false,
         failure: None,
         changed: None,
     };

@@ -34,8 +34,8 @@ pub(super) struct Kept {
     /// The newest record of its target when it began, if the target was open then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     from: Option<Seq>,
-    #[serde(default)]
-    stays: bool,
+    #[serde(default, alias = "stays")]
+    detached: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ended: Option<Micros>,
     #[serde(default)]
@@ -104,7 +104,7 @@ pub(super) fn remove(folder: &Path, id: u64) {
 }
 
 impl Kept {
-    pub(super) fn new(id: u64, key: Option<&str>, request: &Request, stays: bool) -> Kept {
+    pub(super) fn new(id: u64, key: Option<&str>, request: &Request, detached: bool) -> Kept {
         Kept {
             id,
             key: key.map(str::to_owned),
@@ -117,7 +117,7 @@ impl Kept {
             existed: false,
             log: None,
             config: None,
-            stays,
+            detached,
             ended: None,
             answer: Value::Null,
             failure: None,
@@ -247,7 +247,7 @@ impl Kept {
             since: rfc3339(self.since),
             ended: self.ended.map(rfc3339),
             progress,
-            stays: self.stays,
+            detached: self.detached,
             failure: self.failure.clone(),
             changed: self.changed.clone(),
         }

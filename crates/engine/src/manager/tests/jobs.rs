@@ -19,7 +19,7 @@ use crate::{
 #[derive(Default)]
 struct Asker {
     key: Option<&'static str>,
-    stays: bool,
+    detached: bool,
     has_left: AtomicBool,
 }
 
@@ -33,8 +33,8 @@ impl Answers for Asker {
     fn key(&self) -> Option<&str> {
         self.key
     }
-    fn stays(&self) -> bool {
-        self.stays
+    fn detached(&self) -> bool {
+        self.detached
     }
     fn progress(&mut self, _: Progress) -> bool {
         self.wanted()
@@ -202,8 +202,8 @@ fn a_call_with_a_key_that_cannot_be_written_down_is_not_begun_and_others_go_on()
 
 struct Leaving(Asker, Arc<AtomicBool>);
 impl Answers for Leaving {
-    fn stays(&self) -> bool {
-        self.0.stays
+    fn detached(&self) -> bool {
+        self.0.detached
     }
     fn progress(&mut self, _: Progress) -> bool {
         self.wanted()
@@ -249,8 +249,8 @@ fn whoever_leaves_is_waited_for_no_more_unless_it_is_to_go_on() {
     assert_eq!(state, JobState::Done);
     assert_eq!(answer.unwrap()["name"], "web");
 
-    let stays = Asker { stays: true, ..Asker::default() };
-    let (state, answer) = while_it_starts(stays, |world, manager, left| {
+    let detached = Asker { detached: true, ..Asker::default() };
+    let (state, answer) = while_it_starts(detached, |world, manager, left| {
         left.store(true, Ordering::Release);
         std::thread::sleep(Duration::from_millis(500));
         assert_eq!(jobs(manager)[0].state, JobState::Running);
@@ -268,10 +268,10 @@ fn whoever_leaves_is_waited_for_no_more_unless_it_is_to_go_on() {
 
 #[test]
 fn a_job_is_cancelled_by_its_id() {
-    let stays = Asker { stays: true, ..Asker::default() };
-    let (state, answer) = while_it_starts(stays, |_, manager, _| {
+    let detached = Asker { detached: true, ..Asker::default() };
+    let (state, answer) = while_it_starts(detached, |_, manager, _| {
         let [job] = &jobs(manager)[..] else { panic!("one job") };
-        assert_eq!((job.request.as_str(), job.target.as_deref(), job.stays), ("run", Some("web"), true));
+        assert_eq!((job.request.as_str(), job.target.as_deref(), job.detached), ("run", Some("web"), true));
         assert!(matches!(manager.handle(&call::JobCancel { id: 7 }, &mut Nobody), Err(Error::NoJob(7))));
         manager.handle(&call::JobCancel { id: job.id }, &mut Nobody).unwrap();
     });
