@@ -28,8 +28,8 @@ use serde_json::Value;
 use self::kept::Kept;
 use crate::{
     api::{
-        Answers, Expect, Failure, Items, JOBS_MAX, JobEnded, JobInfo, JobState, KEY_BYTES_MAX, Nothing, Progress,
-        Request, call,
+        Answers, Expect, Failure, Items, JOBS_MAX, JobEnded, JobInfo, JobState, KEY_BYTES_MAX, Nothing,
+        Progress, Request, call,
     },
     calls::Handle,
     error::{Error, Result, Usage},

@@ -24,7 +24,8 @@ use serde_json::Value;
 
 use crate::{
     api::{
-        Answers, Asked, Call, Expect, Failure, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, call,
+        Answers, Asked, Call, Expect, Failure, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply,
+        call,
     },
     calls::own_zone,
     error::{Error, Result, Usage},

@@ -43,7 +43,11 @@ fn start(branch: &BranchInfo, look: &Look) -> String {
 
 /// `branch promote`.
 pub(crate) fn promoted(name: &str, moment: &MomentInfo, look: &Look) -> String {
-    format!("{} is the present of {name} now, as of {}\n", words::line(&moment.branch), words::moment(moment, look))
+    format!(
+        "{} is the present of {name} now, as of {}\n",
+        words::line(&moment.branch),
+        words::moment(moment, look)
+    )
 }
 
 /// `undo`.

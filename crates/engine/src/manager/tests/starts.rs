@@ -52,7 +52,8 @@ fn the_branch_of_a_start_that_failed_is_not_dropped_under_the_machine_of_another
         let moving = lifecycle::Request::MoveToRunning;
         let op = target.begin_change(lifecycle::Change::Promote, moving).unwrap();
         die(&world, target);
-        let boot = Boot { branch, from: None, display: Display::None, accelerator: "tcg".into() };
+        let boot =
+            Boot { branch, from: None, display: Display::None, accelerator: crate::api::Accelerator::Tcg };
         Machine::boot(&op, &boot).unwrap();
         drop(op);
         at = Some(branch);
