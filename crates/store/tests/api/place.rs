@@ -5,6 +5,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
 };
 
@@ -36,9 +37,11 @@ struct Pack {
     kept: BTreeMap<(u32, u32), Kept>,
     indexes: BTreeMap<u32, SegmentIndex>,
     reads: AtomicU64,
-    /// Verified whenever an index is asked for.
-    verifies: Mutex<Option<Arc<Log>>>,
+    /// Done when an index is asked for.
+    meanwhile: Mutex<Option<Meanwhile>>,
 }
+
+type Meanwhile = Box<dyn FnOnce() + Send>;
 
 impl Pack {
     fn of(world: &World, numbers: impl Iterator<Item = u32>) -> Pack {
@@ -68,7 +71,13 @@ impl Pack {
             bytes.extend(payload.iter().map(|byte| !byte));
             kept.insert(name, Kept { seq, lba, at, len, crc });
         }
-        Pack { bytes: Mutex::new(bytes), kept, indexes, reads: AtomicU64::new(0), verifies: Mutex::default() }
+        Pack {
+            bytes: Mutex::new(bytes),
+            kept,
+            indexes,
+            reads: AtomicU64::new(0),
+            meanwhile: Mutex::default(),
+        }
     }
 
     fn content(&self, kept: &Kept) -> Option<Vec<u8>> {
@@ -105,8 +114,8 @@ impl Records for Pack {
     fn prefetch(&self, _: Piece, _: u64) {}
 
     fn index(&self, segment: u32) -> Result<SegmentIndex> {
-        if let Some(log) = &*self.verifies.lock().unwrap() {
-            log.verify(false, &mut |_, _| true)?;
+        if let Some(act) = self.meanwhile.lock().unwrap().take() {
+            act();
         }
         self.indexes.get(&segment).cloned().ok_or_else(|| damaged(0, Damage::Missing))
     }
@@ -479,6 +488,29 @@ fn hashes(world: &World) -> BTreeMap<u32, Option<manifest::Hash>> {
     known
 }
 
+/// Begins to verify a log, and goes on and ends when that is called.
+fn verified_meanwhile(log: &Arc<Log>) -> Meanwhile {
+    let (begun, has_begun) = mpsc::channel();
+    let (go_on, goes_on) = mpsc::channel();
+    let log = log.clone();
+    let verifying = std::thread::spawn(move || {
+        let mut waits = Some((begun, goes_on));
+        let report = log.verify(false, &mut |_, _| {
+            if let Some((begun, goes_on)) = waits.take() {
+                begun.send(()).unwrap();
+                goes_on.recv().unwrap();
+            }
+            true
+        });
+        assert!(report.unwrap().complete);
+    });
+    has_begun.recv().unwrap();
+    Box::new(move || {
+        go_on.send(()).unwrap();
+        verifying.join().unwrap();
+    })
+}
+
 #[test]
 fn a_hash_that_is_found_while_records_move_is_kept() {
     let shelf = Shelf::default();
@@ -496,12 +528,11 @@ fn a_hash_that_is_found_while_records_move_is_kept() {
     assert!(hashes(&world).values().all(Option::is_none));
     for fails in [true, false] {
         let pack = Arc::new(Pack::of(&world, 1..=last));
-        *pack.verifies.lock().unwrap() = Some(log.clone());
+        *pack.meanwhile.lock().unwrap() = Some(verified_meanwhile(&log));
         shelf.0.lock().unwrap().insert(PACK, pack.clone());
         world.syncs_fail.store(fails, Ordering::Relaxed);
         assert_eq!(log.move_records(1..=last, PACK).is_err(), fails);
         world.syncs_fail.store(false, Ordering::Relaxed);
-        *pack.verifies.lock().unwrap() = None;
         while log.maintain().unwrap() {}
         let known = hashes(&world);
         assert!((1..=last).all(|number| known[&number].is_some()), "{fails}: {known:?}");
