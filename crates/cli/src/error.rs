@@ -166,7 +166,7 @@ fn of_failure(failure: &Failure, target: Option<&str>) -> Refusal {
 fn for_people(failure: &Failure, look: &Look) -> String {
     match failure {
         Failure::Busy { target, change, since } => {
-            let (target, change, since) = (target.clone(), *change, words::time(since, look));
+            let (target, change, since) = (target.clone(), *change, words::clock(since, look));
             Failure::Busy { target, change, since }.to_string()
         }
         failure => failure.to_string(),
@@ -326,8 +326,8 @@ mod tests {
         let (target, since) = ("web".to_owned(), "2026-11-25T02:00:00.123456Z".to_owned());
         let busy = |change| Failure::Busy { target: target.clone(), change, since: since.clone() };
         let said = |change| for_people(&busy(change), &look);
-        assert_eq!(said(Change::Restoring), "target \"web\" is being restored, since today 11:00");
-        assert_eq!(said(Change::Dropping), "a branch of target \"web\" is being dropped, since today 11:00");
+        assert_eq!(said(Change::Restoring), "target \"web\" is being restored, since 11:00:00");
+        assert_eq!(said(Change::Dropping), "a branch of target \"web\" is being dropped, since 11:00:00");
         let sent = serde_json::to_string(&busy(Change::Undoing)).unwrap();
         let wanted =
             r#"{"code":"busy","target":"web","change":"undoing","since":"2026-11-25T02:00:00.123456Z"}"#;

@@ -201,7 +201,7 @@ pub(crate) fn of(failure: &Failure, about: Option<&str>) -> String {
         Failure::StoreLocked { .. } => "wait until that process is done, or end it",
         Failure::DiskInUse { target: Some(target), .. } => {
             return format!(
-                "stop it first (bygone stop {target}), or use a copy: bygone restore {target} --at now --to FILE"
+                "stop it first: `bygone stop {target}`; or use a copy: `bygone restore {target} --at now --to FILE`"
             );
         }
         Failure::DiskInUse { .. } => {

@@ -50,6 +50,14 @@ pub(crate) fn time(text: &str, look: &Look) -> String {
     }
 }
 
+/// A time on the reader's clock, to the second: `15:04:05`, with the date if it is not today's.
+pub(crate) fn clock(text: &str, look: &Look) -> String {
+    let Ok(time) = text.parse::<Timestamp>() else { return line(text) };
+    let here = time.to_zoned(look.now.time_zone().clone());
+    let is_today = here.date() == look.now.date();
+    here.strftime(if is_today { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" }).to_string()
+}
+
 /// The text that names a moment for good: `seq:812345`, `id:1@seq:812345`.
 pub(crate) fn name(moment: &MomentInfo) -> String {
     if moment.when.is_empty() { format!("seq:{}", moment.seq) } else { line(&moment.when) }

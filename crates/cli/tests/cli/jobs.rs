@@ -42,7 +42,7 @@ fn a_detached_restore_is_a_job_of_a_manager_in_the_background() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success() && said.contains("this is job 2"), "{said}");
     let job = &jobs(&world)[1];
-    assert_eq!((&job["stays"], &job["state"]), (&Value::from(true), &Value::from("done")));
+    assert_eq!((&job["detached"], &job["state"]), (&Value::from(true), &Value::from("done")));
     let ended = &world.lines(&["jobs", "2"])[0];
     assert_eq!(ended["answer"]["disks"][0]["id"], "vda");
     let output = world.run(&["jobs", "7"]);
