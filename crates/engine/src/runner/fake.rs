@@ -55,6 +55,8 @@ pub(crate) enum Next {
     Slow,
     /// Its program ends before it answers.
     Fails,
+    /// Starting it panics.
+    Panics,
 }
 
 /// A fake machine.
@@ -176,6 +178,7 @@ impl Launcher for Fake {
             std::thread::sleep(Duration::from_millis(1));
         }
         let kind = std::mem::take(&mut *lock(&self.next));
+        assert!(kind != Next::Panics, "as it was told to");
         lock(&self.identities).push((launch.config.name.clone(), launch.identity.to_owned()));
         let machine = Arc::new(FakeMachine {
             pid: 1_000_000 + self.pids.fetch_add(1, Ordering::Relaxed),
@@ -186,7 +189,7 @@ impl Launcher for Fake {
         let launched = machine.watch();
         match kind {
             Next::Good | Next::Stubborn | Next::Lingers => machine.answer(),
-            Next::Slow => {}
+            Next::Slow | Next::Panics => {}
             Next::Fails => machine.die(),
         }
         Ok(launched)

@@ -61,7 +61,7 @@ fn the_command_line_of_a_usual_machine() {
 -blockdev {"cache":{"direct":true,"no-flush":false},"detect-zeroes":"off","discard":"unmap","driver":"nbd","export":"web/data","node-name":"disk-data","read-only":false,"reconnect-delay":4294967295,"server":{"path":"/run/bygone/nbd.sock","type":"unix"}}
 -device {"bootindex":2,"discard":true,"drive":"disk-data","driver":"virtio-blk-pci","id":"virtio-data","iothread":"disks","logical_block_size":4096,"physical_block_size":4096,"rerror":"stop","serial":"data","werror":"stop","write-cache":"on","write-zeroes":true}
 -netdev user,id=net0,hostfwd=tcp:127.0.0.1:2222-:22
--device {"driver":"virtio-net-pci","id":"card0","mac":"52:54:00:e3:e1:2d","netdev":"net0"}
+-device {"driver":"virtio-net-pci","id":"card0","mac":"52:e3:e1:2d:fb:94","netdev":"net0"}
 -display none
 -snapshot"#
     );
@@ -112,7 +112,7 @@ fn the_command_line_of_an_unusual_machine() {
 -device {"driver":"virtio-rng-pci","id":"rng","rng":"entropy"}
 -device {"driver":"pvpanic-pci","id":"panic"}
 -netdev tap,id=net0,ifname=tap0,script=no,downscript=no
--device {"driver":"virtio-net-pci","id":"card0","mac":"52:54:00:12:d4:e9","netdev":"net0"}
+-device {"driver":"virtio-net-pci","id":"card0","mac":"52:12:d4:e9:7b:5d","netdev":"net0"}
 -display vnc=127.0.0.1:1
 -device {"driver":"qemu-xhci","id":"usb"}
 -device {"bus":"usb.0","driver":"usb-kbd","id":"keyboard"}

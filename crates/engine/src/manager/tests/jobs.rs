@@ -180,7 +180,7 @@ fn a_call_that_was_interrupted_is_done_if_nothing_had_come_of_it_and_told_of_if_
         };
         assert!(matches!(&changed[..], [one] if one.starts_with("restored as of")), "{changed:?}");
         assert_eq!(state, JobState::Interrupted);
-        let removed = ask_with(&manager, "removed", remove.clone()).unwrap_err();
+        let removed = ask_with(&manager, "removed", remove.clone()).unwrap_err().failure();
         assert!(removed.to_string().contains("target other was removed"), "{removed}");
     }
     assert_eq!(head(&manager), at);
@@ -415,10 +415,10 @@ fn an_interrupted_setting_is_not_made_again_over_a_newer_one() {
 
     let manager = world.manager();
     manager.handle(&set_memory("4G"), &mut Nobody).unwrap();
-    let told = ask_with(&manager, "s", set).unwrap_err();
+    let told = ask_with(&manager, "s", set).unwrap_err().failure();
     assert!(told.to_string().contains("its settings were changed"), "{told}");
     assert_eq!(manager.target("web").unwrap().config().memory_mib, 4096);
-    let told = ask_with(&manager, "b", run).unwrap_err();
+    let told = ask_with(&manager, "b", run).unwrap_err().failure();
     assert!(told.to_string().contains("branch run-1 was made"), "{told}");
 }
 
@@ -471,7 +471,7 @@ fn an_interrupted_restore_of_a_removed_target_is_found_under_the_name_that_it_ha
     let web = (Some("web".to_owned()), Some(vec!["target web is back".to_owned()]));
     assert_eq!(told, [web.clone(), web, (Some("db".to_owned()), Some(Vec::new()))]);
     for (key, name) in [("by-number", "web-1"), ("by-name", "web")] {
-        let again = ask_with(&manager, key, back(name)).unwrap_err();
+        let again = ask_with(&manager, key, back(name)).unwrap_err().failure();
         assert!(again.to_string().contains("target web is back"), "{again}");
     }
 }
@@ -488,15 +488,17 @@ fn another_target_in_the_same_folder_is_another_target() {
     manager.handle(&restore_in_place(), &mut Nobody).unwrap();
     world.kill(manager);
     // The number of a folder that is gone is given to another one; here it is the same folder.
-    for kind in ["config", "log"] {
-        let of = |world: &World| world.target_dir("web").join(kind);
-        std::fs::remove_dir_all(of(&world)).unwrap();
-        std::fs::rename(of(&elsewhere), of(&world)).unwrap();
-    }
+    let (here, there) = (world.target_dir("web"), elsewhere.target_dir("web"));
+    let content = |of: &std::path::Path| {
+        let entries = std::fs::read_dir(of).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+    };
+    content(&here).iter().for_each(|of| std::fs::remove_dir_all(of).unwrap());
+    content(&there).iter().for_each(|of| std::fs::rename(of, here.join(of.file_name().unwrap())).unwrap());
     let manager = world.manager();
-    let told = ask_with(&manager, "k", restore_in_place()).unwrap_err();
+    let told = ask_with(&manager, "k", restore_in_place()).unwrap_err().failure();
     assert!(told.to_string().contains("another one now"), "{told}");
-    let told = ask_with(&manager, "r", remove).unwrap_err();
+    let told = ask_with(&manager, "r", remove).unwrap_err().failure();
     assert!(told.to_string().contains("target web was removed"), "{told}");
     assert_eq!(served(&manager), ["web"]);
 }
@@ -505,9 +507,8 @@ fn another_target_in_the_same_folder_is_another_target() {
 fn a_call_that_failed_after_it_had_changed_something_says_so_with_its_failure() {
     let (world, manager) = World::with(&["web"]);
     let run: Request = call::Run { at: Some("now".into()), ..run_call("web") }.into();
-    *lock(&world.fake.haunted) = Some(world.paths().run_dir("web"));
+    *lock(&world.fake.next) = Next::Panics;
     let failed = ask_with(&manager, "k", run.clone()).unwrap_err().failure();
-    *lock(&world.fake.haunted) = None;
     let branches = manager.target("web").unwrap().log.catalog().branches.len();
     assert_eq!(branches, 2, "the panic came after the branch");
     let again = ask_with(&manager, "k", run).unwrap_err().failure();

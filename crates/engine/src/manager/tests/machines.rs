@@ -315,7 +315,7 @@ fn a_status_waits_for_no_change_and_a_change_for_no_other() {
     // A status that waited for the change would wait for ever: the test holds the turn.
     assert_eq!(life(&manager), "restoring");
     assert!(status(&manager).targets[0].life_since.is_some());
-    let refused = run(&manager, "web").unwrap_err();
+    let refused = run(&manager, "web").unwrap_err().failure();
     assert!(refused.to_string().contains("is being restored, since "), "{refused}");
     for refused in [
         restore_now(&manager),
