@@ -142,8 +142,16 @@ pub fn write(
     }
     let name = Name { number: index.next_number(), end: contents.end, end_time: contents.end_time };
     let file_name = name.file_name();
-    remove_leftover(dir, &file_name)?;
-    let file = dir.create(&file_name).map_err(|e| Error::io("making", &file_name, e))?;
+    let file = match dir.create(&file_name) {
+        // An earlier attempt left it, unless another holder has a checkpoint of the same name.
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            look()?;
+            remove_leftover(dir, &file_name)?;
+            dir.create(&file_name)
+        }
+        made => made,
+    };
+    let file = file.map_err(|e| Error::io("making", &file_name, e))?;
     let mut out = Writer {
         file,
         name: file_name.clone(),
