@@ -30,6 +30,10 @@ pub(super) fn newest_checkpoint(
     };
     let mut names = index.snapshot().names;
     names.sort_unstable_by_key(|name| (name.number, name.end));
+    for name in never_finished(index, &names)? {
+        remove(name)?;
+        names.retain(|kept| *kept != name);
+    }
     // Of those with the highest number some were never finished, and a power cut may have brought them back: that is
     // no damage.
     let last = names.last().map_or(0, |name| name.number);
@@ -65,7 +69,7 @@ pub(super) fn newest_checkpoint(
         holder.look(dir)?;
         harden_trailer(dir, &file).map_err(|e| Error::io("making durable", &file, e))?;
     }
-    // Joined ones, and others that it was not made upon. Of several with one number only the last was finished.
+    // Joined ones, and others that it was not made upon, or that are behind another one of their number.
     let mut behind = found.as_ref().map(|found| found.name.number);
     for &name in names.iter().rev() {
         let is_upon = found.as_ref().is_some_and(|found| found.footer.is_upon(name.number));
@@ -80,6 +84,26 @@ pub(super) fn newest_checkpoint(
         dir.sync(checkpoint::folder()).map_err(|e| Error::io("syncing", checkpoint::folder(), e))?;
     }
     Ok(found)
+}
+
+/// Those beside which another one of the same number was finished. Of several with one number at most one was: the others
+/// were left by a power cut, or by a holder that was superseded while it wrote.
+fn never_finished(index: &IndexFiles, names: &[Name]) -> Result<Vec<Name>> {
+    let mut left = Vec::new();
+    for several in names.chunk_by(|one, next| one.number == next.number).filter(|same| same.len() > 1) {
+        let mut finished = None;
+        for &name in several.iter().rev() {
+            match index.open(name) {
+                Ok(_) if finished.is_none() => finished = Some(name),
+                Ok(_) | Err(Error::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if finished.is_some() {
+            left.extend(several.iter().copied().filter(|name| Some(*name) != finished));
+        }
+    }
+    Ok(left)
 }
 
 /// The first checkpoint of `upon` that is not among `names` (in order), ends before the one before it, or ends after
