@@ -493,7 +493,10 @@ fn another_target_in_the_same_folder_is_another_target() {
         let entries = std::fs::read_dir(of).unwrap();
         entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
     };
-    content(&here).iter().for_each(|of| std::fs::remove_dir_all(of).unwrap());
+    for old in content(&here) {
+        let gone = if old.is_dir() { std::fs::remove_dir_all(&old) } else { std::fs::remove_file(&old) };
+        gone.unwrap();
+    }
     content(&there).iter().for_each(|of| std::fs::rename(of, here.join(of.file_name().unwrap())).unwrap());
     let manager = world.manager();
     let told = ask_with(&manager, "k", restore_in_place()).unwrap_err().failure();
