@@ -73,7 +73,8 @@ fn main() {
     let (logs, writes, memory_mib) = (number(300) as usize, number(40_000), number(512));
     let store = Arc::new(Store::new(CACHE_BYTES, memory_mib << 20));
     let all: Vec<_> = (0..logs).map(|i| open(Path::new(&folder), &store, i)).collect();
-    let (most, done, begun) = (AtomicU64::new(0), AtomicBool::new(false), SystemClock::new());
+    let (most, done, clock) = (AtomicU64::new(0), AtomicBool::new(false), SystemClock::new());
+    let begun = clock.monotonic();
     thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Relaxed) {
@@ -102,7 +103,8 @@ fn main() {
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         done.store(true, Relaxed);
     });
-    let each_second = logs as u64 * writes * 1000 / (begun.monotonic().0 as u64 / 1000).max(1);
+    let took_millis = (clock.monotonic().0 - begun.0) as u64 / 1000;
+    let each_second = logs as u64 * writes * 1000 / took_millis.max(1);
     let mib = |bytes: u64| bytes >> 20;
     println!(
         "{logs} logs, {writes} writes each: {} MiB drawn at most, {} MiB resident at most, {each_second} writes a second",
