@@ -1,7 +1,9 @@
 //! Writes checkpoints, and merges index entries in doing so.
 //!
 //! Only index entries are ever merged; data stay where they were first written. `row` writes the trees of one stripe;
-//! `mend` rebuilds from the log those of a stripe whose index is damaged.
+//! `mend` rebuilds from the log those of a stripe whose index is damaged. Where that is not possible, because the log is
+//! damaged as well, the damaged trees are kept and the new versions go on top of them: damage never keeps a checkpoint
+//! from being written.
 
 mod mend;
 mod row;
@@ -16,7 +18,7 @@ use bygone_model::{Micros, Seq, VolumeId};
 
 use super::{
     checkpoint::{Checkpoint, IndexFiles},
-    mended::StripeId,
+    mended::{Mended, StripeId},
     tree::{PageRef, PageSink},
 };
 use crate::{
@@ -27,6 +29,7 @@ use crate::{
     format::{
         checkpoint::{
             self, Block, Footer, Name, Row, SegmentStart, StoredEvent, TABLE_STRIPES, Table, Tables, Trailer,
+            TreeRef,
         },
         crc32c,
         events::{self, EventBlock},
@@ -136,10 +139,9 @@ pub fn write(
     let dir = &*index.dir;
     look()?;
     contents.versions.sort();
-    let mut damaged = Damaged { history, stripes: index.mended.damaged(), mended: BTreeMap::new() };
-    if history.is_none() {
-        damaged.stripes.clear();
-    }
+    let stripes = if history.is_some() { index.mended.damaged() } else { BTreeSet::new() };
+    let (known, mended, aside) = (&index.mended, BTreeMap::new(), BTreeSet::new());
+    let mut damaged = Damaged { history, known, stripes, mended, aside, is_lost: false };
     let name = Name { number: index.next_number(), end: contents.end, end_time: contents.end_time };
     let file_name = name.file_name();
     let file = match dir.create(&file_name) {
@@ -173,6 +175,7 @@ pub fn write(
             for (stripe, tree) in damaged.mended {
                 index.mended.add(stripe, tree, contents.end);
             }
+            damaged.aside.into_iter().for_each(|stripe| index.mended.set_aside(stripe));
             Ok(Checkpoint { name, term: contents.term, _keep: keep, footer })
         }
         Err(e) => {
@@ -224,13 +227,11 @@ fn write_all(
         };
         let tables = &mut volumes[at].1;
         let slot = tables.binary_search_by_key(&table_index, |t| t.0);
-        let old = match slot.map(|i| index.table(tables[i].1)) {
-            Ok(Err(error)) => {
-                // Nothing is known of its rows, so all stripes that were ever written are rebuilt.
-                damaged.all_of_table(error, volume, table_index, contents.start)?;
-                Arc::new(Table::default())
+        let old = match slot.map(|i| (tables[i].1, index.table(tables[i].1))) {
+            Ok((at, Err(error))) if damaged.history.is_some() && error.is_index_damage() => {
+                Arc::new(damaged.table(volume, table_index, at, contents.start))
             }
-            Ok(table) => table?,
+            Ok((_, table)) => table?,
             Err(_) => Arc::new(Table::default()),
         };
         let here = damaged.take_table(volume, table_index);
@@ -285,38 +286,62 @@ fn update_table(
         }
         let before = old_rows.next_if(|row| row.stripe == stripe).map(start_of_next);
         let row = before.unwrap_or(Row { stripe, ..Row::default() });
-        let updated = if broken.remove(&id) {
-            damaged.mend(out, id, now, contents)
-        } else {
-            match row::update(out, index, row, now, contents) {
-                Err(error) if error.is_index_damage() && damaged.history.is_some() => {
-                    damaged.mend(out, id, now, contents)
+        let is_broken = broken.remove(&id);
+        let updated = match damaged.history {
+            Some(_) if damaged.is_aside(id) => None,
+            Some(history) if is_broken => damaged.mend(out, history, id, now, contents)?,
+            history => match (row::update(out, index, row.clone(), now, contents), history) {
+                (Err(error), Some(history)) if error.is_index_damage() => {
+                    damaged.mend(out, history, id, now, contents)?
                 }
-                updated => updated,
-            }
+                (updated, _) => Some(updated?),
+            },
         };
-        rows.push(updated?);
+        rows.push(updated.map_or_else(|| row::keep(out, index, row, now, contents), Ok)?);
     }
     rows.extend(old_rows.cloned());
     Ok(Table { rows })
 }
 
-/// The damaged stripes of the previous checkpoints, and what was rebuilt.
+/// The damaged stripes of the previous checkpoints, and what became of them.
 struct Damaged<'a> {
     history: Option<&'a dyn History>,
+    known: &'a Mended,
     /// Stripes to rebuild, whether they changed or not.
     stripes: BTreeSet<StripeId>,
     /// The rebuilt stripes with their trees; `None`: nothing was ever written there.
     mended: BTreeMap<StripeId, Option<PageRef>>,
+    /// Those that could not be rebuilt.
+    aside: BTreeSet<StripeId>,
+    /// The log does not have all versions any more, so no stripe can be rebuilt.
+    is_lost: bool,
 }
 
 impl Damaged<'_> {
-    /// Adds all stripes of a table that could not be read because of `error`. Returns `error` if they cannot be
-    /// rebuilt.
-    fn all_of_table(&mut self, error: Error, volume: VolumeId, table: u32, upto: Seq) -> Result<()> {
-        let history = self.history.filter(|_| error.is_index_damage()).ok_or(error)?;
-        self.stripes.extend(mend::stripes_of(history, volume, table, upto)?.map(|stripe| (volume, stripe)));
-        Ok(())
+    fn is_aside(&self, stripe: StripeId) -> bool {
+        self.aside.contains(&stripe) || self.known.is_aside(stripe)
+    }
+
+    /// Stands in for the table at `at`, which is damaged. Nothing is known of its rows, so all stripes that were ever
+    /// written are to be rebuilt. If the log does not say which these are, each has a row that leads to the damage.
+    fn table(&mut self, volume: VolumeId, table: u32, at: PageRef, upto: Seq) -> Table {
+        let first = table * TABLE_STRIPES;
+        let all = first..first.saturating_add(TABLE_STRIPES);
+        let of_table = |stripe: u32| (volume, stripe);
+        if !self.is_lost && !all.clone().any(|stripe| self.is_aside((volume, stripe))) {
+            let written = self.history.map(|history| mend::stripes_of(history, volume, table, upto));
+            if let Some(Ok(written)) = written {
+                self.stripes.extend(written.map(of_table));
+                return Table::default();
+            }
+            self.is_lost = true;
+        }
+        self.stripes.retain(|stripe| stripe.0 != volume || !all.contains(&stripe.1));
+        self.aside.extend(all.clone().map(of_table));
+        // What is there has the crc of no page.
+        let nothing = TreeRef { root: at, entries: 0, low: upto, high: upto };
+        let row = |stripe| Row { stripe, before: Some(nothing), ..Row::default() };
+        Table { rows: all.map(row).collect() }
     }
 
     /// Takes the stripes of a table out of those to rebuild.
@@ -327,17 +352,23 @@ impl Damaged<'_> {
         of_table
     }
 
+    /// Rebuilds a stripe; `None`: the log does not have all of its versions any more.
     fn mend(
         &mut self,
         out: &mut Writer<'_>,
+        history: &dyn History,
         id: StripeId,
         new: &[Version],
         contents: &Contents,
-    ) -> Result<Row> {
-        // Not reached: without a history no stripe is to be rebuilt.
-        let Some(history) = self.history else { return Ok(Row { stripe: id.1, ..Row::default() }) };
-        let row = mend::row(out, history, id, new, contents)?;
-        self.mended.insert(id, row.deltas.first().map(|delta| delta.root));
+    ) -> Result<Option<Row>> {
+        // Every stripe needs all segments, so if one cannot be rebuilt the others cannot either.
+        let row = if self.is_lost { None } else { mend::row(out, history, id, new, contents)? };
+        if let Some(row) = &row {
+            self.mended.insert(id, row.deltas.first().map(|delta| delta.root));
+        } else {
+            self.is_lost = true;
+            self.aside.insert(id);
+        }
         Ok(row)
     }
 }

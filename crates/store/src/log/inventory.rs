@@ -127,6 +127,10 @@ impl Log {
                 false => self.entry_of(number)?,
             };
             if let Some(entry) = entry {
+                let before = self.manifest().segment(number).map(|known| known.state);
+                if before == Some(State::Missing) {
+                    self.index.mended.try_again();
+                }
                 self.manifest().note(entry);
                 added += 1;
             }

@@ -208,10 +208,10 @@ impl Log {
         }
         match self.checkpoint_holding(seq, caller) {
             Ok(checkpoint) => return Ok(Layer { volume, seq, recent: None, checkpoint }),
-            Err(Error::Full { .. } | Error::Superseded { .. }) => {}
-            Err(e) => return Err(e),
+            Err(gone @ Error::Abandoned) => return Err(gone),
+            // Reading must need no room, no right to write, and nothing else that only writing a checkpoint needs.
+            Err(_) => {}
         }
-        // Reading must need neither room nor the right to write.
         match self.layer_in_memory(volume, seq, usize::MAX) {
             Some(layer) => Ok(layer),
             // A checkpoint was written after all, a moment later.

@@ -140,7 +140,6 @@ impl Log {
         let mut used = first.saturating_sub(1);
         let share = options.store.share();
         let mut expected = first;
-        let mut cannot_mend = false;
         for &number in numbers.iter().filter(|number| **number >= first) {
             let missing = (expected..number).filter(|number| !manifest.is_dropped(*number));
             state.missing.extend(missing.take(MISSING_MAX));
@@ -167,7 +166,7 @@ impl Log {
             let due = state.entries >= options.checkpoint_entries
                 || state.events.len() >= EVENTS_MAX
                 || state.held_bytes() > 0 && share.should_give();
-            if due && !cannot_mend {
+            if due {
                 // Necessary only when checkpoints were lost, or many logs are opened at once; but memory has to be
                 // bounded then too.
                 state.seal_all(&*dir, key, &options)?;
@@ -184,9 +183,6 @@ impl Log {
                     // The versions for which there is no room stay in memory. They were in memory before the restart
                     // too, and writes are refused before it grows further.
                     Err(Error::Full { .. }) => {}
-                    // The index is damaged, and so is the log from which it would be rebuilt. That is no reason to
-                    // give up either: the versions stay in memory as well, and upkeep tries again.
-                    Err(Error::Damaged { .. }) => cannot_mend = true,
                     Err(e) => return Err(e),
                 }
             }
@@ -259,6 +255,8 @@ impl Log {
         newest: u32,
     ) -> Result<Arc<Log>> {
         let key = LogKey::of(&identity);
+        // In use the parts of a segment that were reported as damaged do not count as missing.
+        index.mended.try_again();
         state.catalog.incarnation += 1;
         let durable = state.head;
         let found_last = state.last_time;

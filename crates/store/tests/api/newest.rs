@@ -33,7 +33,7 @@ fn hurt(path: &Path, change: impl FnOnce(&mut [u8])) {
 }
 
 /// Flips a bit in the payload of a record.
-fn hurt_payload(world: &World, seq: Seq) {
+pub(crate) fn hurt_payload(world: &World, seq: Seq) {
     let (path, at) = place_of(world, seq);
     hurt(&path, |bytes| bytes[at + HEADER_BYTES + 100] ^= 1);
 }

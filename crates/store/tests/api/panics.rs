@@ -56,6 +56,7 @@ fn is_poisoned(world: &World, log: Arc<Log>, volume: VolumeId) {
     assert!(matches!(log.flush(), Err(Error::Poisoned)));
     assert!(matches!(log.checkpoint(), Err(Error::Poisoned)));
     assert!(matches!(log.mark_moment(), Err(Error::Poisoned)));
+    assert_eq!(mark(&log, volume, 0, log.head_seq()).unwrap(), 7);
     drop(log);
     let log = world.open();
     assert_eq!(log.damage_at_open(), []);

@@ -51,14 +51,15 @@ pub(super) fn stripes_of(
     Ok(stripes.into_iter())
 }
 
-/// Writes the trees of a stripe. `new` are its versions within the checkpoint's own span.
+/// Writes the trees of a stripe. `new` are its versions within the checkpoint's own span. `None`: not all older ones can
+/// be read any more; nothing was written.
 pub(super) fn row(
     out: &mut Writer<'_>,
     history: &dyn History,
     (volume, stripe): StripeId,
     new: &[Version],
     contents: &Contents,
-) -> Result<Row> {
+) -> Result<Option<Row>> {
     let each_old = |each: &mut dyn FnMut(&Version)| {
         let mut parts = Versions::default();
         history.versions(volume, contents.start, &mut |entry| {
@@ -67,7 +68,10 @@ pub(super) fn row(
         })
     };
     let mut old = 0;
-    each_old(&mut |_| old += 1)?;
+    // Whatever the reason: a checkpoint must not wait for a segment that may never be read again.
+    if each_old(&mut |_| old += 1).is_err() {
+        return Ok(None);
+    }
     let (mut delta, mut image) = (DeltaBuilder::default(), ImageBuilder::default());
     let mut entries = 0;
     for slice in row::slices(old + new.len() as u64, contents.at_once.max(AT_ONCE)) {
@@ -84,5 +88,5 @@ pub(super) fn row(
         made.deltas = vec![TreeRef { root: delta, entries, low: Seq::ZERO, high }];
         made.after = Some(TreeRef { root: image, entries: runs, low: high, high });
     }
-    Ok(made)
+    Ok(Some(made))
 }

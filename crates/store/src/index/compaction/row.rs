@@ -46,8 +46,39 @@ pub(super) fn update(
     }
 }
 
+/// Puts a delta of `new` on top of a row whose trees are damaged and cannot be rebuilt. The trees are kept: what they
+/// still have can be read, and reading the rest fails.
+pub(super) fn keep(
+    out: &mut Writer<'_>,
+    index: &IndexFiles,
+    row: Row,
+    new: &[Version],
+    contents: &Contents,
+) -> Result<Row> {
+    let source = Unkept(index, out.caller);
+    // Deltas that can be read are merged here too, so that their number stays logarithmic.
+    let is_whole = |delta: &TreeRef| match tree::versions(&source, delta.root, &(0..u32::MAX), &mut |_| {}) {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_index_damage() => Ok(false),
+        Err(error) => Err(error),
+    };
+    merge_while(&is_whole, out, index, row, new, contents)
+}
+
 /// Puts a delta of `new` on top of the row, merged with the newest of its deltas that are not much larger.
 fn merge(
+    out: &mut Writer<'_>,
+    index: &IndexFiles,
+    row: Row,
+    new: &[Version],
+    contents: &Contents,
+) -> Result<Row> {
+    merge_while(&|_| Ok(true), out, index, row, new, contents)
+}
+
+/// The same up to the first delta for which `may_merge` returns false.
+fn merge_while(
+    may_merge: &dyn Fn(&TreeRef) -> Result<bool>,
     out: &mut Writer<'_>,
     index: &IndexFiles,
     mut row: Row,
@@ -57,6 +88,7 @@ fn merge(
     let (mut low, mut entries, mut merged) = (contents.start, new.len() as u64, 0);
     while let Some(older) = row.deltas.get(merged)
         && u64::from(older.entries) <= 2 * entries
+        && may_merge(older)?
     {
         entries += u64::from(older.entries);
         low = older.low;

@@ -20,10 +20,27 @@ pub(super) struct Segments<'a> {
     pub(super) survey: &'a Survey,
 }
 
+impl Segments<'_> {
+    /// The first seq of the first of these segments of which that is known. The survey knows only those behind the
+    /// newest checkpoint; records of an older segment from there on do not belong to the log either.
+    fn first_of(&self, numbers: &[u32]) -> Result<Seq> {
+        for &number in numbers {
+            if let Some(container) = self.moved.get(&number) {
+                return Ok(container.index(number)?.first_seq);
+            }
+            let Some(file) = open_segment(self.dir, number)? else { continue };
+            if let Some((first, _)) = scan::beginning(&*file, number, self.survey.log)? {
+                return Ok(first);
+            }
+        }
+        Ok(Seq::MAX)
+    }
+}
+
 impl History for Segments<'_> {
     fn versions(&self, volume: VolumeId, upto: Seq, each: &mut dyn FnMut(&Entry)) -> Result<()> {
         let mut reached = Seq::ZERO;
-        for &number in self.numbers {
+        for (i, &number) in self.numbers.iter().enumerate() {
             if reached >= upto {
                 return Ok(());
             }
@@ -31,7 +48,17 @@ impl History for Segments<'_> {
                 Some(container) => container.index(number)?,
                 None => {
                     let Some(file) = open_segment(self.dir, number)? else { continue };
-                    let scanned = scan::scan(&file, number, self.survey.context(number, reached.next()))?;
+                    let log = &self.survey.log;
+                    let scanned = match scan::scan_sealed(&*file, number, log)? {
+                        Some(sealed) => sealed,
+                        None => {
+                            let until = self.first_of(&self.numbers[i + 1..])?;
+                            let context =
+                                scan::Context { until, ..self.survey.context(number, reached.next()) };
+                            let header = scan::read_header(&*file, number, log)?;
+                            scan::scan_records(&*file, number, header, context)?
+                        }
+                    };
                     if !scanned.lost.is_empty() {
                         return Err(Error::damaged(&segment::file_name(number), 0, Damage::Checksum));
                     }
