@@ -26,6 +26,12 @@ pub(crate) struct Placed {
     pub at: u64,
 }
 
+/// The names of the segments, in order; without what was left of one that was to be written again.
+pub(crate) fn segment_names(medium: &Medium) -> Vec<String> {
+    let is_segment = |name: &String| name.strip_prefix("log/").and_then(segment::number_of).is_some();
+    medium.names().into_iter().filter(is_segment).collect()
+}
+
 /// All complete records. Where segments overlap, the later one counts.
 #[must_use]
 pub(crate) fn records(medium: &Medium) -> Records {
@@ -36,7 +42,7 @@ pub(crate) fn records(medium: &Medium) -> Records {
 #[must_use]
 pub(crate) fn placed(medium: &Medium) -> BTreeMap<u64, Placed> {
     let mut out = BTreeMap::new();
-    for name in medium.names().iter().filter(|name| name.starts_with("log/")) {
+    for name in &segment_names(medium) {
         let Some(bytes) = medium.sound_bytes(name) else { continue };
         let Ok((header, mut chain)) = SegmentHeader::decode(&bytes) else { continue };
         let _ = out.split_off(&header.first_seq.0);
@@ -93,7 +99,7 @@ pub(crate) fn pages_end(bytes: &[u8]) -> Option<usize> {
 /// The segments in words, for the trace of a failure.
 pub(crate) fn segments(medium: &Medium) -> String {
     let mut out = String::new();
-    for name in medium.names().iter().filter(|name| name.starts_with("log/")) {
+    for name in &segment_names(medium) {
         let bytes = medium.bytes(name).unwrap_or_default();
         let first = SegmentHeader::decode(&bytes).ok().map(|(h, _)| (h.first_seq.0, h.incarnation));
         out +=
@@ -109,7 +115,6 @@ pub(crate) fn first_seq(medium: &Medium, name: &str) -> Option<Seq> {
 
 /// The last seqs of the sealed segments, in order.
 pub(crate) fn sealed_ends(medium: &Medium) -> Vec<Seq> {
-    let names = medium.names();
     let sealed = |name: &String| Some(trailer(name, &medium.sound_bytes(name)?)?.last_seq());
-    names.iter().filter(|name| name.starts_with("log/")).filter_map(sealed).collect()
+    segment_names(medium).iter().filter_map(sealed).collect()
 }

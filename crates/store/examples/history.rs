@@ -381,6 +381,9 @@ impl Dir for Lazy {
     fn remove(&self, name: &str) -> io::Result<()> {
         self.inner.remove(name)
     }
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.replace(from, to)
+    }
     fn sync(&self, folder: &str) -> io::Result<()> {
         if self.durable.load(Ordering::Relaxed) { self.inner.sync(folder) } else { Ok(()) }
     }

@@ -121,6 +121,9 @@ impl Dir for Failing {
     fn remove(&self, name: &str) -> io::Result<()> {
         self.0.remove(name)
     }
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.replace(from, to)
+    }
     fn sync(&self, folder: &str) -> io::Result<()> {
         self.0.sync(folder)
     }

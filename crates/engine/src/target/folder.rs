@@ -77,6 +77,9 @@ impl Dir for Folder {
     fn remove(&self, name: &str) -> io::Result<()> {
         self.within(|dir| dir.remove(name))
     }
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        self.within(|dir| dir.replace(from, to))
+    }
     fn sync(&self, folder: &str) -> io::Result<()> {
         self.within(|dir| dir.sync(folder))
     }

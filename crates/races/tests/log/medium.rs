@@ -119,6 +119,13 @@ impl Dir for Memory {
         self.nodes().remove(name).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut nodes = self.nodes();
+        let node = nodes.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        nodes.insert(to.to_owned(), node);
+        Ok(())
+    }
+
     fn sync(&self, _: &str) -> io::Result<()> {
         Ok(())
     }

@@ -468,6 +468,24 @@ impl Dir for SimDir {
         if dies { Err(gone()) } else { Ok(()) }
     }
 
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        self.medium.pass();
+        let state = &mut *self.medium.state();
+        let dies = state.step(self.life)?;
+        if dies && state.rng.chance(500) {
+            return Err(gone());
+        }
+        let node = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        if let Some(replaced) = state.names.insert(to.to_owned(), node)
+            && let Some(room) = &mut state.room
+        {
+            *room += state.nodes[replaced].allocated;
+        }
+        state.pending_names.push((from.to_owned(), None));
+        state.pending_names.push((to.to_owned(), Some(node)));
+        if dies { Err(gone()) } else { Ok(()) }
+    }
+
     fn sync(&self, folder: &str) -> io::Result<()> {
         self.medium.pass();
         let state = &mut *self.medium.state();

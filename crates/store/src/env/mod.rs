@@ -51,6 +51,13 @@ pub trait Dir: Send + Sync {
     /// `NotFound` if there is none.
     fn remove(&self, name: &str) -> io::Result<()>;
 
+    /// Gives the file `from` the name `to`, in place of the file that has it, if there is one. Whoever opens `to` finds
+    /// one of the two at any time, also after a power cut. Durable only after [`Dir::sync`].
+    ///
+    /// # Errors
+    /// `NotFound` if there is no file `from`.
+    fn replace(&self, from: &str, to: &str) -> io::Result<()>;
+
     /// Makes the names in `folder`, and that of `folder` itself, durable.
     ///
     /// # Errors

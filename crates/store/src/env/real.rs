@@ -111,6 +111,10 @@ impl Dir for RealDir {
         fs::remove_file(self.root.join(name))
     }
 
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.root.join(from), self.root.join(to))
+    }
+
     fn sync(&self, folder: &str) -> io::Result<()> {
         // A new folder is an entry of its parent, so every level up to the root's own parent is synced.
         let mut at = Some(Path::new(folder));

@@ -39,6 +39,19 @@ pub fn file_name(number: u32) -> String {
     format!("log/{number:010}.seg")
 }
 
+/// The name under which a holder of this term writes a segment again, until the file is whole.
+#[must_use]
+pub fn part_name(number: u32, term: u32) -> String {
+    format!("{}.{term:08x}.part", file_name(number))
+}
+
+/// Whether a file of the segments' folder is what was left of one that was written again.
+#[must_use]
+pub fn is_part(name: &str) -> bool {
+    let number = name.strip_suffix(".part").and_then(|name| name.split_at_checked(14));
+    number.is_some_and(|(number, _)| number_of(number).is_some())
+}
+
 /// The number in the name of a segment's file (without the folder). `None`: not such a name, or not a valid number.
 #[must_use]
 pub fn number_of(name: &str) -> Option<u32> {

@@ -254,25 +254,33 @@ impl Log {
         rescued
     }
 
-    /// Copies a segment that is open into a new file of its name. The sequencer is locked, so nothing is appended
-    /// meanwhile.
+    /// Copies a segment that is open into a new file, which gets its name once it is whole and durable. Until then the
+    /// name shows what it showed before: another file there may be the only one that has the records by name. The
+    /// sequencer is locked, so nothing is appended meanwhile.
     fn write_anew(&self, sequencer: &mut Sequencer, number: u32, open: &Open) -> Result<()> {
         let name = segment::file_name(number);
-        match self.dir.remove(&name) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("removing", &name, e));
+        let part = segment::part_name(number, self.term());
+        let file = match self.dir.create(&part) {
+            // An earlier attempt left it.
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                self.dir.remove(&part).and_then(|()| self.dir.create(&part))
             }
-            _ => {}
-        }
-        let file = self.dir.create(&name).map_err(|e| Error::io("making", &name, e))?;
+            made => made,
+        };
+        let file = file.map_err(|e| Error::io("making", &part, e))?;
+        let failed = |e| Error::io("writing anew", &name, e);
         // Synced here and not through `syncs`: nothing relies on this file until it replaces the other one.
-        let done = copy(&*open.file, &*file, open.end, open.room_bytes)
-            .and_then(|()| file.sync())
-            .and_then(|()| self.dir.sync("log"));
-        if let Err(e) = done {
-            let _ = self.dir.remove(&name);
-            return Err(Error::io("writing anew", &name, e));
+        let copied = copy(&*open.file, &*file, open.end, open.room_bytes).and_then(|()| file.sync());
+        let replaced = copied
+            .map_err(failed)
+            // The name may be another holder's by now.
+            .and_then(|()| self.check_holder())
+            .and_then(|()| self.dir.replace(&part, &name).map_err(failed));
+        if let Err(e) = replaced {
+            let _ = self.dir.remove(&part);
+            return Err(e);
         }
+        self.dir.sync("log").map_err(failed)?;
         sequencer.replace_file(number, &file);
         self.places.segments.forget(number);
         Ok(())

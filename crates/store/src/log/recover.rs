@@ -62,14 +62,24 @@ impl Log {
         options: LogOptions,
         id: [u8; 16],
     ) -> Result<Arc<Log>> {
-        if !segment_numbers(&*dir)?.is_empty() {
-            return Err(Error::LogExists);
+        // An empty one was left by an attempt that failed.
+        let left = segment_numbers(&*dir)?;
+        for &number in &left {
+            let name = segment::file_name(number);
+            let len_bytes = dir.open(&name).and_then(|file| file.len_bytes());
+            if len_bytes.map_err(|e| Error::io("reading", &name, e))? > 0 {
+                return Err(Error::LogExists);
+            }
         }
         let now = clock.wall();
         let mut identity = Identity { id, secret: [0; SECRET_BYTES] };
         options.random.fill(&mut identity.secret).map_err(|e| Error::io("drawing", "a secret", e))?;
         let (mut manifest, _) = Known::load(&*dir, &identity)?;
         manifest::begin(&*dir, &mut manifest, identity, TERM_FIRST, now)?;
+        for number in left {
+            let name = segment::file_name(number);
+            dir.remove(&name).map_err(|e| Error::io("removing", &name, e))?;
+        }
         let holder = Arc::new(Holder::new(identity, TERM_FIRST, &manifest));
         let state = Recovered::new(Catalog::new(now), now, holder);
         let index = IndexFiles::new(dir.clone(), id, options.store.cache.clone())?;
@@ -91,6 +101,7 @@ impl Log {
         let (manifest, flaws, term) = hold(&*dir, &*clock, options.hold, &identity)?;
         let holder = Arc::new(Holder::new(identity, term, &manifest));
         manifest::remove_parts(&*dir, manifest.upto());
+        remove_parts(&*dir);
         let found = Found::look(&*dir, &*options.containers, identity, (manifest, flaws))?;
         Log::open_found(dir, clock, options, found, &holder)
     }
@@ -366,6 +377,14 @@ fn identity_of(dir: &dyn Dir) -> Result<Identity> {
 pub(super) fn segment_numbers(dir: &dyn Dir) -> Result<Vec<u32>> {
     let names = dir.list("log").map_err(|e| Error::io("listing", "log", e))?;
     Ok(names.iter().filter_map(|name| segment::number_of(name)).collect())
+}
+
+/// Removes what was left of segments that were written again. Whoever held the log before and is just doing that fails
+/// then, as it does anyway once it looks. One that cannot be removed does no harm.
+fn remove_parts(dir: &dyn Dir) {
+    for name in dir.list("log").unwrap_or_default().iter().filter(|name| segment::is_part(name)) {
+        let _ = dir.remove(&format!("log/{name}"));
+    }
 }
 
 fn open_segment(dir: &dyn Dir, number: u32) -> Result<Option<Arc<dyn File>>> {

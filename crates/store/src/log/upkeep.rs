@@ -238,18 +238,29 @@ impl Log {
 
     /// Locks upkeep, and fails if the caller goes while waiting.
     fn upkeep_turn(&self, caller: Caller<'_>) -> Result<MutexGuard<'_, Upkeep>> {
+        if caller.may_go() {
+            self.upkeep_turn_while(&mut || caller.check())
+        } else {
+            Ok(self.upkeep.lock().unwrap_or_else(PoisonError::into_inner))
+        }
+    }
+
+    /// Locks upkeep, and fails as soon as `check` does, which is called now and then while waiting.
+    pub(super) fn upkeep_turn_while(
+        &self,
+        check: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<MutexGuard<'_, Upkeep>> {
         const LOOK_EVERY: Duration = Duration::from_millis(10);
-        while caller.may_go() {
+        loop {
             match self.upkeep.try_lock() {
                 Ok(turn) => return Ok(turn),
                 Err(TryLockError::Poisoned(turn)) => return Ok(turn.into_inner()),
-                Err(TryLockError::WouldBlock) => caller.check()?,
+                Err(TryLockError::WouldBlock) => check()?,
             }
             // The end of upkeep is not signalled, so this polls. A flush wakes it earlier.
             let state = self.durability();
             drop(self.durability_changed.wait_timeout(state, LOOK_EVERY));
         }
-        Ok(self.upkeep.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The same for a caller that may go meanwhile; then there is no new checkpoint.

@@ -3,7 +3,6 @@
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
-    sync::PoisonError,
 };
 
 use bygone_model::Seq;
@@ -57,7 +56,8 @@ impl Log {
     /// checksum. With `newest_first` indexes and segments in reverse order.
     ///
     /// Calls `keep_going` with the bytes checked so far and the bytes in total: after each file, and within a file
-    /// after each MiB, or after a record or list of events that is longer. Stops when it returns false.
+    /// after each MiB, or after a record or list of events that is longer; also while it waits for upkeep. Stops when
+    /// it returns false.
     ///
     /// # Errors
     /// When the medium cannot be read at all. Damage is in the report.
@@ -100,8 +100,15 @@ impl Log {
         if newest_first {
             numbers.reverse();
         }
-        for (place, damage) in self.verify_manifests()? {
-            report.damaged.push(Damaged { place, damage });
+        let manifests = self.verify_manifests(&mut || {
+            called_at.set(None);
+            keep_going(0)
+        });
+        match manifests {
+            Err(Error::Abandoned) => return Ok(report),
+            flaws => {
+                report.damaged.extend(flaws?.into_iter().map(|(place, damage)| Damaged { place, damage }));
+            }
         }
         let mut snapshot = self.index.snapshot();
         let names = &mut snapshot.names;
@@ -162,9 +169,13 @@ impl Log {
     }
 
     /// Reads back the manifests that count.
-    fn verify_manifests(&self) -> Result<Flaws> {
-        // While upkeep could remove some of them, or write one.
-        let _turn = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+    ///
+    /// # Errors
+    /// When they cannot be read, or `keep_going` returned false while upkeep was at work.
+    fn verify_manifests(&self, keep_going: &mut dyn FnMut() -> bool) -> Result<Flaws> {
+        // Upkeep may write one, and remove others.
+        let _turn =
+            self.upkeep_turn_while(&mut || if keep_going() { Ok(()) } else { Err(Error::Abandoned) })?;
         Known::load(&*self.dir, &self.identity).map(|(_, flaws)| flaws)
     }
 

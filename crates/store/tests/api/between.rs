@@ -273,3 +273,34 @@ fn a_holder_that_goes_on_between_any_two_steps_of_a_takeover_loses_nothing_that_
     }
     assert!(!has_run.get(), "a takeover has fewer steps");
 }
+
+/// As `rsync` does into a live store: an equal file is put in the place of the segment in use.
+#[test]
+fn a_kill_between_any_two_steps_of_writing_a_segment_again_loses_nothing_that_was_flushed() {
+    let (world, volume) = some_history();
+    let has_run = Cell::new(true);
+    for n in (0..STEPS_MAX).take_while(|_| has_run.get()) {
+        let world = World::copy_of(world.folder.path());
+        let between = Between::default();
+        let log = open_watched(world.folder.path(), &between, Hold::Newest).unwrap();
+        write(&log, volume, 1200, 1, 3000);
+        let head = log.flush().unwrap();
+        let is_used = |path: &std::path::PathBuf| std::fs::metadata(path).unwrap().len() > 0;
+        let open = world.files("log").into_iter().rfind(is_used).unwrap();
+        let other = world.path("other");
+        std::fs::copy(&open, &other).unwrap();
+        std::fs::rename(&other, &open).unwrap();
+        let killed = Arc::new(Mutex::new(None));
+        let (folder, copied) = (world.folder.path().to_owned(), killed.clone());
+        between.arm(n, move || *copied.lock().unwrap() = Some(World::copy_of(&folder)));
+        while log.maintain().unwrap() {}
+        has_run.set(between.disarm());
+        let Some(killed) = killed.lock().unwrap().take() else { break };
+        let log = killed.open();
+        assert_eq!((log.head_seq(), log.damage_at_open()), (head, &[][..]), "after {n}");
+        assert_eq!(mark(&log, volume, 1200, head).unwrap(), 3000, "after {n}");
+        let is_part = |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "part");
+        assert!(!killed.files("log").iter().any(is_part), "after {n}");
+    }
+    assert!(!has_run.get(), "upkeep has fewer steps");
+}

@@ -109,6 +109,14 @@ impl Dir for Small {
         self.room.lock().unwrap().give_back(name, 0);
         Ok(())
     }
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.replace(from, to)?;
+        let mut room = self.room.lock().unwrap();
+        room.give_back(to, 0);
+        let taken = room.taken.remove(from).unwrap_or(0);
+        room.taken.insert(to.to_owned(), taken);
+        Ok(())
+    }
     fn sync(&self, folder: &str) -> io::Result<()> {
         self.inner.sync(folder)
     }
@@ -350,4 +358,56 @@ fn i6_an_idle_log_reserves_little_and_the_first_write_a_whole_segment() {
     write(&log, volume, 0, 8, 1);
     let busy = reserved();
     assert!(busy >= segment_bytes || busy < segment_bytes / 32, "{busy} bytes");
+}
+
+#[test]
+fn a_log_that_could_not_be_made_for_want_of_room_is_made_once_there_is_some() {
+    let world = World::empty();
+    let small = Small::new(&world, 5000);
+    let make = || {
+        let dir = Arc::new(small.clone());
+        Log::make(dir, Arc::new(Ticks::default()), small.options(), *b"sixteen bytes id")
+    };
+    let told = make();
+    assert!(matches!(told, Err(Error::Full { .. })), "{told:?}");
+    small.set_free(64 << 20);
+    let log = make().unwrap();
+    let volume = log.add_disk(&disk(1024)).unwrap();
+    write(&log, volume, 0, 8, 7);
+    log.flush().unwrap();
+    drop(log);
+    let told = make();
+    assert!(matches!(told, Err(Error::LogExists)), "{told:?}");
+    let log = small.open();
+    assert_eq!((log.damage(), mark(&log, volume, 0, log.head_seq()).unwrap()), (Vec::new(), 7));
+}
+
+/// As if a program had put an equal file in the place of the segment in use.
+#[test]
+fn a_segment_that_cannot_be_written_again_for_want_of_room_keeps_the_file_that_has_its_name() {
+    let world = World::empty();
+    let small = Small::new(&world, 64 << 20);
+    let log = small.make();
+    let volume = log.add_disk(&disk(1024)).unwrap();
+    write(&log, volume, 0, 8, 7);
+    log.flush().unwrap();
+    let open = world.files("log").remove(0);
+    let other = world.path("other");
+    std::fs::copy(&open, &other).unwrap();
+    std::fs::rename(&other, &open).unwrap();
+    small.set_free(0);
+    for _ in 0..3 {
+        while log.maintain().is_ok_and(|more| more) {}
+        let killed = World::copy_of(world.folder.path());
+        let other = killed.open();
+        assert_eq!(mark(&other, volume, 0, other.head_seq()).unwrap(), 7);
+    }
+    assert!(log.upkeep_trouble().is_some());
+    small.set_free(64 << 20);
+    while log.maintain().unwrap() {}
+    write(&log, volume, 8, 8, 8);
+    log.flush().unwrap();
+    let killed = World::copy_of(world.folder.path());
+    let other = killed.open();
+    assert_eq!((other.damage(), mark(&other, volume, 8, other.head_seq()).unwrap()), (Vec::new(), 8));
 }

@@ -2,8 +2,9 @@
 
 use std::{
     cell::Cell,
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, mpsc},
     thread,
+    time::Duration,
 };
 
 use bygone_model::{BranchId, Event, Kind, Lba, Sectors, Seq, VolumeId};
@@ -135,32 +136,74 @@ impl Watch for Slow {
     }
 }
 
+/// A log whose upkeep is at work until [`Busy::end`].
+struct Busy {
+    _world: World,
+    log: Arc<Log>,
+    volume: VolumeId,
+    end: Seq,
+    held: Arc<(Mutex<bool>, Condvar)>,
+    upkeep: thread::JoinHandle<Seq>,
+}
+
+impl Busy {
+    fn begin() -> Busy {
+        let world = World::empty();
+        let held = Arc::new((Mutex::new(true), Condvar::new()));
+        let dir = Watched::new(world.folder.path(), Slow(held.clone()));
+        let log =
+            Log::make(dir, Arc::new(Ticks::default()), options(24 << 10), *b"sixteen bytes id").unwrap();
+        let volume: VolumeId = log.add_disk(&disk(1 << 20)).unwrap();
+        let end = write(&log, volume, 0, 8, 7);
+        let (is_held, changed) = &*held;
+        let mut guard = is_held.lock().unwrap();
+        let upkeep = {
+            let log = log.clone();
+            thread::spawn(move || log.checkpoint().unwrap())
+        };
+        // Until the other thread creates the checkpoint and has the turn.
+        guard = changed.wait(guard).unwrap();
+        drop(guard);
+        Busy { _world: world, log, volume, end, held, upkeep }
+    }
+
+    fn end(self) {
+        *self.held.0.lock().unwrap() = false;
+        self.held.1.notify_all();
+        self.upkeep.join().unwrap();
+        assert_eq!(mark(&self.log, self.volume, 0, self.end).unwrap(), 7);
+    }
+}
+
 #[test]
 fn a_view_that_waits_for_upkeep_ends_when_it_is_not_wanted_any_more() {
-    let world = World::empty();
-    let held = Arc::new((Mutex::new(true), Condvar::new()));
-    let dir = Watched::new(world.folder.path(), Slow(held.clone()));
-    let log = Log::make(dir, Arc::new(Ticks::default()), options(24 << 10), *b"sixteen bytes id").unwrap();
-    let volume: VolumeId = log.add_disk(&disk(1 << 20)).unwrap();
-    let end = write(&log, volume, 0, 8, 7);
-    let (is_held, changed) = &*held;
-    let mut guard = is_held.lock().unwrap();
-    let other = {
-        let log = log.clone();
-        thread::spawn(move || log.checkpoint().unwrap())
-    };
-    // Until the other thread creates the checkpoint and has the turn.
-    guard = changed.wait(guard).unwrap();
-    drop(guard);
+    let busy = Busy::begin();
     let asked = Cell::new(0);
     let wants = || {
         asked.set(asked.get() + 1);
         asked.get() < 4
     };
-    let told = log.view_for(volume, end, Caller::who(&wants));
+    let told = busy.log.view_for(busy.volume, busy.end, Caller::who(&wants));
     assert!(matches!(told, Err(Error::Abandoned)), "{told:?}");
-    *is_held.lock().unwrap() = false;
-    changed.notify_all();
-    other.join().unwrap();
-    assert_eq!(mark(&log, volume, 0, end).unwrap(), 7);
+    busy.end();
+}
+
+#[test]
+fn a_verification_that_waits_for_upkeep_ends_when_it_is_told_to() {
+    let busy = Busy::begin();
+    let (sender, ended) = mpsc::channel();
+    let log = busy.log.clone();
+    let verifying = thread::spawn(move || {
+        let mut left = 4;
+        let report = log.verify(false, &mut |_, _| {
+            left -= 1;
+            left > 0
+        });
+        sender.send(()).unwrap();
+        report.unwrap()
+    });
+    let ended = ended.recv_timeout(Duration::from_secs(60));
+    busy.end();
+    let report = verifying.join().unwrap();
+    assert_eq!((ended, report.complete, report.checked_bytes), (Ok(()), false, 0));
 }

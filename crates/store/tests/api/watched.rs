@@ -70,6 +70,9 @@ impl<W: Watch> Dir for Watched<W> {
         self.watch.before_remove(name);
         self.step(|| self.inner.remove(name))
     }
+    fn replace(&self, from: &str, to: &str) -> io::Result<()> {
+        self.step(|| self.inner.replace(from, to))
+    }
     fn sync(&self, folder: &str) -> io::Result<()> {
         self.step(|| self.inner.sync(folder))
     }
