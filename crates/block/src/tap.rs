@@ -41,8 +41,9 @@ pub enum TapState {
     Known,
     /// Changed behind Bygone's back: it has to be read again.
     Changed {
-        /// Logged, and not on the disk when it was changed: written over what is there now.
-        waiting_bytes: u64,
+        /// Logged since the last mark, and written over what is there now. At most so much had not reached the disk
+        /// when it was changed.
+        waiting_bytes_max: u64,
     },
     /// Its reading was begun but not finished: it has to be read again.
     Unfinished,
@@ -132,7 +133,7 @@ impl TapDevice {
             Some(mark) => {
                 let Waiting { len_bytes, last } = tap.freeze_and_sum()?;
                 match is_what_was_left(mark, &tap.raw.identity()?, last) {
-                    false => TapState::Changed { waiting_bytes: len_bytes },
+                    false => TapState::Changed { waiting_bytes_max: len_bytes },
                     true if !mark.complete => TapState::Unfinished,
                     true => TapState::Known,
                 }

@@ -129,7 +129,7 @@ fn a_disk_changed_behind_our_back_is_noticed_and_only_the_change_is_taken() {
 
     let log = open_log(&dir.path().join("log"));
     let (tap, state) = open_tap(&log, volume, &disk);
-    assert_eq!(state, TapState::Changed { waiting_bytes: 0 });
+    assert_eq!(state, TapState::Changed { waiting_bytes_max: 0 });
     // Not even a crash makes it forget that.
     drop((tap, log));
     let log = open_log(&dir.path().join("log"));
@@ -210,7 +210,7 @@ fn a_change_behind_our_back_after_a_kill_is_noticed_whatever_else_was_logged_sin
     drop(log);
     let log = open_log(&dir.path().join("log"));
     let (_, state) = open_tap(&log, volume, &disk);
-    assert_eq!(state, TapState::Changed { waiting_bytes: 0 });
+    assert_eq!(state, TapState::Changed { waiting_bytes_max: 0 });
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn what_had_not_reached_a_disk_that_was_changed_is_written_over_the_change_and_t
 
     let log = open_log(&dir.path().join("log"));
     let (tap, state) = open_tap(&log, volume, &disk);
-    assert_eq!(state, TapState::Changed { waiting_bytes: 4096 });
+    assert_eq!(state, TapState::Changed { waiting_bytes_max: 4096 });
     assert_eq!(reread(&tap).changed_bytes, 4096);
     tap.close().unwrap();
     copy[5 << 20..(5 << 20) + 4096].fill(0xee);

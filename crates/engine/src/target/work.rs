@@ -74,11 +74,11 @@ impl Target {
         let Some((lease, tap)) = self.lease_tap(volume) else { return Ok(()) };
         let disk = self.log.catalog().disk_of(volume)?.name.clone();
         let (kind, begun) = match state {
-            TapState::Changed { waiting_bytes } => {
-                let over = match waiting_bytes {
+            TapState::Changed { waiting_bytes_max } => {
+                let over = match waiting_bytes_max {
                     0 => String::new(),
                     bytes => format!(
-                        "; {} of the target's writes had not reached it, and are written over what is there now",
+                        "; up to {} of the target's writes may not have reached it, and are written over what is there now",
                         people_bytes(bytes)
                     ),
                 };

@@ -428,7 +428,7 @@ impl World {
         self.say(&format!("somebody wrote to sector {at}"));
         self.before = self.disk();
         self.writes.clear();
-        self.open(Some(TapState::Changed { waiting_bytes: 0 }))
+        self.open(Some(TapState::Changed { waiting_bytes_max: 0 }))
     }
 
     fn end(&mut self) -> Done {
