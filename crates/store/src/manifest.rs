@@ -38,6 +38,8 @@ pub(crate) struct Known {
     /// The changes since the newest manifest.
     unwritten: BTreeMap<u32, Entry>,
     newest: Option<(u32, Hash)>,
+    /// The newest one is known to be durable.
+    is_durable: bool,
     /// The newest term that a manifest names.
     term: u32,
     /// The number of the next manifest.
@@ -145,6 +147,16 @@ impl Known {
         self.segment(number).is_some_and(|entry| entry.state == State::Dropped)
     }
 
+    /// The number of the newest manifest if whoever published it may have died before it was durable.
+    pub(crate) fn perhaps_not_durable(&self) -> Option<u32> {
+        self.newest.map(|(number, _)| number).filter(|_| !self.is_durable)
+    }
+
+    /// Notes that manifest `number` is durable.
+    pub(crate) fn hardened(&mut self, number: u32) {
+        self.is_durable |= self.newest.is_some_and(|(newest, _)| newest == number);
+    }
+
     /// Whether no manifest names the present state of a segment yet.
     pub(crate) fn is_unwritten(&self, number: u32) -> bool {
         self.unwritten.contains_key(&number)
@@ -186,6 +198,7 @@ impl Known {
     /// one before the newest full one.
     pub(crate) fn written(&mut self, made: &Manifest, hash: Hash) -> Option<u32> {
         self.newest = Some((made.number, hash));
+        self.is_durable = true;
         self.next = made.number + 1;
         self.unsure = None;
         self.term = made.term;

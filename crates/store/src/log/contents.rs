@@ -243,7 +243,7 @@ impl Log {
     /// # Errors
     /// When they cannot be read.
     pub fn used_bytes(&self) -> Result<u64> {
-        // Not through the cache of open files: a segment that is only prepared may still be replaced.
+        // Not through the cache of open files, of which readers would lose as many.
         let mut names: Vec<String> =
             segment_numbers(&*self.dir)?.into_iter().map(segment::file_name).collect();
         for folder in [checkpoint::folder(), manifest::folder(), cursor::folder()] {

@@ -17,12 +17,14 @@ impl Log {
     /// on return. Only one thread at a time may do this for a name.
     ///
     /// # Errors
-    /// When it cannot be written; then the previous cursor still counts.
+    /// When it cannot be written, or not by this holder; then the previous cursor still counts.
     ///
     /// # Panics
     /// When `name` is invalid: names are given by programs, not by people.
     pub fn keep_cursor(&self, name: &str, seq: Seq) -> Result<()> {
         assert!(cursor::is_name(name), "a follower's name");
+        self.check_poison()?;
+        self.check_holder()?;
         let older = cursor_numbers(&*self.dir, name)?;
         let next = older.last().map_or(1, |newest| newest + 1);
         let file_name = cursor::file_name(name, next);

@@ -73,9 +73,7 @@ impl Log {
             }
             (sequencer.spare.clone(), sequencer.recent_entries)
         };
-        self.check_holder()?;
-        // Without the sequencer's lock, so that no writer waits for it.
-        match spare.prepare(&*self.dir, &self.options, entries) {
+        match self.prepare_ahead(&spare, entries) {
             // A checkpoint still frees some of it.
             Err(Error::Full { .. }) => return Ok(false),
             made => made?,

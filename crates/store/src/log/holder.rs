@@ -4,9 +4,11 @@
 //! before anything else is written in that term. A manifest appears under its name in one step, and numbers are used in
 //! order, so if two take over at once, one of them fails and can read what the other one wrote.
 //!
-//! Invariant: a holder that has seen another holder's manifest writes, removes and acknowledges nothing any more. It
-//! looks for one before it begins a segment, seals one, writes a checkpoint or a manifest, or removes a file, and at
-//! each inventory. All of these are rare; in between the check costs one atomic load.
+//! Invariant: a holder that has seen another holder's manifest writes, removes and acknowledges nothing any more, apart
+//! from the reserve, which holds nothing. It looks for one before it creates or removes any other file or gives one
+//! another name, before it seals a segment, and at each inventory; and if none of that has happened for 10 seconds,
+//! because upkeep is busy or fails, before it acknowledges anything more. All of these are rare; in between the check
+//! costs one atomic load and a look at the clock.
 
 use std::sync::{PoisonError, atomic::Ordering};
 
@@ -42,12 +44,17 @@ pub enum Hold {
     TakeOver,
 }
 
+/// Whoever has not looked for another holder for so long does so before it acknowledges anything more.
+const LOOK_MICROS_MAX: i64 = 10_000_000;
+
 /// What a holder knows of itself and of other holders.
 #[derive(Debug)]
 pub(super) struct Holder {
     log: Identity,
     term: u32,
     published: Mutex<Published>,
+    /// When it last looked, by the monotonic clock; `u64::MAX`: never.
+    looked: AtomicU64,
     /// The term of another holder that was seen; 0: none.
     newer: AtomicU64,
 }
@@ -64,7 +71,7 @@ struct Published {
 impl Holder {
     pub(super) fn new(log: Identity, term: u32, manifest: &Known) -> Holder {
         let published = Published { upto: manifest.upto(), unsure: None };
-        Holder { log, term, published: Mutex::new(published), newer: 0.into() }
+        Holder { log, term, published: Mutex::new(published), looked: u64::MAX.into(), newer: 0.into() }
     }
 
     pub(super) fn term(&self) -> u32 {
@@ -111,12 +118,33 @@ impl Holder {
             let published = self.published();
             number <= published.upto || published.unsure.as_ref() == Some(hash)
         };
-        let other = manifest::term_after(dir, &self.log, upto, is_own)?;
+        let other = match manifest::term_after(dir, &self.log, upto, is_own) {
+            // Another holder's, of a newer program. Its term is not known, but it is newer.
+            Err(Error::NewerVersion { .. }) => Some(self.term.saturating_add(1)),
+            other => other?,
+        };
         // One of an equal term is another holder's too: damage hid its manifest from this one, or the other way round.
         if let Some(newest) = other.filter(|other| *other >= self.term) {
             self.newer.store(u64::from(newest), Ordering::Release);
         }
         self.check()
+    }
+
+    /// As [`Holder::look`], and notes when.
+    pub(super) fn look_now(&self, dir: &dyn Dir, clock: &dyn Clock) -> Result<()> {
+        let now = clock.monotonic();
+        self.look(dir)?;
+        self.looked.store(now.0.cast_unsigned(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Fails once another holder was seen. Looks for one if that was not done for long, because upkeep is busy or
+    /// fails.
+    pub(super) fn check_or_look(&self, dir: &dyn Dir, clock: &dyn Clock) -> Result<()> {
+        self.check()?;
+        let looked = self.looked.load(Ordering::Relaxed);
+        let since = clock.monotonic().0.saturating_sub(looked.cast_signed());
+        if looked == u64::MAX || since >= LOOK_MICROS_MAX { self.look_now(dir, clock) } else { Ok(()) }
     }
 }
 

@@ -170,6 +170,11 @@ impl Log {
             let is_durable = |number: &u32| manifest.is_dropped(*number) && !manifest.is_unwritten(*number);
             numbers.into_iter().filter(is_durable).collect()
         };
+        let unsure = self.manifest().perhaps_not_durable().filter(|_| !dropped.is_empty());
+        if let Some(newest) = unsure {
+            manifest::harden(&*self.dir, newest)?;
+            self.manifest().hardened(newest);
+        }
         for number in dropped {
             let name = segment::file_name(number);
             match self.dir.remove(&name) {

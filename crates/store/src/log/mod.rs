@@ -307,7 +307,7 @@ impl Log {
 
     /// Looks for a newer holder, and fails if one has taken the log over.
     fn check_holder(&self) -> Result<()> {
-        self.syncs.holder.look(&*self.dir)
+        self.syncs.holder.look_now(&*self.dir, &*self.clock)
     }
 
     /// The current catalog, shared instead of copied.
@@ -328,14 +328,16 @@ impl Log {
         &self.damage_at_open
     }
 
-    /// A flush failed: nothing is acknowledged any more (I4).
+    /// A flush failed, or a thread panicked while it wrote: nothing is acknowledged any more (I4).
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         self.syncs.is_poisoned()
     }
 
+    /// Fails if nothing may be acknowledged any more.
     fn check_poison(&self) -> Result<()> {
-        self.syncs.check()
+        self.syncs.check()?;
+        self.syncs.holder.check_or_look(&*self.dir, &*self.clock)
     }
 
     /// The wall clock of the log's environment.

@@ -49,9 +49,16 @@ impl Log {
             }
         };
         note(Some(container));
-        if let Err(error) = self.write_manifest() {
-            note(None);
-            return Err(error);
+        let is_unwritten = || {
+            let manifest = self.manifest();
+            before.iter().any(|entry| manifest.is_unwritten(entry.number))
+        };
+        // A manifest that could not be published before comes first, as it was.
+        while is_unwritten() {
+            if let Err(error) = self.write_manifest() {
+                note(None);
+                return Err(error);
+            }
         }
         self.places.move_to(segments, &records);
         Ok(())

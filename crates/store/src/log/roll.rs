@@ -97,10 +97,9 @@ impl Sequencer {
 
     /// Makes the file of the next segment, unless it exists already.
     pub(super) fn prepare_next(&mut self, dir: &dyn Dir, options: &LogOptions) -> Result<()> {
-        self.syncs.holder.look(dir)?;
-        let made = self.spare.prepare(dir, options, self.recent_entries);
+        let made = self.spare.prepare((&self.syncs.holder, dir), options, self.recent_entries);
         self.note_room(&made);
-        made.map(drop).map_err(|error| self.syncs.holder.refused(dir, error))
+        made.map(drop)
     }
 
     /// Remembers whether there was room when more was wanted.

@@ -14,6 +14,7 @@ use std::sync::{Arc, PoisonError};
 use super::{
     LogOptions,
     append::{Active, NewRecord},
+    holder::Holder,
 };
 use crate::{
     env::{Dir, File},
@@ -123,12 +124,18 @@ impl Spare {
     }
 
     /// Creates it ahead; returns whether it was not ready yet.
-    pub(super) fn prepare(&self, dir: &dyn Dir, options: &LogOptions, entries: usize) -> Result<bool> {
+    pub(super) fn prepare(
+        &self,
+        (holder, dir): (&Holder, &dyn Dir),
+        options: &LogOptions,
+        entries: usize,
+    ) -> Result<bool> {
         let mut next = self.next();
         if next.is_ready {
             return Ok(false);
         }
-        next.make_whole(dir, options, entries)?;
+        holder.look(dir)?;
+        next.make_whole(dir, options, entries).map_err(|error| holder.refused(dir, error))?;
         next.is_ready = true;
         Ok(true)
     }

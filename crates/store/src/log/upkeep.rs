@@ -13,7 +13,7 @@ use super::{
     Below, EVENTS_MAX, Log, LogKey,
     append::{Full, NewRecord},
     hashing::Hashing,
-    room::{self, CHECKPOINT_ENTRY_BYTES},
+    room::{self, CHECKPOINT_ENTRY_BYTES, Spare},
 };
 use crate::{
     caller::Caller,
@@ -173,10 +173,15 @@ impl Log {
             }
             (sequencer.spare.clone(), sequencer.recent_entries)
         };
-        self.check_holder()?;
-        let made = spare.prepare(&*self.dir, &self.options, entries);
+        self.prepare_ahead(&spare, entries)
+    }
+
+    /// Makes the file of the next segment without the sequencer's lock, so that no writer waits for it; returns whether
+    /// it was not there yet.
+    pub(super) fn prepare_ahead(&self, spare: &Spare, entries: usize) -> Result<bool> {
+        let made = spare.prepare((&self.syncs.holder, &*self.dir), &self.options, entries);
         self.sequencer().note_room(&made);
-        made.map_err(|error| self.syncs.holder.refused(&*self.dir, error))
+        made
     }
 
     fn seal_next(&self) -> Result<bool> {

@@ -125,7 +125,8 @@ fn whoever_held_the_log_before_is_refused_whatever_it_does_next_and_changes_noth
             BlockWrite { volume, lba: bygone_model::Lba(0), content: Content::Data(&data), base: false };
         (0..100).find_map(|_| log.append(&[write]).err())
     }
-    let acts: [(&str, Act); 4] = [
+    let acts: [(&str, Act); 5] = [
+        ("a follower's cursor", |log, _| log.keep_cursor("mirror", Seq(5)).err()),
         ("upkeep", |log, _| (0..20).find_map(|_| log.maintain().err())),
         ("a checkpoint", |log, _| log.checkpoint().err()),
         ("writes", |log, volume| fill(log, volume)),
@@ -319,4 +320,88 @@ fn what_the_holder_before_writes_over_the_index_of_a_segment_that_was_sealed_sin
     let log = world.open();
     assert_eq!(verified(&log), []);
     assert_eq!((log.head_seq(), mark(&log, volume, 0, end).unwrap()), (end, 1000));
+}
+
+/// A log, its volume, and its clock, which a test can set forward.
+fn some_history_by(clock: &Arc<Ticks>) -> (World, Arc<Log>, VolumeId) {
+    let (world, log, volume) = some_history();
+    drop(log);
+    let log = Log::open(world.dir(), clock.clone(), options(24 << 10)).unwrap();
+    upkeep(&log);
+    write(&log, volume, 0, 1, 1);
+    log.flush().unwrap();
+    (world, log, volume)
+}
+
+fn try_write(log: &Log, volume: VolumeId, mark: u64) -> bygone_store::Result<()> {
+    let data = sector(mark);
+    let write = BlockWrite { volume, lba: bygone_model::Lba(0), content: Content::Data(&data), base: false };
+    log.append(&[write]).map(drop)
+}
+
+#[test]
+fn whoever_has_not_looked_for_another_holder_for_long_acknowledges_nothing_before_it_has() {
+    type Act = fn(&Log, VolumeId) -> bygone_store::Result<()>;
+    let acts: [Act; 3] = [
+        |log, volume| try_write(log, volume, 7),
+        |log, _| log.flush().map(drop),
+        |log, _| log.event(BranchId(0), &Event::new(Kind::Point, "a point")).map(drop),
+    ];
+    for act in acts {
+        let clock = Arc::new(Ticks::from(7_200_000_000));
+        let (world, old, volume) = some_history_by(&clock);
+        let new = world.try_hold(Hold::TakeOver).unwrap();
+        // Upkeep may be busy with another log for some time.
+        act(&old, volume).unwrap();
+        try_write(&old, volume, 8).unwrap();
+        clock.pass(11_000_000);
+        let told = act(&old, volume);
+        assert!(matches!(told, Err(Error::Superseded { term: 1, newest: 2 })), "{told:?}");
+        drop(new);
+    }
+}
+
+#[test]
+fn whoever_cannot_look_for_another_holder_for_long_acknowledges_nothing_until_it_can() {
+    let clock = Arc::new(Ticks::from(7_200_000_000));
+    let (world, log, volume) = some_history_by(&clock);
+    let (folder, away) = (world.path("manifest"), world.path("away"));
+    std::fs::rename(&folder, &away).unwrap();
+    std::fs::write(&folder, []).unwrap();
+    try_write(&log, volume, 7).unwrap();
+    log.flush().unwrap();
+    clock.pass(11_000_000);
+    for _ in 0..2 {
+        assert!(matches!(try_write(&log, volume, 8), Err(Error::Io { .. })));
+        assert!(matches!(log.flush(), Err(Error::Io { .. })));
+    }
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(&away, &folder).unwrap();
+    try_write(&log, volume, 9).unwrap();
+    log.flush().unwrap();
+    assert_eq!(mark(&log, volume, 0, log.head_seq()).unwrap(), 9);
+}
+
+#[test]
+fn a_manifest_of_a_newer_program_behind_the_own_ones_is_another_holders() {
+    let (world, old, volume) = some_history();
+    let newest = world.files("manifest").pop().unwrap();
+    let number = manifest::number_of(newest.file_name().unwrap().to_str().unwrap()).unwrap();
+    let known = Manifest::decode(&std::fs::read(&newest).unwrap(), number).unwrap();
+    let next = Manifest { number: number + 1, term: 2, ..known };
+    let mut bytes = next.encode();
+    bytes[8] = 2;
+    let end = bytes.len() - 32;
+    let hash = manifest::hash(&bytes[..end]);
+    bytes[end..].copy_from_slice(&hash);
+    std::fs::write(world.path(&manifest::file_name(number + 1)), bytes).unwrap();
+    let before = content(&world);
+    let told = (0..20).find_map(|_| old.maintain().err());
+    assert!(matches!(told, Some(Error::Superseded { term: 1, newest: 2 })), "{told:?}");
+    for told in [try_write(&old, volume, 7), old.flush().map(drop), old.checkpoint().map(drop)] {
+        assert!(matches!(told, Err(Error::Superseded { .. })), "{told:?}");
+    }
+    assert_eq!(content(&world), before);
+    let told = world.try_open();
+    assert!(matches!(told, Err(Error::NewerVersion { found: 2, .. })), "{told:?}");
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
 };
 
 use bygone_model::{Micros, VolumeId};
@@ -15,7 +16,8 @@ use bygone_store::{
     },
 };
 
-use crate::world::{World, mark, write};
+use crate::watched::{Watch, Watched};
+use crate::world::{Ticks, World, mark, options, write};
 
 fn upkeep(log: &Log) {
     while log.maintain().unwrap() {}
@@ -261,6 +263,40 @@ fn a_folder_with_gaps_that_are_wanted_is_opened_and_verified() {
             assert_eq!((log.damage(), verified(&log)), (vec![missing(9)], vec![missing(9)]));
         }
     }
+}
+
+/// Notes for each segment that is removed whether the manifests' folder was synced before.
+#[derive(Clone, Default)]
+struct Removals(Arc<Mutex<(bool, Vec<bool>)>>);
+
+impl Watch for Removals {
+    fn before_remove(&self, name: &str) {
+        let mut known = self.0.lock().unwrap();
+        if name.starts_with("log/") {
+            let synced = known.0;
+            known.1.push(synced);
+        }
+    }
+    fn before_sync_folder(&self, folder: &str) {
+        self.0.lock().unwrap().0 |= folder == manifest::folder();
+    }
+}
+
+/// Whoever published the manifest may have been killed before it was durable.
+#[test]
+fn a_file_of_a_dropped_segment_is_removed_only_once_the_manifest_that_drops_it_is_durable() {
+    let (world, log, _) = some_history(60);
+    log.checkpoint().unwrap();
+    upkeep(&log);
+    drop(log);
+    drop(world.open());
+    drop_segments(&world, &[2, 3]);
+    let removals = Removals::default();
+    let dir = Watched::new(world.folder.path(), removals.clone());
+    let log = Log::open(dir, Arc::new(Ticks::from(7_200_000_000)), options(24 << 10)).unwrap();
+    removals.0.lock().unwrap().1.clear();
+    upkeep(&log);
+    assert_eq!(removals.0.lock().unwrap().1, [true, true]);
 }
 
 fn in_manifest(path: &Path) -> (Place, Damage) {

@@ -477,15 +477,30 @@ fn records_move_only_where_they_are_and_only_durably() {
     assert_eq!((look(&log, &volumes, head), log.damage()), (before, Vec::new()));
 }
 
-/// The hashes of all segments that the newest manifests know.
-fn hashes(world: &World) -> BTreeMap<u32, Option<manifest::Hash>> {
+/// What the manifests know of all segments.
+fn known(world: &World) -> BTreeMap<u32, manifest::Entry> {
     let mut known = BTreeMap::new();
     for path in world.files("manifest") {
         let number = manifest::number_of(path.file_name().unwrap().to_str().unwrap()).unwrap();
         let read = manifest::Manifest::decode(&std::fs::read(path).unwrap(), number).unwrap();
-        known.extend(read.entries.iter().map(|entry| (entry.number, entry.hash)));
+        known.extend(read.entries.iter().map(|entry| (entry.number, *entry)));
     }
     known
+}
+
+#[test]
+fn a_move_is_in_a_manifest_when_it_returns_also_behind_one_that_could_not_be_written() {
+    let shelf = Shelf::default();
+    let (world, log, ..) = some_history(&shelf);
+    let last = sealed(&world);
+    shelf.0.lock().unwrap().insert(PACK, Arc::new(Pack::of(&world, 1..=last)));
+    world.syncs_fail.store(true, Ordering::Relaxed);
+    assert!(log.move_records(1..=2, PACK).is_err());
+    world.syncs_fail.store(false, Ordering::Relaxed);
+    log.move_records(3..=last, PACK).unwrap();
+    let containers: Vec<u32> = known(&world).values().map(|entry| entry.container).collect();
+    let expected: Vec<u32> = (1..=last).map(|number| if number < 3 { 0 } else { PACK }).collect();
+    assert_eq!(containers[..last as usize], expected);
 }
 
 /// Begins to verify a log, and goes on and ends when that is called.
@@ -525,7 +540,7 @@ fn a_hash_that_is_found_while_records_move_is_kept() {
         while log.maintain().unwrap() {}
     }
     let last = sealed(&world);
-    assert!(hashes(&world).values().all(Option::is_none));
+    assert!(known(&world).values().all(|entry| entry.hash.is_none()));
     for fails in [true, false] {
         let pack = Arc::new(Pack::of(&world, 1..=last));
         *pack.meanwhile.lock().unwrap() = Some(verified_meanwhile(&log));
@@ -534,7 +549,7 @@ fn a_hash_that_is_found_while_records_move_is_kept() {
         assert_eq!(log.move_records(1..=last, PACK).is_err(), fails);
         world.syncs_fail.store(false, Ordering::Relaxed);
         while log.maintain().unwrap() {}
-        let known = hashes(&world);
-        assert!((1..=last).all(|number| known[&number].is_some()), "{fails}: {known:?}");
+        let known = known(&world);
+        assert!((1..=last).all(|number| known[&number].hash.is_some()), "{fails}: {known:?}");
     }
 }

@@ -12,6 +12,7 @@ use bygone_store::env::{Dir, File, FileId, RealDir};
 pub(crate) trait Watch: Send + Sync + 'static {
     fn before_create(&self, _name: &str) {}
     fn before_remove(&self, _name: &str) {}
+    fn before_sync_folder(&self, _folder: &str) {}
     /// Called before and after each step that changes something, and each listing.
     fn between(&self) {}
     /// Replaces reads from files that were opened, not created.
@@ -74,6 +75,7 @@ impl<W: Watch> Dir for Watched<W> {
         self.step(|| self.inner.replace(from, to))
     }
     fn sync(&self, folder: &str) -> io::Result<()> {
+        self.watch.before_sync_folder(folder);
         self.step(|| self.inner.sync(folder))
     }
     fn free_bytes(&self) -> io::Result<u64> {

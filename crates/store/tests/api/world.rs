@@ -28,6 +28,11 @@ impl Ticks {
     pub(crate) fn from(micros: i64) -> Ticks {
         Ticks(micros.into())
     }
+
+    /// Lets time pass.
+    pub(crate) fn pass(&self, micros: i64) {
+        self.0.fetch_add(micros, Ordering::Relaxed);
+    }
 }
 
 impl Clock for Ticks {
