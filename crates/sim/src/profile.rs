@@ -43,6 +43,10 @@ pub enum Step {
     PowerCut,
     /// Another holder takes the log over while the previous one still has it open.
     TakeOver,
+    /// The same, and the previous one goes on writing for some time.
+    Overrun,
+    /// Another program removes or replaces the file of a segment that is open.
+    Displace,
     /// The machine will die in the middle of an operation.
     Doom,
     /// Space runs out, and is freed again.
@@ -301,6 +305,66 @@ const FOLLOW: &[(Step, u32)] = &[
     (CompareAll, 1),
 ];
 
+/// As `MIXED`, with several holders, and programs that change the files of an open log.
+const HOLDERS: &[(Step, u32)] = &[
+    (Append, 240),
+    (Flush, 30),
+    (Event, 15),
+    (Maintain, 60),
+    (MaintainAll, 10),
+    (Checkpoint, 8),
+    (AddDisk, 2),
+    (AddBranch, 6),
+    (DropBranch, 2),
+    (Promote, 3),
+    (OpenOrClose, 12),
+    (ReadPresent, 50),
+    (ReadPast, 20),
+    (Times, 15),
+    (ReadEvents, 5),
+    (Tap, 8),
+    (Kill, 8),
+    (PowerCut, 8),
+    (Doom, 15),
+    (Full, 10),
+    (FailSync, 6),
+    (FailReads, 4),
+    (Rot, 12),
+    (LoseIndex, 4),
+    (Jump, 4),
+    (Verify, 3),
+    (CompareAll, 2),
+    (TakeOver, 6),
+    (Overrun, 8),
+    (Displace, 12),
+];
+
+/// As `INDEX`, with the same.
+const HOLDERS_INDEX: &[(Step, u32)] = &[
+    (Append, 240),
+    (Flush, 20),
+    (Event, 10),
+    (Maintain, 80),
+    (MaintainAll, 20),
+    (Checkpoint, 15),
+    (AddDisk, 2),
+    (AddBranch, 6),
+    (Promote, 2),
+    (OpenOrClose, 20),
+    (ReadPresent, 80),
+    (ReadPast, 40),
+    (Times, 10),
+    (ReadEvents, 5),
+    (Tap, 8),
+    (Kill, 4),
+    (PowerCut, 2),
+    (RotIndex, 30),
+    (CompareAll, 4),
+    (TakeOver, 6),
+    (Overrun, 8),
+    (Displace, 12),
+];
+
 /// All profiles.
 pub const PROFILES: &[Profile] = &[
     Profile { name: "calm", steps: CALM, wide: false },
@@ -315,6 +379,8 @@ pub const PROFILES: &[Profile] = &[
     // Pages of a few entries, so that trees have many levels.
     Profile { name: "pages", steps: MIXED, wide: false },
     Profile { name: "follow", steps: FOLLOW, wide: false },
+    Profile { name: "holders", steps: HOLDERS, wide: false },
+    Profile { name: "holders-index", steps: HOLDERS_INDEX, wide: false },
 ];
 
 /// The profile with this name.

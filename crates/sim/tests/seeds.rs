@@ -48,6 +48,10 @@ worlds! {
     a_damaged_index_is_mended_in_use_and_nothing_wrong_is_read_2: "index" 100..200;
     rot_where_the_log_grows_costs_what_it_hit_and_nothing_else_1: "newest" 0..100;
     rot_where_the_log_grows_costs_what_it_hit_and_nothing_else_2: "newest" 100..200;
+    holders_that_meet_lose_nothing_1: "holders" 0..100;
+    holders_that_meet_lose_nothing_2: "holders" 100..200;
+    holders_that_meet_a_damaged_index_lose_nothing_1: "holders-index" 0..100;
+    holders_that_meet_a_damaged_index_lose_nothing_2: "holders-index" 100..200;
     a_follower_is_told_everything_once_1: "follow" 0..120;
     a_follower_is_told_everything_once_2: "follow" 120..240;
     everything_at_once_1: "mixed" 0..150;

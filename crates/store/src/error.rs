@@ -78,7 +78,9 @@ pub enum Error {
     },
     /// An earlier flush failed, or a thread panicked while it wrote to the log, so nothing is acknowledged any more
     /// (invariant I4) until the log is opened again.
-    #[error("an earlier write or flush of this log failed; what came after it cannot be trusted to be on the medium")]
+    #[error(
+        "an earlier write or flush of this log failed; what came after it cannot be trusted to be on the medium"
+    )]
     Poisoned,
     /// The caller cancelled the call ([`Caller`](crate::Caller)).
     #[error("the answer is not wanted any more")]

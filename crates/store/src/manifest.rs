@@ -237,7 +237,7 @@ pub(crate) fn publish(dir: &dyn Dir, number: u32, bytes: &[u8], again: bool) -> 
 /// Writes the first manifest of a new log or of a new holder, which is a full one.
 ///
 /// # Errors
-/// As [`write`]; `AlreadyExists` if another holder took this number first.
+/// As [`publish`]; `AlreadyExists` if another holder took this number first.
 pub(crate) fn begin(dir: &dyn Dir, known: &mut Known, log: Identity, term: u32, time: Micros) -> Result<()> {
     let made = known.make(log, term, time);
     assert!(made.is_full, "a life begins with a full one");
@@ -271,7 +271,7 @@ pub(crate) fn term_after(
 /// manifests count, also those on which the newest one does not build: one of them may be damaged.
 ///
 /// # Errors
-/// As [`newer_term`].
+/// As [`term_after`].
 pub(crate) fn newest_term(dir: &dyn Dir, log: &Identity, number: u32) -> Result<(u32, u32)> {
     let mut newest = (0, 0);
     for other in numbers(dir)?.into_iter().filter(|other| *other <= number) {

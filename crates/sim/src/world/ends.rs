@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io::ErrorKind,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -12,11 +13,11 @@ use bygone_store::{
     format::record::{Header, Op},
 };
 
-use super::{Done, Failure, World, check};
+use super::{Act, Done, Failure, World, check};
 use crate::{
     inspect::{self, Records},
     medium::{Faults, Medium},
-    oracle::{Oracle, Rec},
+    oracle::{Block, Oracle, Rec},
     rng::mix,
 };
 
@@ -91,7 +92,7 @@ impl World {
     }
 
     /// Checks that no two holders ever have the same term, and that no term is forgotten.
-    fn check_term(&mut self, log: &Log, hold: Hold) -> Done {
+    pub(super) fn check_term(&mut self, log: &Log, hold: Hold) -> Done {
         let new = u32::from(hold == Hold::TakeOver);
         let terms = self.term + new..=self.term_perhaps;
         check!(terms.contains(&log.term()), "opened in term {}, not one of {terms:?}", log.term());
@@ -149,11 +150,27 @@ impl World {
         drop(old);
         self.log = Some(log);
         self.adopt(false, &BTreeSet::new())?;
-        // Then the next segment's name is taken until the log is opened anew.
-        if std::mem::take(&mut self.begun_late) { self.reopen(false) } else { Ok(()) }
+        if std::mem::take(&mut self.begun_late) { self.after_a_late_begin() } else { Ok(()) }
     }
 
-    fn take_over_now(&self) -> bygone_store::Result<Arc<Log>> {
+    /// Whoever held the log before has begun a segment after another holder had listed them: the name is taken, and the
+    /// new one takes no records until the log is opened again. It can be read meanwhile.
+    fn after_a_late_begin(&mut self) -> Done {
+        let block = Block { volume: VolumeId(0), lba: 0, sectors: 1, content: None };
+        let content = Content::Zero(Sectors(1));
+        let write = BlockWrite { volume: block.volume, lba: Lba(0), content, base: false };
+        match self.act("append late", vec![Rec::Block(block)], |log| log.append(&[write]))? {
+            Act::Done(_) | Act::Died => {}
+            Act::Refused(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
+            Act::Refused(error) => return Err(Failure(format!("another one begun late: {error}"))),
+        }
+        if !self.medium.is_dead() {
+            self.compare_all(1)?;
+        }
+        self.reopen(false)
+    }
+
+    pub(super) fn take_over_now(&self) -> bygone_store::Result<Arc<Log>> {
         let options = LogOptions { hold: Hold::TakeOver, ..self.options.clone() };
         Log::open(self.medium.dir(), self.clock.clone(), options)
     }
@@ -239,7 +256,7 @@ impl World {
 
     /// Compares the recovered records with the written ones, and adopts them. Bits rotted at `ends`, so the log may end
     /// there.
-    fn adopt(&mut self, lossy: bool, ends: &BTreeSet<u64>) -> Done {
+    pub(super) fn adopt(&mut self, lossy: bool, ends: &BTreeSet<u64>) -> Done {
         let log = self.log()?;
         let in_log = log.damage_at_open().iter().any(|(place, _)| place.file.starts_with("log/"));
         let excused = (self.lost_index || self.hurt_index) && !in_log

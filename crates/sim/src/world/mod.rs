@@ -1,8 +1,10 @@
 //! One world: a medium, a clock, a store, an oracle, and steps that a seed chooses.
 
+mod displaced;
 mod ends;
 mod follow;
 mod newest;
+mod overrun;
 mod reads;
 mod rot;
 mod steps;
@@ -158,6 +160,8 @@ struct World {
     limbo: Vec<(u64, Vec<Rec>)>,
     /// Whoever held the log before has begun a segment after another holder had listed them.
     begun_late: bool,
+    /// Segments over whose index a superseded holder wrote.
+    overrun: BTreeSet<String>,
     /// Open volumes over the index.
     open: BTreeSet<u32>,
     /// Volumes with a device below, and the moment that the device shows.
@@ -199,7 +203,7 @@ impl World {
             checkpoint_entries: rng.pick(&[16, 40, 120, 500]),
             checkpoint_bytes: rng.pick(&[100 << 10, 1 << 30]),
             page_entries_max: if profile.name == "pages" { 8 } else { usize::MAX },
-            versions_max: if profile.name == "index" { 600 } else { usize::MAX },
+            versions_max: if profile.name.contains("index") { 600 } else { usize::MAX },
             aligned_payload_bytes: [512, 2048, 8192, 1 << 20][(mix(seed) % 4) as usize],
             begin_bytes: 8192,
             uncached_bytes: 16384,
@@ -228,6 +232,7 @@ impl World {
             oracle: Oracle::new(start),
             limbo: Vec::new(),
             begun_late: false,
+            overrun: BTreeSet::new(),
             open: BTreeSet::new(),
             taps: BTreeMap::new(),
             open_taps: BTreeSet::new(),
@@ -430,6 +435,8 @@ impl World {
             Step::Kill => self.reopen(false),
             Step::PowerCut => self.reopen(true),
             Step::TakeOver => self.take_over(),
+            Step::Overrun => self.overrun(),
+            Step::Displace => self.displace(),
             Step::Doom => {
                 let operations = self.rng.pick(&[3, 12, 60]);
                 let operations = self.rng.below(operations);

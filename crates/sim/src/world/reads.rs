@@ -199,7 +199,8 @@ impl World {
             Act::Refused(Error::BeforeHistory { .. }) if before => Ok(None),
             Act::Refused(Error::InTheFuture { .. }) if seq > head => Ok(None),
             Act::Refused(error) => {
-                check!(!matches!(error, Error::Full { .. }), "a view that needs room: {error}");
+                let needs_to_write = matches!(error, Error::Full { .. } | Error::Poisoned);
+                check!(!needs_to_write, "a view that needs room, or to write: {error}");
                 self.excuse("view", &error).map(|()| None)
             }
             Act::Died => Ok(None),
@@ -367,7 +368,8 @@ impl World {
                 if self.hurts_newest() {
                     return self.names_what_is_hurt(&report.damaged, durable);
                 }
-                let known = |file: &str| self.hurt_index && file.starts_with("index/");
+                let known =
+                    |file: &str| self.hurt_index && file.starts_with("index/") || self.overrun.contains(file);
                 let fine = report.damaged.iter().all(|damaged| known(&damaged.place.file))
                     || self.damaged
                     || self.medium.sync_failed();

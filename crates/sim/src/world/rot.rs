@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use bygone_model::Seq;
 use bygone_store::{
     Error, Log,
-    format::{checkpoint::FRAME_BYTES, record::HEADER_BYTES},
+    format::{
+        checkpoint::FRAME_BYTES,
+        manifest::{self, Manifest},
+        record::HEADER_BYTES,
+    },
 };
 
 use super::{Done, World, check};
@@ -151,7 +155,10 @@ impl World {
         let is_manifest = |name: &&&String| name.starts_with("manifest/") && !name.ends_with(".part");
         let newest_manifest = names.iter().rev().find(is_manifest).copied();
         let mut flipped = Vec::new();
-        for _ in 0..self.rng.within(1, 3) {
+        let times = self.rng.within(1, 3);
+        // One that is damaged names no other one, so of several only the newest is found for sure.
+        let named = if times == 1 { self.named_manifests() } else { BTreeSet::new() };
+        for _ in 0..times {
             let name = if self.rng.chance(300) {
                 names[names.len() - 1]
             } else {
@@ -167,8 +174,8 @@ impl World {
                 1 => {
                     self.say(format!("lose {name}"));
                     self.medium.erase(name);
-                    if name.starts_with("manifest/") {
-                        // Nothing names the newest one.
+                    if name.starts_with("manifest/") && !named.contains(name) {
+                        // Nothing names the newest one, and those before the last full one do not count any more.
                         hurt.remove(name);
                         self.stats.damages += 1;
                         continue;
@@ -191,7 +198,7 @@ impl World {
             }
             self.stats.damages += 1;
             // A manifest holds no records, so none may be missing without it. Older ones may not count any more.
-            if name.starts_with("manifest/") && Some(name) != newest_manifest {
+            if name.starts_with("manifest/") && Some(name) != newest_manifest && !named.contains(name) {
                 continue;
             }
             let is_whole = ["index/", "manifest/"].iter().any(|folder| name.starts_with(folder));
@@ -203,6 +210,21 @@ impl World {
             }
         }
         hurt
+    }
+
+    /// The manifests that count and that a later one names.
+    fn named_manifests(&self) -> BTreeSet<String> {
+        let number = |name: &String| name.strip_prefix("manifest/").and_then(manifest::number_of);
+        let mut next = self.medium.names().iter().filter_map(number).max();
+        let mut named = BTreeSet::new();
+        while let Some(number) = next {
+            let name = manifest::file_name(number);
+            let bytes = self.medium.bytes(&name).unwrap_or_default();
+            let Ok(read) = Manifest::decode(&bytes, number) else { break };
+            next = read.previous.map(|(before, _)| before).filter(|_| !read.is_full);
+            named.extend(next.map(manifest::file_name));
+        }
+        named
     }
 
     /// Often within a record's header, where the rest looks complete, and often within the first one.

@@ -2,7 +2,8 @@
 //!
 //! fsync reports a write-back error only once per open file; the next fsync succeeds. So a flush, the sealing of a
 //! segment and the step to a new one all sync here, one at a time, and the first failure poisons the log before any
-//! other caller gets an answer. A panic that may have left the sequencer half changed poisons it as well. Once another holder has taken the log over, nothing is acknowledged either.
+//! other caller gets an answer. A panic that may have left the sequencer half changed poisons it as well. Once another
+//! holder has taken the log over, nothing is acknowledged either.
 
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 

@@ -9,7 +9,7 @@ use std::{
 use bygone_model::{BranchId, Event, Kind, Lba, Sectors, Seq};
 use bygone_store::{
     Below, BlockWrite, Content, Cursor, Error, Log, LogOptions, Wait,
-    env::{Dir, File, RealDir},
+    env::{Dir, File, FileId, RealDir},
 };
 
 use crate::world::{Ticks, World, disk, mark, options, sector, write};
@@ -141,6 +141,9 @@ impl File for SmallFile {
     }
     fn sync(&self) -> io::Result<()> {
         self.inner.sync()
+    }
+    fn id(&self) -> io::Result<Option<FileId>> {
+        self.inner.id()
     }
     fn len_bytes(&self) -> io::Result<u64> {
         self.inner.len_bytes()

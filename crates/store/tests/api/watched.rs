@@ -12,6 +12,7 @@ use bygone_store::env::{Dir, File, FileId, RealDir};
 pub(crate) trait Watch: Send + Sync + 'static {
     fn before_create(&self, _name: &str) {}
     fn before_remove(&self, _name: &str) {}
+    /// Also called for the folder of what is published, once it is there.
     fn before_sync_folder(&self, _folder: &str) {}
     /// Called before and after each step that changes something, and each listing.
     fn between(&self) {}
@@ -59,7 +60,9 @@ impl<W: Watch> Dir for Watched<W> {
     fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.watch.before_create(name);
         self.watch.before_sync()?;
-        self.step(|| self.inner.publish(name, bytes))
+        self.step(|| self.inner.publish(name, bytes))?;
+        self.watch.before_sync_folder(name.rsplit_once('/').map_or("", |(folder, _)| folder));
+        Ok(())
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.inner.open(name).map(|file| self.wrap(file, false))

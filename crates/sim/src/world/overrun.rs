@@ -1,0 +1,89 @@
+//! Another holder takes the log over, and the one before goes on without having looked.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use bygone_model::{Lba, VolumeId};
+use bygone_store::{BlockWrite, Content, Error, Log};
+
+use super::{Done, Failure, World, check};
+use crate::inspect;
+
+impl World {
+    /// What the holder before acknowledges now is lost, and overwrites the index of its last segment. Nothing else
+    /// changes, and whoever holds the log loses nothing.
+    pub(super) fn overrun(&mut self) -> Done {
+        let old = self.log()?;
+        if old.is_poisoned() || self.medium.is_dead() {
+            return Ok(());
+        }
+        self.end_episode();
+        self.medium.die_in(None);
+        self.flush()?;
+        if old.is_poisoned() {
+            return Ok(());
+        }
+        let last = inspect::segment_names(&self.medium)
+            .into_iter()
+            .rfind(|name| self.medium.bytes(name).is_some_and(|bytes| !bytes.is_empty()));
+        self.say("taken over, and whoever held it goes on");
+        (self.views, self.open, self.open_taps) = Default::default();
+        self.term_perhaps += 1;
+        let log = self.take_over_now().map_err(|e| Failure(format!("taking over: {e}")))?;
+        self.check_term(&log, bygone_store::Hold::TakeOver)?;
+        self.log = Some(log);
+        self.adopt(false, &BTreeSet::new())?;
+        // Until the new holder has a durable record, what the old one writes still continues the log.
+        let before = self.oracle.head();
+        for _ in 0..4 {
+            if self.oracle.head() == before {
+                self.append()?;
+            }
+        }
+        self.flush()?;
+        let mut goes_on = self.oracle.head() > before;
+        for _ in 0..self.rng.within(2, 12) {
+            if goes_on && self.rng.chance(600) {
+                goes_on = self.write_as(&old)?;
+                if goes_on {
+                    self.overrun.extend(last.clone());
+                }
+            }
+            match self.rng.below(6) {
+                0 | 1 => self.append()?,
+                2 => self.flush()?,
+                3 => self.checkpoint()?,
+                _ => self.maintain(4)?,
+            }
+        }
+        for _ in 0..12 {
+            let told = old.maintain();
+            check!(
+                matches!(told, Ok(false) | Err(Error::Superseded { .. })),
+                "upkeep after the end: {told:?}"
+            );
+        }
+        let told = old.flush();
+        check!(matches!(told, Err(Error::Superseded { .. })), "superseded, but said {told:?}");
+        if self.rng.chance(500) { self.compare_all(2) } else { Ok(()) }
+    }
+
+    /// Writes as the holder before; returns whether it acknowledged that.
+    fn write_as(&mut self, old: &Arc<Log>) -> Done<bool> {
+        let volume = self.rng.below(self.oracle.volumes.len() as u64) as u32;
+        let end = self.oracle.end_of(volume).0;
+        let sectors = self.rng.within(1, 8).min(end);
+        let lba = Lba(self.rng.below(end - sectors + 1));
+        let data = vec![0xee; (sectors * 512) as usize];
+        let write = BlockWrite { volume: VolumeId(volume), lba, content: Content::Data(&data), base: false };
+        match old.append(&[write]).and_then(|_| old.flush()) {
+            Ok(_) => {
+                self.say(format!("whoever held it writes {volume}:{lba}+{sectors}"));
+                Ok(true)
+            }
+            Err(Error::Superseded { .. } | Error::Behind { .. }) => Ok(false),
+            // Added by the new holder.
+            Err(Error::NoVolume(_)) => Ok(true),
+            Err(error) => Err(Failure(format!("whoever held it cannot write: {error}"))),
+        }
+    }
+}
