@@ -22,6 +22,8 @@ impl World {
         let open: Vec<(String, Vec<u8>)> = inspect::segment_names(&self.medium)
             .into_iter()
             .filter_map(|name| self.medium.bytes(&name).map(|bytes| (name, bytes)))
+            // One over whose index a superseded holder wrote is not open.
+            .filter(|(name, _)| !self.overrun.contains(name))
             .filter(|(name, bytes)| !inspect::is_sealed(name, bytes) && SegmentHeader::decode(bytes).is_ok())
             .collect();
         if open.is_empty() {

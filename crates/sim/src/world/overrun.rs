@@ -30,6 +30,7 @@ impl World {
         self.term_perhaps += 1;
         let log = self.take_over_now().map_err(|e| Failure(format!("taking over: {e}")))?;
         self.check_term(&log, bygone_store::Hold::TakeOver)?;
+        let new = log.clone();
         self.log = Some(log);
         self.adopt(false, &BTreeSet::new())?;
         // Until the new holder has a durable record, what the old one writes still continues the log.
@@ -42,11 +43,12 @@ impl World {
         self.flush()?;
         let mut goes_on = self.oracle.head() > before;
         for _ in 0..self.rng.within(2, 12) {
+            if !self.log.as_ref().is_some_and(|log| Arc::ptr_eq(log, &new)) {
+                // An append that was refused ends in another life now and then.
+                return Ok(());
+            }
             if goes_on && self.rng.chance(600) {
-                goes_on = self.write_as(&old)?;
-                if goes_on {
-                    self.overrun.extend(last.clone());
-                }
+                goes_on = self.write_as(&old, last.as_ref())?;
             }
             match self.rng.below(6) {
                 0 | 1 => self.append()?,
@@ -67,23 +69,28 @@ impl World {
         if self.rng.chance(500) { self.compare_all(2) } else { Ok(()) }
     }
 
-    /// Writes as the holder before; returns whether it acknowledged that.
-    fn write_as(&mut self, old: &Arc<Log>) -> Done<bool> {
+    /// Writes as the holder before, behind the records of `last`; returns whether it acknowledged that.
+    fn write_as(&mut self, old: &Arc<Log>, last: Option<&String>) -> Done<bool> {
         let volume = self.rng.below(self.oracle.volumes.len() as u64) as u32;
         let end = self.oracle.end_of(volume).0;
         let sectors = self.rng.within(1, 8).min(end);
         let lba = Lba(self.rng.below(end - sectors + 1));
         let data = vec![0xee; (sectors * 512) as usize];
         let write = BlockWrite { volume: VolumeId(volume), lba, content: Content::Data(&data), base: false };
-        match old.append(&[write]).and_then(|_| old.flush()) {
+        match old.append(&[write]) {
             Ok(_) => {
                 self.say(format!("whoever held it writes {volume}:{lba}+{sectors}"));
-                Ok(true)
+                self.overrun.extend(last.cloned());
             }
-            Err(Error::Superseded { .. } | Error::Behind { .. }) => Ok(false),
+            Err(Error::Superseded { .. } | Error::Behind { .. }) => return Ok(false),
             // Added by the new holder.
-            Err(Error::NoVolume(_)) => Ok(true),
-            Err(error) => Err(Failure(format!("whoever held it cannot write: {error}"))),
+            Err(Error::NoVolume(_)) => return Ok(true),
+            Err(error) => return Err(Failure(format!("whoever held it cannot write: {error}"))),
+        }
+        match old.flush() {
+            Ok(_) => Ok(true),
+            Err(Error::Superseded { .. }) => Ok(false),
+            Err(error) => Err(Failure(format!("whoever held it cannot flush: {error}"))),
         }
     }
 }

@@ -240,6 +240,8 @@ impl Log {
             if let Some(open) = &memory {
                 rescued = self.write_anew(&mut sequencer, number, open);
                 if rescued.is_ok() {
+                    let again = self.found_again(number);
+                    again.into_iter().for_each(|entry| self.manifest().note(entry));
                     return Ok(());
                 }
             }
