@@ -43,8 +43,7 @@ impl World {
         self.flush()?;
         let mut goes_on = self.oracle.head() > before;
         for _ in 0..self.rng.within(2, 12) {
-            if !self.log.as_ref().is_some_and(|log| Arc::ptr_eq(log, &new)) {
-                // An append that was refused ends in another life now and then.
+            if !self.is_held_by(&new) {
                 return Ok(());
             }
             if goes_on && self.rng.chance(600) {
@@ -57,6 +56,9 @@ impl World {
                 _ => self.maintain(4)?,
             }
         }
+        if !self.is_held_by(&new) {
+            return Ok(());
+        }
         for _ in 0..12 {
             let told = old.maintain();
             check!(
@@ -67,6 +69,11 @@ impl World {
         let told = old.flush();
         check!(matches!(told, Err(Error::Superseded { .. })), "superseded, but said {told:?}");
         if self.rng.chance(500) { self.compare_all(2) } else { Ok(()) }
+    }
+
+    /// False: a refused append has ended in another life.
+    fn is_held_by(&self, log: &Arc<Log>) -> bool {
+        self.log.as_ref().is_some_and(|held| Arc::ptr_eq(held, log))
     }
 
     /// Writes as the holder before, behind the records of `last`; returns whether it acknowledged that.
