@@ -223,6 +223,9 @@ pub enum Failure {
     QemuMissing { why: String },
     #[error("{why}")]
     FirmwareMissing { why: String },
+    /// Whatever needs the machine to run, or not to run, is refused.
+    #[error("it cannot be determined whether the machine of target {target:?} runs: {why}")]
+    MachineUnknown { target: String, why: Box<Failure> },
     /// The record of a running machine is invalid.
     #[error("{path} does not describe a running machine")]
     BadMachineState { path: String },
@@ -501,6 +504,7 @@ impl Failure {
             | QemuMissing { .. }
             | FirmwareMissing { .. }
             | BadMachineState { .. }
+            | MachineUnknown { .. }
             | DiskBehind { .. }
             | NotFilled { .. }
             | UnknownDiskPath { .. }

@@ -36,6 +36,8 @@ pub enum Trouble {
     /// far.
     #[error("its machine (process {pid}) runs, and no manager looks after it yet{}", why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
     LeftRunning { pid: u32, why: Option<String> },
+    #[error("it cannot be determined whether its machine runs: {why}")]
+    MachineUnknown { why: Failure },
     #[error("damage in {place}: {damage}")]
     Damaged { place: String, damage: String },
     #[error("the medium failed, and nothing more is acknowledged")]

@@ -70,6 +70,8 @@ words! {
         Stopping "stopping",
         /// Its machine runs, and no manager supervises it.
         LeftRunning "left-running",
+        /// It cannot be determined whether its machine runs.
+        Unknown "unknown",
         Adding "adding",
         Restoring "restoring",
         Promoting "promoting",
@@ -100,7 +102,7 @@ words! {
     Running {
         Running "running",
         Stopped "stopped",
-        /// Its machine runs, and no manager supervises it.
+        /// Its machine runs and no manager supervises it, or it cannot be determined whether it runs.
         Unknown "unknown",
     }
 }

@@ -283,6 +283,7 @@ pub(crate) fn of(failure: &Failure, about: Option<&str>) -> String {
         Failure::QemuMissing { .. } => {
             "install QEMU (Debian and Ubuntu: apt install qemu-system-x86 qemu-utils)"
         }
+        Failure::MachineUnknown { why, .. } => return of(why, about),
         Failure::BadMachineState { .. } => "if the machine does not run, remove that file",
         Failure::SystemRefuses { .. } => {
             "Linux 5.4 or newer is needed, and the right to watch the process: same user, or root"
@@ -397,7 +398,10 @@ pub(crate) fn of_problem(problem: &Problem) -> String {
         Trouble::StoreFull | Trouble::StoreLow { .. } => {
             "free space on the store's file system; nothing that is stored is lost"
         }
-        Trouble::NoTargets { why } | Trouble::Unavailable { why } | Trouble::DiskUnusable { why } => {
+        Trouble::NoTargets { why }
+        | Trouble::Unavailable { why }
+        | Trouble::MachineUnknown { why }
+        | Trouble::DiskUnusable { why } => {
             return of(why, problem.target.as_deref());
         }
         Trouble::Opening => "wait; after a crash, what was written last has to be read again first",

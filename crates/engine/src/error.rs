@@ -179,6 +179,14 @@ pub enum Error {
         /// Why it is not adopted yet, if that was tried.
         why: Option<String>,
     },
+    /// It cannot be determined whether the target's machine runs.
+    #[error("it cannot be determined whether the machine of target {name:?} runs: {why}")]
+    MachineUnknown {
+        /// Its name.
+        name: String,
+        /// The reason.
+        why: Arc<Error>,
+    },
     /// The target's machine was left running, and its branch is unknown.
     #[error(
         "the machine of target {name:?} (process {pid}) runs, and nothing is left that says on which branch"

@@ -94,6 +94,9 @@ impl Error {
             Error::LeftRunning { name, pid, why } => {
                 Failure::LeftRunning { target: name.clone(), pid: *pid, why: why.clone() }
             }
+            Error::MachineUnknown { name, why } => {
+                Failure::MachineUnknown { target: name.clone(), why: Box::new(why.failure()) }
+            }
             Error::UnknownBranch { name, pid } => Failure::UnknownBranch { target: name.clone(), pid: *pid },
             Error::ForeignMachine { name, pid } => {
                 Failure::ForeignMachine { target: name.clone(), pid: *pid }

@@ -1,6 +1,6 @@
 //! Which requests are legal in which state of a target: the only place that decides (see `docs/lifecycle.md`).
 //!
-//! A target has a machine, in one of five states, and at most one *change* in progress. Requests that change it begin
+//! A target has a machine, in one of six states, and at most one *change* in progress. Requests that change it begin
 //! with [`decide`]; requests that only look do not use it.
 
 use bygone_model::Micros;
@@ -70,6 +70,8 @@ pub(crate) enum Machine {
     Stopping,
     /// It runs, and no manager supervises it.
     LeftRunning,
+    /// It cannot be determined whether it runs.
+    Unknown,
 }
 
 impl Machine {
@@ -81,6 +83,7 @@ impl Machine {
             Machine::Running => api::Life::Running,
             Machine::Stopping => api::Life::Stopping,
             Machine::LeftRunning => api::Life::LeftRunning,
+            Machine::Unknown => api::Life::Unknown,
         }
     }
 }
@@ -132,6 +135,8 @@ pub(crate) enum Refusal {
     Stopping,
     /// "the machine of target web runs, left by an earlier manager".
     LeftRunning,
+    /// "it cannot be determined whether the machine of target web runs".
+    Unknown,
     /// "target web is not running".
     Stopped,
     /// "the manager is ending": it starts and adopts no machine any more.
@@ -158,6 +163,8 @@ pub(crate) fn decide(doing: Option<Doing>, machine: Machine, request: Request) -
     }
     match (machine, request) {
         (_, Request::Note) => Go,
+        // It may run: what a stopped machine allows could destroy the disks of one that runs.
+        (Machine::Unknown, _) => Refused(Refusal::Unknown),
         (Machine::Stopped, Request::Stop) => Refused(Refusal::Stopped),
         (Machine::Stopped, _) => Go,
         (Machine::LeftRunning, Request::Run | Request::Stop) => Adopt,
@@ -174,8 +181,14 @@ pub(crate) fn decide(doing: Option<Doing>, machine: Machine, request: Request) -
 mod tests {
     use super::*;
 
-    const MACHINES: [Machine; 5] =
-        [Machine::Stopped, Machine::Starting, Machine::Running, Machine::Stopping, Machine::LeftRunning];
+    const MACHINES: [Machine; 6] = [
+        Machine::Stopped,
+        Machine::Starting,
+        Machine::Running,
+        Machine::Stopping,
+        Machine::LeftRunning,
+        Machine::Unknown,
+    ];
 
     fn word(verdict: Verdict) -> &'static str {
         match verdict {
@@ -186,6 +199,7 @@ mod tests {
             Verdict::Refused(Refusal::Running) => "running",
             Verdict::Refused(Refusal::Stopping) => "stopping",
             Verdict::Refused(Refusal::LeftRunning) => "left",
+            Verdict::Refused(Refusal::Unknown) => "unknown",
             Verdict::Refused(Refusal::Stopped) => "stopped",
             Verdict::Refused(Refusal::Ending) => "ending",
         }
@@ -195,14 +209,14 @@ mod tests {
     #[test]
     fn every_state_answers_every_request_as_the_contract_says() {
         for (request, wanted) in [
-            (Request::Run, ["", "running", "running", "stopping", "adopt"]),
-            (Request::Stop, ["stopped", "", "", "", "adopt"]),
-            (Request::Move, ["", "running", "running", "stopping", "left"]),
-            (Request::MoveToRunning, ["", "", "", "stopping", "left"]),
-            (Request::Branches, ["", "", "", "", ""]),
-            (Request::Serve, ["", "", "", "", "left"]),
-            (Request::Note, ["", "", "", "", ""]),
-            (Request::Remove, ["", "running", "running", "stopping", "left"]),
+            (Request::Run, ["", "running", "running", "stopping", "adopt", "unknown"]),
+            (Request::Stop, ["stopped", "", "", "", "adopt", "unknown"]),
+            (Request::Move, ["", "running", "running", "stopping", "left", "unknown"]),
+            (Request::MoveToRunning, ["", "", "", "stopping", "left", "unknown"]),
+            (Request::Branches, ["", "", "", "", "", "unknown"]),
+            (Request::Serve, ["", "", "", "", "left", "unknown"]),
+            (Request::Note, ["", "", "", "", "", ""]),
+            (Request::Remove, ["", "running", "running", "stopping", "left", "unknown"]),
         ] {
             let said = MACHINES.map(|machine| word(decide(None, machine, request)));
             assert_eq!(said, wanted, "{request:?}");
@@ -221,21 +235,21 @@ mod tests {
             Request::Serve,
             Request::Remove,
         ] {
-            assert_eq!(while_in(Change::Start, request), ["busy"; 5], "{request:?}");
-            assert_eq!(while_in(Change::Drop, request), ["wait"; 5], "{request:?}");
+            assert_eq!(while_in(Change::Start, request), ["busy"; 6], "{request:?}");
+            assert_eq!(while_in(Change::Drop, request), ["wait"; 6], "{request:?}");
             for change in moving {
-                assert_eq!(while_in(change, request), ["busy"; 5], "{change:?} {request:?}");
+                assert_eq!(while_in(change, request), ["busy"; 6], "{change:?} {request:?}");
             }
         }
         for request in [Request::Run, Request::Stop, Request::Branches, Request::Note, Request::Serve] {
             for change in gone {
-                assert_eq!(while_in(change, request), ["busy"; 5], "{change:?} {request:?}");
+                assert_eq!(while_in(change, request), ["busy"; 6], "{change:?} {request:?}");
             }
         }
-        assert_eq!(while_in(Change::Start, Request::Stop), ["wait"; 5]);
+        assert_eq!(while_in(Change::Start, Request::Stop), ["wait"; 6]);
         for change in moving.into_iter().chain([Change::Drop]) {
-            assert_eq!(while_in(change, Request::Stop), ["stopped", "", "", "", "wait"]);
-            assert_eq!(while_in(change, Request::Note), [""; 5]);
+            assert_eq!(while_in(change, Request::Stop), ["stopped", "", "", "", "wait", "unknown"]);
+            assert_eq!(while_in(change, Request::Note), [""; 6]);
         }
     }
 }

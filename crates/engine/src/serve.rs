@@ -188,7 +188,7 @@ pub(crate) fn serve_with(
         listen: tcp.as_ref().map(|serving| serving.address().to_string()),
     });
     let is_busy = || {
-        let used = |target: &Arc<Target>| target.is_left_running() || target.doing().is_some();
+        let used = |target: &Arc<Target>| target.is_unsupervised() || target.doing().is_some();
         manager.served().iter().any(used)
             || manager.is_opening()
             || manager.is_busy()
@@ -252,7 +252,7 @@ impl Drop for Opener {
     }
 }
 
-/// The thread that adopts machines that were left running (retrying once a second), starts the targets marked
+/// The thread that looks for machines that were left running and adopts them (retrying once a second), starts the targets marked
 /// `autostart` that are not added only now, and continues reading disks, for each target once it is open.
 pub(crate) struct Caretaker {
     stop: Arc<AtomicBool>,
@@ -279,7 +279,7 @@ impl Caretaker {
                     }
                     // At once when the target is open, then once a second.
                     let look = seen.look(&target);
-                    if (adopts || look.is_new) && target.is_left_running() {
+                    if (adopts || look.is_new) && target.is_unsupervised() {
                         adopt(&target);
                     }
                     if look.is_new {
@@ -303,7 +303,7 @@ impl Caretaker {
     }
 
     /// Whether it is still visiting the targets that were open at the first look, or starting some.
-    fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         !self.begun.load(Ordering::Acquire) || lock(&self.starting).iter().any(|thread| !thread.is_finished())
     }
 }
@@ -361,12 +361,22 @@ fn take_up(manager: &Arc<Manager>, target: &Arc<Target>, starts: bool) -> Option
     let name = &target.name;
     let mut starting = None;
     if starts && !target.is_running() && !target.is_left_running() {
+        // Also if it cannot be determined whether its machine runs: that is found out by the start.
         let run = call::Run { name: name.clone(), at: None, branch: None, display: None };
         let (manager, name) = (manager.clone(), name.clone());
-        let start = move || match manager.handle(&run, &mut UntilEnding(&manager)) {
-            Ok(_) => tracing::info!(target = name, "started"),
-            Err(Error::ManagerEnding) => {}
-            Err(e) => tracing::error!(target = name, error = %e, "cannot be started"),
+        let start = move || loop {
+            match manager.handle(&run, &mut UntilEnding(&manager)) {
+                Ok(_) => tracing::info!(target = name, "started"),
+                // It is started as soon as that is known, if it does not run.
+                Err(Error::MachineUnknown { .. }) if !manager.is_stopping() => {
+                    std::thread::sleep(ADOPT_EVERY / 5);
+                    continue;
+                }
+                // The caretaker has adopted it meanwhile.
+                Err(Error::TargetRunning(_) | Error::ManagerEnding) => {}
+                Err(e) => tracing::error!(target = name, error = %e, "cannot be started"),
+            }
+            break;
         };
         // In a thread of its own, so that other targets do not wait.
         match std::thread::Builder::new().name("autostart".into()).spawn(start) {

@@ -7,7 +7,7 @@
 //! - a started program is in a session of its own and inherits no descriptor except its log.
 
 use std::{
-    fmt, fs,
+    fmt, fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -23,6 +23,8 @@ use super::{
     deadline::Deadline,
     error::{Error, Result},
 };
+
+const ESRCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
 
 /// The identity of a process. It is unique, also over reboots of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +88,7 @@ impl Process {
         let pid = Pid::from_child(child);
         let pidfd =
             pidfd_open(pid, PidfdFlags::empty()).map_err(Error::system("watching the new process"))?;
-        let start_ticks = read_stat(child.id()).map_or(0, |stat| stat.start_ticks);
+        let start_ticks = read_stat(child.id())?.map_or(0, |stat| stat.start_ticks);
         Ok(Process { identity: Identity { pid: child.id(), start_ticks, boot_id: boot_id()? }, pidfd })
     }
 
@@ -111,7 +113,7 @@ impl Process {
         };
         // Read with the pidfd open: if the process ends and its pid is reused in between, this reads another process's
         // data, but the pidfd shows the end.
-        let stat = read_stat(pid);
+        let stat = read_stat(pid)?;
         let process = |stat: Stat| -> Result<Process> {
             Ok(Process {
                 identity: Identity { pid, start_ticks: stat.start_ticks, boot_id: boot_id()? },
@@ -193,10 +195,14 @@ impl Process {
         }
     }
 
-    /// Whether it was started with this argument.
-    pub(super) fn has_argument(&self, argument: &str) -> bool {
-        let line = fs::read(format!("/proc/{}/cmdline", self.identity.pid)).unwrap_or_default();
-        line.split(|&byte| byte == 0).any(|word| word == argument.as_bytes())
+    /// Whether it was started with this argument; false if it has ended.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub(super) fn has_argument(&self, argument: &str) -> Result<bool> {
+        let path = format!("/proc/{}/cmdline", self.identity.pid);
+        let line = unless_gone(fs::read(&path)).map_err(Error::file(&path))?.unwrap_or_default();
+        Ok(line.split(|&byte| byte == 0).any(|word| word == argument.as_bytes()))
     }
 }
 
@@ -221,8 +227,22 @@ struct Stat {
     ended: bool,
 }
 
-fn read_stat(pid: u32) -> Option<Stat> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+/// `None` if there is no such process. A file that cannot be read says nothing about the process: for lack of
+/// descriptors or memory, a running one would count as ended.
+fn read_stat(pid: u32) -> Result<Option<Stat>> {
+    let path = format!("/proc/{pid}/stat");
+    let text = unless_gone(fs::read_to_string(&path)).map_err(Error::file(&path))?;
+    Ok(text.and_then(|text| parse_stat(&text)))
+}
+
+/// What was read of a process; `None` if the process has ended.
+fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        // The kernel says the second of these if the process ends while its file is open.
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(ESRCH) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// The second field is the program's name in parentheses, and may hold spaces and parentheses itself.

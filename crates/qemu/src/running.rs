@@ -87,8 +87,29 @@ fn read(places: &Places) -> Result<Option<Running>> {
 /// The pid may be stale; the process is the right one if it was started with this very file.
 fn by_pid_file(places: &Places) -> Result<Option<Process>> {
     let path = places.pid_file();
-    let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+    let text = match fs::read(&path) {
+        Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::file(&path)(e)),
+    };
     let Ok(pid) = text.trim().parse() else { return Ok(None) };
-    let argument = utf8(&path)?;
-    Ok(Process::with_pid(pid)?.filter(|process| process.has_argument(argument)))
+    let Some(process) = Process::with_pid(pid)? else { return Ok(None) };
+    Ok(process.has_argument(utf8(&path)?)?.then_some(process))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_file_that_cannot_be_read_does_not_mean_that_no_machine_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::new(dir.path()).unwrap();
+        assert!(Running::find(&places).unwrap().is_none());
+        fs::write(places.pid_file(), [0xff, 0xfe]).unwrap();
+        assert!(Running::find(&places).unwrap().is_none(), "that is no process number");
+        fs::remove_file(places.pid_file()).unwrap();
+        fs::create_dir(places.pid_file()).unwrap();
+        assert!(matches!(Running::find(&places), Err(Error::File { .. })));
+    }
 }

@@ -1,4 +1,4 @@
-//! Which machine a target has: none, a supervised one, or one that was left running.
+//! Which machine a target has: none, a supervised one, one that was left running, or perhaps one.
 
 use std::{
     sync::{Arc, MutexGuard, PoisonError},
@@ -22,6 +22,9 @@ use crate::{
 pub(crate) enum Slot {
     #[default]
     None,
+    /// It could not be determined whether one runs, for this reason. Asked again before each request, and by a serving
+    /// manager every second.
+    Unknown(Arc<Error>),
     /// It runs, left by an earlier manager, and is not adopted yet.
     Left(Left),
     /// It runs, and is supervised.
@@ -56,6 +59,7 @@ impl Target {
         use bygone_qemu::Held;
         match &*self.slot() {
             Slot::None => lifecycle::Machine::Stopped,
+            Slot::Unknown(_) => lifecycle::Machine::Unknown,
             Slot::Left(_) => lifecycle::Machine::LeftRunning,
             Slot::Watched(machine) => match machine.phase() {
                 _ if lock(&machine.stop_asked).how.is_some() => lifecycle::Machine::Stopping,
@@ -80,7 +84,7 @@ impl Target {
     /// unknown.
     pub(crate) fn running_branch(&self) -> Option<BranchId> {
         match &*self.slot() {
-            Slot::None => None,
+            Slot::None | Slot::Unknown(_) => None,
             Slot::Left(left) => left.branch,
             Slot::Watched(machine) => Some(machine.branch),
         }
@@ -90,6 +94,20 @@ impl Target {
     #[must_use]
     pub(crate) fn is_running(&self) -> bool {
         matches!(&*self.slot(), Slot::Watched(_))
+    }
+
+    /// Whether a machine of it runs, or may run, that no manager supervises.
+    #[must_use]
+    pub(crate) fn is_unsupervised(&self) -> bool {
+        matches!(&*self.slot(), Slot::Left(_) | Slot::Unknown(_))
+    }
+
+    /// Why it cannot be determined whether its machine runs.
+    pub(crate) fn unknown_why(&self) -> Option<Arc<Error>> {
+        match &*self.slot() {
+            Slot::Unknown(why) => Some(why.clone()),
+            _ => None,
+        }
     }
 
     /// Whether its machine was left running and is not adopted yet.
@@ -106,12 +124,13 @@ impl Target {
         }
     }
 
-    /// The error that its machine was left running and no manager supervises it.
+    /// The error that its machine was left running and no manager supervises it, or that this cannot be determined.
     pub(crate) fn left_running(&self) -> Error {
         let name = self.name.clone();
         match &*self.slot() {
             Slot::Left(left) if left.foreign => left.foreign_error(&name),
             Slot::Left(left) => Error::LeftRunning { name, pid: left.pid, why: left.why.clone() },
+            Slot::Unknown(why) => Error::MachineUnknown { name, why: why.clone() },
             _ => Error::LeftRunning { name, pid: 0, why: None },
         }
     }
@@ -119,7 +138,7 @@ impl Target {
     /// The status of its machine, if one runs.
     pub(crate) fn machine_status(&self) -> Option<MachineStatus> {
         let (pid, branch, kept) = match &*self.slot() {
-            Slot::None => return None,
+            Slot::None | Slot::Unknown(_) => return None,
             Slot::Left(left) => {
                 (left.pid, left.branch, Kept::load(self).filter(|kept| kept.started.pid == left.pid))
             }
@@ -153,13 +172,7 @@ impl Target {
         if self.is_running() || self.doing().is_some() {
             return;
         }
-        let found = match self.shared.launcher.find(&self.run_dir()) {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::error!(target = self.name, %error, "it cannot be found out whether its machine runs");
-                return;
-            }
-        };
+        let found = self.shared.launcher.find(&self.run_dir());
         // A machine that is being started is found too; its starter has the turn until it is in the slot. No start can
         // begin meanwhile, so its files are not removed together with those of an earlier machine.
         self.between_changes(|| self.note_machine(found));
@@ -167,22 +180,32 @@ impl Target {
 
     /// Updates the slot with the process that was found. That may be out of date: a supervised machine may have ended
     /// since.
-    pub(crate) fn note_machine(&self, found: Option<u32>) {
+    pub(crate) fn note_machine(&self, found: Result<Option<u32>>) {
         let mut slot = self.slot();
         match (&mut *slot, found) {
-            (Slot::None, Some(_)) => {
-                let Ok(Some(pid)) = self.shared.launcher.find(&self.run_dir()) else { return };
-                let foreign = Kept::is_foreign(self);
-                let known = || Kept::load(self).map(|kept| kept.branch);
-                let branch = if foreign { None } else { known().or_else(|| exports::branch_of_socket(self)) };
-                *slot = Slot::Left(Left { pid, branch, foreign, serving: None, why: None });
+            (Slot::None | Slot::Unknown(_), Ok(Some(_))) => match self.shared.launcher.find(&self.run_dir()) {
+                Ok(Some(pid)) => {
+                    let foreign = Kept::is_foreign(self);
+                    let known = || Kept::load(self).map(|kept| kept.branch);
+                    let branch = if foreign { None } else { known().or_else(|| exports::branch_of_socket(self)) };
+                    *slot = Slot::Left(Left { pid, branch, foreign, serving: None, why: None });
+                }
+                // The next look handles its end.
+                Ok(None) => *slot = Slot::None,
+                Err(why) => self.note_unknown(&mut slot, why),
+            },
+            (Slot::None | Slot::Unknown(_), Err(why)) => self.note_unknown(&mut slot, why),
+            (Slot::Left(left), Ok(Some(pid))) => left.pid = pid,
+            // It ran the last time that this could be determined.
+            (Slot::Left(_), Err(error)) => {
+                tracing::warn!(target = self.name, %error, "it cannot be determined whether its machine still runs");
             }
-            (Slot::Left(left), Some(pid)) => left.pid = pid,
-            (Slot::Left(_), None) => {
+            (Slot::Left(_), Ok(None)) => {
                 drop(slot);
                 self.left_is_gone();
             }
-            (Slot::None, None) => {
+            (Slot::None | Slot::Unknown(_), Ok(None)) => {
+                *slot = Slot::None;
                 drop(slot);
                 if Kept::is_left(self) && !Kept::is_foreign(self) {
                     let branch = Kept::load(self).map(|kept| kept.branch);
@@ -190,6 +213,15 @@ impl Target {
                 }
             }
             (Slot::Watched(_), _) => {}
+        }
+    }
+
+    /// Notes why it cannot be determined whether its machine runs, and logs each new reason once.
+    fn note_unknown(&self, slot: &mut Slot, why: Error) {
+        let is_known = matches!(slot, Slot::Unknown(before) if before.to_string() == why.to_string());
+        if !is_known {
+            tracing::error!(target = self.name, error = %why, "it cannot be determined whether its machine runs");
+            *slot = Slot::Unknown(Arc::new(why));
         }
     }
 
@@ -320,7 +352,7 @@ impl Target {
     /// Stops serving a machine that outlives this manager. Requests in progress are answered first.
     pub(crate) fn stop_serving_machine(&self) {
         let serving = match &mut *self.slot() {
-            Slot::None => None,
+            Slot::None | Slot::Unknown(_) => None,
             Slot::Left(left) => left.serving.take(),
             Slot::Watched(machine) => lock(&machine.serving).take(),
         };

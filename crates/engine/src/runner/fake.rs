@@ -37,6 +37,8 @@ pub(crate) struct Fake {
     pub(crate) is_missing: AtomicBool,
     /// While set, machines that are being started are not there yet.
     pub(crate) holds_starts: AtomicBool,
+    /// While set, it cannot be determined whether a machine runs.
+    pub(crate) is_unknown: AtomicBool,
     /// A look for the machine in this folder panics.
     pub(crate) haunted: Mutex<Option<PathBuf>>,
 }
@@ -197,6 +199,9 @@ impl Launcher for Fake {
 
     fn find(&self, dir: &Path) -> Result<Option<u32>> {
         assert!(lock(&self.haunted).as_deref() != Some(dir), "as it was told to");
+        if self.is_unknown.load(Ordering::Acquire) {
+            return Err(Error::file("reading", "/proc", std::io::ErrorKind::OutOfMemory.into()));
+        }
         Ok(self.machine(dir).map(|machine| machine.pid))
     }
 

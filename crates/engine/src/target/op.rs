@@ -183,7 +183,7 @@ impl Target {
             Refusal::Busy(doing) => Error::busy(&name, doing),
             Refusal::Running => Error::TargetRunning(name),
             Refusal::Stopping => Error::TargetStopping(name),
-            Refusal::LeftRunning => self.left_running(),
+            Refusal::LeftRunning | Refusal::Unknown => self.left_running(),
             Refusal::Stopped => Error::TargetStopped(name),
             Refusal::Ending => Error::ManagerEnding,
         }

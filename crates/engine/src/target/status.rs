@@ -68,7 +68,7 @@ impl Target {
             name: self.name.clone(),
             state: match state {
                 lifecycle::Machine::Stopped => Running::Stopped,
-                lifecycle::Machine::LeftRunning => Running::Unknown,
+                lifecycle::Machine::LeftRunning | lifecycle::Machine::Unknown => Running::Unknown,
                 _ => Running::Running,
             },
             life: doing.map_or(state.state(), |doing| doing.change.named().into()),

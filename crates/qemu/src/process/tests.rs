@@ -63,6 +63,18 @@ fn a_process_that_nobody_has_waited_for_counts_as_ended() {
 }
 
 #[test]
+fn what_cannot_be_read_of_a_process_is_no_end_of_it() {
+    let ended = [io::ErrorKind::NotFound.into(), io::Error::from_raw_os_error(ESRCH)];
+    for error in ended {
+        assert_eq!(unless_gone::<()>(Err(error)).unwrap(), None);
+    }
+    let many = rustix::io::Errno::MFILE.into();
+    assert_eq!(unless_gone::<()>(Err(many)).unwrap_err().kind(), io::Error::from(rustix::io::Errno::MFILE).kind());
+    assert_eq!(read_stat(u32::MAX).unwrap(), None);
+    assert!(read_stat(std::process::id()).unwrap().is_some_and(|stat| !stat.ended));
+}
+
+#[test]
 fn names_with_parentheses_and_spaces_do_not_shift_the_fields() {
     let line = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 2 3\n";
     assert_eq!(parse_stat(line), Some(Stat { start_ticks: 4242, ended: false }));

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::atomic::Ordering};
 
 use bygone_block::{BlockDevice, Change, Writing};
 use bygone_model::Seq;
@@ -183,6 +183,73 @@ fn a_machine_is_known_by_its_process_even_if_nothing_else_is_left_that_says_so()
 }
 
 #[test]
+fn as_long_as_nobody_knows_whether_a_machine_runs_nothing_is_done_that_it_would_forbid() {
+    let (world, manager) = World::with(&["web"]);
+    let seq = manager.target("web").unwrap().log.head_seq();
+    run(&manager, "web").unwrap();
+    let pid = status(&manager).targets[0].machine.as_ref().unwrap().pid;
+    world.kill(manager);
+    let kept = std::fs::read(world.kept("web")).unwrap();
+    world.fake.is_unknown.store(true, Ordering::Release);
+
+    let manager = world.manager();
+    let target = manager.target("web").unwrap();
+    let remove = call::TargetRemove { name: "web".into(), delete_history: true };
+    let (volume, head) = (target.volume(BranchId(0), None).unwrap(), target.log.head_seq());
+    for refused in [
+        run(&manager, "web"),
+        stop(&manager, "web"),
+        restore(&manager, "web", seq),
+        manager.handle(&remove, &mut Nobody).map(drop),
+        target.serve(volume, true).map(drop),
+    ] {
+        assert!(matches!(refused, Err(Error::MachineUnknown { .. })), "{refused:?}");
+    }
+    assert_eq!((life(&manager).as_str(), target.log.head_seq()), ("unknown", head));
+    assert!(problems(&manager).contains("whether its machine runs: reading /proc"), "{}", problems(&manager));
+    assert_eq!(std::fs::read(world.kept("web")).unwrap(), kept);
+    // What no machine forbids is done.
+    let point = call::Point { name: "web".into(), at: None, label: "here".into(), hold: None };
+    manager.handle(&point, &mut Nobody).unwrap();
+
+    world.fake.is_unknown.store(false, Ordering::Release);
+    run(&manager, "web").unwrap();
+    assert_eq!(status(&manager).targets[0].machine.as_ref().unwrap().pid, pid);
+    stop(&manager, "web").unwrap();
+    // What was seen to end does not run, until another look fails.
+    world.fake.is_unknown.store(true, Ordering::Release);
+    assert_eq!(life(&manager), "stopped");
+    assert!(matches!(run(&manager, "web"), Err(Error::MachineUnknown { .. })));
+    world.fake.is_unknown.store(false, Ordering::Release);
+    run(&manager, "web").unwrap();
+    stop(&manager, "web").unwrap();
+}
+
+#[test]
+fn a_manager_that_serves_looks_again_until_it_knows_what_runs() {
+    let (world, manager) = World::with(&["db", "web"]);
+    let settings = vec![("autostart".to_owned(), "true".to_owned())];
+    manager.handle(&call::TargetSet { name: "db".into(), settings }, &mut Nobody).unwrap();
+    run(&manager, "web").unwrap();
+    world.kill(manager);
+    world.fake.is_unknown.store(true, Ordering::Release);
+
+    let manager = world.serving();
+    manager.open_all();
+    let targets = ["db", "web"].map(|name| manager.target(name).unwrap());
+    let caretaker = Caretaker::start(manager.clone(), None).unwrap();
+    wait_for("db to be started", || caretaker.is_busy());
+    assert!(targets.iter().all(|target| target.machine_state() == lifecycle::Machine::Unknown));
+    world.fake.is_unknown.store(false, Ordering::Release);
+    wait_for("both to be supervised", || targets.iter().all(|target| target.is_running()));
+    assert!(targets[1].machine().unwrap().adopted && !targets[0].machine().unwrap().adopted);
+    drop(caretaker);
+    for name in ["db", "web"] {
+        stop(&manager, name).unwrap();
+    }
+}
+
+#[test]
 fn a_machine_that_ended_while_no_manager_was_there_is_noted_once() {
     let (world, manager) = World::with(&["web"]);
     run(&manager, "web").unwrap();
@@ -246,10 +313,10 @@ fn a_machine_that_ends_while_somebody_looks_for_it_is_no_machine_that_was_left_r
     run(&manager, "web").unwrap();
     let found = status(&manager).targets[0].machine.as_ref().map(|machine| machine.pid);
     stop(&manager, "web").unwrap();
-    target.note_machine(found);
+    target.note_machine(Ok(found));
     assert_eq!(life(&manager), "stopped");
     run(&manager, "web").unwrap();
-    target.note_machine(None);
+    target.note_machine(Ok(None));
     assert_eq!(life(&manager), "running");
     stop(&manager, "web").unwrap();
     assert_eq!(count(&target, &Kind::Shutdown), 2);
