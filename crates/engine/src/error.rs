@@ -1,6 +1,11 @@
 //! The errors of the engine. [`Error::failure`] converts them for the API.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use bygone_block::IoError;
 use bygone_model::when::{ParseError, ResolveError};
@@ -506,6 +511,14 @@ impl From<BadSetting> for Error {
     fn from(bad: BadSetting) -> Error {
         Usage::from(bad).into()
     }
+}
+
+/// Does `work`, on which other threads wait: a panic in it, which has been printed, is an error like any other.
+///
+/// # Errors
+/// That of `work`; [`Error::Panicked`] if it panicked.
+pub(crate) fn or_panicked<T>(what: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Error::Panicked { what }))
 }
 
 impl Error {

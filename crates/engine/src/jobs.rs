@@ -13,7 +13,6 @@ mod kept;
 
 use std::{
     collections::BTreeMap,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -32,7 +31,7 @@ use crate::{
         Progress, Request, call,
     },
     calls::Handle,
-    error::{Error, Result, Usage},
+    error::{Error, Result, Usage, or_panicked},
     manager::Manager,
     store_dir::StorePaths,
     target::{Target, lock},
@@ -305,8 +304,7 @@ impl Manager {
                 // The callers that wait for it must be notified even if it panics.
                 let mut working = Working { answers, job: &job, manager: self };
                 let meant = lock(&job.kept).meant().clone();
-                let done = catch_unwind(AssertUnwindSafe(|| self.do_now(&meant, &mut working)));
-                let result = done.unwrap_or(Err(Error::Panicked { what: "this" }));
+                let result = or_panicked("this", || self.do_now(&meant, &mut working));
                 jobs.end(self, &job, &result);
                 result
             }

@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,7 +13,7 @@ use bygone_model::Micros;
 
 use crate::{
     config::TargetConfig,
-    error::{Error, Result},
+    error::{Error, Result, or_panicked},
     lifecycle::{Change, Doing},
     outside::Tap,
     store_dir::Configs,
@@ -140,7 +139,7 @@ impl Registry {
     /// Opens a target whose slot is [`Slot::Opening`].
     fn open(&self, name: &str) {
         // A panic must not reach the threads that wait for it or open the others.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
+        let opened = or_panicked("opening it", || {
             let target = Target::open(&self.shared, name)?;
             self.shared.jobs.settle(&target);
             target.look_for_machine();
@@ -151,8 +150,8 @@ impl Registry {
                 }
             }
             Ok(target)
-        }));
-        let slot = match opened.unwrap_or(Err(Error::Panicked { what: "opening it" })) {
+        });
+        let slot = match opened {
             Ok(target) => Slot::Served(target),
             Err(error) => {
                 // Without a serving manager, the request reports it.

@@ -20,7 +20,7 @@ use bygone_sys::ImageLock;
 use super::{Target, lock};
 use crate::{
     api::Answers,
-    error::{Error, Result},
+    error::{Error, Result, or_panicked},
     lifecycle::Request,
     outside,
 };
@@ -266,7 +266,8 @@ impl Target {
         }
         live.insert(volume, Live::Opening);
         drop(live);
-        let opened = open(self);
+        // A panic must not leave those waiting who want it opened too: they try it themselves.
+        let opened = or_panicked("opening the disk", || open(self));
         let mut live = lock(&self.live);
         let opened = opened.map(|(kind, then)| {
             let mut uses = Uses::default();
@@ -503,7 +504,8 @@ impl Target {
     fn close(&self, kind: LiveKind) -> Option<ImageLock> {
         match kind {
             LiveKind::Tap { tap, destager, lock } => {
-                if let Err(e) = tap.close() {
+                // The disk is not closed for as long as this takes, and after a panic it would never be.
+                if let Err(e) = or_panicked("closing the disk", || Ok(tap.close()?)) {
                     tracing::error!(target = self.name, error = %e, "the tapped disk could not be brought up to date; the log has everything and the next start goes on");
                 }
                 if let Some(thread) = destager {
@@ -512,8 +514,11 @@ impl Target {
                 Some(lock)
             }
             LiveKind::Log(device) => {
-                device.close();
-                if let Err(e) = device.flush() {
+                let closed = or_panicked("closing the disk", || {
+                    device.close();
+                    Ok(device.flush()?)
+                });
+                if let Err(e) = closed {
                     tracing::error!(target = self.name, error = %e, "the log could not be flushed");
                 }
                 None

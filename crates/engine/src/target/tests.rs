@@ -10,7 +10,7 @@ use std::{
 use bygone_block::{BlockDevice, Extent, Geometry, IoError, LogDevice, RawDisk, Reading, WhenFull, Writing};
 use bygone_model::{BranchId, Kind, Place, Seq, VolumeId};
 
-use super::{Shared, Target, Use, lock};
+use super::{Lease, Shared, Target, Use, lock};
 use crate::{
     Error,
     config::{DiskConfig, TargetConfig},
@@ -91,13 +91,17 @@ fn a_lease_lets_go_of_its_device_before_the_disk_may_be_opened_anew() {
     assert!(lock(&target.live).is_empty());
 }
 
-/// Waits until the target is not busy.
-fn wait_idle(target: &Target) {
+fn wait_for(done: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(30);
-    while target.is_busy() {
-        assert!(Instant::now() < end, "waited too long for the target to be idle");
+    while !done() {
+        assert!(Instant::now() < end, "waited too long");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Waits until the target is not busy.
+fn wait_idle(target: &Target) {
+    wait_for(|| !target.is_busy());
 }
 
 /// A target whose tapped disk was read completely, and the moment after that.
@@ -337,14 +341,13 @@ fn has_gap(target: &Target) -> bool {
     found
 }
 
-/// A disk whose syncs wait until `go_on` is set.
-struct Slow {
+/// A disk that does something else before each sync.
+struct Syncing<F> {
     below: bygone_block::OsDisk,
-    go_on: Arc<AtomicBool>,
-    waits: Arc<AtomicBool>,
+    first: F,
 }
 
-impl RawDisk for Slow {
+impl<F: Fn() + Send + Sync> RawDisk for Syncing<F> {
     fn file(&self) -> &dyn bygone_store::env::File {
         self.below.file()
     }
@@ -352,10 +355,7 @@ impl RawDisk for Slow {
         self.below.size_bytes()
     }
     fn sync(&self) -> std::io::Result<()> {
-        while !self.go_on.load(Ordering::Acquire) {
-            self.waits.store(true, Ordering::Release);
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        (self.first)();
         self.below.sync()
     }
     fn zero(&self, offset: u64, len_bytes: u64) -> std::io::Result<()> {
@@ -375,18 +375,28 @@ impl RawDisk for Slow {
     }
 }
 
+/// Opens a tapped disk that does something else before each sync.
+fn lease_with(target: &Arc<Target>, volume: VolumeId, first: impl Fn() + Send + Sync + 'static) -> Lease {
+    let opened = target.lease_by(volume, Use::Upkeep, false, |target| {
+        let disk = target.log.catalog().disk_of(volume)?.clone();
+        let (below, lock) = target.take_disk(&disk)?;
+        target.open_tap_on(volume, Box::new(Syncing { below, first }), lock)
+    });
+    opened.unwrap()
+}
+
 #[test]
 fn a_status_does_not_wait_for_a_disk_that_closes() {
     let dir = tempfile::tempdir().unwrap();
     let (target, volume, ..) = tapped(dir.path());
     let (go_on, waits) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
-    let opened = target.lease_by(volume, Use::Upkeep, false, |target| {
-        let disk = target.log.catalog().disk_of(volume)?.clone();
-        let (below, lock) = target.take_disk(&disk)?;
-        let slow = Slow { below, go_on: go_on.clone(), waits: waits.clone() };
-        target.open_tap_on(volume, Box::new(slow), lock)
+    let (may_sync, is_asked) = (go_on.clone(), waits.clone());
+    let lease = lease_with(&target, volume, move || {
+        while !may_sync.load(Ordering::Acquire) {
+            is_asked.store(true, Ordering::Release);
+            std::thread::sleep(Duration::from_millis(1));
+        }
     });
-    let lease = opened.unwrap();
     write(&lease, 0, 7);
     go_on.store(false, Ordering::Release);
     std::thread::scope(|scope| {
@@ -444,4 +454,50 @@ fn a_status_opens_no_file_of_a_log() {
     let after = target.status().unwrap();
     assert_eq!((after.used_bytes, after.head_seq), (before.used_bytes, before.head_seq));
     assert_eq!(after.problems, before.problems);
+}
+
+#[test]
+fn a_panic_while_a_disk_is_opened_is_told_to_its_caller_and_leaves_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(&dir.path().join("store"), None);
+    let volume = target.volume(target.present(), None).unwrap();
+    let (is_opening, waits) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let opening = scope.spawn(|| {
+            target.lease_by(volume, Use::Upkeep, false, |_| {
+                is_opening.store(true, Ordering::Release);
+                wait_for(|| waits.load(Ordering::Acquire));
+                panic!("as it was told to")
+            })
+        });
+        wait_for(|| is_opening.load(Ordering::Acquire));
+        let waiting = scope.spawn(|| {
+            waits.store(true, Ordering::Release);
+            target.lease(volume, Use::Client).map(|lease| write(&lease, 0, 7))
+        });
+        let told = opening.join().expect("the panic goes no further").unwrap_err();
+        assert!(matches!(told, Error::Panicked { .. }), "{told:?}");
+        wait_for(|| waiting.is_finished());
+        waiting.join().unwrap().unwrap();
+    });
+    assert!(!target.is_busy());
+}
+
+#[test]
+fn a_panic_while_a_disk_is_closed_does_not_keep_it_from_being_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (target, volume, disk, _) = tapped(dir.path());
+    let is_due = Arc::new(AtomicBool::new(false));
+    let panics = is_due.clone();
+    let lease = lease_with(&target, volume, move || {
+        assert!(!panics.load(Ordering::Acquire), "as it was told to");
+    });
+    write(&lease, 0, 7);
+    is_due.store(true, Ordering::Release);
+    // In a thread of its own, which the panic would end.
+    std::thread::scope(|scope| scope.spawn(move || drop(lease)).join().expect("the panic goes no further"));
+    assert!(!lock(&target.live).contains_key(&volume));
+    drop(target.lease(volume, Use::Upkeep).unwrap());
+    wait_idle(&target);
+    assert_eq!(std::fs::read(disk).unwrap()[0], 7, "it is complete without Bygone");
 }

@@ -48,6 +48,25 @@ pub(super) fn is_stale(catalog: &Catalog, volume: &Volume) -> bool {
     }
 }
 
+/// Notes that a thread reads a tapped disk, for its lifetime.
+struct ReadNow {
+    target: Arc<Target>,
+    volume: VolumeId,
+}
+
+impl ReadNow {
+    fn of(target: &Arc<Target>, volume: VolumeId) -> ReadNow {
+        lock(&target.read_now).insert(volume);
+        ReadNow { target: target.clone(), volume }
+    }
+}
+
+impl Drop for ReadNow {
+    fn drop(&mut self) {
+        lock(&self.target.read_now).remove(&self.volume);
+    }
+}
+
 /// The exclusive right to fill a disk outside the store.
 pub(crate) struct Claim {
     target: Arc<Target>,
@@ -90,16 +109,12 @@ impl Target {
         let event = Event::new(kind.clone(), begun).with("disk", disk.clone()).with("phase", "begin");
         self.log.event(self.present(), &event)?;
         self.log.flush()?;
-        lock(&self.read_now).insert(volume);
-        let begun = self.in_background("base", move |target| {
+        let reading = ReadNow::of(self, volume);
+        self.in_background("base", move |target| {
             // The tap is dropped before the lease.
             let (_lease, tap) = (lease, tap);
-            target.read_disk(&tap, volume, &disk, kind);
-        });
-        if begun.is_err() {
-            lock(&self.read_now).remove(&volume);
-        }
-        begun
+            target.read_disk(&tap, reading, &disk, kind);
+        })
     }
 
     /// Does `work` in a thread that [`Target::is_busy`] counts.
@@ -116,10 +131,10 @@ impl Target {
             .map_err(|e| Error::file("starting a thread for", &self.name, e))
     }
 
-    fn read_disk(&self, tap: &Arc<TapDevice>, volume: VolumeId, disk: &str, kind: Kind) {
-        let wanted = || !self.is_closing() && !lock(&self.read_no_more).contains(&volume);
+    fn read_disk(&self, tap: &Arc<TapDevice>, reading: ReadNow, disk: &str, kind: Kind) {
+        let wanted = || !self.is_closing() && !lock(&self.read_no_more).contains(&reading.volume);
         let read = tap.reread(&mut |_, _| wanted());
-        lock(&self.read_now).remove(&volume);
+        drop(reading);
         match read {
             Ok(found) if tap.is_complete() => {
                 let label = match kind {
