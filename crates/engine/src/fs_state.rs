@@ -1,7 +1,9 @@
 //! Finds out whether the file systems on a disk are marked clean: one of the signals that a target was shut down in
 //! order.
 //!
-//! Pure, and safe on hostile input: it only reads a few fields of partition tables and superblocks.
+//! Safe on hostile input: it only reads a few fields of partition tables and superblocks.
+
+use bygone_block::{BlockDevice, Geometry, Reading};
 
 /// The state of one file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,14 +16,30 @@ pub(crate) struct FsState {
     pub clean: bool,
 }
 
-const SECTOR: u64 = 512;
 const PARTITIONS_MAX: u32 = 128;
 
-/// Finds the ext2/3/4 file systems that start at the beginning of a disk or of a primary MBR or GPT partition, in
-/// sectors of 512 bytes. `read` returns the bytes at an offset.
-pub(crate) fn find(size_bytes: u64, read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Vec<FsState> {
+/// Returns the bytes at an offset.
+type Read<'a> = dyn FnMut(u64, usize) -> Option<Vec<u8>> + 'a;
+
+/// The file systems on a disk; `None` if a part of it that had to be looked at cannot be read.
+pub(crate) fn on(disk: &dyn BlockDevice) -> Option<Vec<FsState>> {
+    let Geometry { size_bytes, block_bytes, .. } = disk.geometry();
+    let mut unreadable = false;
+    let found = find(size_bytes, block_bytes, &mut |at, len| {
+        at.checked_add(len as u64).filter(|end| *end <= size_bytes)?;
+        let mut bytes = vec![0; len];
+        let read = disk.read(at, &mut bytes, Reading::MayWait);
+        unreadable |= read.is_err();
+        read.ok().map(|()| bytes)
+    });
+    (!unreadable).then_some(found)
+}
+
+/// Finds the ext2/3/4 file systems that start at the beginning of a disk or of a primary MBR or GPT partition. The
+/// addresses in partition tables are in blocks of `block_bytes`, as the guest sees them.
+pub(crate) fn find(size_bytes: u64, block_bytes: u32, read: &mut Read<'_>) -> Vec<FsState> {
     let mut starts = vec![0];
-    starts.extend(partitions(read));
+    starts.extend(partitions(u64::from(block_bytes), read));
     starts.retain(|start| start.saturating_add(4096) <= size_bytes);
     starts.sort_unstable();
     starts.dedup();
@@ -40,8 +58,8 @@ fn le64(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
 }
 
-fn partitions(read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Vec<u64> {
-    let parse = |read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>| {
+fn partitions(block: u64, read: &mut Read<'_>) -> Vec<u64> {
+    let parse = |read: &mut Read<'_>| {
         let mbr = read(0, 512)?;
         if le16(&mbr, 510)? != 0xaa55 {
             return None;
@@ -51,10 +69,10 @@ fn partitions(read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Vec<u64> {
             let entry = 446 + i * 16;
             let kind = *mbr.get(entry + 4)?;
             if kind == 0xee {
-                return gpt(read);
+                return gpt(block, read);
             }
             if kind != 0 {
-                starts.push(u64::from(le32(&mbr, entry + 8)?) * SECTOR);
+                starts.push(u64::from(le32(&mbr, entry + 8)?) * block);
             }
         }
         Some(starts)
@@ -62,8 +80,8 @@ fn partitions(read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Vec<u64> {
     parse(read).unwrap_or_default()
 }
 
-fn gpt(read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<Vec<u64>> {
-    let header = read(SECTOR, 512)?;
+fn gpt(block: u64, read: &mut Read<'_>) -> Option<Vec<u64>> {
+    let header = read(block, 512)?;
     if !header.starts_with(b"EFI PART") {
         return None;
     }
@@ -72,13 +90,13 @@ fn gpt(read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<Vec<u64>> 
         return None;
     }
     let bytes = (count as usize * size).next_multiple_of(512);
-    let table = read(entries_at.checked_mul(SECTOR)?, bytes)?;
+    let table = read(entries_at.checked_mul(block)?, bytes)?;
     let used = |entry: &&[u8]| entry.iter().take(16).any(|b| *b != 0);
-    let start = |entry: &[u8]| le64(entry, 32)?.checked_mul(SECTOR);
+    let start = |entry: &[u8]| le64(entry, 32)?.checked_mul(block);
     Some(table.chunks_exact(size).take(count as usize).filter(used).filter_map(start).collect())
 }
 
-fn ext(start: u64, read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Option<FsState> {
+fn ext(start: u64, read: &mut Read<'_>) -> Option<FsState> {
     let superblock = read(start + 1024, 1024)?;
     if le16(&superblock, 0x38)? != 0xef53 {
         return None;
@@ -99,6 +117,8 @@ fn ext(start: u64, read: &mut dyn FnMut(u64, usize) -> Option<Vec<u8>>) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use bygone_block::{Extent, IoError, Writing};
+
     use super::*;
 
     fn superblock(recover: bool) -> Vec<u8> {
@@ -111,7 +131,12 @@ mod tests {
     }
 
     fn find_on(disk: &[u8]) -> Vec<FsState> {
-        find(disk.len() as u64, &mut |at, len| Some(disk.get(at as usize..at as usize + len)?.to_vec()))
+        find_in(512, disk)
+    }
+
+    fn find_in(block_bytes: u32, disk: &[u8]) -> Vec<FsState> {
+        let mut read = |at, len| Some(disk.get(at as usize..at as usize + len)?.to_vec());
+        find(disk.len() as u64, block_bytes, &mut read)
     }
 
     #[test]
@@ -128,6 +153,82 @@ mod tests {
         disk[446 + 8..][..4].copy_from_slice(&8_u32.to_le_bytes());
         disk.extend(superblock(false));
         assert_eq!(find_on(&disk), [FsState { kind: "ext4", offset: 4096, clean: true }]);
+    }
+
+    /// A disk with one partition, which begins at block 16 and has a file system.
+    fn partitioned(block: usize, gpt: bool, recover: bool) -> Vec<u8> {
+        let mut disk = vec![0; 16 * block];
+        disk[510..512].copy_from_slice(&0xaa55_u16.to_le_bytes());
+        if gpt {
+            disk[446 + 4] = 0xee;
+            disk[block..block + 8].copy_from_slice(b"EFI PART");
+            disk[block + 72] = 2;
+            disk[block + 80] = 128;
+            disk[block + 84] = 128;
+            disk[2 * block] = 1;
+            disk[2 * block + 32] = 16;
+            // The table of 128 entries is longer than what is before the partition.
+            disk.resize((16 * block).max(2 * block + 128 * 128), 0);
+        } else {
+            disk[446 + 4] = 0x83;
+            disk[446 + 8] = 16;
+        }
+        let from = 16 * block;
+        disk.resize(disk.len().max(from + 8192), 0);
+        disk[from + 1024..from + 2048].copy_from_slice(&superblock(recover)[1024..2048]);
+        disk
+    }
+
+    #[test]
+    fn partition_tables_count_in_the_blocks_of_their_disk() {
+        for (block, gpt) in [(512, false), (4096, false), (512, true), (4096, true)] {
+            for recover in [false, true] {
+                let disk = partitioned(block, gpt, recover);
+                let offset = 16 * block as u64;
+                let there = [FsState { kind: "ext4", offset, clean: !recover }];
+                assert_eq!(find_in(block as u32, &disk), there, "{block} {gpt} {recover}");
+                let other = if block == 512 { 4096 } else { 512 };
+                assert_eq!(find_in(other, &disk), [], "{block} {gpt} {recover}");
+            }
+        }
+    }
+
+    /// A disk of which only the first bytes can be read.
+    struct Torn(Vec<u8>, u64);
+
+    impl BlockDevice for Torn {
+        fn geometry(&self) -> Geometry {
+            let size_bytes = self.0.len() as u64;
+            Geometry { size_bytes, block_bytes: 4096, read_only: true, can_trim: false }
+        }
+        fn read(&self, offset: u64, buf: &mut [u8], _: Reading) -> Result<(), IoError> {
+            let end = offset + buf.len() as u64;
+            if end > self.1 {
+                return Err(IoError::Medium(std::io::ErrorKind::Other.into()));
+            }
+            buf.copy_from_slice(&self.0[offset as usize..end as usize]);
+            Ok(())
+        }
+        fn write(&self, _: &[Writing<'_>]) -> Result<(), IoError> {
+            Err(IoError::ReadOnly)
+        }
+        fn flush(&self) -> Result<(), IoError> {
+            Ok(())
+        }
+        fn extents(&self, _: u64, _: u64, _: &mut dyn FnMut(Extent) -> bool) -> Result<(), IoError> {
+            Ok(())
+        }
+        fn prefetch(&self, _: u64, _: u64) {}
+    }
+
+    #[test]
+    fn what_cannot_be_read_may_be_a_file_system() {
+        let disk = partitioned(4096, true, false);
+        let len = disk.len() as u64;
+        assert_eq!(on(&Torn(disk.clone(), len)).unwrap().len(), 1);
+        for readable in [0, 4096, 8192, 16 * 4096] {
+            assert_eq!(on(&Torn(disk.clone(), readable)), None, "{readable}");
+        }
     }
 
     #[test]

@@ -14,7 +14,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bygone_block::{BlockDevice, Reading};
 use bygone_model::{At, Event, Grade, Kind, Micros, Moment, Place, Seq};
 use bygone_store::Appended;
 
@@ -198,7 +197,9 @@ impl Machine {
             signals.push("the clients of its disks are gone".to_owned());
         }
         let states = self.file_systems();
-        let all_clean = states.iter().all(|(_, state)| state.clean);
+        // What cannot be read may be dirty.
+        let all_clean = states.as_ref().is_some_and(|states| states.iter().all(|(_, state)| state.clean));
+        let states = states.unwrap_or_default();
         if !states.is_empty() && all_clean {
             let names: Vec<String> =
                 states.iter().map(|(disk, state)| format!("{} on {disk}", state.kind)).collect();
@@ -314,27 +315,13 @@ impl Machine {
         }
     }
 
-    /// The current state of the file systems on the disks.
-    fn file_systems(&self) -> Vec<(String, fs_state::FsState)> {
-        let leases = lock(&self.leases);
+    /// The current state of the file systems on the disks; `None` if a disk cannot be read.
+    fn file_systems(&self) -> Option<Vec<(String, fs_state::FsState)>> {
         let mut found = Vec::new();
-        for lease in leases.iter() {
-            let geometry = lease.geometry();
-            let block = u64::from(geometry.block_bytes);
-            let mut read = |at: u64, len: usize| {
-                let start = at - at % block;
-                let end = at.checked_add(len as u64)?.checked_next_multiple_of(block)?;
-                if end > geometry.size_bytes {
-                    return None;
-                }
-                let mut bytes = vec![0; (end - start) as usize];
-                lease.read(start, &mut bytes, Reading::MayWait).ok()?;
-                Some(bytes[(at - start) as usize..(at - start) as usize + len].to_vec())
-            };
-            let states = fs_state::find(geometry.size_bytes, &mut read);
-            found.extend(states.into_iter().map(|state| (lease.disk_name(), state)));
+        for lease in lock(&self.leases).iter() {
+            found.extend(fs_state::on(lease)?.into_iter().map(|state| (lease.disk_name(), state)));
         }
-        found
+        Some(found)
     }
 }
 

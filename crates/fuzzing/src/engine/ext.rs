@@ -12,16 +12,18 @@ pub fn ext(bytes: &[u8]) {
     let mut input = Input(bytes);
     let size_bytes = u64::from(input.u32()) * 512;
     let disk = Disk::of(&mut input);
-    let (mut reads, mut read_bytes) = (0, 0);
-    let found = file_systems(size_bytes, &mut |at, len| {
-        reads += 1;
-        read_bytes += len;
-        at.checked_add(len as u64).filter(|end| *end <= size_bytes).map(|_| disk.read(at, len))
-    });
-    assert!(reads <= 2 + 1 + 4 + 128 && read_bytes <= 1 << 20, "{reads} reads of {read_bytes} bytes");
-    let expected: Vec<_> =
-        disk.starts(size_bytes).into_iter().filter_map(|start| disk.state(start)).collect();
-    assert_eq!(found, expected);
+    for block_bytes in [512, 4096] {
+        let (mut reads, mut read_bytes) = (0, 0);
+        let found = file_systems(size_bytes, block_bytes, &mut |at, len| {
+            reads += 1;
+            read_bytes += len;
+            at.checked_add(len as u64).filter(|end| *end <= size_bytes).map(|_| disk.read(at, len))
+        });
+        assert!(reads <= 2 + 1 + 4 + 128 && read_bytes <= 1 << 20, "{reads} reads of {read_bytes} bytes");
+        let starts = disk.starts(size_bytes, u64::from(block_bytes));
+        let expected: Vec<_> = starts.into_iter().filter_map(|start| disk.state(start)).collect();
+        assert_eq!(found, expected, "in blocks of {block_bytes}");
+    }
 }
 
 /// The sectors that do not hold zeroes.
@@ -51,16 +53,16 @@ impl Disk {
         (0..bytes).rev().fold(0, |n, i| n << 8 | u64::from(self.byte(at + i)))
     }
 
-    /// Where file systems may begin: at the start of the disk and of each partition.
-    fn starts(&self, size_bytes: u64) -> Vec<u64> {
+    /// Where file systems may begin: at the start of the disk and of each partition, whose tables count in blocks.
+    fn starts(&self, size_bytes: u64, block: u64) -> Vec<u64> {
         let mut starts = vec![0];
         if size_bytes >= 512 && self.number(510, 2) == 0xaa55 {
             let entries: Vec<u64> = (0..4).map(|i| 446 + i * 16).collect();
             if entries.iter().any(|at| self.byte(at + 4) == 0xee) {
-                starts.extend(self.gpt(size_bytes));
+                starts.extend(self.gpt(size_bytes, block));
             } else {
                 let used = entries.iter().filter(|at| self.byte(*at + 4) != 0);
-                starts.extend(used.map(|at| self.number(at + 8, 4) * 512));
+                starts.extend(used.map(|at| self.number(at + 8, 4) * block));
             }
         }
         starts.retain(|start| *start <= size_bytes.saturating_sub(4096) && size_bytes >= 4096);
@@ -69,17 +71,17 @@ impl Disk {
         starts
     }
 
-    fn gpt(&self, size_bytes: u64) -> Vec<u64> {
+    fn gpt(&self, size_bytes: u64, block: u64) -> Vec<u64> {
         let (table, count, each) =
-            (self.number(512 + 72, 8), self.number(512 + 80, 4), self.number(512 + 84, 4));
-        let believed = size_bytes >= 1024 && self.read(512, 8) == *b"EFI PART" && count <= 128;
-        let end = u128::from(table) * 512 + u128::from((count * each).next_multiple_of(512));
+            (self.number(block + 72, 8), self.number(block + 80, 4), self.number(block + 84, 4));
+        let believed = size_bytes >= block + 512 && self.read(block, 8) == *b"EFI PART" && count <= 128;
+        let end = u128::from(table) * u128::from(block) + u128::from((count * each).next_multiple_of(512));
         if !believed || !(128..=1024).contains(&each) || end > u128::from(size_bytes) {
             return Vec::new();
         }
-        let entries = (0..count).map(|i| table * 512 + i * each);
+        let entries = (0..count).map(|i| table * block + i * each);
         let used = entries.filter(|at| (0..16).any(|i| self.byte(at + i) != 0));
-        used.filter_map(|at| self.number(at + 32, 8).checked_mul(512)).collect()
+        used.filter_map(|at| self.number(at + 32, 8).checked_mul(block)).collect()
     }
 
     /// What the superblock of an ext file system says ("Linux kernel documentation, ext4, super block").

@@ -1,7 +1,7 @@
 //! Which moments events name, and how much is read to answer.
 
 use bygone_block::{BlockDevice, Change, Reading, Writing};
-use bygone_model::{Micros, Place};
+use bygone_model::{Grade, Micros, Place};
 use bygone_store::{EventOrder, EventQuery};
 
 use super::{
@@ -222,4 +222,29 @@ fn a_plan_counts_points_up_to_a_bound_and_names_the_newest() {
     assert_eq!(lost.points, crate::api::POINTS_MAX as u64);
     assert_eq!(lost.labels.first().map(String::as_str), Some("p97"));
     assert_eq!(lost.labels.last().map(String::as_str), Some("p104"));
+}
+
+#[test]
+fn a_file_system_that_is_in_use_is_seen_whatever_blocks_its_disk_has() {
+    let (_world, manager) = World::with(&[]);
+    let disk = NewDisk { id: None, source: NewSource::Store(1 << 20), block_bytes: Some(4096) };
+    let add = call::TargetAdd { config: TargetConfig::new("web"), disks: vec![disk], wait: true };
+    manager.handle(&add, &mut Nobody).unwrap();
+    let target = manager.target("web").unwrap();
+    // One partition, from block 16 on, with an ext4 that needs recovery.
+    let mut bytes = vec![0; 17 * BLOCK];
+    bytes[510..512].copy_from_slice(&0xaa55_u16.to_le_bytes());
+    (bytes[446 + 4], bytes[446 + 8]) = (0x83, 16);
+    let superblock = 16 * BLOCK + 1024;
+    bytes[superblock + 0x38..][..2].copy_from_slice(&0xef53_u16.to_le_bytes());
+    bytes[superblock + 0x3a] = 1;
+    for (needs_recovery, grade) in [(4, Grade::Crash), (0, Grade::Stopped)] {
+        bytes[superblock + 0x60] = 0x40 | needs_recovery;
+        let lease = target.lease(target.volume(BranchId(0), None).unwrap(), Use::Client).unwrap();
+        lease.write(&[Writing { offset: 0, change: Change::Data(&bytes) }]).unwrap();
+        drop(lease);
+        run(&manager, "web").unwrap();
+        stop(&manager, "web").unwrap();
+        assert_eq!(newest(&target, Kind::Shutdown).event.grade, grade);
+    }
 }
