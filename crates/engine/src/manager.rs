@@ -29,7 +29,7 @@ use crate::{
     target::{Shared, Target, lock},
 };
 
-pub(crate) use self::machines::stop_machine;
+pub(crate) use self::machines::{ADOPT_EVERY, stop_machine};
 use self::registry::{Held, Registry};
 
 /// How often a waiting caller is asked whether it still wants the answer.

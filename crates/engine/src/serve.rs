@@ -24,7 +24,7 @@ use crate::{
     exports::ManagerExports,
     lifecycle::{Change, Request as Asked},
     machine::Machine,
-    manager::{Manager, stop_machine},
+    manager::{ADOPT_EVERY, Manager, stop_machine},
     socket::{self, ApiServer},
     store_dir::{Configs, StorePaths},
     target::{Begun, Target, lock},
@@ -38,7 +38,6 @@ const IDLE_MAX: Duration = Duration::from_secs(3);
 const START_MAX: Duration = Duration::from_secs(900);
 /// How long a client waits before it asks again after a manager that ends.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-const ADOPT_EVERY: Duration = Duration::from_secs(1);
 const NBD_STOP_MAX: Duration = Duration::from_secs(5);
 /// How long the end of the manager waits for a start in progress.
 const STARTED_MAX: Duration = Duration::from_secs(60);

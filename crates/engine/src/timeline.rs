@@ -60,6 +60,16 @@ pub(crate) fn info(catalog: &Catalog, moment: Moment) -> MomentInfo {
     }
 }
 
+/// Writes an event to a branch of a log, durably; returns its moment.
+///
+/// # Errors
+/// When the log cannot be written.
+pub(crate) fn write(log: &Log, branch: BranchId, event: Event) -> Result<MomentInfo> {
+    let done = log.event(branch, &event)?;
+    log.flush()?;
+    Ok(info(&log.catalog(), Moment { place: Place::new(branch, done.last), time: done.time, event }))
+}
+
 /// The earliest seq of a range; `None` if the moment is known exactly.
 #[must_use]
 pub(crate) fn earliest(at: At) -> Option<u64> {

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bygone_model::{At, Event, Grade, Kind, Micros, Moment, Place, Seq};
+use bygone_model::{At, Event, Grade, Kind, Micros, Place, Seq};
 use bygone_store::Appended;
 
 use super::{Machine, NBD_STOP_MAX, Slot, Start, kept::Kept, resets::Resets};
@@ -235,18 +235,16 @@ impl Machine {
         if !orderly && !last_words.is_empty() {
             event = event.with("last_words", last_words);
         }
-        let noted = target.log.event(self.branch, &event).and_then(|done| target.log.flush().map(|_| done));
+        self.note_stop(target, event);
+    }
+
+    /// Writes the stop, releases the disks and wakes up the callers that wait for it.
+    fn note_stop(&self, target: &Target, event: Event) {
+        let stop = timeline::write(&target.log, self.branch, event).map_err(|error| {
+            tracing::error!(target = target.name, %error, "the stop could not be written");
+            error.failure()
+        });
         self.let_go(target);
-        let stop = match noted {
-            Ok(done) => {
-                let place = Place::new(self.branch, done.last);
-                Ok(timeline::info(&target.log.catalog(), Moment { place, time: done.time, event }))
-            }
-            Err(e) => {
-                tracing::error!(target = target.name, error = %e, "the stop could not be written");
-                Err(Error::from(e).failure())
-            }
-        };
         *lock(&target.last_stop) = stop.clone().ok();
         *lock(&self.ended) = Some(stop);
         *lock(&target.machine) = Slot::None;

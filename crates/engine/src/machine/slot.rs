@@ -15,6 +15,7 @@ use crate::{
     lifecycle,
     runner::Phase,
     target::{Target, lock},
+    timeline,
 };
 
 /// See the module's comment.
@@ -241,9 +242,14 @@ impl Target {
         let label = "the target ended while no manager was watching";
         let event = Event::new(Kind::Shutdown, label).with("reason", "unseen").with("verified", false);
         let branch = branch.unwrap_or_else(|| self.present());
-        if booted && let Err(error) = self.log.event(branch, &event).and_then(|_| self.log.flush()) {
-            tracing::error!(target = self.name, %error, "the event could not be written");
-            return;
+        if booted {
+            match timeline::write(&self.log, branch, event) {
+                Ok(stop) => *lock(&self.last_stop) = Some(stop),
+                Err(error) => {
+                    tracing::error!(target = self.name, %error, "the event could not be written");
+                    return;
+                }
+            }
         }
         Kept::remove(self);
         exports::remove_socket(self, branch);
@@ -297,10 +303,10 @@ impl Target {
     }
 
     /// Waits until the machine that runs now has stopped, or `wanted` returns false. If none is supervised, returns the
-    /// last stop. A machine that starts later is not waited for.
+    /// last stop that this manager has written. A machine that starts later is not waited for.
     ///
     /// # Errors
-    /// When no machine is supervised and none has stopped under this manager, or the caller no longer waits.
+    /// When no machine is supervised and this manager has seen none stop, or the caller no longer waits.
     pub(crate) fn wait_stopped(&self, wanted: &mut dyn FnMut() -> bool) -> Result<MomentInfo> {
         match self.machine() {
             Some(machine) => self.wait_ended(&machine, wanted),

@@ -29,6 +29,8 @@ const STOP_PATIENCE_S: u32 = 90;
 const STOP_DEADLINE_S_MAX: u32 = 24 * 60 * 60;
 /// How long `run` waits for a manager that was started for it to adopt the machine.
 const BEGIN_MAX: Duration = Duration::from_secs(30);
+/// How often adopting a machine is tried again.
+pub(crate) const ADOPT_EVERY: Duration = Duration::from_secs(1);
 
 /// The branch for a machine.
 struct Chosen {
@@ -173,7 +175,53 @@ fn boot(op: &Op, chosen: &Chosen, call: &call::Run, accelerator: Accelerator) ->
 
 impl Handle<call::Wait> for Manager {
     fn handle(&self, call: &call::Wait, answers: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
-        self.target(&call.name)?.wait_stopped(&mut || answers.wanted())
+        let target = self.target(&call.name)?;
+        wait_until_supervised(&target, answers)?;
+        target.wait_stopped(&mut || answers.wanted())
+    }
+}
+
+/// Waits until a machine that was left running is supervised, or has ended. It is adopted if no other thread does that;
+/// if its disks are away, that is tried again until they are back.
+///
+/// # Errors
+/// When it cannot be adopted ever, it cannot be determined whether one runs, the manager is about to end, or the caller
+/// no longer waits.
+fn wait_until_supervised(target: &Arc<Target>, answers: &mut dyn Answers) -> Result<()> {
+    let mut told = false;
+    loop {
+        match target.check(Request::Stop) {
+            Ok(Verdict::Adopt) => {}
+            Ok(_) | Err(Error::TargetStopped(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        match target.begin(Change::Start, Request::Stop).and_then(adopt) {
+            // It may have ended meanwhile, or another thread have adopted it: that is looked at again.
+            Ok(()) | Err(Error::TargetStopped(_)) => continue,
+            Err(error @ (Error::ForeignMachine { .. } | Error::UnknownBranch { .. } | Error::ManagerEnding)) => {
+                return Err(error);
+            }
+            Err(error) if !told => {
+                told = true;
+                answers.note(format!("it was left running, and cannot be adopted yet: {}", error.failure()));
+            }
+            Err(_) => {}
+        }
+        let again = Instant::now() + ADOPT_EVERY;
+        while Instant::now() < again {
+            if !answers.wanted() {
+                return Err(Error::Abandoned);
+            }
+            std::thread::sleep(WANTED_EVERY);
+        }
+    }
+}
+
+/// Adopts a machine that was left running.
+fn adopt(begun: Begun) -> Result<()> {
+    match begun {
+        Begun::Adopt(op) => Machine::adopt(&op).map(drop),
+        Begun::Go(_) => Ok(()),
     }
 }
 
@@ -184,10 +232,8 @@ impl Handle<call::Stop> for Manager {
             return Err(BadSetting::Value { key, value }.into());
         }
         let target = self.target(&call.name)?;
-        if target.check(Request::Stop)? == Verdict::Adopt
-            && let Begun::Adopt(op) = target.begin(Change::Start, Request::Stop)?
-        {
-            Machine::adopt(&op)?;
+        if target.check(Request::Stop)? == Verdict::Adopt {
+            adopt(target.begin(Change::Start, Request::Stop)?)?;
         }
         let machine = target.machine().ok_or_else(|| Error::TargetStopped(call.name.clone()))?;
         stop_machine(&target, &machine, call.force, call.deadline_s, answers)?;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bygone_model::{BranchId, Event, Kind, Moment, Place, Seq};
+use bygone_model::{BranchId, Event, Kind, Place, Seq};
 use bygone_store::catalog::{Act, ActKind, Catalog, Keeping, Shows};
 
 use super::outside::{self, Prepared};
@@ -274,10 +274,8 @@ fn partly(done: &str, why: Error) -> Error {
 
 /// Writes the event of an act, durably.
 fn note(target: &Target, branch: BranchId, event: Event) -> Result<MomentInfo> {
-    let noted = target.log.event(branch, &event).and_then(|done| target.log.flush().map(|_| done));
-    let done = noted.map_err(|why| partly(&event.label, why.into()))?;
-    let moment = Moment { place: Place::new(branch, done.last), time: done.time, event };
-    Ok(timeline::info(&target.log.catalog(), moment))
+    let label = event.label.clone();
+    timeline::write(&target.log, branch, event).map_err(|why| partly(&label, why))
 }
 
 fn carry_out(op: &Op, change: Move, answers: &mut dyn Answers) -> Result<MomentInfo> {

@@ -87,7 +87,8 @@ fn a_machine_of_another_target_gets_no_disk_and_is_told() {
     assert_eq!(target.running_branch(), None);
     assert!(UnixStream::connect(run_dir.join("nbd-0.sock")).is_err());
     assert!(problems(&manager).contains("of another target"), "{}", problems(&manager));
-    for refused in [run(&manager, "web"), stop(&manager, "web"), remove(&manager, "web")] {
+    let waits = manager.handle(&call::Wait { name: "web".into() }, &mut Nobody).map(drop);
+    for refused in [run(&manager, "web"), stop(&manager, "web"), remove(&manager, "web"), waits] {
         assert!(matches!(refused, Err(Error::ForeignMachine { .. })), "{refused:?}");
     }
     assert!(UnixStream::connect(run_dir.join("nbd-0.sock")).is_err());

@@ -5,7 +5,7 @@ use bygone_model::Seq;
 
 use super::*;
 use crate::{
-    api::call::RestoreTo,
+    api::{MomentInfo, call::RestoreTo},
     lifecycle,
     runner::fake::Next,
     serve::Caretaker,
@@ -39,6 +39,10 @@ pub(super) fn run(manager: &Manager, name: &str) -> Result<()> {
 pub(super) fn stop(manager: &Manager, name: &str) -> Result<()> {
     let stop = call::Stop { name: name.into(), force: false, deadline_s: Some(1) };
     manager.handle(&stop, &mut Nobody).map(drop)
+}
+
+fn wait(manager: &Manager, name: &str) -> Result<MomentInfo> {
+    manager.handle(&call::Wait { name: name.into() }, &mut Nobody)
 }
 
 fn restore(manager: &Manager, name: &str, seq: Seq) -> Result<()> {
@@ -170,6 +174,45 @@ fn taking_a_machine_over_is_tried_again_until_its_disk_is_back() {
 }
 
 #[test]
+fn whoever_waits_for_a_machine_that_was_left_running_is_answered_when_it_stops() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.tapped(&manager, "web");
+    world.kill(manager);
+    let away = world.dir.path().join("away");
+    for adopted in [true, false] {
+        let manager = world.manager();
+        run(&manager, "web").unwrap();
+        world.kill(manager);
+        std::fs::rename(&disk, &away).unwrap();
+        let manager = world.manager();
+        let (target, machine) =
+            (manager.target("web").unwrap(), world.fake.machine(&world.paths().run_dir("web")).unwrap());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| wait(&manager, "web"));
+            wait_for("the first try to adopt it", || target.left_why().is_some() || waiting.is_finished());
+            assert!(!waiting.is_finished(), "it runs: {:?}", waiting.join());
+            if adopted {
+                std::fs::rename(&away, &disk).unwrap();
+                wait_for("it to be adopted", || target.is_running());
+                machine.shut_down();
+            } else {
+                machine.die();
+            }
+            let stop = waiting.join().unwrap().unwrap();
+            assert_eq!(stop.kind, Kind::Shutdown);
+            let seen = !stop.label.contains("while no manager was watching");
+            assert_eq!(seen, adopted, "{}", stop.label);
+        });
+        // Whoever asks later is told the same.
+        assert_eq!(wait(&manager, "web").unwrap().kind, Kind::Shutdown);
+        if !adopted {
+            std::fs::rename(&away, &disk).unwrap();
+        }
+        world.kill(manager);
+    }
+}
+
+#[test]
 fn a_machine_is_known_by_its_process_even_if_nothing_else_is_left_that_says_so() {
     let (world, manager) = World::with(&["web"]);
     run(&manager, "web").unwrap();
@@ -201,6 +244,7 @@ fn as_long_as_nobody_knows_whether_a_machine_runs_nothing_is_done_that_it_would_
         stop(&manager, "web"),
         restore(&manager, "web", seq),
         manager.handle(&remove, &mut Nobody).map(drop),
+        wait(&manager, "web").map(drop),
         target.serve(volume, true).map(drop),
     ] {
         assert!(matches!(refused, Err(Error::MachineUnknown { .. })), "{refused:?}");
