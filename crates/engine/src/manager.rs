@@ -239,7 +239,7 @@ impl Manager {
         self.lock.exports();
     }
 
-    /// Whether a machine runs, a disk is open, or a thread works on one.
+    /// Whether a machine runs, a disk or a past moment of one is open, or a thread works on one.
     #[must_use]
     pub(crate) fn is_busy(&self) -> bool {
         self.served().iter().any(|target| target.is_busy())

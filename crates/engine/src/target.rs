@@ -395,10 +395,10 @@ impl Target {
         self.log.catalog().head
     }
 
-    /// Whether a supervised machine, an open disk or a thread uses it.
+    /// Whether a supervised machine, an open disk, a reader of a past moment or a thread uses it.
     #[must_use]
     pub(crate) fn is_busy(&self) -> bool {
-        self.is_running() || self.has_work() || !lock(&self.live).is_empty()
+        self.is_running() || self.has_work() || self.readers() > 0 || !lock(&self.live).is_empty()
     }
 
     pub(crate) fn is_closing(&self) -> bool {

@@ -175,7 +175,7 @@ fn wait_until_unused(target: &Arc<Target>) -> Result<()> {
     check_unserved(target)?;
     target.begin_closing();
     let end = Instant::now() + LET_GO_MAX;
-    while target.is_busy() || target.readers() > 0 {
+    while target.is_busy() {
         if Instant::now() > end {
             target.go_on();
             return Err(Error::Served(target.name.clone()));

@@ -2,9 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bygone_block::nbd::Exports as _;
+
 use super::{machines::run_call, *};
 use crate::{
     api::{Call, Failure, Nothing},
+    exports::ManagerExports,
     lifecycle::{self, Change},
     runner::fake::Next,
     serve::{ServeOptions, serve_with},
@@ -117,6 +120,21 @@ fn a_manager_that_is_idle_goes_on_if_a_start_has_begun_before_it_ends() {
     assert!(manager.is_stopping());
     let refused = manager.handle(&run_call("web"), &mut Nobody);
     assert!(matches!(refused, Err(Error::ManagerEnding)), "{refused:?}");
+}
+
+#[test]
+fn a_manager_is_not_idle_while_a_client_reads_a_past_moment() {
+    let (_world, manager) = World::with(&["web"]);
+    assert!(!manager.is_busy());
+    for name in ["web/vda@now", "web/vda", "web/vda#main"] {
+        let Ok(disk) = ManagerExports(manager.clone()).open(name) else { panic!("{name} is offered") };
+        manager.stop_if_idle(&|| manager.is_busy());
+        assert!(!manager.is_stopping(), "{name}");
+        drop(disk);
+        assert!(!manager.is_busy(), "{name}");
+    }
+    manager.stop_if_idle(&|| manager.is_busy());
+    assert!(manager.is_stopping());
 }
 
 #[test]
