@@ -139,7 +139,17 @@ impl Handle<call::Verify> for Manager {
                     false => continue,
                 }
             }
-            let report = report?;
+            let report = match report {
+                Ok(report) => report,
+                // The others are verified all the same.
+                Err(why) if call.name.is_none() && !matches!(why, bygone_store::Error::Abandoned) => {
+                    verified.complete = false;
+                    let detail = Error::from(why).failure().to_string();
+                    verified.damaged.push(DamagedPlace { place: target.name.clone(), detail });
+                    continue;
+                }
+                Err(why) => return Err(why.into()),
+            };
             let found: Vec<(String, String)> =
                 report.damaged.iter().map(|at| (at.place.to_string(), at.damage.to_string())).collect();
             let time = timeline::rfc3339(now());
@@ -165,31 +175,37 @@ impl Handle<call::Verify> for Manager {
 
 impl Handle<call::Compact> for Manager {
     fn handle(&self, call: &call::Compact, answers: &mut dyn Items<Nothing>) -> Result<Compacted> {
-        // A target that is removed meanwhile does not count.
-        let of_each = |work: &mut dyn FnMut(&Target) -> Result<u64>| {
-            let mut sum = 0;
-            for target in self.targets() {
-                match target.unless_gone(work(&target)) {
-                    Err(Error::NoTarget(_)) => {}
-                    done => sum += done?,
+        let (mut all, mut failed) = (Compacted { before_bytes: 0, after_bytes: 0 }, None);
+        for target in self.targets() {
+            match target.unless_gone(compact(&target, call.dry_run, answers)) {
+                Ok(Compacted { before_bytes, after_bytes }) => {
+                    all.before_bytes += before_bytes;
+                    all.after_bytes += after_bytes;
+                }
+                // A target that is removed meanwhile does not count.
+                Err(Error::NoTarget(_)) => {}
+                Err(Error::Abandoned) => return Err(Error::Abandoned),
+                // The others are compacted all the same.
+                Err(why) => {
+                    answers.note(format!("{} cannot be compacted: {}", target.name, why.failure()));
+                    failed = failed.or(Some(why));
                 }
             }
-            Ok::<u64, Error>(sum)
-        };
-        let used = || of_each(&mut |target| Ok(target.log.used_bytes()?));
-        let before_bytes = used()?;
-        if !call.dry_run {
-            of_each(&mut |target| {
-                while target.log.maintain()? {
-                    wanted(answers)?;
-                }
-                wanted(answers)?;
-                target.log.checkpoint()?;
-                Ok(0)
-            })?;
         }
-        Ok(Compacted { before_bytes, after_bytes: used()? })
+        failed.map_or(Ok(all), Err)
     }
+}
+
+fn compact(target: &Target, dry_run: bool, answers: &mut dyn Items<Nothing>) -> Result<Compacted> {
+    let before_bytes = target.log.used_bytes()?;
+    if !dry_run {
+        while target.log.maintain()? {
+            wanted(answers)?;
+        }
+        wanted(answers)?;
+        target.log.checkpoint()?;
+    }
+    Ok(Compacted { before_bytes, after_bytes: target.log.used_bytes()? })
 }
 
 impl Handle<call::Shutdown> for Manager {

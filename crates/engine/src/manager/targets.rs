@@ -172,10 +172,8 @@ fn disk_id(at: usize) -> String {
 
 impl Handle<call::TargetList> for Manager {
     fn handle(&self, _: &call::TargetList, answers: &mut dyn Items<TargetInfo>) -> Result<()> {
-        for target in self.targets() {
-            if !answers.item(info(&target)?) {
-                return Ok(());
-            }
+        if !list(&self.targets(), info, answers) {
+            return Ok(());
         }
         let folder = self
             .registry
@@ -188,6 +186,24 @@ impl Handle<call::TargetList> for Manager {
         }
         Ok(())
     }
+}
+
+/// Lists targets; one whose status fails is named with its failure, and the others are listed. False when no more is
+/// wanted.
+pub(super) fn list(
+    targets: &[Arc<Target>],
+    info: impl Fn(&Target) -> Result<TargetInfo>,
+    answers: &mut dyn Items<TargetInfo>,
+) -> bool {
+    targets.iter().all(|target| match target.unless_gone(info(target)) {
+        Ok(info) => answers.item(info),
+        // It was removed meanwhile.
+        Err(Error::NoTarget(_)) => true,
+        Err(error) => {
+            answers.note(format!("{} cannot be listed: {}", target.name, error.failure()));
+            answers.wanted()
+        }
+    })
 }
 
 impl Handle<call::TargetShow> for Manager {
