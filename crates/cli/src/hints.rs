@@ -147,16 +147,16 @@ pub(crate) fn of(failure: &Failure, about: Option<&str>) -> String {
         Failure::TargetStopping { target } => {
             return format!("wait until it has stopped, or cut its power: bygone stop {target} --force");
         }
-        Failure::LeftRunning { target, pid, why: Some(_) } => {
+        Failure::LeftRunning { target, why: Some(_), .. } => {
             return format!(
-                "put that right, then `bygone run {target}` takes it over, `bygone stop {target}` ends it; or end process {pid}"
+                "put that right, then `bygone run {target}` takes it over, `bygone stop {target}` ends it; or cut its power: bygone stop {target} --force"
             );
         }
         Failure::LeftRunning { target, .. } => {
             return format!("`bygone run {target}` adopts it, `bygone stop {target}` ends it");
         }
-        Failure::UnknownBranch { pid, .. } => {
-            return format!("end process {pid}, then start the target again");
+        Failure::UnknownBranch { target, .. } => {
+            return format!("cut its power, then start it again: bygone stop {target} --force");
         }
         Failure::ForeignMachine { pid, .. } => return format!("end process {pid}, then try again"),
         Failure::Served { .. } | Failure::BranchUsed { .. } => {

@@ -21,7 +21,7 @@ use std::{
 };
 
 use bygone_block::nbd::Serving;
-use bygone_model::{At, BranchId, Event, Kind, Seq};
+use bygone_model::{At, BranchId, Event, Kind, Moment, Place, Seq};
 use bygone_store::Error as StoreError;
 
 use self::kept::Kept;
@@ -32,6 +32,7 @@ use crate::{
     error::{Error, Result},
     runner::{Launch, LaunchDisk, Launched, Phase, Report, Runner},
     target::{Lease, Op, Target, Use, lock},
+    timeline,
 };
 
 /// How long `run` waits for the machine's first answer.
@@ -66,7 +67,8 @@ pub(crate) struct Machine {
     start: Mutex<Start>,
     start_changed: Condvar,
     stop_asked: Mutex<StopAsked>,
-    /// The moment of its stop, once it has ended, or why that could not be written.
+    /// The moment of its stop, once it has ended, or why that could not be written; nothing if it never answered and
+    /// was not asked to stop.
     ended: Mutex<Option<std::result::Result<MomentInfo, Failure>>>,
     leases: Mutex<Vec<Lease>>,
     serving: Mutex<Option<Serving>>,
@@ -123,6 +125,19 @@ fn forget_attempt(target: &Target) {
         // Fails if the folder is not empty.
         let _ = fs::remove_dir(dir);
     }
+}
+
+/// The answer to a stop of a machine that never answered, and therefore has no event: the moment at which it left its
+/// disks.
+fn unbooted(target: &Target, branch: BranchId, how: &str) -> Result<MomentInfo> {
+    let seq = target.log.head_seq();
+    let time = target.log.time_of(seq)?;
+    let label = match how {
+        "deadline" => "its machine had not answered by the deadline, and was ended",
+        _ => "its machine was ended before it answered, as asked",
+    };
+    let event = Event { at: Some(At::exactly(seq, time)), ..Event::new(Kind::Manager, label) };
+    Ok(timeline::info(&target.log.catalog(), Moment { place: Place::new(branch, seq), time, event }))
 }
 
 fn spawn_watch(
@@ -220,7 +235,8 @@ impl Machine {
         let (leases, launched) = match adopted {
             Ok((leases, Some(launched))) => (leases, launched),
             Ok((_, None)) => {
-                target.left_is_gone();
+                // A failure was logged, and it is written the next time that somebody looks.
+                let _ = target.left_is_gone(slot::unseen());
                 return Err(Error::TargetStopped(target.name.clone()));
             }
             Err(error) => {
@@ -235,6 +251,25 @@ impl Machine {
             tracing::error!(target = target.name, %error, "the event could not be written");
         }
         Machine::watch(target, launched, kept, leases, serving, true)
+    }
+
+    /// Ends the machine of `op`'s target, which an earlier manager left running and this one cannot adopt, by its
+    /// process: as if its power were cut.
+    ///
+    /// # Errors
+    /// When it is another target's or cannot be ended; [`Error::Partly`] when its stop cannot be written.
+    pub(crate) fn end_left(op: &Op) -> Result<MomentInfo> {
+        let target = op.target();
+        let branch = target.left_branch()?;
+        target.shared.launcher.end(&target.run_dir())?;
+        let partly = |why| Error::Partly {
+            done: format!("target {} has stopped", target.name),
+            why: Box::new(why),
+        };
+        match target.left_is_gone(slot::power_cut()).map_err(partly)? {
+            Some(stop) => Ok(stop),
+            None => unbooted(target, branch.unwrap_or_else(|| target.present()), "force"),
+        }
     }
 
     fn watch(

@@ -80,6 +80,12 @@ pub(crate) trait Launcher: Send + Sync {
     /// When that cannot be determined, or the machine cannot be supervised.
     fn adopt(&self, dir: &Path) -> Result<Option<Launched>>;
 
+    /// Ends the machine that runs in the folder `dir`, if one does, by its process alone.
+    ///
+    /// # Errors
+    /// When it cannot be determined whether one runs, or its process cannot be ended.
+    fn end(&self, dir: &Path) -> Result<()>;
+
     /// The socket of the console of the machine in `dir`.
     fn console(&self, dir: &Path) -> PathBuf;
 

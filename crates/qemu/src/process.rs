@@ -11,6 +11,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use rustix::{
@@ -25,6 +26,9 @@ use super::{
 };
 
 const ESRCH: i32 = rustix::io::Errno::SRCH.raw_os_error();
+
+/// How long a process may take to end when it was killed.
+pub(super) const KILL_MAX: Duration = Duration::from_secs(10);
 
 /// The identity of a process. It is unique, also over reboots of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +127,7 @@ impl Process {
         match stat {
             Some(stat) if !stat.ended => {
                 let process = process(stat)?;
-                Ok(if process.has_ended(Deadline::after(std::time::Duration::ZERO))? {
+                Ok(if process.has_ended(Deadline::after(Duration::ZERO))? {
                     None
                 } else {
                     Some(process)

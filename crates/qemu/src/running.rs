@@ -9,9 +9,10 @@ use bygone_sys::write_whole;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    deadline::Deadline,
     error::{Error, Result},
     places::{Places, utf8},
-    process::{Identity, Process},
+    process::{Identity, KILL_MAX, Process},
 };
 
 /// A machine that was started.
@@ -49,6 +50,17 @@ impl Running {
             return Ok(Some((running, process)));
         }
         state.map(|_| None)
+    }
+
+    /// Ends the machine that runs in these places, if one does, by its process alone, as if its power were cut.
+    ///
+    /// # Errors
+    /// Those of [`Running::find`]; [`Error::System`] when the process cannot be killed.
+    pub fn end(places: &Places) -> Result<()> {
+        let Some((_, process)) = Running::find(places)? else { return Ok(()) };
+        process.kill()?;
+        let timed_out = || Error::System { what: "killing QEMU", source: io::ErrorKind::TimedOut.into() };
+        process.wait(Deadline::after(KILL_MAX))?.map(drop).ok_or_else(timed_out)
     }
 
     /// Removes the files of a machine that has ended, except its logs and its UEFI variables.
@@ -99,7 +111,25 @@ fn by_pid_file(places: &Places) -> Result<Option<Process>> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    #[test]
+    fn a_machine_is_ended_by_its_process_whether_or_not_it_has_a_monitor() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::new(dir.path()).unwrap();
+        Running::end(&places).expect("there is none");
+        fs::write(places.pid_file(), "0").unwrap();
+        // A program that lasts, and is known by the argument that QEMU would have.
+        let mut command = Command::new("tail");
+        let program = Process::spawn(command.arg("-f").arg(places.pid_file()), &dir.path().join("log")).unwrap();
+        fs::write(places.pid_file(), program.identity().pid.to_string()).unwrap();
+        assert_eq!(Running::find(&places).unwrap().unwrap().0.process, *program.identity());
+        Running::end(&places).unwrap();
+        assert!(Running::find(&places).unwrap().is_none());
+        assert!(program.wait(Deadline::after(std::time::Duration::ZERO)).unwrap().is_some());
+    }
 
     #[test]
     fn a_pid_file_that_cannot_be_read_does_not_mean_that_no_machine_runs() {

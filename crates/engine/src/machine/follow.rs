@@ -4,7 +4,7 @@
 //! the event is written, so the event's own position is that moment. A boot is written when the machine first answers,
 //! and its guest may have written by then: it names the moment before the process was started. A reset at which the
 //! machine was not held names a range. A machine that ends before its first answer was never booted and leaves no
-//! event.
+//! event, also if it was asked to stop.
 
 use std::{
     sync::{
@@ -17,7 +17,7 @@ use std::{
 use bygone_model::{At, Event, Grade, Kind, Micros, Place, Seq};
 use bygone_store::Appended;
 
-use super::{Machine, NBD_STOP_MAX, Slot, Start, kept::Kept, resets::Resets};
+use super::{Machine, NBD_STOP_MAX, Slot, Start, kept::Kept, resets::Resets, unbooted};
 use crate::{
     error::Error,
     fs_state, history,
@@ -270,8 +270,12 @@ impl Machine {
         self.start_changed.notify_all();
     }
 
-    /// Handles the end of a machine that never answered: it was never booted.
+    /// Handles the end of a machine that never answered: it was never booted. Whoever has asked it to stop is answered
+    /// all the same.
     fn never_was(&self, target: &Arc<Target>, exit: Exit) {
+        let asked = lock(&self.stop_asked).how.take();
+        let stop = asked.map(|how| unbooted(target, self.branch, how).map_err(|error| error.failure()));
+        *lock(&self.ended) = stop;
         let output = target.shared.launcher.last_words(&target.run_dir());
         let why = if output.is_empty() {
             bygone_qemu::Error::Ended { exit }.into()

@@ -51,6 +51,18 @@ impl Left {
     }
 }
 
+/// The stop of a machine whose end nobody saw.
+pub(super) fn unseen() -> Event {
+    let label = "the target ended while no manager was watching";
+    Event::new(Kind::Shutdown, label).with("reason", "unseen").with("verified", false)
+}
+
+/// The stop of a machine that could not be supervised and was ended by its process.
+pub(super) fn power_cut() -> Event {
+    let label = "the power was cut, as asked";
+    Event::new(Kind::Shutdown, label).with("reason", "none").with("asked", true).with("verified", false)
+}
+
 impl Target {
     fn slot(&self) -> MutexGuard<'_, Slot> {
         lock(&self.machine)
@@ -180,7 +192,7 @@ impl Target {
     }
 
     /// Updates the slot with the process that was found. That may be out of date: a supervised machine may have ended
-    /// since.
+    /// since. A stop that cannot be written is tried again at the next look.
     pub(crate) fn note_machine(&self, found: Result<Option<u32>>) {
         let mut slot = self.slot();
         match (&mut *slot, found) {
@@ -203,14 +215,14 @@ impl Target {
             }
             (Slot::Left(_), Ok(None)) => {
                 drop(slot);
-                self.left_is_gone();
+                let _ = self.left_is_gone(unseen());
             }
             (Slot::None | Slot::Unknown(_), Ok(None)) => {
                 *slot = Slot::None;
                 drop(slot);
                 if Kept::is_left(self) && !Kept::is_foreign(self) {
                     let branch = Kept::load(self).map(|kept| kept.branch);
-                    self.note_lost(branch.or_else(|| exports::branch_of_socket(self)));
+                    let _ = self.note_lost(branch.or_else(|| exports::branch_of_socket(self)), unseen());
                 }
             }
             (Slot::Watched(_), _) => {}
@@ -226,42 +238,54 @@ impl Target {
         }
     }
 
-    /// Handles the end of a machine that was left running.
-    pub(super) fn left_is_gone(&self) {
-        let left = std::mem::take(&mut *self.slot());
-        match left {
-            Slot::Left(left) if left.foreign => Kept::remove(self),
-            Slot::Left(left) => self.note_lost(left.branch),
-            _ => {}
+    /// The branch of a machine that was left running, if that is known.
+    ///
+    /// # Errors
+    /// When there is none, or it is another target's.
+    pub(super) fn left_branch(&self) -> Result<Option<BranchId>> {
+        match &*self.slot() {
+            Slot::Left(left) if left.foreign => Err(left.foreign_error(&self.name)),
+            Slot::Left(left) => Ok(left.branch),
+            _ => Err(Error::TargetStopped(self.name.clone())),
         }
     }
 
-    /// Writes the stop of a machine that ended unsupervised, and removes its files.
-    fn note_lost(&self, branch: Option<BranchId>) {
-        let booted = Kept::load(self).is_none_or(|kept| kept.noted);
-        let label = "the target ended while no manager was watching";
-        let event = Event::new(Kind::Shutdown, label).with("reason", "unseen").with("verified", false);
-        let branch = branch.unwrap_or_else(|| self.present());
-        if booted {
-            match timeline::write(&self.log, branch, event) {
-                Ok(stop) => *lock(&self.last_stop) = Some(stop),
-                Err(error) => {
-                    tracing::error!(target = self.name, %error, "the event could not be written");
-                    return;
-                }
+    /// Handles the end of a machine that was left running; returns the moment of its stop, if it has one.
+    ///
+    /// # Errors
+    /// When its stop cannot be written.
+    pub(super) fn left_is_gone(&self, stop: Event) -> Result<Option<MomentInfo>> {
+        let left = std::mem::take(&mut *self.slot());
+        match left {
+            Slot::Left(left) if left.foreign => {
+                Kept::remove(self);
+                Ok(None)
             }
+            Slot::Left(left) => self.note_lost(left.branch, stop),
+            _ => Ok(None),
+        }
+    }
+
+    /// Writes the stop of a machine that ended unsupervised, unless it was never booted, and removes its files.
+    fn note_lost(&self, branch: Option<BranchId>, stop: Event) -> Result<Option<MomentInfo>> {
+        let booted = Kept::load(self).is_none_or(|kept| kept.noted);
+        let branch = branch.unwrap_or_else(|| self.present());
+        let mut noted = None;
+        if booted {
+            let stop = timeline::write(&self.log, branch, stop).inspect_err(
+                |error| tracing::error!(target = self.name, %error, "the event could not be written"),
+            )?;
+            *lock(&self.last_stop) = Some(stop.clone());
+            noted = Some(stop);
         }
         Kept::remove(self);
         exports::remove_socket(self, branch);
+        Ok(noted)
     }
 
     /// Serves the disks of a machine that was left running again; returns its description.
     pub(super) fn serve_left(self: &Arc<Self>) -> Result<(Kept, Serving)> {
-        let (pid, branch) = match &*self.slot() {
-            Slot::Left(left) if left.foreign => return Err(left.foreign_error(&self.name)),
-            Slot::Left(left) => (left.pid, left.branch),
-            _ => return Err(Error::TargetStopped(self.name.clone())),
-        };
+        let (branch, pid) = (self.left_branch()?, self.left_pid());
         let Some(branch) = branch else {
             return Err(Error::UnknownBranch { name: self.name.clone(), pid });
         };

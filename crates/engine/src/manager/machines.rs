@@ -232,8 +232,18 @@ impl Handle<call::Stop> for Manager {
             return Err(BadSetting::Value { key, value }.into());
         }
         let target = self.target(&call.name)?;
-        if target.check(Request::Stop)? == Verdict::Adopt {
-            adopt(target.begin(Change::Start, Request::Stop)?)?;
+        if target.check(Request::Stop)? == Verdict::Adopt
+            && let Begun::Adopt(op) = target.begin(Change::Start, Request::Stop)?
+        {
+            match Machine::adopt(&op) {
+                // It is ended whatever is wrong with its disks.
+                Err(why) if call.force => {
+                    let end = Machine::end_left(&op);
+                    answers.note(format!("it could not be adopted: {}", why.failure()));
+                    return end;
+                }
+                adopted => drop(adopted?),
+            }
         }
         let machine = target.machine().ok_or_else(|| Error::TargetStopped(call.name.clone()))?;
         stop_machine(&target, &machine, call.force, call.deadline_s, answers)?;

@@ -216,6 +216,13 @@ impl Launcher for Fake {
         Ok(Some(launched))
     }
 
+    fn end(&self, dir: &Path) -> Result<()> {
+        if let Some(machine) = self.machine(dir) {
+            machine.die();
+        }
+        Ok(())
+    }
+
     fn console(&self, dir: &Path) -> PathBuf {
         dir.join("console.sock")
     }

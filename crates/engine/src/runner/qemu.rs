@@ -67,6 +67,10 @@ impl Launcher for Qemu {
         Ok(adopted.map(|(vm, reports)| Launched { runner: Box::new(vm), reports }))
     }
 
+    fn end(&self, dir: &Path) -> Result<()> {
+        Ok(qemu::Running::end(&Places::new(dir)?)?)
+    }
+
     fn console(&self, dir: &Path) -> PathBuf {
         Places::new(dir).map(|places| places.console_socket()).unwrap_or_default()
     }

@@ -6,7 +6,7 @@ use super::{ANSWER_MAX, Held, Phase, Vm};
 use crate::{
     deadline::Deadline,
     error::{Error, Result},
-    process::Exit,
+    process::{Exit, KILL_MAX},
     qmp::{Cont, Quit, SystemPowerdown},
 };
 
@@ -14,9 +14,8 @@ use crate::{
 const PRESS_EVERY: Duration = Duration::from_secs(10);
 /// How often a caller is asked whether it still wants the stop.
 const ASK_EVERY: Duration = Duration::from_millis(200);
-/// How long QEMU may take to end when asked, and how long when killed.
+/// How long QEMU may take to end when asked.
 const QUIT_MAX: Duration = Duration::from_secs(5);
-const KILL_MAX: Duration = Duration::from_secs(10);
 
 /// The progress of [`Vm::stop`] and [`Vm::end`], for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -41,6 +41,11 @@ pub(super) fn stop(manager: &Manager, name: &str) -> Result<()> {
     manager.handle(&stop, &mut Nobody).map(drop)
 }
 
+fn force_stop(manager: &Manager, name: &str) -> Result<MomentInfo> {
+    let force = call::Stop { name: name.into(), force: true, deadline_s: None };
+    manager.handle(&force, &mut Nobody)
+}
+
 fn wait(manager: &Manager, name: &str) -> Result<MomentInfo> {
     manager.handle(&call::Wait { name: name.into() }, &mut Nobody)
 }
@@ -395,12 +400,45 @@ fn while_a_machine_does_not_answer_yet_it_can_be_looked_at_and_stopped() {
         wait_for("the machine to start", || target.machine().is_some() && target.doing().is_none());
         assert_eq!(life(&manager), "starting");
         assert!(matches!(run(&manager, "web"), Err(Error::TargetRunning(_) | Error::Busy { .. })));
-        let force = call::Stop { name: "web".into(), force: true, deadline_s: None };
-        let _ = manager.handle(&force, &mut Nobody);
+        let head = target.log.head_seq();
+        let stop = force_stop(&manager, "web").unwrap();
+        assert!(stop.label.contains("before it answered"), "{}", stop.label);
+        assert_eq!((stop.branch_id, stop.seq), (0, target.log.head_seq().0));
         starting.join().unwrap().unwrap_err();
+        assert_eq!(target.log.head_seq(), head, "it leaves no event");
     });
     assert_eq!(life(&manager), "stopped");
-    assert_eq!(count(&manager.target("web").unwrap(), &Kind::Boot), 0);
+    assert!(matches!(stop(&manager, "web"), Err(Error::TargetStopped(_))));
+}
+
+#[test]
+fn a_machine_that_cannot_be_adopted_can_be_ended() {
+    let (world, mut manager) = World::with(&[]);
+    let disk = world.tapped(&manager, "web");
+    let away = world.dir.path().join("away");
+    for booted in [true, false] {
+        run(&manager, "web").unwrap();
+        world.kill(manager);
+        std::fs::rename(&disk, &away).unwrap();
+        if !booted {
+            // As if that manager had died before the machine's first answer.
+            let text = std::fs::read_to_string(world.kept("web")).unwrap();
+            std::fs::write(world.kept("web"), text.replace("\"noted\": true", "\"noted\": false")).unwrap();
+        }
+        manager = world.manager();
+        let target = manager.target("web").unwrap();
+        let stops = count(&target, &Kind::Shutdown);
+        stop(&manager, "web").unwrap_err();
+        assert_eq!(life(&manager), "left-running");
+        let cut = force_stop(&manager, "web").unwrap();
+        assert_eq!((cut.kind == Kind::Shutdown, cut.label.contains("power was cut")), (booted, booted), "{}", cut.label);
+        assert_eq!(count(&target, &Kind::Shutdown), stops + usize::from(booted));
+        assert!(world.fake.machine(&world.paths().run_dir("web")).is_none() && !world.kept("web").exists());
+        assert_eq!(life(&manager), "stopped");
+        std::fs::rename(&away, &disk).unwrap();
+    }
+    run(&manager, "web").unwrap();
+    stop(&manager, "web").unwrap();
 }
 
 #[test]

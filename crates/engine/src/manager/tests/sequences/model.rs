@@ -302,6 +302,10 @@ impl Model {
             (false, CLEAN) => Grade::Clean,
             (false, _) => Grade::Crash,
         };
+        self.ended_as(branch, grade, said)
+    }
+
+    fn ended_as(&mut self, branch: usize, grade: Grade, said: Option<&Place>) -> bool {
         let exact = !self.is_unread(branch);
         self.machine = Machine::Stopped;
         self.happened(Kind::Shutdown, grade, branch, exact, said.map(|said| said.seq));
@@ -509,7 +513,11 @@ impl Model {
             }
             Ask::Stop(force) => match self.machine {
                 Machine::Stopped => return false,
-                Machine::Left(branch) if branch == self.head && self.unreachable() => return false,
+                // It cannot be adopted, but it can be ended by its process, without a look at its disk.
+                Machine::Left(branch) if branch == self.head && self.unreachable() => {
+                    let said = made.and_then(|made| made.of.as_ref());
+                    return *force && self.ended_as(branch, Grade::Crash, said);
+                }
                 Machine::Left(branch) | Machine::Running(branch) => {
                     return self.ended(branch, !force, made.and_then(|made| made.of.as_ref()));
                 }
