@@ -7,6 +7,7 @@
 //! - a machine that was left running is adopted as soon as possible; until then the present is not moved.
 
 mod exports;
+mod failing;
 mod follow;
 mod kept;
 mod resets;

@@ -17,7 +17,9 @@ use std::{
 use bygone_model::{At, Event, Grade, Kind, Micros, Place, Seq};
 use bygone_store::Appended;
 
-use super::{Machine, NBD_STOP_MAX, Slot, Start, kept::Kept, resets::Resets, unbooted};
+use super::{
+    Machine, NBD_STOP_MAX, Slot, Start, failing::Failing, kept::Kept, resets::Resets, unbooted,
+};
 use crate::{
     error::Error,
     fs_state, history,
@@ -28,19 +30,9 @@ use crate::{
 
 /// How long a machine is held before a failed request is retried.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
-/// A disk counts as working again after this time without a failure.
-const WORKS_AGAIN: Duration = Duration::from_secs(10);
 const FOREVER: Duration = Duration::from_secs(3600);
 /// How long the connections to a machine's disks may stay open after it has ended.
 const CLIENTS_GONE_MAX: Duration = Duration::from_secs(5);
-
-/// A failing request of the machine. The first failure is an event; the repetitions are counted, and their number is
-/// another event once the request works again, or another kind of request fails.
-struct Failing {
-    what: String,
-    times: u64,
-    last: Instant,
-}
 
 /// How to continue a held machine.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +45,7 @@ impl Machine {
     pub(super) fn follow(&self, target: &Arc<Target>, reports: &Receiver<Report>) {
         let mut asked_by: Option<(By, String)> = None;
         let mut resets = Resets::new();
-        let mut failing: Option<Failing> = None;
+        let mut failing = Failing::default();
         // A failed step is retried until it succeeds; the guest does not notice.
         let mut again: Option<(Instant, GoOn)> = None;
         // Whether the next start is an event of its own.
@@ -62,8 +54,7 @@ impl Machine {
         // handled it.
         let mut maybe_noted = false;
         loop {
-            let works = failing.as_ref().map(|failing| failing.last + WORKS_AGAIN);
-            let at = again.iter().map(|(at, _)| *at).chain(resets.due()).chain(works).min();
+            let at = again.iter().map(|(at, _)| *at).chain(resets.due()).chain(failing.due()).min();
             let wait = at.map_or(FOREVER, |at| at.saturating_duration_since(Instant::now()));
             let report = match reports.recv_timeout(wait) {
                 Ok(report) => report,
@@ -76,9 +67,7 @@ impl Machine {
                     if let Some((_, step)) = again.take_if(|(at, _)| *at <= now) {
                         again = self.go_on(target, step);
                     }
-                    if let Some(failing) = failing.take_if(|failing| failing.last + WORKS_AGAIN <= now) {
-                        self.note_end_of(target, &failing);
-                    }
+                    self.note_counts(target, failing.over(now));
                     continue;
                 }
             };
@@ -128,22 +117,12 @@ impl Machine {
                     }
                 }
                 Happening::IoError { disk, write, no_space, held } => {
-                    let what = if write { "write" } else { "read" };
-                    let what = format!("a {what} failed on disk {}", disk.as_deref().unwrap_or("?"));
-                    let same = failing.take_if(|failing| failing.what == what);
-                    let mut now = same.unwrap_or_else(|| {
-                        let event =
-                            Event::new(Kind::Manager, &what).with("no_space", no_space).with("held", held);
-                        self.note(target, &event);
-                        Failing { what, times: 0, last: Instant::now() }
-                    });
-                    now.times += 1;
-                    now.last = Instant::now();
+                    if let Some(label) = failing.add(disk.as_deref(), write, Instant::now()) {
+                        let event = Event::new(Kind::Manager, label);
+                        self.note(target, &event.with("no_space", no_space).with("held", held));
+                    }
                     if held {
                         again = Some((Instant::now() + TRY_AGAIN, GoOn::Resume));
-                    }
-                    if let Some(other) = failing.replace(now) {
-                        self.note_end_of(target, &other);
                     }
                 }
                 Happening::Paused { state } => {
@@ -151,9 +130,7 @@ impl Machine {
                 }
                 Happening::Exited { exit, last_words } => {
                     self.note_resets(target, resets.rest(Instant::now()));
-                    if let Some(failing) = &failing {
-                        self.note_end_of(target, failing);
-                    }
+                    self.note_counts(target, failing.rest());
                     if matches!(*lock(&self.start), Start::Pending) && !lock(&self.kept).noted {
                         self.never_was(target, exit);
                     } else {
@@ -309,11 +286,11 @@ impl Machine {
         Some((Instant::now() + TRY_AGAIN, step))
     }
 
-    fn note_end_of(&self, target: &Target, failing: &Failing) {
-        let Failing { what, times, .. } = failing;
-        if *times > 1 {
+    /// Writes how often requests failed that work again.
+    fn note_counts(&self, target: &Target, counts: Vec<(String, u64)>) {
+        for (what, times) in counts {
             let label = format!("{what}, {times} times in all");
-            self.note(target, &Event::new(Kind::Manager, label).with("times", *times));
+            self.note(target, &Event::new(Kind::Manager, label).with("times", times));
         }
     }
 

@@ -127,9 +127,9 @@ impl FakeMachine {
         self.tell(what, Phase::Held(Held::Paused));
     }
 
-    /// A request to its disk fails.
-    pub(crate) fn fail_to_read(&self) {
-        let what = Happening::IoError { disk: Some("vda".into()), write: false, no_space: false, held: true };
+    /// A request to one of its disks fails.
+    pub(crate) fn fail_to_read(&self, disk: &str) {
+        let what = Happening::IoError { disk: Some(disk.into()), write: false, no_space: false, held: true };
         self.tell(what, Phase::Held(Held::IoError));
     }
 
