@@ -1,13 +1,19 @@
 //! Calls that are made as their plans said, and what has changed since.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::Value;
 
-use super::*;
+use super::{
+    machines::{run, run_call, stop},
+    *,
+};
 use crate::{
     api::{
         Answers, Expect, Failure, Items, MovedPart, Planned, Progress, Request,
         call::{Plannable, RestoreTo},
     },
+    lifecycle::{self, Change},
     socket::{self, ApiServer},
     target::Use,
 };
@@ -185,4 +191,43 @@ fn a_call_without_a_plan_cannot_depend_on_one() {
     let point = call::Point { name: "web".into(), at: None, label: "x".into(), hold: None };
     let refused = confirm(&manager, &planned, point).unwrap_err().failure();
     assert!(matches!(refused, Failure::BadRequest { .. }), "{refused:?}");
+}
+
+#[test]
+fn what_is_the_present_already_is_promoted_as_its_plan_says_in_every_state() {
+    let (world, manager) = World::with(&["web"]);
+    branch(&manager, "try-1");
+    let promote = call::BranchPromote { name: "web".into(), branch: Some("main".into()) };
+    let refused = |manager: &Manager, wanted: &str| {
+        let planned = manager.handle(&call::Plan { of: promote.clone().into() }, &mut Nobody).map(drop);
+        let done = manager.handle(&promote, &mut Nobody).map(drop);
+        for said in [planned, done] {
+            assert_eq!(said.map_or_else(|e| e.failure().code(), |()| String::new()), wanted);
+        }
+    };
+    refused(&manager, "");
+    // Its own branch may be promoted under a machine.
+    run(&manager, "web").unwrap();
+    refused(&manager, "");
+    stop(&manager, "web").unwrap();
+    let elsewhere = call::Run { branch: Some("try-1".into()), ..run_call("web") };
+    manager.handle(&elsewhere, &mut Nobody).unwrap();
+    refused(&manager, "target-running");
+    let target = manager.target("web").unwrap();
+    target.machine().unwrap().ask_stop();
+    refused(&manager, "target-stopping");
+    target.machine().unwrap().take_back_stop();
+    drop(target);
+    world.kill(manager);
+    let manager = world.manager();
+    refused(&manager, "left-running");
+    world.fake.is_unknown.store(true, Ordering::Release);
+    drop(manager);
+    let manager = world.manager();
+    refused(&manager, "machine-unknown");
+    world.fake.is_unknown.store(false, Ordering::Release);
+    stop(&manager, "web").unwrap();
+    let target = manager.target("web").unwrap();
+    let _turn = target.begin_change(Change::Restore, lifecycle::Request::Move).unwrap();
+    refused(&manager, "busy");
 }
