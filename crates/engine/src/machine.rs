@@ -6,6 +6,7 @@
 //! - a machine has a socket of its own, which offers only the disks of its branch, whichever branch is the present;
 //! - a machine that was left running is adopted as soon as possible; until then the present is not moved.
 
+mod ending;
 mod exports;
 mod failing;
 mod follow;

@@ -7,6 +7,7 @@
 //! event, also if it was asked to stop.
 
 use std::{
+    ops::ControlFlow,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
@@ -14,11 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bygone_model::{At, Event, Grade, Kind, Micros, Place, Seq};
+use bygone_model::{At, Event, Kind, Micros, Place, Seq};
+use bygone_qemu::Reason;
 use bygone_store::Appended;
 
 use super::{
-    Machine, NBD_STOP_MAX, Slot, Start, failing::Failing, kept::Kept, resets::Resets, unbooted,
+    Machine, NBD_STOP_MAX, Slot, Start, ending::Ending, failing::Failing, kept::Kept, resets::Resets, unbooted,
 };
 use crate::{
     error::Error,
@@ -41,103 +43,166 @@ enum GoOn {
     Resume,
 }
 
+/// What is known about a machine while it is followed.
+struct Following<'a> {
+    machine: &'a Machine,
+    target: &'a Arc<Target>,
+    /// Who shut it down, and QEMU's reason.
+    asked_by: Option<(By, String)>,
+    resets: Resets,
+    failing: Failing,
+    /// A step that failed, and when it is retried, until it succeeds; the guest does not notice.
+    again: Option<(Instant, GoOn)>,
+    /// Whether the next start is an event of its own.
+    boots: bool,
+    /// The first reset reported after adopting may be in the log already: an earlier manager may have died while it
+    /// handled it.
+    maybe_noted: bool,
+}
+
+impl Following<'_> {
+    /// When something has to be done although nothing is reported.
+    fn due(&self) -> Option<Instant> {
+        let again = self.again.map(|(at, _)| at);
+        again.into_iter().chain(self.resets.due()).chain(self.failing.due()).min()
+    }
+
+    fn do_due(&mut self, now: Instant) {
+        if self.resets.due().is_some_and(|due| due <= now) {
+            self.machine.note_resets(self.target, self.resets.rest(now));
+        }
+        if let Some((_, step)) = self.again.take_if(|(at, _)| *at <= now) {
+            self.go_on(step);
+        }
+        let over = self.failing.over(now);
+        self.note_counts(over);
+    }
+
+    /// Handles a report; breaks after the last one.
+    fn take(&mut self, report: Report) -> ControlFlow<()> {
+        let (machine, target) = (self.machine, self.target);
+        match report.what {
+            Happening::Started { adopted } => {
+                self.maybe_noted = adopted;
+                machine.note_started(target);
+            }
+            Happening::Resumed | Happening::ConnectionBack => {}
+            Happening::ConnectionLost => {
+                tracing::warn!(target = target.name, "the connection to QEMU broke");
+            }
+            Happening::PowerButton => {
+                let label = "asked the target to shut down (power button)";
+                machine.note(target, &Event::new(Kind::Manager, label));
+            }
+            Happening::Reset { by, reason, held } => {
+                self.boots = by != By::Firmware && self.note_reset(report.time, by, &reason, held);
+                self.again = None;
+                if held {
+                    self.go_on(GoOn::Reset);
+                }
+            }
+            Happening::StartsOver => {
+                if std::mem::replace(&mut self.boots, true) {
+                    machine.note_boot_again(target);
+                }
+                self.go_on(GoOn::Resume);
+            }
+            Happening::ShutdownRequested { by, reason, held } => self.end((by, reason.to_string()), held),
+            Happening::Panicked { info, held } => {
+                let event = Event::new(Kind::Panic, "the target's operating system gave up (panic)");
+                machine.note(target, &event.with("info", info));
+                self.end((By::Guest, "guest-panic".to_owned()), held);
+            }
+            Happening::IoError { disk, write, no_space, held } => {
+                if let Some(label) = self.failing.add(disk.as_deref(), write, Instant::now()) {
+                    let event = Event::new(Kind::Manager, label);
+                    machine.note(target, &event.with("no_space", no_space).with("held", held));
+                }
+                if held {
+                    self.again = Some((Instant::now() + TRY_AGAIN, GoOn::Resume));
+                }
+            }
+            Happening::Paused { state } => {
+                tracing::info!(target = target.name, ?state, "the machine holds still");
+            }
+            Happening::Exited { exit, last_words } => {
+                self.ended(exit, &last_words);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Writes a reset, unless an earlier manager has; returns whether the start that follows gets an event of its own.
+    fn note_reset(&mut self, time: Option<Micros>, by: By, reason: &Reason, held: bool) -> bool {
+        let time = time.unwrap_or_else(|| Micros(jiff::Timestamp::now().as_microsecond()));
+        (std::mem::take(&mut self.maybe_noted) && self.machine.is_noted(self.target, time))
+            || self.machine.note_reset(self.target, &mut self.resets, (by, reason), time, held)
+    }
+
+    /// Continues a held machine; if that fails, it is retried.
+    fn go_on(&mut self, step: GoOn) {
+        let made = self.machine.runner().and_then(|runner| match step {
+            GoOn::Reset => runner.reset(),
+            GoOn::Resume => runner.resume(),
+        });
+        self.again = made.err().map(|error| {
+            tracing::warn!(target = self.target.name, %error, "the machine cannot go on yet");
+            (Instant::now() + TRY_AGAIN, step)
+        });
+    }
+
+    /// Ends a machine that has shut down or panicked; one that is not held ends by itself.
+    fn end(&mut self, asked_by: (By, String), held: bool) {
+        self.asked_by.get_or_insert(asked_by);
+        if held && let Err(error) = self.machine.runner().and_then(|runner| runner.end()) {
+            tracing::error!(target = self.target.name, %error, "QEMU does not end");
+        }
+    }
+
+    /// Writes how often requests failed that work again.
+    fn note_counts(&self, counts: Vec<(String, u64)>) {
+        for (what, times) in counts {
+            let label = format!("{what}, {times} times in all");
+            self.machine.note(self.target, &Event::new(Kind::Manager, label).with("times", times));
+        }
+    }
+
+    fn ended(&mut self, exit: Exit, last_words: &str) {
+        let (machine, target) = (self.machine, self.target);
+        machine.note_resets(target, self.resets.rest(Instant::now()));
+        let counts = self.failing.rest();
+        self.note_counts(counts);
+        if matches!(*lock(&machine.start), Start::Pending) && !lock(&machine.kept).noted {
+            machine.never_was(target, exit);
+        } else {
+            machine.finish(target, self.asked_by.as_ref(), exit, last_words);
+        }
+    }
+}
+
 impl Machine {
     pub(super) fn follow(&self, target: &Arc<Target>, reports: &Receiver<Report>) {
-        let mut asked_by: Option<(By, String)> = None;
-        let mut resets = Resets::new();
-        let mut failing = Failing::default();
-        // A failed step is retried until it succeeds; the guest does not notice.
-        let mut again: Option<(Instant, GoOn)> = None;
-        // Whether the next start is an event of its own.
-        let mut boots = true;
-        // The first reset reported after adopting may be in the log already: an earlier manager may have died while it
-        // handled it.
-        let mut maybe_noted = false;
+        let mut following = Following {
+            machine: self,
+            target,
+            asked_by: None,
+            resets: Resets::new(),
+            failing: Failing::default(),
+            again: None,
+            boots: true,
+            maybe_noted: false,
+        };
         loop {
-            let at = again.iter().map(|(at, _)| *at).chain(resets.due()).chain(failing.due()).min();
-            let wait = at.map_or(FOREVER, |at| at.saturating_duration_since(Instant::now()));
-            let report = match reports.recv_timeout(wait) {
-                Ok(report) => report,
+            let wait = following.due().map_or(FOREVER, |at| at.saturating_duration_since(Instant::now()));
+            match reports.recv_timeout(wait) {
+                Ok(report) => {
+                    if following.take(report).is_break() {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => following.do_due(Instant::now()),
                 Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {
-                    let now = Instant::now();
-                    if resets.due().is_some_and(|due| due <= now) {
-                        self.note_resets(target, resets.rest(now));
-                    }
-                    if let Some((_, step)) = again.take_if(|(at, _)| *at <= now) {
-                        again = self.go_on(target, step);
-                    }
-                    self.note_counts(target, failing.over(now));
-                    continue;
-                }
-            };
-            match report.what {
-                Happening::Started { adopted } => {
-                    maybe_noted = adopted;
-                    self.note_started(target);
-                }
-                Happening::Resumed | Happening::ConnectionBack => {}
-                Happening::ConnectionLost => {
-                    tracing::warn!(target = target.name, "the connection to QEMU broke");
-                }
-                Happening::PowerButton => {
-                    self.note(
-                        target,
-                        &Event::new(Kind::Manager, "asked the target to shut down (power button)"),
-                    );
-                }
-                Happening::Reset { by: By::Firmware, held, .. } => {
-                    boots = false;
-                    again = held.then(|| self.go_on(target, GoOn::Reset)).flatten();
-                }
-                Happening::Reset { by, reason, held } => {
-                    let time = report.time.unwrap_or_else(|| Micros(jiff::Timestamp::now().as_microsecond()));
-                    boots = (std::mem::take(&mut maybe_noted) && self.is_noted(target, time))
-                        || self.note_reset(target, &mut resets, (by, &reason), time, held);
-                    again = held.then(|| self.go_on(target, GoOn::Reset)).flatten();
-                }
-                Happening::StartsOver => {
-                    if std::mem::replace(&mut boots, true) {
-                        self.note_boot_again(target);
-                    }
-                    again = self.go_on(target, GoOn::Resume);
-                }
-                Happening::ShutdownRequested { by, reason, held } => {
-                    asked_by.get_or_insert((by, reason.to_string()));
-                    if held && let Err(e) = self.runner().and_then(|runner| runner.end()) {
-                        tracing::error!(target = target.name, error = %e, "QEMU does not end");
-                    }
-                }
-                Happening::Panicked { info, held } => {
-                    let event = Event::new(Kind::Panic, "the target's operating system gave up (panic)");
-                    self.note(target, &event.with("info", info));
-                    asked_by.get_or_insert((By::Guest, "guest-panic".to_owned()));
-                    if held && let Err(e) = self.runner().and_then(|runner| runner.end()) {
-                        tracing::error!(target = target.name, error = %e, "QEMU does not end");
-                    }
-                }
-                Happening::IoError { disk, write, no_space, held } => {
-                    if let Some(label) = failing.add(disk.as_deref(), write, Instant::now()) {
-                        let event = Event::new(Kind::Manager, label);
-                        self.note(target, &event.with("no_space", no_space).with("held", held));
-                    }
-                    if held {
-                        again = Some((Instant::now() + TRY_AGAIN, GoOn::Resume));
-                    }
-                }
-                Happening::Paused { state } => {
-                    tracing::info!(target = target.name, ?state, "the machine holds still");
-                }
-                Happening::Exited { exit, last_words } => {
-                    self.note_resets(target, resets.rest(Instant::now()));
-                    self.note_counts(target, failing.rest());
-                    if matches!(*lock(&self.start), Start::Pending) && !lock(&self.kept).noted {
-                        self.never_was(target, exit);
-                    } else {
-                        self.finish(target, asked_by.as_ref(), exit, &last_words);
-                    }
-                    return;
-                }
             }
         }
     }
@@ -155,64 +220,25 @@ impl Machine {
     /// Handles the end of QEMU: writes the stop with its grade, releases the disks and wakes up the waiting callers.
     fn finish(&self, target: &Arc<Target>, asked_by: Option<&(By, String)>, exit: Exit, last_words: &str) {
         let asked = lock(&self.stop_asked).how.take();
-        let mut signals = vec![format!("QEMU ended ({exit})")];
-        if let Some((_, reason)) = asked_by {
-            signals.insert(0, format!("the hypervisor said so ({reason})"));
-        }
-        let connected = || target.is_used(self.branch, Use::Guest);
+        // In this order: what a client still writes is in the file systems.
+        let clients_gone = self.wait_for_clients(target);
+        let file_systems = self.file_systems();
+        let ending = Ending { asked_by, asked, exit, last_words, clients_gone, file_systems };
+        self.note_stop(target, ending.event());
+    }
+
+    /// Waits until its disks are closed; returns false if they are not in time.
+    fn wait_for_clients(&self, target: &Target) -> bool {
         let deadline = Instant::now() + CLIENTS_GONE_MAX;
         // Each round looks once: a second look might find a client that connected after the last one was gone, which
         // has nothing to do with this machine.
-        let clients_gone = loop {
-            match connected() {
-                false => break true,
-                true if Instant::now() >= deadline => break false,
-                true => std::thread::sleep(Duration::from_millis(10)),
+        while target.is_used(self.branch, Use::Guest) {
+            if Instant::now() >= deadline {
+                return false;
             }
-        };
-        if clients_gone {
-            signals.push("the clients of its disks are gone".to_owned());
+            std::thread::sleep(Duration::from_millis(10));
         }
-        let states = self.file_systems();
-        // What cannot be read may be dirty.
-        let all_clean = states.as_ref().is_some_and(|states| states.iter().all(|(_, state)| state.clean));
-        let states = states.unwrap_or_default();
-        if !states.is_empty() && all_clean {
-            let names: Vec<String> =
-                states.iter().map(|(disk, state)| format!("{} on {disk}", state.kind)).collect();
-            signals.push(format!("file systems are marked clean ({})", names.join(", ")));
-        }
-        let orderly = matches!(asked_by, Some((By::Guest | By::Unknown, _))) && asked != Some("force");
-        let panicked = asked_by.is_some_and(|(_, reason)| reason == "guest-panic");
-        let verified = orderly && !panicked && clients_gone && all_clean;
-        let grade = match (verified, all_clean && !states.is_empty()) {
-            (true, _) => Grade::Stopped,
-            (false, true) => Grade::Clean,
-            (false, false) => Grade::Crash,
-        };
-        let label = match (asked_by, asked) {
-            (_, Some("force")) => "the power was cut, as asked".to_owned(),
-            (_, Some("deadline")) => "the target did not shut down in time and was forced".to_owned(),
-            _ if panicked => "ended after a panic".to_owned(),
-            (Some((By::Guest | By::Firmware | By::Unknown, _)), Some(_)) => {
-                "the target shut down, as asked".to_owned()
-            }
-            (Some((By::Guest | By::Firmware, _)), None) => "the target shut itself down".to_owned(),
-            (Some((By::Unknown, _)), None) => "the target had shut down".to_owned(),
-            (Some((By::Host, reason)), _) => format!("the machine was ended from outside ({reason})"),
-            (None, _) => format!("the machine ended unexpectedly ({exit})"),
-        };
-        let mut event = Event::new(Kind::Shutdown, label)
-            .graded(grade)
-            .with("reason", asked_by.map_or("none", |(_, reason)| reason.as_str()))
-            .with("by", asked_by.map_or("nobody", |(by, _)| who(*by)))
-            .with("asked", asked.is_some())
-            .with("verified", verified)
-            .with("signals", signals);
-        if !orderly && !last_words.is_empty() {
-            event = event.with("last_words", last_words);
-        }
-        self.note_stop(target, event);
+        true
     }
 
     /// Writes the stop, releases the disks and wakes up the callers that wait for it.
@@ -273,25 +299,6 @@ impl Machine {
         }
         lock(&self.leases).clear();
         Kept::remove(target);
-    }
-
-    /// Continues a held machine; if that fails, returns the step and when to retry it.
-    fn go_on(&self, target: &Target, step: GoOn) -> Option<(Instant, GoOn)> {
-        let made = self.runner().and_then(|runner| match step {
-            GoOn::Reset => runner.reset(),
-            GoOn::Resume => runner.resume(),
-        });
-        let error = made.err()?;
-        tracing::warn!(target = target.name, %error, "the machine cannot go on yet");
-        Some((Instant::now() + TRY_AGAIN, step))
-    }
-
-    /// Writes how often requests failed that work again.
-    fn note_counts(&self, target: &Target, counts: Vec<(String, u64)>) {
-        for (what, times) in counts {
-            let label = format!("{what}, {times} times in all");
-            self.note(target, &Event::new(Kind::Manager, label).with("times", times));
-        }
     }
 
     /// The current state of the file systems on the disks; `None` if a disk cannot be read.
