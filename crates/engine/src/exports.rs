@@ -6,7 +6,7 @@
 //! never changes its meaning. Machines do not use these exports: each has a socket of its own, for the disks of its
 //! branch.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bygone_block::{
     BlockDevice,
@@ -22,6 +22,9 @@ use crate::{
     manager::Manager,
     target::Target,
 };
+
+/// How long the clients of a socket get to end when it is stopped.
+pub(crate) const NBD_STOP_MAX: Duration = Duration::from_secs(5);
 
 /// A device that was opened by name.
 pub(crate) struct Opened {

@@ -32,6 +32,7 @@ use crate::{
     api::{Accelerator, Failure, MomentInfo, Started},
     config,
     error::{Error, Result},
+    exports::NBD_STOP_MAX,
     runner::{Launch, LaunchDisk, Launched, Phase, Report, Runner},
     target::{Lease, Op, Target, Use, lock},
     timeline,
@@ -39,7 +40,6 @@ use crate::{
 
 /// How long `run` waits for the machine's first answer.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-const NBD_STOP_MAX: Duration = Duration::from_secs(5);
 
 /// The outcome of a start.
 #[derive(Debug)]

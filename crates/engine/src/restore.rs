@@ -34,7 +34,7 @@ const PIECE_BYTES: u64 = 4 << 20;
 pub(crate) struct Checked {
     found: Found,
     /// What is copied, if it is not in place.
-    copied: Option<Vec<copy::Copied>>,
+    copied: Option<copy::Copies>,
 }
 
 /// Checks a restore, for itself and for its plan.
@@ -80,9 +80,9 @@ pub(crate) fn restore(
     target.check_expected(answers.expected(), drop.as_slice())?;
     let Checked { found, copied } = check(target, at, only, to, discard_later, now)?;
     let moment = found.info(&target.log.catalog());
-    if let (Some(copied), RestoreTo::Path(path)) = (copied, to) {
+    if let Some(copied) = copied {
         target.say_unseen(found.place, answers);
-        let disks = copy::copy_out(target, found.place.seq, &copied, path, answers)?;
+        let disks = copy::copy_out(target, found.place.seq, &copied, answers)?;
         return Ok(Restored { moment, disks, branch: None });
     }
     let op = target.begin_change(Change::Restore, Request::Move)?;
@@ -103,7 +103,7 @@ pub(crate) fn plan_restore(
     let moment = checked.found.info(&target.log.catalog());
     if let Some(copied) = checked.copied {
         target.check(Request::Note)?;
-        return Ok((moment, None, copied.into_iter().map(|disk| disk.to).collect()));
+        return Ok((moment, None, copied.disks.into_iter().map(|disk| disk.to).collect()));
     }
     target.check(Request::Move)?;
     let outlook = branches::plan_restore(target, checked.found.place, call.discard_later)?;
@@ -162,7 +162,5 @@ pub(crate) fn note_branch(target: &Target, branch: BranchId) -> Result<()> {
     };
     let label = format!("branch {} starts at {}", branch.name, timeline::local(target.log.time_of(at)?));
     let event = Event::new(Kind::Branch, label).with("from_seq", at.0).with("made", branch.name.clone());
-    target.log.event(branch.id, &event)?;
-    target.log.flush()?;
-    Ok(())
+    timeline::write(&target.log, branch.id, event).map(drop)
 }

@@ -21,7 +21,7 @@ use crate::{
     api::{Answers, Call, Failure, Items, Request, call},
     calls::{Handle as _, In},
     error::{Error, Result, Usage},
-    exports::ManagerExports,
+    exports::{ManagerExports, NBD_STOP_MAX},
     lifecycle::{Change, Request as Asked},
     machine::Machine,
     manager::{ADOPT_EVERY, Manager, stop_machine},
@@ -38,7 +38,6 @@ const IDLE_MAX: Duration = Duration::from_secs(3);
 const START_MAX: Duration = Duration::from_secs(900);
 /// How long a client waits before it asks again after a manager that ends.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-const NBD_STOP_MAX: Duration = Duration::from_secs(5);
 /// How long the end of the manager waits for a start in progress.
 const STARTED_MAX: Duration = Duration::from_secs(60);
 const CLOSE_MAX: Duration = Duration::from_secs(60);

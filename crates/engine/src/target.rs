@@ -355,6 +355,11 @@ impl Target {
         lock(&self.config).clone()
     }
 
+    /// The path of one of its tapped disks; empty, which is no path of a file, if it has no such disk.
+    pub(crate) fn disk_path(&self, disk: &str) -> PathBuf {
+        lock(&self.config).disk(disk).and_then(|disk| disk.path.clone()).unwrap_or_default()
+    }
+
     /// Changes its configuration, one change at a time.
     ///
     /// # Errors

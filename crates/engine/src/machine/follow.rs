@@ -20,10 +20,11 @@ use bygone_qemu::Reason;
 use bygone_store::Appended;
 
 use super::{
-    Machine, NBD_STOP_MAX, Slot, Start, ending::Ending, failing::Failing, kept::Kept, resets::Resets, unbooted,
+    Machine, Slot, Start, ending::Ending, failing::Failing, kept::Kept, resets::Resets, unbooted,
 };
 use crate::{
     error::Error,
+    exports::NBD_STOP_MAX,
     fs_state, history,
     runner::{By, Exit, Happening, Report},
     target::{Target, Use, lock},

@@ -8,10 +8,11 @@ use std::{
 use bygone_block::nbd::Serving;
 use bygone_model::{BranchId, Event, Kind};
 
-use super::{Machine, NBD_STOP_MAX, exports, kept::Kept};
+use super::{Machine, exports, kept::Kept};
 use crate::{
     api::{Accelerator, MachineStatus, MomentInfo},
     error::{Error, Result},
+    exports::NBD_STOP_MAX,
     lifecycle,
     runner::Phase,
     target::{Target, lock},

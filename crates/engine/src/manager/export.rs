@@ -1,6 +1,6 @@
 //! Exports a disk, or a moment of one, for as long as the client wants it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bygone_block::nbd;
 
@@ -10,10 +10,8 @@ use crate::{
     calls::{Handle, asked_at},
     config,
     error::{Error, Result, Usage},
-    exports::OneExport,
+    exports::{NBD_STOP_MAX, OneExport},
 };
-
-const NBD_STOP_MAX: Duration = Duration::from_secs(5);
 
 impl Handle<call::Export> for Manager {
     fn handle(&self, call: &call::Export, answers: &mut dyn Items<Exported>) -> Result<Exported> {

@@ -32,14 +32,30 @@ const HOLE_BYTES: usize = 4096;
 
 /// The file or device to which a restore to `path` writes a disk, and the name of the file until it is complete.
 pub(crate) fn paths_of(path: &Path, disk: &str) -> [PathBuf; 2] {
-    let to = if is_folder(path) { path.join(format!("{disk}.raw")) } else { path.to_owned() };
+    let to = if is_folder(path) { in_folder(path, disk) } else { path.to_owned() };
+    let part = part_of(&to);
+    [to, part]
+}
+
+fn in_folder(folder: &Path, disk: &str) -> PathBuf {
+    folder.join(format!("{disk}.raw"))
+}
+
+fn part_of(to: &Path) -> PathBuf {
     let mut part = to.as_os_str().to_owned();
     part.push(PART);
-    [to, part.into()]
+    part.into()
 }
 
 fn is_folder(path: &Path) -> bool {
     path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
+}
+
+/// The disks that are copied, and the folder that they are copied to, unless it is one disk with a path of its own.
+#[derive(Clone, Debug)]
+pub(super) struct Copies {
+    folder: Option<PathBuf>,
+    pub(super) disks: Vec<Copied>,
 }
 
 /// A disk that is copied.
@@ -60,7 +76,7 @@ pub(super) fn choose(
     volumes: &[VolumeId],
     only: Option<&str>,
     path: &Path,
-) -> Result<Vec<Copied>> {
+) -> Result<Copies> {
     let catalog = target.log.catalog();
     let mut chosen = Vec::new();
     for &volume in volumes {
@@ -72,21 +88,21 @@ pub(super) fn choose(
     if let (Some(name), true) = (only, chosen.is_empty()) {
         return Err(bygone_store::Error::NoDisk(name.to_owned()).into());
     }
-    let folder = is_folder(path);
-    if chosen.len() > 1 && !folder {
+    let folder = is_folder(path).then(|| path.to_owned());
+    if chosen.len() > 1 && folder.is_none() {
         let disks = chosen.into_iter().map(|(_, name)| name).collect();
         return Err(Usage::NoFolder { path: path.to_owned(), target: target.name.clone(), disks }.into());
     }
     let copied = |(volume, name): (VolumeId, String)| {
-        let [to, _] = paths_of(path, &name);
+        let to = folder.as_ref().map_or_else(|| path.to_owned(), |folder| in_folder(folder, &name));
         Copied { volume, name, to }
     };
-    let chosen: Vec<Copied> = chosen.into_iter().map(copied).collect();
-    chosen.iter().try_for_each(|disk| check_place(&disk.to).map(drop))?;
-    Ok(chosen)
+    let disks: Vec<Copied> = chosen.into_iter().map(copied).collect();
+    disks.iter().try_for_each(|disk| check_place(&disk.to).map(drop))?;
+    Ok(Copies { folder, disks })
 }
 
-/// Copies the disks of a moment to files or devices: all of them or none. Makes the folder `path`, if it is to be one.
+/// Copies the disks of a moment to files or devices: all of them or none. Makes their folder, if they have one.
 ///
 /// # Errors
 /// When one cannot be written or its extents cannot be read, or the caller no longer waits. Damaged ranges are no
@@ -94,24 +110,22 @@ pub(super) fn choose(
 pub(super) fn copy_out(
     target: &Arc<Target>,
     seq: Seq,
-    chosen: &[Copied],
-    path: &Path,
+    Copies { folder, disks }: &Copies,
     answers: &mut dyn Answers,
 ) -> Result<Vec<RestoredDisk>> {
-    let folder = is_folder(path);
-    let folder_is_new = folder && !path.exists();
-    if folder {
-        fs::create_dir_all(path).map_err(|e| Error::file("making", path, e))?;
-    }
     let mut done: Vec<RestoredDisk> = Vec::new();
-    let result = copy_disks(target, seq, chosen, &mut done, answers);
-    if let Err(e) = result {
+    let Some(folder) = folder else {
+        return copy_disks(target, seq, disks, &mut done, answers).map(|()| done);
+    };
+    let folder_is_new = !folder.exists();
+    fs::create_dir_all(folder).map_err(|e| Error::file("making", folder, e))?;
+    if let Err(e) = copy_disks(target, seq, disks, &mut done, answers) {
         // A part of a machine's disks would look like all of them.
-        for disk in done.iter().filter(|_| folder) {
+        for disk in &done {
             let _ = fs::remove_file(&disk.to);
         }
         if folder_is_new {
-            let _ = fs::remove_dir(path);
+            let _ = fs::remove_dir(folder);
         }
         return Err(e);
     }
@@ -173,9 +187,7 @@ fn copy_to_file(
     if check_place(to)? {
         return copy_to(device, to, true, unread, progress);
     }
-    let mut part = to.as_os_str().to_owned();
-    part.push(PART);
-    let part = PathBuf::from(part);
+    let part = part_of(to);
     let failed = |doing| move |e| Error::file(doing, to, e);
     make_part(&part, size).map_err(failed("making"))?;
     let result = copy_to(device, &part, false, unread, progress).and_then(|written| {

@@ -156,7 +156,7 @@ fn read_and_close(
     if !mark.is_some_and(|mark| mark.clean && mark.complete) {
         return Err(Error::DiskBehind { disk: name });
     }
-    let path = target.config().disk(&name).and_then(|disk| disk.path.clone()).unwrap_or_default();
+    let path = target.disk_path(&name);
     let raw = lock.file().and_then(|file| OsDisk::of_file(&path, file));
     Ok((raw.map_err(|source| Error::Disk { path, source })?, lock))
 }

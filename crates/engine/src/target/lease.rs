@@ -382,7 +382,7 @@ impl Target {
 
     /// Opens and locks the disk outside the store.
     pub(crate) fn take_disk(&self, disk: &Disk) -> Result<(OsDisk, ImageLock)> {
-        let path = self.config().disk(&disk.name).and_then(|d| d.path.clone()).unwrap_or_default();
+        let path = self.disk_path(&disk.name);
         match outside::open(&path) {
             Ok((size, raw, image_lock)) => {
                 self.check_size(disk, path, size)?;
@@ -417,7 +417,7 @@ impl Target {
     /// Whether the disk outside the store was changed by others since it was last closed, as far as its metadata shows:
     /// a block device has no modification time.
     pub(super) fn is_changed_outside(&self, catalog: &Catalog, volume: &Volume, disk: &Disk) -> bool {
-        let path = self.config().disk(&disk.name).and_then(|d| d.path.clone()).unwrap_or_default();
+        let path = self.disk_path(&disk.name);
         let mark = catalog.taps.get(&volume.id.0).filter(|mark| mark.clean && mark.complete);
         let shown = catalog.shows.get(&volume.disk).is_none_or(|shows| *shows == Shows::Volume(volume.id));
         let meta = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
@@ -459,7 +459,7 @@ impl Target {
     /// # Errors
     /// When it is missing, or its size has changed.
     pub(super) fn look_outside(&self, disk: &Disk) -> Result<()> {
-        let path = self.config().disk(&disk.name).and_then(|d| d.path.clone()).unwrap_or_default();
+        let path = self.disk_path(&disk.name);
         match outside::size_of(&path) {
             Ok(found) => self.check_size(disk, path, found),
             Err(source) => Err(self.disk_away(disk, path, source)),
