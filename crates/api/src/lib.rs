@@ -4,7 +4,7 @@
 //! - A [`Call`] is a request with the types of its answers. [`call`] has all of them.
 //! - On the socket a client sends one [`Request`] (in [`Asked`]) as a line of JSON and reads lines of [`Reply`] until
 //!   [`Reply::Done`] or [`Reply::Failed`]. Closing the connection cancels the call, unless the client has set
-//!   [`Asked::detached`].
+//!   [`Caller::detached`].
 //! - A long call is a job ([`JobInfo`]): other clients can see it, wait for it and cancel it by its id. A call with a
 //!   key is done once, however often it is repeated.
 //! - Both lines are bounded: [`REQUEST_BYTES_MAX`], [`REPLY_BYTES_MAX`].
@@ -28,4 +28,4 @@ pub use failure::{Failure, ImageProblem, IoProblem, MomentProblem, MovedPart, Re
 pub use job::{JOBS_MAX, JobEnded, JobInfo, JobState, KEY_BYTES_MAX};
 pub use problem::{Problem, Trouble};
 pub use state::{Accelerator, Change, DiskMode, Life, Running, StoreState};
-pub use wire::{Answers, Asked, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply};
+pub use wire::{Answers, Asked, Caller, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply};

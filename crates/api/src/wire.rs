@@ -35,11 +35,18 @@ pub struct Progress {
     pub total_bytes: u64,
 }
 
-/// A request as it is sent, with the context of its caller.
+/// A request as it is sent, with its caller.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Asked {
     #[serde(flatten)]
     pub request: Request,
+    #[serde(flatten)]
+    pub caller: Caller,
+}
+
+/// Who makes a call, and on which terms.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
     /// The caller's time zone, in which times of day are meant: an IANA name, an offset or a POSIX zone. The manager's
     /// zone if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,31 +66,14 @@ pub struct Asked {
     pub detached: bool,
 }
 
+/// A caller without any terms.
+static NOBODY: Caller = Caller { zone: None, began: false, key: None, expect: None, detached: false };
+
 /// Receives progress and notes of a call, and knows its caller.
 pub trait Answers {
-    /// The caller's time zone, as in [`Asked`].
-    fn zone(&self) -> Option<&str> {
-        None
-    }
-
-    /// The manager was started to answer this, as in [`Asked`].
-    fn began(&self) -> bool {
-        false
-    }
-
-    /// The call's key, as in [`Asked`].
-    fn key(&self) -> Option<&str> {
-        None
-    }
-
-    /// What must still hold, as in [`Asked`].
-    fn expected(&self) -> Option<&Expect> {
-        None
-    }
-
-    /// It continues if no client waits, as in [`Asked`].
-    fn detached(&self) -> bool {
-        false
+    /// Its caller; nobody in particular unless it says so.
+    fn caller(&self) -> &Caller {
+        &NOBODY
     }
 
     /// Returns false when no client waits for the work any more.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use bygone_api::{Answers, Expect, Items, Progress};
+use bygone_api::{Answers, Caller, Expect, Items, Progress};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{
@@ -25,9 +25,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// Listens to the answers of one request.
 pub(crate) struct Listener<'a, I> {
     interrupt: &'a Interrupt,
-    key: Option<String>,
-    expect: Option<Expect>,
-    detached: bool,
+    caller: Caller,
     each: &'a mut dyn FnMut(I) -> Result<()>,
     /// Why no more items are wanted.
     failed: Option<Error>,
@@ -44,9 +42,11 @@ impl<'a, I> Listener<'a, I> {
     ) -> Listener<'a, I> {
         Listener {
             interrupt,
-            key: session.key().map(str::to_owned),
-            expect: None,
-            detached: session.detached(),
+            caller: Caller {
+                key: session.key().map(str::to_owned),
+                detached: session.detached(),
+                ..Caller::default()
+            },
             each,
             failed: None,
             bar: Bar { wanted: session.draws_progress(), bar: None, counted: false, doing: String::new() },
@@ -55,8 +55,9 @@ impl<'a, I> Listener<'a, I> {
     }
 
     /// The manager refuses unless this still holds.
-    pub(crate) fn expecting(self, expect: Option<Expect>) -> Listener<'a, I> {
-        Listener { expect, ..self }
+    pub(crate) fn expecting(mut self, expect: Option<Expect>) -> Listener<'a, I> {
+        self.caller.expect = expect;
+        self
     }
 
     /// Ends the request.
@@ -70,16 +71,8 @@ impl<'a, I> Listener<'a, I> {
 }
 
 impl<I> Answers for Listener<'_, I> {
-    fn key(&self) -> Option<&str> {
-        self.key.as_deref()
-    }
-
-    fn expected(&self) -> Option<&Expect> {
-        self.expect.as_ref()
-    }
-
-    fn detached(&self) -> bool {
-        self.detached
+    fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     fn progress(&mut self, progress: Progress) -> bool {

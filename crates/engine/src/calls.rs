@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    api::{Answers, Call, Expect, Items, Progress, Request},
+    api::{Answers, Call, Caller, Items, Progress, Request},
     error::{Error, Result, Usage},
     manager::Manager,
 };
@@ -73,7 +73,8 @@ pub(crate) fn now(clock: &dyn Clock) -> Zoned {
 
 /// The current time, in the client's time zone; in this process's, if the client's is unknown here.
 pub(crate) fn asked_at<A: Answers + ?Sized>(clock: &dyn Clock, answers: &A) -> Zoned {
-    let zone = answers.zone().and_then(|zone| DateTimeParser::new().parse_time_zone(zone).ok());
+    let zone = answers.caller().zone.as_deref();
+    let zone = zone.and_then(|zone| DateTimeParser::new().parse_time_zone(zone).ok());
     let now = now(clock);
     zone.map_or_else(|| now.clone(), |zone| now.with_time_zone(zone))
 }
@@ -111,16 +112,8 @@ struct Out<'a> {
 }
 
 impl Answers for Out<'_> {
-    fn zone(&self) -> Option<&str> {
-        self.answers.zone()
-    }
-
-    fn began(&self) -> bool {
-        self.answers.began()
-    }
-
-    fn expected(&self) -> Option<&Expect> {
-        self.answers.expected()
+    fn caller(&self) -> &Caller {
+        self.answers.caller()
     }
 
     fn progress(&mut self, progress: Progress) -> bool {
@@ -177,16 +170,8 @@ fn misread(e: &serde_json::Error) -> Error {
 }
 
 impl<C: Call> Answers for In<'_, C> {
-    fn zone(&self) -> Option<&str> {
-        self.answers.zone()
-    }
-
-    fn key(&self) -> Option<&str> {
-        self.answers.key()
-    }
-
-    fn expected(&self) -> Option<&Expect> {
-        self.answers.expected()
+    fn caller(&self) -> &Caller {
+        self.answers.caller()
     }
 
     fn progress(&mut self, progress: Progress) -> bool {

@@ -27,7 +27,7 @@ use serde_json::Value;
 use self::kept::Kept;
 use crate::{
     api::{
-        Answers, Expect, Failure, Items, JOBS_MAX, JobEnded, JobInfo, JobState, KEY_BYTES_MAX, Nothing,
+        Answers, Caller, Failure, Items, JOBS_MAX, JobEnded, JobInfo, JobState, KEY_BYTES_MAX, Nothing,
         Progress, Request, call,
     },
     calls::Handle,
@@ -181,7 +181,8 @@ impl Jobs {
     }
 
     fn begin(&self, manager: &Manager, request: &Request, answers: &dyn Answers) -> Result<Begun> {
-        let key = answers.key().filter(|_| request.takes_key());
+        let caller = answers.caller();
+        let key = caller.key.as_deref().filter(|_| request.takes_key());
         if key.is_none() && !request.lasts() {
             return Ok(Begun::Plain);
         }
@@ -195,7 +196,7 @@ impl Jobs {
             self.settle_key(manager, key)?;
         }
         // What is there before anything begins.
-        let mut kept = Kept::new(0, key, request, answers.detached()).seen(manager);
+        let mut kept = Kept::new(0, key, request, caller.detached).seen(manager);
         let mut jobs = lock(&self.jobs);
         if let Some(key) = key
             && let Some(job) = jobs.values().rev().find(|job| lock(&job.kept).remembers(key)).cloned()
@@ -289,7 +290,7 @@ impl Manager {
             // Before it is a job: its client asks again until there is another manager.
             return Err(Error::ManagerEnding);
         }
-        if answers.expected().is_some() && !request.is_plannable() {
+        if answers.caller().expect.is_some() && !request.is_plannable() {
             let why = format!("a plan is expected to hold, and {} has none", request.name());
             return Err(Usage::BadRequest(why).into());
         }
@@ -297,7 +298,7 @@ impl Manager {
         match jobs.begin(self, request, answers)? {
             Begun::Plain => self.do_now(request, answers),
             Begun::Now(job) => {
-                if answers.detached() {
+                if answers.caller().detached {
                     let id = lock(&job.kept).id;
                     answers.note(format!("this is job {id}, which goes on if nobody waits for it"));
                 }
@@ -333,16 +334,8 @@ struct Working<'a> {
 }
 
 impl Answers for Working<'_> {
-    fn zone(&self) -> Option<&str> {
-        self.answers.zone()
-    }
-
-    fn began(&self) -> bool {
-        self.answers.began()
-    }
-
-    fn expected(&self) -> Option<&Expect> {
-        self.answers.expected()
+    fn caller(&self) -> &Caller {
+        self.answers.caller()
     }
 
     fn progress(&mut self, progress: Progress) -> bool {
@@ -358,7 +351,7 @@ impl Answers for Working<'_> {
     fn wanted(&mut self) -> bool {
         !self.job.cancelled.load(Ordering::Acquire)
             && !self.manager.is_closing()
-            && (self.answers.detached()
+            && (self.answers.caller().detached
                 || self.job.followers.load(Ordering::Acquire) > 0
                 || self.answers.wanted())
     }

@@ -77,7 +77,7 @@ pub(crate) fn restore(
 ) -> Result<Restored> {
     // Checked again with the turn held; here, so that nothing else is said of another target.
     let drop = discard_later.then(|| target.present());
-    target.check_expected(answers.expected(), drop.as_slice())?;
+    target.check_expected(answers.caller().expect.as_ref(), drop.as_slice())?;
     let Checked { found, copied } = check(target, at, only, to, discard_later, now)?;
     let moment = found.info(&target.log.catalog());
     if let Some(copied) = copied {

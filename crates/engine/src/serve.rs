@@ -527,7 +527,7 @@ fn ask_now<C: Call>(paths: &StorePaths, call: &C, answers: &mut dyn Items<C::Ite
         return socket::ask(&stream, call, false, answers);
     }
     let request: Request = call.clone().into();
-    if needs_manager(paths, &request) || (answers.detached() && request.lasts()) {
+    if needs_manager(paths, &request) || (answers.caller().detached && request.lasts()) {
         start_in_background(paths, &request, &mut || answers.wanted())?;
         let stream = socket::connect(&paths.api_socket()).ok_or(Error::ManagerGone)?;
         return socket::ask(&stream, call, true, answers);

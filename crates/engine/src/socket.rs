@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use crate::{
     api::{
-        Answers, Asked, Call, Expect, Failure, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply,
+        Answers, Asked, Call, Caller, Failure, Items, Progress, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply,
         call,
     },
     calls::own_zone,
@@ -186,24 +186,11 @@ fn answer(stream: &UnixStream, manager: &Manager) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = Vec::new();
     BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_until(b'\n', &mut line)?;
-    let mut client = Client {
-        stream,
-        manager,
-        last_progress: None,
-        broken: false,
-        zone: None,
-        began: false,
-        key: None,
-        expect: None,
-        detached: false,
-    };
+    let mut client =
+        Client { stream, manager, last_progress: None, broken: false, caller: Caller::default() };
     let result = match serde_json::from_slice::<Asked>(&line) {
         Ok(asked) => {
-            client.zone = asked.zone;
-            client.began = asked.began;
-            client.key = asked.key;
-            client.expect = asked.expect;
-            client.detached = asked.detached;
+            client.caller = asked.caller;
             manager.answer(&asked.request, &mut client)
         }
         Err(e) => Err(Usage::BadRequest(e.to_string()).into()),
@@ -225,11 +212,7 @@ struct Client<'a> {
     manager: &'a Manager,
     last_progress: Option<Instant>,
     broken: bool,
-    zone: Option<String>,
-    began: bool,
-    key: Option<String>,
-    expect: Option<Expect>,
-    detached: bool,
+    caller: Caller,
 }
 
 impl Client<'_> {
@@ -247,24 +230,8 @@ impl Client<'_> {
 }
 
 impl Answers for Client<'_> {
-    fn zone(&self) -> Option<&str> {
-        self.zone.as_deref()
-    }
-
-    fn began(&self) -> bool {
-        self.began
-    }
-
-    fn key(&self) -> Option<&str> {
-        self.key.as_deref()
-    }
-
-    fn expected(&self) -> Option<&Expect> {
-        self.expect.as_ref()
-    }
-
-    fn detached(&self) -> bool {
-        self.detached
+    fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     fn progress(&mut self, progress: Progress) -> bool {
@@ -313,9 +280,8 @@ pub(crate) fn ask<C: Call>(
 ) -> Result<C::Answer> {
     let gone = |_| Error::ManagerGone;
     let mut is_read = false;
-    let (key, expect, detached) =
-        (answers.key().map(str::to_owned), answers.expected().cloned(), answers.detached());
-    let asked = Asked { request: call.clone().into(), zone: own_zone(), began, key, expect, detached };
+    let caller = Caller { zone: own_zone(), began, ..answers.caller().clone() };
+    let asked = Asked { request: call.clone().into(), caller };
     // Only an export can take long to close. Any other call that the manager does not end at once goes on.
     let put_away = if C::NAME == call::Export::NAME { PUT_AWAY_MAX } else { GIVE_UP_MAX };
     let mut line = serde_json::to_vec(&asked).map_err(|e| Usage::BadRequest(e.to_string()))?;

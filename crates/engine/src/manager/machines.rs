@@ -64,7 +64,7 @@ impl Handle<call::Run> for Manager {
         let accelerator = self.shared.launcher.prepare(&self.shared.paths.root().join("run"));
         let elsewhere = call.at.is_some() || call.branch.is_some();
         // A manager that was started for this call adopts machines by itself.
-        let end = Instant::now() + if answers.began() && !elsewhere { BEGIN_MAX } else { Duration::ZERO };
+        let end = Instant::now() + if answers.caller().began && !elsewhere { BEGIN_MAX } else { Duration::ZERO };
         let op = loop {
             match target.begin(Change::Start, Request::Run) {
                 Ok(Begun::Go(op)) => break op,

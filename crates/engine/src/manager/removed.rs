@@ -42,7 +42,7 @@ impl Handle<call::TargetRemove> for Manager {
         match self.target(&call.name) {
             // A target that cannot be opened can be put aside, but not deleted: its content is unknown.
             // Nor can it be compared with a plan.
-            Err(Error::Unavailable { why, .. }) if !call.delete_history && answers.expected().is_none() => {
+            Err(Error::Unavailable { why, .. }) if !call.delete_history && answers.caller().expect.is_none() => {
                 self.remove_unopened(&call.name, &why, answers)
             }
             found => self.remove(&found?, call.delete_history, answers),
@@ -63,7 +63,8 @@ impl Manager {
     ) -> Result<Removed> {
         let name = target.name.as_str();
         let _op = target.begin_change(Change::Remove, Request::Remove)?;
-        target.check_expected(answers.expected(), &lost_with(&target.log.catalog(), delete_history))?;
+        let lost = lost_with(&target.log.catalog(), delete_history);
+        target.check_expected(answers.caller().expect.as_ref(), &lost)?;
         // The state of a machine of which this cannot be found out is taken to be stopped.
         self.check_no_machine(name, None)?;
         wait_until_unused(target)?;

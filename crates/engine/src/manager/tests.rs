@@ -31,11 +31,11 @@ use super::Manager;
 use crate::{
     Error, Result,
     api::{
-        Status,
+        Answers, Call, Items, Progress, Status,
         call::{self, NewDisk, NewSource},
     },
     ask,
-    calls::Handle as _,
+    calls::Handle,
     config::TargetConfig,
     runner::fake::Fake,
     serve::Nobody,
@@ -94,6 +94,49 @@ impl World {
 
     fn target_dir(&self, name: &str) -> std::path::PathBuf {
         self.paths().target_dir(name)
+    }
+}
+
+/// A client that keeps all that it is told.
+struct Collected<I> {
+    items: Vec<I>,
+    notes: Vec<String>,
+}
+
+impl<I> Default for Collected<I> {
+    fn default() -> Collected<I> {
+        Collected { items: Vec::new(), notes: Vec::new() }
+    }
+}
+
+impl<I> Collected<I> {
+    /// What comes with the answer to a call that succeeds.
+    fn of<C: Call<Item = I>>(manager: &Manager, call: &C) -> Collected<I>
+    where
+        Manager: Handle<C>,
+    {
+        let mut collected = Collected::default();
+        manager.handle(call, &mut collected).unwrap();
+        collected
+    }
+}
+
+impl<I> Answers for Collected<I> {
+    fn progress(&mut self, _: Progress) -> bool {
+        true
+    }
+    fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+    fn wanted(&mut self) -> bool {
+        true
+    }
+}
+
+impl<I> Items<I> for Collected<I> {
+    fn item(&mut self, item: I) -> bool {
+        self.items.push(item);
+        true
     }
 }
 

@@ -281,7 +281,7 @@ fn note(target: &Target, branch: BranchId, event: Event) -> Result<MomentInfo> {
 fn carry_out(op: &Op, change: Move, answers: &mut dyn Answers) -> Result<MomentInfo> {
     let target = op.target();
     let catalog = target.log.catalog();
-    target.check_expected(answers.expected(), change.act.drop.as_slice())?;
+    target.check_expected(answers.caller().expect.as_ref(), change.act.drop.as_slice())?;
     if change.stays(&catalog) {
         check(target, &catalog, &change)?;
         target.log.act(change.act, None)?;

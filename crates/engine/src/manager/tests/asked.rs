@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp, fmt::temporal::DateTimeParser};
 
 use super::*;
 use crate::{
-    api::{Answers, Asked, Exported, Items, MomentMeant, Nothing, Progress, Reply, call::ExportTo},
+    api::{Answers, Asked, Caller, Exported, Items, MomentMeant, Nothing, Progress, Reply, call::ExportTo},
     exports::ManagerExports,
     runner::qemu::Qemu,
     socket::{self, ApiServer},
@@ -75,14 +75,8 @@ fn a_client_for_whom_there_is_no_place_is_told_so() {
 /// The manager's answer to `at`, requested from this time zone.
 fn meant(world: &World, at: &str, zone: &str) -> MomentMeant {
     let request = call::When { name: "web".into(), at: at.to_owned() }.into();
-    let asked = Asked {
-        request,
-        zone: Some(zone.to_owned()),
-        began: false,
-        key: None,
-        expect: None,
-        detached: false,
-    };
+    let caller = Caller { zone: Some(zone.to_owned()), ..Caller::default() };
+    let asked = Asked { request, caller };
     let mut stream = UnixStream::connect(world.paths().api_socket()).unwrap();
     stream.write_all(format!("{}\n", serde_json::to_string(&asked).unwrap()).as_bytes()).unwrap();
     let mut line = String::new();

@@ -4,7 +4,6 @@ use bygone_block::{Change, Reading, Writing};
 use jiff::Zoned;
 
 use super::*;
-use crate::api::{Answers, BranchInfo, Items, Progress};
 
 fn write(manager: &Manager, what: &str, byte: u8) {
     let disk = manager.open_device(what, &Zoned::now()).unwrap().device;
@@ -66,25 +65,6 @@ fn only_a_branch_that_there_is_becomes_the_present() {
     promote("id:0").unwrap();
 }
 
-struct Listed(Vec<BranchInfo>);
-
-impl Answers for Listed {
-    fn progress(&mut self, _: Progress) -> bool {
-        true
-    }
-    fn note(&mut self, _: String) {}
-    fn wanted(&mut self) -> bool {
-        true
-    }
-}
-
-impl Items<BranchInfo> for Listed {
-    fn item(&mut self, item: BranchInfo) -> bool {
-        self.0.push(item);
-        true
-    }
-}
-
 #[test]
 fn a_dropped_branch_is_listed_by_the_id_that_names_its_moments() {
     let (_world, manager) = World::with(&["web"]);
@@ -95,9 +75,8 @@ fn a_dropped_branch_is_listed_by_the_id_that_names_its_moments() {
     manager.handle(&drop_it, &mut Nobody).unwrap();
     target.log.add_branch("try-1", BranchId(0), target.log.head_seq()).unwrap();
     let list = |dropped| {
-        let mut listed = Listed(Vec::new());
-        manager.handle(&call::BranchList { name: "web".into(), dropped }, &mut listed).unwrap();
-        listed.0.into_iter().map(|b| (b.id, b.name, b.dropped.is_some())).collect::<Vec<_>>()
+        let listed = Collected::of(&manager, &call::BranchList { name: "web".into(), dropped });
+        listed.items.into_iter().map(|b| (b.id, b.name, b.dropped.is_some())).collect::<Vec<_>>()
     };
     let (main, again) = ((0, "main".to_owned(), false), (2, "try-1".to_owned(), false));
     assert_eq!(list(false), [main.clone(), again.clone()]);

@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    api::{Answers, Items, Nothing, Progress, TargetInfo, call::RestoreTo},
+    api::call::RestoreTo,
     runner::fake::Next,
     target::{Target, Use, lock},
 };
@@ -147,45 +147,17 @@ fn a_machine_that_runs_is_not_called_failed_because_the_log_cannot_say_on_what()
     let _ = stop(&manager, "web");
 }
 
-/// What is listed and noted.
-#[derive(Default)]
-struct Told(Vec<String>);
-
-impl Answers for Told {
-    fn progress(&mut self, _: Progress) -> bool {
-        true
-    }
-    fn note(&mut self, text: String) {
-        self.0.push(text);
-    }
-    fn wanted(&mut self) -> bool {
-        true
-    }
-}
-
-impl Items<TargetInfo> for Told {
-    fn item(&mut self, info: TargetInfo) -> bool {
-        self.0.push(info.status.name);
-        true
-    }
-}
-
-impl Items<Nothing> for Told {
-    fn item(&mut self, _: Nothing) -> bool {
-        true
-    }
-}
-
 #[test]
 fn one_target_that_fails_keeps_no_other_from_being_listed_verified_or_compacted() {
     let (world, manager) = World::with(&["a", "b", "c"]);
-    let mut told = Told::default();
+    let mut told = Collected::default();
     let fails_for_b = |target: &Target| match target.name.as_str() {
         "b" => Err(Error::Missing("/log".into())),
         _ => super::super::store::info(target),
     };
     assert!(super::super::targets::list(&manager.targets(), fails_for_b, &mut told));
-    assert_eq!(told.0, ["a", "b cannot be listed: /log is missing", "c"]);
+    let names: Vec<&str> = told.items.iter().map(|info| info.status.name.as_str()).collect();
+    assert_eq!((names, told.notes), (vec!["a", "c"], vec!["b cannot be listed: /log is missing".to_owned()]));
 
     for name in ["a", "b", "c"] {
         let target = manager.target(name).unwrap();
@@ -195,10 +167,10 @@ fn one_target_that_fails_keeps_no_other_from_being_listed_verified_or_compacted(
     let index = || files_below(&world.target_dir("c"));
     let before = index();
     manager.target("b").unwrap().fail_after_syncs(0);
-    let mut told = Told::default();
+    let mut told = Collected::default();
     let failed = manager.handle(&call::Compact { dry_run: false }, &mut told).unwrap_err();
     assert_eq!(failed.failure().code(), "medium-failed");
-    assert!(told.0.len() == 1 && told.0[0].starts_with("b cannot be compacted: "), "{:?}", told.0);
+    assert!(told.notes.len() == 1 && told.notes[0].starts_with("b cannot be compacted: "), "{:?}", told.notes);
     assert_ne!(index(), before);
 
     std::fs::rename(world.target_dir("b").join("log"), world.dir.path().join("away")).unwrap();

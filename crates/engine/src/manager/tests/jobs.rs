@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{machines::run_call, *};
 use crate::{
     api::{
-        Answers, Failure, Items, JOBS_MAX, JobInfo, JobState, Progress, Request,
+        Answers, Caller, Failure, Items, JOBS_MAX, JobInfo, JobState, Progress, Request,
         call::{RestoreTo, TargetRemove},
     },
     runner::fake::Next,
@@ -18,23 +18,23 @@ use crate::{
 /// A client.
 #[derive(Default)]
 struct Asker {
-    key: Option<&'static str>,
-    detached: bool,
+    caller: Caller,
     has_left: AtomicBool,
 }
 
 impl Asker {
-    fn with(key: &'static str) -> Asker {
-        Asker { key: Some(key), ..Asker::default() }
+    fn with(key: &str) -> Asker {
+        Asker { caller: Caller { key: Some(key.to_owned()), ..Caller::default() }, ..Asker::default() }
+    }
+
+    fn detached() -> Asker {
+        Asker { caller: Caller { detached: true, ..Caller::default() }, ..Asker::default() }
     }
 }
 
 impl Answers for Asker {
-    fn key(&self) -> Option<&str> {
-        self.key
-    }
-    fn detached(&self) -> bool {
-        self.detached
+    fn caller(&self) -> &Caller {
+        &self.caller
     }
     fn progress(&mut self, _: Progress) -> bool {
         self.wanted()
@@ -68,27 +68,8 @@ fn head(manager: &Manager) -> Seq {
     manager.target("web").unwrap().log.head_seq()
 }
 
-struct All(Vec<JobInfo>);
-impl Answers for All {
-    fn progress(&mut self, _: Progress) -> bool {
-        true
-    }
-    fn note(&mut self, _: String) {}
-    fn wanted(&mut self) -> bool {
-        true
-    }
-}
-impl Items<JobInfo> for All {
-    fn item(&mut self, item: JobInfo) -> bool {
-        self.0.push(item);
-        true
-    }
-}
-
 fn jobs(manager: &Manager) -> Vec<JobInfo> {
-    let mut all = All(Vec::new());
-    manager.handle(&call::Jobs {}, &mut all).unwrap();
-    all.0
+    Collected::of(manager, &call::Jobs {}).items
 }
 
 #[test]
@@ -202,8 +183,8 @@ fn a_call_with_a_key_that_cannot_be_written_down_is_not_begun_and_others_go_on()
 
 struct Leaving(Asker, Arc<AtomicBool>);
 impl Answers for Leaving {
-    fn detached(&self) -> bool {
-        self.0.detached
+    fn caller(&self) -> &Caller {
+        &self.0.caller
     }
     fn progress(&mut self, _: Progress) -> bool {
         self.wanted()
@@ -249,7 +230,7 @@ fn whoever_leaves_is_waited_for_no_more_unless_it_is_to_go_on() {
     assert_eq!(state, JobState::Done);
     assert_eq!(answer.unwrap()["name"], "web");
 
-    let detached = Asker { detached: true, ..Asker::default() };
+    let detached = Asker::detached();
     let (state, answer) = while_it_starts(detached, |world, manager, left| {
         left.store(true, Ordering::Release);
         std::thread::sleep(Duration::from_millis(500));
@@ -268,7 +249,7 @@ fn whoever_leaves_is_waited_for_no_more_unless_it_is_to_go_on() {
 
 #[test]
 fn a_job_is_cancelled_by_its_id() {
-    let detached = Asker { detached: true, ..Asker::default() };
+    let detached = Asker::detached();
     let (state, answer) = while_it_starts(detached, |_, manager, _| {
         let [job] = &jobs(manager)[..] else { panic!("one job") };
         assert_eq!((job.request.as_str(), job.target.as_deref(), job.detached), ("run", Some("web"), true));

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     api::{
-        Answers, Expect, Failure, Items, MovedPart, Planned, Progress, Request,
+        Answers, Caller, Failure, Items, MovedPart, Planned, Progress, Request,
         call::{Plannable, RestoreTo},
     },
     lifecycle::{self, Change},
@@ -19,11 +19,17 @@ use crate::{
 };
 
 /// A client that has seen a plan.
-struct Confirming(Option<Expect>);
+struct Confirming(Caller);
+
+impl Confirming {
+    fn of(planned: &Planned) -> Confirming {
+        Confirming(Caller { expect: planned.expect.clone(), ..Caller::default() })
+    }
+}
 
 impl Answers for Confirming {
-    fn expected(&self) -> Option<&Expect> {
-        self.0.as_ref()
+    fn caller(&self) -> &Caller {
+        &self.0
     }
     fn progress(&mut self, _: Progress) -> bool {
         true
@@ -45,7 +51,7 @@ fn plan(manager: &Manager, of: impl Into<Plannable>) -> Planned {
 }
 
 fn confirm(manager: &Manager, planned: &Planned, request: impl Into<Request>) -> Result<Value> {
-    manager.answer(&request.into(), &mut Confirming(planned.expect.clone()))
+    manager.answer(&request.into(), &mut Confirming::of(planned))
 }
 
 fn moved(answer: Result<Value>) -> MovedPart {
@@ -103,7 +109,7 @@ fn another_branch_of_the_name_is_not_dropped() {
     let _api = ApiServer::start(manager.clone()).unwrap();
     let ask = |planned: &Planned| {
         let stream = socket::connect(&world.paths().api_socket()).unwrap();
-        socket::ask(&stream, &drop_it("t"), false, &mut Confirming(planned.expect.clone()))
+        socket::ask(&stream, &drop_it("t"), false, &mut Confirming::of(planned))
     };
     let refused = ask(&planned).unwrap_err().failure();
     assert!(matches!(refused, Failure::Moved { what: MovedPart::Branches, .. }), "{refused:?}");

@@ -6,7 +6,7 @@ use bygone_store::LogOptions;
 use super::*;
 use crate::{
     api::{
-        Answers, Items, Progress, RemovedInfo,
+        Caller,
         call::{Plannable, RestoreTo},
     },
     lifecycle,
@@ -148,27 +148,6 @@ fn a_disk_that_is_away_is_still_that_of_its_target() {
     assert_eq!(std::fs::read(&disk).unwrap(), vec![1; 1 << 20]);
 }
 
-/// Collects the removed targets.
-#[derive(Default)]
-struct Listed(Vec<RemovedInfo>);
-
-impl Answers for Listed {
-    fn progress(&mut self, _: Progress) -> bool {
-        true
-    }
-    fn note(&mut self, _: String) {}
-    fn wanted(&mut self) -> bool {
-        true
-    }
-}
-
-impl Items<RemovedInfo> for Listed {
-    fn item(&mut self, info: RemovedInfo) -> bool {
-        self.0.push(info);
-        true
-    }
-}
-
 #[test]
 fn what_is_brought_back_meanwhile_is_told_of_whole_or_not_at_all() {
     let (_world, manager) = World::with(&["web"]);
@@ -179,9 +158,7 @@ fn what_is_brought_back_meanwhile_is_told_of_whole_or_not_at_all() {
             let looking = scope.spawn(|| {
                 let mut told = Vec::new();
                 while !back.load(Ordering::Acquire) {
-                    let mut listed = Listed::default();
-                    manager.handle(&call::TargetRemoved {}, &mut listed).unwrap();
-                    told.extend(listed.0);
+                    told.extend(Collected::of(&manager, &call::TargetRemoved {}).items);
                 }
                 told
             });
@@ -207,11 +184,11 @@ fn a_target_of_which_a_moment_is_read_is_not_removed() {
 }
 
 /// A client that runs a closure as soon as the target was found.
-pub(super) struct Meanwhile<F: Fn()>(F, AtomicBool);
+pub(super) struct Meanwhile<F: Fn()>(F, AtomicBool, Caller);
 
 impl<F: Fn()> Meanwhile<F> {
     pub(super) fn new(work: F) -> Meanwhile<F> {
-        Meanwhile(work, AtomicBool::new(false))
+        Meanwhile(work, AtomicBool::new(false), Caller::default())
     }
 
     fn once(&self) {
@@ -222,9 +199,9 @@ impl<F: Fn()> Meanwhile<F> {
 }
 
 impl<F: Fn()> Answers for Meanwhile<F> {
-    fn zone(&self) -> Option<&str> {
+    fn caller(&self) -> &Caller {
         self.once();
-        None
+        &self.2
     }
     fn progress(&mut self, _: Progress) -> bool {
         self.once();

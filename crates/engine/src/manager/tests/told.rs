@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     api::{
-        Answers, Failure, Items, MomentInfo, Nothing, Progress, RemovedInfo, TargetInfo, Trouble,
+        Answers, Caller, Failure, Items, MomentInfo, Nothing, Progress, RemovedInfo, Trouble,
         call::RestoreTo,
     },
     lifecycle,
@@ -20,21 +20,22 @@ use crate::{
 };
 
 /// A client for whose call the manager was started; collects notes.
-#[derive(Default)]
 struct Began {
+    caller: Caller,
     notes: Vec<String>,
     wanted: bool,
 }
 
 impl Began {
     fn new() -> Began {
-        Began { notes: Vec::new(), wanted: true }
+        let caller = Caller { began: true, ..Caller::default() };
+        Began { caller, notes: Vec::new(), wanted: true }
     }
 }
 
 impl Answers for Began {
-    fn began(&self) -> bool {
-        true
+    fn caller(&self) -> &Caller {
+        &self.caller
     }
     fn progress(&mut self, _: Progress) -> bool {
         self.wanted
@@ -319,31 +320,8 @@ fn damage_that_the_log_names_by_itself_is_not_told_twice() {
     assert!(matches!(&said[..], [Trouble::Damaged { .. }]), "{said:?}");
 }
 
-/// Collects the removed targets.
-#[derive(Default)]
-struct Kept(Vec<RemovedInfo>);
-
-impl Answers for Kept {
-    fn progress(&mut self, _: Progress) -> bool {
-        true
-    }
-    fn note(&mut self, _: String) {}
-    fn wanted(&mut self) -> bool {
-        true
-    }
-}
-
-impl Items<RemovedInfo> for Kept {
-    fn item(&mut self, item: RemovedInfo) -> bool {
-        self.0.push(item);
-        true
-    }
-}
-
 fn kept(manager: &Manager) -> Vec<RemovedInfo> {
-    let mut kept = Kept::default();
-    manager.handle(&call::TargetRemoved {}, &mut kept).unwrap();
-    kept.0
+    Collected::of(manager, &call::TargetRemoved {}).items
 }
 
 #[test]
@@ -447,37 +425,14 @@ fn a_client_that_leaves_does_not_wait_for_what_the_manager_cannot_give_up() {
     drop(op);
 }
 
-#[derive(Default)]
-struct Listed(Vec<String>, Vec<String>);
-
-impl Answers for Listed {
-    fn progress(&mut self, _: Progress) -> bool {
-        true
-    }
-    fn note(&mut self, text: String) {
-        self.1.push(text);
-    }
-    fn wanted(&mut self) -> bool {
-        true
-    }
-}
-
-impl Items<TargetInfo> for Listed {
-    fn item(&mut self, item: TargetInfo) -> bool {
-        self.0.push(item.config.name);
-        true
-    }
-}
-
 #[test]
 fn who_lists_the_targets_is_told_of_those_that_cannot_be_used() {
     let (world, manager) = World::with(&["db", "web"]);
     drop(manager);
     std::fs::remove_dir_all(world.target_dir("db").join("log")).unwrap();
-    let mut listed = Listed::default();
-    world.manager().handle(&call::TargetList {}, &mut listed).unwrap();
-    assert_eq!(listed.0, ["web"]);
-    assert!(listed.1.len() == 1 && listed.1[0].starts_with("db cannot be used: "), "{:?}", listed.1);
+    let Collected { items, notes } = Collected::of(&world.manager(), &call::TargetList {});
+    assert!(items.len() == 1 && items[0].config.name == "web", "{items:?}");
+    assert!(notes.len() == 1 && notes[0].starts_with("db cannot be used: "), "{notes:?}");
 }
 
 #[test]

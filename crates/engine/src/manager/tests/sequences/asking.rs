@@ -17,13 +17,13 @@ use super::{
 use crate::{
     Error, Result,
     api::{
-        Answers, Items, Progress, RemovedInfo,
+        Answers, Caller, Items, Progress,
         call::{self, NewDisk, NewSource, RestoreTo},
     },
     calls::Handle as _,
     config::TargetConfig,
     lifecycle,
-    manager::tests::wait_for,
+    manager::tests::{Collected, wait_for},
     serve::Nobody,
     target::Use,
 };
@@ -31,20 +31,20 @@ use crate::{
 /// Whoever asks.
 #[derive(Default)]
 struct Client {
-    zone: Option<&'static str>,
+    caller: Caller,
     /// A disk outside, of which nothing is left as soon as it is filled.
     weak: Option<PathBuf>,
 }
 
 impl Client {
     fn of(at: &At) -> Client {
-        Client { zone: Some(at.zone), weak: None }
+        Client { caller: Caller { zone: Some(at.zone.to_owned()), ..Caller::default() }, weak: None }
     }
 }
 
 impl Answers for Client {
-    fn zone(&self) -> Option<&str> {
-        self.zone
+    fn caller(&self) -> &Caller {
+        &self.caller
     }
     fn progress(&mut self, progress: Progress) -> bool {
         if progress.doing.starts_with("filling")
@@ -62,27 +62,6 @@ impl Answers for Client {
 
 impl<I> Items<I> for Client {
     fn item(&mut self, _: I) -> bool {
-        true
-    }
-}
-
-/// Whoever is told which targets were removed.
-#[derive(Default)]
-struct Kept(Vec<RemovedInfo>);
-
-impl Answers for Kept {
-    fn progress(&mut self, _: Progress) -> bool {
-        true
-    }
-    fn note(&mut self, _: String) {}
-    fn wanted(&mut self) -> bool {
-        true
-    }
-}
-
-impl Items<RemovedInfo> for Kept {
-    fn item(&mut self, info: RemovedInfo) -> bool {
-        self.0.push(info);
         true
     }
 }
@@ -208,9 +187,8 @@ impl Play {
 
     /// What was removed and is kept.
     pub(super) fn removed(&self) -> Vec<Listed> {
-        let mut listed = Kept::default();
-        self.manager().handle(&call::TargetRemoved {}, &mut listed).unwrap();
-        let told = listed.0.into_iter().map(|info| {
+        let listed = Collected::of(&self.manager(), &call::TargetRemoved {});
+        let told = listed.items.into_iter().map(|info| {
             let kept_as = kept_as(Path::new(&info.kept_as));
             assert_eq!(info.name, NAMES[kept_as.0]);
             let [disk] = info.disks.as_slice() else { panic!("{info:?}") };
@@ -263,7 +241,7 @@ impl Play {
     /// Another branch becomes the present, perhaps.
     fn move_present(&self, name: &str, ask: &Ask, weak: Option<PathBuf>) -> Result<Option<Made>> {
         let manager = self.manager();
-        let mut client = Client { zone: None, weak: weak.clone() };
+        let mut client = Client { weak: weak.clone(), ..Client::default() };
         let moved = match ask {
             Ask::Promote(branch) => {
                 let promote = call::BranchPromote { name: name.into(), branch: Some(branch.clone()) };
