@@ -1,7 +1,7 @@
-//! The errors of the engine. [`Error::failure`] converts them for the API.
+//! The errors of the engine. Each is a failure of the API ([`Error::failure`]), which also has its text.
 
 use std::{
-    io,
+    fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
@@ -20,19 +20,14 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Usage {
     /// An invalid name.
-    #[error(transparent)]
     BadName(#[from] BadName),
     /// An invalid setting.
-    #[error(transparent)]
     BadSetting(#[from] BadSetting),
     /// An address that cannot be resolved.
-    #[error("{0:?} is no address")]
     BadAddress(String),
     /// A device's name, `NAME[/DISK]` with `@WHEN` or `#BRANCH`, that cannot be parsed.
-    #[error("{0:?} names no device")]
     BadDevice(String),
     /// More than one is possible.
-    #[error("target {target:?} has several disks: {}", disks.join(", "))]
     WhichDisk {
         /// The target.
         target: String,
@@ -40,7 +35,6 @@ pub enum Usage {
         disks: Vec<String>,
     },
     /// Several disks for one file.
-    #[error("target {target:?} has several disks: {}; {} is no folder", disks.join(", "), .path.display())]
     NoFolder {
         /// The path that is no folder.
         path: PathBuf,
@@ -50,19 +44,14 @@ pub enum Usage {
         disks: Vec<String>,
     },
     /// More than one is possible.
-    #[error("there are several branches: {}", .0.join(", "))]
     WhichBranch(Vec<String>),
     /// No branch was named, and there is none but the present.
-    #[error("there is no branch but the present")]
     NoOtherBranch,
     /// Discarding later history is possible only when restoring in place.
-    #[error("later history is given up only when a target is restored in place")]
     DiscardInPlaceOnly,
     /// Restoring in place restores all disks together.
-    #[error("in place, all disks of a target are restored together")]
     DisksTogether,
     /// A request or answer that this version cannot decode or encode.
-    #[error("the request cannot be understood: {0}")]
     BadRequest(String),
 }
 
@@ -70,10 +59,8 @@ pub enum Usage {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The request makes no sense.
-    #[error(transparent)]
     Usage(#[from] Usage),
     /// The text of a moment or duration that cannot be parsed.
-    #[error("{text:?}: {source}")]
     When {
         /// The text.
         text: String,
@@ -81,7 +68,6 @@ pub enum Error {
         source: ParseError,
     },
     /// A text that resolves to no moment, or to more than one.
-    #[error("{text:?}: {source}")]
     Moment {
         /// The text.
         text: String,
@@ -91,16 +77,12 @@ pub enum Error {
         candidates: Vec<String>,
     },
     /// There is no store.
-    #[error("there is no store in {}", .0.display())]
     NoStore(PathBuf),
     /// There is a store already.
-    #[error("there is a store in {} already", .0.display())]
     StoreExists(PathBuf),
     /// The folder for a store is not empty.
-    #[error("{} is not empty", .0.display())]
     NotEmpty(PathBuf),
     /// The store has a newer format.
-    #[error("the store in {} has format version {found}; this program knows versions up to {known}", .path.display())]
     NewerStore {
         /// Its path.
         path: PathBuf,
@@ -110,7 +92,6 @@ pub enum Error {
         known: u64,
     },
     /// The store has a format from before the first release.
-    #[error("the store in {} has format version {found}, from before the first release; this program knows version {known}", .path.display())]
     OlderStore {
         /// Its path.
         path: PathBuf,
@@ -120,10 +101,8 @@ pub enum Error {
         known: u64,
     },
     /// The description of the store is damaged.
-    #[error("the store's description {} cannot be read", .0.display())]
     DamagedStore(PathBuf),
     /// Another process has the store locked.
-    #[error("the store in {} is in use by process {holder}{}", .path.display(), if *.exports { ", which exports from it" } else { "" })]
     StoreLocked {
         /// Its path.
         path: PathBuf,
@@ -133,10 +112,8 @@ pub enum Error {
         exports: bool,
     },
     /// No such target.
-    #[error("there is no target {0:?}")]
     NoTarget(String),
     /// A change of the target is in progress.
-    #[error("target {name:?} is busy: {change}, since {since}")]
     Busy {
         /// Its name.
         name: String,
@@ -146,7 +123,6 @@ pub enum Error {
         since: String,
     },
     /// The target exists but cannot be opened; what is stored of it is untouched.
-    #[error("target {name:?} cannot be used: {why}")]
     Unavailable {
         /// Its name.
         name: String,
@@ -154,10 +130,8 @@ pub enum Error {
         why: Arc<Error>,
     },
     /// A file or folder of the store is missing.
-    #[error("{} is missing", .0.display())]
     Missing(PathBuf),
     /// The newest configuration of a target is damaged.
-    #[error("the configuration {} of target {target:?} cannot be read", .path.display())]
     DamagedConfig {
         /// The target.
         target: String,
@@ -165,17 +139,12 @@ pub enum Error {
         path: PathBuf,
     },
     /// The name is in use.
-    #[error("there is a target {0:?} already")]
     TargetExists(String),
     /// The target runs.
-    #[error("target {0:?} is running")]
     TargetRunning(String),
     /// The target is stopping.
-    #[error("target {0:?} is being stopped")]
     TargetStopping(String),
     /// The target's machine was left running, and is not supervised yet.
-    #[error("the machine of target {name:?} (process {pid}) was left running by an earlier manager, and is not looked after yet{}",
-        .why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
     LeftRunning {
         /// Its name.
         name: String,
@@ -185,7 +154,6 @@ pub enum Error {
         why: Option<String>,
     },
     /// It cannot be determined whether the target's machine runs.
-    #[error("it cannot be determined whether the machine of target {name:?} runs: {why}")]
     MachineUnknown {
         /// Its name.
         name: String,
@@ -193,9 +161,6 @@ pub enum Error {
         why: Arc<Error>,
     },
     /// The target's machine was left running, and its branch is unknown.
-    #[error(
-        "the machine of target {name:?} (process {pid}) runs, and nothing is left that says on which branch"
-    )]
     UnknownBranch {
         /// Its name.
         name: String,
@@ -203,7 +168,6 @@ pub enum Error {
         pid: u32,
     },
     /// A machine runs in the folder of the target's machine, and is not the target's.
-    #[error("a machine of another target runs in the place of target {name:?} (process {pid})")]
     ForeignMachine {
         /// The target.
         name: String,
@@ -211,19 +175,15 @@ pub enum Error {
         pid: u32,
     },
     /// A bug in Bygone: the code panicked.
-    #[error("a defect of Bygone kept {what} from being done; its log has more")]
     Panicked {
         /// What was not done, as in "kept … from being done".
         what: &'static str,
     },
     /// A disk or a past moment of the target is open.
-    #[error("a disk or a past moment of target {0:?} is being served")]
     Served(String),
     /// Another branch became the present meanwhile.
-    #[error("another branch of target {0:?} became the present meanwhile")]
     Moved(String),
     /// What a caller confirmed is not what would be done by now.
-    #[error("target {name:?} has changed since the call was planned: {what:?}")]
     Outdated {
         /// Its name.
         name: String,
@@ -231,31 +191,24 @@ pub enum Error {
         what: MovedPart,
     },
     /// A machine or a client uses the branch.
-    #[error("branch {0:?} is in use")]
     BranchUsed(String),
     /// The target's configuration is not damaged.
-    #[error("nothing is wrong with the configuration of target {0:?}")]
     NothingToRepair(String),
     /// The target has no act to undo.
-    #[error("nothing of target {0:?} was restored, promoted or dropped that could be taken back")]
     NothingToUndo(String),
     /// There is no removed target of this name.
-    #[error("no history of a removed target {0:?} is kept")]
     NotRemoved(String),
     /// The path of a tapped disk is lost.
-    #[error("nothing is left that says where disk {disk:?} is outside the store")]
     UnknownDiskPath {
         /// Its name.
         disk: String,
     },
     /// The target did not have all of its disks at that moment.
-    #[error("target {name:?} did not have its disks yet at that moment")]
     BeforeDisks {
         /// Its name.
         name: String,
     },
     /// A part was done and stays done; then a step failed.
-    #[error("{done}; but then: {why}")]
     Partly {
         /// What was done.
         done: String,
@@ -263,22 +216,18 @@ pub enum Error {
         why: Box<Error>,
     },
     /// The disk outside the store could not be brought up to date, and was left as it is.
-    #[error("disk {disk:?} outside the store could not be brought up to date")]
     DiskBehind {
         /// Its name.
         disk: String,
     },
     /// The disk outside the store is not filled, or not completely, because nobody waited for that.
-    #[error("filling disk {disk:?} outside the store was given up")]
     NotFilled {
         /// Its name.
         disk: String,
     },
     /// The target does not run.
-    #[error("target {0:?} is not running")]
     TargetStopped(String),
     /// A disk outside the store cannot be used.
-    #[error("disk {}: {source}", .path.display())]
     Disk {
         /// Its path.
         path: PathBuf,
@@ -286,7 +235,6 @@ pub enum Error {
         source: io::Error,
     },
     /// A disk that another program uses, or that cannot be locked.
-    #[error("disk {}: {source}", .path.display())]
     DiskLocked {
         /// Its path.
         path: PathBuf,
@@ -294,7 +242,6 @@ pub enum Error {
         source: bygone_sys::ImageLockError,
     },
     /// A disk that a target has open.
-    #[error("disk {}: target {target:?} has it open", .path.display())]
     DiskOpen {
         /// Its path.
         path: PathBuf,
@@ -302,7 +249,6 @@ pub enum Error {
         target: String,
     },
     /// A disk that the kernel uses: it is mounted, swap, or part of another device.
-    #[error("disk {}: {by}", .path.display())]
     DiskUsed {
         /// Its path.
         path: PathBuf,
@@ -310,7 +256,6 @@ pub enum Error {
         by: String,
     },
     /// The destination is a tapped disk of a target.
-    #[error("{} is a disk of target {target:?}", .path.display())]
     Tapped {
         /// Its path.
         path: PathBuf,
@@ -318,7 +263,6 @@ pub enum Error {
         target: String,
     },
     /// The disk to tap is a disk of another target.
-    #[error("{} is a disk of target {target:?}", .path.display())]
     DiskTaken {
         /// Its path.
         path: PathBuf,
@@ -326,7 +270,6 @@ pub enum Error {
         target: String,
     },
     /// The disk outside the store of a target is missing or cannot be used.
-    #[error("disk {}: {source}", .path.display())]
     DiskAway {
         /// The target.
         target: String,
@@ -338,7 +281,6 @@ pub enum Error {
         source: io::Error,
     },
     /// The disk outside the store of a target has another size than when it was added.
-    #[error("disk {} has {found} bytes; it had {was} when it was added", .path.display())]
     DiskResized {
         /// Its path.
         path: PathBuf,
@@ -348,7 +290,6 @@ pub enum Error {
         was: u64,
     },
     /// The disks of a target are unknown, so it cannot be checked that another disk is none of them.
-    #[error("it cannot be read which disks {} has: {why}", .name.as_ref().map_or("a target".to_owned(), |name| format!("target {name:?}")))]
     DisksUnknown {
         /// Its name; `None` if the folder of all targets cannot be read.
         name: Option<String>,
@@ -356,10 +297,8 @@ pub enum Error {
         why: Arc<Error>,
     },
     /// The path is in the store's own folder.
-    #[error("{} is in the store's own folder", .0.display())]
     InsideStore(PathBuf),
     /// The file is a disk image that is not raw; it would be destroyed if it were used as one.
-    #[error("{} is no raw disk: it looks like {}", .path.display(), .format.name())]
     NotRaw {
         /// Its path.
         path: PathBuf,
@@ -367,7 +306,6 @@ pub enum Error {
         format: bygone_qemu::image::Format,
     },
     /// A disk with an invalid size.
-    #[error("disk {} has {found} bytes; {wanted}", .path.display())]
     DiskSize {
         /// Its path.
         path: PathBuf,
@@ -377,7 +315,6 @@ pub enum Error {
         wanted: String,
     },
     /// An invalid label of a point.
-    #[error("{label:?} cannot be the label of a point: {source}")]
     Label {
         /// The text.
         label: String,
@@ -385,7 +322,6 @@ pub enum Error {
         source: ParseError,
     },
     /// Another point has this label.
-    #[error("a point is labelled {label:?} already: {name}, {time}, on branch {branch}")]
     LabelTaken {
         /// The label.
         label: String,
@@ -397,22 +333,17 @@ pub enum Error {
         branch: String,
     },
     /// The content of a disk at that moment is not known completely.
-    #[error("disk {disk:?} had not been read completely at that moment")]
     BaseIncomplete {
         /// Its name.
         disk: String,
     },
     /// The store failed or refused.
-    #[error(transparent)]
     Store(#[from] bygone_store::Error),
     /// A device failed or refused.
-    #[error(transparent)]
     Device(#[from] IoError),
     /// QEMU failed or refused.
-    #[error(transparent)]
     Qemu(#[from] qemu::Error),
     /// A file cannot be used.
-    #[error("{doing} {}: {source}", .path.display())]
     File {
         /// The operation, such as "writing".
         doing: &'static str,
@@ -422,10 +353,8 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// A server cannot listen at that address.
-    #[error(transparent)]
     Listen(#[from] bygone_block::nbd::ListenError),
     /// A device cannot be served as a file.
-    #[error("serving {}: {source}", .path.display())]
     Fuse {
         /// The path.
         path: PathBuf,
@@ -433,7 +362,6 @@ pub enum Error {
         source: bygone_block::FuseError,
     },
     /// Another program failed.
-    #[error("{program} failed: {output}")]
     Program {
         /// Its name.
         program: &'static str,
@@ -441,16 +369,12 @@ pub enum Error {
         output: String,
     },
     /// A failure that a manager reported over its socket, or that an earlier call with the same key had.
-    #[error(transparent)]
     Told(Failure),
     /// There is no such job.
-    #[error("there is no job {0}")]
     NoJob(u64),
     /// An invalid idempotency key.
-    #[error("a key is 1 to 128 printable characters")]
     BadKey,
     /// The key belongs to a different call.
-    #[error("the key {key:?} was given to another call: job {job}")]
     KeyUsed {
         /// The key.
         key: String,
@@ -458,13 +382,11 @@ pub enum Error {
         job: u64,
     },
     /// A call with a key that is too large to be written down.
-    #[error("a call with a key has at most {bytes_max} bytes")]
     CallTooLarge {
         /// The largest size.
         bytes_max: usize,
     },
     /// The call with this key was not successful, and what it changed stays.
-    #[error("job {job} is not done again")]
     NotRepeated {
         /// The job of that call.
         job: u64,
@@ -476,25 +398,19 @@ pub enum Error {
         changed: Option<Vec<String>>,
     },
     /// The manager has as many clients as it takes.
-    #[error("the manager has {max} clients already")]
     TooManyClients {
         /// That many.
         max: usize,
     },
     /// The manager, or the supervision of a machine, ended during the call.
-    #[error("the manager ended the connection")]
     ManagerGone,
     /// The manager is about to end, and did not begin with the request.
-    #[error("the manager is ending")]
     ManagerEnding,
     /// The manager did not start.
-    #[error("the manager did not start: {0}")]
     ManagerNotUp(String),
     /// The caller no longer waits.
-    #[error("given up")]
     Abandoned,
     /// The caller no longer waits, but the manager goes on with the call.
-    #[error("given up; the manager goes on with it")]
     GoesOn,
 }
 
@@ -519,6 +435,18 @@ impl From<BadSetting> for Error {
 /// That of `work`; [`Error::Panicked`] if it panicked.
 pub(crate) fn or_panicked<T>(what: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Error::Panicked { what }))
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.failure().fmt(f)
+    }
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.failure().fmt(f)
+    }
 }
 
 impl Error {

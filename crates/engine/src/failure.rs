@@ -48,7 +48,7 @@ impl Error {
     #[must_use]
     pub fn failure(&self) -> Failure {
         match self {
-            Error::Usage(usage) => of_usage(usage),
+            Error::Usage(usage) => usage.failure(),
             Error::When { text, source } => {
                 Failure::BadMoment { text: text.clone(), why: source.to_string() }
             }
@@ -105,7 +105,9 @@ impl Error {
             Error::BranchUsed(branch) => Failure::BranchUsed { branch: branch.clone() },
             Error::Moved(target) => Failure::Moved { target: target.clone(), what: MovedPart::Present },
             Error::Outdated { name, what } => Failure::Moved { target: name.clone(), what: *what },
-            Error::Panicked { .. } => Failure::Internal { why: self.to_string() },
+            Error::Panicked { what } => Failure::Internal {
+                why: format!("a defect of Bygone kept {what} from being done; its log has more"),
+            },
             Error::Partly { done, why } => {
                 Failure::Partly { done: done.clone(), why: Box::new(why.failure()) }
             }
@@ -187,20 +189,26 @@ impl Error {
     }
 }
 
-fn of_usage(usage: &Usage) -> Failure {
-    match usage.clone() {
-        Usage::BadName(bad) => Failure::BadName { name: bad.0 },
-        Usage::BadSetting(BadSetting::Unknown(key)) => Failure::NoSetting { key },
-        Usage::BadSetting(BadSetting::Value { key, value }) => Failure::BadSetting { key, value },
-        Usage::BadAddress(address) => Failure::BadAddress { address },
-        Usage::BadDevice(what) => Failure::BadDevice { what },
-        Usage::WhichDisk { target, disks } => Failure::WhichDisk { target, disks },
-        Usage::NoFolder { path, target, disks } => Failure::NoFolder { path: shown(&path), target, disks },
-        Usage::WhichBranch(branches) => Failure::WhichBranch { branches },
-        Usage::NoOtherBranch => Failure::NoOtherBranch,
-        Usage::DiscardInPlaceOnly => Failure::DiscardInPlaceOnly,
-        Usage::DisksTogether => Failure::DisksTogether,
-        Usage::BadRequest(why) => Failure::BadRequest { why },
+impl Usage {
+    /// The failure that the API reports for it.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        match self.clone() {
+            Usage::BadName(bad) => Failure::BadName { name: bad.0 },
+            Usage::BadSetting(BadSetting::Unknown(key)) => Failure::NoSetting { key },
+            Usage::BadSetting(BadSetting::Value { key, value }) => Failure::BadSetting { key, value },
+            Usage::BadAddress(address) => Failure::BadAddress { address },
+            Usage::BadDevice(what) => Failure::BadDevice { what },
+            Usage::WhichDisk { target, disks } => Failure::WhichDisk { target, disks },
+            Usage::NoFolder { path, target, disks } => {
+                Failure::NoFolder { path: shown(&path), target, disks }
+            }
+            Usage::WhichBranch(branches) => Failure::WhichBranch { branches },
+            Usage::NoOtherBranch => Failure::NoOtherBranch,
+            Usage::DiscardInPlaceOnly => Failure::DiscardInPlaceOnly,
+            Usage::DisksTogether => Failure::DisksTogether,
+            Usage::BadRequest(why) => Failure::BadRequest { why },
+        }
     }
 }
 
