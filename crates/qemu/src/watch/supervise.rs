@@ -70,61 +70,45 @@ struct Link {
     status: Option<(Answer<QueryStatus>, Option<bygone_model::Micros>)>,
 }
 
+/// The connection to the monitor, or when the next attempt to connect is due.
+struct Connection {
+    link: Option<Link>,
+    /// It was there before, which has been reported.
+    lost: bool,
+    retry: Duration,
+    retry_at: Deadline,
+}
+
+impl Connection {
+    /// When something has to be done although nothing arrives.
+    fn until(&self, logs_at: Deadline) -> Deadline {
+        if self.link.is_none() { logs_at.min(self.retry_at) } else { logs_at }
+    }
+}
+
 impl Supervisor {
     pub(super) fn run(mut self) {
-        let mut link: Option<Link> = None;
-        let mut lost = false;
-        let mut retry = RETRY_MIN;
-        let mut retry_at = Deadline::after(Duration::ZERO);
+        let retry_at = Deadline::after(Duration::ZERO);
+        let mut connection = Connection { link: None, lost: false, retry: RETRY_MIN, retry_at };
         let mut logs_at = Deadline::after(LOGS_EVERY);
         loop {
-            if link.is_none() && retry_at.passed() {
-                link = self.connect();
-                retry = (retry * 2).min(RETRY_MAX);
-                retry_at = Deadline::after(retry);
-            }
-            let until = if link.is_none() { logs_at.min(retry_at) } else { logs_at };
-            let awake = self.poll(link.as_ref(), until);
+            self.connect(&mut connection);
+            let awake = self.poll(connection.link.as_ref(), connection.until(logs_at));
             if self.shared.lock().stopping {
                 return;
             }
             if awake.monitor
-                && let Some(open) = &mut link
+                && let Some(exit) = self.listen(&mut connection)
             {
-                match self.receive(open) {
-                    Ok(()) if open.ready => {
-                        retry = RETRY_MIN;
-                        if std::mem::take(&mut lost) {
-                            self.tell(None, Happening::ConnectionBack);
-                        }
-                    }
-                    Ok(()) => {}
-                    Err(error) => {
-                        let was_ready = open.ready;
-                        link = None;
-                        self.shared.set_qmp(None);
-                        self.answer_question(false);
-                        if let Some(exit) = self.ended(Deadline::after(EXIT_FOLLOWS_MAX)) {
-                            return self.exited(exit);
-                        }
-                        if !matches!(error, Error::NotConnected) {
-                            tracing::warn!(dir = %self.places.dir().display(), %error, "the connection to QEMU broke");
-                            retry = RETRY_MAX;
-                        }
-                        retry_at = Deadline::after(retry);
-                        if was_ready && !std::mem::replace(&mut lost, true) {
-                            self.tell(None, Happening::ConnectionLost);
-                        }
-                    }
-                }
+                return self.exited(exit);
             }
             if awake.exited
                 && let Some(exit) = self.ended(Deadline::after(Duration::ZERO))
             {
                 // The last messages on the monitor are handled before the end.
-                while let Some(open) = &mut link {
+                while let Some(open) = &mut connection.link {
                     if self.receive(open).is_err() {
-                        link = None;
+                        connection.link = None;
                     }
                 }
                 self.answer_question(false);
@@ -137,10 +121,47 @@ impl Supervisor {
         }
     }
 
-    fn connect(&self) -> Option<Link> {
+    /// Connects to the monitor, if that is due.
+    fn connect(&self, connection: &mut Connection) {
+        if connection.link.is_some() || !connection.retry_at.passed() {
+            return;
+        }
         // Not listening yet, or busy with a connection that is about to end: both are retried.
-        let (qmp, incoming) = qmp::connect(&self.places.qmp_socket()).ok()?;
-        Some(Link { incoming, qmp, ready: false, status: None })
+        let connected = qmp::connect(&self.places.qmp_socket()).ok();
+        connection.link = connected.map(|(qmp, incoming)| Link { incoming, qmp, ready: false, status: None });
+        connection.retry = (connection.retry * 2).min(RETRY_MAX);
+        connection.retry_at = Deadline::after(connection.retry);
+    }
+
+    /// Handles what has arrived on the monitor; returns how QEMU ended, if it has.
+    fn listen(&mut self, connection: &mut Connection) -> Option<Exit> {
+        let open = connection.link.as_mut()?;
+        let received = self.receive(open);
+        let is_ready = open.ready;
+        let Err(error) = received else {
+            if is_ready {
+                connection.retry = RETRY_MIN;
+                if std::mem::take(&mut connection.lost) {
+                    self.tell(None, Happening::ConnectionBack);
+                }
+            }
+            return None;
+        };
+        connection.link = None;
+        self.shared.set_qmp(None);
+        self.answer_question(false);
+        if let Some(exit) = self.ended(Deadline::after(EXIT_FOLLOWS_MAX)) {
+            return Some(exit);
+        }
+        if !matches!(error, Error::NotConnected) {
+            tracing::warn!(dir = %self.places.dir().display(), %error, "the connection to QEMU broke");
+            connection.retry = RETRY_MAX;
+        }
+        connection.retry_at = Deadline::after(connection.retry);
+        if is_ready && !std::mem::replace(&mut connection.lost, true) {
+            self.tell(None, Happening::ConnectionLost);
+        }
+        None
     }
 
     fn poll(&mut self, link: Option<&Link>, until: Deadline) -> Awake {
