@@ -31,7 +31,7 @@ pub(crate) use self::slot::Slot;
 use crate::{
     api::{Accelerator, Failure, MomentInfo, Started},
     config,
-    error::{Error, Result},
+    error::{Error, Result, or_panicked},
     exports::NBD_STOP_MAX,
     runner::{Launch, LaunchDisk, Launched, Phase, Report, Runner},
     target::{Lease, Op, Target, Use, lock},
@@ -48,6 +48,17 @@ enum Start {
     Up,
     /// It ended before its first answer. Every caller that waits for it is told why.
     Failed(Failure),
+}
+
+/// How supervising a machine ended.
+#[derive(Clone, Debug)]
+enum Ended {
+    /// It has stopped; with the moment of its stop.
+    Stop(MomentInfo),
+    /// It has stopped, and its stop could not be written.
+    Unwritten(Failure),
+    /// A defect kept it from being supervised; it may run.
+    Lost(Failure),
 }
 
 /// The stops that were requested of a machine.
@@ -69,9 +80,8 @@ pub(crate) struct Machine {
     start: Mutex<Start>,
     start_changed: Condvar,
     stop_asked: Mutex<StopAsked>,
-    /// The moment of its stop, once it has ended, or why that could not be written; nothing if it never answered and
-    /// was not asked to stop.
-    ended: Mutex<Option<std::result::Result<MomentInfo, Failure>>>,
+    /// Nothing if it never answered and was not asked to stop.
+    ended: Mutex<Option<Ended>>,
     leases: Mutex<Vec<Lease>>,
     serving: Mutex<Option<Serving>>,
 }
@@ -297,7 +307,16 @@ impl Machine {
         });
         *lock(&target.machine) = Slot::Watched(machine.clone());
         let (watched, owner) = (machine.clone(), target.clone());
-        let follow = move |reports: Receiver<Report>| watched.follow(&owner, &reports);
+        let follow = move |reports: Receiver<Report>| {
+            // Callers wait for what this thread does.
+            let followed = or_panicked("supervising its machine", || {
+                watched.follow(&owner, &reports);
+                Ok(())
+            });
+            if let Err(why) = followed {
+                watched.lose(&owner, &why);
+            }
+        };
         match spawn_watch(target, move || follow(reports)) {
             Ok(_) => Ok(machine),
             Err(e) => {
@@ -322,6 +341,27 @@ impl Machine {
         }
         lock(&self.leases).clear();
         forget_attempt(target);
+    }
+
+    /// Handles a defect in supervising it: from then on it counts as left running, and is adopted again if it runs.
+    fn lose(&self, target: &Target, why: &Error) {
+        tracing::error!(target = target.name, error = %why, "the machine is not supervised any more");
+        // Its monitor takes one connection, and its socket one server.
+        let runner = lock(&self.runner).take();
+        drop(runner);
+        if let Some(serving) = lock(&self.serving).take() {
+            serving.stop(NBD_STOP_MAX);
+        }
+        lock(&self.leases).clear();
+        *lock(&self.ended) = Some(Ended::Lost(why.failure()));
+        target.leave_machine(self.branch, why);
+        let mut start = lock(&self.start);
+        if matches!(*start, Start::Pending) {
+            *start = Start::Failed(why.failure());
+        }
+        drop(start);
+        self.start_changed.notify_all();
+        target.stopped.notify_all();
     }
 
     /// The answer to `run`.

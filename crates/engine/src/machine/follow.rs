@@ -20,7 +20,7 @@ use bygone_qemu::Reason;
 use bygone_store::Appended;
 
 use super::{
-    Machine, Slot, Start, ending::Ending, failing::Failing, kept::Kept, resets::Resets, unbooted,
+    Ended, Machine, Slot, Start, ending::Ending, failing::Failing, kept::Kept, resets::Resets, unbooted,
 };
 use crate::{
     error::Error,
@@ -250,7 +250,7 @@ impl Machine {
         });
         self.let_go(target);
         *lock(&target.last_stop) = stop.clone().ok();
-        *lock(&self.ended) = Some(stop);
+        *lock(&self.ended) = Some(stop.map_or_else(Ended::Unwritten, Ended::Stop));
         *lock(&target.machine) = Slot::None;
         target.stopped.notify_all();
     }
@@ -278,8 +278,10 @@ impl Machine {
     /// all the same.
     fn never_was(&self, target: &Arc<Target>, exit: Exit) {
         let asked = lock(&self.stop_asked).how.take();
-        let stop = asked.map(|how| unbooted(target, self.branch, how).map_err(|error| error.failure()));
-        *lock(&self.ended) = stop;
+        *lock(&self.ended) = asked.map(|how| match unbooted(target, self.branch, how) {
+            Ok(stop) => Ended::Stop(stop),
+            Err(why) => Ended::Unwritten(why.failure()),
+        });
         let output = target.shared.launcher.last_words(&target.run_dir());
         let why = if output.is_empty() {
             bygone_qemu::Error::Ended { exit }.into()

@@ -8,7 +8,7 @@ use std::{
 use bygone_block::nbd::Serving;
 use bygone_model::{BranchId, Event, Kind};
 
-use super::{Machine, exports, kept::Kept};
+use super::{Ended, Machine, exports, kept::Kept};
 use crate::{
     api::{Accelerator, MachineStatus, MomentInfo},
     error::{Error, Result},
@@ -239,6 +239,20 @@ impl Target {
         }
     }
 
+    /// Notes that its machine is not supervised any more, and counts as left running if it runs.
+    pub(super) fn leave_machine(&self, branch: BranchId, why: &Error) {
+        let mut slot = self.slot();
+        *slot = match self.shared.launcher.find(&self.run_dir()) {
+            Ok(Some(pid)) => {
+                let (branch, why) = (Some(branch), Some(why.to_string()));
+                Slot::Left(Left { pid, branch, foreign: false, serving: None, why })
+            }
+            // The next look handles its end.
+            Ok(None) => Slot::None,
+            Err(error) => Slot::Unknown(Arc::new(error)),
+        };
+    }
+
     /// The branch of a machine that was left running, if that is known.
     ///
     /// # Errors
@@ -342,7 +356,8 @@ impl Target {
     /// Waits until this machine has stopped, or `wanted` returns false.
     ///
     /// # Errors
-    /// [`Error::Partly`] when its stop could not be written; [`Error::Abandoned`] when the caller no longer waits.
+    /// [`Error::Partly`] when its stop could not be written; [`Error::Abandoned`] when the caller no longer waits;
+    /// [`Error::Told`] when a defect keeps it from being supervised.
     pub(crate) fn wait_ended(
         &self,
         machine: &Arc<Machine>,
@@ -358,11 +373,12 @@ impl Target {
         }
         drop(slot);
         match lock(&machine.ended).clone() {
-            Some(Ok(stop)) => Ok(stop),
-            Some(Err(why)) => Err(Error::Partly {
+            Some(Ended::Stop(stop)) => Ok(stop),
+            Some(Ended::Unwritten(why)) => Err(Error::Partly {
                 done: format!("target {} has stopped", self.name),
                 why: Box::new(Error::Told(why)),
             }),
+            Some(Ended::Lost(why)) => Err(Error::Told(why)),
             None => Err(Error::TargetStopped(self.name.clone())),
         }
     }

@@ -39,6 +39,8 @@ pub(crate) struct Fake {
     pub(crate) holds_starts: AtomicBool,
     /// While set, it cannot be determined whether a machine runs.
     pub(crate) is_unknown: AtomicBool,
+    /// While set, writing to a console's log panics.
+    pub(crate) is_unmarkable: AtomicBool,
     /// A look for the machine in this folder panics.
     pub(crate) haunted: Mutex<Option<PathBuf>>,
 }
@@ -228,6 +230,7 @@ impl Launcher for Fake {
     }
 
     fn mark_console(&self, _: &Path, _: &str) -> Result<()> {
+        assert!(!self.is_unmarkable.load(Ordering::Acquire), "as it was told to");
         Ok(())
     }
 

@@ -113,6 +113,33 @@ fn a_machine_that_cannot_be_supervised_does_not_run_and_its_branch_is_gone() {
 }
 
 #[test]
+fn a_defect_in_supervising_a_machine_leaves_nobody_waiting_and_the_machine_to_be_adopted() {
+    let (world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    world.fake.is_unmarkable.store(true, Ordering::Release);
+    let lost = run(&manager, "web").unwrap_err();
+    assert_eq!(lost.failure().code(), "internal", "{lost}");
+    wait_for("the machine to count as left running", || target.is_unsupervised());
+    let machine = world.fake.machine(&target.run_dir()).unwrap();
+    world.fake.is_unmarkable.store(false, Ordering::Release);
+    run(&manager, "web").unwrap();
+    assert!(target.machine().unwrap().adopted);
+    // The same while somebody waits for its end.
+    world.fake.is_unmarkable.store(true, Ordering::Release);
+    let watched = target.machine().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| target.wait_ended(&watched, &mut || true));
+        machine.reset();
+        let lost = waiting.join().unwrap().unwrap_err();
+        assert_eq!(lost.failure().code(), "internal", "{lost}");
+    });
+    world.fake.is_unmarkable.store(false, Ordering::Release);
+    wait_for("the machine to count as left running", || target.is_unsupervised());
+    stop(&manager, "web").unwrap();
+    assert!(world.fake.machine(&target.run_dir()).is_none());
+}
+
+#[test]
 fn where_no_machine_can_start_no_branch_is_made_for_one() {
     let (world, manager) = World::with(&["db", "web"]);
     run(&manager, "db").unwrap();
