@@ -17,6 +17,11 @@ pub(crate) struct FsState {
 }
 
 const PARTITIONS_MAX: u32 = 128;
+/// As many logical partitions as Linux shows of one disk.
+const LOGICAL_MAX: usize = 60;
+/// The kinds of an entry that names a further table instead of a partition.
+const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
+const PROTECTIVE: u8 = 0xee;
 
 /// Returns the bytes at an offset.
 type Read<'a> = dyn FnMut(u64, usize) -> Option<Vec<u8>> + 'a;
@@ -35,8 +40,7 @@ pub(crate) fn on(disk: &dyn BlockDevice) -> Option<Vec<FsState>> {
     (!unreadable).then_some(found)
 }
 
-/// Finds the ext2/3/4 file systems that start at the beginning of a disk or of a primary MBR or GPT partition. The
-/// addresses in partition tables are in blocks of `block_bytes`, as the guest sees them.
+/// Finds the ext2/3/4 file systems that start at the beginning of a disk or of an MBR or GPT partition. The addresses in partition tables are in blocks of `block_bytes`, as the guest sees them.
 pub(crate) fn find(size_bytes: u64, block_bytes: u32, read: &mut Read<'_>) -> Vec<FsState> {
     let mut starts = vec![0];
     starts.extend(partitions(u64::from(block_bytes), read));
@@ -59,25 +63,38 @@ fn le64(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 fn partitions(block: u64, read: &mut Read<'_>) -> Vec<u64> {
-    let parse = |read: &mut Read<'_>| {
-        let mbr = read(0, 512)?;
-        if le16(&mbr, 510)? != 0xaa55 {
-            return None;
-        }
-        let mut starts = Vec::new();
-        for i in 0..4 {
-            let entry = 446 + i * 16;
-            let kind = *mbr.get(entry + 4)?;
-            if kind == 0xee {
-                return gpt(block, read);
-            }
-            if kind != 0 {
-                starts.push(u64::from(le32(&mbr, entry + 8)?) * block);
-            }
-        }
-        Some(starts)
+    let Some(entries) = table(0, block, read) else { return Vec::new() };
+    if entries.iter().any(|(kind, _)| *kind == PROTECTIVE) {
+        return gpt(block, read).unwrap_or_default();
+    }
+    let mut starts: Vec<u64> = entries.iter().map(|(_, start)| *start).collect();
+    // A disk has one at most.
+    let extended = entries.iter().find(|(kind, _)| EXTENDED.contains(kind));
+    starts.extend(extended.map(|(_, start)| logical(*start, block, read)).unwrap_or_default());
+    starts
+}
+
+/// The entries that are used of the MBR table at this offset: kind, and start in bytes from where the table counts.
+fn table(at: u64, block: u64, read: &mut Read<'_>) -> Option<Vec<(u8, u64)>> {
+    let bytes = read(at, 512).filter(|bytes| le16(bytes, 510) == Some(0xaa55))?;
+    let entry = |i: usize| {
+        let at = 446 + i * 16;
+        Some((*bytes.get(at + 4)?, u64::from(le32(&bytes, at + 8)?) * block))
     };
-    parse(read).unwrap_or_default()
+    Some((0..4).filter_map(entry).filter(|(kind, _)| *kind != 0).collect())
+}
+
+/// The logical partitions of an extended one: a chain of tables, each with a partition, which counts from its table, and
+/// the next table, which counts from the first one.
+fn logical(first: u64, block: u64, read: &mut Read<'_>) -> Vec<u64> {
+    let (mut starts, mut at) = (Vec::new(), first);
+    for _ in 0..LOGICAL_MAX {
+        let Some(entries) = table(at, block, read) else { break };
+        starts.extend(entries.iter().find(|(kind, _)| !EXTENDED.contains(kind)).map(|(_, start)| at + start));
+        let Some((_, next)) = entries.iter().find(|(kind, _)| EXTENDED.contains(kind)) else { break };
+        at = first + next;
+    }
+    starts
 }
 
 fn gpt(block: u64, read: &mut Read<'_>) -> Option<Vec<u64>> {
@@ -190,6 +207,33 @@ mod tests {
                 let other = if block == 512 { 4096 } else { 512 };
                 assert_eq!(find_in(other, &disk), [], "{block} {gpt} {recover}");
             }
+        }
+    }
+
+    #[test]
+    fn logical_partitions_are_found_and_a_chain_without_an_end_is_left() {
+        for (block, chained) in [(512, true), (4096, true), (512, false)] {
+            let mut disk = vec![0; 128 * block];
+            let mut entry = |table: usize, at: usize, kind: u8, start: u32| {
+                let entry = table * block + 446 + at * 16;
+                disk[entry + 4] = kind;
+                disk[entry + 8..entry + 12].copy_from_slice(&start.to_le_bytes());
+                disk[table * block + 510..table * block + 512].copy_from_slice(&0xaa55_u16.to_le_bytes());
+            };
+            // An extended partition from block 16 on, with tables in blocks 16 and 64.
+            entry(0, 1, 0x05, 16);
+            entry(16, 0, 0x83, 8);
+            entry(16, 1, 0x05, 48);
+            entry(64, 0, 0x83, 32);
+            if !chained {
+                // The second table names itself as the next one.
+                entry(64, 1, 0x0f, 48);
+            }
+            for at in [24, 96] {
+                disk[at * block..][1024..2048].copy_from_slice(&superblock(true)[1024..2048]);
+            }
+            let offsets: Vec<u64> = find_in(block as u32, &disk).iter().map(|state| state.offset).collect();
+            assert_eq!(offsets, [24 * block as u64, 96 * block as u64], "{block} {chained}");
         }
     }
 

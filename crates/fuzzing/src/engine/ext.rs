@@ -26,6 +26,11 @@ pub fn ext(bytes: &[u8]) {
     }
 }
 
+/// An entry of this kind names a further table.
+fn is_extended(kind: u8) -> bool {
+    matches!(kind, 0x05 | 0x0f | 0x85)
+}
+
 /// The sectors that do not hold zeroes.
 struct Disk(BTreeMap<u64, [u8; 512]>);
 
@@ -63,11 +68,36 @@ impl Disk {
             } else {
                 let used = entries.iter().filter(|at| self.byte(*at + 4) != 0);
                 starts.extend(used.map(|at| self.number(at + 8, 4) * block));
+                let extended = entries.iter().find(|at| is_extended(self.byte(*at + 4)));
+                starts.extend(
+                    extended
+                        .map(|at| self.number(at + 8, 4) * block)
+                        .into_iter()
+                        .flat_map(|first| self.logical(first, size_bytes, block)),
+                );
             }
         }
         starts.retain(|start| *start <= size_bytes.saturating_sub(4096) && size_bytes >= 4096);
         starts.sort_unstable();
         starts.dedup();
+        starts
+    }
+
+    /// The logical partitions behind the table at `first`, of which at most 60 are shown.
+    fn logical(&self, first: u64, size_bytes: u64, block: u64) -> Vec<u64> {
+        let mut next = Some(first);
+        let mut starts = Vec::new();
+        for _ in 0..60 {
+            let Some(table) = next.filter(|at| at + 512 <= size_bytes && self.number(at + 510, 2) == 0xaa55)
+            else {
+                break;
+            };
+            let entries = (0..4).map(|i| table + 446 + i * 16).filter(|at| self.byte(at + 4) != 0);
+            let (further, used): (Vec<u64>, Vec<u64>) =
+                entries.partition(|at| is_extended(self.byte(at + 4)));
+            starts.extend(used.first().map(|at| table + self.number(at + 8, 4) * block));
+            next = further.first().map(|at| first + self.number(at + 8, 4) * block);
+        }
         starts
     }
 
