@@ -274,10 +274,8 @@ impl Machine {
         let target = op.target();
         let branch = target.left_branch()?;
         target.shared.launcher.end(&target.run_dir())?;
-        let partly = |why| Error::Partly {
-            done: format!("target {} has stopped", target.name),
-            why: Box::new(why),
-        };
+        let partly =
+            |why| Error::Partly { done: format!("target {} has stopped", target.name), why: Box::new(why) };
         match target.left_is_gone(slot::power_cut()).map_err(partly)? {
             Some(stop) => Ok(stop),
             None => unbooted(target, branch.unwrap_or_else(|| target.present()), "force"),

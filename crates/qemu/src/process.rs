@@ -127,11 +127,7 @@ impl Process {
         match stat {
             Some(stat) if !stat.ended => {
                 let process = process(stat)?;
-                Ok(if process.has_ended(Deadline::after(Duration::ZERO))? {
-                    None
-                } else {
-                    Some(process)
-                })
+                Ok(if process.has_ended(Deadline::after(Duration::ZERO))? { None } else { Some(process) })
             }
             _ => Ok(None),
         }

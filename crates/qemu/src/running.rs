@@ -123,7 +123,8 @@ mod tests {
         fs::write(places.pid_file(), "0").unwrap();
         // A program that lasts, and is known by the argument that QEMU would have.
         let mut command = Command::new("tail");
-        let program = Process::spawn(command.arg("-f").arg(places.pid_file()), &dir.path().join("log")).unwrap();
+        let program =
+            Process::spawn(command.arg("-f").arg(places.pid_file()), &dir.path().join("log")).unwrap();
         fs::write(places.pid_file(), program.identity().pid.to_string()).unwrap();
         assert_eq!(Running::find(&places).unwrap().unwrap().0.process, *program.identity());
         Running::end(&places).unwrap();

@@ -197,17 +197,20 @@ impl Target {
     pub(crate) fn note_machine(&self, found: Result<Option<u32>>) {
         let mut slot = self.slot();
         match (&mut *slot, found) {
-            (Slot::None | Slot::Unknown(_), Ok(Some(_))) => match self.shared.launcher.find(&self.run_dir()) {
-                Ok(Some(pid)) => {
-                    let foreign = Kept::is_foreign(self);
-                    let known = || Kept::load(self).map(|kept| kept.branch);
-                    let branch = if foreign { None } else { known().or_else(|| exports::branch_of_socket(self)) };
-                    *slot = Slot::Left(Left { pid, branch, foreign, serving: None, why: None });
+            (Slot::None | Slot::Unknown(_), Ok(Some(_))) => {
+                match self.shared.launcher.find(&self.run_dir()) {
+                    Ok(Some(pid)) => {
+                        let foreign = Kept::is_foreign(self);
+                        let known = || Kept::load(self).map(|kept| kept.branch);
+                        let branch =
+                            if foreign { None } else { known().or_else(|| exports::branch_of_socket(self)) };
+                        *slot = Slot::Left(Left { pid, branch, foreign, serving: None, why: None });
+                    }
+                    // The next look handles its end.
+                    Ok(None) => *slot = Slot::None,
+                    Err(why) => self.note_unknown(&mut slot, why),
                 }
-                // The next look handles its end.
-                Ok(None) => *slot = Slot::None,
-                Err(why) => self.note_unknown(&mut slot, why),
-            },
+            }
             (Slot::None | Slot::Unknown(_), Err(why)) => self.note_unknown(&mut slot, why),
             (Slot::Left(left), Ok(Some(pid))) => left.pid = pid,
             // It ran the last time that this could be determined.

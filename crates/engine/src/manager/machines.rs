@@ -64,7 +64,8 @@ impl Handle<call::Run> for Manager {
         let accelerator = self.shared.launcher.prepare(&self.shared.paths.root().join("run"));
         let elsewhere = call.at.is_some() || call.branch.is_some();
         // A manager that was started for this call adopts machines by itself.
-        let end = Instant::now() + if answers.caller().began && !elsewhere { BEGIN_MAX } else { Duration::ZERO };
+        let end =
+            Instant::now() + if answers.caller().began && !elsewhere { BEGIN_MAX } else { Duration::ZERO };
         let op = loop {
             match target.begin(Change::Start, Request::Run) {
                 Ok(Begun::Go(op)) => break op,
@@ -198,7 +199,9 @@ fn wait_until_supervised(target: &Arc<Target>, answers: &mut dyn Answers) -> Res
         match target.begin(Change::Start, Request::Stop).and_then(adopt) {
             // It may have ended meanwhile, or another thread have adopted it: that is looked at again.
             Ok(()) | Err(Error::TargetStopped(_)) => continue,
-            Err(error @ (Error::ForeignMachine { .. } | Error::UnknownBranch { .. } | Error::ManagerEnding)) => {
+            Err(
+                error @ (Error::ForeignMachine { .. } | Error::UnknownBranch { .. } | Error::ManagerEnding),
+            ) => {
                 return Err(error);
             }
             Err(error) if !told => {

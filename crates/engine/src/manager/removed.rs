@@ -42,7 +42,9 @@ impl Handle<call::TargetRemove> for Manager {
         match self.target(&call.name) {
             // A target that cannot be opened can be put aside, but not deleted: its content is unknown.
             // Nor can it be compared with a plan.
-            Err(Error::Unavailable { why, .. }) if !call.delete_history && answers.caller().expect.is_none() => {
+            Err(Error::Unavailable { why, .. })
+                if !call.delete_history && answers.caller().expect.is_none() =>
+            {
                 self.remove_unopened(&call.name, &why, answers)
             }
             found => self.remove(&found?, call.delete_history, answers),

@@ -39,7 +39,8 @@ impl Handle<call::Status> for Manager {
                 problems.push(Problem::of_target(&target.name, trouble));
             }
             if let Some(why) = target.unknown_why() {
-                problems.push(Problem::of_target(&target.name, Trouble::MachineUnknown { why: why.failure() }));
+                problems
+                    .push(Problem::of_target(&target.name, Trouble::MachineUnknown { why: why.failure() }));
             }
             used_bytes += target.used_bytes();
             logical_bytes += status.disks.iter().map(|d| d.size_bytes).sum::<u64>();

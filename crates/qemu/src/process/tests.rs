@@ -67,7 +67,10 @@ fn what_cannot_be_read_of_a_process_is_no_end_of_it() {
         assert_eq!(unless_gone::<()>(Err(error)).unwrap(), None);
     }
     let many = rustix::io::Errno::MFILE.into();
-    assert_eq!(unless_gone::<()>(Err(many)).unwrap_err().kind(), io::Error::from(rustix::io::Errno::MFILE).kind());
+    assert_eq!(
+        unless_gone::<()>(Err(many)).unwrap_err().kind(),
+        io::Error::from(rustix::io::Errno::MFILE).kind()
+    );
     assert_eq!(read_stat(u32::MAX).unwrap(), None);
     assert!(read_stat(std::process::id()).unwrap().is_some_and(|stat| !stat.ended));
 }

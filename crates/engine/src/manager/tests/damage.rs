@@ -170,7 +170,11 @@ fn one_target_that_fails_keeps_no_other_from_being_listed_verified_or_compacted(
     let mut told = Collected::default();
     let failed = manager.handle(&call::Compact { dry_run: false }, &mut told).unwrap_err();
     assert_eq!(failed.failure().code(), "medium-failed");
-    assert!(told.notes.len() == 1 && told.notes[0].starts_with("b cannot be compacted: "), "{:?}", told.notes);
+    assert!(
+        told.notes.len() == 1 && told.notes[0].starts_with("b cannot be compacted: "),
+        "{:?}",
+        told.notes
+    );
     assert_ne!(index(), before);
 
     std::fs::rename(world.target_dir("b").join("log"), world.dir.path().join("away")).unwrap();

@@ -540,7 +540,7 @@ fn what_no_call_needs_is_not_written_down() {
     let (world, manager) = World::with(&[]);
     let long = "x".repeat(900_000);
     for (key, code) in [(None, "no-target"), (Some("k"), "call-too-large")] {
-        let asker = &mut Asker { key, ..Asker::default() };
+        let asker = &mut key.map_or_else(Asker::default, Asker::with);
         let refused = manager.answer(&run_call(&long).into(), asker).unwrap_err();
         assert_eq!(refused.failure().code(), code);
     }

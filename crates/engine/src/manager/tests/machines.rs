@@ -213,6 +213,7 @@ fn whoever_waits_for_a_machine_that_was_left_running_is_answered_when_it_stops()
         if !adopted {
             std::fs::rename(&away, &disk).unwrap();
         }
+        drop(target);
         world.kill(manager);
     }
 }
@@ -431,7 +432,12 @@ fn a_machine_that_cannot_be_adopted_can_be_ended() {
         stop(&manager, "web").unwrap_err();
         assert_eq!(life(&manager), "left-running");
         let cut = force_stop(&manager, "web").unwrap();
-        assert_eq!((cut.kind == Kind::Shutdown, cut.label.contains("power was cut")), (booted, booted), "{}", cut.label);
+        assert_eq!(
+            (cut.kind == Kind::Shutdown, cut.label.contains("power was cut")),
+            (booted, booted),
+            "{}",
+            cut.label
+        );
         assert_eq!(count(&target, &Kind::Shutdown), stops + usize::from(booted));
         assert!(world.fake.machine(&world.paths().run_dir("web")).is_none() && !world.kept("web").exists());
         assert_eq!(life(&manager), "stopped");

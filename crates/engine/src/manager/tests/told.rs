@@ -11,8 +11,7 @@ use super::{
 };
 use crate::{
     api::{
-        Answers, Caller, Failure, Items, MomentInfo, Nothing, Progress, RemovedInfo, Trouble,
-        call::RestoreTo,
+        Answers, Caller, Failure, Items, MomentInfo, Nothing, Progress, RemovedInfo, Trouble, call::RestoreTo,
     },
     lifecycle,
     machine::Machine,

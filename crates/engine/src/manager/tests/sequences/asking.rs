@@ -187,7 +187,7 @@ impl Play {
 
     /// What was removed and is kept.
     pub(super) fn removed(&self) -> Vec<Listed> {
-        let listed = Collected::of(&self.manager(), &call::TargetRemoved {});
+        let listed = Collected::of(self.manager(), &call::TargetRemoved {});
         let told = listed.items.into_iter().map(|info| {
             let kept_as = kept_as(Path::new(&info.kept_as));
             assert_eq!(info.name, NAMES[kept_as.0]);
@@ -249,7 +249,7 @@ impl Play {
             }
             Ask::Undo => manager.handle(&call::Undo { name: name.into() }, &mut client).map(|_| None),
             Ask::Restore(at, discard_later) => {
-                client.zone = Some(at.zone);
+                client.caller.zone = Some(at.zone.to_owned());
                 let (to, discard_later) = (RestoreTo::InPlace, *discard_later);
                 let at = at.text.clone();
                 let restore = call::Restore { name: name.into(), at, disk: None, to, discard_later };
