@@ -250,7 +250,9 @@ impl Handle<call::Stop> for Manager {
         }
         let machine = target.machine().ok_or_else(|| Error::TargetStopped(call.name.clone()))?;
         stop_machine(&target, &machine, call.force, call.deadline_s, answers)?;
-        target.wait_ended(&machine, &mut || answers.wanted())
+        // It has ended, or holds still until it is ended. This cannot be taken back, so the call is not given up any
+        // more: its end is about to be written.
+        target.wait_ended(&machine, &mut || true)
     }
 }
 

@@ -8,6 +8,7 @@ mod filling;
 mod foreign;
 mod imports;
 mod jobs;
+mod keys;
 mod machines;
 mod opening;
 mod planned;

@@ -17,13 +17,13 @@ use crate::{
 
 /// A client.
 #[derive(Default)]
-struct Asker {
+pub(super) struct Asker {
     caller: Caller,
-    has_left: AtomicBool,
+    pub(super) has_left: AtomicBool,
 }
 
 impl Asker {
-    fn with(key: &str) -> Asker {
+    pub(super) fn with(key: &str) -> Asker {
         Asker { caller: Caller { key: Some(key.to_owned()), ..Caller::default() }, ..Asker::default() }
     }
 
@@ -51,7 +51,7 @@ impl<I> Items<I> for Asker {
     }
 }
 
-fn ask_with(manager: &Manager, key: &'static str, request: impl Into<Request>) -> Result<Value> {
+pub(super) fn ask_with(manager: &Manager, key: &'static str, request: impl Into<Request>) -> Result<Value> {
     manager.answer(&request.into(), &mut Asker::with(key))
 }
 
@@ -68,7 +68,7 @@ fn head(manager: &Manager) -> Seq {
     manager.target("web").unwrap().log.head_seq()
 }
 
-fn jobs(manager: &Manager) -> Vec<JobInfo> {
+pub(super) fn jobs(manager: &Manager) -> Vec<JobInfo> {
     Collected::of(manager, &call::Jobs {}).items
 }
 

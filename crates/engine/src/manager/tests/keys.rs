@@ -1,0 +1,44 @@
+//! Calls with a key that did not end as their caller wanted: what they had changed, and whether they are done again.
+
+use std::sync::atomic::AtomicBool;
+
+use super::{
+    jobs::{Asker, ask_with, jobs},
+    machines::{run, stop},
+    *,
+};
+use crate::{
+    api::{JobState, Request},
+    target::Use,
+};
+
+#[test]
+fn a_stop_that_cannot_be_taken_back_any_more_is_done_once_although_its_caller_leaves() {
+    for force in [false, true] {
+        let (world, manager) = World::with(&["web"]);
+        run(&manager, "web").unwrap();
+        let target = manager.target("web").unwrap();
+        // The end of the machine is not written before its client of the disk is gone.
+        let client = target.lease(target.volume(BranchId(0), None).unwrap(), Use::Guest).unwrap();
+        let stop_it: Request = call::Stop { name: "web".into(), force, deadline_s: None }.into();
+        let first = std::thread::scope(|scope| {
+            let stopping = scope.spawn(|| {
+                let mut lost = Asker::with("k");
+                lost.has_left = AtomicBool::new(true);
+                manager.answer(&stop_it, &mut lost)
+            });
+            wait_for("the machine to end", || world.fake.machine(&target.run_dir()).is_none());
+            // A call that looks whether it is still wanted has looked by now.
+            std::thread::sleep(Duration::from_millis(50));
+            drop(client);
+            stopping.join().unwrap()
+        });
+        let first = first.unwrap();
+        assert_eq!(jobs(&manager)[0].state, JobState::Done);
+        // The machine that runs by now is not stopped for the first one.
+        run(&manager, "web").unwrap();
+        assert_eq!(ask_with(&manager, "k", stop_it).unwrap(), first);
+        assert!(target.is_running());
+        stop(&manager, "web").unwrap();
+    }
+}
