@@ -34,7 +34,7 @@ use crate::{
     error::{Error, Result, Usage, or_panicked},
     manager::Manager,
     store_dir::StorePaths,
-    target::{Target, lock},
+    target::{Target, lock, log_id_in},
 };
 
 /// A larger request is not written to a job's file.
@@ -315,14 +315,12 @@ impl Manager {
 
     /// What a request means now, if names in it can mean something else once it is done: which of the removed targets
     /// of a name is restored, and under which name.
-    fn meant(&self, request: &Request) -> Option<Request> {
+    pub(crate) fn meant(&self, request: &Request) -> Option<Request> {
         let Request::TargetRestore(asked) = request else { return None };
-        // The handler refuses it.
-        crate::config::check_name(&asked.name).ok()?;
-        let (folder, had) = self.removed(&asked.name).ok()?;
-        let name = folder.file_name()?.to_str()?.to_owned();
+        // What it does not find, the handler refuses.
+        let (folder, had) = self.removed(asked).ok()?;
         let new_name = Some(asked.new_name.clone().unwrap_or(had));
-        Some(call::TargetRestore { name, new_name }.into())
+        Some(call::TargetRestore { new_name, log: log_id_in(&folder), ..asked.clone() }.into())
     }
 }
 

@@ -81,6 +81,17 @@ pub struct TargetRestore {
     /// Its new name; as before unless given.
     #[serde(default)]
     pub new_name: Option<String>,
+    /// The id of its log: this removed target and no other one, whatever `name` means by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+}
+
+impl TargetRestore {
+    /// Of the target that this name means, under its own name.
+    #[must_use]
+    pub fn of(name: &str) -> TargetRestore {
+        TargetRestore { name: name.to_owned(), new_name: None, log: None }
+    }
 }
 
 /// Repairs a target whose newest configuration cannot be read, from its log or from an older configuration.

@@ -290,7 +290,8 @@ pub(crate) fn run(session: &Session, target: &Target) -> Result<()> {
             session.tell(&answer, show::target::removed)
         }
         Target::Restore(args) => {
-            let call = call::TargetRestore { name: args.name.clone(), new_name: args.new_name.clone() };
+            let new_name = args.new_name.clone();
+            let call = call::TargetRestore { new_name, ..call::TargetRestore::of(&args.name) };
             session.tell(&manager::ask(session, &call)?, show::target::target)
         }
         Target::Repair(args) => {

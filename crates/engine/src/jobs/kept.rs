@@ -145,7 +145,7 @@ impl Kept {
         let open = manager.served().into_iter().find(|target| target.name == name);
         self.from = open.as_ref().map(|target| target.log.head_seq());
         self.log = match self.meant() {
-            Request::TargetRestore(call) => log_id_in(&manager.paths().removed_dir().join(&call.name)),
+            Request::TargetRestore(call) => call.log.clone(),
             _ => open.map(|target| target.log_id()).or_else(|| log_id_in(&dir)),
         };
         self

@@ -20,13 +20,13 @@ use super::{Manager, plan::lost_with, store::info, targets::now};
 use crate::{
     api::{Items, Nothing, Removed, RemovedInfo, Repaired, TargetInfo, call},
     calls::Handle,
-    config::{DiskConfig, TargetConfig},
+    config::{DiskConfig, TargetConfig, check_name},
     error::{Error, Result},
     lifecycle::{Change, Request},
     machine::make_dir,
     outside::Tap,
     store_dir::{Configs, delete_dir, rename_new, sync_dir},
-    target::{self, Target},
+    target::{self, Target, log_id_in},
     timeline,
 };
 
@@ -218,30 +218,53 @@ pub(super) fn set_variables_aside(run_dir: &Path) -> Result<()> {
     }
 }
 
+/// The name that a removed target had whose folder is called so (`web-2`), and the number of the folder; `None` if no
+/// folder of a removed target can be called so.
+fn of_folder(file_name: &str) -> Option<(&str, u32)> {
+    let (name, number) = file_name.rsplit_once('-')?;
+    check_name(name).ok()?;
+    Some((name, number.parse().ok()?))
+}
+
 impl Manager {
-    /// The removed targets of this name, with the numbers of their folders.
-    fn removed_numbers(&self, name: &str) -> impl Iterator<Item = (u32, PathBuf)> {
+    /// The removed targets: their names, the numbers of their folders, and their folders.
+    fn all_removed(&self) -> impl Iterator<Item = (String, u32, PathBuf)> {
         let entries = fs::read_dir(self.paths().removed_dir()).into_iter().flatten().flatten();
-        entries.filter_map(move |entry| {
+        entries.filter_map(|entry| {
             let file_name = entry.file_name();
-            let (had, number) = file_name.to_str()?.rsplit_once('-')?;
-            (had == name).then_some((number.parse().ok()?, entry.path()))
+            let (name, number) = of_folder(file_name.to_str()?)?;
+            Some((name.to_owned(), number, entry.path()))
         })
     }
 
-    /// The folder of a removed target, and its name. The name of a folder (`web-2`) takes precedence: it is unique,
-    /// while several removed targets may have had the same name, or a name that looks like a folder's.
-    pub(crate) fn removed(&self, asked: &str) -> Result<(PathBuf, String)> {
-        let exact = self.paths().removed_dir().join(asked);
-        if let Some((name, number)) = asked.rsplit_once('-')
-            && number.parse::<u32>().is_ok()
-            && exact.is_dir()
-        {
-            return Ok((exact, name.to_owned()));
+    /// The removed targets of this name: the numbers of their folders, and their folders.
+    fn removed_numbers(&self, name: &str) -> impl Iterator<Item = (u32, PathBuf)> {
+        self.all_removed().filter_map(move |(had, number, path)| (had == name).then_some((number, path)))
+    }
+
+    /// The folder of the removed target that a call means, and the name that it had. The name of a folder (`web-2`)
+    /// takes precedence: it is unique, while several removed targets may have had the same name, or a name that looks
+    /// like a folder's.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn removed(&self, call: &call::TargetRestore) -> Result<(PathBuf, String)> {
+        let asked = &call.name;
+        if let Some(log) = &call.log {
+            let found = self.all_removed().find(|(_, _, path)| log_id_in(path).as_ref() == Some(log));
+            return found.map(|(had, _, path)| (path, had)).ok_or_else(|| Error::NotRemoved(asked.clone()));
+        }
+        if let Some((had, _)) = of_folder(asked) {
+            let exact = self.paths().removed_dir().join(asked);
+            if exact.is_dir() {
+                return Ok((exact, had.to_owned()));
+            }
+        } else {
+            check_name(asked)?;
         }
         match self.removed_numbers(asked).max_by_key(|(number, _)| *number) {
-            Some((_, path)) => Ok((path, asked.to_owned())),
-            None => Err(Error::NotRemoved(asked.to_owned())),
+            Some((_, path)) => Ok((path, asked.clone())),
+            None => Err(Error::NotRemoved(asked.clone())),
         }
     }
 }
@@ -260,8 +283,7 @@ impl Handle<call::TargetRemoved> for Manager {
 /// Describes the removed target in this folder.
 fn kept_as(path: &Path, file_name: &OsStr) -> Option<(Micros, RemovedInfo)> {
     let kept_as = file_name.to_str()?.to_owned();
-    let (name, number) = kept_as.rsplit_once('-')?;
-    number.parse::<u32>().ok()?;
+    let (name, _) = of_folder(&kept_as)?;
     // The rename into `removed/` was the last change of the folder itself.
     let meta = fs::metadata(path).ok().filter(fs::Metadata::is_dir)?;
     let removed = Micros(meta.ctime().saturating_mul(1_000_000).saturating_add(meta.ctime_nsec() / 1000));
@@ -279,16 +301,15 @@ fn kept_as(path: &Path, file_name: &OsStr) -> Option<(Micros, RemovedInfo)> {
 
 impl Handle<call::TargetRestore> for Manager {
     fn handle(&self, call: &call::TargetRestore, answers: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
-        crate::config::check_name(&call.name)?;
-        let (_, had) = self.removed(&call.name)?;
+        let (_, had) = self.removed(call)?;
         let name = call.new_name.clone().unwrap_or_else(|| had.clone());
-        crate::config::check_name(&name)?;
+        check_name(&name)?;
         let to = self.paths().target_dir(&name);
         let target = self.registry.add(&name, now(), |held| {
             self.check_no_foreign_machine(&name)?;
-            // Looked up again with the name reserved: another target of the name may have been removed since, and the
-            // last one counts.
-            let (from, still) = self.removed(&call.name)?;
+            // Looked up again with the name reserved. Without the id of a log, another target of the name may have been
+            // removed since, and the last one counts.
+            let (from, still) = self.removed(call)?;
             if still != had {
                 return Err(Error::NotRemoved(call.name.clone()));
             }

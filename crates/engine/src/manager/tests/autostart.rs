@@ -15,7 +15,7 @@ fn remove(manager: &Manager, name: &str) {
 }
 
 fn bring_back(manager: &Manager, name: &str, new_name: &str) {
-    let restore = call::TargetRestore { name: name.into(), new_name: Some(new_name.into()) };
+    let restore = call::TargetRestore { new_name: Some(new_name.into()), ..call::TargetRestore::of(name) };
     manager.handle(&restore, &mut Nobody).unwrap();
 }
 

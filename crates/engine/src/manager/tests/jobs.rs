@@ -439,7 +439,7 @@ fn an_interrupted_restore_of_a_removed_target_is_found_under_the_name_that_it_ha
     remove(&manager, "web");
     remove(&manager, "db");
     add(&manager, "db").unwrap();
-    let back = |name: &str| call::TargetRestore { name: name.into(), new_name: None };
+    let back = call::TargetRestore::of;
     // Killed after the rename, by either name of what is kept; a third one had not begun with it.
     manager.begin_only(&back("web-1").into(), &Asker::with("by-number"));
     manager.begin_only(&back("web").into(), &Asker::with("by-name"));

@@ -107,7 +107,7 @@ fn a_request_without_a_manager_opens_the_target_that_it_is_about_and_no_other() 
     world.tapped(&manager, "c");
     let remove = call::TargetRemove { name: "c".into(), delete_history: false };
     manager.handle(&remove, &mut Nobody).unwrap();
-    manager.handle(&call::TargetRestore { name: "c".into(), new_name: None }, &mut Nobody).unwrap();
+    manager.handle(&call::TargetRestore::of("c"), &mut Nobody).unwrap();
     let open: Vec<String> = manager.served().iter().map(|target| target.name.clone()).collect();
     assert_eq!(open, ["b", "c"]);
     assert_eq!(status(&manager).targets.len(), 3, "whoever asks for all gets all");

@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bygone_block::{BlockDevice, Change, Writing};
 use bygone_store::LogOptions;
+use serde_json::Value;
 
 use super::*;
 use crate::{
@@ -20,7 +21,7 @@ fn remove(manager: &Manager, name: &str) -> Result<()> {
 }
 
 fn bring_back(manager: &Manager, name: &str) -> Result<()> {
-    manager.handle(&call::TargetRestore { name: name.into(), new_name: None }, &mut Nobody).map(drop)
+    manager.handle(&call::TargetRestore::of(name), &mut Nobody).map(drop)
 }
 
 #[test]
@@ -67,6 +68,54 @@ fn the_one_that_was_removed_last_is_brought_back_whichever_were_brought_back_bef
     remove(&manager, "web").unwrap();
     bring_back(&manager, "web").unwrap();
     assert_eq!(manager.target("web").unwrap().log.id(), first);
+}
+
+/// Restores a removed target as a job, as clients do; returns the notes.
+fn answer_restore(manager: &Manager, call: call::TargetRestore) -> Result<Vec<String>> {
+    let mut told = Collected::<Value>::default();
+    manager.answer(&call.into(), &mut told).map(|_| told.notes)
+}
+
+#[test]
+fn a_target_is_brought_back_however_long_its_name_is() {
+    let (_world, manager) = World::with(&[]);
+    for name in ["n".repeat(63), "n".repeat(64)] {
+        add(&manager, &name).unwrap();
+        let first = manager.target(&name).unwrap().log.id();
+        remove(&manager, &name).unwrap();
+        add(&manager, &name).unwrap();
+        remove(&manager, &name).unwrap();
+        answer_restore(&manager, call::TargetRestore::of(&format!("{name}-1"))).unwrap();
+        assert_eq!(manager.target(&name).unwrap().log.id(), first);
+        remove(&manager, &name).unwrap();
+        answer_restore(&manager, call::TargetRestore::of(&name)).unwrap();
+        assert_eq!(manager.target(&name).unwrap().log.id(), first);
+    }
+}
+
+#[test]
+fn what_is_brought_back_is_the_target_that_was_meant_when_the_call_began() {
+    let (_world, manager) = World::with(&["web", "web-1"]);
+    remove(&manager, "web").unwrap();
+    remove(&manager, "web-1").unwrap();
+    let as_named = |name: &str| call::TargetRestore { new_name: Some(name.into()), ..call::TargetRestore::of("web") };
+    // The folder of `web` is called `web-1`, which is the name of the other one. That is not the caller's concern.
+    assert_eq!(answer_restore(&manager, call::TargetRestore::of("web")).unwrap(), [] as [&str; 0]);
+    let meant = manager.target("web").unwrap().log.id();
+    remove(&manager, "web").unwrap();
+
+    let began = manager.meant(&as_named("old").into()).unwrap();
+    answer_restore(&manager, as_named("site")).unwrap();
+    assert_eq!(manager.target("site").unwrap().log.id(), meant);
+    let go_on = || manager.do_now(&began, &mut Collected::<Value>::default());
+    let refused = go_on();
+    assert!(matches!(refused, Err(Error::NotRemoved(_))), "{refused:?}");
+    // Nor is it another target that was removed since, although its folder has the same name.
+    add(&manager, "web").unwrap();
+    remove(&manager, "web").unwrap();
+    let refused = go_on();
+    assert!(matches!(refused, Err(Error::NotRemoved(_))), "{refused:?}");
+    assert!(matches!(manager.target("old"), Err(Error::NoTarget(_))));
 }
 
 #[test]

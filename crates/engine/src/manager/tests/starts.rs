@@ -167,7 +167,7 @@ fn a_guest_is_the_same_machine_whatever_its_target_is_called() {
     run_once("web");
     let remove = call::TargetRemove { name: "web".into(), delete_history: false };
     manager.handle(&remove, &mut Nobody).unwrap();
-    let back = call::TargetRestore { name: "web".into(), new_name: Some("site".into()) };
+    let back = call::TargetRestore { new_name: Some("site".into()), ..call::TargetRestore::of("web") };
     manager.handle(&back, &mut Nobody).unwrap();
     run_once("site");
     // Another target may have the name by now.

@@ -332,7 +332,7 @@ fn removed_targets_are_listed_and_one_comes_back_beside_another_that_has_its_nam
         manager.handle(&remove, &mut Nobody).unwrap()
     };
     let back = |name: &str, new_name: Option<&str>| {
-        let call = call::TargetRestore { name: name.into(), new_name: new_name.map(str::to_owned) };
+        let call = call::TargetRestore { new_name: new_name.map(str::to_owned), ..call::TargetRestore::of(name) };
         manager.handle(&call, &mut Nobody).map(|info| info.config.name)
     };
     let first = manager.target("web").unwrap().log.id();
@@ -386,7 +386,7 @@ fn removed_targets_are_listed_and_one_comes_back_beside_another_that_has_its_nam
     let folder = world.paths().removed_dir().join("web-3");
     let configs = crate::store_dir::Configs::of(&folder, "other");
     configs.save(&TargetConfig { name: "other".into(), ..configs.load_of_any().unwrap() }).unwrap();
-    let call = call::TargetRestore { name: "web".into(), new_name: None };
+    let call = call::TargetRestore::of("web");
     manager.handle(&call, &mut Nobody).unwrap();
     assert_eq!(manager.target("web").unwrap().config().name, "web");
 }
@@ -402,7 +402,7 @@ fn uefi_variables_go_with_the_target_and_not_with_its_name() {
     add(&manager, "web").unwrap();
     assert!(!variables("web").exists());
     std::fs::write(variables("web"), "boot that").unwrap();
-    let back = call::TargetRestore { name: "web".into(), new_name: Some("old".into()) };
+    let back = call::TargetRestore { new_name: Some("old".into()), ..call::TargetRestore::of("web") };
     manager.handle(&back, &mut Nobody).unwrap();
     assert_eq!(std::fs::read_to_string(variables("old")).unwrap(), "boot this");
     assert_eq!(std::fs::read_to_string(variables("web")).unwrap(), "boot that");

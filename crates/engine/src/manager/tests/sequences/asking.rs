@@ -134,7 +134,7 @@ impl Play {
             }
             Ask::BringBack(asked, to) => {
                 let new_name = to.map(|to| NAMES[to].to_owned());
-                let restore = call::TargetRestore { name: asked.clone(), new_name };
+                let restore = call::TargetRestore { new_name, ..call::TargetRestore::of(asked) };
                 let back = manager.handle(&restore, &mut Nobody);
                 assert!(
                     back.iter().all(|back| to.is_none_or(|to| back.config.name == NAMES[to])),
