@@ -227,6 +227,15 @@ impl Client<'_> {
         self.broken = sent.is_err();
         !self.broken
     }
+
+    /// Whether it still waits for the answer.
+    fn is_there(&self) -> bool {
+        let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut fds = [PollFd::new(self.stream, gone)];
+        let asked = poll(&mut fds, Some(&now));
+        !self.broken && asked.is_ok() && !fds[0].revents().intersects(gone)
+    }
 }
 
 impl Answers for Client<'_> {
@@ -247,17 +256,15 @@ impl Answers for Client<'_> {
     }
 
     fn wanted(&mut self) -> bool {
-        let gone = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR;
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut fds = [PollFd::new(self.stream, gone)];
-        let asked = poll(&mut fds, Some(&now));
-        !self.broken && !self.manager.is_closing() && asked.is_ok() && !fds[0].revents().intersects(gone)
+        !self.manager.is_closing() && self.is_there()
     }
 }
 
 impl Items<Value> for Client<'_> {
+    /// True also when the calls in progress are to end: a list is finite, and one that ends early would be taken for
+    /// all that there is.
     fn item(&mut self, item: Value) -> bool {
-        self.send(&Reply::Item(item)) && self.wanted()
+        self.send(&Reply::Item(item)) && self.is_there()
     }
 }
 

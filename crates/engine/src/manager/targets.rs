@@ -201,7 +201,7 @@ pub(super) fn list(
         Err(Error::NoTarget(_)) => true,
         Err(error) => {
             answers.note(format!("{} cannot be listed: {}", target.name, error.failure()));
-            answers.wanted()
+            true
         }
     })
 }

@@ -170,6 +170,30 @@ fn a_call_that_lasts_when_the_manager_ends_is_answered() {
 }
 
 #[test]
+fn a_list_is_whole_although_the_calls_in_progress_are_to_end() {
+    let (world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    for name in ["a", "b", "c"] {
+        target.log.add_branch(name, BranchId(0), target.log.head_seq()).unwrap();
+    }
+    let _api = ApiServer::start(manager.clone()).unwrap();
+    manager.begin_closing();
+    let list = call::BranchList { name: "web".into(), dropped: false };
+    let listed = loop {
+        let mut listed = Collected::default();
+        let stream = socket::connect(&world.paths().api_socket()).unwrap();
+        match socket::ask(&stream, &list, false, &mut listed) {
+            Ok(()) => break listed,
+            // The request came too late to be read.
+            Err(Error::ManagerEnding) => {}
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    let names: Vec<&str> = listed.items.iter().map(|branch| branch.name.as_str()).collect();
+    assert_eq!(names, ["main", "a", "b", "c"]);
+}
+
+#[test]
 fn a_client_that_finds_the_socket_is_answered_or_knows_that_nothing_was_done() {
     let (world, manager) = World::with(&["web"]);
     let world = &world;
