@@ -21,7 +21,7 @@ use std::{
 use bygone_store::env::Clock;
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     jobs::Jobs,
     outside::{Taken, Tap},
     runner,
@@ -99,10 +99,16 @@ impl Manager {
     }
 
     /// All usable targets; waits until all are open.
-    #[must_use]
-    pub(crate) fn targets(&self) -> Vec<Arc<Target>> {
+    ///
+    /// # Errors
+    /// [`Error::ManagerEnding`] when some are not open, and are not opened any more.
+    pub(crate) fn targets(&self) -> Result<Vec<Arc<Target>>> {
         self.open_all();
-        self.registry.served()
+        // In this order: what is opened in between is among those that are served.
+        if self.is_stopping() && !self.registry.opening().is_empty() {
+            return Err(Error::ManagerEnding);
+        }
+        Ok(self.registry.served())
     }
 
     /// The targets that are open and usable now.

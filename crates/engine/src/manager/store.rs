@@ -24,7 +24,7 @@ impl Handle<call::Status> for Manager {
         let (mut used_bytes, mut logical_bytes) = (0, 0);
         let (mut state, mut full) = (StoreState::Ok, false);
         // A serving manager does not wait for targets that are being opened, but reports them below.
-        for target in if self.serves { self.served() } else { self.targets() } {
+        for target in if self.serves { self.served() } else { self.targets()? } {
             // A target's failure does not hide the others.
             let status = match target.status() {
                 Ok(status) => status,
@@ -122,7 +122,7 @@ impl Handle<call::Verify> for Manager {
     fn handle(&self, call: &call::Verify, answers: &mut dyn Items<Nothing>) -> Result<Verified> {
         let targets = match &call.name {
             Some(name) => vec![self.target(name)?],
-            None => self.targets(),
+            None => self.targets()?,
         };
         // No end, if it is later than any clock can tell.
         let end = call.for_s.and_then(|s| Instant::now().checked_add(Duration::from_secs(s)));
@@ -177,7 +177,7 @@ impl Handle<call::Verify> for Manager {
 impl Handle<call::Compact> for Manager {
     fn handle(&self, call: &call::Compact, answers: &mut dyn Items<Nothing>) -> Result<Compacted> {
         let (mut all, mut failed) = (Compacted { before_bytes: 0, after_bytes: 0 }, None);
-        for target in self.targets() {
+        for target in self.targets()? {
             match target.unless_gone(compact(&target, call.dry_run, answers)) {
                 Ok(Compacted { before_bytes, after_bytes }) => {
                     all.before_bytes += before_bytes;

@@ -172,7 +172,7 @@ fn disk_id(at: usize) -> String {
 
 impl Handle<call::TargetList> for Manager {
     fn handle(&self, _: &call::TargetList, answers: &mut dyn Items<TargetInfo>) -> Result<()> {
-        if !list(&self.targets(), info, answers) {
+        if !list(&self.targets()?, info, answers) {
             return Ok(());
         }
         let folder = self

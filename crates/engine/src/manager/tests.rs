@@ -83,7 +83,7 @@ impl World {
     /// Ends a manager as a kill does: its machines go on running.
     fn kill(&self, manager: Arc<Manager>) {
         self.fake.manager_is_killed();
-        let targets = manager.targets();
+        let targets = manager.targets().unwrap();
         let left: Vec<_> = targets.iter().map(Arc::downgrade).collect();
         for target in targets {
             target.abandon_machine();

@@ -155,7 +155,7 @@ fn one_target_that_fails_keeps_no_other_from_being_listed_verified_or_compacted(
         "b" => Err(Error::Missing("/log".into())),
         _ => super::super::store::info(target),
     };
-    assert!(super::super::targets::list(&manager.targets(), fails_for_b, &mut told));
+    assert!(super::super::targets::list(&manager.targets().unwrap(), fails_for_b, &mut told));
     let names: Vec<&str> = told.items.iter().map(|info| info.status.name.as_str()).collect();
     assert_eq!((names, told.notes), (vec!["a", "c"], vec!["b cannot be listed: /log is missing".to_owned()]));
 

@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bygone_block::nbd::Exports as _;
+use serde_json::Value;
 
 use super::{machines::run_call, *};
 use crate::{
-    api::{Call, Failure, Nothing},
+    api::{Call, Failure, Nothing, Request},
     exports::ManagerExports,
     lifecycle::{self, Change},
     runner::fake::Next,
@@ -191,6 +192,29 @@ fn a_list_is_whole_although_the_calls_in_progress_are_to_end() {
     };
     let names: Vec<&str> = listed.items.iter().map(|branch| branch.name.as_str()).collect();
     assert_eq!(names, ["main", "a", "b", "c"]);
+}
+
+#[test]
+fn who_asks_for_all_targets_gets_all_of_them_or_waits_for_the_next_manager() {
+    let (world, manager) = World::with(&["db", "web"]);
+    world.kill(manager);
+    let manager = world.serving();
+    manager.target("web").unwrap();
+    manager.begin_stopping();
+    let verify = call::Verify { name: None, newest_first: false, for_s: None };
+    let asked: [Request; 3] =
+        [verify.clone().into(), call::Compact { dry_run: true }.into(), call::TargetList {}.into()];
+    for request in asked {
+        let mut told = Collected::<Value>::default();
+        let refused = manager.answer(&request, &mut told);
+        assert!(matches!(refused, Err(Error::ManagerEnding)) && told.items.is_empty(), "{refused:?}");
+    }
+    // What is open can be asked for, and what is not open yet is told of.
+    assert_eq!(served(&manager), ["web"]);
+    assert!(problems(&manager).contains("db: is still being opened"), "{}", problems(&manager));
+    manager.handle(&call::Verify { name: Some("web".into()), ..verify }, &mut Nobody).unwrap();
+    manager.target("db").unwrap();
+    assert_eq!(Collected::of(&manager, &call::TargetList {}).items.len(), 2);
 }
 
 #[test]
