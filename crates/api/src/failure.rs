@@ -237,6 +237,9 @@ pub enum Failure {
     /// A part of it may be filled. Its present is served from the store, and its next use goes on with filling it.
     #[error("filling disk {disk:?} outside the store was given up")]
     NotFilled { disk: String },
+    /// History begins once all of it is read.
+    #[error("reading disk {disk:?} was not waited for, and goes on while a manager runs")]
+    NotRead { disk: String },
     #[error("nothing is left that says where disk {disk:?} is outside the store")]
     UnknownDiskPath { disk: String },
     #[error("there is no job {id}")]
@@ -507,6 +510,7 @@ impl Failure {
             | MachineUnknown { .. }
             | DiskBehind { .. }
             | NotFilled { .. }
+            | NotRead { .. }
             | UnknownDiskPath { .. }
             | Partly { .. }
             | NotRepeated { .. }

@@ -180,6 +180,7 @@ pub(crate) fn of(failure: &Failure, about: Option<&str>) -> String {
             return format!("what was done stays; of the rest: {}", of(why, about));
         }
         Failure::NotFilled { .. } => "the next use of the disk goes on with it",
+        Failure::NotRead { .. } => "`bygone serve` reads it on; `bygone status` shows how far it is",
         Failure::DiskBehind { .. } => "`bygone status` says what is wrong with the disk",
         Failure::NotRemoved { .. } => "`bygone target list --removed` shows what is kept",
         Failure::UnknownDiskPath { .. } => {

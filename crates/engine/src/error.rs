@@ -225,6 +225,11 @@ pub enum Error {
         /// Its name.
         disk: String,
     },
+    /// The disk outside the store is not read completely, because nobody waited for that.
+    NotRead {
+        /// Its name.
+        disk: String,
+    },
     /// The target does not run.
     TargetStopped(String),
     /// A disk outside the store cannot be used.

@@ -113,6 +113,7 @@ impl Error {
             }
             Error::DiskBehind { disk } => Failure::DiskBehind { disk: disk.clone() },
             Error::NotFilled { disk } => Failure::NotFilled { disk: disk.clone() },
+            Error::NotRead { disk } => Failure::NotRead { disk: disk.clone() },
             Error::NotRemoved(target) => Failure::NotRemoved { target: target.clone() },
             Error::UnknownDiskPath { disk } => Failure::UnknownDiskPath { disk: disk.clone() },
             Error::BeforeDisks { name } => Failure::BeforeDisks { target: name.clone() },

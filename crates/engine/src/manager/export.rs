@@ -15,6 +15,9 @@ use crate::{
 
 impl Handle<call::Export> for Manager {
     fn handle(&self, call: &call::Export, answers: &mut dyn Items<Exported>) -> Result<Exported> {
+        if self.is_stopping() {
+            return Err(Error::ManagerEnding);
+        }
         let call::Export { what, to } = call;
         if let ExportTo::File(path) | ExportTo::NbdUnix(path) = to {
             // A missing disk would be found there.
@@ -33,23 +36,25 @@ impl Handle<call::Export> for Manager {
         let exports = Arc::new(OneExport { name: what.clone(), device: opened.device.clone() });
         let server = nbd::Server::new(nbd::Limits::default());
         let scope = nbd::Scope::new(exports);
-        match to {
+        let ended = match to {
             ExportTo::File(path) => {
                 let path = config::absolute(path);
                 let failed = |source| Error::Fuse { path: path.clone(), source };
                 let file = bygone_block::serve_file(opened.device, &path).map_err(failed)?;
                 exported.at = path.display().to_string();
                 answers.item(exported.clone());
-                self.until_unwanted(answers);
+                let ended = self.until_unwanted(answers);
                 file.stop().map_err(failed)?;
+                ended
             }
             ExportTo::NbdUnix(path) => {
                 let path = config::absolute(path);
                 let serving = server.serve_unix(&path, scope)?;
                 exported.at = format!("nbd+unix:///?socket={}", path.display());
                 answers.item(exported.clone());
-                self.until_unwanted(answers);
+                let ended = self.until_unwanted(answers);
                 serving.stop(NBD_STOP_MAX);
+                ended
             }
             ExportTo::NbdTcp(at) => {
                 let address = std::net::ToSocketAddrs::to_socket_addrs(at.as_str())
@@ -59,18 +64,27 @@ impl Handle<call::Export> for Manager {
                 let serving = server.serve_tcp(address, scope)?;
                 exported.at = format!("nbd://{}", serving.address());
                 answers.item(exported.clone());
-                self.until_unwanted(answers);
+                let ended = self.until_unwanted(answers);
                 serving.stop(NBD_STOP_MAX);
+                ended
             }
-        }
-        Ok(exported)
+        };
+        ended.map(|()| exported)
     }
 }
 
 impl Manager {
-    fn until_unwanted(&self, answers: &mut dyn Answers) {
-        while answers.wanted() && !self.is_stopping() {
+    /// Waits until the export is not wanted any more.
+    ///
+    /// # Errors
+    /// [`Error::ManagerGone`] when the manager ends before.
+    fn until_unwanted(&self, answers: &mut dyn Answers) -> Result<()> {
+        while !self.is_stopping() {
+            if !answers.wanted() {
+                return Ok(());
+            }
             std::thread::sleep(WANTED_EVERY / 4);
         }
+        Err(Error::ManagerGone)
     }
 }

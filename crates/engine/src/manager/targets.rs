@@ -46,26 +46,41 @@ impl Handle<call::TargetAdd> for Manager {
             }
             return Err(error);
         }
-        let mut told = false;
-        // Waits for threads that read disks, not for other uses.
-        while *wait && target.has_work() {
-            if !answers.wanted() {
-                break;
-            }
-            if !told && target.is_paused() {
-                told = true;
-                answers.note("the store is full; the disk is read on as soon as there is room".to_owned());
-            }
-            let status = target.status()?;
-            let tapped = || status.disks.iter().filter(|d| d.mode == DiskMode::Tap);
-            answers.progress(Progress {
-                doing: "reading the disk".to_owned(),
-                done_bytes: tapped().map(|d| d.read_bytes).sum(),
-                total_bytes: tapped().map(|d| d.size_bytes).sum(),
-            });
-            std::thread::sleep(WANTED_EVERY / 4);
+        if *wait {
+            wait_until_read(&target, answers)?;
         }
         info(&target)
+    }
+}
+
+/// Waits until the disks of a target that was added are read. One that cannot be read is not waited for: its status
+/// says so.
+///
+/// # Errors
+/// [`Error::Partly`] when the caller no longer waits or the manager ends before; they are read on then.
+pub(super) fn wait_until_read(target: &Target, answers: &mut dyn Answers) -> Result<()> {
+    let mut told = false;
+    // Waits for threads that read disks, not for other uses.
+    while target.has_work() && answers.wanted() {
+        if !told && target.is_paused() {
+            told = true;
+            answers.note("the store is full; the disk is read on as soon as there is room".to_owned());
+        }
+        let status = target.status()?;
+        let tapped = || status.disks.iter().filter(|d| d.mode == DiskMode::Tap);
+        answers.progress(Progress {
+            doing: "reading the disk".to_owned(),
+            done_bytes: tapped().map(|d| d.read_bytes).sum(),
+            total_bytes: tapped().map(|d| d.size_bytes).sum(),
+        });
+        std::thread::sleep(WANTED_EVERY / 4);
+    }
+    match target.status()?.disks.into_iter().find(|disk| !disk.complete) {
+        Some(unread) if !answers.wanted() => Err(Error::Partly {
+            done: format!("target {} was added", target.name),
+            why: Box::new(Error::NotRead { disk: unread.id }),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bygone_block::nbd::Exports as _;
 use serde_json::Value;
 
-use super::{machines::run_call, *};
+use super::{super::targets::wait_until_read, jobs::Asker, machines::run_call, *};
 use crate::{
     api::{Call, Failure, Nothing, Request},
     exports::ManagerExports,
@@ -13,7 +13,7 @@ use crate::{
     runner::fake::Next,
     serve::{ServeOptions, serve_with},
     socket::{self, ApiServer},
-    target::lock,
+    target::{Use, lock},
 };
 
 /// A manager that serves in a thread of its own.
@@ -215,6 +215,50 @@ fn who_asks_for_all_targets_gets_all_of_them_or_waits_for_the_next_manager() {
     manager.handle(&call::Verify { name: Some("web".into()), ..verify }, &mut Nobody).unwrap();
     manager.target("db").unwrap();
     assert_eq!(Collected::of(&manager, &call::TargetList {}).items.len(), 2);
+}
+
+#[test]
+fn an_export_does_not_end_well_because_the_manager_ends() {
+    let (world, manager) = World::with(&["web"]);
+    let socket = world.dir.path().join("nbd.sock");
+    let to = call::ExportTo::NbdUnix(socket.clone());
+    let export = call::Export { what: "web@now".into(), to };
+    std::thread::scope(|scope| {
+        let exporting = scope.spawn(|| manager.handle(&export, &mut Nobody));
+        wait_for("the export", || socket.exists());
+        manager.begin_stopping();
+        let ended = exporting.join().unwrap();
+        assert!(matches!(ended, Err(Error::ManagerGone)), "{ended:?}");
+    });
+    // Nor does it begin with one.
+    let mut told = Collected::default();
+    let refused = manager.handle(&export, &mut told);
+    assert!(matches!(refused, Err(Error::ManagerEnding)) && told.items.is_empty(), "{refused:?}");
+}
+
+#[test]
+fn a_target_whose_disk_nobody_waits_for_any_more_is_not_said_to_be_read() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.tapped(&manager, "web");
+    world.kill(manager);
+    // Now all of it has to be read again.
+    std::fs::write(&disk, vec![2; 1 << 20]).unwrap();
+    let manager = world.manager();
+    let target = manager.target("web").unwrap();
+    let read = || drop(target.lease(target.volume(BranchId(0), None).unwrap(), Use::Upkeep).unwrap());
+    let waited = || {
+        wait_for("the reading to end", || !target.has_work());
+        wait_until_read(&target, &mut Asker { has_left: AtomicBool::new(true), ..Asker::default() })
+    };
+    target.begin_closing();
+    read();
+    let partly = waited().unwrap_err();
+    let Error::Partly { done, why } = &partly else { panic!("{partly:?}") };
+    assert_eq!(done, "target web was added");
+    assert!(matches!(&**why, Error::NotRead { disk } if disk == "vda"), "{why:?}");
+    target.go_on();
+    read();
+    waited().unwrap();
 }
 
 #[test]

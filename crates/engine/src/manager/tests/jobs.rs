@@ -18,7 +18,7 @@ use crate::{
 /// A client.
 #[derive(Default)]
 pub(super) struct Asker {
-    caller: Caller,
+    pub(super) caller: Caller,
     pub(super) has_left: AtomicBool,
 }
 
