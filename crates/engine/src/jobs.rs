@@ -250,6 +250,9 @@ impl Jobs {
     }
 
     fn end(&self, manager: &Manager, job: &Job, result: &Result<Value>) {
+        if matches!(result, Err(e) if e.failure() == Failure::ManagerEnding) {
+            return self.take_back(job);
+        }
         if manager.is_closing() && matches!(result, Err(e) if e.failure() == Failure::Abandoned) {
             // It was not cancelled: the next manager finds it interrupted, and what it had changed.
             return;
@@ -263,6 +266,23 @@ impl Jobs {
         }
         self.save_if_room(&kept);
         drop(kept);
+        job.changed.notify_all();
+    }
+
+    /// Forgets a job with which nothing was begun: its client asks again until there is another manager, and would push
+    /// all others out. Whoever waits for it gets the same answer.
+    fn take_back(&self, job: &Job) {
+        let id = {
+            let mut kept = lock(&job.kept);
+            kept.end(Err(Failure::ManagerEnding));
+            kept.changed = Some(Vec::new());
+            kept.id
+        };
+        let mut jobs = lock(&self.jobs);
+        jobs.remove(&id);
+        // Before another job can get the number.
+        kept::remove(&self.folder, id);
+        drop(jobs);
         job.changed.notify_all();
     }
 }

@@ -13,6 +13,29 @@ use crate::{
 };
 
 #[test]
+fn a_call_that_waits_for_the_next_manager_is_no_job_of_this_one() {
+    let (world, manager) = World::with(&["web"]);
+    run(&manager, "web").unwrap();
+    world.kill(manager);
+    let manager = world.manager();
+    manager.target("web").unwrap();
+    manager.begin_stopping();
+    let stop_it: Request = call::Stop { name: "web".into(), force: false, deadline_s: None }.into();
+    // Asked without and with a key, again and again.
+    for _ in 0..3 {
+        for mut asker in [Asker::default(), Asker::with("k")] {
+            let refused = manager.answer(&stop_it, &mut asker);
+            assert!(matches!(refused, Err(Error::ManagerEnding)), "{refused:?}");
+        }
+    }
+    assert_eq!(jobs(&manager), []);
+    assert_eq!(files_below(&world.paths().jobs_dir()), [] as [std::path::PathBuf; 0]);
+    world.kill(manager);
+    let manager = world.manager();
+    ask_with(&manager, "k", stop_it).unwrap();
+}
+
+#[test]
 fn a_stop_that_cannot_be_taken_back_any_more_is_done_once_although_its_caller_leaves() {
     for force in [false, true] {
         let (world, manager) = World::with(&["web"]);
