@@ -74,6 +74,12 @@ fn is_refusal(failure: &Failure) -> bool {
         )
 }
 
+/// Whether the target was not found, could not be used or was busy: these failures are raised only before the first
+/// step of a call.
+fn is_of_lookup(failure: &Failure) -> bool {
+    matches!(failure, Failure::NoTarget { .. } | Failure::Unavailable { .. } | Failure::Busy { .. })
+}
+
 fn number(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok()
 }
@@ -193,9 +199,13 @@ impl Kept {
             Err(Failure::Abandoned | Failure::GoesOn) => self.state = JobState::Cancelled,
             Err(failure) => {
                 self.state = JobState::Failed;
-                // These two consist of several steps, and may raise such a failure after the first one.
-                let looks = matches!(&self.request, Request::Run(_) | Request::TargetAdd(_));
-                self.changed = (is_refusal(&failure) && !looks).then(Vec::new);
+                let refused = match &self.request {
+                    // They consist of several steps, and may raise other failures of this kind after the first one.
+                    Request::Run(_) => is_of_lookup(&failure),
+                    Request::TargetAdd(_) => false,
+                    _ => is_refusal(&failure),
+                };
+                self.changed = refused.then(Vec::new);
                 self.failure = Some(failure);
             }
         }

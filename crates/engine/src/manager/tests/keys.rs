@@ -4,11 +4,12 @@ use std::sync::atomic::AtomicBool;
 
 use super::{
     jobs::{Asker, ask_with, jobs},
-    machines::{run, stop},
+    machines::{run, run_call, stop},
     *,
 };
 use crate::{
     api::{JobState, Request},
+    lifecycle::Change,
     target::Use,
 };
 
@@ -33,6 +34,26 @@ fn a_call_that_waits_for_the_next_manager_is_no_job_of_this_one() {
     world.kill(manager);
     let manager = world.manager();
     ask_with(&manager, "k", stop_it).unwrap();
+}
+
+#[test]
+fn a_run_whose_target_cannot_be_used_is_done_when_it_can() {
+    let (world, manager) = World::with(&["web"]);
+    drop(manager);
+    let (log, away) = (world.target_dir("web").join("log"), world.dir.path().join("away"));
+    std::fs::rename(&log, &away).unwrap();
+    let manager = world.manager();
+    let call: Request = run_call("web").into();
+    let refused = ask_with(&manager, "k", call.clone());
+    assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+    let held = manager.registry.hold_unopened("web", Change::Repair, bygone_model::Micros(0)).unwrap();
+    let refused = ask_with(&manager, "k", call.clone());
+    assert!(matches!(refused, Err(Error::Busy { .. })), "{refused:?}");
+    drop(held);
+    assert!(jobs(&manager).iter().all(|job| job.changed == Some(Vec::new())));
+    std::fs::rename(&away, &log).unwrap();
+    ask_with(&manager, "k", call).unwrap();
+    stop(&manager, "web").unwrap();
 }
 
 #[test]
