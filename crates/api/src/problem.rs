@@ -36,6 +36,9 @@ pub enum Trouble {
     /// far.
     #[error("its machine (process {pid}) runs, and no manager looks after it yet{}", why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
     LeftRunning { pid: u32, why: Option<String> },
+    /// It gets no disk of the target, and is never adopted.
+    #[error("a machine of another target runs in the place of its own (process {pid})")]
+    ForeignMachine { pid: u32 },
     #[error("it cannot be determined whether its machine runs: {why}")]
     MachineUnknown { why: Failure },
     #[error("damage in {place}: {damage}")]

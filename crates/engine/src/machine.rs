@@ -27,7 +27,7 @@ use bygone_model::{At, BranchId, Event, Kind, Moment, Place, Seq};
 use bygone_store::Error as StoreError;
 
 use self::kept::Kept;
-pub(crate) use self::slot::Slot;
+pub(crate) use self::{kept::check_own, slot::Slot};
 use crate::{
     api::{Accelerator, Failure, MomentInfo, Started},
     config,

@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result, Usage},
     exports::{ManagerExports, NBD_STOP_MAX},
     lifecycle::{Change, Request as Asked},
-    machine::Machine,
+    machine::{self, Machine},
     manager::{ADOPT_EVERY, Manager, stop_machine},
     socket::{self, ApiServer},
     store_dir::{Configs, StorePaths},
@@ -343,6 +343,11 @@ impl Seen {
 }
 
 fn adopt(target: &Arc<Target>) {
+    if target.has_foreign_machine() {
+        // It is never adopted, so nobody has to wait for an attempt: only its end is noted.
+        target.look_for_machine();
+        return;
+    }
     target.serve_left_early();
     let adopted = match target.begin(Change::Start, Asked::Run) {
         Ok(Begun::Adopt(op)) => Machine::adopt(&op),
@@ -625,7 +630,7 @@ pub fn target_names(store: &Path) -> Result<Vec<(String, Vec<String>)>> {
 /// Attaches this terminal to the serial console of a target; Ctrl-] detaches and leaves it running.
 ///
 /// # Errors
-/// When it does not run, or another terminal is attached.
+/// When it does not run, another target's machine runs in its place, or another terminal is attached.
 pub fn console(store: &Path, name: &str) -> Result<()> {
     let paths = StorePaths::new(store);
     paths.check()?;
@@ -633,9 +638,10 @@ pub fn console(store: &Path, name: &str) -> Result<()> {
         return Err(Error::NoTarget(name.to_owned()));
     }
     let places = Places::new(paths.run_dir(name))?;
-    if bygone_qemu::Running::find(&places)?.is_none() {
+    let Some((running, _)) = bygone_qemu::Running::find(&places)? else {
         return Err(Error::TargetStopped(name.to_owned()));
-    }
+    };
+    machine::check_own(&paths, name, running.process.pid)?;
     bygone_qemu::console::attach(&places, std::io::stdin(), std::io::stdout())?;
     Ok(())
 }

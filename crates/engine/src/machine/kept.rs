@@ -1,6 +1,9 @@
 //! The file `engine.json` of a machine: what a later manager needs to adopt it.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use bygone_model::{At, BranchId};
 use serde::{Deserialize, Serialize};
@@ -9,9 +12,9 @@ use super::Boot;
 use crate::{
     api::{Accelerator, Started},
     config::Display,
-    error::Result,
-    store_dir::write_over,
-    target::Target,
+    error::{Error, Result},
+    store_dir::{StorePaths, write_over},
+    target::{Target, log_id_in},
 };
 
 /// See the module's comment.
@@ -36,8 +39,24 @@ pub(crate) struct Kept {
     pub started: Started,
 }
 
+const FILE: &str = "engine.json";
+
 fn file(target: &Target) -> PathBuf {
-    target.run_dir().join("engine.json")
+    target.run_dir().join(FILE)
+}
+
+/// Checks that the machine which runs as this process in the folder of a target's machine is the target's own, as far
+/// as that can be read. The target need not be open.
+///
+/// # Errors
+/// [`Error::ForeignMachine`] when another target started it.
+pub(crate) fn check_own(paths: &StorePaths, target: &str, pid: u32) -> Result<()> {
+    match (Kept::read(&paths.run_dir(target)), log_id_in(&paths.target_dir(target))) {
+        (Some(kept), Some(log)) if !kept.is_of(&log) => {
+            Err(Error::ForeignMachine { name: target.to_owned(), pid })
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Kept {
@@ -73,22 +92,22 @@ impl Kept {
         kept
     }
 
-    fn read(target: &Target) -> Option<Kept> {
-        serde_json::from_slice(&fs::read(file(target)).ok()?).ok()
+    fn read(run_dir: &Path) -> Option<Kept> {
+        serde_json::from_slice(&fs::read(run_dir.join(FILE)).ok()?).ok()
     }
 
-    fn is_of(&self, target: &Target) -> bool {
-        self.log.as_ref().is_none_or(|log| *log == target.identity())
+    fn is_of(&self, target_log: &str) -> bool {
+        self.log.as_ref().is_none_or(|log| log == target_log)
     }
 
     /// Reads the file; `None` if it is missing or damaged, or is about a machine of another target.
     pub(super) fn load(target: &Target) -> Option<Kept> {
-        Kept::read(target).filter(|kept| kept.is_of(target))
+        Kept::read(&target.run_dir()).filter(|kept| kept.is_of(&target.identity()))
     }
 
     /// Whether the file is about a machine of another target.
     pub(super) fn is_foreign(target: &Target) -> bool {
-        Kept::read(target).is_some_and(|kept| !kept.is_of(target))
+        Kept::read(&target.run_dir()).is_some_and(|kept| !kept.is_of(&target.identity()))
     }
 
     /// Writes or replaces the file, atomically and durably: after a power cut it says that a machine ran.

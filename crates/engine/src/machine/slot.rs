@@ -10,7 +10,7 @@ use bygone_model::{BranchId, Event, Kind};
 
 use super::{Ended, Machine, exports, kept::Kept};
 use crate::{
-    api::{Accelerator, MachineStatus, MomentInfo},
+    api::{Accelerator, MachineStatus, MomentInfo, Trouble},
     error::{Error, Result},
     exports::NBD_STOP_MAX,
     lifecycle,
@@ -116,11 +116,18 @@ impl Target {
         matches!(&*self.slot(), Slot::Left(_) | Slot::Unknown(_))
     }
 
-    /// Why it cannot be determined whether its machine runs.
-    pub(crate) fn unknown_why(&self) -> Option<Arc<Error>> {
+    /// Whether a machine runs in the place of its own that another target started.
+    pub(crate) fn has_foreign_machine(&self) -> bool {
+        matches!(&*self.slot(), Slot::Left(left) if left.foreign)
+    }
+
+    /// What is wrong with its machine: it runs, or may run, and no manager supervises it.
+    pub(crate) fn machine_trouble(&self) -> Option<Trouble> {
         match &*self.slot() {
-            Slot::Unknown(why) => Some(why.clone()),
-            _ => None,
+            Slot::None | Slot::Watched(_) => None,
+            Slot::Unknown(why) => Some(Trouble::MachineUnknown { why: why.failure() }),
+            Slot::Left(left) if left.foreign => Some(Trouble::ForeignMachine { pid: left.pid }),
+            Slot::Left(left) => Some(Trouble::LeftRunning { pid: left.pid, why: left.why.clone() }),
         }
     }
 
@@ -172,13 +179,10 @@ impl Target {
         })
     }
 
-    /// Why the machine that was left running is not adopted yet, if that was tried.
-    pub(crate) fn left_why(&self) -> Option<String> {
-        match &*self.slot() {
-            Slot::Left(left) if left.foreign => Some(left.foreign_error(&self.name).to_string()),
-            Slot::Left(left) => left.why.clone(),
-            _ => None,
-        }
+    /// Whether it was tried to adopt the machine that was left running, and failed.
+    #[cfg(test)]
+    pub(crate) fn is_not_adopted(&self) -> bool {
+        matches!(&*self.slot(), Slot::Left(left) if left.why.is_some())
     }
 
     /// Asks the operating system whether an unsupervised machine runs, and updates the slot.

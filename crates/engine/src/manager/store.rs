@@ -34,14 +34,7 @@ impl Handle<call::Status> for Manager {
                     continue;
                 }
             };
-            if target.is_left_running() {
-                let trouble = Trouble::LeftRunning { pid: target.left_pid(), why: target.left_why() };
-                problems.push(Problem::of_target(&target.name, trouble));
-            }
-            if let Some(why) = target.unknown_why() {
-                problems
-                    .push(Problem::of_target(&target.name, Trouble::MachineUnknown { why: why.failure() }));
-            }
+            problems.extend(target.machine_trouble().map(|trouble| Problem::of_target(&target.name, trouble)));
             used_bytes += target.used_bytes();
             logical_bytes += status.disks.iter().map(|d| d.size_bytes).sum::<u64>();
             problems.extend(status.problems.iter().cloned());

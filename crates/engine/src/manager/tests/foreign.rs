@@ -8,6 +8,7 @@ use super::{
     machines::{run, stop},
     *,
 };
+use crate::{api::Trouble, machine::check_own, serve::Caretaker};
 
 fn remove(manager: &Manager, name: &str) -> Result<()> {
     let remove = call::TargetRemove { name: name.into(), delete_history: false };
@@ -87,15 +88,27 @@ fn a_machine_of_another_target_gets_no_disk_and_is_told() {
     assert_eq!(target.running_branch(), None);
     assert!(UnixStream::connect(run_dir.join("nbd-0.sock")).is_err());
     assert!(problems(&manager).contains("of another target"), "{}", problems(&manager));
+    let pid = status(&manager).targets[0].machine.as_ref().unwrap().pid;
+    // The caretaker does not try to adopt it, so nobody meets an attempt.
+    let caretaker = Caretaker::start(manager.clone(), None).unwrap();
+    wait_for("a look at all targets", || !caretaker.is_busy());
+    assert!(!target.is_not_adopted());
     let waits = manager.handle(&call::Wait { name: "web".into() }, &mut Nobody).map(drop);
     for refused in [run(&manager, "web"), stop(&manager, "web"), remove(&manager, "web"), waits] {
         assert!(matches!(refused, Err(Error::ForeignMachine { .. })), "{refused:?}");
     }
     assert!(UnixStream::connect(run_dir.join("nbd-0.sock")).is_err());
     assert!(run_dir.join("engine.json").exists());
+    let troubles: Vec<Trouble> = status(&manager).problems.into_iter().map(|problem| problem.trouble).collect();
+    assert_eq!(troubles, [Trouble::ForeignMachine { pid }]);
+    let attached = check_own(&world.paths(), "web", pid);
+    assert!(matches!(attached, Err(Error::ForeignMachine { .. })), "{attached:?}");
 
     machine.die();
+    wait_for("its end to be noticed", || !target.is_unsupervised());
+    drop(caretaker);
     run(&manager, "web").unwrap();
+    check_own(&world.paths(), "web", pid).unwrap();
     stop(&manager, "web").unwrap();
     let mut stops = 0;
     let mut each = |event: &bygone_store::Event| {

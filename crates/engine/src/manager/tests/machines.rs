@@ -170,7 +170,7 @@ fn taking_a_machine_over_is_tried_again_until_its_disk_is_back() {
     manager.open_all();
     let target = manager.target("web").unwrap();
     let caretaker = Caretaker::start(manager.clone(), None).unwrap();
-    wait_for("the first try", || target.left_why().is_some());
+    wait_for("the first try", || target.is_not_adopted());
     assert_eq!(life(&manager), "left-running");
     std::fs::rename(&away, &disk).unwrap();
     wait_for("it to be adopted", || life(&manager) == "running");
@@ -194,7 +194,7 @@ fn whoever_waits_for_a_machine_that_was_left_running_is_answered_when_it_stops()
             (manager.target("web").unwrap(), world.fake.machine(&world.paths().run_dir("web")).unwrap());
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| wait(&manager, "web"));
-            wait_for("the first try to adopt it", || target.left_why().is_some() || waiting.is_finished());
+            wait_for("the first try to adopt it", || target.is_not_adopted() || waiting.is_finished());
             assert!(!waiting.is_finished(), "it runs: {:?}", waiting.join());
             if adopted {
                 std::fs::rename(&away, &disk).unwrap();
