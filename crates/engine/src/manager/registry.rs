@@ -298,27 +298,36 @@ impl Registry {
             Some(why) => Err(Error::DisksUnknown { name: None, why }),
             None => Ok(()),
         };
-        let (mut taps, mut unopened) = (Vec::new(), Vec::new());
+        let (mut taps, mut open, mut unopened) = (Vec::new(), Vec::new(), Vec::new());
         for (name, slot) in &*self.slots() {
             match slot {
-                Slot::Served(target) => taps.extend(Tap::all_of(&target.config())),
+                Slot::Served(target) => open.push(target.clone()),
                 Slot::Held(doing, taken) if doing.change == Change::Add => taps.extend_from_slice(taken),
                 _ => unopened.push(name.clone()),
             }
         }
         for name in unopened {
-            match Configs::of(&self.shared.paths.target_dir(&name), &name).load_of_any() {
-                Ok(config) => taps.extend(Tap::all_of(&TargetConfig { name, ..config })),
-                Err(why) => match self.slots().get(&name) {
-                    Some(Slot::Served(target)) => taps.extend(Tap::all_of(&target.config())),
-                    Some(_) if all.is_ok() => {
-                        all = Err(Error::DisksUnknown { name: Some(name), why: Arc::new(why) });
-                    }
-                    // It was removed meanwhile, if it is not the second one.
-                    _ => {}
-                },
+            let dir = self.shared.paths.target_dir(&name);
+            let why = match Configs::of(&dir, &name).load_of_any() {
+                Ok(config) => {
+                    taps.extend(Tap::all_of(&TargetConfig { name, ..config }));
+                    continue;
+                }
+                Err(why) => why,
+            };
+            match self.slots().get(&name) {
+                Some(Slot::Served(target)) => open.push(target.clone()),
+                // Its folder was moved, and it has no disks any more.
+                Some(Slot::Held(doing, _)) if doing.change == Change::Remove && !dir.exists() => {}
+                Some(_) if all.is_ok() => {
+                    all = Err(Error::DisksUnknown { name: Some(name), why: Arc::new(why) });
+                }
+                // One that is unknown is enough to refuse, and one without a slot was removed meanwhile.
+                _ => {}
             }
         }
+        // Without the lock of the slots, which every request needs: a configuration is locked while it is written.
+        taps.extend(open.iter().flat_map(|target| Tap::all_of(&target.config())));
         (taps, all)
     }
 

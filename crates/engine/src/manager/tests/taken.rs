@@ -4,12 +4,18 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
+use bygone_model::Micros;
+
 use super::{removed::Meanwhile, *};
-use crate::api::{
-    Answers, Items, Progress,
-    call::{ExportTo, RestoreTo},
+use crate::{
+    api::{
+        Answers, Items, Progress,
+        call::{ExportTo, RestoreTo},
+    },
+    lifecycle::Change,
 };
 
 fn tap(path: &Path) -> NewDisk {
@@ -180,4 +186,51 @@ fn while_a_target_is_imported_others_are_added_and_its_disks_are_its_own() {
     fs::write(&bad, b"short").unwrap();
     add_with(&manager, "w2", vec![tap(&free), tap(&bad)]).unwrap_err();
     add_with(&manager, "w3", vec![tap(&free)]).unwrap();
+}
+
+#[test]
+fn nobody_waits_for_a_target_whose_settings_are_being_written() {
+    let (_world, manager) = World::with(&["db", "web"]);
+    let web = manager.target("web").unwrap();
+    let (changing, looked) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            wait_for("the change", || changing.load(Ordering::Acquire));
+            manager.registry.taps()
+        });
+        let mut answered = false;
+        let changed = web.change_config(|_| {
+            changing.store(true, Ordering::Release);
+            // Whoever wants to know all disks waits for the settings by now.
+            std::thread::sleep(Duration::from_millis(100));
+            scope.spawn(|| {
+                manager.target("db").unwrap();
+                looked.store(true, Ordering::Release);
+            });
+            let end = Instant::now() + Duration::from_secs(10);
+            while !answered && Instant::now() < end {
+                answered = looked.load(Ordering::Acquire);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        });
+        changed.unwrap();
+        assert!(answered, "another target was waited for");
+    });
+}
+
+#[test]
+fn a_target_whose_folder_was_moved_by_its_removal_has_no_disks() {
+    let (world, manager) = World::with(&["web"]);
+    let held = manager.registry.hold_unopened("web", Change::Remove, Micros(0));
+    assert!(held.unwrap().is_none(), "it is open");
+    drop(manager);
+    let manager = world.manager();
+    let held = manager.registry.hold_unopened("web", Change::Remove, Micros(0)).unwrap().unwrap();
+    let (folder, away) = (world.target_dir("web"), world.dir.path().join("away"));
+    std::fs::rename(&folder, &away).unwrap();
+    manager.registry.taps().1.unwrap();
+    std::fs::rename(&away, &folder).unwrap();
+    drop(held);
+    manager.target("web").unwrap();
 }
