@@ -43,6 +43,8 @@ pub(crate) struct Manager {
     serves: bool,
     /// Held from the check that disks outside the store are free until the registry has them as those of a new target.
     taking_disks: Mutex<()>,
+    /// Held from when a removed target is looked up until its folder is moved back.
+    restoring: Mutex<()>,
     stopping: AtomicBool,
     pub(crate) keep_targets: AtomicBool,
     lock: StoreLock,
@@ -87,6 +89,7 @@ impl Manager {
             serves,
             shared,
             taking_disks: Mutex::default(),
+            restoring: Mutex::default(),
             stopping: AtomicBool::new(false),
             keep_targets: AtomicBool::new(false),
             lock: store_lock,

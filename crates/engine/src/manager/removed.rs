@@ -26,7 +26,7 @@ use crate::{
     machine::make_dir,
     outside::Tap,
     store_dir::{Configs, delete_dir, rename_new, sync_dir},
-    target::{self, Target, log_id_in},
+    target::{self, Target, lock, log_id_in},
     timeline,
 };
 
@@ -305,8 +305,11 @@ impl Handle<call::TargetRestore> for Manager {
         let name = call.new_name.clone().unwrap_or_else(|| had.clone());
         check_name(&name)?;
         let to = self.paths().target_dir(&name);
+        let mut lasting = Ok(());
         let target = self.registry.add(&name, now(), |held| {
             self.check_no_foreign_machine(&name)?;
+            // Two that restore the same target under two names would write its configuration together.
+            let one_at_a_time = lock(&self.restoring);
             // Looked up again with the name reserved. Without the id of a log, another target of the name may have been
             // removed since, and the last one counts.
             let (from, still) = self.removed(call)?;
@@ -329,21 +332,22 @@ impl Handle<call::TargetRestore> for Manager {
                 Err(_) => drop(configs.load()?),
             }
             rename_new(&from, &to)?;
+            drop(one_at_a_time);
             let target = Target::open(&self.shared, &name).inspect_err(|_| {
                 let _ = rename_new(&to, &from);
             })?;
+            lasting = [to.parent(), from.parent()].into_iter().flatten().try_for_each(sync_dir);
             // Before it can be run.
             if let Err(error) = move_variables(&to, &self.paths().run_dir(&name)) {
                 answers.note(format!("its UEFI variables stay in its folder: {}", error.failure()));
             }
             Ok(target)
         })?;
-        if name != had {
-            target.note_name(&had).map_err(|why| {
-                let done = format!("target {name} is back");
-                Error::Partly { done, why: Box::new(why) }
-            })?;
-        }
+        let noted = if name == had { Ok(()) } else { target.note_name(&had) };
+        lasting.and(noted).map_err(|why| {
+            let done = format!("target {name} is back");
+            Error::Partly { done, why: Box::new(why) }
+        })?;
         if had != call.name && self.removed_numbers(&call.name).next().is_some() {
             answers.note(format!(
                 "that was {had}, kept as {0}; a target that was called {0} is kept too",

@@ -461,3 +461,42 @@ fn a_target_whose_removal_may_not_last_is_gone_all_the_same() {
         add(&manager, "web").unwrap();
     }
 }
+
+#[test]
+fn a_target_that_is_back_and_may_not_last_is_said_to_be_so() {
+    let (world, manager) = World::with(&["web"]);
+    for folder in ["targets", "removed"] {
+        remove(&manager, "web").unwrap();
+        let folder = world.paths().root().join(folder);
+        faults::plan(Step::SyncDir, &folder, || Err(std::io::Error::other("injected fault")));
+        let partly = bring_back(&manager, "web");
+        let Err(Error::Partly { done, .. }) = &partly else { panic!("{partly:?}") };
+        assert_eq!(done, "target web is back");
+        assert_eq!(served(&manager), ["web"]);
+    }
+}
+
+#[test]
+fn of_two_that_bring_one_target_back_under_two_names_one_gets_it() {
+    let (_world, manager) = World::with(&["web"]);
+    let id = manager.target("web").unwrap().log.id();
+    let mut name = "web";
+    for _ in 0..30 {
+        remove(&manager, name).unwrap();
+        let start = std::sync::Barrier::new(2);
+        let back = &|new_name: &str| {
+            let call = call::TargetRestore { new_name: Some(new_name.into()), ..call::TargetRestore::of(name) };
+            start.wait();
+            manager.handle(&call, &mut Nobody)
+        };
+        let [a, b] = std::thread::scope(|scope| {
+            ["a", "b"].map(|name| scope.spawn(move || back(name))).map(|thread| thread.join().unwrap())
+        });
+        name = if a.is_ok() { "a" } else { "b" };
+        let (got, lost) = if a.is_ok() { (a, b) } else { (b, a) };
+        assert_eq!(got.unwrap().config.name, name);
+        assert!(matches!(lost, Err(Error::NotRemoved(_))), "{lost:?}");
+        assert_eq!(manager.target(name).unwrap().log.id(), id);
+        assert_eq!(served(&manager), [name]);
+    }
+}
