@@ -4,6 +4,7 @@
 //! STORE/bygone.json            the store's format (written once)
 //! STORE/lock                   held by the one process that has the store open
 //! STORE/run/                   sockets, state of machines, and their UEFI variables
+//! STORE/run/.uefi-vars-LOG.fd  those of a removed target that could not be moved into its folder, with the id of its log
 //! STORE/jobs/                  long calls and calls with a key
 //! STORE/targets/NAME/config/   the target's configuration, each version a file
 //! STORE/targets/NAME/log, index  its history (see docs/format.md)
@@ -94,6 +95,13 @@ impl StorePaths {
     #[must_use]
     pub(crate) fn run_dir(&self, target: &str) -> PathBuf {
         self.root.join("run").join(target)
+    }
+
+    /// The UEFI variables of the removed target with this log, if they could not be moved into its folder. No target's
+    /// machine has a folder of this name.
+    #[must_use]
+    pub(crate) fn variables_aside(&self, log: &str) -> PathBuf {
+        self.root.join("run").join(format!(".uefi-vars-{log}.fd"))
     }
 
     /// The folder of a target's history and configuration.

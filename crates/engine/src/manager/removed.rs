@@ -141,8 +141,9 @@ impl Manager {
         let left = match delete_history {
             true => delete_dir(&run),
             false => {
-                if let Err(error) = move_variables(&run, to) {
-                    answers.note(format!("its UEFI variables stay where they are: {}", error.failure()));
+                if let Err(error) = move_variables(&run.join(UEFI_VARS), to) {
+                    let at = self.set_variables_aside(&run, to);
+                    answers.note(format!("its UEFI variables stay in {}: {}", at.display(), error.failure()));
                 }
                 Ok(())
             }
@@ -188,33 +189,62 @@ fn wait_until_unused(target: &Arc<Target>) -> Result<()> {
     Ok(())
 }
 
-/// Moves a machine's UEFI variables along, if it has any: it may not boot without them, and they are not for another
-/// target of the same name.
-fn move_variables(from: &Path, to: &Path) -> Result<()> {
-    let (from, into) = (from.join(UEFI_VARS), to);
-    if !from.exists() {
-        return Ok(());
+/// Moves a file with UEFI variables into a folder, if it exists; returns whether it does.
+fn move_variables(from: &Path, into: &Path) -> Result<bool> {
+    if !from.is_file() {
+        return Ok(false);
     }
     make_dir(into)?;
     let to = into.join(UEFI_VARS);
-    let moved = match fs::rename(&from, &to) {
+    let moved = match fs::rename(from, &to) {
         Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
-            fs::copy(&from, &to).and_then(|_| fs::remove_file(&from))
+            fs::copy(from, &to).and_then(|_| fs::remove_file(from))
         }
         moved => moved,
     };
-    moved.map_err(|e| Error::file("moving", from, e))
+    moved.map(|()| true).map_err(|e| Error::file("moving", from, e))
 }
 
-/// Sets the UEFI variables aside that a removed target of this name could not take with it.
+/// Sets UEFI variables aside that nobody knows to be those of the target that is about to run in this folder.
 ///
 /// # Errors
 /// When they cannot be renamed.
-pub(super) fn set_variables_aside(run_dir: &Path) -> Result<()> {
+pub(super) fn set_strange_aside(run_dir: &Path) -> Result<()> {
     let left = run_dir.join(UEFI_VARS);
     match fs::rename(&left, left.with_extension("fd.left")) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("moving", left, e)),
         _ => Ok(()),
+    }
+}
+
+// A machine's UEFI variables go with its target: it may not boot without them, and they are not for another target of the
+// same name.
+impl Manager {
+    /// Sets the variables aside that could not be moved into the folder `dir` of their target, which was removed, so that
+    /// no other target of its name finds them, and this one does when it is restored. Returns where they are.
+    fn set_variables_aside(&self, run_dir: &Path, dir: &Path) -> PathBuf {
+        let left = run_dir.join(UEFI_VARS);
+        // Without a log, the target cannot be restored.
+        let Some(aside) = log_id_in(dir).map(|log| self.paths().variables_aside(&log)) else { return left };
+        match fs::rename(&left, &aside) {
+            Ok(()) => aside,
+            Err(error) => {
+                tracing::error!(file = %left.display(), %error, "it cannot be set aside");
+                left
+            }
+        }
+    }
+
+    /// Moves the variables of a restored target, whose folder is `dir`, to where its machine finds them.
+    fn bring_variables_back(&self, name: &str, dir: &Path) -> Result<()> {
+        let run_dir = self.paths().run_dir(name);
+        set_strange_aside(&run_dir)?;
+        if !move_variables(&dir.join(UEFI_VARS), &run_dir)?
+            && let Some(log) = log_id_in(dir)
+        {
+            move_variables(&self.paths().variables_aside(&log), &run_dir)?;
+        }
+        Ok(())
     }
 }
 
@@ -338,8 +368,8 @@ impl Handle<call::TargetRestore> for Manager {
             })?;
             lasting = [to.parent(), from.parent()].into_iter().flatten().try_for_each(sync_dir);
             // Before it can be run.
-            if let Err(error) = move_variables(&to, &self.paths().run_dir(&name)) {
-                answers.note(format!("its UEFI variables stay in its folder: {}", error.failure()));
+            if let Err(error) = self.bring_variables_back(&name, &to) {
+                answers.note(format!("its UEFI variables are not back: {}", error.failure()));
             }
             Ok(target)
         })?;

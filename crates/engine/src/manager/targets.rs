@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 use bygone_model::Micros;
 use bygone_qemu::Net;
 
-use super::{Manager, WANTED_EVERY, registry::Held, removed::set_variables_aside, store::info};
+use super::{Manager, WANTED_EVERY, registry::Held, removed::set_strange_aside, store::info};
 use crate::{
     api::{
         Answers, DiskMode, Items, Nothing, Progress, TargetInfo,
@@ -106,7 +106,6 @@ impl Manager {
         answers: &mut dyn Answers,
     ) -> Result<Arc<Target>> {
         self.check_no_foreign_machine(&config.name)?;
-        set_variables_aside(&self.paths().run_dir(&config.name))?;
         let mut config = config.clone();
         let TargetConfig { kernel, initrd, cdrom, user_data, .. } = &mut config;
         for file in [kernel, initrd, cdrom, user_data].into_iter().flatten() {
@@ -151,6 +150,8 @@ impl Manager {
             }
             config.disks.push(DiskConfig { id, path, block_bytes, size_bytes: size });
         }
+        // After the checks: a call that is refused moves nothing.
+        set_strange_aside(&self.paths().run_dir(&config.name))?;
         Target::make(&self.shared, &config, |target| {
             imports.iter().try_for_each(|(id, image)| image.import(target, id, answers))
         })

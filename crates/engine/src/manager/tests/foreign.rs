@@ -129,3 +129,45 @@ fn a_new_target_does_not_boot_with_the_variables_of_a_removed_one() {
     assert!(!run_dir.join("uefi-vars.fd").exists());
     assert_eq!(fs::read(run_dir.join("uefi-vars.fd.left")).unwrap(), b"could not be moved");
 }
+
+#[test]
+fn variables_that_could_not_be_moved_with_their_target_are_its_own_all_the_same() {
+    let (world, manager) = World::with(&["db", "web"]);
+    let variables = |name: &str| world.paths().run_dir(name).join("uefi-vars.fd");
+    for name in ["db", "web"] {
+        fs::create_dir_all(world.paths().run_dir(name)).unwrap();
+        fs::write(variables(name), name).unwrap();
+    }
+    // Something is in their way.
+    let in_the_way = world.target_dir("web").join("uefi-vars.fd");
+    fs::create_dir_all(in_the_way.join("x")).unwrap();
+    let remove_web = call::TargetRemove { name: "web".into(), delete_history: false };
+    let told = Collected::of(&manager, &remove_web);
+    assert!(told.notes.len() == 1 && told.notes[0].contains(".uefi-vars-"), "{:?}", told.notes);
+    remove(&manager, "db").unwrap();
+
+    // Other targets of the name do not find them, and leave them.
+    let back = |name: &str, new_name: &str| {
+        let call = call::TargetRestore { new_name: Some(new_name.into()), ..call::TargetRestore::of(name) };
+        manager.handle(&call, &mut Nobody).unwrap();
+    };
+    back("db", "web");
+    assert_eq!(fs::read_to_string(variables("web")).unwrap(), "db");
+    manager.handle(&call::TargetRemove { delete_history: true, ..remove_web }, &mut Nobody).unwrap();
+    add(&manager, "web").unwrap();
+    assert!(!variables("web").exists());
+    back("web-1", "site");
+    assert_eq!(fs::read_to_string(variables("site")).unwrap(), "web");
+}
+
+#[test]
+fn a_target_that_is_not_added_moves_no_variables() {
+    let (world, manager) = World::with(&[]);
+    let left = world.paths().run_dir("web").join("uefi-vars.fd");
+    fs::create_dir_all(left.parent().unwrap()).unwrap();
+    fs::write(&left, "of a removed one").unwrap();
+    let config = TargetConfig { kernel: Some("/no/such/kernel".into()), ..TargetConfig::new("web") };
+    let add = call::TargetAdd { config, ..add_request("web") };
+    manager.handle(&add, &mut Nobody).unwrap_err();
+    assert!(left.exists());
+}
