@@ -30,7 +30,10 @@ impl Handle<call::Plan> for Manager {
         | Plannable::Undo(call::Undo { name })) = &call.of;
         let target = match (self.target(name), &call.of) {
             // It is put aside as it is.
-            (Err(Error::Unavailable { .. }), Plannable::TargetRemove(remove)) if !remove.delete_history => {
+            (Err(Error::Unavailable { why, .. }), Plannable::TargetRemove(remove))
+                if !remove.delete_history =>
+            {
+                self.check_no_machine(name, Some(why.to_string()))?;
                 return Ok(Planned { target: name.clone(), ..Planned::default() });
             }
             (target, _) => target?,

@@ -67,7 +67,7 @@ impl Manager {
         let _op = target.begin_change(Change::Remove, Request::Remove)?;
         let lost = lost_with(&target.log.catalog(), delete_history);
         target.check_expected(answers.caller().expect.as_ref(), &lost)?;
-        // The state of a machine of which this cannot be found out is taken to be stopped.
+        // With the turn held: the look before may be out of date.
         self.check_no_machine(name, None)?;
         wait_until_unused(target)?;
         target.log.flush().inspect_err(|_| target.go_on())?;
@@ -103,7 +103,7 @@ impl Manager {
     }
 
     /// Checks that no machine runs in the folder of a target's machine, whether or not it is known to the target.
-    fn check_no_machine(&self, name: &str, why: Option<String>) -> Result<()> {
+    pub(super) fn check_no_machine(&self, name: &str, why: Option<String>) -> Result<()> {
         match self.shared.launcher.find(&self.paths().run_dir(name))? {
             Some(pid) => Err(Error::LeftRunning { name: name.to_owned(), pid, why }),
             None => Ok(()),

@@ -26,8 +26,11 @@ fn a_target_that_cannot_be_opened_is_not_removed_under_its_machine() {
     fs::write(&config, "{").unwrap();
 
     let manager = world.manager();
-    for _ in 0..2 {
-        let refused = remove(&manager, "web");
+    let planned = || {
+        let remove = call::TargetRemove { name: "web".into(), delete_history: false };
+        manager.handle(&call::Plan { of: remove.into() }, &mut Nobody).map(drop)
+    };
+    for refused in [planned(), remove(&manager, "web"), remove(&manager, "web")] {
         assert!(matches!(&refused, Err(Error::LeftRunning { why: Some(_), .. })), "{refused:?}");
         assert!(world.target_dir("web").exists() && run_dir.join("uefi-vars.fd").exists());
         assert!(matches!(manager.target("web"), Err(Error::Unavailable { .. })));
