@@ -8,7 +8,9 @@ use crate::{
     calls::{Handle, asked_at},
     error::Result,
     lifecycle::Request,
-    restore, timeline,
+    restore,
+    target::Target,
+    timeline,
 };
 
 impl Handle<call::Timeline> for Manager {
@@ -56,7 +58,7 @@ impl Handle<call::Point> for Manager {
 impl Handle<call::Restore> for Manager {
     fn handle(&self, call: &call::Restore, answers: &mut dyn Items<Nothing>) -> Result<Restored> {
         let target = self.target(&call.name)?;
-        self.check_destination(call)?;
+        self.check_destination(&target, call)?;
         let (disk, now) = (call.disk.as_deref(), asked_at(&*self.shared.clock, answers));
         let done = restore::restore(&target, &call.at, disk, &call.to, call.discard_later, &now, answers);
         target.unless_gone(done)
@@ -64,17 +66,17 @@ impl Handle<call::Restore> for Manager {
 }
 
 impl Manager {
-    /// Checks that a restore does not write to what belongs to the store or is another disk of a target.
+    /// Checks that a restore of this target does not write to what belongs to the store or is another disk of a target.
     ///
     /// # Errors
     /// When it would.
-    pub(super) fn check_destination(&self, call: &call::Restore) -> Result<()> {
+    pub(super) fn check_destination(&self, target: &Target, call: &call::Restore) -> Result<()> {
         let call::RestoreTo::Path(path) = &call.to else { return Ok(()) };
-        let catalog = self.target(&call.name)?.log.catalog();
+        let catalog = target.log.catalog();
         let taken = self.taken()?;
         let is_meant = |disk: &&Disk| call.disk.as_ref().is_none_or(|only| *only == disk.name);
         for disk in catalog.disks.iter().filter(is_meant) {
-            let of = Some((call.name.as_str(), disk.name.as_str()));
+            let of = Some((target.name.as_str(), disk.name.as_str()));
             for path in restore::paths_of(path, &disk.name) {
                 taken.check_free(&path, of)?;
             }

@@ -42,7 +42,7 @@ impl Handle<call::Plan> for Manager {
             Plannable::TargetRemove(remove) => plan_remove(&target, remove),
             Plannable::BranchDrop(drop) => plan_drop(&target, drop),
             Plannable::Restore(restore) => self
-                .check_destination(restore)
+                .check_destination(&target, restore)
                 .and_then(|()| plan_restore(&target, restore, &asked_at(&*self.shared.clock, answers))),
             Plannable::BranchPromote(promote) => plan_promote(&target, promote),
             Plannable::Undo(_) => plan_undo(&target),
