@@ -248,6 +248,11 @@ impl Manager {
         self.lock.exports();
     }
 
+    /// Marks the store's lock as held only until this process has ended. Whoever wants the store waits for that.
+    pub(crate) fn says_it_ends(&self) {
+        self.lock.ends();
+    }
+
     /// Whether a machine runs, a disk or a past moment of one is open, or a thread works on one.
     #[must_use]
     pub(crate) fn is_busy(&self) -> bool {

@@ -211,6 +211,7 @@ pub(crate) fn serve_with(
     stop_all(manager, keep_targets);
     drop(opener);
     // From here on commands do not find this manager: they start another one, which waits for the store's lock.
+    manager.says_it_ends();
     api.stop_accepting();
     manager.begin_closing();
     if !api.wait_for_clients(CLOSE_MAX) {
@@ -552,6 +553,7 @@ fn ask_now<C: Call>(paths: &StorePaths, call: &C, answers: &mut dyn Items<C::Ite
     let mut understood = In::<C>::new(answers);
     let result = manager.answer(&request, &mut understood);
     let result = understood.end(result);
+    manager.says_it_ends();
     close(&manager, false);
     drop(keeper);
     result

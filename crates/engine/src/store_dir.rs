@@ -42,10 +42,14 @@ const FOLDERS: [&str; 2] = ["targets", "run"];
 /// Prefixes that no target's name can have.
 const ADDING: &str = ".adding-";
 const DELETING: &str = ".deleting-";
-/// How long a command without a manager waits for another one to release the store.
+/// How long the store is waited for while another process uses it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
+/// How long it is waited for once its holder is ending: longer than all that a manager does at its end, which is bounded.
+const ENDING_PATIENCE: Duration = Duration::from_secs(900);
 /// The word after the process id in the lock file, while its holder exports.
 const EXPORTS: &str = "exports";
+/// The same, once its holder begins with nothing any more.
+const ENDING: &str = "ending";
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 #[derive(Serialize, Deserialize)]
@@ -206,12 +210,16 @@ impl StorePaths {
         Ok(())
     }
 
-    /// Locks the store for this process. Waits while its holder is a short command: not for a manager that answers, nor
-    /// for an export.
+    /// Locks the store for this process. Waits while its holder is a short command or is ending: not for a manager that
+    /// answers, nor for an export.
     ///
     /// # Errors
     /// [`Error::StoreLocked`] when another process keeps it.
     pub(crate) fn lock(&self) -> Result<StoreLock> {
+        self.lock_within(LOCK_PATIENCE, ENDING_PATIENCE)
+    }
+
+    fn lock_within(&self, in_use: Duration, ending: Duration) -> Result<StoreLock> {
         let path = self.root.join("lock");
         let io = |e| Error::file("locking", &path, e);
         let mut file = fs::OpenOptions::new()
@@ -232,7 +240,8 @@ impl StorePaths {
                     let (holder, does) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
                     // An export may last as long as its user likes, so it is not waited for.
                     let exports = does.trim() == EXPORTS;
-                    if exports || waited >= LOCK_PATIENCE || self.api_socket_answers() {
+                    let patience = if does.trim() == ENDING { ending } else { in_use };
+                    if exports || waited >= patience || self.api_socket_answers() {
                         let (path, holder) = (self.root.clone(), holder.to_owned());
                         return Err(Error::StoreLocked { path, holder, exports });
                     }
@@ -438,6 +447,11 @@ impl StoreLock {
         self.says(EXPORTS);
     }
 
+    /// Marks the store as locked by a process that is ending.
+    pub(crate) fn ends(&self) {
+        self.says(ENDING);
+    }
+
     /// Writes this process's id and purpose for processes that find the store locked. It overwrites text of the same
     /// length, and a failure is ignored: a full medium must not prevent looking at the store.
     fn says(&self, does: &str) {
@@ -539,4 +553,35 @@ pub(crate) fn random_id() -> Result<[u8; 16]> {
         .and_then(|mut f| f.read_exact(&mut id))
         .map_err(|e| Error::file("reading", path, e))?;
     Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_whose_holder_is_ending_is_waited_for_longer_than_one_that_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StorePaths::new(&dir.path().join("store"));
+        store.make().unwrap();
+        let long = Duration::from_secs(60);
+        let held = store.lock().unwrap();
+        let refused = store.lock_within(Duration::ZERO, long);
+        assert!(matches!(refused, Err(Error::StoreLocked { exports: false, .. })), "{refused:?}");
+        held.exports();
+        let refused = store.lock_within(long, long);
+        assert!(matches!(refused, Err(Error::StoreLocked { exports: true, .. })), "{refused:?}");
+        held.ends();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| store.lock_within(Duration::ZERO, long));
+            // One that does not wait has given up by now.
+            std::thread::sleep(Duration::from_millis(100));
+            drop(held);
+            waiting.join().unwrap().unwrap();
+        });
+        // The next holder is not ending.
+        let held = store.lock().unwrap();
+        assert!(store.lock_within(Duration::ZERO, long).is_err());
+        drop(held);
+    }
 }
