@@ -157,8 +157,14 @@ fn spawn_watch(
     follow: impl FnOnce() + Send + 'static,
 ) -> std::io::Result<std::thread::JoinHandle<()>> {
     #[cfg(test)]
-    if target.shared.has_no_threads.load(std::sync::atomic::Ordering::Acquire) {
-        return Err(std::io::ErrorKind::WouldBlock.into());
+    {
+        use std::sync::atomic::Ordering::Acquire;
+        while target.shared.holds_threads.load(Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if target.shared.has_no_threads.load(Acquire) {
+            return Err(std::io::ErrorKind::WouldBlock.into());
+        }
     }
     std::thread::Builder::new().name(format!("watch {}", target.name)).spawn(follow)
 }
@@ -318,16 +324,20 @@ impl Machine {
         match spawn_watch(target, move || follow(reports)) {
             Ok(_) => Ok(machine),
             Err(e) => {
-                machine.give_up(target);
-                Err(Error::file("starting a thread for", &target.name, e))
+                let why = Error::file("starting a thread for", &target.name, e);
+                machine.give_up(target, &why);
+                Err(why)
             }
         }
     }
 
     /// Handles a machine that cannot be supervised. One that was adopted goes on as before; a new one is ended, because
     /// its start has failed.
-    fn give_up(&self, target: &Target) {
+    fn give_up(&self, target: &Target, why: &Error) {
         *lock(&target.machine) = Slot::None;
+        // Somebody may have found it meanwhile, and waits for it.
+        self.fail_start(why);
+        target.stopped.notify_all();
         if self.adopted {
             return;
         }
@@ -353,13 +363,18 @@ impl Machine {
         lock(&self.leases).clear();
         *lock(&self.ended) = Some(Ended::Lost(why.failure()));
         target.leave_machine(self.branch, why);
+        self.fail_start(why);
+        target.stopped.notify_all();
+    }
+
+    /// Tells whoever waits for its first answer that there will be none.
+    fn fail_start(&self, why: &Error) {
         let mut start = lock(&self.start);
         if matches!(*start, Start::Pending) {
             *start = Start::Failed(why.failure());
         }
         drop(start);
         self.start_changed.notify_all();
-        target.stopped.notify_all();
     }
 
     /// The answer to `run`.

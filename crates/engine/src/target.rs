@@ -68,6 +68,9 @@ pub(crate) struct Shared {
     /// No thread can be started that supervises a machine.
     #[cfg(test)]
     pub has_no_threads: AtomicBool,
+    /// While set, such a thread is not there yet.
+    #[cfg(test)]
+    pub holds_threads: AtomicBool,
 }
 
 impl Shared {
@@ -125,6 +128,8 @@ impl Shared {
             closing: AtomicBool::new(false),
             #[cfg(test)]
             has_no_threads: AtomicBool::new(false),
+            #[cfg(test)]
+            holds_threads: AtomicBool::new(false),
         })
     }
 }

@@ -103,7 +103,16 @@ fn a_machine_that_cannot_be_supervised_does_not_run_and_its_branch_is_gone() {
     let (world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
     target.shared.has_no_threads.store(true, Ordering::Release);
-    manager.handle(&run_at("try"), &mut Nobody).unwrap_err();
+    target.shared.holds_threads.store(true, Ordering::Release);
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| manager.handle(&run_at("try"), &mut Nobody));
+        wait_for("the machine", || target.machine().is_some());
+        let machine = target.machine().unwrap();
+        target.shared.holds_threads.store(false, Ordering::Release);
+        // Also whoever has found it meanwhile is told that it does not run.
+        machine.wait_started(&mut || true).unwrap_err();
+        starting.join().unwrap().unwrap_err();
+    });
     assert!(world.fake.machine(&target.run_dir()).is_none());
     assert!(!has_branch(&target, "try"));
     assert_eq!(files_below(&world.paths().root().join("run")), [] as [std::path::PathBuf; 0]);
