@@ -115,8 +115,12 @@ fn accept(
     while !stop.load(Ordering::Acquire) {
         let wait = Timespec { tv_sec: 0, tv_nsec: ACCEPT_EVERY.subsec_nanos().into() };
         let _ = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&wait));
-        if let Ok((stream, _)) = listener.accept() {
-            begin_answering(stream, manager, connections);
+        match listener.accept() {
+            Ok((stream, _)) => begin_answering(stream, manager, connections),
+            // Whoever wants to connect has gone, or nobody did.
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => {}
+            // Such as no free descriptor: the client is still there, so `poll` does not wait for one.
+            Err(_) => std::thread::sleep(ACCEPT_EVERY),
         }
     }
     // Nobody finds the socket any more. Those that had connected before are as many as the listener queues.

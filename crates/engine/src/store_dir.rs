@@ -305,12 +305,15 @@ impl StorePaths {
     /// Gives the folder of a complete target its name, durably.
     ///
     /// # Errors
-    /// When the name is taken, or the folder cannot be renamed.
+    /// When the name is taken, or the folder cannot be renamed durably. Then it has its name no more.
     pub(crate) fn finish_adding(&self, target: &str) -> Result<()> {
         let (from, to) = (self.adding_dir(target), self.target_dir(target));
         sync_dir(&from)?;
         rename_new(&from, &to)?;
-        sync_dir(&self.root.join("targets"))
+        sync_dir(&self.root.join("targets")).inspect_err(|_| {
+            // The next manager would find a target that nobody knows to be added.
+            let _ = rename_new(&to, &from);
+        })
     }
 
     /// Removes what is left of targets whose adding or deleting was cut off by the end of a manager.
@@ -539,6 +542,8 @@ fn write_new<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let text = serde_json::to_vec_pretty(value).map_err(io::Error::other);
     let rename = |part: &Path| rename_to_free(part, path);
     let written = text.and_then(|text| bygone_sys::write_whole_by(path, &text, rename));
+    #[cfg(test)]
+    let written = written.and_then(|()| faults::meet(faults::Step::LastSync, path));
     written.map_err(|e| Error::file("writing", path, e))
 }
 

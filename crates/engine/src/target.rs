@@ -368,8 +368,8 @@ impl Target {
     /// Changes its configuration, one change at a time.
     ///
     /// # Errors
-    /// When `change` refuses or the configuration cannot be written; then nothing has changed. [`Error::Partly`] when
-    /// only the log could not be written.
+    /// When `change` refuses or the configuration cannot be written; then nothing has changed. [`Error::Partly`] when it
+    /// was written and may not last, or the log could not be written.
     pub(crate) fn change_config(
         &self,
         change: impl FnOnce(&mut TargetConfig) -> Result<()>,
@@ -382,10 +382,17 @@ impl Target {
         let mut new = config.clone();
         change(&mut new)?;
         if new != *config {
-            Configs::of(&self.dir, &self.name).save(&new)?;
+            let configs = Configs::of(&self.dir, &self.name);
+            let saved = match configs.save(&new) {
+                Err(why) if !configs.load().is_ok_and(|newest| newest == new) => return Err(why),
+                // If only its folder could not be synced, it counts from now on, as it does for the next manager.
+                saved => saved,
+            };
             *config = new;
             let label = "its settings were changed";
-            note_config(&self.log, self.present(), label, &config)
+            let noted = note_config(&self.log, self.present(), label, &config);
+            saved
+                .and(noted)
                 .map_err(|why| Error::Partly { done: label.to_owned(), why: Box::new(why) })?;
         }
         Ok(config.clone())

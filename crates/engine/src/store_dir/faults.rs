@@ -13,6 +13,8 @@ use crate::target::lock;
 pub(crate) enum Step {
     SyncDir,
     DeleteDir,
+    /// The last step of writing a file, which has its name by then.
+    LastSync,
 }
 
 type Act = Box<dyn FnOnce() -> io::Result<()> + Send>;

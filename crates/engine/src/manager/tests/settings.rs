@@ -1,7 +1,15 @@
 //! Requests with values that no command line makes.
 
 use super::*;
-use crate::{Usage, config::DiskConfig};
+use crate::{
+    Usage,
+    config::DiskConfig,
+    store_dir::faults::{self, Step},
+};
+
+fn injected() -> std::io::Result<()> {
+    Err(std::io::Error::other("injected fault"))
+}
 
 fn add_as(manager: &Manager, change: impl FnOnce(&mut TargetConfig)) -> Result<()> {
     let mut add = add_request("web");
@@ -50,6 +58,32 @@ fn a_setting_is_checked_when_it_is_made_however_it_is_made() {
         set("net", net).unwrap();
     }
     assert_eq!(manager.target("web").unwrap().config().net, "none");
+}
+
+#[test]
+fn settings_that_may_not_last_count_for_this_manager_as_for_the_next() {
+    let (world, manager) = World::with(&["web"]);
+    faults::plan(Step::LastSync, &world.target_dir("web"), injected);
+    let settings = vec![("memory".to_owned(), "3G".to_owned())];
+    let partly = manager.handle(&call::TargetSet { name: "web".into(), settings }, &mut Nobody);
+    assert!(matches!(partly, Err(Error::Partly { .. })), "{partly:?}");
+    assert_eq!(manager.target("web").unwrap().config().memory_mib, 3072);
+    drop(manager);
+    assert_eq!(world.manager().target("web").unwrap().config().memory_mib, 3072);
+}
+
+#[test]
+fn a_target_that_could_not_be_added_durably_is_not_there_for_the_next_manager() {
+    let (world, manager) = World::with(&[]);
+    let targets = world.paths().root().join("targets");
+    // The first sync is that of its own folder.
+    faults::plan(Step::SyncDir, &targets, || Ok(()));
+    faults::plan(Step::SyncDir, &targets, injected);
+    let refused = add(&manager, "web");
+    assert!(matches!(refused, Err(Error::File { .. })), "{refused:?}");
+    assert_eq!(std::fs::read_dir(&targets).unwrap().count(), 0);
+    drop(manager);
+    add(&world.manager(), "web").unwrap();
 }
 
 #[test]
