@@ -1,6 +1,6 @@
 //! The end of a serving manager: no machine is left behind, and no client unanswered.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bygone_block::nbd::Exports as _;
 use serde_json::Value;
@@ -267,20 +267,22 @@ fn a_client_that_finds_the_socket_is_answered_or_knows_that_nothing_was_done() {
     let world = &world;
     for _ in 0..20 {
         let api = ApiServer::start(manager.clone()).unwrap();
+        let answered = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let mut answered = 0;
                     while let Some(stream) = socket::connect(&world.paths().api_socket()) {
                         match socket::ask(&stream, &call::Jobs {}, false, &mut Nobody) {
-                            Ok(()) => answered += 1,
+                            Ok(()) => {
+                                answered.fetch_add(1, Ordering::AcqRel);
+                            }
                             Err(Error::ManagerEnding) => {}
-                            Err(other) => panic!("after {answered} answers: {other:?}"),
+                            Err(other) => panic!("{other:?}"),
                         }
                     }
                 });
             }
-            std::thread::sleep(Duration::from_millis(5));
+            wait_for("answers", || answered.load(Ordering::Acquire) > 0);
             drop(api);
         });
     }
