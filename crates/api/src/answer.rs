@@ -325,7 +325,8 @@ pub struct Expect {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Planned {
     pub target: String,
-    /// For the call itself, if it is to be refused unless this plan still holds; none for a target that cannot be opened.
+    /// For the call itself, if it is to be refused unless this plan still holds; none for a target that cannot be
+    /// opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expect: Option<Expect>,
     /// The moment that would be restored.

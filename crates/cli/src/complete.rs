@@ -1,6 +1,7 @@
 //! Shell completion beyond the commands themselves: targets, branches, moments, disks. The shell runs the binary, which
 //! reads names from the store's folder and asks the manager for the rest like any command, so that no target is opened
-//! but the one that the words name. A completion never fails and prints no errors: what cannot be queried is not offered.
+//! but the one that the words name. A completion never fails and prints no errors: what cannot be queried is not
+//! offered.
 
 use std::{env, ffi::OsString, path::PathBuf};
 

@@ -149,7 +149,7 @@ pub(crate) fn of(failure: &Failure, about: Option<&str>) -> String {
         }
         Failure::LeftRunning { target, why: Some(_), .. } => {
             return format!(
-                "put that right, then `bygone run {target}` takes it over, `bygone stop {target}` ends it; or cut its power: bygone stop {target} --force"
+                "put that right, then `bygone run {target}` adopts it, `bygone stop {target}` ends it; or cut its power: bygone stop {target} --force"
             );
         }
         Failure::LeftRunning { target, .. } => {

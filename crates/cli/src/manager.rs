@@ -110,7 +110,7 @@ fn listen<C: Call>(
     })
 }
 
-/// Makes a store.
+/// The names of the store's targets with those of their disks, without a manager: for completions.
 ///
 /// # Errors
 /// The engine's.
@@ -118,6 +118,9 @@ pub(crate) fn target_names(session: &Session) -> Result<Vec<(String, Vec<String>
     Ok(bygone_engine::target_names(&session.store()?)?)
 }
 
+/// Makes a store.
+///
+/// # Errors
 /// The engine's.
 pub(crate) fn init(session: &Session) -> Result<()> {
     Ok(bygone_engine::init(&session.store()?)?)

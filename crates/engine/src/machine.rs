@@ -195,7 +195,7 @@ impl Machine {
         });
         let launch = Launch {
             config: &config,
-            identity: &target.identity(),
+            identity: &target.log_id(),
             display: &boot.display,
             dir: &dir,
             disks: disks.collect(),

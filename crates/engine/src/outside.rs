@@ -1,7 +1,8 @@
 //! Decides whether a file or device outside the store may be tapped or overwritten.
 //!
 //! Invariant: what others use is not touched: an image in a format of its own, what the kernel has mounted or built a
-//! device on, what a target taps (whether the target is open, and whether the disk is there), what belongs to the store.
+//! device on, what a target taps (whether the target is open, and whether the disk is there), what belongs to the
+//! store.
 
 use std::{
     ffi::OsString,

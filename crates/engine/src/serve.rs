@@ -33,8 +33,8 @@ use crate::{
 const TICK: Duration = Duration::from_millis(50);
 /// A manager in the background ends when it was idle for this long.
 const IDLE_MAX: Duration = Duration::from_secs(3);
-/// How long a manager that ends is waited for, and how long a started one while it lives: after a crash, opening a large
-/// store reads much.
+/// How long a manager that ends is waited for, and how long a started one while it lives: after a crash, opening a
+/// large store reads much.
 const START_MAX: Duration = Duration::from_secs(900);
 /// How long a client waits before it asks again after a manager that ends.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -138,8 +138,8 @@ impl Drop for Keeper {
 }
 
 /// Runs the manager until it is asked to stop ([`stop_serving`], [`call::Shutdown`]) or is idle. Machines that were
-/// left running are adopted; targets marked `autostart` that are in the store are started. At the end, supervised machines are shut down,
-/// unless the request said to keep them running.
+/// left running are adopted; targets marked `autostart` that are in the store are started. At the end, supervised
+/// machines are shut down, unless the request said to keep them running.
 ///
 /// # Errors
 /// When the store cannot be opened or the sockets cannot be created.
@@ -251,8 +251,9 @@ impl Drop for Opener {
     }
 }
 
-/// The thread that looks for machines that were left running and adopts them (retrying once a second), starts the targets marked
-/// `autostart` that are not added only now, and continues reading disks, for each target once it is open.
+/// The thread that looks for machines that were left running and adopts them (retrying once a second), starts the
+/// targets marked `autostart` that are not added only now, and continues reading disks, for each target once it is
+/// open.
 pub(crate) struct Caretaker {
     stop: Arc<AtomicBool>,
     begun: Arc<AtomicBool>,
@@ -283,7 +284,7 @@ impl Caretaker {
                     }
                     if look.is_new {
                         let starts = look.starts && to_run.as_ref() != Some(&target.name);
-                        lock(&starting_now).extend(take_up(&manager, &target, starts));
+                        lock(&starting_now).extend(begin_care(&manager, &target, starts));
                     }
                     target.count_size();
                 }
@@ -329,7 +330,8 @@ pub(crate) struct Seen(HashMap<[u8; 16], Weak<Target>>);
 pub(crate) struct Look {
     /// It was opened since the last look.
     pub(crate) is_new: bool,
-    /// It starts with the manager: it is marked so, was in the store when the manager started, and was never seen before.
+    /// It starts with the manager: it is marked so, was in the store when the manager started, and was never seen
+    /// before.
     pub(crate) starts: bool,
 }
 
@@ -356,12 +358,13 @@ fn adopt(target: &Arc<Target>) {
         Ok(Begun::Go(_)) | Err(_) => return,
     };
     if adopted.is_ok() {
-        tracing::info!(target = target.name, "took over the machine that was left running");
+        tracing::info!(target = target.name, "adopted the machine that was left running");
     }
 }
 
-/// Continues reading the disks of a target that was opened; if it `starts`, also starts it, and returns the thread that does.
-fn take_up(manager: &Arc<Manager>, target: &Arc<Target>, starts: bool) -> Option<JoinHandle<()>> {
+/// Continues reading the disks of a target that was opened; if it `starts`, also starts it, and returns the thread that
+/// does.
+fn begin_care(manager: &Arc<Manager>, target: &Arc<Target>, starts: bool) -> Option<JoinHandle<()>> {
     let name = &target.name;
     let mut starting = None;
     if starts && !target.is_running() && !target.is_left_running() {

@@ -280,9 +280,9 @@ pub(crate) fn connect(path: &Path) -> Option<UnixStream> {
 /// Sends a call to a running manager; `began` if it was started for this call.
 ///
 /// # Errors
-/// The failure of the call, or [`Error::ManagerGone`]; [`Error::ManagerEnding`] if the manager did not read the call. If
-/// the answer is no longer wanted: [`Error::Abandoned`] once the manager has ended the call and released what it held for
-/// it; otherwise [`Error::GoesOn`].
+/// The failure of the call, or [`Error::ManagerGone`]; [`Error::ManagerEnding`] if the manager did not read the call.
+/// If the answer is no longer wanted: [`Error::Abandoned`] once the manager has ended the call and released what it
+/// held for it; otherwise [`Error::GoesOn`].
 pub(crate) fn ask<C: Call>(
     stream: &UnixStream,
     call: &C,

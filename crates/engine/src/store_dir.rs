@@ -4,7 +4,7 @@
 //! STORE/bygone.json            the store's format (written once)
 //! STORE/lock                   held by the one process that has the store open
 //! STORE/run/                   sockets, state of machines, and their UEFI variables
-//! STORE/run/.uefi-vars-LOG.fd  those of a removed target that could not be moved into its folder, with the id of its log
+//! STORE/run/.uefi-vars-LOG.fd  those of the removed target with this log that could not be moved into its folder
 //! STORE/jobs/                  long calls and calls with a key
 //! STORE/targets/NAME/config/   the target's configuration, each version a file
 //! STORE/targets/NAME/log, index  its history (see docs/format.md)
@@ -44,7 +44,8 @@ const ADDING: &str = ".adding-";
 const DELETING: &str = ".deleting-";
 /// How long the store is waited for while another process uses it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(60);
-/// How long it is waited for once its holder is ending: longer than all that a manager does at its end, which is bounded.
+/// How long it is waited for once its holder is ending: longer than all that a manager does at its end, which is
+/// bounded.
 const ENDING_PATIENCE: Duration = Duration::from_secs(900);
 /// The word after the process id in the lock file, while its holder exports.
 const EXPORTS: &str = "exports";

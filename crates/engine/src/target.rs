@@ -47,7 +47,7 @@ use crate::{
     lifecycle::Request,
     machine::Slot,
     runner::Launcher,
-    store_dir::{Configs, StorePaths, id_text, random_id},
+    store_dir::{Configs, StorePaths, random_id},
 };
 
 /// What all targets of a manager share.
@@ -311,11 +311,6 @@ impl Target {
         filled
     }
 
-    /// What tells its machine from all others, whatever its name: the id of its log.
-    pub(crate) fn identity(&self) -> String {
-        id_text(self.log.id())
-    }
-
     #[must_use]
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
@@ -368,8 +363,8 @@ impl Target {
     /// Changes its configuration, one change at a time.
     ///
     /// # Errors
-    /// When `change` refuses or the configuration cannot be written; then nothing has changed. [`Error::Partly`] when it
-    /// was written and may not last, or the log could not be written.
+    /// When `change` refuses or the configuration cannot be written; then nothing has changed. [`Error::Partly`] when
+    /// it was written and may not last, or the log could not be written.
     pub(crate) fn change_config(
         &self,
         change: impl FnOnce(&mut TargetConfig) -> Result<()>,

@@ -1,7 +1,7 @@
 //! Small files that are written whole: a crash or a power cut leaves the old content or the new one, and no part of it.
 //!
-//! This is the one way in which Bygone replaces a file, so that none of them forgets a step. Two that write the same file
-//! at once must exclude each other: both write to the same file `….part` first.
+//! This is the one way in which Bygone replaces a file, so that none of them forgets a step. Two that write the same
+//! file at once must exclude each other: both write to the same file `….part` first.
 
 use std::{
     ffi::OsString,

@@ -95,6 +95,7 @@ pub struct Restore {
 pub enum RestoreTo {
     /// The target itself.
     InPlace,
-    /// A raw file or block device for one disk; a folder (one that exists, or a path that ends in `/`) gets `ID.raw` of each disk.
+    /// A raw file or block device for one disk; a folder (one that exists, or a path that ends in `/`) gets `ID.raw` of
+    /// each disk.
     Path(PathBuf),
 }

@@ -9,7 +9,8 @@ const LOSING: [&[&str]; 3] = [
     &["restore", "web", "--at", "point:good", "--in-place", "--discard-later"],
 ];
 
-/// A target with a point, put back to it once: it has the branches `main` and `restored-1`, and the latter is the present.
+/// A target with a point, put back to it once: it has the branches `main` and `restored-1`, and the latter is the
+/// present.
 fn world() -> World {
     let world = World::new();
     world.done(&["target", "add", "web", "--disk", "store:64M"]);

@@ -1,5 +1,5 @@
-//! Wrong inputs of every command, as a person makes them. The snapshots are what people read: each says what is wrong in plain
-//! words and ends in a next step.
+//! Wrong inputs of every command, as a person makes them. The snapshots are what people read: each says what is wrong
+//! in plain words and ends in a next step.
 
 use std::{
     ffi::{OsStr, OsString},

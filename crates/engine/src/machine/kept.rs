@@ -74,7 +74,7 @@ impl Kept {
         let net = target.config().net;
         let forwards = net.split(',').filter_map(|part| part.strip_prefix("hostfwd=")).map(str::to_owned);
         Kept {
-            log: Some(target.identity()),
+            log: Some(target.log_id()),
             branch: boot.branch,
             display: boot.display.clone(),
             forwards: forwards.collect(),
@@ -102,12 +102,12 @@ impl Kept {
 
     /// Reads the file; `None` if it is missing or damaged, or is about a machine of another target.
     pub(super) fn load(target: &Target) -> Option<Kept> {
-        Kept::read(&target.run_dir()).filter(|kept| kept.is_of(&target.identity()))
+        Kept::read(&target.run_dir()).filter(|kept| kept.is_of(&target.log_id()))
     }
 
     /// Whether the file is about a machine of another target.
     pub(super) fn is_foreign(target: &Target) -> bool {
-        Kept::read(&target.run_dir()).is_some_and(|kept| !kept.is_of(&target.identity()))
+        Kept::read(&target.run_dir()).is_some_and(|kept| !kept.is_of(&target.log_id()))
     }
 
     /// Writes or replaces the file, atomically and durably: after a power cut it says that a machine ran.

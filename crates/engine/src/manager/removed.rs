@@ -1,8 +1,8 @@
 //! Removing targets, restoring removed ones, and repairing damaged configurations.
 //!
 //! Invariants: a target's folder moves as a whole, by a rename, and nothing is deleted unless a person asked for it. A
-//! name is not free before another target of this name would find nothing of the removed one: neither its machine nor the
-//! folder of that.
+//! name is not free before no machine of the removed target runs and its UEFI variables are gone from the machine's
+//! folder, which stays, with its console's log, if history is kept.
 
 use std::{
     ffi::OsStr,
@@ -217,11 +217,11 @@ pub(super) fn set_strange_aside(run_dir: &Path) -> Result<()> {
     }
 }
 
-// A machine's UEFI variables go with its target: it may not boot without them, and they are not for another target of the
-// same name.
+// A machine's UEFI variables go with its target: it may not boot without them, and they are not for another target of
+// the same name.
 impl Manager {
-    /// Sets the variables aside that could not be moved into the folder `dir` of their target, which was removed, so that
-    /// no other target of its name finds them, and this one does when it is restored. Returns where they are.
+    /// Sets the variables aside that could not be moved into the folder `dir` of their target, which was removed, so
+    /// that no other target of its name finds them, and this one does when it is restored. Returns where they are.
     fn set_variables_aside(&self, run_dir: &Path, dir: &Path) -> PathBuf {
         let left = run_dir.join(UEFI_VARS);
         // Without a log, the target cannot be restored.

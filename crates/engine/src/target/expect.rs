@@ -1,4 +1,4 @@
-//! What a caller relies on who confirmed a plan: checked again with the turn held, because names can have changed their
+//! What a confirmed plan relies on. It is checked again with the turn held, because names can have changed their
 //! meaning since.
 
 use std::path::Path;
@@ -10,6 +10,7 @@ use super::Target;
 use crate::{
     api::{Expect, MovedPart},
     error::{Error, Result},
+    store_dir::id_text,
 };
 
 impl Target {
@@ -39,17 +40,13 @@ impl Target {
         Err(Error::Outdated { name: self.name.clone(), what })
     }
 
-    /// The id of its log, which no other target has.
+    /// The id of its log, which no other target has: what tells it and its machine from all others, whatever its name.
     pub(crate) fn log_id(&self) -> String {
-        in_hex(self.log.id())
+        id_text(self.log.id())
     }
 }
 
 /// The id of the log in the folder of a target that need not be open; `None` if it cannot be read.
 pub(crate) fn log_id_in(dir: &Path) -> Option<String> {
-    Log::id_in(&RealDir::new(dir)).ok().flatten().map(in_hex)
-}
-
-fn in_hex(id: [u8; 16]) -> String {
-    format!("{:032x}", u128::from_be_bytes(id))
+    Log::id_in(&RealDir::new(dir)).ok().flatten().map(id_text)
 }

@@ -136,7 +136,7 @@ impl Vm {
         let Some((running, process)) = Running::find(places)? else { return Ok(None) };
         if let Err(error) = running.save(places) {
             // The record from its start is good enough: a full disk must not prevent the adoption.
-            tracing::warn!(%error, "the machine that is taken up cannot be written down anew");
+            tracing::warn!(%error, "the machine that is adopted cannot be written down anew");
         }
         Vm::watch(Arc::new(process), places, true).map(Some)
     }

@@ -80,7 +80,7 @@ fn life(manager: &Manager) -> String {
 }
 
 #[test]
-fn a_machine_that_was_left_running_is_taken_over_by_run() {
+fn a_machine_that_was_left_running_is_adopted_by_run() {
     let (world, manager) = World::with(&["web"]);
     run(&manager, "web").unwrap();
     let pid = status(&manager).targets[0].machine.as_ref().unwrap().pid;
@@ -129,7 +129,7 @@ fn a_machine_is_told_by_what_it_was_started_with_whoever_looks_after_it() {
 }
 
 #[test]
-fn a_machine_whose_disk_is_away_is_not_forgotten_and_taken_over_once_it_is_back() {
+fn a_machine_whose_disk_is_away_is_not_forgotten_and_adopted_once_it_is_back() {
     let (world, manager) = World::with(&[]);
     let disk = world.tapped(&manager, "web");
     let seq = manager.target("web").unwrap().log.head_seq();
@@ -158,7 +158,7 @@ fn a_machine_whose_disk_is_away_is_not_forgotten_and_taken_over_once_it_is_back(
 }
 
 #[test]
-fn taking_a_machine_over_is_tried_again_until_its_disk_is_back() {
+fn adopting_a_machine_is_tried_again_until_its_disk_is_back() {
     let (world, manager) = World::with(&[]);
     let disk = world.tapped(&manager, "web");
     run(&manager, "web").unwrap();

@@ -1,9 +1,11 @@
 //! Sequences of requests by several clients at once, against a plain model of a target's life ([`model`]).
 //!
-//! Requests of one round are made at the same time. There must be an order of them in which the model gives every answer that was given,
-//! and ends in the state that is found: the branches with their content, the present, the machine, every named moment, the disk outside.
+//! Requests of one round are made at the same time. There must be an order of them in which the model gives every
+//! answer that was given, and ends in the state that is found: the branches with their content, the present, the
+//! machine, every named moment, the disk outside.
 //!
-//! `BYGONE_SEQUENCES=10000` plays so many, `BYGONE_SEED=17` begins with that one; `BYGONE_MET=1` says how often what was met.
+//! `BYGONE_SEQUENCES=10000` plays so many, `BYGONE_SEED=17` begins with that one; `BYGONE_MET=1` says how often what
+//! was met.
 
 mod asking;
 mod clock;

@@ -1,4 +1,5 @@
-//! The clock of the manager's computer, which is set now and then, and what a time means to whoever asks a log that it was set under.
+//! The clock of the manager's computer, which is set now and then, and what a time means to whoever asks a log that it
+//! was set under.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -27,8 +28,8 @@ impl Clock for Set {
     }
 }
 
-/// The records that a time may mean, looked for in all of them: the last one at or before it of every stretch in which the clock did not
-/// go back, but of one that had ended before that time. If there is no other, the latest of those.
+/// The records that a time may mean, looked for in all of them: the last one at or before it of every stretch in which
+/// the clock did not go back, but of one that had ended before that time. If there is no other, the latest of those.
 pub(super) fn meant(times: &[Micros], time: Micros) -> Vec<u64> {
     let (mut known, mut ended): (Vec<u64>, Vec<(Micros, u64)>) = Default::default();
     let mut first = 0;

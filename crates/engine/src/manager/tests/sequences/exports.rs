@@ -1,4 +1,5 @@
-//! Disks and moments that are served while other things are asked for, as the clients of NBD sockets and of `export` have them.
+//! Disks and moments that are served while other things are asked for, as the clients of NBD sockets and of `export`
+//! have them.
 
 use std::{
     collections::BTreeMap,

@@ -1,7 +1,8 @@
-//! What a target is, by the plainest means: branches with their content, which is the present, the last change that can be taken back.
+//! What a target is, by the plainest means: branches with their content, which is the present, the last change that can
+//! be taken back.
 //!
-//! [`Model::take`] is given what was asked and what was answered. It says whether that answer is legal in this state, and if so goes on
-//! to the state after it.
+//! [`Model::take`] is given what was asked and what was answered. It says whether that answer is legal in this state,
+//! and if so goes on to the state after it.
 
 use std::collections::BTreeMap;
 
@@ -418,7 +419,8 @@ impl Model {
             }
             Said::Done(made) => {
                 let left = (ask, self.machine, round.stops);
-                // Whoever stops a machine that was left running takes it over first; until it is down all goes on as with others.
+                // Whoever stops a machine that was left running adopts it first; until it is down all goes on as with
+                // others.
                 match left {
                     (Ask::GuestWrite(block, byte), Machine::Left(branch), 1..) => {
                         self.branches[branch].content[*block] = *byte;

@@ -201,7 +201,8 @@ impl Play {
             if away && matches!(asks[i].1, Ask::PresentWrite(..)) {
                 asks[i].1 = Ask::Set;
             }
-            // The grade of an end is that of what was there when it was looked at, which others may change before it is written.
+            // The grade of an end is that of what was there when it was looked at, which others may change before it is
+            // written.
             let marks = matches!(asks[i].1, Ask::PresentWrite(0, _) | Ask::WriteExport(_, 0, _));
             if ends && marks {
                 asks[i].1 = Ask::Set;

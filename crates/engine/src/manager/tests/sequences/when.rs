@@ -1,7 +1,8 @@
 //! Moments of a target's past, and every form in which one can ask for them.
 //!
-//! After each round nothing is done for a moment: a [`Mark`]. What the target was there is known from the model, so every text that means
-//! that place, or another that follows from it, has one answer, whatever becomes of the target later.
+//! After each round nothing is done for a moment: a [`Mark`]. What the target was there is known from the model, so
+//! every text that means that place, or another that follows from it, has one answer, whatever becomes of the target
+//! later.
 
 use std::collections::BTreeMap;
 
@@ -35,8 +36,8 @@ pub(super) struct At {
 /// What a text means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Meant {
-    /// A place: on which branch, if that is known, and within which records; and what the branches held then. If it is not `exact`, what
-    /// the disk outside held may have been read only later.
+    /// A place: on which branch, if that is known, and within which records; and what the branches held then. If it is
+    /// not `exact`, what the disk outside held may have been read only later.
     Place { branch: Option<usize>, seqs: (u64, u64), contents: Vec<Content>, exact: bool },
     /// None, for this reason.
     None(&'static str),
@@ -280,7 +281,8 @@ impl Past {
         }
     }
 
-    /// What a time means, on the lived line or that of a branch, to whoever asks at `asked`; nothing if that is not known.
+    /// What a time means, on the lived line or that of a branch, to whoever asks at `asked`; nothing if that is not
+    /// known.
     fn at_time(
         &self,
         model: &Model,
