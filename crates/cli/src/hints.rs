@@ -409,7 +409,9 @@ pub(crate) fn of_problem(problem: &Problem) -> String {
         Trouble::LeftRunning { why: None, .. } => {
             "`bygone serve` adopts it, and so does `bygone run` of that target"
         }
-        Trouble::ForeignMachine { pid } => return format!("end process {pid}; until then this target does not run"),
+        Trouble::ForeignMachine { pid } => {
+            return format!("end process {pid}; until then this target does not run");
+        }
         Trouble::LeftRunning { .. } => "put that right; a manager tries again and again to adopt it",
         Trouble::Damaged { .. } => "`bygone verify` shows all that is damaged",
         Trouble::DamageKnown { .. } => {

@@ -461,6 +461,6 @@ impl Error {
 
     pub(crate) fn busy(name: &str, doing: crate::lifecycle::Doing) -> Error {
         let since = crate::timeline::rfc3339(doing.since);
-        Error::Busy { name: name.to_owned(), change: doing.change.named(), since }
+        Error::Busy { name: name.to_owned(), change: doing.change, since }
     }
 }

@@ -6,48 +6,7 @@
 use bygone_model::Micros;
 
 use crate::api;
-
-/// A change of a target. At most one is in progress at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Change {
-    /// It is added.
-    Add,
-    /// Its machine is started, or adopted.
-    Start,
-    /// A moment is restored in place.
-    Restore,
-    /// A branch is promoted.
-    Promote,
-    /// A branch is dropped.
-    Drop,
-    /// The last act is undone.
-    Undo,
-    /// Its configuration is repaired.
-    Repair,
-    /// It is removed.
-    Remove,
-}
-
-impl Change {
-    /// Its name in `status` and in messages.
-    pub(crate) fn named(self) -> api::Change {
-        match self {
-            Change::Add => api::Change::Adding,
-            Change::Start => api::Change::Starting,
-            Change::Restore => api::Change::Restoring,
-            Change::Promote => api::Change::Promoting,
-            Change::Drop => api::Change::Dropping,
-            Change::Undo => api::Change::Undoing,
-            Change::Repair => api::Change::Repairing,
-            Change::Remove => api::Change::Removing,
-        }
-    }
-
-    /// Whether it is so short that other requests wait for it.
-    fn is_short(self) -> bool {
-        matches!(self, Change::Drop)
-    }
-}
+pub(crate) use crate::api::Change;
 
 /// A change in progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,21 +102,28 @@ pub(crate) enum Refusal {
     Ending,
 }
 
+/// Whether a change is so short that other requests wait for it.
+fn is_short(change: Change) -> bool {
+    matches!(change, Change::Dropping)
+}
+
 /// Decides whether a request is legal, given the change in progress and the state of the machine.
 pub(crate) fn decide(doing: Option<Doing>, machine: Machine, request: Request) -> Verdict {
     use Verdict::{Adopt, Go, Refused, Wait};
     if let Some(doing) = doing {
         let waits = match (doing.change, request) {
             // The target is not complete, or about to disappear.
-            (Change::Remove | Change::Add | Change::Repair, _) => return Refused(Refusal::Busy(doing)),
+            (Change::Removing | Change::Adding | Change::Repairing, _) => {
+                return Refused(Refusal::Busy(doing));
+            }
             // These do not touch what the change changes.
             (_, Request::Note) => return Go,
             // A stop of a machine that is being started follows the start.
-            (Change::Start, Request::Stop) => true,
+            (Change::Starting, Request::Stop) => true,
             // Adopting it needs the turn.
             (_, Request::Stop) if machine == Machine::LeftRunning => true,
             (_, Request::Stop) => return decide(None, machine, request),
-            (change, _) => change.is_short(),
+            (change, _) => is_short(change),
         };
         return if waits { Wait } else { Refused(Refusal::Busy(doing)) };
     }
@@ -221,8 +187,8 @@ mod tests {
             let said = MACHINES.map(|machine| word(decide(None, machine, request)));
             assert_eq!(said, wanted, "{request:?}");
         }
-        let moving = [Change::Restore, Change::Promote, Change::Undo];
-        let gone = [Change::Add, Change::Repair, Change::Remove];
+        let moving = [Change::Restoring, Change::Promoting, Change::Undoing];
+        let gone = [Change::Adding, Change::Repairing, Change::Removing];
         let while_in = |change, request| {
             let doing = Doing { change, since: Micros(0) };
             MACHINES.map(|machine| word(decide(Some(doing), machine, request)))
@@ -235,8 +201,8 @@ mod tests {
             Request::Serve,
             Request::Remove,
         ] {
-            assert_eq!(while_in(Change::Start, request), ["busy"; 6], "{request:?}");
-            assert_eq!(while_in(Change::Drop, request), ["wait"; 6], "{request:?}");
+            assert_eq!(while_in(Change::Starting, request), ["busy"; 6], "{request:?}");
+            assert_eq!(while_in(Change::Dropping, request), ["wait"; 6], "{request:?}");
             for change in moving {
                 assert_eq!(while_in(change, request), ["busy"; 6], "{change:?} {request:?}");
             }
@@ -246,8 +212,8 @@ mod tests {
                 assert_eq!(while_in(change, request), ["busy"; 6], "{change:?} {request:?}");
             }
         }
-        assert_eq!(while_in(Change::Start, Request::Stop), ["wait"; 6]);
-        for change in moving.into_iter().chain([Change::Drop]) {
+        assert_eq!(while_in(Change::Starting, Request::Stop), ["wait"; 6]);
+        for change in moving.into_iter().chain([Change::Dropping]) {
             assert_eq!(while_in(change, Request::Stop), ["stopped", "", "", "", "wait", "unknown"]);
             assert_eq!(while_in(change, Request::Note), [""; 6]);
         }

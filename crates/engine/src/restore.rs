@@ -85,7 +85,7 @@ pub(crate) fn restore(
         let disks = copy::copy_out(target, found.place.seq, &copied, answers)?;
         return Ok(Restored { moment, disks, branch: None });
     }
-    let op = target.begin_change(Change::Restore, Request::Move)?;
+    let op = target.begin_change(Change::Restoring, Request::Move)?;
     let name = branches::restore_in_place(&op, found.place, discard_later, answers)?;
     Ok(Restored { moment, disks: Vec::new(), branch: Some(name) })
 }

@@ -352,7 +352,7 @@ fn adopt(target: &Arc<Target>) {
         return;
     }
     target.serve_left_early();
-    let adopted = match target.begin(Change::Start, Asked::Run) {
+    let adopted = match target.begin(Change::Starting, Asked::Run) {
         Ok(Begun::Adopt(op)) => Machine::adopt(&op),
         // It has ended meanwhile, or another request has the turn.
         Ok(Begun::Go(_)) | Err(_) => return,

@@ -386,9 +386,7 @@ impl Target {
             *config = new;
             let label = "its settings were changed";
             let noted = note_config(&self.log, self.present(), label, &config);
-            saved
-                .and(noted)
-                .map_err(|why| Error::Partly { done: label.to_owned(), why: Box::new(why) })?;
+            saved.and(noted).map_err(|why| Error::Partly { done: label.to_owned(), why: Box::new(why) })?;
         }
         Ok(config.clone())
     }

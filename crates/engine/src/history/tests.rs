@@ -212,7 +212,7 @@ fn a_record_of_no_line_stands_on_what_was_the_present_then() {
     let branch = new_branch(&target, "now", "try-1");
     let made = target.log.catalog().branch(branch).unwrap().made;
     write(&target, branch, 2);
-    let op = target.begin_change(Change::Promote, Request::Branches).unwrap();
+    let op = target.begin_change(Change::Promoting, Request::Branches).unwrap();
     restore::promote(&op, branch, &mut Nobody).unwrap();
     drop(op);
     write(&target, branch, 3);
@@ -239,7 +239,7 @@ fn state_words_follow_what_was_the_present() {
     means(&target, "last clean", 0, 1);
     means(&target, "try-1@last shutdown", 1, 2);
     means(&target, "try-1@last stopped", 0, 1);
-    let op = target.begin_change(Change::Promote, Request::Branches).unwrap();
+    let op = target.begin_change(Change::Promoting, Request::Branches).unwrap();
     restore::promote(&op, branch, &mut Nobody).unwrap();
     drop(op);
     // The branch was not the present yet when it was shut down.

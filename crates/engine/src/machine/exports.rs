@@ -143,7 +143,7 @@ mod tests {
         write(1);
         assert_eq!((shows(branch), shows(main)), (1, 0));
         for (byte, next) in [(2, branch), (3, main), (4, branch)] {
-            let (change, request) = (lifecycle::Change::Promote, lifecycle::Request::Branches);
+            let (change, request) = (lifecycle::Change::Promoting, lifecycle::Request::Branches);
             let op = target.begin_change(change, request).unwrap();
             restore::promote(&op, next, &mut Nobody).unwrap();
             drop(op);

@@ -29,7 +29,7 @@ impl Handle<call::BranchList> for Manager {
 impl Handle<call::BranchPromote> for Manager {
     fn handle(&self, call: &call::BranchPromote, answers: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
         let target = self.target(&call.name)?;
-        let op = target.begin_change(Change::Promote, Request::Branches)?;
+        let op = target.begin_change(Change::Promoting, Request::Branches)?;
         let branch = which_branch(&target, call.branch.as_deref())?;
         restore::promote(&op, branch, answers)
     }
@@ -38,7 +38,7 @@ impl Handle<call::BranchPromote> for Manager {
 impl Handle<call::BranchDrop> for Manager {
     fn handle(&self, call: &call::BranchDrop, answers: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
         let target = self.target(&call.name)?;
-        let op = target.begin_change(Change::Drop, Request::Branches)?;
+        let op = target.begin_change(Change::Dropping, Request::Branches)?;
         let branch = history::branch_named(&target.log.catalog(), &call.branch)?;
         restore::drop_branch(&op, branch, answers)
     }
@@ -46,7 +46,7 @@ impl Handle<call::BranchDrop> for Manager {
 
 impl Handle<call::Undo> for Manager {
     fn handle(&self, call: &call::Undo, answers: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
-        let op = self.target(&call.name)?.begin_change(Change::Undo, Request::Branches)?;
+        let op = self.target(&call.name)?.begin_change(Change::Undoing, Request::Branches)?;
         restore::undo(&op, answers)
     }
 }

@@ -67,7 +67,7 @@ impl Handle<call::Run> for Manager {
         let end =
             Instant::now() + if answers.caller().began && !elsewhere { BEGIN_MAX } else { Duration::ZERO };
         let op = loop {
-            match target.begin(Change::Start, Request::Run) {
+            match target.begin(Change::Starting, Request::Run) {
                 Ok(Begun::Go(op)) => break op,
                 Ok(Begun::Adopt(_)) if elsewhere => return Err(target.left_running()),
                 Ok(Begun::Adopt(op)) => {
@@ -115,7 +115,7 @@ impl Handle<call::Run> for Manager {
 fn drop_unused(target: &Arc<Target>, branch: BranchId) {
     let end = Instant::now() + BEGIN_MAX;
     let dropped = loop {
-        match target.begin_change(Change::Drop, Request::Branches) {
+        match target.begin_change(Change::Dropping, Request::Branches) {
             Err(Error::Busy { .. }) if Instant::now() < end => std::thread::sleep(WANTED_EVERY / 10),
             Err(error) => break Err(error),
             Ok(_op) => break drop_untouched(target, branch),
@@ -196,7 +196,7 @@ fn wait_until_supervised(target: &Arc<Target>, answers: &mut dyn Answers) -> Res
             Ok(_) | Err(Error::TargetStopped(_)) => return Ok(()),
             Err(error) => return Err(error),
         }
-        match target.begin(Change::Start, Request::Stop).and_then(adopt) {
+        match target.begin(Change::Starting, Request::Stop).and_then(adopt) {
             // It may have ended meanwhile, or another thread have adopted it: that is looked at again.
             Ok(()) | Err(Error::TargetStopped(_)) => continue,
             Err(
@@ -236,7 +236,7 @@ impl Handle<call::Stop> for Manager {
         }
         let target = self.target(&call.name)?;
         if target.check(Request::Stop)? == Verdict::Adopt
-            && let Begun::Adopt(op) = target.begin(Change::Start, Request::Stop)?
+            && let Begun::Adopt(op) = target.begin(Change::Starting, Request::Stop)?
         {
             match Machine::adopt(&op) {
                 // It is ended whatever is wrong with its disks.

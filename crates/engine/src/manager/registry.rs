@@ -241,7 +241,7 @@ impl Registry {
                 Some(_) => return Err(Error::TargetExists(name.to_owned())),
                 None => {}
             }
-            slots.insert(name.to_owned(), Slot::Held(Doing { change: Change::Add, since }, Vec::new()));
+            slots.insert(name.to_owned(), Slot::Held(Doing { change: Change::Adding, since }, Vec::new()));
             Held { registry: self, name: name.to_owned(), then: None }
         };
         let target = make(&held)?;
@@ -302,7 +302,7 @@ impl Registry {
         for (name, slot) in &*self.slots() {
             match slot {
                 Slot::Served(target) => open.push(target.clone()),
-                Slot::Held(doing, taken) if doing.change == Change::Add => taps.extend_from_slice(taken),
+                Slot::Held(doing, taken) if doing.change == Change::Adding => taps.extend_from_slice(taken),
                 _ => unopened.push(name.clone()),
             }
         }
@@ -318,7 +318,7 @@ impl Registry {
             match self.slots().get(&name) {
                 Some(Slot::Served(target)) => open.push(target.clone()),
                 // Its folder was moved, and it has no disks any more.
-                Some(Slot::Held(doing, _)) if doing.change == Change::Remove && !dir.exists() => {}
+                Some(Slot::Held(doing, _)) if doing.change == Change::Removing && !dir.exists() => {}
                 Some(_) if all.is_ok() => {
                     all = Err(Error::DisksUnknown { name: Some(name), why: Arc::new(why) });
                 }

@@ -64,7 +64,7 @@ impl Manager {
         answers: &mut dyn Items<Nothing>,
     ) -> Result<Removed> {
         let name = target.name.as_str();
-        let _op = target.begin_change(Change::Remove, Request::Remove)?;
+        let _op = target.begin_change(Change::Removing, Request::Remove)?;
         let lost = lost_with(&target.log.catalog(), delete_history);
         target.check_expected(answers.caller().expect.as_ref(), &lost)?;
         // With the turn held: the look before may be out of date.
@@ -92,7 +92,7 @@ impl Manager {
         why: &Error,
         answers: &mut dyn Items<Nothing>,
     ) -> Result<Removed> {
-        let Some(held) = self.registry.hold_unopened(name, Change::Remove, now())? else {
+        let Some(held) = self.registry.hold_unopened(name, Change::Removing, now())? else {
             // What was missing is back, and another request opened it.
             return self.remove(&self.target(name)?, false, answers);
         };
@@ -398,7 +398,7 @@ impl Handle<call::TargetRepair> for Manager {
             Err(Error::Unavailable { why, .. }) if matches!(*why, Error::DamagedConfig { .. }) => {}
             Err(error) => return Err(error),
         }
-        let held = self.registry.hold_unopened(name, Change::Repair, now())?;
+        let held = self.registry.hold_unopened(name, Change::Repairing, now())?;
         // Open by now: another request has repaired it.
         let held = held.ok_or_else(|| Error::NothingToRepair(name.to_owned()))?;
         let from = repair(&self.paths().target_dir(name), name)?;

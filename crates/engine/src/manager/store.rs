@@ -34,7 +34,8 @@ impl Handle<call::Status> for Manager {
                     continue;
                 }
             };
-            problems.extend(target.machine_trouble().map(|trouble| Problem::of_target(&target.name, trouble)));
+            problems
+                .extend(target.machine_trouble().map(|trouble| Problem::of_target(&target.name, trouble)));
             used_bytes += target.used_bytes();
             logical_bytes += status.disks.iter().map(|d| d.size_bytes).sum::<u64>();
             problems.extend(status.problems.iter().cloned());

@@ -92,7 +92,9 @@ impl Target {
             }
             match lifecycle::decide(*doing, self.machine_state(), request) {
                 // Asked with the turn locked: whoever closes this gate sees the starts that went through it before.
-                Verdict::Go | Verdict::Adopt if change == Change::Start && self.shared.is_gate_closed() => {
+                Verdict::Go | Verdict::Adopt
+                    if change == Change::Starting && self.shared.is_gate_closed() =>
+                {
                     return Err(self.refused(Refusal::Ending));
                 }
                 // Only a free turn is taken, even for a request that is legal during the change in progress.
@@ -119,7 +121,7 @@ impl Target {
     pub(crate) fn wait_until_started(&self, within: Duration) -> bool {
         let end = Instant::now() + within;
         let mut doing = lock(&self.turn.doing);
-        while doing.is_some_and(|doing| doing.change == Change::Start) {
+        while doing.is_some_and(|doing| doing.change == Change::Starting) {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;

@@ -71,7 +71,7 @@ impl Target {
                 lifecycle::Machine::LeftRunning | lifecycle::Machine::Unknown => Running::Unknown,
                 _ => Running::Running,
             },
-            life: doing.map_or(state.state(), |doing| doing.change.named().into()),
+            life: doing.map_or(state.state(), |doing| doing.change.into()),
             life_since: doing.map(|doing| rfc3339(doing.since)),
             machine: self.machine_status(),
             used_bytes: self.used_bytes(),

@@ -157,7 +157,7 @@ fn a_disk_that_was_never_read_is_read_before_it_is_filled() {
     let disk = dir.path().join("disk.raw");
     std::fs::write(&disk, vec![1; 1 << 20]).unwrap();
     let target = target(&dir.path().join("store"), Some(&disk));
-    let op = target.begin_change(Change::Promote, Request::Branches).unwrap();
+    let op = target.begin_change(Change::Promoting, Request::Branches).unwrap();
     restore::promote(&op, BranchId(0), &mut Nobody).unwrap();
     assert!(is_all(&disk, 1));
     let volume = target.volume(BranchId(0), None).unwrap();
@@ -262,7 +262,7 @@ fn a_restore_that_cannot_have_the_disk_outside_has_changed_nothing() {
         for (what, harm, mend) in harms {
             let held = harm();
             restore_in_place(&target, seq, discard_later).unwrap_err();
-            let op = target.begin_change(Change::Promote, Request::Branches).unwrap();
+            let op = target.begin_change(Change::Promoting, Request::Branches).unwrap();
             restore::promote(&op, other, &mut Nobody).unwrap_err();
             drop((op, held));
             mend();
@@ -285,7 +285,7 @@ fn what_was_taken_back_can_be_taken_back_again() {
     drop(lease);
     let written = std::fs::read(&disk).unwrap();
     let undo = || {
-        let op = target.begin_change(Change::Undo, Request::Branches).unwrap();
+        let op = target.begin_change(Change::Undoing, Request::Branches).unwrap();
         restore::undo(&op, &mut Nobody)
     };
     undo().unwrap_err();

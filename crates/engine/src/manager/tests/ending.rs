@@ -92,7 +92,7 @@ fn a_machine_that_is_being_started_when_the_manager_ends_is_stopped_too() {
         let starting = scope.spawn(|| world.ask(&run_call("db")));
         for name in ["db", "web"] {
             let target = served.manager.target(name).unwrap();
-            let is_started = || target.doing().is_some_and(|doing| doing.change == Change::Start);
+            let is_started = || target.doing().is_some_and(|doing| doing.change == Change::Starting);
             wait_for("both to be started", is_started);
         }
         served.manager.stop(false);
@@ -110,7 +110,7 @@ fn a_manager_that_is_idle_goes_on_if_a_start_has_begun_before_it_ends() {
     let (_world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
     let is_used = || target.doing().is_some() || target.is_running();
-    let op = target.begin_change(Change::Start, lifecycle::Request::Run).unwrap();
+    let op = target.begin_change(Change::Starting, lifecycle::Request::Run).unwrap();
     manager.stop_if_idle(&is_used);
     drop(op);
     manager.handle(&run_call("web"), &mut Nobody).unwrap();
@@ -146,7 +146,7 @@ fn a_machine_that_is_kept_is_not_adopted_again_by_the_manager_that_ends() {
     manager.stop(true);
     target.abandon_machine();
     for request in [lifecycle::Request::Run, lifecycle::Request::Stop] {
-        let refused = target.begin(Change::Start, request);
+        let refused = target.begin(Change::Starting, request);
         assert!(matches!(refused, Err(Error::ManagerEnding)), "{refused:?}");
     }
     assert!(world.has_machine("web"));

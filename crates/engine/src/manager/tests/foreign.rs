@@ -102,7 +102,8 @@ fn a_machine_of_another_target_gets_no_disk_and_is_told() {
     }
     assert!(UnixStream::connect(run_dir.join("nbd-0.sock")).is_err());
     assert!(run_dir.join("engine.json").exists());
-    let troubles: Vec<Trouble> = status(&manager).problems.into_iter().map(|problem| problem.trouble).collect();
+    let troubles: Vec<Trouble> =
+        status(&manager).problems.into_iter().map(|problem| problem.trouble).collect();
     assert_eq!(troubles, [Trouble::ForeignMachine { pid }]);
     let attached = check_own(&world.paths(), "web", pid);
     assert!(matches!(attached, Err(Error::ForeignMachine { .. })), "{attached:?}");

@@ -46,7 +46,7 @@ fn a_run_whose_target_cannot_be_used_is_done_when_it_can() {
     let call: Request = run_call("web").into();
     let refused = ask_with(&manager, "k", call.clone());
     assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
-    let held = manager.registry.hold_unopened("web", Change::Repair, bygone_model::Micros(0)).unwrap();
+    let held = manager.registry.hold_unopened("web", Change::Repairing, bygone_model::Micros(0)).unwrap();
     let refused = ask_with(&manager, "k", call.clone());
     assert!(matches!(refused, Err(Error::Busy { .. })), "{refused:?}");
     drop(held);

@@ -343,12 +343,12 @@ fn a_turn_that_somebody_has_is_not_taken_by_what_may_be_done_meanwhile() {
     run(&manager, "web").unwrap();
     // A stop is legal during a change, and needs no turn while the machine is supervised.
     let moving = lifecycle::Request::MoveToRunning;
-    let held = target.begin_change(lifecycle::Change::Promote, moving).unwrap();
+    let held = target.begin_change(lifecycle::Change::Promoting, moving).unwrap();
     std::thread::scope(|scope| {
-        let begun = scope.spawn(|| target.begin(lifecycle::Change::Start, lifecycle::Request::Stop));
+        let begun = scope.spawn(|| target.begin(lifecycle::Change::Starting, lifecycle::Request::Stop));
         std::thread::sleep(Duration::from_millis(50));
         assert!(!begun.is_finished());
-        assert_eq!(target.doing().map(|doing| doing.change), Some(lifecycle::Change::Promote));
+        assert_eq!(target.doing().map(|doing| doing.change), Some(lifecycle::Change::Promoting));
         drop(held);
         begun.join().unwrap().unwrap();
     });
@@ -466,7 +466,7 @@ fn a_stop_waits_for_the_machine_that_it_stopped_and_for_no_later_one() {
 fn a_status_waits_for_no_change_and_a_change_for_no_other() {
     let (_world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
-    let op = target.begin_change(lifecycle::Change::Restore, lifecycle::Request::Move).unwrap();
+    let op = target.begin_change(lifecycle::Change::Restoring, lifecycle::Request::Move).unwrap();
     // A status that waited for the change would wait for ever: the test holds the turn.
     assert_eq!(life(&manager), "restoring");
     assert!(status(&manager).targets[0].life_since.is_some());

@@ -234,6 +234,6 @@ fn what_is_the_present_already_is_promoted_as_its_plan_says_in_every_state() {
     world.fake.is_unknown.store(false, Ordering::Release);
     stop(&manager, "web").unwrap();
     let target = manager.target("web").unwrap();
-    let _turn = target.begin_change(Change::Restore, lifecycle::Request::Move).unwrap();
+    let _turn = target.begin_change(Change::Restoring, lifecycle::Request::Move).unwrap();
     refused(&manager, "busy");
 }

@@ -98,7 +98,8 @@ fn what_is_brought_back_is_the_target_that_was_meant_when_the_call_began() {
     let (_world, manager) = World::with(&["web", "web-1"]);
     remove(&manager, "web").unwrap();
     remove(&manager, "web-1").unwrap();
-    let as_named = |name: &str| call::TargetRestore { new_name: Some(name.into()), ..call::TargetRestore::of("web") };
+    let as_named =
+        |name: &str| call::TargetRestore { new_name: Some(name.into()), ..call::TargetRestore::of("web") };
     // The folder of `web` is called `web-1`, which is the name of the other one. That is not the caller's concern.
     assert_eq!(answer_restore(&manager, call::TargetRestore::of("web")).unwrap(), [] as [&str; 0]);
     let meant = manager.target("web").unwrap().log.id();
@@ -356,7 +357,7 @@ fn a_target_of_which_a_branch_is_served_is_not_removed_and_says_so_at_once() {
 fn while_a_target_goes_nothing_is_begun_with_it() {
     let (_world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();
-    let op = target.begin_change(lifecycle::Change::Remove, lifecycle::Request::Remove).unwrap();
+    let op = target.begin_change(lifecycle::Change::Removing, lifecycle::Request::Remove).unwrap();
     let volume = target.volume(BranchId(0), None).unwrap();
     assert!(matches!(target.serve(volume, true), Err(Error::Busy { .. })));
     assert!(matches!(target.as_of(volume, target.log.head_seq()), Err(Error::Busy { .. })));
@@ -485,7 +486,8 @@ fn of_two_that_bring_one_target_back_under_two_names_one_gets_it() {
         remove(&manager, name).unwrap();
         let start = std::sync::Barrier::new(2);
         let back = &|new_name: &str| {
-            let call = call::TargetRestore { new_name: Some(new_name.into()), ..call::TargetRestore::of(name) };
+            let call =
+                call::TargetRestore { new_name: Some(new_name.into()), ..call::TargetRestore::of(name) };
             start.wait();
             manager.handle(&call, &mut Nobody)
         };

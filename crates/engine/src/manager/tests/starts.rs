@@ -50,7 +50,7 @@ fn the_branch_of_a_start_that_failed_is_not_dropped_under_the_machine_of_another
     let failed = while_starting(&world, &manager, |target, branch| {
         // Another request takes the turn before the first one knows that its machine has ended.
         let moving = lifecycle::Request::MoveToRunning;
-        let op = target.begin_change(lifecycle::Change::Promote, moving).unwrap();
+        let op = target.begin_change(lifecycle::Change::Promoting, moving).unwrap();
         die(&world, target);
         let boot =
             Boot { branch, from: None, display: Display::None, accelerator: crate::api::Accelerator::Tcg };

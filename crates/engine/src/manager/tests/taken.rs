@@ -222,11 +222,11 @@ fn nobody_waits_for_a_target_whose_settings_are_being_written() {
 #[test]
 fn a_target_whose_folder_was_moved_by_its_removal_has_no_disks() {
     let (world, manager) = World::with(&["web"]);
-    let held = manager.registry.hold_unopened("web", Change::Remove, Micros(0));
+    let held = manager.registry.hold_unopened("web", Change::Removing, Micros(0));
     assert!(held.unwrap().is_none(), "it is open");
     drop(manager);
     let manager = world.manager();
-    let held = manager.registry.hold_unopened("web", Change::Remove, Micros(0)).unwrap().unwrap();
+    let held = manager.registry.hold_unopened("web", Change::Removing, Micros(0)).unwrap().unwrap();
     let (folder, away) = (world.target_dir("web"), world.dir.path().join("away"));
     std::fs::rename(&folder, &away).unwrap();
     manager.registry.taps().1.unwrap();

@@ -62,7 +62,7 @@ fn run_says_that_the_manager_which_was_started_for_it_adopted_the_machine() {
     let manager = world.manager();
     let target = manager.target("web").unwrap();
     // As the manager's caretaker does.
-    let Ok(Begun::Adopt(op)) = target.begin(lifecycle::Change::Start, lifecycle::Request::Run) else {
+    let Ok(Begun::Adopt(op)) = target.begin(lifecycle::Change::Starting, lifecycle::Request::Run) else {
         panic!("it was left running")
     };
     std::thread::scope(|scope| {
@@ -332,7 +332,8 @@ fn removed_targets_are_listed_and_one_comes_back_beside_another_that_has_its_nam
         manager.handle(&remove, &mut Nobody).unwrap()
     };
     let back = |name: &str, new_name: Option<&str>| {
-        let call = call::TargetRestore { new_name: new_name.map(str::to_owned), ..call::TargetRestore::of(name) };
+        let call =
+            call::TargetRestore { new_name: new_name.map(str::to_owned), ..call::TargetRestore::of(name) };
         manager.handle(&call, &mut Nobody).map(|info| info.config.name)
     };
     let first = manager.target("web").unwrap().log.id();
@@ -415,7 +416,7 @@ fn a_client_that_leaves_does_not_wait_for_what_the_manager_cannot_give_up() {
     let target = manager.target("web").unwrap();
     let _api = crate::socket::ApiServer::start(manager).unwrap();
     // A change in progress that `branch drop` waits for.
-    let op = target.begin_change(lifecycle::Change::Drop, lifecycle::Request::Branches).unwrap();
+    let op = target.begin_change(lifecycle::Change::Dropping, lifecycle::Request::Branches).unwrap();
     let stream = crate::socket::connect(&world.paths().api_socket()).unwrap();
     let drop_it = call::BranchDrop { name: "web".into(), branch: "main".into() };
     let mut leaving = Began { wanted: false, ..Began::new() };
