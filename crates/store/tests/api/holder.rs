@@ -9,7 +9,7 @@ use std::{
 
 use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
 use bygone_store::{
-    BlockWrite, Content, Error, Hold, Log, LogOptions, Store,
+    BlockWrite, Content, Error, Hold, Log, LogOptions,
     format::{
         checkpoint::{self, FRAME_BYTES, Name},
         manifest::{self, Manifest},
@@ -18,7 +18,7 @@ use bygone_store::{
 };
 
 use crate::watched::{Watch, Watched};
-use crate::world::{Ticks, World, disk, mark, options, sector, write};
+use crate::world::{Ticks, World, mark, options, sector, write};
 
 const ID: [u8; 16] = *b"sixteen bytes id";
 
@@ -404,50 +404,4 @@ fn a_manifest_of_a_newer_program_behind_the_own_ones_is_another_holders() {
     assert_eq!(content(&world), before);
     let told = world.try_open();
     assert!(matches!(told, Err(Error::NewerVersion { found: 2, .. })), "{told:?}");
-}
-
-/// Runs a closure just before the next segment is created.
-#[derive(Clone, Default)]
-struct LateSegment(Later<Box<dyn FnOnce() + Send>>);
-
-impl Watch for LateSegment {
-    fn before_create(&self, name: &str) {
-        if name.starts_with("log/")
-            && let Some(meanwhile) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-        {
-            meanwhile();
-        }
-    }
-}
-
-#[test]
-fn whoever_ends_its_segment_early_and_finds_the_next_one_taken_is_superseded() {
-    let world = Arc::new(World::empty());
-    let late = LateSegment::default();
-    let dir = Watched::new(world.folder.path(), late.clone());
-    // Each log is asked for its memory at once.
-    let store = Arc::new(Store::new(64 << 10, 1));
-    let old_options = LogOptions { store, checkpoint_entries: 1 << 20, ..options(8 << 20) };
-    let old = Log::make(dir, Arc::new(Ticks::default()), old_options, ID).unwrap();
-    let volume = old.add_disk(&disk(1 << 20)).unwrap();
-    while old.maintain().unwrap() {}
-    let zero = |lba| BlockWrite {
-        volume,
-        lba: bygone_model::Lba(lba),
-        content: Content::Zero(bygone_model::Sectors(1)),
-        base: false,
-    };
-    let writes: Vec<BlockWrite<'_>> = (0..2000).map(|i| zero(i * 2)).collect();
-    old.append(&writes).unwrap();
-    old.flush().unwrap();
-    let (other, won) = (world.clone(), Later::<Arc<Log>>::default());
-    let taken = won.clone();
-    *late.0.lock().unwrap() = Some(Box::new(move || {
-        let log = other.try_hold(Hold::TakeOver).unwrap();
-        write(&log, volume, 0, 1, 1000);
-        *taken.lock().unwrap() = Some(log);
-    }));
-    let told = until(|| won.lock().unwrap().is_some(), || old.maintain().err());
-    assert!(matches!(told, Some(Error::Superseded { term: 1, newest: 2 })), "{told:?}");
-    assert_eq!(terms(&world)[0], [1, 2]);
 }
