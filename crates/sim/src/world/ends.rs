@@ -164,7 +164,8 @@ impl World {
             Act::Refused(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
             Act::Refused(error) => return Err(Failure(format!("another one begun late: {error}"))),
         }
-        if !self.medium.is_dead() {
+        // What is damaged of the index waits for a checkpoint, and that for a record.
+        if !self.medium.is_dead() && !self.hurt_index {
             self.compare_all(1)?;
         }
         self.reopen(false)

@@ -1,10 +1,9 @@
 //! Compares the segments that there are with those that there should be.
 //!
 //! Upkeep does so now and then. A segment that was sealed goes into the manifest. One that was dropped has no file; if
-//! it still has one, that is removed. One that is gone is damage, and the
-//! manifest remembers it. But a segment that is gone, or whose name shows another file, and that is still open gets a
-//! new file with the same content, because its records can still be read: otherwise records would go on being
-//! acknowledged into an unlinked file.
+//! it still has one, that is removed. One that is gone is damage, and the manifest remembers it. But a segment that is
+//! gone, or whose name shows another file, and that is still open gets a new file with the same content, because its
+//! records can still be read: otherwise records would go on being acknowledged into an unlinked file.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
