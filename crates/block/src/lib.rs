@@ -12,6 +12,7 @@ pub mod nbd;
 mod parts;
 mod raw;
 mod read_only;
+mod samples;
 mod tap;
 pub mod walk;
 
@@ -20,4 +21,5 @@ pub use fault::{FaultDevice, Faults};
 pub use fuse::{FileExport, FuseError, serve_file};
 pub use log_device::{AsOfDevice, LogDevice, WhenFull};
 pub use raw::{OsDisk, RawDisk, file_identity};
+pub use samples::samples;
 pub use tap::{DiskTrouble, Reread, TapDevice, TapState};

@@ -7,15 +7,10 @@ use std::{
 };
 
 use bygone_model::Details;
-use bygone_store::env::{File, RealFile, read_exact_at};
+use bygone_store::env::{File, RealFile};
 use rustix::fs::{FallocateFlags, SeekFrom};
 
-use crate::Extent;
-
-/// How many blocks are sampled for the fingerprint of a block device, besides its ends.
-const SAMPLES: u64 = 256;
-const SAMPLE_BYTES: usize = 4096;
-const END_BYTES: u64 = 1 << 20;
+use crate::{Extent, samples};
 
 /// What a tap needs of the disk below it.
 pub trait RawDisk: Send + Sync {
@@ -188,28 +183,6 @@ impl OsDisk {
             Err(e) => Err(e.into()),
         }
     }
-
-    /// A block device has no time of change, so its ends and a sample of its blocks have to do.
-    fn fingerprint(&self) -> io::Result<u32> {
-        let mut crc = 0_u32;
-        let mut add = |offset: u64, len: usize| -> io::Result<()> {
-            let mut bytes = vec![0; len + 4];
-            bytes[..4].copy_from_slice(&crc.to_le_bytes());
-            read_exact_at(&self.file, &mut bytes[4..], offset)?;
-            crc = bygone_store::format::crc32c(&bytes);
-            Ok(())
-        };
-        let end = END_BYTES.min(self.size_bytes);
-        add(0, end as usize)?;
-        add(self.size_bytes - end, end as usize)?;
-        let step = (self.size_bytes / SAMPLES).next_multiple_of(SAMPLE_BYTES as u64).max(SAMPLE_BYTES as u64);
-        let mut at = step;
-        while at + SAMPLE_BYTES as u64 <= self.size_bytes {
-            add(at, SAMPLE_BYTES)?;
-            at += step;
-        }
-        Ok(crc)
-    }
 }
 
 impl RawDisk for OsDisk {
@@ -262,7 +235,8 @@ impl RawDisk for OsDisk {
         identity.insert("size_bytes".into(), self.size_bytes.into());
         if self.is_device {
             identity.insert("device".into(), meta.rdev().into());
-            identity.insert("fingerprint".into(), self.fingerprint()?.into());
+            // It has no time of change.
+            identity.insert(samples::KEY.into(), samples::samples(&self.file, self.size_bytes)?.into());
         } else {
             identity.extend(file_identity(&meta));
         }

@@ -27,6 +27,7 @@ use crate::{
     log_device::{LogWriter, RESOLVE_BYTES, WhenFull, check_request, wait_of},
     parts,
     raw::RawDisk,
+    samples,
 };
 
 /// The destager may have changed an unclean disk this long after the last write was logged.
@@ -132,7 +133,7 @@ impl TapDevice {
             None => TapState::New,
             Some(mark) => {
                 let Waiting { len_bytes, last } = tap.freeze_and_sum()?;
-                match is_what_was_left(mark, &tap.raw.identity()?, last) {
+                match tap.is_what_was_left(mark, &tap.raw.identity()?, last)? {
                     false => TapState::Changed { waiting_bytes_max: len_bytes },
                     true if !mark.complete => TapState::Unfinished,
                     true => TapState::Known,
@@ -157,6 +158,30 @@ impl TapDevice {
         let last = waiting.iter().map(|(_, _, seq, _)| seq).max();
         let len_bytes = waiting.iter().map(|(_, sectors, _, _)| sectors.bytes()).sum();
         Ok(Waiting { len_bytes, last: last.map(|seq| self.log().time_of(seq)).transpose()? })
+    }
+
+    /// Whether the disk is as it was when the mark was written, apart from what was destaged since. `last` is when the
+    /// newest such write was logged.
+    fn is_what_was_left(&self, mark: &TapMark, now: &Details, last: Option<Micros>) -> Result<bool, IoError> {
+        const CHANGED: &str = "changed_micros";
+        let same = |key: &str| mark.identity.get(key) == now.get(key);
+        if !(same("size_bytes") && same("device") && same("inode")) {
+            return Ok(false);
+        }
+        if mark.clean {
+            return Ok(same(CHANGED) && same(samples::KEY));
+        }
+        // After a crash, a change is expected only where, or when, the destager can have made it.
+        if let Some(changed) = now.get(CHANGED).and_then(serde_json::Value::as_i64) {
+            let by_us = last.is_some_and(|last| changed <= last.0.saturating_add(DESTAGE_SLACK_MICROS));
+            return Ok(same(CHANGED) || by_us);
+        }
+        let (before, now) = (samples::of(&mark.identity), samples::of(now));
+        samples::are_as_before(before, now, self.geometry.size_bytes, &mut |part| {
+            let (lba, sectors) = (Lba::of_bytes(part.start), Sectors::of_bytes(part.end - part.start));
+            let logged = self.log().resolve_head(self.writer.volume, lba, sectors, Wait::Yes)?;
+            Ok(logged.iter().any(|fragment| fragment.found.is_some()))
+        })
     }
 
     fn destaging(&self) -> MutexGuard<'_, Destaging> {
@@ -206,23 +231,6 @@ impl TapDevice {
             },
         })
     }
-}
-
-/// Whether the disk is as it was when the mark was written, apart from what was destaged since. `last` is when the
-/// newest such write was logged.
-fn is_what_was_left(mark: &TapMark, now: &Details, last: Option<Micros>) -> bool {
-    const CHANGED: &str = "changed_micros";
-    let same = |key: &str| mark.identity.get(key) == now.get(key);
-    if !(same("size_bytes") && same("device") && same("inode")) {
-        return false;
-    }
-    if mark.clean {
-        return same(CHANGED) && same("fingerprint");
-    }
-    // After a crash, a change is expected only if the destager can have made it. A block device has no time of change
-    // to judge by.
-    let Some(changed) = now.get(CHANGED).and_then(serde_json::Value::as_i64) else { return true };
-    same(CHANGED) || last.is_some_and(|last| changed <= last.0.saturating_add(DESTAGE_SLACK_MICROS))
 }
 
 impl BlockDevice for TapDevice {

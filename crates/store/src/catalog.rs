@@ -93,8 +93,8 @@ pub struct TapMark {
     pub clean: bool,
     /// The store has the whole content of the disk; otherwise the disk has to be read (again).
     pub complete: bool,
-    /// What the device layer compares to find out whether somebody else changed the disk (file, change time,
-    /// fingerprint).
+    /// What the device layer compares to find out whether somebody else changed the disk (file, change time, samples
+    /// of its content).
     pub identity: Details,
 }
 

@@ -3,6 +3,7 @@
 
 mod parts;
 mod refusing;
+mod samples;
 mod tap;
 
 use std::{path::Path, sync::Arc};

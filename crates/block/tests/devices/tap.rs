@@ -8,7 +8,7 @@ use bygone_store::{Log, catalog::Keeping};
 
 use super::{Rng, add_disk, assert_reads, change, make_log, open_log};
 
-const SIZE: u64 = 8 << 20;
+pub(super) const SIZE: u64 = 8 << 20;
 
 fn open_tap(log: &Arc<Log>, volume: VolumeId, disk: &Path) -> (Arc<TapDevice>, TapState) {
     TapDevice::open(log.clone(), volume, Box::new(OsDisk::open(disk).unwrap()), WhenFull::Fail).unwrap()
@@ -19,7 +19,7 @@ fn reread(tap: &Arc<TapDevice>) -> bygone_block::Reread {
 }
 
 /// A disk with content, a log, its volume, and a copy of the content.
-fn world(dir: &Path) -> (Arc<Log>, VolumeId, std::path::PathBuf, Vec<u8>) {
+pub(super) fn world(dir: &Path) -> (Arc<Log>, VolumeId, std::path::PathBuf, Vec<u8>) {
     let disk = dir.join("disk.raw");
     let mut copy = vec![0_u8; SIZE as usize];
     copy[1 << 20..3 << 20].fill(0xab);

@@ -1,4 +1,5 @@
-//! The disk below a tap: a file of a simulated medium, with the time of its last change.
+//! The disk below a tap: a file of a simulated medium, with the time of its last change, or a block device, which has
+//! samples instead.
 
 use std::{
     io::{self, IoSlice},
@@ -8,7 +9,7 @@ use std::{
     },
 };
 
-use bygone_block::RawDisk;
+use bygone_block::{RawDisk, samples};
 use bygone_model::{Details, Micros};
 use bygone_store::env::{Clock, File};
 
@@ -37,11 +38,17 @@ impl Times {
 /// The disk: a file of the second medium.
 pub(super) struct SimDisk {
     file: DiskFile,
+    is_device: bool,
 }
 
 impl SimDisk {
-    pub(super) fn new(inner: Arc<dyn File>, clock: Arc<SimClock>, times: Arc<Times>) -> SimDisk {
-        SimDisk { file: DiskFile { inner, clock, times } }
+    pub(super) fn new(
+        inner: Arc<dyn File>,
+        clock: Arc<SimClock>,
+        times: Arc<Times>,
+        is_device: bool,
+    ) -> SimDisk {
+        SimDisk { file: DiskFile { inner, clock, times }, is_device }
     }
 
     /// Changes the disk from outside of Bygone.
@@ -112,6 +119,10 @@ impl RawDisk for SimDisk {
         let mut identity = Details::new();
         identity.insert("size_bytes".into(), self.size_bytes().into());
         identity.insert("device".into(), 1.into());
+        if self.is_device {
+            identity.insert("samples".into(), samples(&self.file, self.size_bytes())?.into());
+            return Ok(identity);
+        }
         identity.insert("inode".into(), 1.into());
         identity.insert("changed_micros".into(), self.file.times.seen.load(Ordering::Relaxed).into());
         Ok(identity)

@@ -2,15 +2,18 @@
 
 use bygone_block::TapState;
 use bygone_model::{Lba, Sectors, Seq};
-use bygone_store::{Log, Wait};
+use bygone_store::{Below, Log, Wait};
 
-use super::{DISK, Done, World, Write, disk::SimDisk};
+use super::{
+    DISK, Done, World, Write,
+    disk::{SECTOR, SECTORS, SimDisk},
+};
 use crate::world::{Failure, check};
 
 impl World {
     pub(super) fn sim_disk(&self) -> Done<SimDisk> {
         let file = self.disk_medium.dir().open(DISK).map_err(|e| Failure(format!("no disk: {e}")))?;
-        Ok(SimDisk::new(file, self.clock.clone(), self.times.clone()))
+        Ok(SimDisk::new(file, self.clock.clone(), self.times.clone(), self.is_device))
     }
 
     pub(super) fn disk(&self) -> Vec<u8> {
@@ -50,6 +53,9 @@ impl World {
         self.settle(head, sure)?;
         self.durable = head;
         self.moments.retain(|(seq, _)| *seq <= head);
+        if self.is_device && self.rng.chance(200) {
+            self.touch_after_a_crash()?;
+        }
         let expected = expected.or_else(|| {
             let catalog = self.log.as_ref()?.catalog();
             let complete = catalog.taps.get(&self.volume.0)?.complete;
@@ -60,6 +66,32 @@ impl World {
             })
         });
         self.open(expected)
+    }
+
+    /// Somebody else writes to a sector of the device after a crash, where no record since its mark has changed anything.
+    fn touch_after_a_crash(&mut self) -> Done {
+        const SAMPLED: usize = 8;
+        let log = self.log()?;
+        let mark = log.catalog().taps.get(&self.volume.0).cloned().filter(|mark| mark.complete);
+        let Some(mark) = mark else { return Ok(()) };
+        let at = self.rng.below(SECTORS as u64) as usize;
+        let (first, sectors) = (Lba((at - at % SAMPLED) as u64), Sectors(SAMPLED as u64));
+        let logged = log
+            .open_volume(self.volume, Below::Device, mark.applied)
+            .and_then(|()| log.resolve_head(self.volume, first, sectors, Wait::Yes));
+        log.close_volume(self.volume);
+        let logged = logged.map_err(|e| Failure(format!("looking up what was logged: {e}")))?;
+        if logged.iter().any(|part| part.found.is_some()) {
+            return Ok(());
+        }
+        let content = [!self.disk()[at * SECTOR]; SECTOR];
+        let written = self.sim_disk()?.change((at * SECTOR) as u64, &content);
+        written.map_err(|e| Failure(format!("somebody cannot write: {e}")))?;
+        self.say(&format!("somebody wrote to sector {at} after the crash"));
+        self.touched = true;
+        let content = content.to_vec();
+        self.writes.push(Write { after: Seq::ZERO, upto: Some(Seq::ZERO), first: at, content });
+        Ok(())
     }
 
     /// Finds out which writes the recovered log has.

@@ -21,7 +21,7 @@ use bygone_store::{
 use crate::{
     SimClock,
     medium::{Faults, Medium},
-    rng::{Rng, SimRandom},
+    rng::{Rng, SimRandom, mix},
     world::{Failure, check},
 };
 use disk::{SECTOR, SECTORS, Times};
@@ -47,6 +47,8 @@ struct World {
     log_medium: Arc<Medium>,
     disk_medium: Arc<Medium>,
     times: Arc<Times>,
+    /// The disk is a block device: it has no time of change.
+    is_device: bool,
     options: LogOptions,
     volume: VolumeId,
     log: Option<Arc<Log>>,
@@ -135,6 +137,7 @@ impl World {
             log_medium,
             disk_medium,
             times,
+            is_device: mix(seed).is_multiple_of(2),
             options,
             volume,
             durable: log.durable_seq(),
@@ -422,7 +425,11 @@ impl World {
         self.clock.advance(1_000_000);
         let at = self.rng.below(SECTORS as u64) as usize;
         let disk = self.sim_disk()?;
-        let mark = [self.rng.draw() as u8; SECTOR];
+        let mut mark = [self.rng.draw() as u8; SECTOR];
+        if self.is_device && self.disk()[at * SECTOR] == mark[0] {
+            // Nothing tells of a write of what is there already.
+            mark = mark.map(|byte| !byte);
+        }
         let written = disk.change((at * SECTOR) as u64, &mark);
         written.map_err(|e| Failure(format!("somebody cannot write: {e}")))?;
         self.say(&format!("somebody wrote to sector {at}"));
