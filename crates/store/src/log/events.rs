@@ -171,7 +171,8 @@ impl Log {
         Ok(found.events)
     }
 
-    /// The event of the best grade that names exactly this place. For other questions about events see
+    /// The event of the best grade that names exactly this place; of several, the one that was recorded last, since
+    /// it was recorded by someone who could know of the others. For other questions about events see
     /// [`Log::find_events`].
     ///
     /// # Errors
@@ -184,7 +185,8 @@ impl Log {
         };
         let mut best: Option<Event> = None;
         self.find_events(&query, EventOrder::Oldest, 1, &mut |event| {
-            let better = best.as_ref().is_none_or(|best| best.event.grade <= event.event.grade);
+            let rank = |event: &Event| (event.event.grade, event.seq);
+            let better = best.as_ref().is_none_or(|best| rank(best) < rank(event));
             if event.branch == place.branch && better {
                 best = Some(event.clone());
             }

@@ -120,6 +120,24 @@ fn the_best_event_that_tells_of_a_place_is_found() {
 }
 
 #[test]
+fn of_events_of_one_grade_that_tell_of_a_place_the_one_recorded_last_is_found() {
+    let (_world, log, _) = World::make(1 << 20);
+    let first = log.event(BranchId(0), &Event::new(Kind::Manager, "first")).unwrap();
+    let place = bygone_model::Place::new(BranchId(0), first.last);
+    let told = || log.event_at(place).unwrap().unwrap().event.label;
+    assert_eq!(told(), "first");
+    // Each is found among those in memory and those in checkpoints, whichever are looked at first.
+    for label in ["second", "third", "fourth"] {
+        log.checkpoint().unwrap();
+        let again = Event::new(Kind::Point, label).at(At::exactly(first.last, first.time));
+        log.event(BranchId(0), &again).unwrap();
+        assert_eq!(told(), label);
+    }
+    log.checkpoint().unwrap();
+    assert_eq!(told(), "fourth");
+}
+
+#[test]
 fn a_marked_moment_has_a_place_and_a_time_of_its_own_and_is_durable() {
     let (world, log, _) = World::make(1 << 20);
     let before = log.event(BranchId(0), &Event::new(Kind::Shutdown, "stopped")).unwrap();
