@@ -76,8 +76,9 @@ pub(super) fn left(active: &Active, options: &LogOptions, claim: Claim) -> (u64,
 }
 
 impl LogOptions {
-    /// With less free space than this, only writes are taken for which space is already reserved. By default 80 MiB,
-    /// or up to 112 MiB while many writes are in no checkpoint yet; this does not count those.
+    /// With less free space than this, only writes are taken for which space is already reserved. By default 80 MiB.
+    /// Beside that, 64 bytes are left for each version that is in no checkpoint yet: up to about 32 MiB, or 64 MiB if
+    /// checkpoints cannot be written.
     #[must_use]
     pub fn room_bytes_min(&self) -> u64 {
         self.segment_bytes.saturating_add(self.segment_bytes / 4)
