@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bygone-api", &["bygone-model"]),
     ("bygone-store", &["bygone-model", "bygone-sys"]),
     ("bygone-qemu", &["bygone-model", "bygone-sys"]),
+    ("bygone-files", &["bygone-model"]),
     ("bygone-block", &["bygone-model", "bygone-store", "bygone-sys"]),
     (
         "bygone-engine",
@@ -37,6 +38,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("bygone-model", &["rustix", "libc", "tokio"]),
     ("bygone-store", &["libc", "tokio"]),
     ("bygone-api", &["rustix", "libc", "tokio", "clap", "jiff"]),
+    ("bygone-files", &["rustix", "libc", "tokio", "jiff"]),
     ("bygone-engine", &["clap", "indicatif"]),
 ];
 

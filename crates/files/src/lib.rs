@@ -1,0 +1,16 @@
+//! What is on a disk: its partitions, the file systems in them, and whether each was left in order.
+//!
+//! Everything is read through [`Blocks`]; this crate opens no file, starts no process and knows neither clock nor store.
+//! What it reads was written by a guest, so nothing of it is believed: each loop, allocation and recursion has a bound of
+//! our own, arithmetic on numbers from the disk is checked, and whatever is senseless becomes an error value or a note.
+//! A file system that is not understood is named, if it can be, and never guessed at.
+#![forbid(unsafe_code)]
+
+mod blocks;
+mod bytes;
+mod partitions;
+mod volumes;
+
+pub use blocks::{Blocks, Cached, Cause, Guarded, ReadError, Window};
+pub use partitions::{GptCopy, Note, Partition, Scheme, Table, Type, partitions};
+pub use volumes::{Kind, State, Survey, Volume, recognise, survey};

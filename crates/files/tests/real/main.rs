@@ -1,0 +1,8 @@
+//! What this crate says of images made by the real tools, compared with those tools and with the kernel's own drivers.
+//!
+//! The tools come from `scripts/setup`. Images are mounted through loop devices, which needs root: a test that cannot
+//! mount says so and makes its image in another way.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod image;
+mod volumes;
