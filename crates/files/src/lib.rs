@@ -8,9 +8,15 @@
 
 mod blocks;
 mod bytes;
+mod ext;
 mod partitions;
+mod tree;
 mod volumes;
 
 pub use blocks::{Blocks, Cached, Cause, Guarded, ReadError, Window};
+pub use ext::Ext;
 pub use partitions::{GptCopy, Note, Partition, Scheme, Table, Type, partitions};
+pub use tree::{
+    Attribute, Entry, FileExtent, FileKind, FileTime, Limits, Metadata, Step, Tree, TreeError, walk,
+};
 pub use volumes::{Kind, State, Survey, Volume, recognise, survey};

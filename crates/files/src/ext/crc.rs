@@ -1,0 +1,32 @@
+//! CRC-32C as the kernel computes it: without the inversions at the beginning and the end.
+
+const TABLE: [u32; 256] = table();
+
+const fn table() -> [u32; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = byte as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+}
+
+/// Continues `crc` over `bytes`.
+pub(super) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(crc, |crc, byte| (crc >> 8) ^ TABLE[usize::from((crc as u8) ^ byte)])
+}
+
+/// Continues `crc` over `bytes`, as if those of `zeroed` were zeroes.
+pub(super) fn crc32c_without(crc: u32, bytes: &[u8], zeroed: std::ops::Range<usize>) -> u32 {
+    let (before, rest) = bytes.split_at(zeroed.start.min(bytes.len()));
+    let (hidden, after) = rest.split_at(zeroed.len().min(rest.len()));
+    let crc = hidden.iter().fold(crc32c(crc, before), |crc, _| crc32c(crc, &[0]));
+    crc32c(crc, after)
+}

@@ -1,0 +1,278 @@
+//! The files of a volume: paths, inodes, what an inode says, where its bytes lie.
+//!
+//! One trait for all file systems. Names, link targets and attributes are bytes, since no encoding can be relied upon.
+//! [`walk`] goes over a whole tree within limits, and ends whatever the tree looks like.
+
+use std::collections::HashSet;
+
+use crate::blocks::ReadError;
+
+/// Why a tree cannot be read further.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TreeError {
+    /// The blocks below could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// What is there makes no sense.
+    #[error("inode {inode} is damaged: {what}")]
+    Damaged {
+        /// The inode at which this was noticed; 0 for the file system as a whole.
+        inode: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// It is written in a way that is not read here.
+    #[error("{what} cannot be read here")]
+    Unsupported {
+        /// What it is.
+        what: String,
+    },
+    /// It is larger than what is read.
+    #[error("inode {inode} is too large: {what}")]
+    TooLarge {
+        /// The inode.
+        inode: u64,
+        /// Of what it has too much.
+        what: &'static str,
+    },
+    /// There is no such file.
+    #[error("there is no such file")]
+    NotFound,
+    /// It is something else than was asked for.
+    #[error("inode {inode} is not a {wanted}")]
+    OtherKind {
+        /// The inode.
+        inode: u64,
+        /// What it should be.
+        wanted: &'static str,
+    },
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "their names say what they are")]
+pub enum FileKind {
+    Regular,
+    Directory,
+    Symlink,
+    CharDevice,
+    BlockDevice,
+    Fifo,
+    Socket,
+    /// Something else, or not said where a name was read.
+    Unknown,
+}
+
+/// A moment in seconds and nanoseconds since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileTime {
+    /// Seconds, negative before 1970.
+    pub seconds: i64,
+    /// Nanoseconds of that second.
+    pub nanos: u32,
+}
+
+/// What an inode says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// Its number.
+    pub inode: u64,
+    /// What it is.
+    pub kind: FileKind,
+    /// Permissions, with set-user-id, set-group-id and sticky bits: 12 bits.
+    pub mode: u16,
+    /// The owner's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+    /// The number of its names.
+    pub links: u32,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Its content was read last.
+    pub accessed: FileTime,
+    /// Its content was changed last.
+    pub modified: FileTime,
+    /// Its inode was changed last.
+    pub changed: FileTime,
+    /// It was created, if that is recorded.
+    pub created: Option<FileTime>,
+    /// Major and minor number of a device.
+    pub device: Option<(u32, u32)>,
+}
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The name, without slash and zero byte.
+    pub name: Vec<u8>,
+    /// The inode it stands for.
+    pub inode: u64,
+    /// What the directory says that it is.
+    pub kind: FileKind,
+}
+
+/// An extended attribute: its whole name ("user.…") and its value.
+pub type Attribute = (Vec<u8>, Vec<u8>);
+
+/// A run of a file's bytes that lie on the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileExtent {
+    /// Where it begins in the file, in bytes.
+    pub offset: u64,
+    /// Its length in bytes; it may reach beyond the end of the file.
+    pub len_bytes: u64,
+    /// Where it lies, in bytes from the start of the volume.
+    pub place: u64,
+    /// It is reserved and reads as zeroes.
+    pub unwritten: bool,
+}
+
+/// The files of a volume.
+pub trait Tree {
+    /// The inode of the root directory.
+    fn root(&self) -> u64;
+
+    /// Calls `each` with the names in a directory, without `.` and `..`, in any order, until it returns false.
+    ///
+    /// # Errors
+    /// [`TreeError`]; some names may have been passed before.
+    fn entries(&self, directory: u64, each: &mut dyn FnMut(Entry) -> bool) -> Result<(), TreeError>;
+
+    /// What an inode says of itself.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    fn metadata(&self, inode: u64) -> Result<Metadata, TreeError>;
+
+    /// The extended attributes of an inode, access lists in the form in which Linux shows them, sorted by name.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    fn attributes(&self, inode: u64) -> Result<Vec<Attribute>, TreeError>;
+
+    /// What a symbolic link points to.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    fn link_target(&self, inode: u64) -> Result<Vec<u8>, TreeError>;
+
+    /// Calls `each` with the extents of a file's content, in the order of the file, until it returns false. What lies
+    /// between them reads as zeroes; content that is kept in the inode itself has none.
+    ///
+    /// # Errors
+    /// [`TreeError`]; some extents may have been passed before.
+    fn extents(&self, inode: u64, each: &mut dyn FnMut(FileExtent) -> bool) -> Result<(), TreeError>;
+
+    /// Fills `buf` with a file's content from `offset` and returns how many bytes there were.
+    ///
+    /// # Errors
+    /// [`TreeError`]; the contents of `buf` are undefined then.
+    fn read(&self, inode: u64, offset: u64, buf: &mut [u8]) -> Result<usize, TreeError>;
+
+    /// The inode of a path from the root; links are not followed, empty parts count for nothing.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    fn find(&self, path: &[u8]) -> Result<u64, TreeError> {
+        let mut at = self.root();
+        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            let mut found = None;
+            self.entries(at, &mut |entry| {
+                if entry.name == name {
+                    found = Some(entry.inode);
+                }
+                found.is_none()
+            })?;
+            at = found.ok_or(TreeError::NotFound)?;
+        }
+        Ok(at)
+    }
+}
+
+/// The bounds of a [`walk`].
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Names in all.
+    pub entries_max: u64,
+    /// Directories within each other.
+    pub depth_max: usize,
+    /// Bytes of one path.
+    pub path_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { entries_max: 50_000_000, depth_max: 4096, path_bytes_max: 64 << 10 }
+    }
+}
+
+/// What a [`walk`] tells.
+#[derive(Clone, Debug)]
+pub enum Step<'a> {
+    /// A name, with the path that leads to it.
+    Name(&'a [u8], &'a Entry),
+    /// A directory that cannot be read, or not further.
+    Unreadable(&'a [u8], TreeError),
+    /// A directory that was met before or lies too deep; it is not entered.
+    NotEntered(&'a [u8], u64),
+}
+
+/// Goes over all names of a tree, in no particular order, until `each` returns false. Each directory is entered once,
+/// so that a damaged tree with cycles ends as well.
+///
+/// Returns false if the limits put an end to it.
+///
+/// # Errors
+/// [`ReadError`] when the caller itself ended the reading; other errors are steps.
+pub fn walk(
+    tree: &dyn Tree,
+    limits: Limits,
+    each: &mut dyn FnMut(Step<'_>) -> bool,
+) -> Result<bool, ReadError> {
+    let mut met = HashSet::from([tree.root()]);
+    let mut waiting: Vec<(u64, Vec<u8>, usize)> = vec![(tree.root(), Vec::new(), 0)];
+    let mut left = limits.entries_max;
+    while let Some((directory, path, depth)) = waiting.pop() {
+        let (mut stopped, mut exhausted) = (false, false);
+        let done = tree.entries(directory, &mut |entry| {
+            if left == 0 {
+                exhausted = true;
+                return false;
+            }
+            left -= 1;
+            let mut below = path.clone();
+            below.push(b'/');
+            below.extend_from_slice(&entry.name);
+            if !each(Step::Name(&below, &entry)) {
+                stopped = true;
+                return false;
+            }
+            // The inode knows better than the name what it is.
+            let is_directory = match entry.kind {
+                FileKind::Directory | FileKind::Unknown => {
+                    tree.metadata(entry.inode).is_ok_and(|metadata| metadata.kind == FileKind::Directory)
+                }
+                _ => false,
+            };
+            if is_directory {
+                let fits = depth < limits.depth_max && below.len() <= limits.path_bytes_max;
+                if fits && met.insert(entry.inode) {
+                    waiting.push((entry.inode, below, depth + 1));
+                } else {
+                    stopped = !each(Step::NotEntered(&below, entry.inode));
+                }
+            }
+            !stopped
+        });
+        match done {
+            Err(TreeError::Read(error)) if error.is_final() => return Err(error),
+            Err(error) => stopped |= !each(Step::Unreadable(&path, error)),
+            Ok(()) => {}
+        }
+        if stopped || exhausted {
+            return Ok(!exhausted);
+        }
+    }
+    Ok(true)
+}

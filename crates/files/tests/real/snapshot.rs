@@ -1,0 +1,232 @@
+//! All that a tree shows, as the kernel shows it and as this crate does.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    hash::{DefaultHasher, Hasher},
+    io::Read,
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::{FileExt, MetadataExt},
+    },
+    path::Path,
+};
+
+use bygone_files::{Attribute, FileKind, FileTime, Limits, Step, Tree, walk};
+use rustix::{fs as rfs, io::Errno};
+
+/// Larger files are compared by their extents.
+const WHOLE_MAX: u64 = 64 << 20;
+const BLOCK: usize = 4096;
+
+/// What is shown of one name.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    inode: u64,
+    mode: u32,
+    owner: (u32, u32),
+    links: u64,
+    size: u64,
+    times: [(i64, i64); 3],
+    device: Option<(u32, u32)>,
+    target: Option<Vec<u8>>,
+    content: Option<u64>,
+    attributes: Vec<Attribute>,
+}
+
+pub(crate) type Snapshot = BTreeMap<Vec<u8>, Shown>;
+
+/// A hash of the blocks that hold anything else than zeroes, and of their places.
+#[derive(Default)]
+struct Content(DefaultHasher);
+
+impl Content {
+    fn add(&mut self, offset: u64, bytes: &[u8]) {
+        for (block, at) in bytes.chunks(BLOCK).zip((offset..).step_by(BLOCK)) {
+            let used = block.len() - block.iter().rev().take_while(|byte| **byte == 0).count();
+            if used > 0 {
+                self.0.write_u64(at);
+                self.0.write(&block[..used]);
+            }
+        }
+    }
+}
+
+fn kernel_content(path: &Path, size: u64) -> u64 {
+    let mut file = File::open(path).unwrap();
+    let mut content = Content::default();
+    if size <= WHOLE_MAX {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, size);
+        content.add(0, &bytes);
+        return content.0.finish();
+    }
+    let mut at = 0;
+    while let Ok(data) = rfs::seek(&file, rfs::SeekFrom::Data(at)) {
+        let hole = rfs::seek(&file, rfs::SeekFrom::Hole(data)).unwrap();
+        let start = data / BLOCK as u64 * BLOCK as u64;
+        let mut bytes = vec![0; (hole - start) as usize];
+        file.read_exact_at(&mut bytes, start).unwrap();
+        content.add(start, &bytes);
+        at = hole;
+    }
+    content.0.finish()
+}
+
+fn kernel_attributes(path: &Path) -> Vec<Attribute> {
+    let mut names = vec![0; 64 << 10];
+    let len = match rfs::llistxattr(path, &mut names[..]) {
+        Err(Errno::OPNOTSUPP) => return Vec::new(),
+        len => len.unwrap(),
+    };
+    let names = names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let mut all: Vec<Attribute> = names
+        .map(|name| {
+            let mut value = vec![0; 64 << 10];
+            let len = rfs::lgetxattr(path, name, &mut value[..]).unwrap();
+            (name.to_vec(), value[..len].to_vec())
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+fn kernel_shown(path: &Path) -> Shown {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    let kind = metadata.file_type();
+    let rdev = metadata.rdev();
+    let is_device = metadata.mode() & 0o170_000 == 0o020_000 || metadata.mode() & 0o170_000 == 0o060_000;
+    let times = [
+        (metadata.atime(), metadata.atime_nsec()),
+        (metadata.mtime(), metadata.mtime_nsec()),
+        (metadata.ctime(), metadata.ctime_nsec()),
+    ];
+    Shown {
+        inode: metadata.ino(),
+        mode: metadata.mode(),
+        owner: (metadata.uid(), metadata.gid()),
+        links: metadata.nlink(),
+        size: metadata.size(),
+        times,
+        device: is_device.then(|| (rfs::major(rdev), rfs::minor(rdev))),
+        target: kind.is_symlink().then(|| fs::read_link(path).unwrap().into_os_string().into_vec()),
+        content: kind.is_file().then(|| kernel_content(path, metadata.size())),
+        attributes: kernel_attributes(path),
+    }
+}
+
+/// What the kernel shows below `root`.
+pub(crate) fn kernel(root: &Path) -> Snapshot {
+    let mut snapshot = Snapshot::new();
+    let mut waiting = vec![(root.to_owned(), Vec::new())];
+    while let Some((folder, path)) = waiting.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let mut below: Vec<u8> = path.clone();
+            below.push(b'/');
+            below.extend_from_slice(entry.file_name().as_bytes());
+            if entry.file_type().unwrap().is_dir() {
+                waiting.push((entry.path(), below.clone()));
+            }
+            snapshot.insert(below, kernel_shown(&entry.path()));
+        }
+    }
+    snapshot
+}
+
+fn our_content(tree: &dyn Tree, inode: u64, size: u64) -> u64 {
+    let mut content = Content::default();
+    if size <= WHOLE_MAX {
+        let mut bytes = vec![0; size as usize];
+        // Pieces that begin and end anywhere.
+        for (i, piece) in bytes.chunks_mut(100_003).enumerate() {
+            assert_eq!(tree.read(inode, i as u64 * 100_003, piece).unwrap(), piece.len());
+        }
+        assert_eq!(tree.read(inode, size, &mut [0; 10]).unwrap(), 0);
+        content.add(0, &bytes);
+        return content.0.finish();
+    }
+    let mut runs = Vec::new();
+    tree.extents(inode, &mut |extent| {
+        runs.push(extent);
+        true
+    })
+    .unwrap();
+    for run in runs.iter().filter(|run| !run.unwritten && run.offset < size) {
+        let start = run.offset / BLOCK as u64 * BLOCK as u64;
+        let end = (run.offset + run.len_bytes).next_multiple_of(BLOCK as u64).min(size);
+        let mut bytes = vec![0; (end - start) as usize];
+        assert_eq!(tree.read(inode, start, &mut bytes).unwrap(), bytes.len());
+        content.add(start, &bytes);
+    }
+    content.0.finish()
+}
+
+fn our_shown(tree: &dyn Tree, inode: u64) -> Shown {
+    let metadata = tree.metadata(inode).unwrap();
+    let kind = match metadata.kind {
+        FileKind::Fifo => 0o010_000,
+        FileKind::CharDevice => 0o020_000,
+        FileKind::Directory => 0o040_000,
+        FileKind::BlockDevice => 0o060_000,
+        FileKind::Regular => 0o100_000,
+        FileKind::Symlink => 0o120_000,
+        FileKind::Socket => 0o140_000,
+        FileKind::Unknown => 0,
+    };
+    let time = |time: FileTime| (time.seconds, i64::from(time.nanos));
+    Shown {
+        inode: metadata.inode,
+        mode: kind | u32::from(metadata.mode),
+        owner: (metadata.uid, metadata.gid),
+        links: u64::from(metadata.links),
+        size: metadata.size_bytes,
+        times: [time(metadata.accessed), time(metadata.modified), time(metadata.changed)],
+        device: metadata.device,
+        target: (metadata.kind == FileKind::Symlink).then(|| tree.link_target(inode).unwrap()),
+        content: (metadata.kind == FileKind::Regular).then(|| our_content(tree, inode, metadata.size_bytes)),
+        attributes: tree.attributes(inode).unwrap(),
+    }
+}
+
+/// What this crate shows of a tree.
+pub(crate) fn ours(tree: &dyn Tree) -> Snapshot {
+    let mut snapshot = Snapshot::new();
+    let whole = walk(tree, Limits::default(), &mut |step| {
+        let Step::Name(path, entry) = step else { panic!("{step:?}") };
+        let shown = our_shown(tree, entry.inode);
+        assert!(snapshot.insert(path.to_vec(), shown).is_none(), "{} twice", path.escape_ascii());
+        true
+    });
+    assert!(whole.unwrap());
+    snapshot
+}
+
+/// Compares only what a copy keeps: names, kinds, sizes of files, targets and contents.
+#[track_caller]
+pub(crate) fn expect_alike(what: &str, ours: &Snapshot, source: &Snapshot) {
+    let kept = |shown: &Shown| {
+        let size = shown.content.map(|_| shown.size);
+        (shown.mode & 0o170_000, size, shown.target.clone(), shown.content)
+    };
+    let names = |snapshot: &Snapshot| snapshot.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(ours), names(source), "{what}");
+    for (path, shown) in ours {
+        assert_eq!(kept(shown), kept(&source[path]), "{what}: {}", path.escape_ascii());
+    }
+}
+
+/// Compares both; each difference is named.
+#[track_caller]
+pub(crate) fn expect_equal(what: &str, ours: &Snapshot, kernel: &Snapshot) {
+    let mut differences = Vec::new();
+    for path in ours.keys().chain(kernel.keys().filter(|path| !ours.contains_key(*path))) {
+        let (a, b) = (ours.get(path), kernel.get(path));
+        if a != b {
+            differences.push(format!("{}:\n  ours   {a:?}\n  kernel {b:?}", path.escape_ascii()));
+        }
+    }
+    let shown = differences[..differences.len().min(5)].join("\n");
+    assert!(differences.is_empty(), "{what}: {} differences\n{shown}", differences.len());
+}
