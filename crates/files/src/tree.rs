@@ -3,7 +3,7 @@
 //! One trait for all file systems. Names, link targets and attributes are bytes, since no encoding can be relied upon.
 //! [`walk`] goes over a whole tree within limits, and ends whatever the tree looks like.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, rc::Rc};
 
 use crate::blocks::ReadError;
 
@@ -190,6 +190,18 @@ pub trait Tree {
     }
 }
 
+/// Directories that a [`walk`] has met and not entered yet.
+const DIRECTORIES_MAX: usize = 2 << 20;
+
+/// A directory that is to be entered. Those in one directory share its path, so that each costs no more than its name.
+struct Waiting {
+    inode: u64,
+    above: Rc<[u8]>,
+    /// With a slash before it.
+    name: Vec<u8>,
+    depth: usize,
+}
+
 /// The bounds of a [`walk`].
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -212,9 +224,9 @@ impl Default for Limits {
 pub enum Step<'a> {
     /// A name, with the path that leads to it.
     Name(&'a [u8], &'a Entry),
-    /// A directory that cannot be read, or not further.
+    /// A directory that cannot be read, or not further, or an inode of which it is not known whether it is one.
     Unreadable(&'a [u8], TreeError),
-    /// A directory that was met before or lies too deep; it is not entered.
+    /// A directory that was met before, lies too deep, or is one of too many; it is not entered.
     NotEntered(&'a [u8], u64),
 }
 
@@ -231,40 +243,54 @@ pub fn walk(
     each: &mut dyn FnMut(Step<'_>) -> bool,
 ) -> Result<bool, ReadError> {
     let mut met = HashSet::from([tree.root()]);
-    let mut waiting: Vec<(u64, Vec<u8>, usize)> = vec![(tree.root(), Vec::new(), 0)];
+    let mut waiting = vec![Waiting { inode: tree.root(), above: Rc::from([]), name: Vec::new(), depth: 0 }];
     let mut left = limits.entries_max;
-    while let Some((directory, path, depth)) = waiting.pop() {
-        let (mut stopped, mut exhausted) = (false, false);
+    while let Some(Waiting { inode: directory, above, name, depth }) = waiting.pop() {
+        let path: Rc<[u8]> = [&above[..], &name].concat().into();
+        let (mut stopped, mut exhausted, mut ended) = (false, false, None);
         let done = tree.entries(directory, &mut |entry| {
             if left == 0 {
                 exhausted = true;
                 return false;
             }
             left -= 1;
-            let mut below = path.clone();
-            below.push(b'/');
-            below.extend_from_slice(&entry.name);
+            let name = [b"/", &entry.name[..]].concat();
+            let below = [&path[..], &name].concat();
             if !each(Step::Name(&below, &entry)) {
                 stopped = true;
                 return false;
             }
             // The inode knows better than the name what it is.
-            let is_directory = match entry.kind {
-                FileKind::Directory | FileKind::Unknown => {
-                    tree.metadata(entry.inode).is_ok_and(|metadata| metadata.kind == FileKind::Directory)
-                }
-                _ => false,
+            let kind = match entry.kind {
+                FileKind::Directory | FileKind::Unknown => tree.metadata(entry.inode).map(|found| found.kind),
+                kind => Ok(kind),
             };
-            if is_directory {
-                let fits = depth < limits.depth_max && below.len() <= limits.path_bytes_max;
-                if fits && met.insert(entry.inode) {
-                    waiting.push((entry.inode, below, depth + 1));
-                } else {
-                    stopped = !each(Step::NotEntered(&below, entry.inode));
+            match kind {
+                Ok(FileKind::Directory) => {}
+                Ok(_) => return true,
+                Err(TreeError::Read(error)) if error.is_final() => {
+                    ended = Some(error);
+                    return false;
                 }
+                Err(error) => {
+                    stopped = !each(Step::Unreadable(&below, error));
+                    return !stopped;
+                }
+            }
+            let fits = depth < limits.depth_max
+                && below.len() <= limits.path_bytes_max
+                && waiting.len() < DIRECTORIES_MAX;
+            if fits && met.insert(entry.inode) {
+                let above = Rc::clone(&path);
+                waiting.push(Waiting { inode: entry.inode, above, name, depth: depth + 1 });
+            } else {
+                stopped = !each(Step::NotEntered(&below, entry.inode));
             }
             !stopped
         });
+        if let Some(error) = ended {
+            return Err(error);
+        }
         match done {
             Err(TreeError::Read(error)) if error.is_final() => return Err(error),
             Err(error) => stopped |= !each(Step::Unreadable(&path, error)),

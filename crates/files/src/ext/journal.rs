@@ -39,6 +39,8 @@ const FAST_COMMIT_BLOCKS: u32 = 256;
 const FAST_COMMIT_HEAD: u16 = 9;
 /// 16 GiB of blocks of 4 KiB; those that mkfs makes have 1 GiB at most.
 const JOURNAL_BLOCKS_MAX: u32 = 4 << 20;
+/// Blocks that the journal takes back, in all.
+const REVOKED_MAX: usize = 16 << 20;
 
 /// A journal that is being read.
 struct Journal<'a, B> {
@@ -111,7 +113,10 @@ pub(super) fn replay<B: Blocks>(ext: &Ext<B>) -> Result<HashMap<u64, Replayed>, 
     if start == 0 {
         return Ok(HashMap::new());
     }
-    let is_ring = journal.first > 0 && journal.first < journal.end && length <= JOURNAL_BLOCKS_MAX;
+    if length > JOURNAL_BLOCKS_MAX {
+        return Err(unsupported(format!("a journal of {length} blocks")));
+    }
+    let is_ring = journal.first > 0 && journal.first < journal.end;
     if !is_ring || !(journal.first..journal.end).contains(&start) {
         return Err(damaged(inode.number, "the journal's superblock makes no sense"));
     }
@@ -161,7 +166,12 @@ impl<B: Blocks> Journal<'_, B> {
                     let Some(found) = self.tags(&block, sequence, &mut at, &mut left)? else { break };
                     pending.0.extend(found);
                 }
-                REVOKE if self.tail_holds(&block) => pending.1.extend(self.revoked(&block)),
+                REVOKE if self.tail_holds(&block) => {
+                    pending.1.extend(self.revoked(&block));
+                    if pending.1.len() + revoked.len() > REVOKED_MAX {
+                        return Err(unsupported("a journal that takes back so many blocks"));
+                    }
+                }
                 COMMIT if self.commit_holds(&block) => {
                     tags.append(&mut pending.0);
                     for target in pending.1.drain(..) {

@@ -19,6 +19,8 @@ const DEPTH_MAX: u16 = 5;
 const WRITTEN_MAX: u16 = 32768;
 /// Runs of one visit: a file of 4 GiB with no two blocks side by side has 1,048,576.
 const RUNS_MAX: usize = 16 << 20;
+/// Blocks of one map, in bytes: a file of 2 TiB in blocks of 4 KiB has 2 GiB of pointers.
+const MAP_BYTES_MAX: u64 = 4 << 30;
 const DIRECT: u64 = 12;
 
 /// Blocks of a file that lie side by side, in blocks.
@@ -38,6 +40,7 @@ struct Visit<'a> {
     /// The block of the file up to which everything was passed on.
     done: u64,
     runs: usize,
+    map_bytes: u64,
     /// Adjoining blocks are gathered before they are passed on.
     gathered: Option<Run>,
     ended: bool,
@@ -91,7 +94,8 @@ impl<B: Blocks> Ext<B> {
         wanted: Range<u64>,
         each: &mut dyn FnMut(Run) -> bool,
     ) -> Result<(), TreeError> {
-        let mut visit = Visit { inode, wanted, each, done: 0, runs: 0, gathered: None, ended: false };
+        let mut visit =
+            Visit { inode, wanted, each, done: 0, runs: 0, map_bytes: 0, gathered: None, ended: false };
         if inode.has_extents() {
             let depth = le16(inode.map_area(), 6);
             if depth > DEPTH_MAX {
@@ -148,7 +152,7 @@ impl<B: Blocks> Ext<B> {
                 continue;
             }
             let place = u64::from(le32(entry, 4)) | u64::from(le16(entry, 8)) << 32;
-            let child = self.map_block(visit.inode, place)?;
+            let child = self.map_block(visit, place)?;
             self.verify_node(visit.inode, &child)?;
             self.extents_in(visit, &child, depth - 1, first..end)?;
         }
@@ -165,9 +169,16 @@ impl<B: Blocks> Ext<B> {
     }
 
     /// A block of a map.
-    fn map_block(&self, inode: &Inode, place: u64) -> Result<Vec<u8>, TreeError> {
+    fn map_block(&self, visit: &mut Visit<'_>, place: u64) -> Result<Vec<u8>, TreeError> {
         if place == 0 || place >= self.superblock.blocks {
-            return Err(damaged(inode.number, "its map leads outside"));
+            return Err(damaged(visit.inode.number, "its map leads outside"));
+        }
+        visit.map_bytes += self.superblock.block_bytes;
+        if visit.map_bytes > MAP_BYTES_MAX {
+            return Err(TreeError::TooLarge {
+                inode: visit.inode.number,
+                what: "its map has too many blocks",
+            });
         }
         self.volume.block(place)
     }
@@ -199,7 +210,7 @@ impl<B: Blocks> Ext<B> {
             let run = Run { first, blocks: 1, place: u64::from(place), unwritten: false };
             return visit.add(run, self.superblock.blocks);
         }
-        let block = self.map_block(visit.inode, u64::from(place))?;
+        let block = self.map_block(visit, u64::from(place))?;
         let below = covers / in_block;
         for (pointer, i) in block.chunks_exact(4).zip(0..) {
             self.pointer(visit, le32(pointer, 0), first + i * below, level - 1)?;

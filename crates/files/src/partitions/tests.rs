@@ -135,6 +135,17 @@ fn the_backup_stands_in_for_a_damaged_primary_and_both_damaged_are_none() {
 }
 
 #[test]
+fn copies_that_hold_and_differ_are_told_and_the_primary_counts() {
+    let (mut old, mut new) = (vec![0; 2 << 20], vec![0; 2 << 20]);
+    write_gpt(&mut old, 512, &[(40, 99)]);
+    write_gpt(&mut new, 512, &[(60, 99)]);
+    let backup = new.len() - 33 * 512;
+    new[backup..].copy_from_slice(&old[backup..]);
+    let table = table_of(&new, 512);
+    assert_eq!((places(&table)[0].1, &table.notes[..]), (60 * 512, &[Note::CopiesDiffer][..]));
+}
+
+#[test]
 fn a_backup_where_the_disk_ended_before_it_grew_is_found() {
     let mut bytes = vec![0; 2 << 20];
     write_gpt(&mut bytes, 512, &[(40, 99)]);
