@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use bygone_model::{BranchId, Event, Kind, Lba, SECTOR_BYTES, Seq, VolumeId};
 use bygone_store::{
     Cursor, Error, Followed, Follower, Log,
-    format::record::{Op, Subject},
+    format::{
+        record::{Op, Subject},
+        segment,
+    },
 };
 
 use crate::world::{World, sector, write};
@@ -184,7 +187,12 @@ fn a_follower_gets_past_a_beginning_that_is_lost() {
                 (before.iter().filter(is_it).collect(), records.iter().filter(|r| r.seq <= head).collect());
             assert_eq!(found, kept, "{manifests}, {lost}, {life}");
             assert!(gone.contains(&1) && gone.len() < before.len() / 2, "{manifests}, {lost}, {life}");
-            assert!(matches!(log.time_of(Seq(1)), Err(Error::Damaged { .. } | Error::BeforeHistory { .. })));
+            let told = log.time_of(Seq(1));
+            assert!(matches!(told, Err(Error::Damaged { .. } | Error::BeforeHistory { .. })), "{told:?}");
+            // The manifests know which segment had it.
+            let names_it =
+                matches!(&told, Err(Error::Damaged { place, .. }) if place.file == segment::file_name(1));
+            assert_eq!(names_it, manifests, "{lost}, {life}: {told:?}");
             log.checkpoint().unwrap();
             assert_eq!(all(&mut from(&log, Seq::ZERO)).1, gone, "{manifests}, {lost}, {life}");
         }

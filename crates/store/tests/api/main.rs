@@ -11,6 +11,7 @@ mod forge;
 mod full;
 mod hashing;
 mod holder;
+mod looks;
 mod invariants;
 mod joining;
 mod large;

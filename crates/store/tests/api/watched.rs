@@ -21,6 +21,10 @@ pub(crate) trait Watch: Send + Sync + 'static {
         file.read_at(buf, offset)
     }
     fn before_write(&self) {}
+    /// Called before a folder is listed.
+    fn before_list(&self, _folder: &str) {}
+    /// Called before a segment or checkpoint is made, written or cut.
+    fn before_change(&self, _name: &str) {}
     /// An error makes the sync of a file fail.
     fn before_sync(&self) -> io::Result<()> {
         Ok(())
@@ -38,8 +42,8 @@ impl<W: Watch> Watched<W> {
         Arc::new(Watched { inner: RealDir::new(folder), watch: Arc::new(watch) })
     }
 
-    fn wrap(&self, inner: Arc<dyn File>, was_made: bool) -> Arc<dyn File> {
-        Arc::new(WatchedFile { inner, was_made, watch: self.watch.clone() })
+    fn wrap(&self, name: &str, inner: Arc<dyn File>, was_made: bool) -> Arc<dyn File> {
+        Arc::new(WatchedFile { name: name.to_owned(), inner, was_made, watch: self.watch.clone() })
     }
 }
 
@@ -55,7 +59,8 @@ impl<W: Watch> Watched<W> {
 impl<W: Watch> Dir for Watched<W> {
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.watch.before_create(name);
-        self.step(|| self.inner.create(name)).map(|file| self.wrap(file, true))
+        self.watch.before_change(name);
+        self.step(|| self.inner.create(name)).map(|file| self.wrap(name, file, true))
     }
     fn publish(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         self.watch.before_create(name);
@@ -65,9 +70,10 @@ impl<W: Watch> Dir for Watched<W> {
         Ok(())
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.inner.open(name).map(|file| self.wrap(file, false))
+        self.inner.open(name).map(|file| self.wrap(name, file, false))
     }
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.watch.before_list(folder);
         self.step(|| self.inner.list(folder))
     }
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -87,6 +93,7 @@ impl<W: Watch> Dir for Watched<W> {
 }
 
 struct WatchedFile<W> {
+    name: String,
     inner: Arc<dyn File>,
     was_made: bool,
     watch: Arc<W>,
@@ -110,6 +117,7 @@ impl<W: Watch> File for WatchedFile<W> {
     }
     fn write_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         self.watch.before_write();
+        self.watch.before_change(&self.name);
         self.step(|| self.inner.write_at(parts, offset))
     }
     fn begin_writing(&self, offset: u64, len_bytes: u64) {
@@ -126,9 +134,11 @@ impl<W: Watch> File for WatchedFile<W> {
         self.inner.len_bytes()
     }
     fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.watch.before_change(&self.name);
         self.step(|| self.inner.set_len(len_bytes))
     }
     fn reserve(&self, len_bytes: u64) -> io::Result<()> {
+        self.watch.before_change(&self.name);
         self.inner.reserve(len_bytes)
     }
     fn prefetch(&self, offset: u64, len_bytes: u64) {

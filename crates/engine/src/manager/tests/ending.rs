@@ -153,6 +153,21 @@ fn a_machine_that_is_kept_is_not_adopted_again_by_the_manager_that_ends() {
 }
 
 #[test]
+fn whoever_has_connected_before_the_socket_goes_is_answered() {
+    let (world, manager) = World::with(&["web"]);
+    for _ in 0..3 {
+        let api = ApiServer::start(manager.clone()).unwrap();
+        // More than the manager accepts until it stops accepting.
+        let connect = |_| socket::connect(&world.paths().api_socket()).unwrap();
+        let streams: Vec<_> = (0..100).map(connect).collect();
+        drop(api);
+        for stream in &streams {
+            socket::ask(stream, &call::Jobs {}, false, &mut Nobody).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_call_that_lasts_when_the_manager_ends_is_answered() {
     let (world, manager) = World::with(&["web"]);
     drop(manager);

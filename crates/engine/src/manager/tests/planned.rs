@@ -96,6 +96,22 @@ fn another_target_of_the_name_does_not_lose_the_history_that_was_asked_about() {
 }
 
 #[test]
+fn another_target_of_the_name_is_not_copied_out() {
+    let (world, manager) = World::with(&["web"]);
+    let path = world.dir.path().join("web.raw");
+    let (at, to) = ("now".to_owned(), RestoreTo::Path(path.clone()));
+    let call = call::Restore { name: "web".into(), at, disk: None, to, discard_later: false };
+    let planned = plan(&manager, call.clone());
+    manager.handle(&remove(false), &mut Nobody).unwrap();
+    add(&manager, "web").unwrap();
+    assert_eq!(moved(confirm(&manager, &planned, call.clone())), MovedPart::Target);
+    assert!(!path.exists());
+    let planned = plan(&manager, call.clone());
+    confirm(&manager, &planned, call).unwrap();
+    assert!(path.exists());
+}
+
+#[test]
 fn another_branch_of_the_name_is_not_dropped() {
     let (world, manager) = World::with(&["web"]);
     branch(&manager, "t");

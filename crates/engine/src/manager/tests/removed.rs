@@ -406,6 +406,12 @@ fn deleting_a_target_touches_nothing_of_the_next_one_of_its_name() {
     let run_dir = world.paths().run_dir("web");
     std::fs::create_dir_all(&run_dir).unwrap();
     std::fs::write(run_dir.join("uefi-vars.fd"), "of the first").unwrap();
+    // While the folder of its machine is deleted the name is not free yet.
+    let early = manager.clone();
+    faults::plan(Step::DeleteDir, &run_dir, move || {
+        assert!(matches!(add(&early, "web"), Err(Error::TargetExists(_) | Error::Busy { .. })));
+        Ok(())
+    });
     let next = manager.clone();
     let here = world.paths();
     // While the history of the first one is deleted, which may take minutes.

@@ -66,7 +66,7 @@ fn the_branch_of_a_start_that_failed_is_not_dropped_under_the_machine_of_another
 }
 
 #[test]
-fn the_branch_of_a_start_that_failed_stays_if_it_was_written_meanwhile() {
+fn the_branch_of_a_start_that_failed_stays_if_it_was_used_meanwhile() {
     let (world, manager) = World::with(&["web"]);
     while_starting(&world, &manager, |target, branch| {
         let served = target.serve(target.volume(branch, None).unwrap(), false).unwrap();
@@ -74,7 +74,15 @@ fn the_branch_of_a_start_that_failed_stays_if_it_was_written_meanwhile() {
         drop(served);
         die(&world, target);
     });
-    assert!(has_branch(&manager.target("web").unwrap(), "try"));
+    let target = manager.target("web").unwrap();
+    assert!(has_branch(&target, "try"));
+    // So does one on which something was noted.
+    target.log.drop_branch(target.log.catalog().branch_named("try").unwrap().id).unwrap();
+    while_starting(&world, &manager, |target, branch| {
+        target.log.event(branch, &Event::new(Kind::Package, "noted")).unwrap();
+        die(&world, target);
+    });
+    assert!(has_branch(&target, "try"));
     // What nobody has used is gone.
     let failed = call::Run { branch: Some("other".into()), ..run_at("try") };
     *lock(&world.fake.next) = Next::Fails;
@@ -186,4 +194,25 @@ fn a_guest_is_the_same_machine_whatever_its_target_is_called() {
     let [db, web, site, other] = started.as_slice() else { panic!("{started:?}") };
     assert_eq!((site.0.as_str(), &site.1), ("site", &web.1));
     assert!(db.1 != web.1 && other.1 != web.1 && other.1 != db.1, "{started:?}");
+}
+
+#[test]
+fn a_machine_that_was_left_running_and_cannot_be_supervised_goes_on() {
+    let (world, manager) = World::with(&["web"]);
+    run(&manager, "web").unwrap();
+    world.kill(manager);
+    let manager = world.manager();
+    let target = manager.target("web").unwrap();
+    target.shared.has_no_threads.store(true, Ordering::Release);
+    for _ in 0..2 {
+        run(&manager, "web").unwrap_err();
+        assert!(world.fake.machine(&target.run_dir()).is_some());
+        target.look_for_machine();
+        assert_eq!(target.machine_state(), lifecycle::Machine::LeftRunning);
+        assert_eq!(target.running_branch(), Some(BranchId(0)));
+    }
+    target.shared.has_no_threads.store(false, Ordering::Release);
+    run(&manager, "web").unwrap();
+    assert_eq!(target.machine_state(), lifecycle::Machine::Running);
+    stop(&manager, "web").unwrap();
 }
