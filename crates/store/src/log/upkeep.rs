@@ -24,7 +24,7 @@ use crate::{
         segment::{self, Entry, SegmentIndex},
     },
     index::compaction::{self, Contents, History},
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, pause},
 };
 
 /// The state of upkeep, which one thread at a time does.
@@ -263,8 +263,7 @@ impl Log {
                 Err(TryLockError::WouldBlock) => check()?,
             }
             // The end of upkeep is not signalled, so this polls. A flush wakes it earlier.
-            let state = self.durability();
-            drop(self.durability_changed.wait_timeout(state, LOOK_EVERY));
+            pause(&self.durability_changed, self.durability(), LOOK_EVERY);
         }
     }
 
