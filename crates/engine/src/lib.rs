@@ -9,9 +9,7 @@ mod calls;
 mod error;
 mod exports;
 mod failure;
-mod fs_state;
-#[doc(hidden)]
-pub mod fuzzing;
+mod file_systems;
 mod history;
 mod import;
 mod jobs;

@@ -13,7 +13,7 @@ mod memory;
 mod nbd;
 mod when;
 
-pub use engine::{api::api, config::config, ext::ext, image::image, qmp::qmp};
+pub use engine::{api::api, config::config, files::files, image::image, qmp::qmp, volumes::volumes};
 pub use formats::formats;
 pub use log::log_open;
 pub use nbd::{handshake::nbd_handshake, session::nbd_session, transmission::nbd_transmission};
@@ -23,10 +23,10 @@ pub use when::when;
 pub type Target = fn(&[u8]);
 
 /// All targets by name, as in `fuzz/fuzz_targets` and `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("api", api),
     ("config", config),
-    ("ext", ext),
+    ("files", files),
     ("formats", formats),
     ("image", image),
     ("log_open", log_open),
@@ -34,5 +34,6 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("nbd_session", nbd_session),
     ("nbd_transmission", nbd_transmission),
     ("qmp", qmp),
+    ("volumes", volumes),
     ("when", when),
 ];

@@ -53,4 +53,4 @@ macro_rules! targets {
     };
 }
 
-targets! { api config ext formats image log_open nbd_handshake nbd_session nbd_transmission qmp when }
+targets! { api config files formats image log_open nbd_handshake nbd_session nbd_transmission qmp volumes when }

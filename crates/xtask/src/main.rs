@@ -20,13 +20,21 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bygone-block", &["bygone-model", "bygone-store", "bygone-sys"]),
     (
         "bygone-engine",
-        &["bygone-model", "bygone-api", "bygone-store", "bygone-qemu", "bygone-block", "bygone-sys"],
+        &[
+            "bygone-model",
+            "bygone-api",
+            "bygone-store",
+            "bygone-qemu",
+            "bygone-files",
+            "bygone-block",
+            "bygone-sys",
+        ],
     ),
     ("bygone", &["bygone-model", "bygone-api", "bygone-engine"]),
     ("bygone-sim", &["bygone-model", "bygone-store", "bygone-block"]),
     (
         "bygone-fuzzing",
-        &["bygone-model", "bygone-api", "bygone-store", "bygone-qemu", "bygone-block", "bygone-engine"],
+        &["bygone-model", "bygone-api", "bygone-store", "bygone-qemu", "bygone-files", "bygone-block"],
     ),
     ("bygone-races", &["bygone-model", "bygone-sys"]),
     ("bygone-e2e", &[]),

@@ -4,7 +4,7 @@ use bygone_model::{Event, Grade, Kind};
 
 use super::follow::who;
 use crate::{
-    fs_state::FsState,
+    file_systems::FileSystems,
     runner::{By, Exit},
 };
 
@@ -20,8 +20,8 @@ pub(super) struct Ending<'a> {
     pub last_words: &'a str,
     /// No client has its disks open any more.
     pub clients_gone: bool,
-    /// The file systems on its disks, with the names of these; `None` if a disk cannot be read.
-    pub file_systems: Option<Vec<(String, FsState)>>,
+    /// What the file systems on its disks say.
+    pub file_systems: FileSystems,
 }
 
 impl Ending<'_> {
@@ -50,21 +50,11 @@ impl Ending<'_> {
         self.asked_by.is_some_and(|(_, reason)| reason == "guest-panic")
     }
 
-    /// Whether the file systems that were found are clean; what cannot be read may be dirty.
-    fn is_clean(&self) -> bool {
-        self.file_systems.as_ref().is_some_and(|found| found.iter().all(|(_, state)| state.clean))
-    }
-
-    /// The file systems that are marked clean, if all are.
-    fn clean(&self) -> &[(String, FsState)] {
-        self.file_systems.as_deref().filter(|_| self.is_clean()).unwrap_or_default()
-    }
-
     fn grade(&self) -> Grade {
-        if self.is_orderly() && !self.is_panic() && self.clients_gone && self.is_clean() {
+        if self.is_orderly() && !self.is_panic() && self.clients_gone && self.file_systems.none_is_dirty() {
             return Grade::Stopped;
         }
-        if self.clean().is_empty() { Grade::Crash } else { Grade::Clean }
+        if self.file_systems.all_are_clean() { Grade::Clean } else { Grade::Crash }
     }
 
     fn label(&self) -> String {
@@ -92,22 +82,21 @@ impl Ending<'_> {
         if self.clients_gone {
             signals.push("the clients of its disks are gone".to_owned());
         }
-        let clean = self.clean().iter().map(|(disk, state)| format!("{} on {disk}", state.kind));
-        let clean = clean.collect::<Vec<_>>().join(", ");
-        if !clean.is_empty() {
-            signals.push(format!("file systems are marked clean ({clean})"));
-        }
+        signals.extend(self.file_systems.signals());
         signals
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bygone_files::{Kind as Volume, State};
+
     use super::*;
 
-    fn state(clean: bool) -> (String, FsState) {
-        ("vda".to_owned(), FsState { kind: "ext4", offset: 0, clean })
-    }
+    const CLEAN: (Volume, State) = (Volume::Ext4, State::Clean);
+    const DIRTY: (Volume, State) = (Volume::Xfs, State::Dirty);
+    const UNKNOWN: (Volume, State) = (Volume::Btrfs, State::Unknown);
+    const UNREADABLE: (Volume, State) = (Volume::Unreadable, State::Unknown);
 
     #[test]
     fn a_moment_is_as_good_as_all_that_is_known_about_its_end() {
@@ -120,20 +109,27 @@ mod tests {
             exit: Exit::Code(0),
             last_words: "",
             clients_gone: true,
-            file_systems: Some(vec![state(true)]),
+            file_systems: FileSystems::of(&[CLEAN]),
         };
         for (ending, grade) in [
             (good.clone(), Grade::Stopped),
             (Ending { asked: Some("shutdown"), ..good.clone() }, Grade::Stopped),
             // A guest without a file system that is known has shut down all the same.
-            (Ending { file_systems: Some(vec![]), ..good.clone() }, Grade::Stopped),
-            (Ending { file_systems: Some(vec![state(true), state(false)]), ..good.clone() }, Grade::Crash),
-            (Ending { file_systems: None, ..good.clone() }, Grade::Crash),
+            (Ending { file_systems: FileSystems::of(&[]), ..good.clone() }, Grade::Stopped),
+            (Ending { file_systems: FileSystems::of(&[UNKNOWN]), ..good.clone() }, Grade::Stopped),
+            (Ending { file_systems: FileSystems::of(&[CLEAN, DIRTY]), ..good.clone() }, Grade::Crash),
+            (Ending { file_systems: FileSystems::of(&[CLEAN, UNREADABLE]), ..good.clone() }, Grade::Crash),
             (Ending { clients_gone: false, ..good.clone() }, Grade::Clean),
             (Ending { asked: Some("force"), ..good.clone() }, Grade::Clean),
             (Ending { asked_by: Some(&panic), ..good.clone() }, Grade::Clean),
             (Ending { asked_by: Some(&host), ..good.clone() }, Grade::Clean),
-            (Ending { asked_by: None, file_systems: Some(vec![]), ..good.clone() }, Grade::Crash),
+            (Ending { asked_by: None, file_systems: FileSystems::of(&[]), ..good.clone() }, Grade::Crash),
+            (Ending { asked_by: None, ..good.clone() }, Grade::Clean),
+            // Of one of them it is not known.
+            (
+                Ending { asked_by: None, file_systems: FileSystems::of(&[CLEAN, UNKNOWN]), ..good.clone() },
+                Grade::Crash,
+            ),
         ] {
             let event = ending.event();
             assert_eq!(event.grade, grade, "{ending:?}");
@@ -150,7 +146,7 @@ mod tests {
             exit: Exit::Signal(9),
             last_words: "out of memory",
             clients_gone: true,
-            file_systems: Some(vec![]),
+            file_systems: FileSystems::default(),
         };
         let event = ending.event();
         assert_eq!(event.label, "the machine ended unexpectedly (killed)");

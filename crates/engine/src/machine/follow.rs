@@ -25,7 +25,8 @@ use super::{
 use crate::{
     error::Error,
     exports::NBD_STOP_MAX,
-    fs_state, history,
+    file_systems::FileSystems,
+    history,
     runner::{By, Exit, Happening, Report},
     target::{Target, Use, lock},
     timeline,
@@ -304,13 +305,13 @@ impl Machine {
         Kept::remove(target);
     }
 
-    /// The current state of the file systems on the disks; `None` if a disk cannot be read.
-    fn file_systems(&self) -> Option<Vec<(String, fs_state::FsState)>> {
-        let mut found = Vec::new();
+    /// The current state of the file systems on the disks.
+    fn file_systems(&self) -> FileSystems {
+        let mut found = FileSystems::default();
         for lease in lock(&self.leases).iter() {
-            found.extend(fs_state::on(lease)?.into_iter().map(|state| (lease.disk_name(), state)));
+            found.add(&lease.disk_name(), lease);
         }
-        Some(found)
+        found
     }
 }
 

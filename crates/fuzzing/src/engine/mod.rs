@@ -2,6 +2,8 @@
 
 pub(crate) mod api;
 pub(crate) mod config;
-pub(crate) mod ext;
+mod disk;
+pub(crate) mod files;
 pub(crate) mod image;
 pub(crate) mod qmp;
+pub(crate) mod volumes;

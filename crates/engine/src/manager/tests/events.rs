@@ -234,7 +234,7 @@ fn a_file_system_that_is_in_use_is_seen_whatever_blocks_its_disk_has() {
     // One partition, from block 16 on, with an ext4 that needs recovery.
     let mut bytes = vec![0; 17 * BLOCK];
     bytes[510..512].copy_from_slice(&0xaa55_u16.to_le_bytes());
-    (bytes[446 + 4], bytes[446 + 8]) = (0x83, 16);
+    (bytes[446 + 4], bytes[446 + 8], bytes[446 + 12]) = (0x83, 16, 1);
     let superblock = 16 * BLOCK + 1024;
     bytes[superblock + 0x38..][..2].copy_from_slice(&0xef53_u16.to_le_bytes());
     bytes[superblock + 0x3a] = 1;
