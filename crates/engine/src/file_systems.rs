@@ -5,6 +5,8 @@ use bygone_files::{Blocks, Cause, Kind, ReadError, State, Survey, Volume, survey
 #[cfg(test)]
 use bygone_files::{Scheme, Table};
 
+use crate::error::or_panicked;
+
 /// At most so many volumes are named in an event.
 const NAMED_MAX: usize = 8;
 
@@ -56,8 +58,10 @@ impl FileSystems {
 
     /// Adds those of a disk.
     pub(crate) fn add(&mut self, name: &str, disk: &dyn BlockDevice) {
-        match survey(&Device(disk)) {
-            Ok(found) => self.add_survey(name, &found),
+        // What is read here was written by a guest, and the stop itself has happened whatever comes of it.
+        match or_panicked("reading the file systems", || Ok(survey(&Device(disk)))) {
+            Ok(Ok(found)) => self.add_survey(name, &found),
+            Ok(Err(error)) => self.unseen.push(format!("{name}: {error}")),
             Err(error) => self.unseen.push(format!("{name}: {error}")),
         }
     }
@@ -71,11 +75,17 @@ impl FileSystems {
                 Some(number) => format!("partition {number} of {name}"),
                 None => name.to_owned(),
             };
+            let holds_no_files = found
+                .table
+                .partitions
+                .iter()
+                .any(|part| Some(part.number) == volume.partition && part.kind.holds_no_files());
             match state {
                 State::Dirty => self.dirty.push(format!("{} on {place}: {evidence}", kind.name())),
                 _ if *kind == Kind::Unreadable => self.unseen.push(format!("{place}: {evidence}")),
                 State::Clean if kind.can_be_dirty() => self.clean.push(format!("{} on {name}", kind.name())),
-                State::Unknown if kind.can_be_dirty() => {
+                // What is not recognised may be a file system as well.
+                State::Unknown if kind.can_be_dirty() || (*kind == Kind::Unknown && !holds_no_files) => {
                     self.unknown.push(format!("{} on {place}: {evidence}", kind.name()));
                 }
                 State::Clean | State::Unknown => {}
@@ -190,12 +200,18 @@ mod tests {
         let dirty = whole(partitioned(&ext(true)));
         let locked = whole(partitioned(b"LUKS\xba\xbe\0\x02"));
         let blank = whole(vec![0; 64 * BLOCK]);
+        let strange = whole(partitioned(b"what nobody here knows"));
+        let mut ufs = vec![0; 68 << 10];
+        ufs[(64 << 10) + 1372..][..4].copy_from_slice(&0x1954_0119_u32.to_le_bytes());
+        let bsd = whole(partitioned(&ufs));
         for (disks, none_is_dirty, all_are_clean) in [
             (&[&clean][..], true, true),
             (&[&clean, &blank][..], true, true),
             (&[&blank][..], true, false),
             (&[&clean, &dirty][..], false, false),
             (&[&clean, &locked][..], true, false),
+            (&[&clean, &strange][..], true, false),
+            (&[&clean, &bsd][..], true, false),
         ] {
             let found = look(disks);
             assert_eq!(

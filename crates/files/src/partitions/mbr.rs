@@ -47,11 +47,15 @@ impl Entry {
 }
 
 /// The entries of a sector, if it can be a boot record: no other flag than "active", and no boot sector of a file system.
+/// For one that protects a GPT Linux asks for no more than the entry that does.
 pub(super) fn entries(sector: &[u8]) -> Option<[Entry; 4]> {
     let entries = [0, 1, 2, 3].map(|index| Entry::parse(sector, index));
-    let is_table = has(sector, 510, &SIGNATURE)
-        && entries.iter().all(|entry| entry.flags & 0x7f == 0)
-        && !BOOT_SECTORS.iter().any(|name| has(sector, 3, *name));
+    let protects = |entry: &Entry| entry.kind == PROTECTIVE && entry.first == 1;
+    let is_plain = || {
+        entries.iter().all(|entry| entry.flags & 0x7f == 0)
+            && !BOOT_SECTORS.iter().any(|name| has(sector, 3, *name))
+    };
+    let is_table = has(sector, 510, &SIGNATURE) && (entries.iter().any(protects) || is_plain());
     is_table.then_some(entries)
 }
 

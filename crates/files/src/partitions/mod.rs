@@ -43,6 +43,22 @@ pub enum Type {
     Gpt([u8; 16]),
 }
 
+impl Type {
+    /// Whether its partitions hold code or nothing, and no file system: those of boot loaders, and Microsoft's reserve.
+    #[must_use]
+    pub fn holds_no_files(&self) -> bool {
+        const BIOS_BOOT: [u8; 16] = *b"Hah!IdontNeedEFI";
+        const PREP: [u8; 16] = *b"\x38\x2d\x1a\x9e\x12\xc6\x16\x43\xaa\x26\x8b\x49\x52\x1e\x5a\x8b";
+        const MICROSOFT_RESERVED: [u8; 16] =
+            *b"\x16\xe3\xc9\xe3\x5c\x0b\xb8\x4d\x81\x7d\xf9\x2d\xf0\x02\x15\xae";
+        const FREEBSD_BOOT: [u8; 16] = *b"\x9d\x6b\xbd\x83\x41\x7f\xdc\x11\xbe\x0b\x00\x15\x60\xb8\x4f\x0f";
+        match self {
+            Type::Mbr(kind) => *kind == 0x41,
+            Type::Gpt(id) => [BIOS_BOOT, PREP, MICROSOFT_RESERVED, FREEBSD_BOOT].contains(id),
+        }
+    }
+}
+
 /// One partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Partition {

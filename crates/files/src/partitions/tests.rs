@@ -95,6 +95,10 @@ fn a_gpt_is_read_with_either_sector_whatever_the_disk_says() {
         assert_eq!(table.partitions[0].kind, Type::Gpt(LINUX));
         let other = (unit != u64::from(said)).then_some(Note::OtherSectors { bytes: unit as u32 });
         assert_eq!(table.notes, Vec::from_iter(other));
+        // Linux asks a protecting MBR for nothing but the entry that protects.
+        (bytes[3..11]).copy_from_slice(b"NTFS    ");
+        bytes[446] = 1;
+        assert_eq!(places(&table_of(&bytes, said)), places(&table));
     }
 }
 

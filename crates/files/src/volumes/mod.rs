@@ -120,8 +120,6 @@ impl Probe<'_> {
 
 type Recogniser = fn(Probe<'_>) -> Result<Option<Found>, ReadError>;
 
-/// What encloses a file system whose superblock may lie in its usual place, so that it is asked first.
-const ENCLOSING: [Recogniser; 1] = [opaque::md];
 /// Of these, a volume can be only one.
 const EXCLUSIVE: [Recogniser; 7] =
     [opaque::headers, fat::exfat, ntfs::ntfs, fat::fat, xfs::xfs, btrfs::btrfs, ext::ext];
@@ -133,19 +131,26 @@ const LAST: [Recogniser; 3] = [opaque::swap, opaque::leftovers, opaque::zfs];
 /// # Errors
 /// [`ReadError`] if it cannot be read where it has to be.
 fn recognised(probe: Probe<'_>) -> Result<Found, ReadError> {
-    for ask in ENCLOSING {
-        if let Some(found) = ask(probe)? {
-            return Ok(found);
-        }
+    // What lies in the usual places then is from the time before.
+    if let Some(found) = opaque::md(probe)? {
+        return Ok(found);
     }
     let mut all = Vec::new();
     for ask in EXCLUSIVE {
         all.extend(ask(probe)?);
     }
+    // Whichever of them counts: if one is in use, so may be the volume.
+    let in_use = all.iter().find(|found| found.state == State::Dirty);
+    let in_use = in_use.map(|found| format!("; {}: {}", found.kind.name(), found.evidence));
+    let state = if in_use.is_some() { State::Dirty } else { State::Unknown };
+    let in_use = in_use.unwrap_or_default();
+    if let Some(found) = opaque::md_at_end(probe)? {
+        return Ok(Found::new(found.kind, state, found.evidence + &in_use));
+    }
     if all.len() > 1 {
         let names: Vec<_> = all.iter().map(|found| found.kind.name()).collect();
-        let evidence = format!("has the superblocks of several file systems: {}", names.join(", "));
-        return Ok(Found::new(Kind::Ambiguous, State::Unknown, evidence));
+        let evidence = format!("has the superblocks of several file systems: {}{in_use}", names.join(", "));
+        return Ok(Found::new(Kind::Ambiguous, state, evidence));
     }
     if let Some(found) = all.pop() {
         return Ok(found);
@@ -200,7 +205,8 @@ pub fn survey(disk: &dyn Blocks) -> Result<Survey, ReadError> {
     let disk = Cached::new(Guarded::new(disk, never, SURVEY_BYTES_MAX), CACHE_BYTES);
     let table = partitions(&disk)?;
     let volumes = volumes(&disk, &table)?;
-    if volumes.iter().any(|volume| volume.kind.is_known()) {
+    // Another reading of the disk must not hide that a partition could not be read.
+    if volumes.iter().any(|volume| volume.kind.is_known() || volume.kind == Kind::Unreadable) {
         return Ok(Survey { table, volumes });
     }
     if table.scheme == Scheme::Mbr {

@@ -47,11 +47,11 @@ fn shape(sector: &[u8]) -> Option<Shape> {
         large @ 0x81.. => unit.checked_shl(0x100 - u32::from(large))?,
         small => u64::from(small) * unit,
     };
+    if !cluster.is_power_of_two() || cluster > CLUSTER_BYTES_MAX {
+        return None;
+    }
     let record = bytes_of(byte(sector, 64), cluster)?;
-    let sensible = cluster.is_power_of_two()
-        && cluster <= CLUSTER_BYTES_MAX
-        && record.is_power_of_two()
-        && (STRIDE as u64..=RECORD_BYTES_MAX).contains(&record);
+    let sensible = record.is_power_of_two() && (STRIDE as u64..=RECORD_BYTES_MAX).contains(&record);
     let mft = le64(sector, 48).checked_mul(cluster)?;
     sensible.then_some(Shape { cluster, record, mft })
 }

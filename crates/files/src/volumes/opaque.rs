@@ -19,6 +19,9 @@ const fn signature(kind: Kind, at: usize, bytes: &'static [u8]) -> Signature {
     Signature { kind, at, bytes }
 }
 
+const MD_MAGIC: u32 = 0xa92b_4efc;
+const MD_SECTOR: u64 = 512;
+
 /// Within the first 8 KiB.
 const HEADERS: [Signature; 17] = [
     signature(Kind::Luks, 0, b"LUKS\xba\xbe"),
@@ -42,7 +45,10 @@ const HEADERS: [Signature; 17] = [
 ];
 
 /// Further in, where other formats leave room for them or leave them behind.
-const LEFTOVERS: [Signature; 6] = [
+const LEFTOVERS: [Signature; 8] = [
+    // The BSDs' own, which begin with zeroes. Their magic numbers end the superblock.
+    signature(Kind::Ufs, (64 << 10) + 1372, b"\x19\x01\x54\x19"),
+    signature(Kind::Ufs, (8 << 10) + 1372, b"\x54\x19\x01\x00"),
     signature(Kind::Jfs, 32 << 10, b"JFS1"),
     signature(Kind::Reiserfs, (64 << 10) + 52, b"ReIsEr"),
     signature(Kind::Udf, (34 << 10) + 1, b"NSR0"),
@@ -86,31 +92,34 @@ pub(super) fn leftovers(probe: Probe<'_>) -> Result<Option<Found>, ReadError> {
     Ok(None)
 }
 
-/// A member of a RAID of Linux (md(4); the kernel's `md_p.h`): its superblock is at one of two places at the beginning,
-/// or at the end, where a file system may begin at the beginning.
+/// A member of a RAID of Linux (md(4); the kernel's `md_p.h`) with its superblock at the beginning, and its data
+/// somewhere behind.
 pub(super) fn md(probe: Probe<'_>) -> Result<Option<Found>, ReadError> {
-    const MAGIC: u32 = 0xa92b_4efc;
-    const SECTOR: u64 = 512;
+    Ok(match md_at(probe, 0)? {
+        true => Some(member("1.1")),
+        false => md_at(probe, 8)?.then(|| member("1.2")),
+    })
+}
+
+/// The same with its superblock at the end: a file system may begin at the beginning.
+pub(super) fn md_at_end(probe: Probe<'_>) -> Result<Option<Found>, ReadError> {
     let size = probe.size();
-    let last = (size / SECTOR).saturating_sub(16) & !7;
-    for (version, sector) in [("1.1", 0), ("1.2", 8), ("1.0", last)] {
-        if let Some(sb) = probe.bytes(sector * SECTOR, 256)?
-            && (le32(&sb, 0), le32(&sb, 4)) == (MAGIC, 1)
-            && le64(&sb, 144) == sector
-        {
-            let evidence = format!("it is part of a RAID (md {version}): {OPAQUE}");
-            return Ok(Some(Found::new(Kind::MdMember, State::Unknown, evidence)));
-        }
+    if md_at(probe, (size / MD_SECTOR).saturating_sub(16) & !7)? {
+        return Ok(Some(member("1.0")));
     }
-    let old = (size & !0xffff).checked_sub(0x10000);
-    if let Some(at) = old
-        && let Some(sb) = probe.bytes(at, 64)?
-        && (le32(&sb, 0), le32(&sb, 4)) == (MAGIC, 0)
-    {
-        let evidence = format!("it is part of a RAID (md 0.90): {OPAQUE}");
-        return Ok(Some(Found::new(Kind::MdMember, State::Unknown, evidence)));
-    }
-    Ok(None)
+    let Some(at) = (size & !0xffff).checked_sub(0x10000) else { return Ok(None) };
+    let sb = probe.bytes(at, 64)?;
+    Ok(sb.is_some_and(|sb| (le32(&sb, 0), le32(&sb, 4)) == (MD_MAGIC, 0)).then(|| member("0.90")))
+}
+
+fn md_at(probe: Probe<'_>, sector: u64) -> Result<bool, ReadError> {
+    let sb = probe.bytes(sector * MD_SECTOR, 256)?;
+    Ok(sb.is_some_and(|sb| (le32(&sb, 0), le32(&sb, 4)) == (MD_MAGIC, 1) && le64(&sb, 144) == sector))
+}
+
+fn member(version: &str) -> Found {
+    let evidence = format!("it is part of a RAID (md {version}): {OPAQUE}");
+    Found::new(Kind::MdMember, State::Unknown, evidence)
 }
 
 /// Swap has its signature at the end of the first page, and pages have many sizes.

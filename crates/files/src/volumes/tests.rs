@@ -34,7 +34,7 @@ fn what_is_not_looked_into_is_named() {
     let md = 0xa92b_4efc_u32.to_le_bytes();
     let end = (1 << 20) - 8192;
     let sector = (end as u64 / 512).to_le_bytes();
-    let cases: [(Kind, Places<'_>); 20] = [
+    let cases: [(Kind, Places<'_>); 22] = [
         (Kind::Luks, &[(0, b"LUKS\xba\xbe\0\x02")]),
         (Kind::BitLocker, &[(3, b"-FVE-FS-")]),
         (Kind::Refs, &[(3, b"ReFS")]),
@@ -48,6 +48,8 @@ fn what_is_not_looked_into_is_named() {
         (Kind::Apfs, &[(32, b"NXSB")]),
         (Kind::F2fs, &[(1024, b"\x10\x20\xf5\xf2")]),
         (Kind::HfsPlus, &[(1024, b"H+\0\x04")]),
+        (Kind::Ufs, &[(65536 + 1372, &0x1954_0119_u32.to_le_bytes())]),
+        (Kind::Ufs, &[(8192 + 1372, &0x0001_1954_u32.to_le_bytes())]),
         (Kind::Jfs, &[(32768, b"JFS1")]),
         (Kind::Reiserfs, &[(65536 + 52, b"ReIsEr2Fs")]),
         (Kind::Udf, &[(36865, b"NSR03")]),
@@ -63,12 +65,20 @@ fn what_is_not_looked_into_is_named() {
 }
 
 #[test]
-fn a_raid_member_hides_the_file_system_at_its_beginning() {
-    let mut bytes = ext(true);
-    bytes.resize(1 << 20, 0);
-    let at = (1 << 20) - 65536;
-    bytes[at..at + 4].copy_from_slice(&0xa92b_4efc_u32.to_le_bytes());
-    assert_eq!(kind_of(bytes).0, Kind::MdMember);
+fn a_raid_member_hides_the_file_system_at_its_beginning_but_not_that_it_is_in_use() {
+    let md = 0xa92b_4efc_u32.to_le_bytes();
+    for (clean, state) in [(true, State::Unknown), (false, State::Dirty)] {
+        let mut bytes = ext(clean);
+        bytes.resize(1 << 20, 0);
+        let at = (1 << 20) - 65536;
+        bytes[at..at + 4].copy_from_slice(&md);
+        assert_eq!(kind_of(bytes), (Kind::MdMember, state));
+        // This one's data is elsewhere: what lies here is left from the time before.
+        let mut bytes = ext(clean);
+        bytes[4096..4100].copy_from_slice(&md);
+        (bytes[4100], bytes[4096 + 144]) = (1, 8);
+        assert_eq!(kind_of(bytes), (Kind::MdMember, State::Unknown));
+    }
 }
 
 #[test]
@@ -78,6 +88,18 @@ fn two_superblocks_are_ambiguous_and_neither_is_believed() {
     let (kind, state, evidence) = recognise(&bytes).unwrap();
     assert_eq!((kind, state), (Kind::Ambiguous, State::Unknown));
     assert!(evidence.ends_with("LUKS, ext2"), "{evidence}");
+    let mut bytes = ext(false);
+    bytes[..6].copy_from_slice(b"LUKS\xba\xbe");
+    assert_eq!(kind_of(bytes), (Kind::Ambiguous, State::Dirty));
+}
+
+#[test]
+fn a_boot_sector_of_ntfs_with_absurd_clusters_is_refused() {
+    let mut bytes = vec![0; 8192];
+    bytes[3..11].copy_from_slice(b"NTFS    ");
+    bytes[11..13].copy_from_slice(&4096_u16.to_le_bytes());
+    (bytes[13], bytes[64]) = (0xcd, 2);
+    assert_eq!(kind_of(bytes), (Kind::Ntfs, State::Unknown));
 }
 
 #[test]

@@ -323,24 +323,26 @@ impl Damaged<'_> {
     }
 
     /// Stands in for the table at `at`, which is damaged. Nothing is known of its rows, so all stripes that were ever
-    /// written are to be rebuilt. If the log does not say which these are, each has a row that leads to the damage.
+    /// written are to be rebuilt. Until then each has a row that leads to the damage, so that a stripe that cannot be
+    /// rebuilt is never taken for one that was not written. If the log does not say which were written, all have one.
     fn table(&mut self, volume: VolumeId, table: u32, at: PageRef, upto: Seq) -> Table {
         let first = table * TABLE_STRIPES;
         let all = first..first.saturating_add(TABLE_STRIPES);
         let of_table = |stripe: u32| (volume, stripe);
+        // What is there has the crc of no page.
+        let nothing = TreeRef { root: at, entries: 0, low: upto, high: upto };
+        let row = |stripe| Row { stripe, before: Some(nothing), ..Row::default() };
         if !self.is_lost && !all.clone().any(|stripe| self.is_aside((volume, stripe))) {
             let written = self.history.map(|history| mend::stripes_of(history, volume, table, upto));
             if let Some(Ok(written)) = written {
-                self.stripes.extend(written.map(of_table));
-                return Table::default();
+                let rows: Vec<Row> = written.map(row).collect();
+                self.stripes.extend(rows.iter().map(|row| of_table(row.stripe)));
+                return Table { rows };
             }
             self.is_lost = true;
         }
         self.stripes.retain(|stripe| stripe.0 != volume || !all.contains(&stripe.1));
         self.aside.extend(all.clone().map(of_table));
-        // What is there has the crc of no page.
-        let nothing = TreeRef { root: at, entries: 0, low: upto, high: upto };
-        let row = |stripe| Row { stripe, before: Some(nothing), ..Row::default() };
         Table { rows: all.map(row).collect() }
     }
 
