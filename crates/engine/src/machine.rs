@@ -253,7 +253,7 @@ impl Machine {
         let (leases, launched) = match adopted {
             Ok((leases, Some(launched))) => (leases, launched),
             Ok((_, None)) => {
-                // A failure was logged, and it is written the next time that somebody looks.
+                // A failure was logged, and the end is written when a request looks again.
                 let _ = target.left_is_gone(slot::unseen());
                 return Err(Error::TargetStopped(target.name.clone()));
             }
@@ -331,8 +331,8 @@ impl Machine {
         }
     }
 
-    /// Handles a machine that cannot be supervised. One that was adopted goes on as before; a new one is ended, because
-    /// its start has failed.
+    /// Handles a machine that cannot be supervised. One that was adopted goes on without its disks being served; a new
+    /// one is ended, because its start has failed.
     fn give_up(&self, target: &Target, why: &Error) {
         *lock(&target.machine) = Slot::None;
         // Somebody may have found it meanwhile, and waits for it.

@@ -1,7 +1,8 @@
 //! FAT12, FAT16, FAT32 (Microsoft's "FAT32 File System Specification" 1.03) and exFAT (Microsoft's specification).
 //!
-//! Windows says in the second entry of the allocation table whether a FAT was closed in order, Linux in a byte of the
-//! boot sector. Whoever mounts it with one of them leaves the other's mark alone, so either makes it dirty.
+//! Whether a FAT was closed in order stands in the second entry of the allocation table and in a byte of the boot
+//! sector. Linux writes only the latter, so either makes it dirty. Entries of FAT12 have no room for a mark, and
+//! Windows makes none for it.
 
 use super::{Found, Kind, Probe, State};
 use crate::{

@@ -1,7 +1,8 @@
 //! NTFS: the flags in `$Volume` and the restart area of `$LogFile`.
 //!
-//! Linux marks a volume as dirty while it is written to. Windows does so only when something is wrong, and says in the
-//! log whether the volume was dismounted in order; so both are read.
+//! Drivers of the Linux kernel mark a volume as dirty while it is written to. Windows does so only when something is
+//! wrong, and says in the log whether the volume was dismounted in order; so both are read. `ntfs-3g` does neither: it
+//! empties the log when it mounts, which is not told from an orderly dismount here.
 
 use super::{Found, Kind, Probe, State};
 use crate::{
