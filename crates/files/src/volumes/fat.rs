@@ -78,7 +78,11 @@ pub(super) fn fat(probe: Probe<'_>) -> Result<Option<Found>, ReadError> {
             reasons.push("its allocation table is marked as having met errors".to_owned());
         }
     }
-    Ok(Some(Found::unless(kind, &reasons, (State::Clean, "it is marked as closed in order"))))
+    let otherwise = match kind {
+        Kind::Fat12 => (State::Unknown, "a FAT12 is marked only by some of those who mount it"),
+        _ => (State::Clean, "it is marked as closed in order"),
+    };
+    Ok(Some(Found::unless(kind, &reasons, otherwise)))
 }
 
 pub(super) fn exfat(probe: Probe<'_>) -> Result<Option<Found>, ReadError> {

@@ -2,7 +2,7 @@
 //!
 //! Drivers of the Linux kernel mark a volume as dirty while it is written to. Windows does so only when something is
 //! wrong, and says in the log whether the volume was dismounted in order; so both are read. `ntfs-3g` does neither: it
-//! empties the log when it mounts, which is not told from an orderly dismount here.
+//! empties the log when it mounts, so an emptied log says nothing.
 
 use super::{Found, Kind, Probe, State};
 use crate::{
@@ -124,8 +124,8 @@ fn log_is_clean(probe: Probe<'_>, shape: &Shape) -> Result<Option<bool>, ReadErr
     let Some(at) = cluster.and_then(|cluster| cluster.checked_mul(shape.cluster)) else { return Ok(None) };
     let Some(page) = probe.bytes(at, 4096)? else { return Ok(None) };
     if page.iter().all(|byte| *byte == 0xff) {
-        // An emptied log, as made by mkntfs and by Linux.
-        return Ok(Some(true));
+        // An emptied log, as made by mkntfs, and by ntfs-3g when it mounts.
+        return Ok(None);
     }
     if !has(&page, 0, b"RSTR") {
         return Ok(None);
@@ -157,6 +157,6 @@ pub(super) fn ntfs(probe: Probe<'_>) -> Result<Option<Found>, ReadError> {
             found(State::Clean, "it is not marked as dirty, and its log says that it was dismounted")
         }
         Some(false) => found(State::Dirty, "its log does not say that it was dismounted"),
-        None => found(State::Unknown, "it is not marked as dirty, but its log cannot be read"),
+        None => found(State::Unknown, "it is not marked as dirty, but its log does not say how it was left"),
     }
 }

@@ -131,12 +131,14 @@ fn each_fat_has_its_own_marks() {
     {
         let path = blank(folder.path(), bits, mib);
         run("mkfs.fat", &["-F", bits, text(&path)]);
-        expect(&path, kind, State::Clean);
+        // Windows marks no FAT12, so one without a mark may have been in use.
+        let unmarked = if kind == Kind::Fat12 { State::Unknown } else { State::Clean };
+        expect(&path, kind, unmarked);
         // Linux marks the boot sector.
         patch(&path, state_at, |bytes| bytes[0] |= 1);
         expect(&path, kind, State::Dirty);
         patch(&path, state_at, |bytes| bytes[0] &= !1);
-        expect(&path, kind, State::Clean);
+        expect(&path, kind, unmarked);
         // Windows marks the entry of cluster 1.
         let mut boot = [0; 512];
         Image::open(&path).read_at(0, &mut boot).unwrap();
@@ -183,7 +185,8 @@ fn ntfs_is_dirty_by_its_volume_or_its_log() {
     for (name, options) in [("default", &["-c", "4096"][..]), ("small", &["-c", "512"][..])] {
         let path = blank(folder.path(), name, 16);
         run("mkntfs", &[&["-q", "-F", "-f"], options, &[text(&path)]].concat());
-        expect(&path, Kind::Ntfs, State::Clean);
+        // Its log is empty, as it is while ntfs-3g has it mounted.
+        expect(&path, Kind::Ntfs, State::Unknown);
         // The value of $VOLUME_INFORMATION is 12 bytes long: zeroes, version 3.1, flags.
         let record = record_at(&path, 3);
         let mut bytes = vec![0; 1024];
@@ -192,7 +195,7 @@ fn ntfs_is_dirty_by_its_volume_or_its_log() {
         patch(&path, record + flags, |bytes| bytes[0] |= 1);
         expect(&path, Kind::Ntfs, State::Dirty);
         patch(&path, record + flags, |bytes| bytes[0] &= !1);
-        expect(&path, Kind::Ntfs, State::Clean);
+        expect(&path, Kind::Ntfs, State::Unknown);
         // A record that was written in part says nothing.
         patch(&path, record + 1022, |bytes| bytes[0] ^= 0xff);
         expect(&path, Kind::Ntfs, State::Unknown);

@@ -3,7 +3,7 @@
 //! Only index entries are ever merged; data stay where they were first written. `row` writes the trees of one stripe;
 //! `mend` rebuilds from the log those of a stripe whose index is damaged. Where that is not possible, because the log is
 //! damaged as well, the damaged trees are kept and the new versions go on top of them: damage that
-//! the checksums show never keeps a checkpoint from being written. An error of the medium in reading an index file does.
+//! the checksums show never keeps a checkpoint from being written. An error in reading an index file does.
 
 mod mend;
 mod row;
