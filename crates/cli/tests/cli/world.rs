@@ -2,13 +2,14 @@
 
 use std::{
     fs::File,
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
+use rustix::event::{PollFd, PollFlags};
 use serde_json::Value;
 
 /// A command here takes a moment; this is for computers under load.
@@ -80,6 +81,9 @@ impl World {
 pub(crate) struct OnTerminal {
     child: Child,
     terminal: File,
+    /// The command's side, open until it has ended: once nobody has that side open, Linux may refuse a read (EIO)
+    /// although what was written last was not read yet.
+    _commands: File,
     said: String,
 }
 
@@ -97,18 +101,26 @@ impl OnTerminal {
         rustix::termios::tcsetwinsize(&controller, size).unwrap();
         let stderr = if stderr_too { Stdio::from(OwnedFd::from(open())) } else { Stdio::null() };
         let child = world.command().args(words).stdin(open()).stdout(open()).stderr(stderr).spawn().unwrap();
-        OnTerminal { child, terminal: controller.into(), said: String::new() }
+        rustix::io::ioctl_fionbio(&controller, true).unwrap();
+        OnTerminal { child, terminal: controller.into(), _commands: open(), said: String::new() }
     }
 
     /// Reads until the terminal shows this, or the command has ended.
     pub(crate) fn until(&mut self, text: &str) -> String {
         let end = Instant::now() + PATIENCE;
         while !self.said.contains(text) && Instant::now() < end {
+            // Asked before reading: what an ended command wrote is all there.
+            let ended = self.child.try_wait().unwrap().is_some();
             let mut piece = [0; 4096];
             match self.terminal.read(&mut piece) {
-                Ok(n) if n > 0 => self.said.push_str(&String::from_utf8_lossy(&piece[..n])),
-                // Nobody has the other side open any more.
-                _ => break,
+                Ok(n) => self.said.push_str(&String::from_utf8_lossy(&piece[..n])),
+                Err(error) if error.kind() == ErrorKind::WouldBlock && !ended => {
+                    let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+                    let mut waited = [PollFd::new(&self.terminal, PollFlags::IN)];
+                    rustix::event::poll(&mut waited, Some(&pause)).unwrap();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("the terminal cannot be read: {error}"),
             }
         }
         self.said.clone()
