@@ -182,7 +182,8 @@ fn add_all(table: &mut Table, disk_bytes: u64, header: &Header, entries: &[u8]) 
             return table.note(Note::TooMany);
         }
         let (first, last) = (le64(entry, 32), le64(entry, 40));
-        let sectors = last.checked_sub(first).and_then(|n| n.checked_add(1)).unwrap_or(0);
+        // Sector 0 is the MBR's.
+        let sectors = last.checked_sub(first).filter(|_| first > 0).and_then(|n| n.checked_add(1));
         let units = entry[56..128].chunks_exact(2).map(|c| u16::from_le_bytes([c[0], c[1]]));
         let name: Vec<u16> = units.take_while(|unit| *unit != 0).collect();
         let partition = Partition {
@@ -193,6 +194,6 @@ fn add_all(table: &mut Table, disk_bytes: u64, header: &Header, entries: &[u8]) 
             id: id(entry, 16),
             name: String::from_utf16_lossy(&name),
         };
-        table.add(disk_bytes, (first, sectors), partition);
+        table.add(disk_bytes, (first, sectors.unwrap_or(0)), partition);
     }
 }

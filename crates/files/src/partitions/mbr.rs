@@ -37,8 +37,9 @@ impl Entry {
         }
     }
 
+    /// Linux goes by the size alone: an entry of type 0 that has one is a partition (those of hybrid ISO images are).
     pub(super) fn is_used(&self) -> bool {
-        self.kind != 0 && self.sectors != 0
+        self.sectors != 0
     }
 
     fn is_extended(&self) -> bool {
@@ -74,17 +75,25 @@ pub(super) fn add_all(disk: &dyn Blocks, table: &mut Table, entries: &[Entry; 4]
     let mut number = 5;
     for extended in entries.iter().filter(|entry| entry.is_extended()) {
         table.scheme = super::Scheme::Mbr;
-        logical(disk, table, u64::from(extended.first), &mut number)?;
+        logical(disk, table, extended, &mut number)?;
     }
     Ok(())
 }
 
 /// Follows one chain. Each record has the place of a partition, relative to the record, and that of the next record,
-/// relative to the first one.
-fn logical(disk: &dyn Blocks, table: &mut Table, chain: u64, number: &mut u32) -> Result<(), ReadError> {
+/// relative to the first one. Its third and fourth entry often hold garbage: as for Linux, they count only if what they
+/// name lies within the extended partition.
+fn logical(
+    disk: &dyn Blocks,
+    table: &mut Table,
+    extended: &Entry,
+    number: &mut u32,
+) -> Result<(), ReadError> {
+    let (chain, chain_end) =
+        (u64::from(extended.first), u64::from(extended.first) + u64::from(extended.sectors));
     let unit = u64::from(table.sector_bytes);
     let mut seen = HashSet::new();
-    let mut at = chain;
+    let (mut at, mut room) = (chain, u64::from(extended.sectors));
     loop {
         if !seen.insert(at) {
             table.note(Note::Loop { number: *number - 1 });
@@ -111,13 +120,21 @@ fn logical(disk: &dyn Blocks, table: &mut Table, chain: u64, number: &mut u32) -
             }
         }
         let entries = [0, 1, 2, 3].map(|index| Entry::parse(&sector, index));
-        for entry in entries.iter().filter(|entry| entry.is_used() && !entry.is_extended()) {
-            let place = (at.saturating_add(u64::from(entry.first)), u64::from(entry.sectors));
-            table.add(disk.size_bytes(), place, partition(*number, entry.kind));
+        let is_used = |(_, entry): &(usize, &Entry)| entry.is_used() && !entry.is_extended();
+        for (slot, entry) in entries.iter().enumerate().filter(is_used) {
+            let (first, sectors) = (u64::from(entry.first), u64::from(entry.sectors));
+            let start = at.saturating_add(first);
+            if slot >= 2 && (first + sectors > room || start.saturating_add(sectors) > chain_end) {
+                continue;
+            }
+            table.add(disk.size_bytes(), (start, sectors), partition(*number, entry.kind));
             *number += 1;
         }
         match entries.iter().find(|entry| entry.is_extended()) {
-            Some(next) => at = chain.saturating_add(u64::from(next.first)),
+            Some(next) => {
+                at = chain.saturating_add(u64::from(next.first));
+                room = u64::from(next.sectors);
+            }
             None => return Ok(()),
         }
     }

@@ -205,7 +205,7 @@ impl Table {
         }
         let unit = u64::from(self.sector_bytes);
         let start = first.checked_mul(unit).filter(|start| *start < disk_bytes);
-        let Some(start) = start.filter(|_| first > 0 && sectors > 0) else {
+        let Some(start) = start.filter(|_| sectors > 0) else {
             return self.note(Note::OutsideDisk { number });
         };
         let end = sectors.checked_mul(unit).and_then(|len| start.checked_add(len)).unwrap_or(u64::MAX);

@@ -221,6 +221,52 @@ fn chains_that_return_or_break_off_end_with_a_note() {
     assert!(table.notes.contains(&Note::TooMany), "{:?}", table.notes);
 }
 
+/// As for Linux (`block/partitions/msdos.c`), which asks only for a size.
+#[test]
+fn an_entry_of_type_0_that_has_a_size_is_a_partition() {
+    let mut bytes = vec![0; 4 << 20];
+    // A hybrid ISO image: the first partition is the whole disk, boot record included.
+    mbr_entry(&mut bytes, 0, 0, 0, (0, 8192));
+    mbr_entry(&mut bytes, 0, 1, 0xef, (100, 50));
+    mbr_entry(&mut bytes, 0, 2, 0x0f, (1000, 900));
+    mbr_entry(&mut bytes, 0, 3, 0, (200, 0));
+    mbr_entry(&mut bytes, 1000 * 512, 0, 0, (8, 50));
+    let table = table_of(&bytes, 512);
+    assert_eq!(places(&table), [(1, 0, 4 << 20), (2, 51_200, 25_600), (5, 1008 * 512, 25_600)]);
+    assert!(!table.notes.iter().any(Note::may_hide_partitions), "{:?}", table.notes);
+}
+
+#[test]
+fn garbage_behind_the_two_entries_of_an_extended_boot_record_is_no_partition() {
+    let mut bytes = vec![0; 4 << 20];
+    mbr_entry(&mut bytes, 0, 0, 0x0f, (1000, 900));
+    mbr_entry(&mut bytes, 1000 * 512, 0, 0x83, (8, 50));
+    mbr_entry(&mut bytes, 1000 * 512, 1, 0x05, (200, 100));
+    mbr_entry(&mut bytes, 1200 * 512, 0, 0x83, (8, 50));
+    let want = places(&table_of(&bytes, 512));
+    assert_eq!(want, [(5, 1008 * 512, 25_600), (6, 1208 * 512, 25_600)]);
+    for (record, garbage) in [
+        (1000, (u32::MAX, 77)),
+        (1000, (500, u32::MAX)),
+        (1000, (10, 5000)),
+        (1200, (10, 91)),
+        (1200, (101, 1)),
+    ] {
+        for slot in [2, 3] {
+            let mut bytes = bytes.clone();
+            mbr_entry(&mut bytes, record * 512, slot, 0x44, garbage);
+            let table = table_of(&bytes, 512);
+            assert_eq!((places(&table), &table.notes[..]), (want.clone(), &[][..]), "{garbage:?}");
+        }
+    }
+    // OS/2 uses all four.
+    mbr_entry(&mut bytes, 1000 * 512, 2, 0x83, (60, 20));
+    assert_eq!(
+        places(&table_of(&bytes, 512)),
+        [(5, 1008 * 512, 25_600), (6, 1060 * 512, 10_240), (7, 1208 * 512, 25_600)]
+    );
+}
+
 #[test]
 fn partitions_outside_the_disk_are_left_out_and_overlapping_ones_are_told() {
     let mut bytes = vec![0; 1 << 20];

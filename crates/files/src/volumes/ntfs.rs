@@ -4,6 +4,8 @@
 //! wrong, and says in the log whether the volume was dismounted in order; so both are read. `ntfs-3g` does neither: it
 //! empties the log when it mounts, so an emptied log says nothing.
 
+use std::cmp::Ordering;
+
 use super::{Found, Kind, Probe, State};
 use crate::{
     blocks::ReadError,
@@ -21,6 +23,8 @@ const VOLUME: u64 = 3;
 /// The unit of fixups, whatever the sectors are.
 const STRIDE: usize = 512;
 const RECORD_BYTES_MAX: u64 = 64 << 10;
+/// The length of restart pages, where they do not say.
+const RESTART_BYTES: u64 = 4096;
 const CLUSTER_BYTES_MAX: u64 = 2 << 20;
 
 struct Shape {
@@ -106,37 +110,94 @@ fn volume_flags(record: &[u8]) -> Option<u16> {
     (value.len() >= 12 && le32(attribute, 16) >= 12).then(|| le16(value, 10))
 }
 
-/// The first cluster of a file whose data are not in its record.
-fn first_cluster(record: &[u8]) -> Option<u64> {
+/// Where the byte at `offset` of a file lies whose data are not in its record.
+fn place(record: &[u8], shape: &Shape, offset: u64) -> Option<u64> {
     let attribute = attribute(record, DATA).filter(|attribute| byte(attribute, 8) == 1)?;
-    let runs = attribute.get(usize::from(le16(attribute, 32))..)?;
-    let (length, offset) = (usize::from(byte(runs, 0) & 15), usize::from(byte(runs, 0) >> 4));
-    if !(1..=8).contains(&length) || !(1..=7).contains(&offset) {
-        return None;
+    let mut runs = attribute.get(usize::from(le16(attribute, 32))..)?;
+    let (mut first, mut cluster) = (0_u64, 0_i64);
+    // Each run is two bytes long at least, and the attribute lies within a record.
+    while byte(runs, 0) != 0 {
+        let (length, change) = (usize::from(byte(runs, 0) & 15), usize::from(byte(runs, 0) >> 4));
+        if !(1..=8).contains(&length) || change > 8 {
+            return None;
+        }
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
+        let clusters = number(runs.get(1..1 + length)?);
+        let bytes = runs.get(1 + length..1 + length + change)?;
+        let unused = 64 - 8 * change as u32;
+        let moved = number(bytes).checked_shl(unused).map_or(0, |n| n.cast_signed() >> unused);
+        cluster = cluster.checked_add(moved)?;
+        let within = offset.checked_sub(first)?;
+        let end = first.checked_add(clusters.checked_mul(shape.cluster)?)?;
+        if offset < end {
+            let start = u64::try_from(cluster).ok()?.checked_mul(shape.cluster)?;
+            return (change > 0).then_some(start.checked_add(within)?);
+        }
+        (first, runs) = (end, &runs[1 + length + change..]);
     }
-    let bytes = runs.get(1 + length..1 + length + offset)?;
-    Some(bytes.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte)))
+    None
+}
+
+/// What one of the two restart pages at the beginning of the log says.
+enum Restart {
+    /// Nothing: it was emptied, or never written.
+    Empty,
+    /// It was written in part, or makes no sense.
+    Damaged,
+    /// Up to where the log was written, and whether that was at a dismount.
+    Written { lsn: u64, closed: bool },
+}
+
+/// Reads a restart page; returns also how long the pages are.
+fn restart(probe: Probe<'_>, at: Option<u64>) -> Result<(Restart, u64), ReadError> {
+    let Some(at) = at else { return Ok((Restart::Damaged, RESTART_BYTES)) };
+    let Some(head) = probe.bytes(at, STRIDE)? else { return Ok((Restart::Damaged, RESTART_BYTES)) };
+    // An emptied log, as made by mkntfs, and by ntfs-3g when it mounts.
+    if [0, 0xff].iter().any(|fill| head.iter().all(|byte| byte == fill)) {
+        return Ok((Restart::Empty, RESTART_BYTES));
+    }
+    let len = u64::from(le32(&head, 16));
+    if !has(&head, 0, b"RSTR") || !len.is_power_of_two() || !(512..=65536).contains(&len) {
+        return Ok((Restart::Damaged, RESTART_BYTES));
+    }
+    let Some(page) = probe.bytes(at, len as usize)?.and_then(fixed) else {
+        return Ok((Restart::Damaged, len));
+    };
+    let area = usize::from(le16(&page, 24));
+    if area + 16 > page.len() {
+        return Ok((Restart::Damaged, len));
+    }
+    let (client, flags) = (le16(&page, area + 12), le16(&page, area + 14));
+    // Windows leaves its client connected when it dismounts, and sets the flag; it clears the flag before it logs
+    // anything else.
+    let closed = client == NO_CLIENT || flags & RESTART_CLEAN != 0;
+    Ok((Restart::Written { lsn: le64(&page, area), closed }, len))
 }
 
 /// Whether the log says that the volume was dismounted in order; `None` if it does not say anything.
+///
+/// The restart pages are written in turn, and the newer one counts. Both are written at a dismount and at a mount, up to
+/// the same place of the log: if they disagree, the stop came in between. A page that was written in part may have been
+/// the newer one.
 fn log_is_clean(probe: Probe<'_>, shape: &Shape) -> Result<Option<bool>, ReadError> {
-    let cluster = record(probe, shape, LOG_FILE)?.and_then(|record| first_cluster(&record));
-    let Some(at) = cluster.and_then(|cluster| cluster.checked_mul(shape.cluster)) else { return Ok(None) };
-    let Some(page) = probe.bytes(at, 4096)? else { return Ok(None) };
-    if page.iter().all(|byte| *byte == 0xff) {
-        // An emptied log, as made by mkntfs, and by ntfs-3g when it mounts.
-        return Ok(None);
-    }
-    if !has(&page, 0, b"RSTR") {
-        return Ok(None);
-    }
-    let Some(page) = fixed(page) else { return Ok(None) };
-    let area = usize::from(le16(&page, 24));
-    if area + 16 > page.len() {
-        return Ok(None);
-    }
-    let (clients, flags) = (le16(&page, area + 12), le16(&page, area + 14));
-    Ok(Some(clients == NO_CLIENT || flags & RESTART_CLEAN != 0))
+    let Some(record) = record(probe, shape, LOG_FILE)? else { return Ok(None) };
+    let (first, len) = restart(probe, place(&record, shape, 0))?;
+    let (second, _) = restart(probe, place(&record, shape, len))?;
+    let verdict = match (first, second) {
+        (Restart::Written { lsn, closed }, Restart::Written { lsn: other, closed: also }) => {
+            match lsn.cmp(&other) {
+                Ordering::Greater => Some(closed),
+                Ordering::Less => Some(also),
+                Ordering::Equal => Some(closed && also),
+            }
+        }
+        (Restart::Written { closed, .. }, Restart::Empty)
+        | (Restart::Empty, Restart::Written { closed, .. }) => Some(closed),
+        (Restart::Written { closed, .. }, Restart::Damaged)
+        | (Restart::Damaged, Restart::Written { closed, .. }) => (!closed).then_some(false),
+        _ => None,
+    };
+    Ok(verdict)
 }
 
 pub(super) fn ntfs(probe: Probe<'_>) -> Result<Option<Found>, ReadError> {

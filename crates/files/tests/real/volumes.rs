@@ -211,28 +211,61 @@ fn ntfs_is_dirty_by_its_volume_or_its_log() {
         let cluster =
             bytes[runs + 1 + length..][..offset].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
         let log = cluster * options[1].parse::<u64>().unwrap();
-        for (client, flags, state) in
-            [(0_u16, 0_u16, State::Dirty), (0, 2, State::Clean), (0xffff, 0, State::Clean)]
-        {
-            let mut page = vec![0_u8; 4096];
-            page[..4].copy_from_slice(b"RSTR");
-            page[4..8].copy_from_slice(&[0x1e, 0, 9, 0]);
-            page[24] = 0x30;
-            page[0x30 + 12..][..2].copy_from_slice(&client.to_le_bytes());
-            page[0x30 + 14..][..2].copy_from_slice(&flags.to_le_bytes());
-            page[0x1e] = 1;
-            for end in (510..4096).step_by(512) {
-                page[end] = 1;
-            }
-            std::os::unix::fs::FileExt::write_all_at(
-                &File::options().write(true).open(&path).unwrap(),
-                &page,
-                log,
-            )
-            .unwrap();
-            expect(&path, Kind::Ntfs, state);
+        let write = |at: u64, page: &[u8]| {
+            let file = File::options().write(true).open(&path).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, page, at).unwrap();
+        };
+        let torn = {
+            let mut page = restart_page(30, 0, 2);
+            page[1022] ^= 1;
+            page
+        };
+        let (in_use, closed, older) =
+            (restart_page(20, 0, 0), restart_page(20, 0, 2), restart_page(10, 0, 2));
+        let empty = vec![0xff; 4096];
+        for (what, first, second, state) in [
+            ("one page, in use", &in_use, &empty, State::Dirty),
+            ("one page, closed", &closed, &empty, State::Clean),
+            ("one page, without clients", &restart_page(20, 0xffff, 0), &empty, State::Clean),
+            ("the first is newer", &in_use, &older, State::Dirty),
+            ("the second is newer", &older, &in_use, State::Dirty),
+            ("the second is newer, closed", &restart_page(10, 0, 0), &closed, State::Clean),
+            (
+                "the second is newer, by all bits",
+                &restart_page(0x2_0000_0000, 0, 2),
+                &restart_page(0x2_0000_0001, 0, 0),
+                State::Dirty,
+            ),
+            ("a stop between two writes", &closed, &in_use, State::Dirty),
+            ("a stop between two writes, the other way", &in_use, &closed, State::Dirty),
+            ("the first was written in part", &torn, &closed, State::Unknown),
+            ("the second was written in part", &closed, &torn, State::Unknown),
+            ("one in part and one in use", &torn, &in_use, State::Dirty),
+            ("both in part", &torn, &torn, State::Unknown),
+        ] {
+            write(log, first);
+            write(log + 4096, second);
+            let (kind, found, evidence) = look(&path);
+            assert_eq!((kind, found), (Kind::Ntfs, state), "{name}: {what}: {evidence}");
         }
     }
+}
+
+/// A page of the log of an NTFS that says up to where it was written, which client it has, and how it was left.
+fn restart_page(lsn: u64, client: u16, flags: u16) -> Vec<u8> {
+    let mut page = vec![0_u8; 4096];
+    page[..4].copy_from_slice(b"RSTR");
+    page[4..8].copy_from_slice(&[0x1e, 0, 9, 0]);
+    page[16..20].copy_from_slice(&4096_u32.to_le_bytes());
+    page[24] = 0x30;
+    page[0x30..0x38].copy_from_slice(&lsn.to_le_bytes());
+    page[0x30 + 12..][..2].copy_from_slice(&client.to_le_bytes());
+    page[0x30 + 14..][..2].copy_from_slice(&flags.to_le_bytes());
+    page[0x1e] = 1;
+    for end in (510..4096).step_by(512) {
+        page[end] = 1;
+    }
+    page
 }
 
 #[test]

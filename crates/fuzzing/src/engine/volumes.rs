@@ -67,7 +67,7 @@ impl Disk {
     fn starts(&self) -> Vec<(u64, u64)> {
         let (content, unit) = (&self.content, u64::from(self.sector_bytes));
         let on_disk = |(first, sectors): (u64, u64)| {
-            let start = first.checked_mul(unit).filter(|start| *start > 0 && *start < self.size_bytes)?;
+            let start = first.checked_mul(unit).filter(|start| *start < self.size_bytes)?;
             (sectors > 0).then(|| (start, sectors.saturating_mul(unit).min(self.size_bytes - start)))
         };
         let is_boot_sector =
@@ -84,9 +84,9 @@ impl Disk {
         }
         if entries.iter().any(|at| content.byte(at + 4) == 0xee) {
             let gpt = content.gpt(self.size_bytes, unit).unwrap_or_default();
-            return gpt.into_iter().filter_map(on_disk).collect();
+            return gpt.into_iter().filter(|(first, _)| *first > 0).filter_map(on_disk).collect();
         }
-        let used = entries.into_iter().filter(|at| !matches!(content.byte(at + 4), 0 | 5 | 0x0f | 0x85));
+        let used = entries.into_iter().filter(|at| !matches!(content.byte(at + 4), 5 | 0x0f | 0x85));
         let found = used.filter_map(|at| on_disk((content.number(at + 8, 4), content.number(at + 12, 4))));
         found.collect()
     }
