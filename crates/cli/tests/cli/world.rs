@@ -113,14 +113,13 @@ impl OnTerminal {
             let ended = self.child.try_wait().unwrap().is_some();
             let mut piece = [0; 4096];
             match self.terminal.read(&mut piece) {
-                Ok(n) => self.said.push_str(&String::from_utf8_lossy(&piece[..n])),
-                Err(error) if error.kind() == ErrorKind::WouldBlock && !ended => {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && ended => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let pause = rustix::event::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
                     let mut waited = [PollFd::new(&self.terminal, PollFlags::IN)];
                     rustix::event::poll(&mut waited, Some(&pause)).unwrap();
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => panic!("the terminal cannot be read: {error}"),
+                read => self.said.push_str(&String::from_utf8_lossy(&piece[..read.unwrap()])),
             }
         }
         self.said.clone()
