@@ -14,9 +14,9 @@ mod tree;
 mod volumes;
 
 pub use blocks::{Blocks, Cached, Cause, Guarded, ReadError, Window};
-pub use ext::Ext;
+pub use ext::{Ext, Replay};
 pub use partitions::{GptCopy, Note, Partition, Scheme, Table, Type, partitions};
 pub use tree::{
-    Attribute, Entry, FileExtent, FileKind, FileTime, Limits, Metadata, Step, Tree, TreeError, walk,
+    Attribute, Budget, Entry, FileExtent, FileKind, FileTime, Limits, Metadata, Step, Tree, TreeError, walk,
 };
 pub use volumes::{Kind, State, Survey, Volume, recognise, survey};

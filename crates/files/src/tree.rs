@@ -3,7 +3,11 @@
 //! One trait for all file systems. Names, link targets and attributes are bytes, since no encoding can be relied upon.
 //! [`walk`] goes over a whole tree within limits, and ends whatever the tree looks like.
 
-use std::{collections::HashSet, rc::Rc};
+use std::{
+    collections::HashSet,
+    rc::Rc,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use crate::blocks::ReadError;
 
@@ -35,6 +39,9 @@ pub enum TreeError {
         /// Of what it has too much.
         what: &'static str,
     },
+    /// More would have to be read than the [`Limits`] of a [`walk`] allow.
+    #[error("more would have to be read than is allowed")]
+    Exhausted,
     /// There is no such file.
     #[error("there is no such file")]
     NotFound,
@@ -128,10 +135,56 @@ pub struct FileExtent {
     pub unwritten: bool,
 }
 
+/// How much may still be read of the directories and maps of a volume: without bounds, unless a [`walk`] is on its way.
+///
+/// A damaged or hostile volume can refer to the same blocks again and again. Each call on its own is bounded by what a
+/// sound volume can have, but all calls of a walk together would take hours.
+#[derive(Debug)]
+pub struct Budget(AtomicU64);
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget(AtomicU64::new(u64::MAX))
+    }
+}
+
+impl Budget {
+    /// Takes some bytes of it; small reads cost as much as a block does.
+    ///
+    /// # Errors
+    /// [`TreeError::Exhausted`].
+    pub(crate) fn take(&self, bytes: u64) -> Result<(), TreeError> {
+        let left = self.0.load(Ordering::Relaxed);
+        if left == u64::MAX {
+            return Ok(());
+        }
+        let rest = left.checked_sub(bytes.max(BLOCK_BYTES));
+        self.0.store(rest.unwrap_or(0), Ordering::Relaxed);
+        rest.map(|_| ()).ok_or(TreeError::Exhausted)
+    }
+
+    /// Sets it until the guard is dropped.
+    fn limit(&self, bytes: u64) -> Limited<'_> {
+        Limited(self, self.0.swap(bytes, Ordering::Relaxed))
+    }
+}
+
+/// Puts a budget back to what it was before.
+struct Limited<'a>(&'a Budget, u64);
+
+impl Drop for Limited<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(self.1, Ordering::Relaxed);
+    }
+}
+
 /// The files of a volume.
 pub trait Tree {
     /// The inode of the root directory.
     fn root(&self) -> u64;
+
+    /// What may still be read of directories and maps.
+    fn budget(&self) -> &Budget;
 
     /// Calls `each` with the names in a directory, without `.` and `..`, in any order, until it returns false.
     ///
@@ -190,6 +243,8 @@ pub trait Tree {
     }
 }
 
+/// What a read costs of a [`Budget`] at least.
+const BLOCK_BYTES: u64 = 4096;
 /// Directories that a [`walk`] has met and not entered yet.
 const DIRECTORIES_MAX: usize = 2 << 20;
 
@@ -211,18 +266,25 @@ pub struct Limits {
     pub depth_max: usize,
     /// Bytes of one path.
     pub path_bytes_max: usize,
+    /// Bytes of directories and maps that are read in all, by the walk and by whatever is asked of the tree meanwhile.
+    pub read_bytes_max: u64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { entries_max: 50_000_000, depth_max: 4096, path_bytes_max: 64 << 10 }
+        Limits {
+            entries_max: 50_000_000,
+            depth_max: 4096,
+            path_bytes_max: 64 << 10,
+            read_bytes_max: 64 << 30,
+        }
     }
 }
 
 /// What a [`walk`] tells.
 #[derive(Clone, Debug)]
 pub enum Step<'a> {
-    /// A name, with the path that leads to it.
+    /// A name, with the path that leads to it, and the kind that its inode has, if that can be read.
     Name(&'a [u8], &'a Entry),
     /// A directory that cannot be read, or not further, or an inode of which it is not known whether it is one.
     Unreadable(&'a [u8], TreeError),
@@ -242,6 +304,7 @@ pub fn walk(
     limits: Limits,
     each: &mut dyn FnMut(Step<'_>) -> bool,
 ) -> Result<bool, ReadError> {
+    let _limited = tree.budget().limit(limits.read_bytes_max);
     let mut met = HashSet::from([tree.root()]);
     let mut waiting = vec![Waiting { inode: tree.root(), above: Rc::from([]), name: Vec::new(), depth: 0 }];
     let mut left = limits.entries_max;
@@ -254,25 +317,30 @@ pub fn walk(
                 return false;
             }
             left -= 1;
+            let inode = entry.inode;
             let name = [b"/", &entry.name[..]].concat();
             let below = [&path[..], &name].concat();
-            if !each(Step::Name(&below, &entry)) {
+            // What counts is the inode: a name that says something else must not hide a directory.
+            let (kind, error) = match tree.metadata(entry.inode) {
+                Ok(found) => (found.kind, None),
+                Err(error) => (entry.kind, Some(error)),
+            };
+            if !each(Step::Name(&below, &Entry { kind, ..entry })) {
                 stopped = true;
                 return false;
             }
-            // The inode knows better than the name what it is.
-            let kind = match entry.kind {
-                FileKind::Directory | FileKind::Unknown => tree.metadata(entry.inode).map(|found| found.kind),
-                kind => Ok(kind),
-            };
-            match kind {
-                Ok(FileKind::Directory) => {}
-                Ok(_) => return true,
-                Err(TreeError::Read(error)) if error.is_final() => {
+            match error {
+                None if kind == FileKind::Directory => {}
+                None => return true,
+                Some(TreeError::Read(error)) if error.is_final() => {
                     ended = Some(error);
                     return false;
                 }
-                Err(error) => {
+                Some(TreeError::Exhausted) => {
+                    exhausted = true;
+                    return false;
+                }
+                Some(error) => {
                     stopped = !each(Step::Unreadable(&below, error));
                     return !stopped;
                 }
@@ -280,11 +348,11 @@ pub fn walk(
             let fits = depth < limits.depth_max
                 && below.len() <= limits.path_bytes_max
                 && waiting.len() < DIRECTORIES_MAX;
-            if fits && met.insert(entry.inode) {
+            if fits && met.insert(inode) {
                 let above = Rc::clone(&path);
-                waiting.push(Waiting { inode: entry.inode, above, name, depth: depth + 1 });
+                waiting.push(Waiting { inode, above, name, depth: depth + 1 });
             } else {
-                stopped = !each(Step::NotEntered(&below, entry.inode));
+                stopped = !each(Step::NotEntered(&below, inode));
             }
             !stopped
         });
@@ -293,6 +361,7 @@ pub fn walk(
         }
         match done {
             Err(TreeError::Read(error)) if error.is_final() => return Err(error),
+            Err(TreeError::Exhausted) => exhausted = true,
             Err(error) => stopped |= !each(Step::Unreadable(&path, error)),
             Ok(()) => {}
         }

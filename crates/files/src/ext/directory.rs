@@ -44,13 +44,14 @@ impl<B: Blocks> Ext<B> {
         }
         let unit = self.superblock.block_bytes;
         let blocks = inode.size_bytes / unit;
+        let blocks_bytes_max = DIRECTORY_BLOCKS_BYTES_MAX.min(self.superblock.blocks * unit);
         let mut result = Ok(true);
         let mut read_bytes = 0;
         self.map(inode, 0..blocks, &mut |run| {
             let mut number = 0;
             while number < run.blocks && run.first + number < blocks && matches!(result, Ok(true)) {
                 read_bytes += unit;
-                result = if read_bytes > DIRECTORY_BLOCKS_BYTES_MAX {
+                result = if read_bytes > blocks_bytes_max {
                     Err(TreeError::TooLarge {
                         inode: inode.number,
                         what: "the directory has too many blocks",
@@ -74,7 +75,7 @@ impl<B: Blocks> Ext<B> {
         place: u64,
         each: &mut dyn FnMut(Entry) -> bool,
     ) -> Result<bool, TreeError> {
-        let block = self.volume.block(place)?;
+        let block = self.block(place)?;
         let is_node = le32(&block, 0) == 0 && usize::from(le16(&block, 4)) == block.len();
         if is_node {
             return Ok(true);

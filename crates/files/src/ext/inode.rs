@@ -133,7 +133,9 @@ impl Inode {
     fn time(&self, at: usize, extra_at: usize) -> FileTime {
         let seconds = i64::from(le32(&self.raw, at).cast_signed());
         let extra = self.extra(extra_at).unwrap_or(0);
-        FileTime { seconds: seconds + (i64::from(extra & 3) << 32), nanos: extra >> 2 }
+        // Its bits have room for more than a second.
+        let nanos = (extra >> 2).min(999_999_999);
+        FileTime { seconds: seconds + (i64::from(extra & 3) << 32), nanos }
     }
 
     fn device(&self) -> (u32, u32) {

@@ -65,7 +65,7 @@ impl Visit<'_> {
             return Ok(());
         }
         self.runs += 1;
-        if self.runs > RUNS_MAX {
+        if self.runs > RUNS_MAX.min(blocks as usize) {
             return Err(TreeError::TooLarge { inode: number, what: "it has too many runs of blocks" });
         }
         self.pass_on();
@@ -174,13 +174,14 @@ impl<B: Blocks> Ext<B> {
             return Err(damaged(visit.inode.number, "its map leads outside"));
         }
         visit.map_bytes += self.superblock.block_bytes;
-        if visit.map_bytes > MAP_BYTES_MAX {
+        // No map has more blocks than the volume, unless it leads to some of them again and again.
+        if visit.map_bytes > MAP_BYTES_MAX.min(self.superblock.blocks * self.superblock.block_bytes) {
             return Err(TreeError::TooLarge {
                 inode: visit.inode.number,
                 what: "its map has too many blocks",
             });
         }
-        self.volume.block(place)
+        self.block(place)
     }
 
     fn indirect_in(&self, visit: &mut Visit<'_>) -> Result<(), TreeError> {

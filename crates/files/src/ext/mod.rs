@@ -24,7 +24,7 @@ use self::{
 };
 use crate::{
     blocks::Blocks,
-    tree::{Attribute, Entry, FileExtent, FileKind, Metadata, Tree, TreeError},
+    tree::{Attribute, Budget, Entry, FileExtent, FileKind, Metadata, Tree, TreeError},
 };
 
 const ROOT: u64 = 2;
@@ -94,11 +94,27 @@ impl<B: Blocks> Volume<B> {
     }
 }
 
+/// What a replay of the journal changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replay {
+    /// Complete transactions.
+    pub transactions: u32,
+    /// Blocks of the volume that change.
+    pub blocks: usize,
+    /// Of these, blocks that began like blocks of the journal, and so could not be written there as they are.
+    pub escaped: usize,
+    /// Versions of blocks that are not replayed, because a later transaction took them back.
+    pub revoked: usize,
+    /// The transactions reach beyond the end of the journal, and go on at its beginning.
+    pub went_round: bool,
+}
+
 /// The files of an ext2, ext3 or ext4 file system.
 pub struct Ext<B> {
     volume: Volume<B>,
     superblock: Superblock,
-    replayed: usize,
+    replay: Replay,
+    budget: Budget,
 }
 
 impl<B: Blocks> Ext<B> {
@@ -109,14 +125,20 @@ impl<B: Blocks> Ext<B> {
     pub fn open(blocks: B) -> Result<Ext<B>, TreeError> {
         let mut bytes = vec![0; 1024];
         blocks.read_at(1024, &mut bytes)?;
-        let superblock = Superblock::parse(&bytes)?;
+        let parse = |bytes: &[u8], size_bytes: u64| -> Result<Superblock, TreeError> {
+            let mut superblock = Superblock::parse(bytes)?;
+            // What lies behind the end cannot be read anyway.
+            superblock.blocks = superblock.blocks.min(size_bytes / superblock.block_bytes);
+            Ok(superblock)
+        };
+        let superblock = parse(&bytes, blocks.size_bytes())?;
         let volume = Volume { blocks, block_bytes: superblock.block_bytes, overlay: HashMap::new() };
-        let mut ext = Ext { volume, superblock, replayed: 0 };
+        let mut ext = Ext { volume, superblock, replay: Replay::default(), budget: Budget::default() };
         if ext.superblock.needs_recovery() {
-            ext.volume.overlay = journal::replay(&ext)?;
-            ext.replayed = ext.volume.overlay.len();
+            let found = journal::replay(&ext)?;
+            (ext.volume.overlay, ext.replay) = (found.overlay, found.replay);
             ext.volume.read(1024, &mut bytes)?;
-            let superblock = Superblock::parse(&bytes)?;
+            let superblock = parse(&bytes, ext.volume.blocks.size_bytes())?;
             if superblock.block_bytes != ext.superblock.block_bytes {
                 return Err(damaged(0, "its journal changes the length of its blocks"));
             }
@@ -125,10 +147,16 @@ impl<B: Blocks> Ext<B> {
         Ok(ext)
     }
 
-    /// The number of blocks that a replay of the journal changes; 0 if there is none to be made.
+    /// What a replay of the journal changes; nothing if there is none to be made.
     #[must_use]
-    pub fn replayed_blocks(&self) -> usize {
-        self.replayed
+    pub fn replay(&self) -> Replay {
+        self.replay
+    }
+
+    /// A block of a directory or of a map.
+    fn block(&self, number: u64) -> Result<Vec<u8>, TreeError> {
+        self.budget.take(self.volume.block_bytes)?;
+        self.volume.block(number)
     }
 
     fn content(&self, inode: &Inode) -> Result<Option<Vec<u8>>, TreeError> {
@@ -177,6 +205,10 @@ impl<B: Blocks> Ext<B> {
 impl<B: Blocks> Tree for Ext<B> {
     fn root(&self) -> u64 {
         ROOT
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     fn entries(&self, directory: u64, each: &mut dyn FnMut(Entry) -> bool) -> Result<(), TreeError> {

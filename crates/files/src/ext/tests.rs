@@ -1,5 +1,7 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::{crc::*, *};
-use crate::bytes::le32;
+use crate::{ReadError, bytes::le32};
 
 /// A superblock of 100 groups of 8192 blocks of 1 KiB with these features.
 fn superblock(compatible: u32, incompatible: u32, read_only: u32) -> Vec<u8> {
@@ -209,6 +211,156 @@ fn a_cycle_of_directories_is_walked_once_and_told() {
         true
     });
     assert_eq!((seen, whole.unwrap()), (2, false));
+}
+
+#[test]
+fn a_name_that_says_it_is_a_file_hides_no_directory() {
+    let mut hand = Hand::new();
+    hand.name(40 * 1024, 12, 1024, b"plain");
+    hand.put(40 * 1024 + 7, &[1]);
+    hand.inode(12, 0o040_755, 1024, &extent(0, 1, 41));
+    hand.name(41 * 1024, 13, 1024, b"within");
+    hand.put(41 * 1024 + 7, &[2]);
+    hand.inode(13, 0o100_644, 0, &[]);
+    let mut seen = Vec::new();
+    let whole = crate::walk(&hand.open(), crate::Limits::default(), &mut |step| {
+        let crate::Step::Name(path, entry) = step else { panic!("{step:?}") };
+        seen.push((path.to_vec(), entry.kind));
+        true
+    });
+    assert!(whole.unwrap());
+    let wanted = [(&b"/plain"[..], FileKind::Directory), (b"/plain/within", FileKind::Regular)];
+    assert_eq!(seen, wanted.map(|(path, kind)| (path.to_vec(), kind)));
+}
+
+#[test]
+fn a_second_has_no_more_than_a_thousand_million_nanoseconds() {
+    let mut hand = Hand::new();
+    hand.inode(12, 0o100_644, 0, &[]);
+    let at = INODE_TABLE + 11 * 256;
+    hand.put(at + 0x80, &32_u16.to_le_bytes());
+    hand.put(at + 0x88, &u32::MAX.to_le_bytes());
+    let nanos = hand.open().metadata(12).unwrap().modified.nanos;
+    assert_eq!(nanos, 999_999_999);
+}
+
+/// A volume that counts what is read of it.
+struct Counted(Vec<u8>, AtomicU64);
+
+impl Blocks for &Counted {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+
+    fn sector_bytes(&self) -> u32 {
+        512
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.1.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        self.0.read_at(offset, buf)
+    }
+}
+
+/// A file without extents whose map of three levels leads to the same block again and again.
+fn with_endless_map(hand: &mut Hand, inode: usize, mode: u16) {
+    let mut map = [0; 60];
+    map[56] = 50;
+    hand.inode(inode, mode, u32::MAX, &map);
+    hand.put(INODE_TABLE + (inode - 1) * 256 + 0x20, &0_u32.to_le_bytes());
+    for pointer in 0..256 {
+        hand.put(50 * 1024 + pointer * 4, &51_u32.to_le_bytes());
+        hand.put(51 * 1024 + pointer * 4, &52_u32.to_le_bytes());
+    }
+}
+
+#[test]
+fn a_map_that_leads_to_the_same_blocks_again_and_again_ends_with_the_volume() {
+    for last in [0, 60_u32] {
+        let mut hand = Hand::new();
+        with_endless_map(&mut hand, 12, 0o100_644);
+        for pointer in 0..256 {
+            hand.put(52 * 1024 + pointer * 4, &last.to_le_bytes());
+        }
+        let counted = Counted(hand.0, AtomicU64::new(0));
+        let tree = Ext::open(&counted).unwrap();
+        let found = tree.extents(12, &mut |_| true);
+        assert!(matches!(found, Err(TreeError::TooLarge { inode: 12, .. })), "{found:?}");
+        let read = counted.1.load(Ordering::Relaxed);
+        assert!(read < 300 << 10, "{read} bytes were read");
+    }
+}
+
+#[test]
+fn a_walk_reads_no_more_than_its_limits_allow_whatever_is_asked_meanwhile() {
+    let mut hand = Hand::new();
+    hand.put(40 * 1024, &[0; 1024]);
+    for i in 0..40 {
+        hand.name(
+            40 * 1024 + i * 24,
+            12 + i as u32 % 50,
+            if i == 39 { 88 } else { 24 },
+            format!("n{i}").as_bytes(),
+        );
+        with_endless_map(&mut hand, 12 + i, if i % 2 == 0 { 0o100_644 } else { 0o040_755 });
+    }
+    let counted = Counted(hand.0, AtomicU64::new(0));
+    let tree = Ext::open(&counted).unwrap();
+    let limits = crate::Limits { read_bytes_max: 4 << 20, ..crate::Limits::default() };
+    let mut exhausted = 0;
+    let whole = crate::walk(&tree, limits, &mut |step| {
+        if let crate::Step::Name(_, entry) = step {
+            let found = tree.extents(entry.inode, &mut |_| true);
+            exhausted += usize::from(matches!(found, Err(TreeError::Exhausted)));
+        }
+        true
+    });
+    assert!(!whole.unwrap() && exhausted > 0, "{exhausted}");
+    let read = counted.1.load(Ordering::Relaxed);
+    assert!(read < 2 << 20, "{read} bytes were read");
+    // Afterwards there is no limit any more.
+    assert!(matches!(tree.extents(12, &mut |_| true), Err(TreeError::TooLarge { .. })));
+}
+
+#[test]
+fn blocks_behind_the_end_of_the_volume_are_outside_whatever_the_superblock_says() {
+    let mut hand = Hand::new();
+    hand.put(1028, &u32::MAX.to_le_bytes());
+    hand.inode(12, 0o100_644, 4096, &extent(0, 2, 255));
+    let found = runs_of(&hand, 12);
+    assert!(matches!(found, Err(TreeError::Damaged { inode: 12, .. })), "{found:?}");
+}
+
+/// A journal of 1024 blocks of 1 KiB from block 60 on, in a file whose map goes on for ever.
+fn with_journal(length: u32, start: u32) -> Hand {
+    let mut hand = Hand::new();
+    hand.put(1024 + 0x5c, &4_u32.to_le_bytes());
+    hand.put(1024 + 0x60, &0x46_u32.to_le_bytes());
+    hand.put(1024 + 0xe0, &8_u32.to_le_bytes());
+    with_endless_map(&mut hand, 8, 0o100_600);
+    for i in 0..12 {
+        hand.put(INODE_TABLE + 7 * 256 + 0x28 + i * 4, &(60 + i as u32).to_le_bytes());
+    }
+    hand.put(60 * 1024, &journal::MAGIC.to_be_bytes());
+    for (at, value) in [(4, 4), (0xc, 1024), (0x10, length), (0x14, 1), (0x18, 7), (0x1c, start)] {
+        hand.put(60 * 1024 + at, &u32::to_be_bytes(value));
+    }
+    hand
+}
+
+#[test]
+fn no_more_of_a_journal_is_mapped_than_its_superblock_says() {
+    for (length, start) in [(10, 0), (10, 3)] {
+        let counted = Counted(with_journal(length, start).0, AtomicU64::new(0));
+        assert_eq!(Ext::open(&counted).map(|tree| tree.replay()).ok(), Some(Replay::default()));
+        let read = counted.1.load(Ordering::Relaxed);
+        assert!(read < 8 << 10, "{read} bytes were read");
+    }
+    // Longer than the volume.
+    let counted = Counted(with_journal(300, 3).0, AtomicU64::new(0));
+    assert!(matches!(Ext::open(&counted).err(), Some(TreeError::Damaged { inode: 8, .. })));
+    let read = counted.1.load(Ordering::Relaxed);
+    assert!(read < 8 << 10, "{read} bytes were read");
 }
 
 #[test]

@@ -166,6 +166,7 @@ impl<B: Blocks> Ext<B> {
         if !holder.is_attribute_value() || holder.has_inline_data() || holder.size_bytes != len as u64 {
             return Err(damaged(inode.number, "the value of an attribute is not where it should be"));
         }
+        self.budget.take(len as u64)?;
         let mut value = vec![0; len];
         self.read_content(&holder, 0, &mut value)?;
         Ok(value)

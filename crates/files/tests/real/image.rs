@@ -97,6 +97,14 @@ impl Mounted {
         Mounted { at }
     }
 
+    /// Mounts an image that may be refused.
+    pub(crate) fn attempt(image: &Path, options: &str) -> Option<Mounted> {
+        let at = image.with_extension("mnt");
+        fs::create_dir_all(&at).unwrap();
+        let done = Command::new("mount").arg("-o").arg(format!("loop,{options}")).args([image, &at]).output();
+        done.unwrap().status.success().then_some(Mounted { at })
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.at
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::{self, File},
     hash::{DefaultHasher, Hasher},
     io::Read,
@@ -9,7 +10,8 @@ use std::{
         ffi::{OsStrExt, OsStringExt},
         fs::{FileExt, MetadataExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
+    process::Command,
 };
 
 use bygone_files::{Attribute, FileKind, FileTime, Limits, Step, Tree, walk};
@@ -28,11 +30,16 @@ pub(crate) struct Shown {
     links: u64,
     size: u64,
     times: [(i64, i64); 3],
+    created: Option<(i64, i64)>,
     device: Option<(u32, u32)>,
     target: Option<Vec<u8>>,
     content: Option<u64>,
+    /// Offset in the file, length, place on the volume, reserved: of what lies in blocks of its own.
+    extents: Option<Vec<Extent>>,
     attributes: Vec<Attribute>,
 }
+
+type Extent = (u64, u64, u64, bool);
 
 pub(crate) type Snapshot = BTreeMap<Vec<u8>, Shown>;
 
@@ -92,6 +99,59 @@ fn kernel_attributes(path: &Path) -> Vec<Attribute> {
     all
 }
 
+fn kernel_created(path: &Path) -> Option<(i64, i64)> {
+    let found = rfs::statx(rfs::CWD, path, rfs::AtFlags::SYMLINK_NOFOLLOW, rfs::StatxFlags::BTIME).unwrap();
+    let has_it = found.stx_mask & rfs::StatxFlags::BTIME.bits() != 0;
+    has_it.then(|| (found.stx_btime.tv_sec, i64::from(found.stx_btime.tv_nsec)))
+}
+
+/// Adds an extent, as one with the last if it adjoins that.
+fn add_extent(all: &mut Vec<Extent>, (offset, len, place, unwritten): Extent) {
+    if let Some(last) = all.last_mut()
+        && (last.0 + last.1, last.2 + last.1, last.3) == (offset, place, unwritten)
+    {
+        last.1 += len;
+        return;
+    }
+    all.push((offset, len, place, unwritten));
+}
+
+/// The extents of regular files, as the kernel maps them (FIEMAP).
+fn kernel_extents(paths: &[&Path]) -> Vec<Vec<Extent>> {
+    let mut all = Vec::new();
+    for paths in paths.chunks(500) {
+        let tool = Command::new("filefrag").args(["-v", "-s", "-b512", "--"]).args(paths).output().unwrap();
+        assert!(tool.status.success(), "{}", String::from_utf8_lossy(&tool.stderr));
+        let text = String::from_utf8_lossy(&tool.stdout).into_owned();
+        let before = all.len();
+        for line in text.lines() {
+            if line.starts_with("File size of ") {
+                all.push(Vec::new());
+            }
+            // " 0:        0..       7:      34816..     34823:      8:    expected:  flags"
+            let fields: Vec<&str> = line.split(':').map(str::trim).collect();
+            if fields.len() < 5 || fields[0].parse::<u32>().is_err() {
+                continue;
+            }
+            let first = |field: &str| -> u64 { field.split("..").next().unwrap().trim().parse().unwrap() };
+            let flags: Vec<&str> = fields[fields.len() - 1].split(',').collect();
+            if flags.contains(&"inline") {
+                continue;
+            }
+            assert!(!flags.iter().any(|flag| ["delalloc", "unknown_loc"].contains(flag)), "{line}");
+            let extent = (
+                first(fields[1]) * 512,
+                first(fields[3]) * 512,
+                first(fields[2]) * 512,
+                flags.contains(&"unwritten"),
+            );
+            add_extent(all.last_mut().unwrap(), extent);
+        }
+        assert_eq!(all.len() - before, paths.len(), "{text}");
+    }
+    all
+}
+
 fn kernel_shown(path: &Path) -> Shown {
     let metadata = fs::symlink_metadata(path).unwrap();
     let kind = metadata.file_type();
@@ -109,16 +169,18 @@ fn kernel_shown(path: &Path) -> Shown {
         links: metadata.nlink(),
         size: metadata.size(),
         times,
+        created: kernel_created(path),
         device: is_device.then(|| (rfs::major(rdev), rfs::minor(rdev))),
         target: kind.is_symlink().then(|| fs::read_link(path).unwrap().into_os_string().into_vec()),
         content: kind.is_file().then(|| kernel_content(path, metadata.size())),
+        extents: None,
         attributes: kernel_attributes(path),
     }
 }
 
-/// What the kernel shows below `root`.
+/// What the kernel shows of `root` and below it, without the places of contents.
 pub(crate) fn kernel(root: &Path) -> Snapshot {
-    let mut snapshot = Snapshot::new();
+    let mut snapshot = Snapshot::from([(Vec::new(), kernel_shown(root))]);
     let mut waiting = vec![(root.to_owned(), Vec::new())];
     while let Some((folder, path)) = waiting.pop() {
         for entry in fs::read_dir(folder).unwrap() {
@@ -133,6 +195,30 @@ pub(crate) fn kernel(root: &Path) -> Snapshot {
         }
     }
     snapshot
+}
+
+/// What the kernel shows of a mounted volume, with the places of contents.
+pub(crate) fn kernel_with_places(root: &Path) -> Snapshot {
+    let mut snapshot = kernel(root);
+    let regular = snapshot.iter_mut().filter(|(_, shown)| shown.content.is_some());
+    let (paths, shown): (Vec<_>, Vec<_>) = regular
+        .map(|(path, shown)| (root.join(OsStr::from_bytes(path.strip_prefix(b"/").unwrap())), shown))
+        .unzip();
+    let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+    for (shown, extents) in shown.into_iter().zip(kernel_extents(&paths)) {
+        shown.extents = Some(extents);
+    }
+    snapshot
+}
+
+fn our_extents(tree: &dyn Tree, inode: u64) -> Vec<Extent> {
+    let mut all = Vec::new();
+    tree.extents(inode, &mut |extent| {
+        add_extent(&mut all, (extent.offset, extent.len_bytes, extent.place, extent.unwritten));
+        true
+    })
+    .unwrap();
+    all
 }
 
 fn our_content(tree: &dyn Tree, inode: u64, size: u64) -> u64 {
@@ -163,9 +249,8 @@ fn our_content(tree: &dyn Tree, inode: u64, size: u64) -> u64 {
     content.0.finish()
 }
 
-fn our_shown(tree: &dyn Tree, inode: u64) -> Shown {
-    let metadata = tree.metadata(inode).unwrap();
-    let kind = match metadata.kind {
+fn mode_of(kind: FileKind) -> u32 {
+    match kind {
         FileKind::Fifo => 0o010_000,
         FileKind::CharDevice => 0o020_000,
         FileKind::Directory => 0o040_000,
@@ -174,28 +259,52 @@ fn our_shown(tree: &dyn Tree, inode: u64) -> Shown {
         FileKind::Symlink => 0o120_000,
         FileKind::Socket => 0o140_000,
         FileKind::Unknown => 0,
-    };
+    }
+}
+
+fn our_shown(tree: &dyn Tree, inode: u64) -> Shown {
+    let metadata = tree.metadata(inode).unwrap();
     let time = |time: FileTime| (time.seconds, i64::from(time.nanos));
     Shown {
         inode: metadata.inode,
-        mode: kind | u32::from(metadata.mode),
+        mode: mode_of(metadata.kind) | u32::from(metadata.mode),
         owner: (metadata.uid, metadata.gid),
         links: u64::from(metadata.links),
         size: metadata.size_bytes,
         times: [time(metadata.accessed), time(metadata.modified), time(metadata.changed)],
+        created: metadata.created.map(time),
         device: metadata.device,
         target: (metadata.kind == FileKind::Symlink).then(|| tree.link_target(inode).unwrap()),
         content: (metadata.kind == FileKind::Regular).then(|| our_content(tree, inode, metadata.size_bytes)),
+        extents: (metadata.kind == FileKind::Regular).then(|| our_extents(tree, inode)),
         attributes: tree.attributes(inode).unwrap(),
     }
 }
 
+/// Whether all of a tree can be read.
+pub(crate) fn is_sound(tree: &dyn Tree) -> bool {
+    let mut sound = true;
+    let whole = walk(tree, Limits::default(), &mut |step| {
+        sound &= match step {
+            Step::Name(_, entry) => {
+                let target = entry.kind != FileKind::Symlink || tree.link_target(entry.inode).is_ok();
+                let mapped = tree.extents(entry.inode, &mut |_| true).is_ok();
+                target && mapped && tree.attributes(entry.inode).is_ok() && tree.metadata(entry.inode).is_ok()
+            }
+            _ => false,
+        };
+        sound
+    });
+    sound && whole.unwrap()
+}
+
 /// What this crate shows of a tree.
 pub(crate) fn ours(tree: &dyn Tree) -> Snapshot {
-    let mut snapshot = Snapshot::new();
+    let mut snapshot = Snapshot::from([(Vec::new(), our_shown(tree, tree.root()))]);
     let whole = walk(tree, Limits::default(), &mut |step| {
         let Step::Name(path, entry) = step else { panic!("{step:?}") };
         let shown = our_shown(tree, entry.inode);
+        assert_eq!(shown.mode & 0o170_000, mode_of(entry.kind), "{}", path.escape_ascii());
         assert!(snapshot.insert(path.to_vec(), shown).is_none(), "{} twice", path.escape_ascii());
         true
     });

@@ -15,7 +15,7 @@ pub fn files(bytes: &[u8]) {
     let size_bytes = u64::from(input.u32()) * 512;
     let disk = Disk::new(Content::of(&mut input), size_bytes, 512);
     let Ok(tree) = Ext::open(Cached::new(&disk, 1 << 20)) else { return };
-    let limits = Limits { entries_max: 2000, depth_max: 50, path_bytes_max: 4096 };
+    let limits = Limits { entries_max: 2000, depth_max: 50, path_bytes_max: 4096, read_bytes_max: 64 << 20 };
     let mut names = 0;
     let whole = walk(&tree, limits, &mut |step| {
         let (path, inode) = match step {
@@ -51,7 +51,7 @@ fn look(tree: &Ext<Cached<&Disk>>, disk: &Disk, inode: u64) {
         extents.len() < 1000 && extent.offset < COMPARED as u64
     });
     let mut read = vec![1; COMPARED];
-    let is_plain = metadata.kind == FileKind::Regular && tree.replayed_blocks() == 0 && done.is_ok();
+    let is_plain = metadata.kind == FileKind::Regular && tree.replay().blocks == 0 && done.is_ok();
     let Ok(len) = tree.read(inode, 0, &mut read) else { return };
     assert_eq!(len as u64, metadata.size_bytes.min(COMPARED as u64));
     // Small content may be in the inode itself, and then there are no extents.
