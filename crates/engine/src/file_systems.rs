@@ -1,11 +1,11 @@
 //! What the file systems on a machine's disks tell about how it stopped.
 
 use bygone_block::{BlockDevice, Reading};
-use bygone_files::{Blocks, Cause, Kind, ReadError, State, Survey, Volume, survey};
+use bygone_files::{Blocks, Cause, Kind, ReadError, State, Survey, Volume};
 #[cfg(test)]
 use bygone_files::{Scheme, Table};
 
-use crate::error::or_panicked;
+use crate::child::Reader;
 
 /// At most so many volumes are named in an event.
 const NAMED_MAX: usize = 8;
@@ -57,12 +57,14 @@ impl FileSystems {
     }
 
     /// Adds those of a disk.
-    pub(crate) fn add(&mut self, name: &str, disk: &dyn BlockDevice) {
-        // What is read here was written by a guest, and the stop itself has happened whatever comes of it.
-        match or_panicked("reading the file systems", || Ok(survey(&Device(disk)))) {
-            Ok(Ok(found)) => self.add_survey(name, &found),
-            Ok(Err(error)) => self.unseen.push(format!("{name}: {error}")),
-            Err(error) => self.unseen.push(format!("{name}: {error}")),
+    pub(crate) fn add(&mut self, reader: &mut Reader, name: &str, disk: &dyn BlockDevice) {
+        // The stop itself has happened, whatever comes of it.
+        match reader.survey(&Device(disk)) {
+            Ok(found) => self.add_survey(name, &found),
+            Err(trouble) => {
+                tracing::warn!(disk = name, %trouble, "its file systems cannot be looked at");
+                self.unseen.push(format!("{name}: {trouble}"));
+            }
         }
     }
 
@@ -182,9 +184,9 @@ mod tests {
     }
 
     fn look(disks: &[&Disk]) -> FileSystems {
-        let mut found = FileSystems::default();
+        let (mut found, mut reader) = (FileSystems::default(), Reader::new());
         for (disk, name) in disks.iter().zip(["vda", "vdb", "vdc"]) {
-            found.add(name, *disk);
+            found.add(&mut reader, name, *disk);
         }
         found
     }

@@ -6,6 +6,7 @@
 
 mod bench;
 mod calls;
+mod child;
 mod error;
 mod exports;
 mod failure;
@@ -28,5 +29,6 @@ mod timeline;
 use bygone_api::{self as api, config};
 
 pub use bench::{BenchRow, bench};
+pub use child::serve_if_asked as serve_child_if_asked;
 pub use error::{Error, Result, Usage};
 pub use serve::{ServeInfo, ServeOptions, ask, console, init, serve, stop_serving, target_names};

@@ -23,6 +23,7 @@ use super::{
     Ended, Machine, Slot, Start, ending::Ending, failing::Failing, kept::Kept, resets::Resets, unbooted,
 };
 use crate::{
+    child::Reader,
     error::Error,
     exports::NBD_STOP_MAX,
     file_systems::FileSystems,
@@ -307,9 +308,9 @@ impl Machine {
 
     /// The current state of the file systems on the disks.
     fn file_systems(&self) -> FileSystems {
-        let mut found = FileSystems::default();
+        let (mut found, mut reader) = (FileSystems::default(), Reader::new());
         for lease in lock(&self.leases).iter() {
-            found.add(&lease.disk_name(), lease);
+            found.add(&mut reader, &lease.disk_name(), lease);
         }
         found
     }

@@ -75,19 +75,19 @@ pub(super) fn read(disk: &dyn Blocks, sector_bytes: u32) -> Result<Table, ReadEr
             return Ok(table);
         }
         if let Read::Bad(what) = primary {
-            notes.push(Note::DamagedGpt { copy: GptCopy::Primary, what });
+            notes.push(Note::damaged(GptCopy::Primary, what));
         }
         // The last sector is where the backup is unless the disk has grown; then only the primary knows.
         match copy(disk, unit, last)? {
             Read::Good((header, entries)) => {
                 if notes.is_empty() {
-                    notes.push(Note::DamagedGpt { copy: GptCopy::Primary, what: "it has no header" });
+                    notes.push(Note::damaged(GptCopy::Primary, "it has no header"));
                 }
                 table.notes = notes;
                 add_all(&mut table, disk.size_bytes(), &header, &entries);
                 return Ok(table);
             }
-            Read::Bad(what) => notes.push(Note::DamagedGpt { copy: GptCopy::Backup, what }),
+            Read::Bad(what) => notes.push(Note::damaged(GptCopy::Backup, what)),
             Read::Absent => {}
         }
     }
@@ -115,7 +115,7 @@ fn check_backup(
             Read::Absent => {}
         }
     }
-    table.note(Note::DamagedGpt { copy: GptCopy::Backup, what });
+    table.note(Note::damaged(GptCopy::Backup, what));
     Ok(())
 }
 

@@ -12,7 +12,9 @@ mod mbr;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     blocks::{Blocks, ReadError},
@@ -24,7 +26,7 @@ pub(crate) const PARTITIONS_MAX: usize = 1024;
 const NOTES_MAX: usize = 64;
 
 /// How a disk is divided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scheme {
     /// Not at all.
     None,
@@ -35,7 +37,7 @@ pub enum Scheme {
 }
 
 /// What a partition is said to hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Type {
     /// A byte of an MBR.
     Mbr(u8),
@@ -60,7 +62,7 @@ impl Type {
 }
 
 /// One partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
     /// Its number, as Linux counts: logical ones begin at 5.
     pub number: u32,
@@ -85,7 +87,7 @@ impl Partition {
 }
 
 /// One of the two copies of a GPT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GptCopy {
     /// At the beginning of the disk.
     Primary,
@@ -103,10 +105,10 @@ impl fmt::Display for GptCopy {
 }
 
 /// Something that is wrong with, or unusual about, a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the texts of Display say what they mean")]
 pub enum Note {
-    DamagedGpt { copy: GptCopy, what: &'static str },
+    DamagedGpt { copy: GptCopy, what: Cow<'static, str> },
     NoUsableGpt,
     CopiesDiffer,
     NoProtectiveMbr,
@@ -150,6 +152,10 @@ impl fmt::Display for Note {
 }
 
 impl Note {
+    fn damaged(copy: GptCopy, what: &'static str) -> Note {
+        Note::DamagedGpt { copy, what: Cow::Borrowed(what) }
+    }
+
     /// Whether partitions may be missing from the table because of it.
     #[must_use]
     pub fn may_hide_partitions(&self) -> bool {
@@ -172,7 +178,7 @@ impl Note {
 }
 
 /// A disk's partitions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     /// What kind of table it is.
     pub scheme: Scheme,

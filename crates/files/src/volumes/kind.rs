@@ -1,7 +1,9 @@
 //! The names of what a volume can hold.
 
+use serde::{Deserialize, Serialize};
+
 /// What a volume holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "their names say what they are")]
 pub enum Kind {
     Ext2,

@@ -17,6 +17,7 @@ mod xfs;
 use std::sync::{Arc, atomic::AtomicBool};
 
 pub use kind::Kind;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     blocks::{Blocks, Cached, Cause, Guarded, ReadError, Window},
@@ -28,7 +29,7 @@ const SURVEY_BYTES_MAX: u64 = 64 << 20;
 const CACHE_BYTES: usize = 4 << 20;
 
 /// How a volume was left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// It says that it was closed in order, or it is never written.
     Clean,
@@ -62,7 +63,7 @@ impl Found {
 }
 
 /// A partition, or a whole disk without any, and what it holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
     /// The number of the partition; `None` for the whole disk.
     pub partition: Option<u32>,
@@ -79,7 +80,7 @@ pub struct Volume {
 }
 
 /// What is on a disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Survey {
     /// How it is divided.
     pub table: Table,
