@@ -133,6 +133,22 @@ impl Process {
         }
     }
 
+    /// The process that has this pid now, of which nothing need be readable; its identity is what is `known` of it.
+    /// `None` when there is none.
+    pub(super) fn unread(pid: u32, known: Option<Identity>) -> Result<Option<Process>> {
+        let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        let pidfd = match pidfd_open(number, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
+            other => other.map_err(Error::system("watching a process"))?,
+        };
+        let identity = match known {
+            Some(known) => known,
+            None => Identity { pid, start_ticks: 0, boot_id: boot_id()? },
+        };
+        let process = Process { identity, pidfd };
+        Ok(if process.has_ended(Deadline::after(Duration::ZERO))? { None } else { Some(process) })
+    }
+
     /// Its identity.
     #[must_use]
     pub fn identity(&self) -> &Identity {

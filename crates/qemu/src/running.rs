@@ -1,11 +1,13 @@
 //! What a manager records about a machine it started, for a later manager.
 //!
 //! Invariants: the file is written atomically. A running machine is found even when the manager died before it could
-//! write the file, by the pid that QEMU itself writes.
+//! write the file, by the pid that QEMU itself writes, and even when nothing can be read of its process, by the lock
+//! that QEMU holds on that file as long as it runs.
 
-use std::{fs, io};
+use std::{fs, io, os::unix::net::UnixStream};
 
 use bygone_sys::write_whole;
+use rustix::process::{Flock, FlockType, fcntl_getlk};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -36,9 +38,27 @@ impl Running {
     /// The machine that runs in these places, with its process; `None` when none does.
     ///
     /// # Errors
-    /// [`Error::File`], [`Error::System`]; [`Error::BadState`] when the file is invalid and the machine cannot be found
-    /// in another way.
+    /// [`Error::File`], [`Error::System`]; [`Error::BadState`] when the file is invalid and it cannot be determined in
+    /// another way.
     pub fn find(places: &Places) -> Result<Option<(Running, Process)>> {
+        let holder = holder(places)?;
+        if let Holder::Process(pid) = holder
+            && let Some(process) = by_lock(places, pid)?
+        {
+            let running = Running { process: process.identity().clone() };
+            return Ok(Some((running, process)));
+        }
+        match Running::find_by_process(places) {
+            Err(error) if settles(&error, holder, places) => {
+                tracing::debug!(dir = %places.dir().display(), %error, "no machine runs: QEMU would hold its file");
+                Ok(None)
+            }
+            found => found,
+        }
+    }
+
+    /// As [`Running::find`], by what can be read of the processes.
+    fn find_by_process(places: &Places) -> Result<Option<(Running, Process)>> {
         let state = read(places);
         if let Ok(Some(running)) = &state
             && let Some(process) = Process::find(&running.process)?
@@ -96,6 +116,69 @@ fn read(places: &Places) -> Result<Option<Running>> {
     }
 }
 
+/// Who holds the lock of QEMU's pid file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    Process(u32),
+    Nobody,
+    /// There is no such file, or QEMU has not written its pid to it yet; or a process holds it whose pid means nothing
+    /// here.
+    Unknown,
+}
+
+fn holder(places: &Places) -> Result<Holder> {
+    let path = places.pid_file();
+    let file = match fs::File::open(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Holder::Unknown),
+        opened => opened.map_err(Error::file(&path))?,
+    };
+    // QEMU makes the file, locks it, and then writes to it.
+    let is_written = file.metadata().is_ok_and(|file| file.len() > 0);
+    Ok(match fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)) {
+        Ok(Some(lock)) => {
+            lock.pid.map_or(Holder::Unknown, |pid| Holder::Process(pid.as_raw_nonzero().get().unsigned_abs()))
+        }
+        Ok(None) if is_written => Holder::Nobody,
+        // Not every file system has locks.
+        Ok(None) | Err(_) => Holder::Unknown,
+    })
+}
+
+/// The process that holds the lock of QEMU's pid file, whether or not something can be read of it.
+fn by_lock(places: &Places, pid: u32) -> Result<Option<Process>> {
+    let process = match Process::with_pid(pid) {
+        Ok(Some(process)) => Some(process),
+        // Hidden (`hidepid`), or it has ended.
+        Ok(None) | Err(_) => {
+            let known = read(places).ok().flatten().map(|running| running.process);
+            Process::unread(pid, known.filter(|known| known.pid == pid))?
+        }
+    };
+    // The lock is still that of this pid, so this process has had it all the time.
+    Ok(process.filter(|_| holder(places).is_ok_and(|holder| holder == Holder::Process(pid))))
+}
+
+/// Whether no machine runs, although that cannot be told from its process, for this reason.
+fn settles(error: &Error, holder: Holder, places: &Places) -> bool {
+    let is_lasting = match error {
+        Error::BadState { .. } => true,
+        Error::File { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+        _ => false,
+    };
+    match holder {
+        Holder::Nobody => is_lasting,
+        // QEMU removes its pid file when it ends by itself. As long as it runs, it listens.
+        Holder::Unknown => is_lasting && !places.pid_file().exists() && is_deaf(places),
+        Holder::Process(_) => false,
+    }
+}
+
+/// Whether nothing listens on the socket of QEMU's monitor.
+fn is_deaf(places: &Places) -> bool {
+    let refused = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
+    UnixStream::connect(places.qmp_socket()).is_err_and(|error| refused.contains(&error.kind()))
+}
+
 /// The pid may be stale; the process is the right one if it was started with this very file.
 fn by_pid_file(places: &Places) -> Result<Option<Process>> {
     let path = places.pid_file();
@@ -111,7 +194,10 @@ fn by_pid_file(places: &Places) -> Result<Option<Process>> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{
+        io::{Read, Write},
+        process::{Command, Stdio},
+    };
 
     use super::*;
 
@@ -130,6 +216,62 @@ mod tests {
         Running::end(&places).unwrap();
         assert!(Running::find(&places).unwrap().is_none());
         assert!(program.wait(Deadline::after(std::time::Duration::ZERO)).unwrap().is_some());
+    }
+
+    /// The machine's place, for the test below.
+    const PLACE: &str = "BYGONE_TEST_HOLDS";
+
+    #[test]
+    #[ignore = "a process that another test starts"]
+    fn holds_its_pid_file_as_qemu_does() {
+        let Some(dir) = std::env::var_os(PLACE) else { return };
+        let places = Places::new(dir).unwrap();
+        let file = fs::File::create(places.pid_file()).unwrap();
+        rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        (&file).write_all(format!("{}\n", std::process::id()).as_bytes()).unwrap();
+        // Until the other end is closed.
+        let _ = io::stdin().read(&mut [0]);
+    }
+
+    #[test]
+    fn whether_a_machine_runs_is_known_by_its_lock_when_nothing_else_tells() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::new(dir.path()).unwrap();
+        // It says nothing, and QEMU has removed its file or never made it.
+        fs::write(places.state_file(), "{").unwrap();
+        let listens = std::os::unix::net::UnixListener::bind(places.qmp_socket()).unwrap();
+        assert!(matches!(Running::find(&places), Err(Error::BadState { .. })));
+        drop(listens);
+        assert!(Running::find(&places).unwrap().is_none());
+
+        let mut holds = Command::new(std::env::current_exe().unwrap());
+        let name = "running::tests::holds_its_pid_file_as_qemu_does";
+        let holds = holds.args(["--exact", name, "--ignored"]).env(PLACE, dir.path());
+        let mut qemu = holds.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !fs::read_to_string(places.pid_file()).is_ok_and(|pid| pid.ends_with('\n')) {
+            assert!(std::time::Instant::now() < end, "it does not hold its file");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        // It has no argument by which it would be known.
+        let (running, _) = Running::find(&places).unwrap().expect("it runs");
+        assert_eq!(running.process.pid, qemu.id());
+        let hidden = || Error::file("/proc/1/stat")(io::ErrorKind::PermissionDenied.into());
+        assert!(!settles(&hidden(), holder(&places).unwrap(), &places));
+        assert!(by_lock(&places, std::process::id()).unwrap().is_none(), "another process holds it");
+
+        qemu.kill().unwrap();
+        qemu.wait().unwrap();
+        assert_eq!(holder(&places).unwrap(), Holder::Nobody);
+        assert!(Running::find(&places).unwrap().is_none());
+        assert!(settles(&hidden(), Holder::Nobody, &places));
+        // That lasts no longer than the lack.
+        let lack = Error::file("/proc/1/stat")(rustix::io::Errno::MFILE.into());
+        assert!(!settles(&lack, Holder::Nobody, &places));
+        // QEMU has made its file and not locked it yet.
+        fs::write(places.pid_file(), "").unwrap();
+        assert_eq!(holder(&places).unwrap(), Holder::Unknown);
+        assert!(matches!(Running::find(&places), Err(Error::BadState { .. })));
     }
 
     #[test]
