@@ -18,7 +18,10 @@ use std::{
     fs,
     os::unix::fs::DirBuilderExt,
     path::Path,
-    sync::{Arc, Condvar, Mutex, PoisonError, mpsc::Receiver},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        mpsc::{Receiver, channel},
+    },
     time::{Duration, Instant},
 };
 
@@ -82,6 +85,8 @@ pub(crate) struct Machine {
     stop_asked: Mutex<StopAsked>,
     /// Nothing if it never answered and was not asked to stop.
     ended: Mutex<Option<Ended>>,
+    /// The number of writes by guests of the target when it was begun to supervise it.
+    guest_writes_before: u64,
     leases: Mutex<Vec<Lease>>,
     serving: Mutex<Option<Serving>>,
 }
@@ -253,6 +258,8 @@ impl Machine {
         let (leases, launched) = match adopted {
             Ok((leases, Some(launched))) => (leases, launched),
             Ok((_, None)) => {
+                target.wait_for_clients(kept.branch);
+                target.keep_serving(serving);
                 // A failure was logged, and the end is written when a request looks again.
                 let _ = target.left_is_gone(slot::unseen());
                 return Err(Error::TargetStopped(target.name.clone()));
@@ -263,11 +270,6 @@ impl Machine {
                 return Err(error);
             }
         };
-        let event = Event::new(Kind::Manager, "the manager was started again while the target ran on")
-            .with("pid", launched.runner.pid());
-        if let Err(error) = target.log.event(kept.branch, &event) {
-            tracing::error!(target = target.name, %error, "the event could not be written");
-        }
         Machine::watch(target, launched, kept, leases, serving, true)
     }
 
@@ -280,6 +282,9 @@ impl Machine {
         let target = op.target();
         let branch = target.left_branch()?;
         target.shared.launcher.end(&target.run_dir())?;
+        if let Some(branch) = branch {
+            target.wait_for_clients(branch);
+        }
         let partly =
             |why| Error::Partly { done: format!("target {} has stopped", target.name), why: Box::new(why) };
         match target.left_is_gone(slot::power_cut()).map_err(partly)? {
@@ -288,6 +293,11 @@ impl Machine {
         }
     }
 
+    /// Supervises a machine from now on.
+    ///
+    /// # Errors
+    /// When that cannot be begun. Then a machine that was adopted is still left running, and its disks are served; a
+    /// new one has ended, because its start has failed.
     fn watch(
         target: &Arc<Target>,
         launched: Launched,
@@ -306,63 +316,73 @@ impl Machine {
             start_changed: Condvar::new(),
             stop_asked: Mutex::default(),
             ended: Mutex::default(),
+            guest_writes_before: target.guest_writes(),
             leases: Mutex::new(leases),
             serving: Mutex::new(Some(serving)),
         });
-        *lock(&target.machine) = Slot::Watched(machine.clone());
         let (watched, owner) = (machine.clone(), target.clone());
         let follow = move |reports: Receiver<Report>| {
             // Callers wait for what this thread does.
-            let followed = or_panicked("supervising its machine", || {
-                watched.follow(&owner, &reports);
-                Ok(())
-            });
+            let followed = or_panicked("supervising its machine", || watched.follow(&owner, &reports));
             if let Err(why) = followed {
                 watched.lose(&owner, &why);
             }
         };
-        match spawn_watch(target, move || follow(reports)) {
-            Ok(_) => Ok(machine),
+        // It is found by others once it is supervised, and what it reports is handled once it can be found.
+        let (begin, begun) = channel::<()>();
+        let spawned = spawn_watch(target, move || {
+            if begun.recv().is_ok() {
+                follow(reports);
+            }
+        });
+        match spawned {
+            Ok(_) => {
+                *lock(&target.machine) = Slot::Watched(machine.clone());
+                // Fails only if the thread has ended, which waits for this.
+                let _ = begin.send(());
+                Ok(machine)
+            }
             Err(e) => {
-                let why = Error::file("starting a thread for", &target.name, e);
-                machine.give_up(target, &why);
-                Err(why)
+                machine.give_up(target);
+                Err(Error::file("starting a thread for", &target.name, e))
             }
         }
     }
 
-    /// Handles a machine that cannot be supervised. One that was adopted goes on without its disks being served; a new
-    /// one is ended, because its start has failed.
-    fn give_up(&self, target: &Target, why: &Error) {
-        *lock(&target.machine) = Slot::None;
-        // Somebody may have found it meanwhile, and waits for it.
-        self.fail_start(why);
-        target.stopped.notify_all();
+    /// Handles a machine that cannot be supervised. One that was left running goes on, with its disks served, and is
+    /// adopted later; a new one is ended, because its start has failed.
+    fn give_up(&self, target: &Target) {
+        let serving = lock(&self.serving).take();
         if self.adopted {
+            // Its monitor takes one connection.
+            drop(lock(&self.runner).take());
+            if let Some(serving) = serving {
+                target.keep_serving(serving);
+            }
+            lock(&self.leases).clear();
             return;
         }
         if let Err(error) = self.runner().and_then(|runner| runner.end()) {
             tracing::error!(target = target.name, %error, "QEMU does not end");
         }
-        if let Some(serving) = lock(&self.serving).take() {
+        if let Some(serving) = serving {
             serving.stop(NBD_STOP_MAX);
         }
         lock(&self.leases).clear();
         forget_attempt(target);
     }
 
-    /// Handles a defect in supervising it: from then on it counts as left running, and is adopted again if it runs.
+    /// Handles a defect in supervising it: from then on it counts as left running, with its disks served, and is
+    /// adopted again if it runs.
     fn lose(&self, target: &Target, why: &Error) {
         tracing::error!(target = target.name, error = %why, "the machine is not supervised any more");
-        // Its monitor takes one connection, and its socket one server.
+        // Its monitor takes one connection.
         let runner = lock(&self.runner).take();
         drop(runner);
-        if let Some(serving) = lock(&self.serving).take() {
-            serving.stop(NBD_STOP_MAX);
-        }
-        lock(&self.leases).clear();
+        let serving = lock(&self.serving).take();
         *lock(&self.ended) = Some(Ended::Lost(why.failure()));
-        target.leave_machine(self.branch, why);
+        target.leave_machine(self, why, serving);
+        lock(&self.leases).clear();
         self.fail_start(why);
         target.stopped.notify_all();
     }

@@ -20,7 +20,7 @@ use bygone_store::Error as StoreError;
 use crate::{
     api::{Answers, Call, Failure, Items, Request, call},
     calls::{Handle as _, In},
-    error::{Error, Result, Usage},
+    error::{Error, Result, Usage, or_panicked},
     exports::{ManagerExports, NBD_STOP_MAX},
     lifecycle::{Change, Request as Asked},
     machine::{self, Machine},
@@ -254,20 +254,78 @@ impl Drop for Opener {
 /// The thread that looks for machines that were left running and adopts them (retrying once a second), starts the
 /// targets marked `autostart` that are not added only now, and continues reading disks, for each target once it is
 /// open.
+///
+/// It visits each target in a thread of its own, so that a disk that does not respond, or a defect, of one target holds
+/// up no other.
 pub(crate) struct Caretaker {
     stop: Arc<AtomicBool>,
     begun: Arc<AtomicBool>,
+    visits: Arc<Visits>,
     /// The threads that start targets marked `autostart`.
-    starting: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    starting: Starting,
     thread: Option<JoinHandle<()>>,
+}
+
+type Starting = Arc<Mutex<Vec<JoinHandle<()>>>>;
+
+/// The targets that are being visited, by the ids of their logs, and why their last visits failed.
+#[derive(Default)]
+struct Visits {
+    now: Mutex<HashMap<[u8; 16], JoinHandle<Result<()>>>>,
+    failed: Mutex<HashMap<[u8; 16], String>>,
+}
+
+impl Visits {
+    /// Whether this target is still being visited.
+    fn is_visited(&self, target: &Target) -> bool {
+        let mut now = lock(&self.now);
+        let log = target.log.id();
+        match now.remove(&log) {
+            Some(visit) if visit.is_finished() => {
+                self.note(target, visit.join().unwrap_or(Ok(())));
+                false
+            }
+            Some(visit) => {
+                now.insert(log, visit);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Logs why a visit failed, unless the one before did for the same reason.
+    fn note(&self, target: &Target, visited: Result<()>) {
+        let mut failed = lock(&self.failed);
+        let Err(error) = visited else {
+            failed.remove(&target.log.id());
+            return;
+        };
+        let why = error.to_string();
+        if failed.insert(target.log.id(), why.clone()).is_none_or(|before| before != why) {
+            tracing::error!(target = target.name, %error, "it is not taken care of");
+        }
+    }
+
+    fn begin(&self, target: &Target, visit: impl Fn() -> Result<()> + Clone + Send + 'static) {
+        let own = visit.clone();
+        match std::thread::Builder::new().name("care".into()).spawn(own) {
+            Ok(thread) => drop(lock(&self.now).insert(target.log.id(), thread)),
+            // Others wait for it instead.
+            Err(_) => self.note(target, visit()),
+        }
+    }
+
+    fn are_over(&self) -> bool {
+        lock(&self.now).values().all(JoinHandle::is_finished)
+    }
 }
 
 impl Caretaker {
     pub(crate) fn start(manager: Arc<Manager>, to_run: Option<String>) -> Result<Caretaker> {
         let (stop, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (stopping, has_begun) = (stop.clone(), begun.clone());
-        let starting = Arc::<Mutex<Vec<_>>>::default();
-        let starting_now = starting.clone();
+        let (visits, starting) = (Arc::<Visits>::default(), Starting::default());
+        let (visiting, starting_now) = (visits.clone(), starting.clone());
         let care = move || {
             let mut seen = Seen::default();
             let mut adopt_at = Instant::now();
@@ -277,14 +335,17 @@ impl Caretaker {
                     if stopping.load(Ordering::Acquire) {
                         return;
                     }
+                    if visiting.is_visited(&target) {
+                        continue;
+                    }
                     // At once when the target is open, then once a second.
                     let look = seen.look(&target);
-                    if (adopts || look.is_new) && target.is_unsupervised() {
-                        adopt(&target);
-                    }
-                    if look.is_new {
+                    if look.is_new || (adopts && target.is_unsupervised()) {
                         let starts = look.starts && to_run.as_ref() != Some(&target.name);
-                        lock(&starting_now).extend(begin_care(&manager, &target, starts));
+                        let (manager, starting) = (manager.clone(), starting_now.clone());
+                        let own = target.clone();
+                        let visit = move || visit(&manager, &own, Look { starts, ..look }, &starting);
+                        visiting.begin(&target, visit);
                     }
                     target.count_size();
                 }
@@ -299,12 +360,14 @@ impl Caretaker {
             .name("caretaker".into())
             .spawn(care)
             .map_err(|e| Error::file("starting a thread for", "taking care", e))?;
-        Ok(Caretaker { stop, begun, starting, thread: Some(thread) })
+        Ok(Caretaker { stop, begun, visits, starting, thread: Some(thread) })
     }
 
     /// Whether it is still visiting the targets that were open at the first look, or starting some.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.begun.load(Ordering::Acquire) || lock(&self.starting).iter().any(|thread| !thread.is_finished())
+        !self.begun.load(Ordering::Acquire)
+            || !self.visits.are_over()
+            || lock(&self.starting).iter().any(|thread| !thread.is_finished())
     }
 }
 
@@ -313,6 +376,11 @@ impl Drop for Caretaker {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+        // One that does not respond ends with the process. It adopts nothing any more: the gate for machines is closed.
+        let end = Instant::now() + CLOSE_MAX;
+        while !self.visits.are_over() && Instant::now() < end {
+            std::thread::sleep(TICK / 5);
         }
         for thread in lock(&self.starting).drain(..) {
             let _ = thread.join();
@@ -345,13 +413,29 @@ impl Seen {
     }
 }
 
+/// Does what is to be done for a target.
+///
+/// # Errors
+/// When a defect prevents it.
+fn visit(manager: &Arc<Manager>, target: &Arc<Target>, look: Look, starting: &Starting) -> Result<()> {
+    or_panicked("taking care of the target", || {
+        if target.is_unsupervised() {
+            adopt(target);
+        }
+        if look.is_new {
+            let begun = begin_care(manager, target, look.starts);
+            lock(starting).extend(begun);
+        }
+        Ok(())
+    })
+}
+
 fn adopt(target: &Arc<Target>) {
     if target.has_foreign_machine() {
         // It is never adopted, so nobody has to wait for an attempt: only its end is noted.
         target.look_for_machine();
         return;
     }
-    target.serve_left_early();
     let adopted = match target.begin(Change::Starting, Asked::Run) {
         Ok(Begun::Adopt(op)) => Machine::adopt(&op),
         // It has ended meanwhile, or another request has the turn.

@@ -164,6 +164,7 @@ pub(crate) struct Target {
     pub(crate) pointing: Mutex<()>,
     gone: AtomicBool,
     written_bytes: AtomicU64,
+    guest_writes: AtomicU64,
     size: Size,
     /// The newest record when it was opened.
     opened_at: Seq,
@@ -248,6 +249,7 @@ impl Target {
             pointing: Mutex::default(),
             gone: AtomicBool::new(false),
             written_bytes: AtomicU64::new(0),
+            guest_writes: AtomicU64::new(0),
             size: Size::default(),
             added: AtomicBool::new(false),
         };
@@ -527,8 +529,16 @@ impl Target {
         self.written_bytes.load(Ordering::Relaxed)
     }
 
-    fn note_written(&self, bytes: u64) {
+    /// The number of writes by guests since it was opened.
+    pub(crate) fn guest_writes(&self) -> u64 {
+        self.guest_writes.load(Ordering::Acquire)
+    }
+
+    fn note_written(&self, bytes: u64, used: Use) {
         self.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if used == Use::Guest {
+            self.guest_writes.fetch_add(1, Ordering::Release);
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 //! Every event names the moment after the last write before it. At a stop, a reset or a panic the machine is held until
 //! the event is written, so the event's own position is that moment. A boot is written when the machine first answers,
 //! and its guest may have written by then: it names the moment before the process was started. A reset at which the
-//! machine was not held names a range. A machine that ends before its first answer was never booted and leaves no
-//! event, also if it was asked to stop.
+//! machine was not held names a range. A machine that ends before its first answer and has written nothing was never
+//! booted and leaves no event, also if it was asked to stop.
 
 use std::{
     ops::ControlFlow,
@@ -24,20 +24,18 @@ use super::{
 };
 use crate::{
     child::Reader,
-    error::Error,
+    error::{Error, Result},
     exports::NBD_STOP_MAX,
     file_systems::FileSystems,
     history,
     runner::{By, Exit, Happening, Report},
-    target::{Target, Use, lock},
+    target::{Target, lock},
     timeline,
 };
 
 /// How long a machine is held before a failed request is retried.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 const FOREVER: Duration = Duration::from_secs(3600);
-/// How long the connections to a machine's disks may stay open after it has ended.
-const CLIENTS_GONE_MAX: Duration = Duration::from_secs(5);
 
 /// How to continue a held machine.
 #[derive(Clone, Copy, Debug)]
@@ -176,16 +174,28 @@ impl Following<'_> {
         machine.note_resets(target, self.resets.rest(Instant::now()));
         let counts = self.failing.rest();
         self.note_counts(counts);
-        if matches!(*lock(&machine.start), Start::Pending) && !lock(&machine.kept).noted {
+        if matches!(*lock(&machine.start), Start::Pending) && !machine.has_run(target) {
             machine.never_was(target, exit);
         } else {
+            machine.note_boot(target);
             machine.finish(target, self.asked_by.as_ref(), exit, last_words);
         }
     }
 }
 
 impl Machine {
-    pub(super) fn follow(&self, target: &Arc<Target>, reports: &Receiver<Report>) {
+    /// Handles what happens to the machine, until it has ended.
+    ///
+    /// # Errors
+    /// When what supervises its process has ended before it.
+    pub(super) fn follow(&self, target: &Arc<Target>, reports: &Receiver<Report>) -> Result<()> {
+        if self.adopted {
+            let label = "the manager was started again while the target ran on";
+            let event = Event::new(Kind::Manager, label).with("pid", lock(&self.kept).started.pid);
+            if let Err(error) = target.log.event(self.branch, &event) {
+                tracing::error!(target = target.name, %error, "the event could not be written");
+            }
+        }
         let mut following = Following {
             machine: self,
             target,
@@ -201,11 +211,11 @@ impl Machine {
             match reports.recv_timeout(wait) {
                 Ok(report) => {
                     if following.take(report).is_break() {
-                        return;
+                        return Ok(());
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => following.do_due(Instant::now()),
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::ManagerGone),
             }
         }
     }
@@ -224,24 +234,12 @@ impl Machine {
     fn finish(&self, target: &Arc<Target>, asked_by: Option<&(By, String)>, exit: Exit, last_words: &str) {
         let asked = lock(&self.stop_asked).how.take();
         // In this order: what a client still writes is in the file systems.
-        let clients_gone = self.wait_for_clients(target);
+        let clients_gone = target.wait_for_clients(self.branch);
         let file_systems = self.file_systems();
         let ending = Ending { asked_by, asked, exit, last_words, clients_gone, file_systems };
         self.note_stop(target, ending.event());
-    }
-
-    /// Waits until its disks are closed; returns false if they are not in time.
-    fn wait_for_clients(&self, target: &Target) -> bool {
-        let deadline = Instant::now() + CLIENTS_GONE_MAX;
-        // Each round looks once: a second look might find a client that connected after the last one was gone, which
-        // has nothing to do with this machine.
-        while target.is_used(self.branch, Use::Guest) {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        true
+        // One that ran without ever answering.
+        self.fail_start(&bygone_qemu::Error::Ended { exit }.into());
     }
 
     /// Writes the stop, releases the disks and wakes up the callers that wait for it.
@@ -257,9 +255,26 @@ impl Machine {
         target.stopped.notify_all();
     }
 
-    /// Handles the first answer of the machine: writes the boot, unless it is in the log already.
+    /// Whether a machine that has not answered has run, as far as that shows.
+    fn has_run(&self, target: &Target) -> bool {
+        let kept = lock(&self.kept);
+        let has_written = target.guest_writes() > self.guest_writes_before;
+        kept.noted || has_written || (self.adopted && target.has_run(&kept))
+    }
+
+    /// Handles the first answer of the machine.
     fn note_started(&self, target: &Target) {
+        self.note_boot(target);
+        *lock(&self.start) = Start::Up;
+        self.start_changed.notify_all();
+    }
+
+    /// Writes the boot, unless it is in the log already.
+    fn note_boot(&self, target: &Target) {
         let mut kept = lock(&self.kept);
+        if self.adopted && target.is_boot_noted(&kept) {
+            kept.noted = true;
+        }
         if !kept.noted {
             kept.noted = true;
             let event = boot_event(target, &kept);
@@ -271,9 +286,6 @@ impl Machine {
                 tracing::warn!(target = target.name, %error, "what a later manager has to know cannot be written down");
             }
         }
-        drop(kept);
-        *lock(&self.start) = Start::Up;
-        self.start_changed.notify_all();
     }
 
     /// Handles the end of a machine that never answered: it was never booted. Whoever has asked it to stop is answered
@@ -326,7 +338,7 @@ pub(super) fn mark_console(target: &Target, kept: &Kept, at: At) {
     }
 }
 
-fn boot_event(target: &Target, kept: &Kept) -> Event {
+pub(super) fn boot_event(target: &Target, kept: &Kept) -> Event {
     let config = target.config();
     let started = &kept.started;
     let label = match started.from_seq {

@@ -2,22 +2,26 @@
 
 use std::{
     sync::{Arc, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bygone_block::nbd::Serving;
-use bygone_model::{BranchId, Event, Kind};
+use bygone_model::{At, BranchId, Event, Kind, Seq};
+use bygone_store::{EventOrder, EventQuery};
 
-use super::{Ended, Machine, exports, kept::Kept};
+use super::{Ended, Machine, exports, follow::boot_event, kept::Kept};
 use crate::{
     api::{Accelerator, MachineStatus, MomentInfo, Trouble},
     error::{Error, Result},
     exports::NBD_STOP_MAX,
     lifecycle,
     runner::Phase,
-    target::{Target, lock},
+    target::{Target, Use, lock},
     timeline,
 };
+
+/// How long the connections to a machine's disks may stay open after it has ended.
+const CLIENTS_GONE_MAX: Duration = Duration::from_secs(5);
 
 /// See the module's comment.
 #[derive(Default)]
@@ -44,9 +48,21 @@ pub(crate) struct Left {
     serving: Option<Serving>,
     /// Why the last attempt to adopt it failed.
     why: Option<String>,
+    /// Why it could not be determined at the last look whether it still runs.
+    unclear: Option<String>,
 }
 
 impl Left {
+    /// Notes why it cannot be determined whether it still runs, and logs each new reason once. It did the last time
+    /// that this could be determined.
+    fn note_unclear(&mut self, name: &str, error: &Error) {
+        let why = error.to_string();
+        if self.unclear.as_ref() != Some(&why) {
+            tracing::warn!(target = name, %error, "it cannot be determined whether its machine still runs");
+            self.unclear = Some(why);
+        }
+    }
+
     fn foreign_error(&self, name: &str) -> Error {
         Error::ForeignMachine { name: name.to_owned(), pid: self.pid }
     }
@@ -101,6 +117,19 @@ impl Target {
             Slot::None | Slot::Unknown(_) => None,
             Slot::Left(left) => left.branch,
             Slot::Watched(machine) => Some(machine.branch),
+        }
+    }
+
+    /// Checks that no machine of its own runs on a branch that is not known.
+    ///
+    /// # Errors
+    /// When one does: it may be any.
+    pub(crate) fn check_branch_known(&self) -> Result<()> {
+        match &*self.slot() {
+            Slot::Left(left) if left.branch.is_none() && !left.foreign => {
+                Err(Error::UnknownBranch { name: self.name.clone(), pid: left.pid })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -191,13 +220,20 @@ impl Target {
             return;
         }
         let found = self.shared.launcher.find(&self.run_dir());
+        if matches!(found, Ok(None))
+            && let Ok(Some(branch)) = self.left_branch()
+        {
+            // Before the turn is locked, because it may take a while.
+            self.wait_for_clients(branch);
+        }
         // A machine that is being started is found too; its starter has the turn until it is in the slot. No start can
         // begin meanwhile, so its files are not removed together with those of an earlier machine.
         self.between_changes(|| self.note_machine(found));
     }
 
     /// Updates the slot with the process that was found. That may be out of date: a supervised machine may have ended
-    /// since. A stop that cannot be written is tried again at the next look.
+    /// since, or one may have been started and left. So it is looked again before anything is done about it. A stop
+    /// that cannot be written is tried again at the next look.
     pub(crate) fn note_machine(&self, found: Result<Option<u32>>) {
         let mut slot = self.slot();
         match (&mut *slot, found) {
@@ -208,7 +244,8 @@ impl Target {
                         let known = || Kept::load(self).map(|kept| kept.branch);
                         let branch =
                             if foreign { None } else { known().or_else(|| exports::branch_of_socket(self)) };
-                        *slot = Slot::Left(Left { pid, branch, foreign, serving: None, why: None });
+                        let (serving, why, unclear) = (None, None, None);
+                        *slot = Slot::Left(Left { pid, branch, foreign, serving, why, unclear });
                     }
                     // The next look handles its end.
                     Ok(None) => *slot = Slot::None,
@@ -216,25 +253,44 @@ impl Target {
                 }
             }
             (Slot::None | Slot::Unknown(_), Err(why)) => self.note_unknown(&mut slot, why),
-            (Slot::Left(left), Ok(Some(pid))) => left.pid = pid,
-            // It ran the last time that this could be determined.
-            (Slot::Left(_), Err(error)) => {
-                tracing::warn!(target = self.name, %error, "it cannot be determined whether its machine still runs");
-            }
-            (Slot::Left(_), Ok(None)) => {
-                drop(slot);
-                let _ = self.left_is_gone(unseen());
-            }
+            (Slot::Left(left), Ok(Some(pid))) => (left.pid, left.unclear) = (pid, None),
+            (Slot::Left(left), Err(error)) => left.note_unclear(&self.name, &error),
+            (Slot::Left(left), Ok(None)) => match self.shared.launcher.find(&self.run_dir()) {
+                Ok(Some(pid)) => left.pid = pid,
+                Err(error) => left.note_unclear(&self.name, &error),
+                Ok(None) => {
+                    drop(slot);
+                    let _ = self.left_is_gone(unseen());
+                }
+            },
             (Slot::None | Slot::Unknown(_), Ok(None)) => {
                 *slot = Slot::None;
                 drop(slot);
-                if Kept::is_left(self) && !Kept::is_foreign(self) {
+                if Kept::is_left(self)
+                    && !Kept::is_foreign(self)
+                    && matches!(self.shared.launcher.find(&self.run_dir()), Ok(None))
+                {
                     let branch = Kept::load(self).map(|kept| kept.branch);
                     let _ = self.note_lost(branch.or_else(|| exports::branch_of_socket(self)), unseen());
                 }
             }
             (Slot::Watched(_), _) => {}
         }
+    }
+
+    /// Waits until its guest's connections to the disks of this branch have ended; returns false if they have not in
+    /// time. What they still write belongs to the machine whose process has ended.
+    pub(super) fn wait_for_clients(&self, branch: BranchId) -> bool {
+        let deadline = Instant::now() + CLIENTS_GONE_MAX;
+        // Each round looks once: a second look might find a client that connected after the last one was gone, which
+        // has nothing to do with this machine.
+        while self.is_used(branch, Use::Guest) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
     }
 
     /// Notes why it cannot be determined whether its machine runs, and logs each new reason once.
@@ -246,18 +302,25 @@ impl Target {
         }
     }
 
-    /// Notes that its machine is not supervised any more, and counts as left running if it runs.
-    pub(super) fn leave_machine(&self, branch: BranchId, why: &Error) {
+    /// Notes that this machine is not supervised any more, and counts as left running if it runs.
+    pub(super) fn leave_machine(&self, machine: &Machine, why: &Error, mut serving: Option<Serving>) {
         let mut slot = self.slot();
+        if !matches!(&*slot, Slot::Watched(watched) if std::ptr::eq(Arc::as_ptr(watched), machine)) {
+            return;
+        }
         *slot = match self.shared.launcher.find(&self.run_dir()) {
             Ok(Some(pid)) => {
-                let (branch, why) = (Some(branch), Some(why.to_string()));
-                Slot::Left(Left { pid, branch, foreign: false, serving: None, why })
+                let (branch, why) = (Some(machine.branch), Some(why.to_string()));
+                let serving = serving.take();
+                Slot::Left(Left { pid, branch, foreign: false, serving, why, unclear: None })
             }
             // The next look handles its end.
             Ok(None) => Slot::None,
             Err(error) => Slot::Unknown(Arc::new(error)),
         };
+        drop(slot);
+        // Waits for its connections.
+        drop(serving);
     }
 
     /// The branch of a machine that was left running, if that is known.
@@ -283,18 +346,27 @@ impl Target {
                 Kept::remove(self);
                 Ok(None)
             }
-            Slot::Left(left) => self.note_lost(left.branch, stop),
+            Slot::Left(left) => {
+                if let Some(serving) = left.serving {
+                    serving.stop(NBD_STOP_MAX);
+                }
+                self.note_lost(left.branch, stop)
+            }
             _ => Ok(None),
         }
     }
 
-    /// Writes the stop of a machine that ended unsupervised, unless it was never booted, and removes its files.
+    /// Writes the stop of a machine that ended unsupervised, and its boot if that is missing, unless it was never
+    /// booted, and removes its files.
     fn note_lost(&self, branch: Option<BranchId>, stop: Event) -> Result<Option<MomentInfo>> {
-        let booted = Kept::load(self).is_none_or(|kept| kept.noted);
+        let kept = Kept::load(self);
         let branch = branch.unwrap_or_else(|| self.present());
         let mut noted = None;
-        if booted {
-            let stop = timeline::write(&self.log, branch, stop).inspect_err(
+        if kept.as_ref().is_none_or(|kept| self.has_run(kept)) {
+            let unnoted = kept.filter(|kept| !self.is_boot_noted(kept));
+            let booted = unnoted
+                .map_or(Ok(()), |kept| timeline::write(&self.log, branch, boot_event(self, &kept)).map(drop));
+            let stop = booted.and_then(|()| timeline::write(&self.log, branch, stop)).inspect_err(
                 |error| tracing::error!(target = self.name, %error, "the event could not be written"),
             )?;
             *lock(&self.last_stop) = Some(stop.clone());
@@ -303,6 +375,31 @@ impl Target {
         Kept::remove(self);
         exports::remove_socket(self, branch);
         Ok(noted)
+    }
+
+    /// Whether the boot of the machine with this description is in the log.
+    pub(super) fn is_boot_noted(&self, kept: &Kept) -> bool {
+        // An earlier manager may have written the event and not the file.
+        let Some(at) = kept.boots_at.filter(|_| !kept.noted) else { return kept.noted };
+        let query = EventQuery { kinds: &[Kind::Boot], after: (at.seq, at.seq), ..EventQuery::default() };
+        let is_it = |event: &bygone_store::Event| event.branch == kept.branch && event.event.at == Some(at);
+        let found = self.log.find_events(&query, EventOrder::Oldest, 1, &mut |event| is_it(event));
+        found.is_ok_and(|found| !found.is_empty())
+    }
+
+    /// Whether a machine that an earlier manager started has run, as far as that shows: that manager may have ended
+    /// before the machine's first answer, and its guest may have run and written since.
+    pub(super) fn has_run(&self, kept: &Kept) -> bool {
+        let is_written = |at: At| {
+            let catalog = self.log.catalog();
+            let mut disks = catalog.volumes_of(kept.branch, Seq::MAX);
+            // What is written to a disk that was not known completely may be its first content.
+            disks.any(|disk| {
+                catalog.is_exact(disk.id, at.seq)
+                    && self.log.is_written_since(disk.id, at.seq).unwrap_or(true)
+            })
+        };
+        self.is_boot_noted(kept) || kept.boots_at.is_some_and(is_written)
     }
 
     /// Serves the disks of a machine that was left running again; returns its description.
@@ -324,11 +421,14 @@ impl Target {
         Ok((kept, serving))
     }
 
-    /// Serves the disks of a machine that was left running as soon as it is found, before it is adopted.
+    /// Serves the disks of a machine that was left running as soon as it is found, before it is adopted; a change in
+    /// progress does so itself.
     pub(crate) fn serve_left_early(self: &Arc<Self>) {
-        if let Ok((_, serving)) = self.serve_left() {
-            self.keep_serving(serving);
-        }
+        self.between_changes(|| {
+            if let Ok((_, serving)) = self.serve_left() {
+                self.keep_serving(serving);
+            }
+        });
     }
 
     pub(super) fn keep_serving(&self, serving: Serving) {

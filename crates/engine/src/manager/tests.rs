@@ -9,6 +9,7 @@ mod foreign;
 mod imports;
 mod jobs;
 mod keys;
+mod left;
 mod machines;
 mod opening;
 mod planned;
@@ -82,13 +83,13 @@ impl World {
 
     /// Ends a manager as a kill does: its machines go on running.
     fn kill(&self, manager: Arc<Manager>) {
-        self.fake.manager_is_killed();
         let targets = manager.targets().unwrap();
         let left: Vec<_> = targets.iter().map(Arc::downgrade).collect();
         for target in targets {
             target.abandon_machine();
             target.begin_closing();
         }
+        self.fake.manager_is_killed();
         drop(manager);
         wait_for("the manager to be gone", || left.iter().all(|target| target.upgrade().is_none()));
     }

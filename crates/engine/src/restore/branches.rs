@@ -258,13 +258,13 @@ fn name_of(catalog: &Catalog, branch: BranchId) -> String {
 /// Checks that neither the machine nor a client uses a branch.
 ///
 /// # Errors
-/// When one does.
+/// When one does, or a machine that was left running may use it.
 pub(crate) fn check_unused(target: &Target, branch: BranchId) -> Result<()> {
     let used = [Use::Machine, Use::Guest, Use::Client].iter().any(|used| target.is_used(branch, *used));
     if used || target.running_branch() == Some(branch) {
         return Err(Error::BranchUsed(name_of(&target.log.catalog(), branch)));
     }
-    Ok(())
+    target.check_branch_known()
 }
 
 /// The error for a failure after `done`, which stays done.

@@ -43,6 +43,10 @@ pub(crate) struct Fake {
     pub(crate) is_unmarkable: AtomicBool,
     /// A look for the machine in this folder panics.
     pub(crate) haunted: Mutex<Option<PathBuf>>,
+    /// A look for the machine in this folder does not end.
+    pub(crate) hangs: Mutex<Option<PathBuf>>,
+    /// How often it was asked whether machines can be started here.
+    pub(crate) prepared: AtomicU32,
 }
 
 /// The behaviour of a machine.
@@ -167,6 +171,7 @@ impl Fake {
 
 impl Launcher for Fake {
     fn prepare(&self, _: &Path) -> Result<Accelerator> {
+        self.prepared.fetch_add(1, Ordering::AcqRel);
         if self.is_missing.load(Ordering::Acquire) {
             let source = std::io::ErrorKind::NotFound.into();
             return Err(bygone_qemu::Error::NotInstalled { path: "qemu".into(), source }.into());
@@ -201,6 +206,9 @@ impl Launcher for Fake {
 
     fn find(&self, dir: &Path) -> Result<Option<u32>> {
         assert!(lock(&self.haunted).as_deref() != Some(dir), "as it was told to");
+        while lock(&self.hangs).as_deref() == Some(dir) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if self.is_unknown.load(Ordering::Acquire) {
             return Err(Error::file("reading", "/proc", std::io::ErrorKind::OutOfMemory.into()));
         }

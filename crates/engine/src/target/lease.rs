@@ -168,7 +168,7 @@ impl BlockDevice for Lease {
             Change::Data(data) => data.len() as u64,
             _ => 0,
         });
-        self.right.target.note_written(data.sum());
+        self.right.target.note_written(data.sum(), self.right.used);
         Ok(())
     }
     fn flush(&self) -> std::result::Result<(), IoError> {

@@ -115,7 +115,7 @@ fn a_boot_that_only_the_next_manager_hears_of_tells_of_the_same_moment() {
 }
 
 /// A client that leaves at once.
-struct Impatient<'a>(&'a mut u32);
+pub(super) struct Impatient<'a>(pub(super) &'a mut u32);
 
 impl crate::api::Answers for Impatient<'_> {
     fn progress(&mut self, _: crate::api::Progress) -> bool {
