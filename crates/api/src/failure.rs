@@ -113,6 +113,9 @@ pub enum Failure {
     BeforeDisks { target: String },
     #[error("no history of a removed target {target:?} is kept")]
     NotRemoved { target: String },
+    /// One is a copy of the other, and two targets with one history would be taken for one another.
+    #[error("the removed targets {} have the same history", .kept_as.join(" and "))]
+    RemovedTwice { kept_as: Vec<String> },
     #[error("nothing is wrong with the configuration of target {target:?}")]
     NothingToRepair { target: String },
     #[error("nothing of target {target:?} was restored, promoted or dropped that could be taken back")]
@@ -469,6 +472,7 @@ impl Failure {
             | OutsideHistory { .. }
             | BeforeDisks { .. }
             | NotRemoved { .. }
+            | RemovedTwice { .. }
             | NothingToRepair { .. }
             | NothingToUndo { .. }
             | NoJob { .. }

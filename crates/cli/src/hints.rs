@@ -183,6 +183,9 @@ pub(crate) fn of(failure: &Failure, about: Option<&str>) -> String {
         Failure::NotRead { .. } => "`bygone serve` reads it on; `bygone status` shows how far it is",
         Failure::DiskBehind { .. } => "`bygone status` says what is wrong with the disk",
         Failure::NotRemoved { .. } => "`bygone target list --removed` shows what is kept",
+        Failure::RemovedTwice { .. } => {
+            "move the folder of the copy out of the store's folder `removed`, then try again"
+        }
         Failure::UnknownDiskPath { .. } => {
             "write a new file into the target's folder `config`, as docs/format.md describes it"
         }

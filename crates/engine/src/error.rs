@@ -198,6 +198,11 @@ pub enum Error {
     NothingToUndo(String),
     /// There is no removed target of this name.
     NotRemoved(String),
+    /// Several folders of removed targets have the same log: one is a copy of the other.
+    RemovedTwice {
+        /// The folders.
+        folders: Vec<String>,
+    },
     /// The path of a tapped disk is lost.
     UnknownDiskPath {
         /// Its name.

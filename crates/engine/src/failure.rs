@@ -115,6 +115,7 @@ impl Error {
             Error::NotFilled { disk } => Failure::NotFilled { disk: disk.clone() },
             Error::NotRead { disk } => Failure::NotRead { disk: disk.clone() },
             Error::NotRemoved(target) => Failure::NotRemoved { target: target.clone() },
+            Error::RemovedTwice { folders } => Failure::RemovedTwice { kept_as: folders.clone() },
             Error::UnknownDiskPath { disk } => Failure::UnknownDiskPath { disk: disk.clone() },
             Error::BeforeDisks { name } => Failure::BeforeDisks { target: name.clone() },
             Error::NothingToRepair(target) => Failure::NothingToRepair { target: target.clone() },

@@ -25,6 +25,7 @@ mod socket;
 mod store_dir;
 mod target;
 mod timeline;
+mod variables;
 
 use bygone_api::{self as api, config};
 

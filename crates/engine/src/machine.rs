@@ -38,7 +38,7 @@ use crate::{
     exports::NBD_STOP_MAX,
     runner::{Launch, LaunchDisk, Launched, Phase, Report, Runner},
     target::{Lease, Op, Target, Use, lock},
-    timeline,
+    timeline, variables,
 };
 
 /// How long `run` waits for the machine's first answer.
@@ -184,6 +184,8 @@ impl Machine {
         let config = target.config();
         let dir = target.run_dir();
         make_dir(&dir)?;
+        // A manager that was killed may not have come to it.
+        variables::bring_back(&target.shared.paths, &target.name, target.dir())?;
         let leases = lease_all(target, boot.branch)?;
         let forget = |_: &Error| forget_attempt(target);
         let (socket, serving) = exports::serve(target, boot.branch).inspect_err(forget)?;

@@ -509,7 +509,12 @@ pub(crate) fn id_text(log: [u8; 16]) -> String {
 /// # Errors
 /// When it is not, or the rename fails.
 pub(crate) fn rename_new(from: &Path, to: &Path) -> Result<()> {
-    rename_to_free(from, to).map_err(|e| Error::file("moving", from, e))
+    let rename = || {
+        #[cfg(test)]
+        faults::meet(faults::Step::Rename, from)?;
+        rename_to_free(from, to)
+    };
+    rename().map_err(|e| Error::file("moving", from, e))
 }
 
 /// As [`rename_new`], with the operating system's error.

@@ -260,7 +260,8 @@ impl Target {
     /// target's folder gets its name last, so a crash leaves a complete target or none.
     ///
     /// # Errors
-    /// When the name is taken, the target cannot be written, or `fill` failed. Then nothing is left of it.
+    /// When the name is taken, the target cannot be written, or `fill` failed; then nothing is left of it. When it
+    /// cannot be opened; then it has its name.
     pub(crate) fn make(
         shared: &Arc<Shared>,
         config: &TargetConfig,
@@ -273,7 +274,11 @@ impl Target {
         if made.is_err() {
             let _ = std::fs::remove_dir_all(&dir);
         }
-        made.and_then(|()| Target::open(shared, name))
+        made?;
+        #[cfg(test)]
+        crate::store_dir::faults::meet(crate::store_dir::faults::Step::Open, &shared.paths.target_dir(name))
+            .map_err(|e| Error::file("opening", shared.paths.target_dir(name), e))?;
+        Target::open(shared, name)
     }
 
     fn make_in(

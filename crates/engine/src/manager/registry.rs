@@ -227,7 +227,8 @@ impl Registry {
     /// Reserves a name for a target that `make` creates, and serves it.
     ///
     /// # Errors
-    /// When the name is taken, or `make` fails; then the name is free again.
+    /// When the name is taken, or `make` fails. Then the name is free again, unless `make` has given the target its
+    /// folder: then the target is unavailable, and the error is [`Error::Partly`].
     pub(super) fn add(
         &self,
         name: &str,
@@ -244,7 +245,18 @@ impl Registry {
             slots.insert(name.to_owned(), Slot::Held(Doing { change: Change::Adding, since }, Vec::new()));
             Held { registry: self, name: name.to_owned(), then: None }
         };
-        let target = make(&held)?;
+        let dir = self.shared.paths.target_dir(name);
+        let was_there = dir.exists();
+        let target = match make(&held) {
+            Ok(target) => target,
+            // The next request tries to open it.
+            Err(why) if !was_there && dir.exists() => {
+                held.then = Some(Slot::Unavailable(Arc::new(Error::Told(why.failure()))));
+                let done = format!("target {name} is in the store");
+                return Err(Error::Partly { done, why: Box::new(why) });
+            }
+            Err(why) => return Err(why),
+        };
         target.note_added();
         held.then = Some(Slot::Served(target.clone()));
         Ok(target)

@@ -6,7 +6,7 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
+    fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,19 +23,16 @@ use crate::{
     config::{DiskConfig, TargetConfig, check_name},
     error::{Error, Result},
     lifecycle::{Change, Request},
-    machine::make_dir,
     outside::Tap,
     store_dir::{Configs, delete_dir, rename_new, sync_dir},
     target::{self, Target, lock, log_id_in},
-    timeline,
+    timeline, variables,
 };
 
 /// How long the removal waits until nothing uses the target.
 const LET_GO_MAX: Duration = Duration::from_secs(10);
 /// The detail of an event with the target's configuration from then on.
 pub(crate) const CONFIG: &str = "config";
-/// The file of UEFI variables, in the folder of a machine and in that of a removed target.
-const UEFI_VARS: &str = "uefi-vars.fd";
 
 impl Handle<call::TargetRemove> for Manager {
     fn handle(&self, call: &call::TargetRemove, answers: &mut dyn Items<Nothing>) -> Result<Removed> {
@@ -75,11 +72,14 @@ impl Manager {
         target.leave_folder();
         let to = match delete_history {
             true => Ok(self.paths().deleting_dir(name, target.log.id())),
-            false => self.place_to_keep(name),
+            false => {
+                self.take_variables_along(name, answers);
+                self.place_to_keep(name)
+            }
         };
         let moved = to.and_then(|to| rename_new(target.dir(), &to).map(|()| to));
         let to = moved.inspect_err(|_| self.registry.reopen(target))?;
-        self.end_removal(name, &to, delete_history, answers, || self.registry.forget(name))
+        self.end_removal(name, &to, delete_history, || self.registry.forget(name))
     }
 
     /// Puts a target aside that cannot be opened, for this reason.
@@ -98,8 +98,9 @@ impl Manager {
         };
         self.check_no_machine(name, Some(why.to_string()))?;
         let to = self.place_to_keep(name)?;
+        self.take_variables_along(name, answers);
         rename_new(&self.paths().target_dir(name), &to)?;
-        self.end_removal(name, &to, false, answers, || held.forget())
+        self.end_removal(name, &to, false, || held.forget())
     }
 
     /// Checks that no machine runs in the folder of a target's machine, whether or not it is known to the target.
@@ -127,6 +128,14 @@ impl Manager {
         Ok(folder.join(format!("{name}-{}", newest.saturating_add(1))))
     }
 
+    /// Moves the UEFI variables of a target that is about to be removed into its folder.
+    fn take_variables_along(&self, name: &str, answers: &mut dyn Items<Nothing>) {
+        let taken = variables::take_along(self.paths(), name, &self.paths().target_dir(name));
+        if let Some((at, error)) = taken {
+            answers.note(format!("its UEFI variables stay in {}: {}", at.display(), error.failure()));
+        }
+    }
+
     /// Does the rest of a removal once the target's folder was moved to `to`: from then on the target is gone. The name
     /// becomes free, with `free_name`, when another target of this name would find nothing of this one any more.
     fn end_removal(
@@ -134,20 +143,9 @@ impl Manager {
         name: &str,
         to: &Path,
         delete_history: bool,
-        answers: &mut dyn Items<Nothing>,
         free_name: impl FnOnce(),
     ) -> Result<Removed> {
-        let run = self.paths().run_dir(name);
-        let left = match delete_history {
-            true => delete_dir(&run),
-            false => {
-                if let Err(error) = move_variables(&run.join(UEFI_VARS), to) {
-                    let at = self.set_variables_aside(&run, to);
-                    answers.note(format!("its UEFI variables stay in {}: {}", at.display(), error.failure()));
-                }
-                Ok(())
-            }
-        };
+        let left = if delete_history { delete_dir(&self.paths().run_dir(name)) } else { Ok(()) };
         let targets = self.paths().target_dir(name);
         let synced = [targets.parent(), to.parent()].into_iter().flatten().try_for_each(sync_dir);
         free_name();
@@ -189,65 +187,6 @@ fn wait_until_unused(target: &Arc<Target>) -> Result<()> {
     Ok(())
 }
 
-/// Moves a file with UEFI variables into a folder, if it exists; returns whether it does.
-fn move_variables(from: &Path, into: &Path) -> Result<bool> {
-    if !from.is_file() {
-        return Ok(false);
-    }
-    make_dir(into)?;
-    let to = into.join(UEFI_VARS);
-    let moved = match fs::rename(from, &to) {
-        Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
-            fs::copy(from, &to).and_then(|_| fs::remove_file(from))
-        }
-        moved => moved,
-    };
-    moved.map(|()| true).map_err(|e| Error::file("moving", from, e))
-}
-
-/// Sets UEFI variables aside that nobody knows to be those of the target that is about to run in this folder.
-///
-/// # Errors
-/// When they cannot be renamed.
-pub(super) fn set_strange_aside(run_dir: &Path) -> Result<()> {
-    let left = run_dir.join(UEFI_VARS);
-    match fs::rename(&left, left.with_extension("fd.left")) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("moving", left, e)),
-        _ => Ok(()),
-    }
-}
-
-// A machine's UEFI variables go with its target: it may not boot without them, and they are not for another target of
-// the same name.
-impl Manager {
-    /// Sets the variables aside that could not be moved into the folder `dir` of their target, which was removed, so
-    /// that no other target of its name finds them, and this one does when it is restored. Returns where they are.
-    fn set_variables_aside(&self, run_dir: &Path, dir: &Path) -> PathBuf {
-        let left = run_dir.join(UEFI_VARS);
-        // Without a log, the target cannot be restored.
-        let Some(aside) = log_id_in(dir).map(|log| self.paths().variables_aside(&log)) else { return left };
-        match fs::rename(&left, &aside) {
-            Ok(()) => aside,
-            Err(error) => {
-                tracing::error!(file = %left.display(), %error, "it cannot be set aside");
-                left
-            }
-        }
-    }
-
-    /// Moves the variables of a restored target, whose folder is `dir`, to where its machine finds them.
-    fn bring_variables_back(&self, name: &str, dir: &Path) -> Result<()> {
-        let run_dir = self.paths().run_dir(name);
-        set_strange_aside(&run_dir)?;
-        if !move_variables(&dir.join(UEFI_VARS), &run_dir)?
-            && let Some(log) = log_id_in(dir)
-        {
-            move_variables(&self.paths().variables_aside(&log), &run_dir)?;
-        }
-        Ok(())
-    }
-}
-
 /// The name that a removed target had whose folder is called so (`web-2`), and the number of the folder; `None` if no
 /// folder of a removed target can be called so.
 fn of_folder(file_name: &str) -> Option<(&str, u32)> {
@@ -277,13 +216,31 @@ impl Manager {
     /// like a folder's.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none; [`Error::RemovedTwice`] when another folder has the same log.
     pub(crate) fn removed(&self, call: &call::TargetRestore) -> Result<(PathBuf, String)> {
-        let asked = &call.name;
-        if let Some(log) = &call.log {
-            let found = self.all_removed().find(|(_, _, path)| log_id_in(path).as_ref() == Some(log));
-            return found.map(|(had, _, path)| (path, had)).ok_or_else(|| Error::NotRemoved(asked.clone()));
+        let log = match &call.log {
+            Some(log) => Some(log.clone()),
+            None => log_id_in(&self.removed_called(&call.name)?.0),
+        };
+        // One without a log is refused when it is opened.
+        let Some(log) = log else { return self.removed_called(&call.name) };
+        let same = self.all_removed().filter(|(_, _, path)| log_id_in(path).as_ref() == Some(&log));
+        let mut same: Vec<_> =
+            same.map(|(had, number, path)| (format!("{had}-{number}"), path, had)).collect();
+        match (same.pop(), same.is_empty()) {
+            (Some((_, path, had)), true) => Ok((path, had)),
+            (None, _) => Err(Error::NotRemoved(call.name.clone())),
+            (Some(last), false) => {
+                let mut folders: Vec<String> =
+                    same.into_iter().chain([last]).map(|(folder, ..)| folder).collect();
+                folders.sort();
+                Err(Error::RemovedTwice { folders })
+            }
         }
+    }
+
+    /// The folder of the removed target of this name, and the name that it had.
+    fn removed_called(&self, asked: &str) -> Result<(PathBuf, String)> {
         if let Some((had, _)) = of_folder(asked) {
             let exact = self.paths().removed_dir().join(asked);
             if exact.is_dir() {
@@ -293,8 +250,8 @@ impl Manager {
             check_name(asked)?;
         }
         match self.removed_numbers(asked).max_by_key(|(number, _)| *number) {
-            Some((_, path)) => Ok((path, asked.clone())),
-            None => Err(Error::NotRemoved(asked.clone())),
+            Some((_, path)) => Ok((path, asked.to_owned())),
+            None => Err(Error::NotRemoved(asked.to_owned())),
         }
     }
 }
@@ -361,14 +318,17 @@ impl Handle<call::TargetRestore> for Manager {
                 // Fails with the error for a target of this name.
                 Err(_) => drop(configs.load()?),
             }
+            // Before it has the name, and with it the machine's folder.
+            variables::set_strange_aside(&self.paths().run_dir(&name))?;
             rename_new(&from, &to)?;
             drop(one_at_a_time);
             let target = Target::open(&self.shared, &name).inspect_err(|_| {
+                // If this fails it is unavailable from now on.
                 let _ = rename_new(&to, &from);
             })?;
             lasting = [to.parent(), from.parent()].into_iter().flatten().try_for_each(sync_dir);
-            // Before it can be run.
-            if let Err(error) = self.bring_variables_back(&name, &to) {
+            // The start of its machine would do it too.
+            if let Err(error) = variables::bring_back(self.paths(), &name, &to) {
                 answers.note(format!("its UEFI variables are not back: {}", error.failure()));
             }
             Ok(target)

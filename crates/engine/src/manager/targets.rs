@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, sync::Arc};
 use bygone_model::Micros;
 use bygone_qemu::Net;
 
-use super::{Manager, WANTED_EVERY, registry::Held, removed::set_strange_aside, store::info};
+use super::{Manager, WANTED_EVERY, registry::Held, store::info};
 use crate::{
     api::{
         Answers, DiskMode, Items, Nothing, Progress, TargetInfo,
@@ -18,6 +18,7 @@ use crate::{
     lifecycle::Request,
     outside::{self, Tap},
     target::Target,
+    variables::set_strange_aside,
 };
 
 /// The largest size of a disk: larger than any that exists, and far below the limits of the store and QEMU.

@@ -9,6 +9,7 @@ mod foreign;
 mod imports;
 mod jobs;
 mod keys;
+mod kills;
 mod left;
 mod machines;
 mod opening;

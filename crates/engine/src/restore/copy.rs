@@ -21,7 +21,7 @@ use super::PIECE_BYTES;
 use crate::{
     api::{Answers, Progress, RestoredDisk, Unreadable},
     error::{Error, Result, Usage},
-    store_dir::rename_to_free,
+    store_dir::{rename_to_free, sync_dir},
     target::Target,
 };
 
@@ -117,19 +117,29 @@ pub(super) fn copy_out(
     let Some(folder) = folder else {
         return copy_disks(target, seq, disks, &mut done, answers).map(|()| done);
     };
-    let folder_is_new = !folder.exists();
-    fs::create_dir_all(folder).map_err(|e| Error::file("making", folder, e))?;
-    if let Err(e) = copy_disks(target, seq, disks, &mut done, answers) {
+    let new_folders: Vec<&Path> = folder.ancestors().take_while(|folder| !is_there(folder)).collect();
+    let made = fs::create_dir_all(folder).map_err(|e| Error::file("making", folder, e));
+    if let Err(e) = made.and_then(|()| copy_disks(target, seq, disks, &mut done, answers)) {
         // A part of a machine's disks would look like all of them.
-        for disk in &done {
-            let _ = fs::remove_file(&disk.to);
-        }
-        if folder_is_new {
+        done.iter().for_each(|disk| remove_made(&disk.to));
+        for folder in new_folders {
             let _ = fs::remove_dir(folder);
         }
         return Err(e);
     }
     Ok(done)
+}
+
+/// Removes a file to which a disk was restored. A device, or a link to one, was there before.
+fn remove_made(to: &Path) {
+    if fs::symlink_metadata(to).is_ok_and(|to| to.is_file()) {
+        let _ = fs::remove_file(to);
+    }
+}
+
+fn is_there(path: &Path) -> bool {
+    // The empty path, which a relative one begins with, is the current folder.
+    path.as_os_str().is_empty() || fs::symlink_metadata(path).is_ok()
 }
 
 fn copy_disks(
@@ -190,23 +200,31 @@ fn copy_to_file(
     let part = part_of(to);
     let failed = |doing| move |e| Error::file(doing, to, e);
     make_part(&part, size).map_err(failed("making"))?;
-    let result = copy_to(device, &part, false, unread, progress).and_then(|written| {
+    let copied = copy_to(device, &part, false, unread, progress);
+    let named = copied.and_then(|written| {
         rename_to_free(&part, to).map_err(failed("making"))?;
-        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("making"))?;
         Ok(written)
     });
-    if result.is_err() {
+    let written = named.inspect_err(|_| {
         // A partial file is worse than none.
         let _ = fs::remove_file(&part);
-    }
-    result
+    })?;
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_dir(folder).inspect_err(|_| {
+        // The name was free, so what has it is this file.
+        let _ = fs::remove_file(to);
+    })?;
+    Ok(written)
 }
 
 /// Creates the file for a restored disk; replaces the leftover of a killed restore.
 fn make_part(part: &Path, size: u64) -> std::io::Result<()> {
     let file = match fs::File::create_new(part) {
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+        // A link is none.
+        Err(e)
+            if e.kind() == std::io::ErrorKind::AlreadyExists
+                && fs::symlink_metadata(part).is_ok_and(|left| left.is_file()) =>
+        {
             let left = fs::File::options().read(true).write(true).open(part)?;
             // Locked if another restore is writing it.
             bygone_sys::ImageLock::take_exclusive(&left).map_err(|_| e)?;
@@ -267,4 +285,22 @@ fn copy_to(
     raw.file().sync().map_err(|e| Error::file("syncing", to, e))?;
     progress(size, size);
     Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_to_a_device_that_was_restored_to_is_the_user_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let (made, link) = (dir.path().join("vda.raw"), dir.path().join("vdb.raw"));
+        fs::write(&made, "restored").unwrap();
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        for to in [&made, &link] {
+            remove_made(to);
+        }
+        assert!(!made.exists());
+        assert!(fs::symlink_metadata(link).is_ok_and(|link| link.is_symlink()));
+    }
 }

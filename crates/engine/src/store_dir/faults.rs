@@ -12,6 +12,8 @@ use crate::target::lock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     SyncDir,
+    Rename,
+    Open,
     DeleteDir,
     /// The last step of writing a file, which has its name by then.
     LastSync,
@@ -27,7 +29,7 @@ pub(crate) fn plan(step: Step, path: &Path, act: impl FnOnce() -> io::Result<()>
 }
 
 /// Does what was planned for this step.
-pub(super) fn meet(step: Step, path: &Path) -> io::Result<()> {
+pub(crate) fn meet(step: Step, path: &Path) -> io::Result<()> {
     let act = {
         let mut planned = lock(&PLANNED);
         let at = planned.iter().position(|(planned, begin, _)| *planned == step && path.starts_with(begin));
