@@ -39,6 +39,8 @@ pub(crate) struct FileSystems {
     unknown: Vec<String>,
     /// What may hide further volumes.
     unseen: Vec<String>,
+    /// A survey says that something may have been overlooked.
+    incomplete: bool,
 }
 
 impl FileSystems {
@@ -69,6 +71,7 @@ impl FileSystems {
     }
 
     fn add_survey(&mut self, name: &str, found: &Survey) {
+        self.incomplete |= found.is_incomplete();
         let hiding = found.table.notes.iter().filter(|note| note.may_hide_partitions());
         self.unseen.extend(hiding.map(|note| format!("{name}: {note}")));
         for volume in &found.volumes {
@@ -97,7 +100,7 @@ impl FileSystems {
 
     /// Nothing is in use, and nothing can have been overlooked.
     pub(crate) fn none_is_dirty(&self) -> bool {
-        self.dirty.is_empty() && self.unseen.is_empty()
+        self.dirty.is_empty() && self.unseen.is_empty() && !self.incomplete
     }
 
     /// There are file systems, and each says that it was closed in order.
@@ -226,6 +229,37 @@ mod tests {
         let said = look(&[&clean, &dirty]).signals();
         let wanted = "file systems are in use (ext4 on partition 1 of vdb: its journal has to be replayed (needs_recovery))";
         assert_eq!(said, [wanted]);
+    }
+
+    #[test]
+    fn what_a_survey_may_have_overlooked_may_be_dirty() {
+        let clean = Volume {
+            partition: None,
+            start: 0,
+            len_bytes: 1,
+            kind: Kind::Ext4,
+            state: State::Clean,
+            evidence: "it says so".to_owned(),
+        };
+        let survey = |notes: Vec<bygone_files::Note>, volumes: &[&Volume]| {
+            let table = Table { scheme: Scheme::None, sector_bytes: 512, partitions: Vec::new(), notes };
+            Survey { table, volumes: volumes.iter().map(|volume| (*volume).clone()).collect() }
+        };
+        let unreadable = Volume { kind: Kind::Unreadable, state: State::Unknown, ..clean.clone() };
+        for (survey, whole) in [
+            (survey(vec![], &[&clean]), true),
+            (survey(vec![bygone_files::Note::HybridMbr], &[&clean]), true),
+            (survey(vec![bygone_files::Note::TooMany], &[&clean]), false),
+            (survey(vec![], &[&clean, &unreadable]), false),
+        ] {
+            let mut found = FileSystems::default();
+            found.add_survey("vda", &survey);
+            assert_eq!((found.none_is_dirty(), found.all_are_clean()), (whole, whole), "{survey:?}");
+            assert_eq!(survey.is_incomplete(), !whole);
+            // Whatever is named of it.
+            found.unseen.clear();
+            assert_eq!(found.none_is_dirty(), whole, "{survey:?}");
+        }
     }
 
     #[test]
