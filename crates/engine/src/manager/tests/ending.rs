@@ -106,6 +106,18 @@ fn a_machine_that_is_being_started_when_the_manager_ends_is_stopped_too() {
 }
 
 #[test]
+fn a_start_that_an_ending_manager_does_not_begin_with_is_no_job_of_it() {
+    let (world, manager) = World::with(&["web"]);
+    manager.begin_stopping();
+    // A job could not be recorded, and a call with a key would be refused for that.
+    let jobs = world.paths().jobs_dir();
+    let _ = std::fs::remove_dir_all(&jobs);
+    std::fs::write(&jobs, "").unwrap();
+    let refused = super::jobs::ask_with(&manager, "k", run_call("web"));
+    assert!(matches!(refused, Err(Error::ManagerEnding)), "{refused:?}");
+}
+
+#[test]
 fn a_manager_that_is_idle_goes_on_if_a_start_has_begun_before_it_ends() {
     let (_world, manager) = World::with(&["web"]);
     let target = manager.target("web").unwrap();

@@ -124,6 +124,45 @@ fn a_machine_of_another_target_gets_no_disk_and_is_told() {
 }
 
 #[test]
+fn what_a_machine_of_another_target_has_left_is_not_about_this_one() {
+    let (world, manager) = World::with(&["web"]);
+    run(&manager, "web").unwrap();
+    let run_dir = world.paths().run_dir("web");
+    world.kill(manager);
+    let kept = run_dir.join("engine.json");
+    let own = fs::read_to_string(&kept).unwrap();
+    let log = crate::target::log_id_in(&world.target_dir("web")).unwrap();
+    let of_another = own.replace(&log, &"5".repeat(32));
+    assert_ne!(of_another, own);
+    let lives = |manager: &Manager| {
+        let target = manager.target("web").unwrap();
+        let mut kinds = Vec::new();
+        let mut each = |event: &bygone_store::Event| {
+            let is_life = matches!(event.event.kind, Kind::Boot | Kind::Shutdown);
+            kinds.extend(is_life.then(|| event.event.kind.clone()));
+            true
+        };
+        target.log.events(Seq::ZERO, target.log.head_seq(), &mut each).unwrap();
+        kinds
+    };
+    // While it runs, what it was started with is not said to be this target's.
+    fs::write(&kept, &of_another).unwrap();
+    let manager = world.manager();
+    let machine = status(&manager).targets[0].machine.clone().unwrap();
+    assert_eq!((machine.branch, machine.accelerator.word()), (None, "unknown"));
+    world.kill(manager);
+    world.fake.machine(&run_dir).unwrap().die();
+    // Nor is its end, which nobody saw.
+    let manager = world.manager();
+    assert_eq!(lives(&manager), [Kind::Boot]);
+    world.kill(manager);
+    fs::write(&kept, &own).unwrap();
+    assert_eq!(lives(&world.manager()), [Kind::Boot, Kind::Shutdown]);
+    // Where nothing was left, nothing has ended.
+    assert_eq!(lives(&world.manager()), [Kind::Boot, Kind::Shutdown]);
+}
+
+#[test]
 fn a_new_target_does_not_boot_with_the_variables_of_a_removed_one() {
     let (world, manager) = World::with(&[]);
     let run_dir = world.paths().run_dir("web");

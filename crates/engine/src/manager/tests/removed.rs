@@ -460,8 +460,12 @@ fn a_target_whose_removal_may_not_last_is_gone_all_the_same() {
         std::fs::write(run_dir.join("uefi-vars.fd"), "its own").unwrap();
         let folder = world.paths().root().join(folder);
         faults::plan(Step::SyncDir, &folder, || Err(std::io::Error::other("injected fault")));
+        let log = manager.target("web").unwrap().log.id();
         let partly = if deletes { delete(&manager, "web") } else { remove(&manager, "web") };
         assert!(matches!(&partly, Err(Error::Partly { .. })), "{partly:?}");
+        // After a power cut it could be there under its name, so it is there as a whole.
+        let history = world.paths().deleting_dir("web", log).join("log");
+        assert_eq!(history.exists(), deletes);
         assert!(matches!(manager.target("web"), Err(Error::NoTarget(_))));
         assert_eq!(problems(&manager), "");
         assert!(!run_dir.join("uefi-vars.fd").exists());

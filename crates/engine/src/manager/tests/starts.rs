@@ -91,6 +91,27 @@ fn the_branch_of_a_start_that_failed_stays_if_it_was_used_meanwhile() {
 }
 
 #[test]
+fn the_branch_of_a_start_that_failed_is_not_dropped_under_a_machine_that_has_done_nothing_yet() {
+    let (world, manager) = World::with(&["web"]);
+    let mut at = None;
+    while_starting(&world, &manager, |target, branch| {
+        let moving = lifecycle::Request::MoveToRunning;
+        let op = target.begin_change(lifecycle::Change::Promoting, moving).unwrap();
+        die(&world, target);
+        let boot =
+            Boot { branch, from: None, display: Display::None, accelerator: crate::api::Accelerator::Tcg };
+        // Neither a write nor an event shows that it uses the branch.
+        *lock(&world.fake.next) = Next::Slow;
+        Machine::boot(&op, &boot).unwrap();
+        at = Some(branch);
+    });
+    let target = manager.target("web").unwrap();
+    assert_eq!(target.running_branch(), at);
+    assert!(has_branch(&target, "try"));
+    die(&world, &target);
+}
+
+#[test]
 fn everyone_who_waits_for_a_start_is_told_why_it_failed() {
     let (world, manager) = World::with(&["web"]);
     let failed = while_starting(&world, &manager, |target, _| {
@@ -114,13 +135,14 @@ fn a_machine_that_cannot_be_supervised_does_not_run_and_its_branch_is_gone() {
     target.shared.holds_threads.store(true, Ordering::Release);
     std::thread::scope(|scope| {
         let starting = scope.spawn(|| manager.handle(&run_at("try"), &mut Nobody));
-        wait_for("the machine", || target.machine().is_some());
-        let machine = target.machine().unwrap();
+        wait_for("the machine", || world.fake.machine(&target.run_dir()).is_some());
+        // Nobody finds it who would have to be told that it does not run.
+        assert_eq!(status(&manager).targets[0].life.to_string(), "starting");
+        assert!(target.machine().is_none());
         target.shared.holds_threads.store(false, Ordering::Release);
-        // Also whoever has found it meanwhile is told that it does not run.
-        machine.wait_started(&mut || true).unwrap_err();
         starting.join().unwrap().unwrap_err();
     });
+    assert_eq!(target.machine_state(), lifecycle::Machine::Stopped);
     assert!(world.fake.machine(&target.run_dir()).is_none());
     assert!(!has_branch(&target, "try"));
     assert_eq!(files_below(&world.paths().root().join("run")), [] as [std::path::PathBuf; 0]);

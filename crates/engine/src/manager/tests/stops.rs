@@ -67,6 +67,23 @@ fn a_stop_that_everyone_has_given_up_is_taken_back() {
 }
 
 #[test]
+fn a_stop_that_was_forced_is_not_taken_back() {
+    let (world, manager) = World::with(&["web"]);
+    *lock(&world.fake.next) = Next::Lingers;
+    run(&manager, "web").unwrap();
+    let target = manager.target("web").unwrap();
+    let machine = target.machine().unwrap();
+    // One asks, another forces, and the first gives up before the machine has ended.
+    machine.ask_stop();
+    machine.force_stop("force");
+    machine.take_back_stop();
+    assert_eq!(target.machine_state(), lifecycle::Machine::Stopping);
+    world.fake.machine(&target.run_dir()).unwrap().die();
+    let stopped = target.wait_ended(&machine, &mut || true).unwrap();
+    assert_eq!(stopped.label, "the power was cut, as asked");
+}
+
+#[test]
 fn no_stop_waits_for_ever() {
     let (_world, manager) = World::with(&["web"]);
     run(&manager, "web").unwrap();
