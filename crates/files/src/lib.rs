@@ -8,15 +8,22 @@
 
 mod blocks;
 mod bytes;
+mod crc;
 mod ext;
+mod fat;
+mod open;
 mod partitions;
 mod tree;
 mod volumes;
+mod xfs;
 
 pub use blocks::{Blocks, Cached, Cause, Guarded, ReadError, Window};
 pub use ext::{Ext, Replay};
+pub use fat::Fat;
+pub use open::open;
 pub use partitions::{GptCopy, Note, Partition, Scheme, Table, Type, partitions};
 pub use tree::{
     Attribute, Budget, Entry, FileExtent, FileKind, FileTime, Limits, Metadata, Step, Tree, TreeError, walk,
 };
 pub use volumes::{Kind, State, Survey, Volume, recognise, survey};
+pub use xfs::Xfs;

@@ -223,6 +223,11 @@ pub trait Tree {
     /// [`TreeError`]; the contents of `buf` are undefined then.
     fn read(&self, inode: u64, offset: u64, buf: &mut [u8]) -> Result<usize, TreeError>;
 
+    /// Whether two names stand for the same file of a directory.
+    fn is_same_name(&self, a: &[u8], b: &[u8]) -> bool {
+        a == b
+    }
+
     /// The inode of a path from the root; links are not followed, empty parts count for nothing.
     ///
     /// # Errors
@@ -232,7 +237,7 @@ pub trait Tree {
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             let mut found = None;
             self.entries(at, &mut |entry| {
-                if entry.name == name {
+                if self.is_same_name(&entry.name, name) {
                     found = Some(entry.inode);
                 }
                 found.is_none()

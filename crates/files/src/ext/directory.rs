@@ -1,10 +1,11 @@
 //! Directories. The nodes of an index look like blocks without names, so all blocks are read in a row; but behind what is
 //! used of a node there may be the checksum of the names that were there before.
 
-use super::{Ext, crc::crc32c, damaged, inode::Inode, inode::encrypted};
+use super::{Ext, damaged, inode::Inode, inode::encrypted};
 use crate::{
     blocks::Blocks,
     bytes::{byte, le16, le32},
+    crc::crc32c,
     tree::{Entry, FileKind, TreeError},
 };
 

@@ -1,9 +1,10 @@
 //! Inodes.
 
-use super::{Ext, crc::crc32c, damaged, unsupported};
+use super::{Ext, damaged, unsupported};
 use crate::{
     blocks::Blocks,
     bytes::{byte, le16, le32},
+    crc::crc32c,
     tree::{FileKind, FileTime, Metadata, TreeError},
 };
 

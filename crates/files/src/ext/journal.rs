@@ -8,16 +8,11 @@ use std::collections::HashMap;
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-use super::{
-    Ext, Replay, Replayed,
-    crc::{crc32c, crc32c_without},
-    damaged,
-    inode::Inode,
-    unsupported,
-};
+use super::{Ext, Replay, Replayed, damaged, inode::Inode, unsupported};
 use crate::{
     blocks::Blocks,
     bytes::{be16, be32, be64, byte, id, le16, le32},
+    crc::{crc32c, crc32c_without},
     tree::TreeError,
 };
 

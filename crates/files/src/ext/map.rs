@@ -6,10 +6,11 @@
 
 use std::ops::Range;
 
-use super::{Ext, crc::crc32c, damaged, inode::Inode};
+use super::{Ext, damaged, inode::Inode};
 use crate::{
     blocks::Blocks,
     bytes::{le16, le32},
+    crc::crc32c,
     tree::TreeError,
 };
 

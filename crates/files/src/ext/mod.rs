@@ -6,7 +6,6 @@
 //! - What cannot be read is refused: a journal on another device, fast commits that wait to be replayed, encrypted
 //!   contents, features that are not known here.
 
-mod crc;
 mod directory;
 mod inode;
 mod journal;

@@ -1,9 +1,10 @@
 //! The superblock, and where the descriptors of block groups are.
 
-use super::{Ext, crc::crc32c, crc::crc32c_without, damaged, unsupported};
+use super::{Ext, damaged, unsupported};
 use crate::{
     blocks::Blocks,
     bytes::{byte, id, le16, le32},
+    crc::{crc32c, crc32c_without},
     tree::TreeError,
 };
 

@@ -1,7 +1,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{crc::*, *};
-use crate::{ReadError, bytes::le32};
+use super::*;
+use crate::{ReadError, bytes::le32, crc::*};
 
 /// A superblock of 100 groups of 8192 blocks of 1 KiB with these features.
 fn superblock(compatible: u32, incompatible: u32, read_only: u32) -> Vec<u8> {

@@ -1,14 +1,10 @@
 //! Extended attributes: in the rest of the inode, in a block of their own, and long values in inodes of their own.
 
-use super::{
-    Ext,
-    crc::{crc32c, crc32c_without},
-    damaged,
-    inode::Inode,
-};
+use super::{Ext, damaged, inode::Inode};
 use crate::{
     blocks::Blocks,
     bytes::{byte, le16, le32},
+    crc::{crc32c, crc32c_without},
     tree::{Attribute, TreeError},
 };
 

@@ -13,12 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bygone_files::{Cached, Ext, FileKind, Limits, Step, Tree, TreeError, walk};
+use bygone_files::{Cached, Ext, FileKind, Tree, TreeError};
 use rustix::fs as rfs;
 
 use crate::{
     image::{Image, Mounted, blank, can_mount, run, scratch, text},
-    snapshot::{self, expect_equal},
+    snapshot::{self, Random, expect_equal, read_all, read_damaged},
 };
 
 const NAMES: [&[u8]; 8] = [
@@ -34,16 +34,16 @@ const NAMES: [&[u8]; 8] = [
 
 /// What a file system is filled with.
 #[derive(Clone, Copy)]
-struct Shape {
-    name: &'static str,
-    options: &'static [&'static str],
+pub(crate) struct Shape {
+    pub name: &'static str,
+    pub options: &'static [&'static str],
     /// Names in the large directory.
-    names: usize,
+    pub names: usize,
     /// The longest value of an attribute.
-    value_bytes: usize,
+    pub value_bytes: usize,
 }
 
-const fn shape(name: &'static str, options: &'static [&'static str]) -> Shape {
+pub(crate) const fn shape(name: &'static str, options: &'static [&'static str]) -> Shape {
     Shape { name, options, names: 300, value_bytes: 700 }
 }
 
@@ -67,7 +67,7 @@ fn make(folder: &Path, shape: &Shape) -> std::path::PathBuf {
     path
 }
 
-fn set(path: &Path, name: &str, value: &[u8]) {
+pub(crate) fn set(path: &Path, name: &str, value: &[u8]) {
     rfs::lsetxattr(path, name, value, rfs::XattrFlags::empty())
         .unwrap_or_else(|e| panic!("{name} of {} bytes on {}: {e}", value.len(), path.display()));
 }
@@ -93,7 +93,7 @@ fn set_times(path: &Path, seconds: i64, nanos: i64) {
 }
 
 /// Some bytes that are different in each file.
-fn bytes(seed: usize, len: usize) -> Vec<u8> {
+pub(crate) fn bytes(seed: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 31 + i / 256 * 7 + seed * 13) as u8 | 1).collect()
 }
 
@@ -204,7 +204,7 @@ fn fill_attributes(root: &Path, value_bytes: usize) {
     set(&root.join("symlink-500"), "trusted.link", b"on a link");
 }
 
-fn fill(root: &Path, shape: &Shape) {
+pub(crate) fn fill(root: &Path, shape: &Shape) {
     fill_files(root);
     fill_names(root, shape.names);
     fill_inodes(root);
@@ -505,33 +505,6 @@ fn paths_lead_to_inodes_and_their_places_on_the_volume() {
     assert!(matches!(tree.read(tree.root(), 0, &mut [0]), Err(TreeError::OtherKind { .. })));
 }
 
-/// Reads all that there is, and lets nothing but errors happen.
-fn read_all(image: &[u8]) -> Option<usize> {
-    let tree = Ext::open(Cached::new(image.to_vec(), 1 << 20)).ok()?;
-    let mut names = 0;
-    let limits =
-        Limits { entries_max: 20_000, depth_max: 100, path_bytes_max: 8192, read_bytes_max: 64 << 20 };
-    let mut buf = vec![0; 64 << 10];
-    walk(&tree, limits, &mut |step| {
-        if let Step::Name(_, entry) = step {
-            names += 1;
-            let _ = tree.attributes(entry.inode);
-            let _ = tree.link_target(entry.inode);
-            let mut extents = 0;
-            let _ = tree.extents(entry.inode, &mut |_| {
-                extents += 1;
-                extents < 1000
-            });
-            for at in [0, 5000, 1 << 40, i64::MAX as u64] {
-                let _ = tree.read(entry.inode, at, &mut buf);
-            }
-        }
-        true
-    })
-    .ok()?;
-    Some(names)
-}
-
 #[test]
 fn damaged_images_cost_errors_and_nothing_else() {
     let folder = scratch();
@@ -541,11 +514,7 @@ fn damaged_images_cost_errors_and_nothing_else() {
         fs::write(source.join(format!("a/{i}")), bytes(i, i * 700)).unwrap();
     }
     symlink("t".repeat(100), source.join("a/b/link")).unwrap();
-    let mut state = 12345_u64;
-    let mut random = |below: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % below
-    };
+    let mut random = Random(12345);
     let (mut opened, mut walked) = (0, 0);
     for (name, options) in [
         ("ext4", &["-t", "ext4", "-O", "^metadata_csum", "-b", "1024"][..]),
@@ -558,23 +527,11 @@ fn damaged_images_cost_errors_and_nothing_else() {
         let common = if name == "ext2" { [&common[..4], &common[6..]].concat() } else { common.to_vec() };
         run("mke2fs", &[&common, options, &[text(&path)]].concat());
         let good = fs::read(&path).unwrap();
-        let whole = read_all(&good).unwrap();
+        let whole = read_all(&open(&path)).unwrap();
         assert!(whole > 60);
-        // Where anything is written at all, so that it matters.
-        let used: Vec<usize> = (0..good.len()).filter(|at| good[*at] != 0).collect();
-        let metadata: Vec<usize> = used.iter().copied().filter(|at| *at < 160 << 10).collect();
-        for round in 0..250 {
-            let mut image = good.clone();
-            for _ in 0..=random(30) {
-                let at =
-                    if round % 2 == 0 { metadata[random(metadata.len())] } else { used[random(used.len())] };
-                image[at] = [0, 0xff, random(256) as u8][random(3)];
-            }
-            if let Some(names) = read_all(&image) {
-                opened += 1;
-                walked += names;
-            }
-        }
+        let (with_names, names) = read_damaged(&good, 250, &mut random);
+        opened += with_names;
+        walked += names;
     }
     assert!(opened > 200 && walked > 2000, "{opened} could be opened, with {walked} names");
 }

@@ -5,6 +5,9 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod ext;
+mod fat;
+mod guest;
 mod image;
 mod snapshot;
 mod volumes;
+mod xfs;

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     fs::{self, File},
-    hash::{DefaultHasher, Hasher},
     io::Read,
     os::unix::{
         ffi::{OsStrExt, OsStringExt},
@@ -14,7 +13,9 @@ use std::{
     process::Command,
 };
 
-use bygone_files::{Attribute, FileKind, FileTime, Limits, Step, Tree, walk};
+use bygone_files::{
+    Attribute, Blocks, Cached, Cause, FileKind, FileTime, Limits, ReadError, Step, Tree, open, walk,
+};
 use rustix::{fs as rfs, io::Errno};
 
 /// Larger files are compared by their extents.
@@ -24,36 +25,43 @@ const BLOCK: usize = 4096;
 /// What is shown of one name.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Shown {
-    inode: u64,
-    mode: u32,
-    owner: (u32, u32),
-    links: u64,
-    size: u64,
-    times: [(i64, i64); 3],
-    created: Option<(i64, i64)>,
-    device: Option<(u32, u32)>,
-    target: Option<Vec<u8>>,
-    content: Option<u64>,
+    pub inode: u64,
+    pub mode: u32,
+    pub owner: (u32, u32),
+    pub links: u64,
+    pub size: u64,
+    pub times: [(i64, i64); 3],
+    pub created: Option<(i64, i64)>,
+    pub device: Option<(u32, u32)>,
+    pub target: Option<Vec<u8>>,
+    pub content: Option<u64>,
     /// Offset in the file, length, place on the volume, reserved: of what lies in blocks of its own.
-    extents: Option<Vec<Extent>>,
-    attributes: Vec<Attribute>,
+    pub extents: Option<Vec<Extent>>,
+    pub attributes: Vec<Attribute>,
 }
 
-type Extent = (u64, u64, u64, bool);
+pub(crate) type Extent = (u64, u64, u64, bool);
 
 pub(crate) type Snapshot = BTreeMap<Vec<u8>, Shown>;
 
-/// A hash of the blocks that hold anything else than zeroes, and of their places.
-#[derive(Default)]
-struct Content(DefaultHasher);
+/// A hash (FNV-1a) of the blocks that hold anything else than zeroes, and of their places.
+struct Content(u64);
+
+impl Default for Content {
+    fn default() -> Content {
+        Content(0xcbf2_9ce4_8422_2325)
+    }
+}
 
 impl Content {
     fn add(&mut self, offset: u64, bytes: &[u8]) {
         for (block, at) in bytes.chunks(BLOCK).zip((offset..).step_by(BLOCK)) {
             let used = block.len() - block.iter().rev().take_while(|byte| **byte == 0).count();
             if used > 0 {
-                self.0.write_u64(at);
-                self.0.write(&block[..used]);
+                let hashed = at.to_le_bytes();
+                let hashed = hashed.iter().chain(&block[..used]);
+                self.0 =
+                    hashed.fold(self.0, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
             }
         }
     }
@@ -67,7 +75,7 @@ fn kernel_content(path: &Path, size: u64) -> u64 {
         file.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes.len() as u64, size);
         content.add(0, &bytes);
-        return content.0.finish();
+        return content.0;
     }
     let mut at = 0;
     while let Ok(data) = rfs::seek(&file, rfs::SeekFrom::Data(at)) {
@@ -78,7 +86,7 @@ fn kernel_content(path: &Path, size: u64) -> u64 {
         content.add(start, &bytes);
         at = hole;
     }
-    content.0.finish()
+    content.0
 }
 
 fn kernel_attributes(path: &Path) -> Vec<Attribute> {
@@ -106,7 +114,7 @@ fn kernel_created(path: &Path) -> Option<(i64, i64)> {
 }
 
 /// Adds an extent, as one with the last if it adjoins that.
-fn add_extent(all: &mut Vec<Extent>, (offset, len, place, unwritten): Extent) {
+pub(crate) fn add_extent(all: &mut Vec<Extent>, (offset, len, place, unwritten): Extent) {
     if let Some(last) = all.last_mut()
         && (last.0 + last.1, last.2 + last.1, last.3) == (offset, place, unwritten)
     {
@@ -231,7 +239,7 @@ fn our_content(tree: &dyn Tree, inode: u64, size: u64) -> u64 {
         }
         assert_eq!(tree.read(inode, size, &mut [0; 10]).unwrap(), 0);
         content.add(0, &bytes);
-        return content.0.finish();
+        return content.0;
     }
     let mut runs = Vec::new();
     tree.extents(inode, &mut |extent| {
@@ -246,7 +254,7 @@ fn our_content(tree: &dyn Tree, inode: u64, size: u64) -> u64 {
         assert_eq!(tree.read(inode, start, &mut bytes).unwrap(), bytes.len());
         content.add(start, &bytes);
     }
-    content.0.finish()
+    content.0
 }
 
 fn mode_of(kind: FileKind) -> u32 {
@@ -350,4 +358,89 @@ pub(crate) fn undo_times(kernel: &mut Snapshot, ours: &Snapshot, since: std::tim
             shown.times = before.times;
         }
     }
+}
+
+/// Reads all that there is of a tree that may be damaged, and lets nothing but errors happen. Returns the number of names.
+pub(crate) fn read_all(tree: &dyn Tree) -> Option<usize> {
+    let mut names = 0;
+    let limits =
+        Limits { entries_max: 20_000, depth_max: 100, path_bytes_max: 8192, read_bytes_max: 64 << 20 };
+    let mut buf = vec![0; 64 << 10];
+    walk(tree, limits, &mut |step| {
+        if let Step::Name(_, entry) = step {
+            names += 1;
+            let _ = tree.attributes(entry.inode);
+            let _ = tree.link_target(entry.inode);
+            let mut extents = 0;
+            let _ = tree.extents(entry.inode, &mut |_| {
+                extents += 1;
+                extents < 1000
+            });
+            for at in [0, 5000, 1 << 40, i64::MAX as u64] {
+                let _ = tree.read(entry.inode, at, &mut buf);
+            }
+        }
+        true
+    })
+    .ok()?;
+    Some(names)
+}
+
+/// Numbers that look random.
+pub(crate) struct Random(pub u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % end
+    }
+}
+
+/// An image in memory of which some bytes have been replaced.
+pub(crate) struct Patched<'a> {
+    good: &'a [u8],
+    patches: BTreeMap<u64, u8>,
+}
+
+impl Blocks for Patched<'_> {
+    fn size_bytes(&self) -> u64 {
+        self.good.len() as u64
+    }
+
+    fn sector_bytes(&self) -> u32 {
+        512
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        let end = offset.checked_add(buf.len() as u64).filter(|end| *end <= self.size_bytes());
+        let outside = ReadError { offset, len_bytes: buf.len(), cause: Cause::Outside };
+        let end = end.ok_or(outside)?;
+        buf.copy_from_slice(&self.good[offset as usize..end as usize]);
+        for (at, byte) in self.patches.range(offset..end) {
+            buf[(at - offset) as usize] = *byte;
+        }
+        Ok(())
+    }
+}
+
+/// Reads damaged copies of an image. Returns how many of them could be opened, and the number of names in all of them.
+pub(crate) fn read_damaged(good: &[u8], rounds: usize, random: &mut Random) -> (usize, usize) {
+    // Where anything is written at all, so that it matters.
+    let used: Vec<u32> = (0..good.len()).filter(|at| good[*at] != 0).map(|at| at as u32).collect();
+    let metadata: Vec<u32> = used.iter().copied().filter(|at| *at < 160 << 10).collect();
+    let (mut opened, mut walked) = (0, 0);
+    for round in 0..rounds {
+        let mut patches = BTreeMap::new();
+        for _ in 0..=random.below(30) {
+            let from = if round % 2 == 0 { &metadata } else { &used };
+            let byte = [0, 0xff, random.below(256) as u8][random.below(3)];
+            patches.insert(u64::from(from[random.below(from.len())]), byte);
+        }
+        let damaged = Cached::new(Patched { good, patches }, 1 << 20);
+        if let Some(names) = open(damaged).ok().and_then(|tree| read_all(&*tree)) {
+            opened += 1;
+            walked += names;
+        }
+    }
+    (opened, walked)
 }

@@ -1,7 +1,7 @@
 //! The files of a file system with arbitrary content. All names are met within bounds, whatever the trees look like, and
-//! what is read of a file is what lies at the places that its extents name.
+//! what is read of a file is what lies at the places that its extents name. Each reader is tried on each volume.
 
-use bygone_files::{Cached, Ext, FileKind, Limits, Step, Tree, walk};
+use bygone_files::{Cached, Ext, Fat, FileKind, Limits, Step, Tree, Xfs, walk};
 
 use super::disk::{Content, Disk};
 use crate::input::Input;
@@ -13,33 +13,47 @@ const COMPARED: usize = 20_000;
 pub fn files(bytes: &[u8]) {
     let mut input = Input(bytes);
     let size_bytes = u64::from(input.u32()) * 512;
-    let disk = Disk::new(Content::of(&mut input), size_bytes, 512);
-    let Ok(tree) = Ext::open(Cached::new(&disk, 1 << 20)) else { return };
+    let mut disk = Disk::new(Content::of(&mut input), size_bytes, 512);
+    if let Ok(tree) = Ext::open(Cached::new(&disk, 1 << 20)) {
+        look_at_all(&tree, &disk, tree.replay().blocks == 0);
+    }
+    if let Ok(tree) = Xfs::open(Cached::new(&disk, 1 << 20)) {
+        look_at_all(&tree, &disk, true);
+    }
+    disk.content.repair_exfat();
+    if let Ok(tree) = Fat::open(Cached::new(&disk, 1 << 20)) {
+        look_at_all(&tree, &disk, true);
+    }
+}
+
+/// Walks over a tree, of which files lie where their extents say if `is_plain`.
+fn look_at_all(tree: &dyn Tree, disk: &Disk, is_plain: bool) {
     let limits = Limits { entries_max: 2000, depth_max: 50, path_bytes_max: 4096, read_bytes_max: 64 << 20 };
     let mut names = 0;
-    let whole = walk(&tree, limits, &mut |step| {
+    let whole = walk(tree, limits, &mut |step| {
         let (path, inode) = match step {
             Step::Name(path, entry) => (path, entry.inode),
             Step::NotEntered(path, _) | Step::Unreadable(path, _) => {
-                assert!(path.len() <= 4096 + 256);
+                assert!(path.len() <= 4096 + 766);
                 return true;
             }
         };
         names += 1;
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap();
-        assert!((1..=255).contains(&name.len()) && name != b"." && name != b"..");
+        // 255 units of UTF-16 are up to 765 bytes.
+        assert!((1..=765).contains(&name.len()) && name != b"." && name != b"..");
         if let Ok(attributes) = tree.attributes(inode) {
             assert!(attributes.is_sorted());
         }
         let _ = tree.link_target(inode);
-        look(&tree, &disk, inode);
+        look(tree, disk, inode, is_plain);
         true
     });
     assert!(names <= 2000 && whole.is_ok());
 }
 
 /// Compares what is read of a file with what lies at its places.
-fn look(tree: &Ext<Cached<&Disk>>, disk: &Disk, inode: u64) {
+fn look(tree: &dyn Tree, disk: &Disk, inode: u64, is_plain: bool) {
     let Ok(metadata) = tree.metadata(inode) else { return };
     let mut extents = Vec::new();
     let mut reached = 0;
@@ -51,7 +65,7 @@ fn look(tree: &Ext<Cached<&Disk>>, disk: &Disk, inode: u64) {
         extents.len() < 1000 && extent.offset < COMPARED as u64
     });
     let mut read = vec![1; COMPARED];
-    let is_plain = metadata.kind == FileKind::Regular && tree.replay().blocks == 0 && done.is_ok();
+    let is_plain = is_plain && metadata.kind == FileKind::Regular && done.is_ok();
     let Ok(len) = tree.read(inode, 0, &mut read) else { return };
     assert_eq!(len as u64, metadata.size_bytes.min(COMPARED as u64));
     // Small content may be in the inode itself, and then there are no extents.
@@ -64,4 +78,20 @@ fn look(tree: &Ext<Cached<&Disk>>, disk: &Disk, inode: u64) {
         disk.content.read(extent.place, &mut wanted[extent.offset as usize..][..part]);
     }
     assert!(wanted == read[..len], "inode {inode} reads as something else");
+}
+
+impl Content {
+    /// Puts right the checksum of the boot region of an exFAT.
+    fn repair_exfat(&mut self) {
+        let unit = match self.byte(108) {
+            shift @ 9..=12 if self.bytes(3, 8) == b"EXFAT   " => 1_u64 << shift,
+            _ => return,
+        };
+        let summed = self.bytes(0, 11 * unit as usize).into_iter().enumerate();
+        let summed = summed.filter(|(at, _)| !matches!(at, 106 | 107 | 112));
+        let sum = summed.fold(0_u32, |sum, (_, byte)| sum.rotate_right(1).wrapping_add(u32::from(byte)));
+        for at in (11 * unit..12 * unit).step_by(4) {
+            self.put(at, &sum.to_le_bytes());
+        }
+    }
 }

@@ -19,12 +19,12 @@ const fn table() -> [u32; 256] {
 }
 
 /// Continues `crc` over `bytes`.
-pub(super) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(crc, |crc, byte| (crc >> 8) ^ TABLE[usize::from((crc as u8) ^ byte)])
 }
 
 /// Continues `crc` over `bytes`, as if those of `zeroed` were zeroes.
-pub(super) fn crc32c_without(crc: u32, bytes: &[u8], zeroed: std::ops::Range<usize>) -> u32 {
+pub(crate) fn crc32c_without(crc: u32, bytes: &[u8], zeroed: std::ops::Range<usize>) -> u32 {
     let (before, rest) = bytes.split_at(zeroed.start.min(bytes.len()));
     let (hidden, after) = rest.split_at(zeroed.len().min(rest.len()));
     let crc = hidden.iter().fold(crc32c(crc, before), |crc, _| crc32c(crc, &[0]));
