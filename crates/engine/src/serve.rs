@@ -266,7 +266,7 @@ pub(crate) struct Caretaker {
     thread: Option<JoinHandle<()>>,
 }
 
-type Starting = Arc<Mutex<Vec<JoinHandle<()>>>>;
+pub(crate) type Starting = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
 /// The targets that are being visited, by the ids of their logs, and why their last visits failed.
 #[derive(Default)]
@@ -347,7 +347,11 @@ impl Caretaker {
                         let visit = move || visit(&manager, &own, Look { starts, ..look }, &starting);
                         visiting.begin(&target, visit);
                     }
-                    target.count_size();
+                    // This thread is the only one that does it.
+                    let _ = or_panicked("counting its size", || {
+                        target.count_size();
+                        Ok(())
+                    });
                 }
                 if adopts {
                     adopt_at = Instant::now() + ADOPT_EVERY;
@@ -417,7 +421,12 @@ impl Seen {
 ///
 /// # Errors
 /// When a defect prevents it.
-fn visit(manager: &Arc<Manager>, target: &Arc<Target>, look: Look, starting: &Starting) -> Result<()> {
+pub(crate) fn visit(
+    manager: &Arc<Manager>,
+    target: &Arc<Target>,
+    look: Look,
+    starting: &Starting,
+) -> Result<()> {
     or_panicked("taking care of the target", || {
         if target.is_unsupervised() {
             adopt(target);

@@ -351,6 +351,12 @@ impl Target {
         self.folder.fail_after_syncs(count);
     }
 
+    /// Makes the syncs of its log panic, or not any more.
+    #[cfg(test)]
+    pub(crate) fn panic_at_syncs(&self, panics: bool) {
+        self.folder.panic_at_syncs(panics);
+    }
+
     /// Whether no thread works on its disks.
     #[cfg(test)]
     pub(crate) fn is_quiet(&self) -> bool {

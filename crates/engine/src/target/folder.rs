@@ -18,6 +18,8 @@ pub(crate) struct Folder {
     left: RwLock<bool>,
     #[cfg(test)]
     syncs_left: faults::SyncsLeft,
+    #[cfg(test)]
+    panics: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Folder {
@@ -28,6 +30,8 @@ impl Folder {
             left: RwLock::new(false),
             #[cfg(test)]
             syncs_left: faults::endless(),
+            #[cfg(test)]
+            panics: Arc::default(),
         })
     }
 
@@ -43,13 +47,19 @@ impl Folder {
 
     #[cfg(test)]
     fn of(&self, file: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(faults::Failing { file, syncs_left: self.syncs_left.clone() })
+        Arc::new(faults::Failing { file, syncs_left: self.syncs_left.clone(), panics: self.panics.clone() })
     }
 
     /// Makes the syncs of its files fail after `count` more.
     #[cfg(test)]
     pub(crate) fn fail_after_syncs(&self, count: u64) {
         self.syncs_left.store(count, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Makes the syncs of its files panic, or not any more.
+    #[cfg(test)]
+    pub(crate) fn panic_at_syncs(&self, panics: bool) {
+        self.panics.store(panics, std::sync::atomic::Ordering::Release);
     }
 
     fn within<T>(&self, act: impl FnOnce(&RealDir) -> io::Result<T>) -> io::Result<T> {
@@ -95,7 +105,7 @@ mod faults {
         io::{self, IoSlice},
         sync::{
             Arc,
-            atomic::{AtomicU64, Ordering},
+            atomic::{AtomicBool, AtomicU64, Ordering},
         },
     };
 
@@ -110,6 +120,7 @@ mod faults {
     pub(super) struct Failing {
         pub(super) file: Arc<dyn File>,
         pub(super) syncs_left: SyncsLeft,
+        pub(super) panics: Arc<AtomicBool>,
     }
 
     impl File for Failing {
@@ -120,6 +131,7 @@ mod faults {
             self.file.write_at(parts, offset)
         }
         fn sync(&self) -> io::Result<()> {
+            assert!(!self.panics.load(Ordering::Acquire), "as it was told to");
             let (acquire, release) = (Ordering::Acquire, Ordering::Release);
             let less = |left: u64| left.checked_sub(1);
             match self.syncs_left.fetch_update(release, acquire, less) {

@@ -501,3 +501,16 @@ fn a_panic_while_a_disk_is_closed_does_not_keep_it_from_being_opened_again() {
     wait_idle(&target);
     assert_eq!(std::fs::read(disk).unwrap()[0], 7, "it is complete without Bygone");
 }
+
+#[test]
+fn a_panic_while_a_disk_of_the_store_is_closed_does_not_keep_it_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = target(&dir.path().join("store"), None);
+    let volume = target.volume(target.present(), None).unwrap();
+    let lease = target.lease(volume, Use::Client).unwrap();
+    write(&lease, 0, 7);
+    target.panic_at_syncs(true);
+    std::thread::scope(|scope| scope.spawn(move || drop(lease)).join().expect("the panic goes no further"));
+    assert!(!lock(&target.live).contains_key(&volume));
+    assert!(!target.is_busy());
+}

@@ -182,4 +182,13 @@ fn one_target_that_fails_keeps_no_other_from_being_listed_verified_or_compacted(
     let verified = manager.handle(&verify, &mut told).unwrap();
     let places: Vec<&str> = verified.damaged.iter().map(|at| at.place.as_str()).collect();
     assert!(!places.is_empty() && places.iter().all(|place| place.starts_with('b')), "{places:?}");
+
+    // Nor if nothing of it can be looked at.
+    std::fs::write(world.target_dir("b").join("log"), "").unwrap();
+    let alone = call::Verify { name: Some("b".into()), ..verify.clone() };
+    manager.handle(&alone, &mut told).unwrap_err();
+    let verified = manager.handle(&verify, &mut told).unwrap();
+    let places: Vec<&str> = verified.damaged.iter().map(|at| at.place.as_str()).collect();
+    assert_eq!((places, verified.complete), (vec!["b"], false));
+    assert!(verified.checked_bytes > 0);
 }

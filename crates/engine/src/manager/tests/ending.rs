@@ -106,6 +106,29 @@ fn a_machine_that_is_being_started_when_the_manager_ends_is_stopped_too() {
 }
 
 #[test]
+fn a_manager_that_ends_waits_for_a_start_that_only_a_client_knows_of() {
+    let (world, manager) = World::with(&["web"]);
+    drop(manager);
+    world.fake.holds_starts.store(true, Ordering::Release);
+    let served = world.serve(ServeOptions::default());
+    let world = &world;
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| world.ask(&run_call("web")));
+        let target = served.manager.target("web").unwrap();
+        wait_for("it to be started", || target.doing().is_some_and(|doing| doing.change == Change::Starting));
+        served.manager.stop(false);
+        // A manager that did not wait for it would have gone on to its end by now.
+        std::thread::sleep(Duration::from_millis(300));
+        let is_served = world.paths().api_socket().exists();
+        world.fake.holds_starts.store(false, Ordering::Release);
+        let _ = starting.join().unwrap();
+        assert!(is_served);
+        served.end();
+    });
+    assert!(!world.has_machine("web"));
+}
+
+#[test]
 fn a_start_that_an_ending_manager_does_not_begin_with_is_no_job_of_it() {
     let (world, manager) = World::with(&["web"]);
     manager.begin_stopping();

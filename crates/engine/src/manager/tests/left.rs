@@ -18,7 +18,7 @@ use crate::{
     api::MomentInfo,
     lifecycle,
     runner::fake::{FakeMachine, Next},
-    serve::Caretaker,
+    serve::{Caretaker, Look, Starting, visit},
     target::{Begun, Lease, Target, Use, lock},
 };
 
@@ -322,6 +322,12 @@ fn a_target_that_hangs_or_is_defective_keeps_no_other_from_being_taken_care_of()
         let caretaker = Caretaker::start(manager.clone(), None).unwrap();
         wait_for("the other to be adopted", || b.is_running());
         assert!(!a.is_running());
+        if !hangs {
+            // Whichever thread it is done in.
+            let look = Look { is_new: false, starts: false };
+            let told = visit(&manager, &a, look, &Starting::default());
+            assert!(matches!(told, Err(Error::Panicked { .. })), "{told:?}");
+        }
         *lock(&world.fake.hangs) = None;
         *lock(&world.fake.haunted) = None;
         wait_for("it to be adopted", || a.is_running());
