@@ -383,8 +383,12 @@ impl Machine {
         drop(runner);
         let serving = lock(&self.serving).take();
         *lock(&self.ended) = Some(Ended::Lost(why.failure()));
-        target.leave_machine(self, why, serving);
+        let has_left = target.leave_machine(self, why, serving);
         lock(&self.leases).clear();
+        if has_left {
+            // It may have ended with what supervised it.
+            target.look_for_machine();
+        }
         self.fail_start(why);
         target.stopped.notify_all();
     }

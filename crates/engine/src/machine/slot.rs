@@ -302,11 +302,12 @@ impl Target {
         }
     }
 
-    /// Notes that this machine is not supervised any more, and counts as left running if it runs.
-    pub(super) fn leave_machine(&self, machine: &Machine, why: &Error, mut serving: Option<Serving>) {
+    /// Notes that this machine is not supervised any more, and counts as left running if it runs. Returns whether it
+    /// was the target's machine.
+    pub(super) fn leave_machine(&self, machine: &Machine, why: &Error, mut serving: Option<Serving>) -> bool {
         let mut slot = self.slot();
         if !matches!(&*slot, Slot::Watched(watched) if std::ptr::eq(Arc::as_ptr(watched), machine)) {
-            return;
+            return false;
         }
         *slot = match self.shared.launcher.find(&self.run_dir()) {
             Ok(Some(pid)) => {
@@ -321,6 +322,7 @@ impl Target {
         drop(slot);
         // Waits for its connections.
         drop(serving);
+        true
     }
 
     /// The branch of a machine that was left running, if that is known.

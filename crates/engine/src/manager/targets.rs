@@ -42,10 +42,18 @@ impl Handle<call::TargetAdd> for Manager {
         let target = self.registry.add(&config.name, now(), make)?;
         if let Err(error) = target.read_disks() {
             // Another program has taken a disk since it was checked. A failed call adds nothing.
-            if let Err(why) = self.remove(&target, true, answers) {
-                tracing::error!(target = config.name, error = %why, "what was added of it cannot be removed");
-            }
-            return Err(error);
+            return Err(match self.remove(&target, true, answers) {
+                Ok(_) => error,
+                Err(why) => {
+                    tracing::error!(target = config.name, error = %why, "what was added of it cannot be removed");
+                    let done = format!("target {} was added", config.name);
+                    match why {
+                        // It is not there any more, although something of it is.
+                        Error::Partly { .. } => error,
+                        _ => Error::Partly { done, why: Box::new(error) },
+                    }
+                }
+            });
         }
         if *wait {
             wait_until_read(&target, answers)?;

@@ -109,6 +109,12 @@ impl FakeMachine {
         self.tell(Happening::Exited { exit, last_words: String::new() }, Phase::Ended(exit));
     }
 
+    /// Its process ends together with what watches it.
+    pub(crate) fn vanish(&self) {
+        let mut state = lock(&self.state);
+        (state.phase, state.reports) = (Phase::Ended(Exit::Unknown), None);
+    }
+
     /// The guest shuts itself down.
     pub(crate) fn shut_down(&self) {
         let what = Happening::ShutdownRequested { by: By::Guest, reason: Reason::GuestShutdown, held: true };

@@ -67,6 +67,34 @@ fn wherever_a_kill_leaves_the_variables_of_a_target_its_machine_finds_them() {
 }
 
 #[test]
+fn a_target_whose_disk_is_taken_while_it_is_added_is_not_added_or_said_to_be() {
+    let (world, manager) = World::with(&[]);
+    let disk = world.dir.path().join("disk.raw");
+    fs::write(&disk, vec![1; 1 << 20]).unwrap();
+    let new = NewDisk { id: None, source: NewSource::Tap(disk.clone()), block_bytes: None };
+    let add = call::TargetAdd { config: TargetConfig::new("web"), disks: vec![new], wait: true };
+    for removes in [true, false] {
+        let (taken, held) = (disk.clone(), Arc::new(std::sync::Mutex::new(None)));
+        let holds = held.clone();
+        faults::plan(Step::Open, &world.target_dir("web"), move || {
+            let file = fs::File::options().read(true).write(true).open(taken)?;
+            let lock = bygone_sys::ImageLock::take_exclusive(&file).map_err(std::io::Error::other)?;
+            *holds.lock().unwrap() = Some((file, lock));
+            Ok(())
+        });
+        if !removes {
+            faults::plan(Step::Rename, &world.target_dir("web"), fault);
+        }
+        let failed = manager.handle(&add, &mut Nobody).map(drop).unwrap_err();
+        let is_said = matches!(&failed, Error::Partly { done, .. } if done == "target web was added");
+        assert_eq!(is_said, !removes, "{failed:?}");
+        assert_eq!(failed.failure().code(), if removes { "disk-in-use" } else { "partly" });
+        assert_eq!(manager.target("web").is_ok(), !removes);
+        drop(held.lock().unwrap().take());
+    }
+}
+
+#[test]
 fn a_target_that_cannot_be_opened_once_it_is_added_is_known_all_the_same() {
     let (world, manager) = World::with(&[]);
     faults::plan(Step::Open, &world.target_dir("web"), fault);

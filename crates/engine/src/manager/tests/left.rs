@@ -113,6 +113,11 @@ fn a_machine_whose_supervision_has_ended_is_served_and_adopted_again() {
     assert!(target.machine().unwrap().adopted);
     stop(&manager, "web").unwrap();
     assert_eq!(kinds(&target), [Kind::Boot, Kind::Shutdown]);
+    // The end of one that has ended as well is in the log before anybody asks.
+    run(&manager, "web").unwrap();
+    machine(&world).vanish();
+    wait_for("its stop", || kinds(&target).len() == 4);
+    assert_eq!(target.machine_state(), lifecycle::Machine::Stopped);
 }
 
 #[test]
