@@ -3,6 +3,7 @@
 use std::{fmt, io, sync::Arc};
 
 use bygone_model::{Lba, Sectors, Seq, VolumeId};
+use rustix::io::Errno;
 
 /// A byte offset in one of the store's files.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +45,10 @@ pub enum Damage {
     /// A file that should exist is missing.
     #[error("the file is missing")]
     Missing,
+    /// The medium cannot read it back, or a checksum of the file system does not match. Unlike other damage it may
+    /// pass, so nothing is given up because of it.
+    #[error("the medium cannot read it")]
+    Unreadable,
 }
 
 /// Why a call failed.
@@ -164,6 +169,15 @@ pub fn is_full(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Whether an error of a read says that the medium cannot read back what it holds. `EIO` is a bad sector; btrfs, ZFS
+/// and device mapper targets also return it if a checksum of theirs does not match. File systems return `EUCLEAN` and
+/// `EBADMSG` for damage of their own, and `ENODATA` is what the kernel calls a medium error.
+#[must_use]
+pub(crate) fn is_unreadable(e: &io::Error) -> bool {
+    let of_medium = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA];
+    Errno::from_io_error(e).is_some_and(|errno| of_medium.contains(&errno))
+}
+
 /// The result of the store's calls.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -174,6 +188,21 @@ impl Error {
             _ if is_full(&source) => Error::Full { name: name.to_owned() },
             _ => Error::Io { doing, name: name.to_owned(), source: Arc::new(source) },
         }
+    }
+
+    /// The error that `name` could not be read from `offset` on, or not opened for reading: damage of that place if the
+    /// medium cannot read it back. Other failures say nothing about what is stored.
+    pub(crate) fn unread(name: &str, offset: u64, source: io::Error) -> Error {
+        match is_unreadable(&source) {
+            true => Error::damaged(name, offset, Damage::Unreadable),
+            false => Error::io("reading", name, source),
+        }
+    }
+
+    /// Whether stored bytes are not those that were written, and never will be again. What is only unreadable may be
+    /// readable later.
+    pub(crate) fn is_lasting_damage(&self) -> bool {
+        matches!(self, Error::Damaged { damage, .. } if *damage != Damage::Unreadable)
     }
 
     /// Whether the damage is in a checkpoint file, which can be rebuilt from the segments.

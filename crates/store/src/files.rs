@@ -1,12 +1,13 @@
 //! A bounded number of open files.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use quick_cache::sync::Cache;
 
 use crate::{
     env::{Dir, File},
     error::{Damage, Error, Result},
+    sync::AtomicU64,
 };
 
 /// With full segments of 64 MiB, the files of the most recently read 32 GiB of a log stay open.
@@ -16,11 +17,13 @@ const OPEN_FILES_MAX: usize = 512;
 pub(crate) struct FileCache {
     dir: Arc<dyn Dir>,
     open: Cache<u32, Arc<dyn File>>,
+    /// How often a file was dropped.
+    dropped: AtomicU64,
 }
 
 impl FileCache {
     pub(crate) fn new(dir: Arc<dyn Dir>) -> FileCache {
-        FileCache { dir, open: Cache::new(OPEN_FILES_MAX) }
+        FileCache { dir, open: Cache::new(OPEN_FILES_MAX), dropped: 0.into() }
     }
 
     /// The file `number`. If it is not open yet, it is opened under the name that `name` returns.
@@ -31,17 +34,25 @@ impl FileCache {
         if let Some(file) = self.open.get(&number) {
             return Ok(file);
         }
+        let dropped = || self.dropped.load(Ordering::SeqCst);
+        let before = dropped();
         let name = name()?;
         let file = self.dir.open(&name).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::damaged(&name, 0, Damage::Missing),
-            _ => Error::io("opening", &name, e),
+            _ => Error::unread(&name, 0, e),
         })?;
         self.open.insert(number, file.clone());
+        // It may have been replaced since it was opened. Whoever asked for it then gets what was there; whoever asks
+        // later gets the other one.
+        if dropped() != before {
+            self.open.remove(&number);
+        }
         Ok(file)
     }
 
     /// Drops a file from the cache; the next [`FileCache::get`] opens it again.
     pub(crate) fn forget(&self, number: u32) {
+        self.dropped.fetch_add(1, Ordering::SeqCst);
         self.open.remove(&number);
     }
 }

@@ -10,6 +10,7 @@
 //! - Segments that no manifest names yet (the *tail*) are found by listing the folder.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     io::IoSlice,
 };
@@ -66,6 +67,32 @@ impl Known {
     /// # Errors
     /// If the folder or a file cannot be read, or a newer program wrote one of the manifests.
     pub(crate) fn load(dir: &dyn Dir, log: &Identity) -> Result<(Known, Flaws)> {
+        Known::load_with(dir, &|number| read(dir, number, log))
+    }
+
+    /// What is wrong with the manifests that count. Here what is only unreadable now is a flaw too, and no error.
+    ///
+    /// # Errors
+    /// As [`Known::load`].
+    pub(crate) fn flaws(dir: &dyn Dir, log: &Identity) -> Result<Flaws> {
+        let unreadable = RefCell::new(Flaws::new());
+        let (_, mut flaws) = Known::load_with(dir, &|number| match read(dir, number, log) {
+            Err(Error::Damaged { place, damage }) => {
+                unreadable.borrow_mut().push((place, damage));
+                Ok(None)
+            }
+            read => read,
+        })?;
+        let unreadable = unreadable.into_inner();
+        flaws.retain(|flaw| !unreadable.iter().any(|found| found.0 == flaw.0));
+        flaws.extend(unreadable);
+        Ok(flaws)
+    }
+
+    fn load_with(
+        dir: &dyn Dir,
+        read: &dyn Fn(u32) -> Result<Option<(Manifest, Hash)>>,
+    ) -> Result<(Known, Flaws)> {
         let numbers = numbers(dir)?;
         let mut known =
             Known { next: numbers.last().map_or(1, |last| last.saturating_add(1)), ..Known::default() };
@@ -79,7 +106,7 @@ impl Known {
                 }
                 _ => {}
             }
-            let Some((read, hash)) = read(dir, number, log)? else {
+            let Some((read, hash)) = read(number)? else {
                 flaws.push(flaw(number, Damage::Checksum));
                 wanted = None;
                 continue;
@@ -174,10 +201,10 @@ impl Known {
         lives.map(|entry| entry.last_seq).max().unwrap_or_default()
     }
 
-    /// The next manifest, if anything changed, and whether publishing it failed before.
-    pub(crate) fn next(&self, log: Identity, term: u32, time: Micros) -> Option<(Manifest, bool)> {
-        let again = self.unsure.clone().map(|unsure| (unsure, true));
-        again.or_else(|| (!self.unwritten.is_empty()).then(|| (self.make(log, term, time), false)))
+    /// The next manifest, if anything changed: as it was, if publishing it failed before.
+    pub(crate) fn next(&self, log: Identity, term: u32, time: Micros) -> Option<Manifest> {
+        let again = self.unsure.clone();
+        again.or_else(|| (!self.unwritten.is_empty()).then(|| self.make(log, term, time)))
     }
 
     /// The next manifest, even if nothing changed.
@@ -217,15 +244,17 @@ impl Known {
     }
 }
 
-/// Publishes the manifest `number`. `again`: this was tried before, so it may be there already.
+/// Publishes the manifest `number` of a holder whose term a manifest names already. It may be there: because this was
+/// tried before, or because a file system repeated the step that gave it its name, and only the repetition failed.
+/// Nobody else has one with this content, because every holder begins with a manifest of a term of its own.
 ///
 /// # Errors
 /// `AlreadyExists` if another holder has taken the number; any other error if it cannot be written. Then it may be
 /// there all the same.
-pub(crate) fn publish(dir: &dyn Dir, number: u32, bytes: &[u8], again: bool) -> Result<()> {
+pub(crate) fn publish(dir: &dyn Dir, number: u32, bytes: &[u8]) -> Result<()> {
     let name = manifest::file_name(number);
     match dir.publish(&name, bytes) {
-        Err(e) if again && e.kind() == std::io::ErrorKind::AlreadyExists => {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
             let hash = manifest::hash(bytes);
             let is_it = read_any(dir, number)?.is_some_and(|(_, found)| found == hash);
             if is_it { harden(dir, number) } else { Err(Error::io("making", &name, e)) }
@@ -237,12 +266,14 @@ pub(crate) fn publish(dir: &dyn Dir, number: u32, bytes: &[u8], again: bool) -> 
 /// Writes the first manifest of a new log or of a new holder, which is a full one.
 ///
 /// # Errors
-/// As [`publish`]; `AlreadyExists` if another holder took this number first.
+/// `AlreadyExists` if another holder took this number first; any other error if it cannot be written.
 pub(crate) fn begin(dir: &dyn Dir, known: &mut Known, log: Identity, term: u32, time: Micros) -> Result<()> {
     let made = known.make(log, term, time);
     assert!(made.is_full, "a life begins with a full one");
     let bytes = made.encode();
-    publish(dir, made.number, &bytes, false)?;
+    // Not `publish`: another one who takes the log over at the same time may have written the very same.
+    let name = manifest::file_name(made.number);
+    dir.publish(&name, &bytes).map_err(|e| Error::io("making", &name, e))?;
     if let Some(first) = known.written(&made, manifest::hash(&bytes)) {
         remove_before(dir, first);
     }
@@ -344,17 +375,17 @@ pub(crate) fn identity(dir: &dyn Dir) -> Result<Option<Identity>> {
 /// Reads a manifest of any log. `None`: it is missing or invalid.
 fn read_any(dir: &dyn Dir, number: u32) -> Result<Option<(Manifest, Hash)>> {
     let name = manifest::file_name(number);
-    let io = |e| Error::io("reading", &name, e);
+    let unread = |e| Error::unread(&name, 0, e);
     let file = match dir.open(&name) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        opened => opened.map_err(io)?,
+        opened => opened.map_err(unread)?,
     };
-    let len_bytes = file.len_bytes().map_err(io)?;
+    let len_bytes = file.len_bytes().map_err(unread)?;
     if len_bytes > MANIFEST_BYTES_MAX {
         return Ok(None);
     }
     let mut bytes = vec![0; len_bytes as usize];
-    read_exact_at(&*file, &mut bytes, 0).map_err(io)?;
+    read_exact_at(&*file, &mut bytes, 0).map_err(unread)?;
     match Manifest::decode(&bytes, number) {
         Ok(read) => Ok(Some((read, manifest::hash(&bytes)))),
         Err(Flaw::Damaged) => Ok(None),
@@ -378,12 +409,12 @@ mod tests {
         for is_full in [true, false, false] {
             let number = known.next;
             known.note(lives(number));
-            let (made, _) = known.next(log, 1, Micros(0)).unwrap();
+            let made = known.next(log, 1, Micros(0)).unwrap();
             assert_eq!((made.is_full, made.entries.contains(&lives(number))), (is_full, true));
             let hashed = Entry { hash: Some([3; 32]), ..lives(number) };
             known.note(hashed);
             known.written(&made, [4; 32]);
-            let (next, _) = known.clone().next(log, 1, Micros(0)).unwrap();
+            let next = known.clone().next(log, 1, Micros(0)).unwrap();
             assert_eq!(next.entries, [hashed]);
             known.written(&next, [5; 32]);
             assert_eq!(known.next(log, 1, Micros(0)), None);

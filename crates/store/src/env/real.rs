@@ -77,7 +77,10 @@ impl Dir for RealDir {
         let part = format!("{name}.{:016x}.part", u64::from_le_bytes(random));
         let file = self.create(&part)?;
         let written = file.write_at(&mut [IoSlice::new(bytes)], 0).and_then(|()| file.sync());
-        let named = written.and_then(|()| rename_new(&self.root.join(&part), &self.root.join(name)));
+        let named = written.and_then(|()| {
+            let (from, to) = (self.root.join(&part), self.root.join(name));
+            rename_new(&from, &to).or_else(|e| has_name(&*file, &from, &to, e))
+        });
         if let Err(e) = named {
             let _ = self.remove(&part);
             return Err(e);
@@ -150,6 +153,18 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
         }
         done => Ok(done?),
     }
+}
+
+/// Handles the failure of a step that was to give `file` the name `to`: none, if `file` has it. A file system over a
+/// network repeats a step whose answer was lost, and then only the repetition fails.
+fn has_name(file: &dyn File, from: &Path, to: &Path, failed: io::Error) -> io::Result<()> {
+    let there = fs::metadata(to).ok().map(|meta| (meta.dev(), meta.ino()));
+    if there.is_none() || there != file.id()? {
+        return Err(failed);
+    }
+    // Under its other name it is a leftover like any other.
+    let _ = fs::remove_file(from);
+    Ok(())
 }
 
 /// A file of the operating system.

@@ -48,8 +48,10 @@ pub fn part_name(number: u32, term: u32) -> String {
 /// Whether a file of the segments' folder is what was left of one that was written again.
 #[must_use]
 pub fn is_part(name: &str) -> bool {
-    let number = name.strip_suffix(".part").and_then(|name| name.split_at_checked(14));
-    number.is_some_and(|(number, _)| number_of(number).is_some())
+    let Some((number, term)) = name.split_at_checked(14) else { return false };
+    let digits = term.strip_prefix('.').and_then(|term| term.strip_suffix(".part"));
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    number_of(number).is_some() && digits.is_some_and(|term| term.len() == 8 && term.bytes().all(is_digit))
 }
 
 /// The number in the name of a segment's file (without the folder). `None`: not such a name, or not a valid number.
@@ -506,6 +508,21 @@ mod tests {
         assert_eq!(number_of("0000000012.seg"), Some(12));
         for name in ["+000000012.seg", "0000000000.seg", "4294967295.seg"] {
             assert_eq!(number_of(name), None);
+        }
+        let part = part_name(12, 0xab);
+        assert!(is_part(part.strip_prefix("log/").unwrap_or(&part)), "{part}");
+        for name in [
+            "0000000012.seg.part",
+            "0000000012.seg..part",
+            "0000000012.seg.old.part",
+            "0000000012.seg.000000AB.part",
+            "0000000012.seg.0000000ab.part",
+            "0000000012.segx000000ab.part",
+            "0000000012.seg.000000ab.part.part",
+            "0000000000.seg.000000ab.part",
+            "0000000012.seg.000000ab",
+        ] {
+            assert!(!is_part(name), "{name}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Reads checkpoint files, and keeps track of which ones are still needed.
 
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak, atomic::Ordering};
 
 use bygone_model::{Seq, VolumeId};
 
@@ -25,7 +25,7 @@ use crate::{
         page::{self, PAGE_BYTES_MAX, Page, STRIPE_SECTORS},
         segment,
     },
-    sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard},
+    sync::{AtomicU64, Mutex, MutexGuard, RwLock, RwLockReadGuard},
 };
 
 /// The longest valid footer or block of events.
@@ -99,6 +99,8 @@ pub struct IndexFiles {
     cache_key: u32,
     files: FileCache,
     names: RwLock<Vec<Name>>,
+    /// The highest number of a file that was passed over.
+    passed_over: AtomicU64,
     generations: Mutex<Generations>,
     pub(crate) mended: Mended,
 }
@@ -122,6 +124,7 @@ impl IndexFiles {
             cache_key,
             files,
             names: RwLock::new(names),
+            passed_over: 0.into(),
             generations: Mutex::default(),
             mended: Mended::default(),
         })
@@ -201,7 +204,9 @@ impl IndexFiles {
     /// The number for the next file.
     #[must_use]
     pub fn next_number(&self) -> u32 {
-        self.read_names().last().map_or(1, |name| name.number.saturating_add(1))
+        let passed_over = self.passed_over.load(Ordering::Relaxed) as u32;
+        let last = self.read_names().last().map_or(0, |name| name.number);
+        last.max(passed_over).saturating_add(1)
     }
 
     /// Notes that a checkpoint was added.
@@ -212,6 +217,12 @@ impl IndexFiles {
     /// Forgets a checkpoint that turned out to be unusable.
     pub fn forget(&self, name: Name) {
         self.names.write().unwrap_or_else(PoisonError::into_inner).retain(|n| *n != name);
+    }
+
+    /// Forgets a checkpoint whose file stays, so that its number is not used again.
+    pub(crate) fn pass_over(&self, name: Name) {
+        self.passed_over.fetch_max(u64::from(name.number), Ordering::Relaxed);
+        self.forget(name);
     }
 
     /// The end of the newest checkpoint.
@@ -247,20 +258,21 @@ impl IndexFiles {
         let file_name = name.file_name();
         let io = |e| Error::io("reading", &file_name, e);
         let damaged = |offset, damage| Error::damaged(&file_name, offset, damage);
-        let file = self.dir.open(&file_name).map_err(io)?;
+        let unread = |offset, e| Error::unread(&file_name, offset, e);
+        let file = self.dir.open(&file_name).map_err(|e| unread(0, e))?;
         let len_bytes = file.len_bytes().map_err(io)?;
         let mut frame = [0; FRAME_BYTES];
         if len_bytes < 2 * FRAME_BYTES as u64 {
             return Err(damaged(0, Damage::Truncated));
         }
-        read_exact_at(&*file, &mut frame, 0).map_err(io)?;
+        read_exact_at(&*file, &mut frame, 0).map_err(|e| unread(0, e))?;
         let term = match checkpoint::check_header(&frame, name.number, &self.log_id) {
             Ok(term) => term,
             Err(0) => return Err(damaged(0, Damage::Magic)),
             Err(found) => return Err(Error::NewerVersion { name: file_name, found, known: VERSION }),
         };
         let trailer_at = len_bytes - FRAME_BYTES as u64;
-        read_exact_at(&*file, &mut frame, trailer_at).map_err(io)?;
+        read_exact_at(&*file, &mut frame, trailer_at).map_err(|e| unread(trailer_at, e))?;
         let trailer =
             Trailer::decode(&frame, len_bytes).ok_or_else(|| damaged(trailer_at, Damage::Checksum))?;
         let block =
@@ -292,7 +304,7 @@ impl IndexFiles {
             return Err(damaged(Damage::Inconsistent));
         }
         let mut bytes = vec![0; at.len_bytes as usize];
-        read_exact_at(file, &mut bytes, at.offset).map_err(|e| Error::io("reading", name, e))?;
+        read_exact_at(file, &mut bytes, at.offset).map_err(|e| Error::unread(name, at.offset, e))?;
         if crc32c(&bytes) != at.crc {
             return Err(damaged(Damage::Checksum));
         }
@@ -325,7 +337,7 @@ impl IndexFiles {
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Err(Error::damaged(&name()?, at.offset, Damage::Truncated))
             }
-            Err(e) => Err(Error::io("reading", &name()?, e)),
+            Err(e) => Err(Error::unread(&name()?, at.offset, e)),
         }
     }
 

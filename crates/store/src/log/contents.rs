@@ -131,7 +131,8 @@ impl Log {
             None => self.scan_segment(number).map(|scanned| scanned.index),
         };
         match read {
-            Err(Error::Damaged { .. }) => Ok(None),
+            // What is only unreadable now is not given up: a follower would miss it for good.
+            Err(error) if error.is_lasting_damage() => Ok(None),
             read => read.map(Some),
         }
     }

@@ -1,14 +1,14 @@
 //! Cursors that outlive their followers. A new one is durable before the one it replaces is removed. So a follower
 //! that dies resumes where it was or a little earlier, and never skips anything that it has not processed.
 
-use std::{io::IoSlice, sync::Arc};
+use std::io::IoSlice;
 
 use bygone_model::Seq;
 
 use super::{Log, follow::Cursor};
 use crate::{
-    env::{Dir, File},
-    error::{Error, Result},
+    env::Dir,
+    error::{Error, Result, is_unreadable},
     format::cursor,
 };
 
@@ -57,10 +57,12 @@ impl Log {
         assert!(cursor::is_name(name), "a follower's name");
         for number in cursor_numbers(&*self.dir, name)?.into_iter().rev() {
             let file_name = cursor::file_name(name, number);
-            let io = |e| Error::io("reading", &file_name, e);
-            let file: Arc<dyn File> = self.dir.open(&file_name).map_err(io)?;
             let mut bytes = [0; cursor::CURSOR_BYTES];
-            let got = file.read_at(&mut bytes, 0).map_err(io)?;
+            let got = match self.dir.open(&file_name).and_then(|file| file.read_at(&mut bytes, 0)) {
+                // An older one, or the beginning: the follower gets some records again and misses none.
+                Err(e) if is_unreadable(&e) => continue,
+                got => got.map_err(|e| Error::io("reading", &file_name, e))?,
+            };
             match cursor::decode(&bytes[..got]) {
                 Some((log, seq)) if log == self.id() => return Ok(Cursor { log, seq }),
                 Some(_) => return Err(Error::OtherLog),

@@ -68,7 +68,7 @@ impl Log {
         let name = segment::file_name(number);
         let mut piece = vec![0; len];
         let got = hashing.file.read_uncached_at(&mut piece, at);
-        let got = got.map_err(|e| Error::io("reading", &name, e))?;
+        let got = got.map_err(|e| Error::unread(&name, at, e))?;
         if got < len {
             return Err(Error::damaged(&name, at + got as u64, Damage::Truncated));
         }
@@ -197,7 +197,7 @@ impl<'a> Hashed<'a> {
                 (seen.whole.upto(), seen.whole.len_bytes())
             };
             let wanted = len_bytes.saturating_sub(upto).min(PIECE_BYTES) as usize;
-            let got = self.read_at(&mut piece[..wanted], upto).map_err(|e| Error::io("reading", name, e))?;
+            let got = self.read_at(&mut piece[..wanted], upto).map_err(|e| Error::unread(name, upto, e))?;
             if got < wanted || wanted == 0 {
                 return Err(Error::damaged(name, upto + got as u64, Damage::Truncated));
             }

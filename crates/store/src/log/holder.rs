@@ -14,7 +14,7 @@ use std::sync::{PoisonError, atomic::Ordering};
 
 use crate::{
     env::{Clock, Dir, read_exact_at},
-    error::{Error, Result},
+    error::{Error, Result, is_unreadable},
     format::{
         self,
         checkpoint::{self, FRAME_BYTES, Name},
@@ -82,16 +82,16 @@ impl Holder {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes a manifest of this holder; returns its hash. `again`: this was tried before.
+    /// Publishes a manifest of this holder; returns its hash.
     ///
     /// # Errors
     /// When it cannot be written; when another holder has published one, and only then the log is refused from now on.
-    pub(super) fn publish(&self, dir: &dyn Dir, made: &Manifest, again: bool) -> Result<Hash> {
+    pub(super) fn publish(&self, dir: &dyn Dir, made: &Manifest) -> Result<Hash> {
         let bytes = made.encode();
         let hash = format::manifest::hash(&bytes);
         // Before it is there: a look meanwhile has to know it.
         self.published().unsure = Some(hash);
-        manifest::publish(dir, made.number, &bytes, again).map_err(|error| self.refused(dir, error))?;
+        manifest::publish(dir, made.number, &bytes).map_err(|error| self.refused(dir, error))?;
         *self.published() = Published { upto: made.number, unsure: None };
         Ok(hash)
     }
@@ -218,7 +218,7 @@ fn newest_term(dir: &dyn Dir, log: &LogKey, numbers: &[u32]) -> Result<u32> {
         let name = segment::file_name(number);
         let file = match dir.open(&name) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            opened => opened.map_err(|e| Error::io("opening", &name, e))?,
+            opened => opened.map_err(|e| Error::unread(&name, 0, e))?,
         };
         if let Some((header, _)) = scan::read_header(&*file, number, log)? {
             newest = newest.max(header.term);
@@ -242,7 +242,10 @@ fn checkpoint_term(dir: &dyn Dir, name: Name, log: &LogKey) -> Result<Option<u32
     let file_name = name.file_name();
     let mut frame = [0; FRAME_BYTES];
     match dir.open(&file_name).and_then(|file| read_exact_at(&*file, &mut frame, 0)) {
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof) => {
+        Err(e)
+            if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof)
+                || is_unreadable(&e) =>
+        {
             return Ok(None);
         }
         read => read.map_err(|e| Error::io("reading", &file_name, e))?,

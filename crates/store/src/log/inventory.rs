@@ -123,7 +123,11 @@ impl Log {
             let entry = match moved.contains(&number) {
                 true => self.reached_again(number),
                 false if open.contains_key(&number) => self.found_again(number),
-                false => self.entry_of(number)?,
+                // One that cannot be read is read again by the next inventory, and must not keep others out of it.
+                false => match self.entry_of(number) {
+                    Err(Error::Damaged { .. }) => None,
+                    entry => entry?,
+                },
             };
             if let Some(entry) = entry {
                 let before = self.manifest().segment(number).map(|known| known.state);
@@ -193,7 +197,7 @@ impl Log {
         let file = match self.dir.open(&name) {
             // Removed meanwhile: the next inventory reports it.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.map_err(|e| Error::io("opening", &name, e))?,
+            opened => opened.map_err(|e| Error::unread(&name, 0, e))?,
         };
         let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
         let Some((_, header_crc)) = scan::read_header(&*file, number, &self.key)? else { return Ok(None) };
@@ -295,8 +299,8 @@ impl Log {
     /// Writes pending changes to a manifest; returns whether there were any.
     pub(super) fn write_manifest(&self) -> Result<bool> {
         let made = self.manifest().next(self.identity, self.term(), self.clock.wall());
-        let Some((made, again)) = made else { return Ok(false) };
-        let hash = match self.syncs.holder.publish(&*self.dir, &made, again) {
+        let Some(made) = made else { return Ok(false) };
+        let hash = match self.syncs.holder.publish(&*self.dir, &made) {
             Ok(hash) => hash,
             Err(error) => {
                 if !is_taken(&error) {

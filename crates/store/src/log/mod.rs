@@ -23,6 +23,7 @@ mod holder;
 mod inventory;
 mod joining;
 mod moving;
+mod patched;
 mod read;
 mod recover;
 mod roll;

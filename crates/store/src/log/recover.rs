@@ -392,7 +392,7 @@ fn open_segment(dir: &dyn Dir, number: u32) -> Result<Option<Arc<dyn File>>> {
     match dir.open(&name) {
         Ok(file) => Ok(Some(file)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::io("opening", &name, e)),
+        Err(e) => Err(Error::unread(&name, 0, e)),
     }
 }
 
@@ -445,7 +445,7 @@ fn refuse_unreadable(dir: &dyn Dir, numbers: &[u32]) -> Result<()> {
         let mut bytes = vec![0; LOOKED_AT_BYTES];
         let got = file
             .read_at(&mut bytes, SEGMENT_HEADER_BYTES as u64)
-            .map_err(|e| Error::io("reading", &name, e))?;
+            .map_err(|e| Error::unread(&name, SEGMENT_HEADER_BYTES as u64, e))?;
         if bytes[..got].iter().any(|byte| *byte != 0) {
             return Err(Error::damaged(&name, SEGMENT_HEADER_BYTES as u64, Damage::Magic));
         }

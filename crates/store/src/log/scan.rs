@@ -72,23 +72,23 @@ impl Scanned {
 /// Reads the index of a sealed segment. `None`: it has none, or a damaged one.
 pub(super) fn sealed_index(file: &dyn File, number: u32, log: &LogKey) -> Result<Option<SegmentIndex>> {
     let name = segment::file_name(number);
-    let io = |e| Error::io("reading", &name, e);
     let Some(trailer) = trailer(file, number, log)? else { return Ok(None) };
     if trailer.index_bytes() > INDEX_BYTES_MAX {
         return Ok(None);
     }
     let mut bytes = vec![0; trailer.index_bytes() as usize];
-    read_exact_at(file, &mut bytes, trailer.index_offset()).map_err(io)?;
+    read_exact_at(file, &mut bytes, trailer.index_offset())
+        .map_err(|e| Error::unread(&name, trailer.index_offset(), e))?;
     Ok(SegmentIndex::decode(&trailer, number, &bytes))
 }
 
 /// The trailer of a sealed segment. `None`: it has none, or a damaged one.
 pub(super) fn trailer(file: &dyn File, number: u32, log: &LogKey) -> Result<Option<Trailer>> {
-    let io = |e| Error::io("reading", &segment::file_name(number), e);
-    let len_bytes = file.len_bytes().map_err(io)?;
+    let name = segment::file_name(number);
+    let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
     let Some(at) = len_bytes.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
     let mut bytes = [0; TRAILER_BYTES];
-    read_exact_at(file, &mut bytes, at).map_err(io)?;
+    read_exact_at(file, &mut bytes, at).map_err(|e| Error::unread(&name, at, e))?;
     Ok(Trailer::decode(&log.header, number, &bytes, len_bytes))
 }
 
@@ -124,8 +124,7 @@ pub(super) fn read_flipped_header(file: &dyn File, number: u32) -> Result<Option
 /// As many bytes of a header as the file has.
 fn header_bytes(file: &dyn File, number: u32) -> Result<Vec<u8>> {
     let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
-    let got =
-        file.read_at(&mut bytes, 0).map_err(|e| Error::io("reading", &segment::file_name(number), e))?;
+    let got = file.read_at(&mut bytes, 0).map_err(|e| Error::unread(&segment::file_name(number), 0, e))?;
     bytes.truncate(got);
     Ok(bytes)
 }
@@ -415,8 +414,7 @@ impl<'a> Window<'a> {
         if !inside {
             self.bytes.resize(len.max(WINDOW_BYTES), 0);
             self.start = at;
-            let got =
-                self.file.read_at(&mut self.bytes, at).map_err(|e| Error::io("reading", &self.name, e))?;
+            let got = self.file.read_at(&mut self.bytes, at).map_err(|e| Error::unread(&self.name, at, e))?;
             self.bytes.truncate(got);
         }
         let from = (at - self.start) as usize;

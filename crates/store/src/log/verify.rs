@@ -2,17 +2,21 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
 use bygone_model::Seq;
 
-use super::{Log, hashing::Hashed, recover::MISSING_MAX, scan};
+use super::{Log, hashing::Hashed, patched::Patched, recover::MISSING_MAX, scan};
 use crate::{
     env::File,
     error::{Damage, Error, Place, Result},
-    format::{manifest::Hash, segment},
-    index::tree::{self, PageSource},
+    format::{manifest::Hash, page::Page, segment},
+    index::{
+        checkpoint::Checkpoint,
+        tree::{self, PageSource},
+    },
     manifest::{Flaws, Known},
 };
 
@@ -106,9 +110,10 @@ impl Log {
         });
         match manifests {
             Err(Error::Abandoned) => return Ok(report),
-            flaws => {
-                report.damaged.extend(flaws?.into_iter().map(|(place, damage)| Damaged { place, damage }));
+            Ok(flaws) => {
+                report.damaged.extend(flaws.into_iter().map(|(place, damage)| Damaged { place, damage }));
             }
+            Err(error) => report.note(Err(error))?,
         }
         let mut snapshot = self.index.snapshot();
         let names = &mut snapshot.names;
@@ -176,18 +181,19 @@ impl Log {
         // Upkeep may write one, and remove others.
         let _turn =
             self.upkeep_turn_while(&mut || if keep_going() { Ok(()) } else { Err(Error::Abandoned) })?;
-        Known::load(&*self.dir, &self.identity).map(|(_, flaws)| flaws)
+        Known::flaws(&*self.dir, &self.identity)
     }
 
     /// Checks a segment; returns its first and last seq, or `None` if `keep_going` stopped it or nothing is known of
     /// its records. Sets `hash` to the hash of the file if the segment is sealed and whole.
     fn verify_segment(
         &self,
-        (number, active, head): (u32, bool, Seq),
+        part: (u32, bool, Seq),
         report: &mut VerifyReport,
         keep_going: &mut dyn FnMut(u64) -> bool,
         hash: &mut Option<Hash>,
     ) -> Result<Option<(Seq, Seq)>> {
+        let number = part.0;
         if let Some(container) = self.places.elsewhere(number) {
             let checked = container.check(number)?;
             report.checked_bytes += checked.bytes;
@@ -196,11 +202,31 @@ impl Log {
             return Ok(checked.span);
         }
         let file = self.places.segments.file(number)?;
+        // What follows an unreadable place is checked as well.
+        let file = Patched::new(&*file);
+        let checked = self.verify_segment_file(&file, part, report, keep_going, hash);
         let name = segment::file_name(number);
-        let header = scan::read_header(&*file, number, &self.key)?;
+        let unreadable = file.unreadable().into_iter().map(|offset| Damaged {
+            place: Place { file: name.clone(), offset },
+            damage: Damage::Unreadable,
+        });
+        report.damaged.extend(unreadable);
+        checked
+    }
+
+    fn verify_segment_file(
+        &self,
+        file: &dyn File,
+        (number, active, head): (u32, bool, Seq),
+        report: &mut VerifyReport,
+        keep_going: &mut dyn FnMut(u64) -> bool,
+        hash: &mut Option<Hash>,
+    ) -> Result<Option<(Seq, Seq)>> {
+        let name = segment::file_name(number);
+        let header = scan::read_header(file, number, &self.key)?;
         // Read before the file, which may get its index meanwhile.
         let waiting = self.end_of_full(number);
-        let index = if active { None } else { scan::sealed_index(&*file, number, &self.key)? };
+        let index = if active { None } else { scan::sealed_index(file, number, &self.key)? };
         let expected = index.as_ref().map(|index| index.first_seq);
         let durable = if active { self.durable_seq() } else { head };
         // After its last record there may be complete records of a failed write, which do not belong to the log.
@@ -211,8 +237,8 @@ impl Log {
         };
         let context = scan::Context { expected, until, durable, ..scan::Context::of(self.key) };
         let (before, mut reached) = (report.checked_bytes, 0);
-        let hashed = index.as_ref().map(|_| Hashed::new(&*file, number, self.key)).transpose()?;
-        let read: &dyn File = hashed.as_ref().map_or(&*file, |hashed| hashed);
+        let hashed = index.as_ref().map(|_| Hashed::new(file, number, self.key)).transpose()?;
+        let read: &dyn File = hashed.as_ref().map_or(file, |hashed| hashed);
         let scanned = scan::scan_while(read, number, header, context, &mut |at| {
             reached = at;
             keep_going(before + at)
@@ -289,8 +315,24 @@ impl Log {
     ) -> Result<()> {
         let checkpoint = self.index.open(name)?;
         begun.extend(checkpoint.footer.segments.iter().map(|start| start.0));
+        let damaged = RefCell::new(BTreeMap::new());
+        let checked = self.verify_trees(&checkpoint, &damaged, report, keep_going);
+        let damaged = damaged.into_inner().into_iter();
+        report.damaged.extend(damaged.map(|(place, damage)| Damaged { place, damage }));
+        checked
+    }
+
+    /// Checks the rest of a checkpoint. The damaged pages are noted in `damaged`.
+    fn verify_trees(
+        &self,
+        checkpoint: &Checkpoint,
+        damaged: &RefCell<BTreeMap<Place, Damage>>,
+        report: &mut VerifyReport,
+        keep_going: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<()> {
+        let name = checkpoint.name;
         for block in &checkpoint.footer.events {
-            self.index.event_block(name, block)?;
+            report.note(self.index.event_block(name, block).map(drop))?;
             report.checked_bytes += u64::from(block.block.len_bytes);
             if !keep_going(report.checked_bytes) {
                 return Ok(());
@@ -298,14 +340,20 @@ impl Log {
         }
         for (_, tables) in &checkpoint.footer.volumes {
             for (_, at) in tables.iter().filter(|table| table.1.file == name.number) {
-                let table = self.index.read_table(*at)?;
+                let table = match self.index.read_table(*at) {
+                    Err(error) => {
+                        report.note(Err(error))?;
+                        continue;
+                    }
+                    table => table?,
+                };
                 let own = |tree: &&crate::format::checkpoint::TreeRef| tree.root.file == name.number;
                 for row in &table.rows {
                     for tree in row.deltas.iter().chain(&row.before).chain(&row.after).filter(own) {
                         let checked_bytes = Cell::new(report.checked_bytes);
                         let keep_going = RefCell::new(&mut *keep_going);
-                        let fresh =
-                            FreshPages { log: self, checked_bytes, keep_going, ended: Cell::new(false) };
+                        let ended = Cell::new(false);
+                        let fresh = FreshPages { log: self, checked_bytes, keep_going, ended, damaged };
                         let result = tree::versions(&fresh, tree.root, &(0..u32::MAX), &mut |_| {});
                         report.checked_bytes = fresh.checked_bytes.get();
                         if fresh.ended.get() {
@@ -321,23 +369,30 @@ impl Log {
 }
 
 /// Pages read from the medium and not from the cache. Counts their bytes, and returns none once `keep_going` has
-/// stopped it.
+/// stopped it. Notes those that are damaged, and returns empty ones for them, so that the rest of the tree is read.
 struct FreshPages<'a, 'b> {
     log: &'a Log,
     checked_bytes: Cell<u64>,
     keep_going: RefCell<&'b mut dyn FnMut(u64) -> bool>,
     ended: Cell<bool>,
+    damaged: &'b RefCell<BTreeMap<Place, Damage>>,
 }
 
 impl PageSource for FreshPages<'_, '_> {
-    fn page(&self, at: tree::PageRef) -> Result<std::sync::Arc<crate::format::page::Page>> {
+    fn page(&self, at: tree::PageRef) -> Result<Arc<Page>> {
         let page = self.log.index.read_page(at);
         self.checked_bytes.set(self.checked_bytes.get() + u64::from(at.len_bytes));
         if !(self.keep_going.borrow_mut())(self.checked_bytes.get()) {
             self.ended.set(true);
             return Err(Error::WouldBlock);
         }
-        page
+        match page {
+            Err(Error::Damaged { place, damage }) => {
+                self.damaged.borrow_mut().insert(place, damage);
+                Ok(Arc::new(Page::new(0, Vec::new(), Vec::new())))
+            }
+            page => page,
+        }
     }
     fn contradiction(&self, at: tree::PageRef) -> Error {
         self.log.index.contradiction(at)

@@ -66,9 +66,10 @@ impl Segments {
     fn read_granule(&self, file: &dyn File, piece: Piece, buf: &mut [u8], wait: Wait) -> Result<bool> {
         let mut head = [0; HEADER_BYTES];
         let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(buf)];
-        let got = file
-            .read_parts_at(&mut parts, u64::from(piece.name.offset), wait == Wait::No)
-            .map_err(|e| Error::io("reading", &segment::file_name(piece.name.segment), e))?;
+        let got =
+            file.read_parts_at(&mut parts, u64::from(piece.name.offset), wait == Wait::No).map_err(|e| {
+                Error::unread(&segment::file_name(piece.name.segment), u64::from(piece.name.offset), e)
+            })?;
         let Ok(proven) = Header::decode(&self.key, &head) else { return Ok(false) };
         let header = &proven.header;
         let is_it = (header.op, header.seq, header.lba) == (Op::Write, piece.seq, piece.lba)
@@ -85,7 +86,7 @@ impl Segments {
         let read = |buf: &mut [u8], offset: u64| {
             let got =
                 if wait == Wait::Yes { file.read_at(buf, offset) } else { file.read_cached_at(buf, offset) };
-            got.map_err(|e| Error::io("reading", &name, e))
+            got.map_err(|e| Error::unread(&name, offset, e))
         };
         let mut front = [0; FRONT_BYTES];
         let got = read(&mut front, start)?;
@@ -166,7 +167,7 @@ pub(crate) fn read_whole(
     let (file_name, start) = (segment::file_name(name.segment), u64::from(name.offset));
     let damaged = |damage| Error::damaged(&file_name, start, damage);
     let read = |buf: &mut Vec<u8>| {
-        let got = file.read_at(buf, start).map_err(|e| Error::io("reading", &file_name, e))?;
+        let got = file.read_at(buf, start).map_err(|e| Error::unread(&file_name, start, e))?;
         buf.truncate(got);
         Ok::<_, Error>(())
     };

@@ -24,5 +24,6 @@ mod place;
 mod races;
 mod stopping;
 mod tail;
+mod unreadable;
 mod watched;
 mod world;

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -297,6 +298,76 @@ fn a_file_of_a_dropped_segment_is_removed_only_once_the_manifest_that_drops_it_i
     removals.0.lock().unwrap().1.clear();
     upkeep(&log);
     assert_eq!(removals.0.lock().unwrap().1, [true, true]);
+}
+
+/// Does something when a segment was opened, once.
+#[derive(Clone, Default)]
+struct Opened(Arc<Mutex<Option<(u32, Box<dyn FnOnce() + Send>)>>>);
+
+impl Watch for Opened {
+    fn after_open(&self, name: &str) {
+        let mut known = self.0.lock().unwrap();
+        if let Some((_, meanwhile)) = known.take_if(|(number, _)| segment::file_name(*number) == name) {
+            drop(known);
+            meanwhile();
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_opened_a_segment_just_before_it_was_written_anew_reads_what_is_appended_later() {
+    let (world, log, volume) = some_history(40);
+    drop(log);
+    let opened = Opened::default();
+    let dir = Watched::new(world.folder.path(), opened.clone());
+    let log = Log::open(dir, Arc::new(Ticks::from(7_200_000_000)), options(1 << 20)).unwrap();
+    let before = write(&log, volume, 0, 20, 5000);
+    let open = world.files("log").pop().unwrap();
+    let number = segment::number_of(open.file_name().unwrap().to_str().unwrap()).unwrap();
+    let writer = log.clone();
+    let meanwhile = move || {
+        std::fs::remove_file(open).unwrap();
+        upkeep(&writer);
+    };
+    *opened.0.lock().unwrap() = Some((number, Box::new(meanwhile)));
+    assert_eq!(mark(&log, volume, 0, before).unwrap(), 5000);
+    assert!(opened.0.lock().unwrap().is_none());
+    let after = write(&log, volume, 0, 20, 5001);
+    assert_eq!(mark(&log, volume, 0, after).unwrap(), 5001);
+}
+
+/// Says of a manifest that was published that there was one already, once.
+#[derive(Clone, Default)]
+struct Repeats(Arc<Mutex<bool>>);
+
+impl Watch for Repeats {
+    fn after_publish(&self, name: &str) -> io::Result<()> {
+        match name.starts_with(manifest::folder()) && std::mem::take(&mut *self.0.lock().unwrap()) {
+            true => Err(io::ErrorKind::AlreadyExists.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn whoever_is_told_that_its_own_manifest_is_there_already_goes_on() {
+    let (world, log, volume) = some_history(40);
+    drop(log);
+    let repeats = Repeats::default();
+    let dir = Watched::new(world.folder.path(), repeats.clone());
+    let log = Log::open(dir, Arc::new(Ticks::from(7_200_000_000)), options(24 << 10)).unwrap();
+    for round in 0..20 {
+        *repeats.0.lock().unwrap() = round % 3 == 0;
+        write(&log, volume, 0, 20, 5000 + round);
+        write(&log, volume, 20, 20, 5000 + round);
+        upkeep(&log);
+        assert!(!*repeats.0.lock().unwrap(), "{round}");
+    }
+    let end = log.flush().unwrap();
+    drop(log);
+    let log = world.open();
+    assert_eq!((log.damage(), verified(&log)), (Vec::new(), Vec::new()));
+    assert_eq!(mark(&log, volume, 0, end).unwrap(), 5019);
 }
 
 fn in_manifest(path: &Path) -> (Place, Damage) {

@@ -20,6 +20,16 @@ pub(crate) trait Watch: Send + Sync + 'static {
     fn read(&self, file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         file.read_at(buf, offset)
     }
+    /// An error makes the read of a file fail.
+    fn before_read(&self, _name: &str, _offset: u64, _len_bytes: usize) -> io::Result<()> {
+        Ok(())
+    }
+    /// Called when a file was opened, before whoever opened it has it.
+    fn after_open(&self, _name: &str) {}
+    /// An error takes the place of the success of publishing a file.
+    fn after_publish(&self, _name: &str) -> io::Result<()> {
+        Ok(())
+    }
     fn before_write(&self) {}
     /// Called before a folder is listed.
     fn before_list(&self, _folder: &str) {}
@@ -66,11 +76,14 @@ impl<W: Watch> Dir for Watched<W> {
         self.watch.before_create(name);
         self.watch.before_sync()?;
         self.step(|| self.inner.publish(name, bytes))?;
+        self.watch.after_publish(name)?;
         self.watch.before_sync_folder(name.rsplit_once('/').map_or("", |(folder, _)| folder));
         Ok(())
     }
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.inner.open(name).map(|file| self.wrap(name, file, false))
+        let file = self.inner.open(name)?;
+        self.watch.after_open(name);
+        Ok(self.wrap(name, file, false))
     }
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         self.watch.before_list(folder);
@@ -110,6 +123,7 @@ impl<W: Watch> WatchedFile<W> {
 
 impl<W: Watch> File for WatchedFile<W> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.watch.before_read(&self.name, offset, buf.len())?;
         if self.was_made {
             return self.inner.read_at(buf, offset);
         }

@@ -1,6 +1,6 @@
 use std::{io::IoSlice, path::Path};
 
-use super::{BLOCK_BYTES, RealDir, WRITE_BYTES_MAX};
+use super::{BLOCK_BYTES, RealDir, WRITE_BYTES_MAX, has_name, rename_new};
 use crate::env::Dir;
 
 /// Bytes that differ from their neighbours and from those one block further on.
@@ -75,4 +75,26 @@ fn a_file_system_that_keeps_everything_in_memory_is_written_plainly() {
     if memory.is_dir() {
         every_shape(memory);
     }
+}
+
+/// As on a file system over a network, which repeats a step whose answer was lost.
+#[test]
+fn a_file_that_has_its_name_although_the_step_failed_is_published_and_another_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = RealDir::new(folder.path());
+    let (part, name) = (folder.path().join("part"), folder.path().join("name"));
+    let own = dir.create("part").unwrap();
+    std::fs::hard_link(&part, &name).unwrap();
+    for is_left in [true, false] {
+        assert_eq!(part.exists(), is_left);
+        let failed = rename_new(&part, &name).unwrap_err();
+        has_name(&*own, &part, &name, failed).unwrap();
+        assert!(name.exists() && !part.exists());
+    }
+    // The same content under the same name, of somebody else.
+    let other = dir.create("part").unwrap();
+    let failed = rename_new(&part, &name).unwrap_err();
+    let failed = has_name(&*other, &part, &name, failed).unwrap_err();
+    assert_eq!(failed.kind(), std::io::ErrorKind::AlreadyExists);
+    assert!(name.exists() && part.exists());
 }

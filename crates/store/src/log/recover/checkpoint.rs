@@ -13,7 +13,8 @@ use crate::{
 };
 
 /// The newest checkpoint that can be opened and has everything that it was made upon. Those that cannot be used are
-/// removed, because the log has all that they hold. So are those that were joined.
+/// removed, because the log has all that they hold. So are those that were joined. One that is only unreadable now is
+/// passed over; it is removed once there is a newer one that was not made upon it.
 pub(super) fn newest_checkpoint(
     dir: &dyn Dir,
     index: &IndexFiles,
@@ -52,6 +53,11 @@ pub(super) fn newest_checkpoint(
                     None
                 }
             },
+            Err(Error::Damaged { place, damage: what @ Damage::Unreadable }) => {
+                damage.push((place, what));
+                index.pass_over(name);
+                continue;
+            }
             Err(Error::Damaged { place, damage: what }) => (name.number < last).then_some((place, what)),
             Err(e) => return Err(e),
         };

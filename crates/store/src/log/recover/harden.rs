@@ -70,7 +70,7 @@ pub(super) fn write_again(file: &dyn File, number: u32, from: u64, end: u64) -> 
     let (mut at, mut chunk) = (from, Vec::new());
     while at < end {
         chunk.resize(CHUNK_BYTES.min(end - at) as usize, 0);
-        let got = file.read_at(&mut chunk, at).map_err(|e| Error::io("reading", &name, e))?;
+        let got = file.read_at(&mut chunk, at).map_err(|e| Error::unread(&name, at, e))?;
         if chunk.len() - got >= PADDING_BYTES_END {
             return Err(Error::io("reading", &name, std::io::ErrorKind::UnexpectedEof.into()));
         }

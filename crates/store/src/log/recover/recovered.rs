@@ -188,7 +188,7 @@ impl Recovered {
     ) -> Result<Loaded> {
         let index = match container.index(number) {
             Ok(index) => index,
-            Err(Error::Damaged { place, damage }) => {
+            Err(Error::Damaged { place, damage }) if damage != Damage::Unreadable => {
                 self.damage.push((place, damage));
                 manifest.segment(number).into_iter().for_each(|entry| self.skip_lost(entry));
                 return Ok(Loaded::Taken);
@@ -233,7 +233,8 @@ impl Recovered {
             };
             let payload = match payload(Location { segment: number, offset: mark.offset }, mark.seq) {
                 Ok(found) => found,
-                Err(Error::Damaged { place, damage }) => {
+                // A record that is only unreadable now would be missing for good in the next checkpoint.
+                Err(Error::Damaged { place, damage }) if damage != Damage::Unreadable => {
                     self.damage.push((place, damage));
                     continue;
                 }

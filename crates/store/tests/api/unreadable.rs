@@ -1,0 +1,283 @@
+//! What the medium cannot read back is damage of that place and of no other: bad sectors, and rot on file systems with
+//! checksums of their own. It may pass, so nothing is given up because of it.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    ops::Range,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
+use bygone_store::{
+    Cursor, Damage, Error, Log,
+    format::{
+        checkpoint::{FRAME_BYTES, Trailer},
+        cursor, manifest, segment,
+    },
+};
+
+use crate::watched::{Watch, Watched};
+use crate::world::{Ticks, World, mark, options, write};
+
+/// `EIO`, `ENODATA`, `EBADMSG` and `EUCLEAN`.
+const ERRNOS: [i32; 4] = [5, 61, 74, 117];
+
+/// The bad places of a medium, by name of the file.
+#[derive(Clone, Default)]
+struct Bad(Arc<Mutex<Vec<(String, Range<u64>)>>>);
+
+impl Bad {
+    fn add(&self, name: &str, range: Range<u64>) {
+        self.0.lock().unwrap().push((name.to_owned(), range));
+    }
+
+    fn heal(&self) {
+        self.0.lock().unwrap().clear();
+    }
+}
+
+impl Watch for Bad {
+    fn before_read(&self, name: &str, offset: u64, len_bytes: usize) -> io::Result<()> {
+        let end = offset + len_bytes as u64;
+        let bad = self.0.lock().unwrap();
+        let meets = |bad: &(String, Range<u64>)| bad.0 == name && bad.1.start < end && offset < bad.1.end;
+        match bad.iter().position(meets) {
+            Some(i) => Err(io::Error::from_raw_os_error(ERRNOS[i % ERRNOS.len()])),
+            None => Ok(()),
+        }
+    }
+}
+
+fn open(world: &World, bad: &Bad) -> bygone_store::Result<Arc<Log>> {
+    let dir = Watched::new(world.folder.path(), bad.clone());
+    Log::open(dir, Arc::new(Ticks::from(3_600_000_000)), options(24 << 10))
+}
+
+/// The name of a file of the log, relative to its folder.
+fn name_of(path: &Path) -> String {
+    let folder = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    format!("{folder}/{}", path.file_name().unwrap().to_str().unwrap())
+}
+
+/// The place of the pages and tables of a checkpoint file.
+fn pages_of(path: &Path) -> Range<u64> {
+    let bytes = std::fs::read(path).unwrap();
+    let frame = bytes.last_chunk::<FRAME_BYTES>().unwrap();
+    FRAME_BYTES as u64..Trailer::decode(frame, bytes.len() as u64).unwrap().offset
+}
+
+/// A closed log of several sealed segments and checkpoints. Block `i` of 20 sectors has mark `WRITES - 12 + i + 1`.
+fn some_history() -> (World, VolumeId, Seq) {
+    let (world, log, volume) = World::make(1024);
+    for i in 0..WRITES {
+        write(&log, volume, i % 12 * 20, 20, i + 1);
+        while log.maintain().unwrap() {}
+    }
+    let end = log.checkpoint().unwrap();
+    while log.maintain().unwrap() {}
+    drop(log);
+    drop(world.open());
+    (world, volume, end)
+}
+
+const WRITES: u64 = 60;
+
+/// Checks all blocks as of `end`; returns how many cannot be read because of damage.
+fn refused(log: &Arc<Log>, volume: VolumeId, end: Seq) -> usize {
+    let is_refused = |i: &u64| match mark(log, volume, i * 20, end) {
+        Ok(mark) => {
+            assert_eq!(mark, WRITES - 12 + i + 1);
+            false
+        }
+        Err(Error::Damaged { damage: Damage::Unreadable, .. }) => true,
+        Err(error) => panic!("{error}"),
+    };
+    (0..12).filter(is_refused).count()
+}
+
+#[test]
+fn bad_sectors_in_the_index_are_rebuilt_and_keep_no_checkpoint_from_being_written() {
+    let (world, volume, end) = some_history();
+    let bad = Bad::default();
+    let log = open(&world, &bad).unwrap();
+    for path in world.files("index") {
+        bad.add(&name_of(&path), pages_of(&path));
+    }
+    assert!(refused(&log, volume, end) > 0);
+    for i in 0..30 {
+        write(&log, volume, 400 + i, 1, i);
+        log.checkpoint().unwrap();
+        while log.maintain().unwrap() {}
+    }
+    assert!(log.upkeep_trouble().is_none());
+    assert_eq!(refused(&log, volume, end), 0);
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_read_at_opening_is_reported_and_kept_until_there_is_another() {
+    let (world, volume, end) = some_history();
+    let files = world.files("index");
+    for unreadable in [&files[..], &files[files.len() - 1..], &files[files.len() - 2..]] {
+        for place in [0..1, 0..1 << 40, FRAME_BYTES as u64..1 << 40] {
+            let copy = World::copy_of(world.folder.path());
+            let bad = Bad::default();
+            unreadable.iter().for_each(|path| bad.add(&name_of(path), place.clone()));
+            let log = open(&copy, &bad).unwrap();
+            let newest = name_of(unreadable.last().unwrap());
+            let is_it =
+                |place: &bygone_store::Place, damage| place.file == newest && damage == Damage::Unreadable;
+            assert!(log.damage_at_open().iter().any(|(place, damage)| is_it(place, *damage)));
+            assert!(
+                unreadable.iter().all(|path| copy.path("index").join(path.file_name().unwrap()).exists())
+            );
+            assert_eq!(refused(&log, volume, end), 0);
+            write(&log, volume, 400, 1, 7);
+            let later = log.checkpoint().unwrap();
+            drop(log);
+            // Readable again or not: the newer one counts, and what it was not made upon goes.
+            for heals in [false, true] {
+                if heals {
+                    bad.heal();
+                }
+                let log = open(&copy, &bad).unwrap();
+                assert_eq!(log.damage_at_open(), [], "{heals}");
+                assert_eq!(refused(&log, volume, end), 0);
+                assert_eq!(mark(&log, volume, 400, later).unwrap(), 7);
+            }
+            assert!(!copy.path(&newest).exists());
+        }
+    }
+}
+
+#[test]
+fn verification_goes_on_behind_what_the_medium_cannot_read() {
+    let (world, ..) = some_history();
+    let bad = Bad::default();
+    let log = open(&world, &bad).unwrap();
+    assert_eq!(log.verify(false, &mut |_, _| true).unwrap().damaged, []);
+    let (segments, checkpoints) = (world.files("log"), world.files("index"));
+    let mut expected = BTreeSet::new();
+    let mut add = |path: &Path, range: Range<u64>| {
+        bad.add(&name_of(path), range);
+        expected.insert(name_of(path));
+    };
+    add(&segments[0], 0..512);
+    add(&segments[2], 8192..12288);
+    let last = std::fs::metadata(&segments[3]).unwrap().len() - 1;
+    add(&segments[3], last..last + 1);
+    add(&segments[4], 0..1 << 40);
+    let pages = pages_of(&checkpoints[0]);
+    add(&checkpoints[0], pages.clone());
+    add(&checkpoints[1], 0..1 << 40);
+    world.files("manifest").iter().rev().take(2).for_each(|path| add(path, 0..1));
+    // Rot behind a bad sector is found as well.
+    let rotten = &segments[2];
+    let mut bytes = std::fs::read(rotten).unwrap();
+    bytes[14000] ^= 1;
+    std::fs::write(rotten, &bytes).unwrap();
+    for newest_first in [false, true] {
+        let report = log.verify(newest_first, &mut |_, _| true).unwrap();
+        assert!(report.complete);
+        let unreadable = report.damaged.iter().filter(|found| found.damage == Damage::Unreadable);
+        let found: BTreeSet<String> = unreadable.map(|found| found.place.file.clone()).collect();
+        assert_eq!(found, expected);
+        assert!(report.damaged.iter().any(|found| {
+            found.place.file == name_of(rotten)
+                && found.place.offset > 12288
+                && found.damage == Damage::Checksum
+        }));
+    }
+}
+
+#[test]
+fn a_bad_sector_of_a_segment_costs_the_blocks_in_it() {
+    let (world, volume, end) = some_history();
+    let bad = Bad::default();
+    for path in world.files("log").iter().step_by(2) {
+        bad.add(&name_of(path), 8192..8193);
+    }
+    let log = open(&world, &bad).unwrap();
+    let first = refused(&log, volume, end);
+    assert!((1..12).contains(&first), "{first}");
+    bad.heal();
+    assert_eq!(refused(&log, volume, end), 0);
+}
+
+#[test]
+fn opening_gives_nothing_up_that_cannot_be_read_only_now() {
+    let (world, log, volume) = World::make_of(1024, 1 << 20);
+    write(&log, volume, 0, 8, 1);
+    log.event(BranchId(0), &Event::new(Kind::Point, "here")).unwrap();
+    log.add_branch("try", BranchId(0), log.head_seq()).unwrap();
+    write(&log, volume, 8, 8, 2);
+    log.flush().unwrap();
+    let head = log.head_seq();
+    drop(log);
+    let segment = world.files("log").pop().unwrap();
+    let len = std::fs::metadata(&segment).unwrap().len();
+    for at in (0..len.min(32 << 10)).step_by(512) {
+        let copy = World::copy_of(world.folder.path());
+        let bad = Bad::default();
+        bad.add(&name_of(&segment), at..at + 1);
+        let told = open(&copy, &bad).map(|log| log.head_seq());
+        assert!(matches!(&told, Err(Error::Damaged { damage: Damage::Unreadable, .. })), "{at}: {told:?}");
+        bad.heal();
+        let log = open(&copy, &bad).unwrap();
+        assert_eq!((log.head_seq(), log.damage_at_open()), (head, &[][..]));
+        assert!(log.catalog().branches.iter().any(|branch| branch.name == "try"));
+        assert_eq!(mark(&log, volume, 8, head).unwrap(), 2);
+    }
+    for path in world.files("manifest") {
+        let bad = Bad::default();
+        bad.add(&name_of(&path), 0..1);
+        assert!(open(&world, &bad).is_err(), "what a manifest says may not be forgotten");
+    }
+    assert!(world.open().damage_at_open().is_empty());
+}
+
+#[test]
+fn a_follower_misses_nothing_because_of_a_bad_sector() {
+    let (world, ..) = some_history();
+    let bad = Bad::default();
+    let log = open(&world, &bad).unwrap();
+    for (seq, number) in [(3, 1), (9, 2)] {
+        log.keep_cursor("mirror", Seq(seq)).unwrap();
+        assert_eq!(log.kept_cursor("mirror").unwrap().seq, Seq(seq));
+        bad.add(&cursor::file_name("mirror", number), 0..1);
+        assert_eq!(log.kept_cursor("mirror").unwrap().seq, Seq::ZERO);
+    }
+    bad.heal();
+    for path in &world.files("log")[..3] {
+        bad.add(&name_of(path), 0..1 << 40);
+    }
+    let mut follower = log.follow(Cursor { log: log.id(), seq: Seq::ZERO }).unwrap();
+    assert!(matches!(follower.next_batch(), Err(Error::Damaged { damage: Damage::Unreadable, .. })));
+    bad.heal();
+    let mut records = 0;
+    while let Some(batch) = follower.next_batch().unwrap() {
+        assert_eq!(batch.lost, []);
+        records += batch.records.len() as u64;
+    }
+    assert_eq!(records, log.durable_seq().0);
+}
+
+#[test]
+fn an_index_that_cannot_be_read_keeps_no_other_segment_out_of_the_manifest() {
+    let (world, log, volume) = World::make(1024);
+    drop(log);
+    let bad = Bad::default();
+    let log = open(&world, &bad).unwrap();
+    // The first of those that are sealed next.
+    let next = world.files("log").len() as u32 + 1;
+    bad.add(&segment::file_name(next), 0..1 << 40);
+    for i in 0..WRITES {
+        write(&log, volume, i % 12 * 20, 20, i + 1);
+        while log.maintain().unwrap() {}
+    }
+    let newest = world.files("manifest").pop().unwrap();
+    let number = manifest::number_of(newest.file_name().unwrap().to_str().unwrap()).unwrap();
+    let known = manifest::Manifest::decode(&std::fs::read(newest).unwrap(), number).unwrap();
+    assert!(known.entries.iter().any(|entry| entry.number > next + 2), "{known:?}");
+}
