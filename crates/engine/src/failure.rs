@@ -242,7 +242,9 @@ fn of_moment(text: &str, error: &ResolveError, candidates: &[String]) -> Failure
 fn of_store(error: &StoreError) -> Failure {
     let why = error.to_string();
     match error {
-        StoreError::Io { .. } | StoreError::Behind { .. } => Failure::MediumFailed { why },
+        StoreError::Io { .. } | StoreError::Behind { .. } | StoreError::Unnamed { .. } => {
+            Failure::MediumFailed { why }
+        }
         StoreError::Full { .. } => Failure::NoRoom { why },
         StoreError::Poisoned => Failure::LogPoisoned { why },
         StoreError::Abandoned => Failure::Abandoned,

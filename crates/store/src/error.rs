@@ -87,6 +87,15 @@ pub enum Error {
         "an earlier write or flush of this log failed; what came after it cannot be trusted to be on the medium"
     )]
     Poisoned,
+    /// The file of a segment in use was removed or replaced, and could not be written anew. What the log says is
+    /// durable is not, until the file has its name again: upkeep goes on trying.
+    #[error("{name} was removed or replaced while it was in use, and could not be written again: {why}")]
+    Unnamed {
+        /// The file.
+        name: String,
+        /// Why not.
+        why: Arc<Error>,
+    },
     /// The caller cancelled the call ([`Caller`](crate::Caller)).
     #[error("the answer is not wanted any more")]
     Abandoned,

@@ -179,7 +179,7 @@ pub trait Clock: Send + Sync {
     /// Microseconds since 1970 by the wall clock, which may jump in both directions.
     fn wall(&self) -> Micros;
 
-    /// Microseconds since an arbitrary start; never goes back.
+    /// Microseconds since an arbitrary start; never goes back. Time during which the system slept counts.
     fn monotonic(&self) -> Micros;
 }
 

@@ -9,13 +9,13 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
 };
 
 use bygone_model::Micros;
 use rustix::{
     fs::{Advice, CWD, FallocateFlags, RenameFlags},
     io::{Errno, ReadWriteFlags},
+    time::{ClockId, clock_gettime},
 };
 
 use super::{Clock, Dir, File, FileId, Random, ahead};
@@ -369,17 +369,23 @@ impl Random for SystemRandom {
 /// The clocks of the operating system.
 #[derive(Debug)]
 pub struct SystemClock {
-    start: Instant,
+    start_micros: i64,
 }
 
 impl SystemClock {
     /// All clocks of a process share one start: the monotonic clock counts from when the first of them was made.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is where the environment's clock comes from")]
     pub fn new() -> SystemClock {
-        static START: OnceLock<Instant> = OnceLock::new();
-        SystemClock { start: *START.get_or_init(Instant::now) }
+        static START: OnceLock<i64> = OnceLock::new();
+        SystemClock { start_micros: *START.get_or_init(since_boot_micros) }
     }
+}
+
+/// The time since the system was started. Unlike `CLOCK_MONOTONIC`, which the standard library reads, it goes on while
+/// the system sleeps: another computer may take the log over meanwhile.
+fn since_boot_micros() -> i64 {
+    let now = clock_gettime(ClockId::Boottime);
+    now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000)
 }
 
 impl Default for SystemClock {
@@ -396,6 +402,6 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Micros {
-        Micros(i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX))
+        Micros(since_boot_micros().saturating_sub(self.start_micros))
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Only index entries are ever merged; data stay where they were first written. `row` writes the trees of one stripe;
 //! `mend` rebuilds from the log those of a stripe whose index is damaged. Where that is not possible, because the log is
-//! damaged as well, the damaged trees are kept and the new versions go on top of them: damage that
-//! the checksums show never keeps a checkpoint from being written. An error in reading an index file does.
+//! damaged as well or cannot be read, the damaged trees are kept and the new versions go on top of them: damage that the
+//! checksums show or that the medium reports never keeps a checkpoint from being written. Any other error in reading an
+//! index file does.
 
 mod mend;
 mod row;
@@ -18,7 +19,7 @@ use bygone_model::{Micros, Seq, VolumeId};
 
 use super::{
     checkpoint::{Checkpoint, IndexFiles},
-    mended::{Mended, StripeId},
+    mended::{Lost, Mended, StripeId},
     tree::{PageRef, PageSink},
 };
 use crate::{
@@ -140,8 +141,8 @@ pub fn write(
     look()?;
     contents.versions.sort();
     let stripes = if history.is_some() { index.mended.damaged() } else { BTreeSet::new() };
-    let (known, mended, aside) = (&index.mended, BTreeMap::new(), BTreeSet::new());
-    let mut damaged = Damaged { history, known, stripes, mended, aside, is_lost: false };
+    let (known, mended, aside) = (&index.mended, BTreeMap::new(), BTreeMap::new());
+    let mut damaged = Damaged { history, known, stripes, mended, aside, lost: None };
     let name = Name { number: index.next_number(), end: contents.end, end_time: contents.end_time };
     let file_name = name.file_name();
     let file = match dir.create(&file_name) {
@@ -175,7 +176,9 @@ pub fn write(
             for (stripe, tree) in damaged.mended {
                 index.mended.add(stripe, tree, contents.end);
             }
-            damaged.aside.into_iter().for_each(|stripe| index.mended.set_aside(stripe));
+            for (stripe, lost) in damaged.aside {
+                index.mended.set_aside(stripe, lost);
+            }
             Ok(Checkpoint { name, term: contents.term, _keep: keep, footer })
         }
         Err(e) => {
@@ -312,14 +315,14 @@ struct Damaged<'a> {
     /// The rebuilt stripes with their trees; `None`: nothing was ever written there.
     mended: BTreeMap<StripeId, Option<PageRef>>,
     /// Those that could not be rebuilt.
-    aside: BTreeSet<StripeId>,
-    /// The log does not have all versions any more, so no stripe can be rebuilt.
-    is_lost: bool,
+    aside: BTreeMap<StripeId, Lost>,
+    /// Not all versions could be read from the log, so no stripe can be rebuilt.
+    lost: Option<Lost>,
 }
 
 impl Damaged<'_> {
     fn is_aside(&self, stripe: StripeId) -> bool {
-        self.aside.contains(&stripe) || self.known.is_aside(stripe)
+        self.aside.contains_key(&stripe) || self.known.is_aside(stripe)
     }
 
     /// Stands in for the table at `at`, which is damaged. Nothing is known of its rows, so all stripes that were ever
@@ -332,17 +335,22 @@ impl Damaged<'_> {
         // What is there has the crc of no page.
         let nothing = TreeRef { root: at, entries: 0, low: upto, high: upto };
         let row = |stripe| Row { stripe, before: Some(nothing), ..Row::default() };
-        if !self.is_lost && !all.clone().any(|stripe| self.is_aside((volume, stripe))) {
-            let written = self.history.map(|history| mend::stripes_of(history, volume, table, upto));
-            if let Some(Ok(written)) = written {
-                let rows: Vec<Row> = written.map(row).collect();
-                self.stripes.extend(rows.iter().map(|row| of_table(row.stripe)));
-                return Table { rows };
+        let is_aside = all.clone().any(|stripe| self.is_aside(of_table(stripe)));
+        if let Some(history) = self.history.filter(|_| self.lost.is_none() && !is_aside) {
+            match mend::stripes_of(history, volume, table, upto) {
+                Ok(written) => {
+                    let rows: Vec<Row> = written.map(row).collect();
+                    self.stripes.extend(rows.iter().map(|row| of_table(row.stripe)));
+                    return Table { rows };
+                }
+                Err(error) => self.lost = Some(Lost::by(&error)),
             }
-            self.is_lost = true;
         }
         self.stripes.retain(|stripe| stripe.0 != volume || !all.contains(&stripe.1));
-        self.aside.extend(all.clone().map(of_table));
+        // If some are aside already, those beside them are no more lost than these.
+        let lost = all.clone().find_map(|stripe| self.known.why_aside(of_table(stripe))).or(self.lost);
+        let lost = lost.unwrap_or(Lost::ForNow);
+        self.aside.extend(all.clone().map(|stripe| (of_table(stripe), lost)));
         Table { rows: all.map(row).collect() }
     }
 
@@ -354,7 +362,7 @@ impl Damaged<'_> {
         of_table
     }
 
-    /// Rebuilds a stripe; `None`: the log does not have all of its versions any more.
+    /// Rebuilds a stripe; `None`: not all of its versions can be read from the log.
     fn mend(
         &mut self,
         out: &mut Writer<'_>,
@@ -364,14 +372,18 @@ impl Damaged<'_> {
         contents: &Contents,
     ) -> Result<Option<Row>> {
         // Every stripe needs all segments, so if one cannot be rebuilt the others cannot either.
-        let row = if self.is_lost { None } else { mend::row(out, history, id, new, contents)? };
-        if let Some(row) = &row {
-            self.mended.insert(id, row.deltas.first().map(|delta| delta.root));
-        } else {
-            self.is_lost = true;
-            self.aside.insert(id);
+        let row = match self.lost {
+            Some(lost) => Err(lost),
+            None => mend::row(out, history, id, new, contents)?,
+        };
+        match &row {
+            Ok(row) => drop(self.mended.insert(id, row.deltas.first().map(|delta| delta.root))),
+            Err(lost) => {
+                self.lost = Some(*lost);
+                self.aside.insert(id, *lost);
+            }
         }
-        Ok(row)
+        Ok(row.ok())
     }
 }
 

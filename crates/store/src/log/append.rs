@@ -410,7 +410,10 @@ impl Log {
         self.note_held(sequencer, &heads);
         drop(heads);
         self.head.store(sequencer.head.0, Ordering::Release);
-        result
+        let done = result?;
+        // It may have taken long, or the system slept meanwhile, and another holder may have taken the log over.
+        self.check_poison()?;
+        Ok(done)
     }
 
     /// Appends an event on a branch. It is durable after the next [`Log::flush`].
@@ -430,6 +433,7 @@ impl Log {
         self.head.store(sequencer.head.0, Ordering::Release);
         let done = done?;
         sequencer.events.push(StoredEvent { seq: done.last, time: done.time, branch, event: event.clone() });
+        self.check_poison()?;
         Ok(done)
     }
 

@@ -121,6 +121,20 @@ impl Log {
         self.segment_index(number)
     }
 
+    /// The same, but not if records are lost that the index knew when the log was opened. A tree made from the rest
+    /// would show what was there before them, where reading fails without it.
+    fn index_with_all_that_was_known(&self, number: u32) -> Result<segment::SegmentIndex> {
+        let file = segment::file_name(number);
+        if self.places.elsewhere(number).is_none() && self.damaged_at_open.contains(&file) {
+            let scanned = self.scan_segment(number)?;
+            if scanned.lost.iter().any(|lost| lost.start <= self.covered_at_open) {
+                return Err(Error::damaged(&file, 0, Damage::Inconsistent));
+            }
+            return Ok(scanned.index);
+        }
+        self.segment_index(number)
+    }
+
     /// What can still be read of a segment, damaged or not; `None`: nothing.
     ///
     /// # Errors
@@ -165,6 +179,27 @@ impl Log {
         to: Seq,
         each: &mut dyn FnMut(&Entry),
     ) -> Result<()> {
+        let index_of = |number| self.index_despite_reported_damage(number);
+        self.versions_by(&index_of, numbers, (volume, from, to), each)
+    }
+
+    /// Every version of a volume up to `to`, or an error: damage that was reported when the log was opened is no excuse
+    /// for the lack of what the index knew then.
+    ///
+    /// # Errors
+    /// As [`Log::versions_in`].
+    pub(super) fn all_versions(&self, volume: VolumeId, to: Seq, each: &mut dyn FnMut(&Entry)) -> Result<()> {
+        let index_of = |number| self.index_with_all_that_was_known(number);
+        self.versions_by(&index_of, self.segments_there()?, (Some(volume), Seq::ZERO, to), each)
+    }
+
+    fn versions_by(
+        &self,
+        index_of: &dyn Fn(u32) -> Result<segment::SegmentIndex>,
+        numbers: impl IntoIterator<Item = u32>,
+        (volume, from, to): (Option<VolumeId>, Seq, Seq),
+        each: &mut dyn FnMut(&Entry),
+    ) -> Result<()> {
         let unsealed = self.unsealed(volume, to);
         let mut reached = from;
         for number in numbers {
@@ -174,7 +209,7 @@ impl Log {
             let part = match unsealed.get(&number) {
                 Some(part) => SegmentVersions { entries: part.entries.clone(), ..*part },
                 None => {
-                    let mut index = self.index_despite_reported_damage(number)?;
+                    let mut index = index_of(number)?;
                     index.entries.sort_unstable_by_key(|entry| entry.seq);
                     let (first, last) = (index.first_seq, index.last_seq());
                     SegmentVersions { first, last, entries: Arc::new(index.entries) }

@@ -43,7 +43,7 @@ impl Log {
             // One that cannot be removed now is removed the next time.
             let _ = self.dir.remove(&cursor::file_name(name, number));
         }
-        Ok(())
+        self.check_poison()
     }
 
     /// Up to where the follower `name` has processed this log; the beginning if nothing is saved.

@@ -14,7 +14,7 @@ impl Log {
     /// Makes everything appended before this call durable. Returns the seq up to which the log is durable now.
     ///
     /// # Errors
-    /// When the log cannot be written or synced. A failed sync poisons the log (I4), and every later call fails too.
+    /// When the log cannot be written or synced, or the file of a segment in use has no name. A failed sync poisons the log (I4), and every later call fails too.
     pub fn flush(&self) -> Result<Seq> {
         self.flush_to(self.head_seq())
     }
@@ -44,6 +44,7 @@ impl Log {
         let mut state = self.durability();
         loop {
             self.check_poison()?;
+            self.syncs.check_names()?;
             if state.durable >= wanted {
                 return Ok(state.durable);
             }
@@ -87,6 +88,9 @@ impl Log {
         for (number, file) in files {
             self.syncs.sync(&*file, number)?;
         }
+        // All of this may have taken long.
+        self.check_poison()?;
+        self.syncs.check_names()?;
         let mut sequencer = self.sequencer();
         // Later records contain this seq as durable, and recovery relies on it.
         assert!(

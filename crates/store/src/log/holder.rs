@@ -7,8 +7,9 @@
 //! Invariant: a holder that has seen another holder's manifest writes, removes and acknowledges nothing any more, apart
 //! from the reserve, which holds nothing. It looks for one before it creates or removes any other file or gives one
 //! another name, before it seals a segment, and at each inventory; and if none of that has happened for 10 seconds,
-//! because upkeep is busy or fails, before it acknowledges anything more. All of these are rare; in between the check
-//! costs one atomic load and a look at the clock.
+//! because upkeep is busy or fails or the system slept, before it acknowledges anything more: it checks that before a
+//! write or flush begins, and again once it is done. All of these are rare; in between the check costs one atomic load
+//! and a look at the clock.
 
 use std::sync::{PoisonError, atomic::Ordering};
 

@@ -90,6 +90,8 @@ impl Log {
         for (&number, file) in open.iter().filter(|(number, _)| there.binary_search(number).is_ok()) {
             if self.is_displaced(number, &**file)? {
                 gone.push(number);
+            } else {
+                self.syncs.has_name(number);
             }
         }
         let displaced = gone.clone();
@@ -242,6 +244,10 @@ impl Log {
             memory = sequencer.open_segment(number);
             if let Some(open) = &memory {
                 rescued = self.write_anew(&mut sequencer, number, open);
+                match &rescued {
+                    Ok(()) => self.syncs.has_name(number),
+                    Err(error) => self.syncs.lost_name(number, error.clone()),
+                }
                 if rescued.is_ok() {
                     let again = self.found_again(number);
                     again.into_iter().for_each(|entry| self.manifest().note(entry));

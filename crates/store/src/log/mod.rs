@@ -238,6 +238,8 @@ pub struct Log {
     trouble: upkeep::Trouble,
     rot: hashing::Rot,
     found_last: Micros,
+    /// The end of the newest checkpoint that was found when the log was opened.
+    covered_at_open: Seq,
     damage_at_open: Vec<(Place, crate::Damage)>,
     /// The files in which that damage is.
     damaged_at_open: FxHashSet<String>,

@@ -124,6 +124,7 @@ impl Log {
                 let catalog = base.footer.catalog.clone();
                 let mut state = Recovered::new(catalog, base.footer.end_time, holder.clone());
                 state.head = base.footer.end;
+                state.covered = base.footer.end;
                 state
             }
             None => {
@@ -320,6 +321,7 @@ impl Log {
             trouble: Trouble::default(),
             rot: super::hashing::Rot::default(),
             found_last,
+            covered_at_open: state.covered,
             damaged_at_open: state.damage.iter().map(|(place, _)| place.file.clone()).collect(),
             damage_at_open: state.damage,
             next_piece: 0.into(),

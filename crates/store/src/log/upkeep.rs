@@ -226,6 +226,7 @@ impl Log {
 
     /// Rebuilds the parts of the index that readers found damaged.
     fn mend_index(&self) -> Result<bool> {
+        self.index.mended.try_again_at(self.clock.monotonic());
         let damaged = !self.index.mended.damaged().is_empty();
         if damaged {
             self.checkpoint()?;
@@ -331,7 +332,7 @@ impl Log {
 
 impl History for Log {
     fn versions(&self, volume: VolumeId, upto: Seq, each: &mut dyn FnMut(&Entry)) -> Result<()> {
-        self.versions_in(self.segments_there()?, Some(volume), Seq::ZERO, upto, each)
+        self.all_versions(volume, upto, each)
     }
 }
 

@@ -361,6 +361,64 @@ fn whoever_has_not_looked_for_another_holder_for_long_acknowledges_nothing_befor
     }
 }
 
+/// Does something before the next write or sync of a file.
+#[derive(Clone, Default)]
+struct Slow {
+    at_write: Later<Box<dyn FnOnce() + Send>>,
+    at_sync: Later<Box<dyn FnOnce() + Send>>,
+}
+
+impl Watch for Slow {
+    fn before_write(&self) {
+        let meanwhile = self.at_write.lock().unwrap().take();
+        meanwhile.into_iter().for_each(|meanwhile| meanwhile());
+    }
+    fn before_sync(&self) -> std::io::Result<()> {
+        let meanwhile = self.at_sync.lock().unwrap().take();
+        meanwhile.into_iter().for_each(|meanwhile| meanwhile());
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_written_so_slowly_that_another_holder_may_have_come_is_not_acknowledged() {
+    type Act = fn(&Log, VolumeId) -> bygone_store::Result<()>;
+    let acts: [(bool, Act); 4] = [
+        (true, |log, volume| try_write(log, volume, 7)),
+        (true, |log, _| log.event(BranchId(0), &Event::new(Kind::Point, "a point")).map(drop)),
+        (false, |log, _| log.flush().map(drop)),
+        (false, |log, _| log.mark_moment().map(drop)),
+    ];
+    for (at_write, act) in acts {
+        for is_taken in [false, true] {
+            let clock = Arc::new(Ticks::from(7_200_000_000));
+            let (world, log, volume) = some_history();
+            drop(log);
+            let (world, slow) = (Arc::new(world), Slow::default());
+            let dir = Watched::new(world.folder.path(), slow.clone());
+            let old = Log::open(dir, clock.clone(), options(24 << 10)).unwrap();
+            upkeep(&old);
+            try_write(&old, volume, 8).unwrap();
+            let won: Later<Arc<Log>> = Arc::default();
+            let (other, taken) = (world.clone(), won.clone());
+            let meanwhile = move || {
+                clock.pass(11_000_000);
+                *taken.lock().unwrap() = is_taken.then(|| other.try_hold(Hold::TakeOver).unwrap());
+            };
+            let when = if at_write { &slow.at_write } else { &slow.at_sync };
+            *when.lock().unwrap() = Some(Box::new(meanwhile));
+            let told = act(&old, volume);
+            assert!(when.lock().unwrap().is_none());
+            match told {
+                Ok(()) => assert!(!is_taken),
+                Err(error) => {
+                    assert!(is_taken && matches!(error, Error::Superseded { term: 1, newest: 2 }), "{error}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn whoever_cannot_look_for_another_holder_for_long_acknowledges_nothing_until_it_can() {
     let clock = Arc::new(Ticks::from(7_200_000_000));

@@ -8,9 +8,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bygone_model::{Micros, VolumeId};
+use bygone_model::{BranchId, Micros, VolumeId};
 use bygone_store::{
-    Damage, Log, Place,
+    Damage, Error, Log, Place,
     format::{
         manifest::{self, Entry, Manifest, State},
         segment,
@@ -300,9 +300,53 @@ fn a_file_of_a_dropped_segment_is_removed_only_once_the_manifest_that_drops_it_i
     assert_eq!(removals.0.lock().unwrap().1, [true, true]);
 }
 
+#[test]
+fn nothing_is_flushed_into_a_segment_that_has_no_name_until_it_has_one_again() {
+    let (world, log, volume) = some_history(40);
+    log.flush().unwrap();
+    for (round, comes_back) in [(0, false), (1, true), (2, false)] {
+        write(&log, volume, 0, 20, 5000 + round);
+        let is_used = |path: &&PathBuf| std::fs::metadata(path).unwrap().len() > 0;
+        let open = world.files("log").iter().rev().find(is_used).unwrap().clone();
+        let number = segment::number_of(open.file_name().unwrap().to_str().unwrap()).unwrap();
+        let (part, away) = (world.path(&segment::part_name(number, log.term())), world.path("away"));
+        std::fs::rename(&open, &away).unwrap();
+        // It cannot be written again either.
+        std::fs::create_dir(&part).unwrap();
+        assert!((0..20).any(|_| log.maintain().is_err()));
+        for _ in 0..2 {
+            assert!(matches!(log.flush(), Err(Error::Unnamed { .. })));
+            assert!(matches!(log.checkpoint(), Err(Error::Unnamed { .. })));
+            assert!(matches!(log.mark_moment(), Err(Error::Unnamed { .. })));
+            let _ = log.maintain();
+        }
+        let branch = log.add_branch(&format!("never-{round}"), BranchId(0), log.head_seq());
+        assert!(matches!(branch, Err(Error::Unnamed { .. })), "{branch:?}");
+        // Also once the log goes on in the next segment.
+        for i in 0..6 {
+            write(&log, volume, 100 + i * 20, 20, 6000 + round);
+        }
+        assert!(matches!(log.flush(), Err(Error::Unnamed { .. })));
+        std::fs::remove_dir(&part).unwrap();
+        if comes_back {
+            std::fs::rename(&away, &open).unwrap();
+        }
+        upkeep(&log);
+        let end = log.flush().unwrap();
+        let copy = World::copy_of(world.folder.path());
+        let other = copy.open();
+        assert_eq!((other.damage(), verified(&other)), (Vec::new(), Vec::new()));
+        assert_eq!(mark(&other, volume, 0, end).unwrap(), 5000 + round);
+        assert_eq!(mark(&other, volume, 200, end).unwrap(), 6000 + round);
+    }
+}
+
 /// Does something when a segment was opened, once.
 #[derive(Clone, Default)]
-struct Opened(Arc<Mutex<Option<(u32, Box<dyn FnOnce() + Send>)>>>);
+struct Opened(Arc<Mutex<Option<AtOpening>>>);
+
+/// The number of the segment, and what is done.
+type AtOpening = (u32, Box<dyn FnOnce() + Send>);
 
 impl Watch for Opened {
     fn after_open(&self, name: &str) {

@@ -389,3 +389,42 @@ fn i8_changes_are_refused_before_memory_grows_further_while_the_index_cannot_be_
     assert!(log.upkeep_trouble().is_none());
     log.append(&[one(0)]).unwrap();
 }
+
+#[test]
+fn an_index_is_not_made_anew_from_a_segment_that_lost_records_that_the_index_knew() {
+    for is_last in [true, false] {
+        let (world, log, volume) = World::make_of(1024, 256 << 10);
+        write(&log, volume, 0, 1, 1);
+        write(&log, volume, 8, 1, 2);
+        let hit = write(&log, volume, 0, 1, 3);
+        log.flush().unwrap();
+        write(&log, volume, 16, 1, 4);
+        let end = log.checkpoint().unwrap();
+        if !is_last {
+            drop(log);
+            // A later life goes on in another segment.
+            let log = world.open();
+            write(&log, volume, 24, 1, 5);
+            log.flush().unwrap();
+        } else {
+            drop(log);
+        }
+        crate::newest::lose_record(&world, hit);
+        world.files("index").iter().for_each(|path| hurt_pages(path));
+        for life in 0..3 {
+            let log = world.open();
+            for round in 0..4 {
+                for (lba, wanted) in [(0, 3), (8, 2), (16, 4)] {
+                    match mark(&log, volume, lba, end) {
+                        Ok(mark) => assert_eq!(mark, wanted, "sector {lba}, {is_last}, {life}, {round}"),
+                        Err(Error::Damaged { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                write(&log, volume, 100 + round, 1, 9);
+                while log.maintain().unwrap() {}
+                log.checkpoint().unwrap();
+            }
+        }
+    }
+}

@@ -38,6 +38,12 @@ pub(crate) fn hurt_payload(world: &World, seq: Seq) {
     hurt(&path, |bytes| bytes[at + HEADER_BYTES + 100] ^= 1);
 }
 
+/// Makes the header of a record unrecognisable.
+pub(crate) fn lose_record(world: &World, seq: Seq) {
+    let (path, at) = place_of(world, seq);
+    hurt(&path, |bytes| bytes[at..at + HEADER_BYTES].iter_mut().for_each(|byte| *byte ^= 0x5a));
+}
+
 /// The damage that verification finds, as files and offsets.
 fn found(log: &Log) -> Vec<(String, u64)> {
     let report = log.verify(false, &mut |_, _| true).unwrap();

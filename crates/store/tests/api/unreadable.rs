@@ -11,7 +11,7 @@ use std::{
 
 use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
 use bygone_store::{
-    Cursor, Damage, Error, Log,
+    Cursor, Damage, Damaged, Error, Log,
     format::{
         checkpoint::{FRAME_BYTES, Trailer},
         cursor, manifest, segment,
@@ -24,9 +24,12 @@ use crate::world::{Ticks, World, mark, options, write};
 /// `EIO`, `ENODATA`, `EBADMSG` and `EUCLEAN`.
 const ERRNOS: [i32; 4] = [5, 61, 74, 117];
 
-/// The bad places of a medium, by name of the file.
+/// A part of a file.
+type Part = (String, Range<u64>);
+
+/// The bad places of a medium.
 #[derive(Clone, Default)]
-struct Bad(Arc<Mutex<Vec<(String, Range<u64>)>>>);
+struct Bad(Arc<Mutex<Vec<Part>>>);
 
 impl Bad {
     fn add(&self, name: &str, range: Range<u64>) {
@@ -42,7 +45,7 @@ impl Watch for Bad {
     fn before_read(&self, name: &str, offset: u64, len_bytes: usize) -> io::Result<()> {
         let end = offset + len_bytes as u64;
         let bad = self.0.lock().unwrap();
-        let meets = |bad: &(String, Range<u64>)| bad.0 == name && bad.1.start < end && offset < bad.1.end;
+        let meets = |bad: &Part| bad.0 == name && bad.1.start < end && offset < bad.1.end;
         match bad.iter().position(meets) {
             Some(i) => Err(io::Error::from_raw_os_error(ERRNOS[i % ERRNOS.len()])),
             None => Ok(()),
@@ -92,7 +95,7 @@ fn refused(log: &Arc<Log>, volume: VolumeId, end: Seq) -> usize {
             false
         }
         Err(Error::Damaged { damage: Damage::Unreadable, .. }) => true,
-        Err(error) => panic!("{error}"),
+        Err(error) => unreachable!("{error}"),
     };
     (0..12).filter(is_refused).count()
 }
@@ -169,13 +172,13 @@ fn verification_goes_on_behind_what_the_medium_cannot_read() {
     add(&segments[3], last..last + 1);
     add(&segments[4], 0..1 << 40);
     let pages = pages_of(&checkpoints[0]);
-    add(&checkpoints[0], pages.clone());
+    add(&checkpoints[0], pages);
     add(&checkpoints[1], 0..1 << 40);
     world.files("manifest").iter().rev().take(2).for_each(|path| add(path, 0..1));
-    // Rot behind a bad sector is found as well.
-    let rotten = &segments[2];
+    // Rot behind bad sectors is found as well.
+    let rotten = &segments[5];
     let mut bytes = std::fs::read(rotten).unwrap();
-    bytes[14000] ^= 1;
+    bytes[8000] ^= 1;
     std::fs::write(rotten, &bytes).unwrap();
     for newest_first in [false, true] {
         let report = log.verify(newest_first, &mut |_, _| true).unwrap();
@@ -183,11 +186,9 @@ fn verification_goes_on_behind_what_the_medium_cannot_read() {
         let unreadable = report.damaged.iter().filter(|found| found.damage == Damage::Unreadable);
         let found: BTreeSet<String> = unreadable.map(|found| found.place.file.clone()).collect();
         assert_eq!(found, expected);
-        assert!(report.damaged.iter().any(|found| {
-            found.place.file == name_of(rotten)
-                && found.place.offset > 12288
-                && found.damage == Damage::Checksum
-        }));
+        let is_rot =
+            |found: &Damaged| found.place.file == name_of(rotten) && found.damage == Damage::Checksum;
+        assert!(report.damaged.iter().any(is_rot));
     }
 }
 
@@ -280,4 +281,81 @@ fn an_index_that_cannot_be_read_keeps_no_other_segment_out_of_the_manifest() {
     let number = manifest::number_of(newest.file_name().unwrap().to_str().unwrap()).unwrap();
     let known = manifest::Manifest::decode(&std::fs::read(newest).unwrap(), number).unwrap();
     assert!(known.entries.iter().any(|entry| entry.number > next + 2), "{known:?}");
+}
+
+/// Lets one read of a segment fail, counted from when it was set, with this error.
+#[derive(Clone, Default)]
+struct Once(Arc<Mutex<Option<(usize, i32)>>>);
+
+impl Watch for Once {
+    fn before_read(&self, name: &str, _: u64, _: usize) -> io::Result<()> {
+        let mut left = self.0.lock().unwrap();
+        let Some((count, errno)) = left.as_mut().filter(|_| name.starts_with("log/")) else { return Ok(()) };
+        match count.checked_sub(1) {
+            Some(less) => *count = less,
+            None => {
+                let errno = *errno;
+                *left = None;
+                return Err(io::Error::from_raw_os_error(errno));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Flips a bit in every fiftieth byte of the pages and tables of a checkpoint file.
+fn hurt(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    pages_of(path).step_by(50).for_each(|at| bytes[at as usize] ^= 4);
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Whatever read of a segment fails while a damaged table is rebuilt, and in whatever way, nothing is taken for
+/// something that was never written; and once reading works again, the index is rebuilt.
+#[test]
+fn a_read_that_fails_once_while_the_index_is_rebuilt_hides_nothing_and_is_tried_again() {
+    let (world, volume, end) = some_history();
+    // `ENOMEM` and `EIO`.
+    for errno in [12, 5] {
+        let mut failed = 0;
+        for count in (0..1000).step_by(23) {
+            let copy = World::copy_of(world.folder.path());
+            let (once, clock) = (Once::default(), Arc::new(Ticks::from(3_600_000_000)));
+            let dir = Watched::new(copy.folder.path(), once.clone());
+            let log = Log::open(dir, clock.clone(), options(24 << 10)).unwrap();
+            while log.maintain().unwrap() {}
+            copy.files("index").iter().for_each(|path| hurt(path));
+            let read_all = || -> usize {
+                let is_refused = |i: &u64| match mark(&log, volume, i * 20, end) {
+                    Ok(mark) => {
+                        assert_eq!(mark, WRITES - 12 + i + 1, "block {i} after read {count} failed");
+                        false
+                    }
+                    Err(Error::Damaged { .. }) => true,
+                    Err(error) => unreachable!("{error}"),
+                };
+                (0..12).filter(is_refused).count()
+            };
+            assert_eq!(read_all(), 12);
+            *once.0.lock().unwrap() = Some((count, errno));
+            for i in 0..3 {
+                write(&log, volume, 400 + i, 1, 9);
+                // The second of two walks through the log may fail too, and then the checkpoint is tried again.
+                let _ = log.checkpoint();
+            }
+            let is_done = once.0.lock().unwrap().take().is_some();
+            let refused = read_all();
+            failed += usize::from(refused > 0);
+            for _ in 0..3 {
+                clock.pass(61_000_000);
+                while log.maintain().unwrap_or(true) {}
+            }
+            assert_eq!(read_all(), 0, "read {count}");
+            if is_done {
+                assert_eq!(refused, 0);
+                break;
+            }
+        }
+        assert!(failed > 1, "{failed}");
+    }
 }

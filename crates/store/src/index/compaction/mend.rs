@@ -17,7 +17,7 @@ use crate::{
         segment::Entry,
     },
     index::{
-        mended::StripeId,
+        mended::{Lost, StripeId},
         tree::{self, DeltaBuilder, ImageBuilder},
     },
 };
@@ -51,15 +51,15 @@ pub(super) fn stripes_of(
     Ok(stripes.into_iter())
 }
 
-/// Writes the trees of a stripe. `new` are its versions within the checkpoint's own span. `None`: not all older ones can
-/// be read any more; nothing was written.
+/// Writes the trees of a stripe. `new` are its versions within the checkpoint's own span. [`Lost`]: not all older ones can
+/// be read; nothing was written.
 pub(super) fn row(
     out: &mut Writer<'_>,
     history: &dyn History,
     (volume, stripe): StripeId,
     new: &[Version],
     contents: &Contents,
-) -> Result<Option<Row>> {
+) -> Result<std::result::Result<Row, Lost>> {
     let each_old = |each: &mut dyn FnMut(&Version)| {
         let mut parts = Versions::default();
         history.versions(volume, contents.start, &mut |entry| {
@@ -69,8 +69,8 @@ pub(super) fn row(
     };
     let mut old = 0;
     // Whatever the reason: a checkpoint must not wait for a segment that may never be read again.
-    if each_old(&mut |_| old += 1).is_err() {
-        return Ok(None);
+    if let Err(error) = each_old(&mut |_| old += 1) {
+        return Ok(Err(Lost::by(&error)));
     }
     let (mut delta, mut image) = (DeltaBuilder::default(), ImageBuilder::default());
     let mut entries = 0;
@@ -88,5 +88,5 @@ pub(super) fn row(
         made.deltas = vec![TreeRef { root: delta, entries, low: Seq::ZERO, high }];
         made.after = Some(TreeRef { root: image, entries: runs, low: high, high });
     }
-    Ok(Some(made))
+    Ok(Ok(made))
 }

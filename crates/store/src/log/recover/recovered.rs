@@ -44,6 +44,8 @@ pub(super) enum Loaded {
 pub(super) struct Recovered {
     pub(super) catalog: Catalog,
     pub(super) head: Seq,
+    /// The end of the newest checkpoint that was found.
+    pub(super) covered: Seq,
     /// Who opens the log.
     pub(super) holder: Arc<Holder>,
     /// The last record that was found in a segment. `head` also counts those of lost segments and of the checkpoint.
@@ -69,6 +71,7 @@ impl Recovered {
         Recovered {
             catalog,
             head: Seq::ZERO,
+            covered: Seq::ZERO,
             holder,
             reached: Seq::ZERO,
             last_time,
