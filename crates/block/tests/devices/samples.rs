@@ -93,8 +93,8 @@ fn a_device_is_known_after_a_kill_whatever_was_on_its_way_to_it() {
 
 #[test]
 fn a_device_changed_after_a_kill_is_noticed_wherever_a_sample_is_and_only_the_change_is_taken() {
-    // At its beginning behind what was written, at its very end but for what was trimmed, and in the middle.
-    for place in [16 << 10, (6 << 20) + 512, 4 << 20, (4 << 20) + (32 << 10)] {
+    // At its beginning right behind what was written, at its very end but for what was trimmed, and in the middle.
+    for place in [8 << 10, 16 << 10, (6 << 20) + 512, 4 << 20, (4 << 20) + (32 << 10)] {
         let dir = tempfile::tempdir().unwrap();
         let (volume, disk, mut copy) = killed(dir.path());
         copy[place..place + 512].fill(0x77);
@@ -130,11 +130,11 @@ fn a_device_whose_mark_has_no_samples_of_this_kind_is_read_again() {
             let mut identity = device.identity().unwrap();
             let now = identity.remove("samples").unwrap();
             identity.insert("fingerprint".into(), 1.into());
-            let samples = samples.map(|choice| now.as_str().unwrap().replacen("1:", choice, 1));
+            let samples = samples.map(|choice| now.as_str().unwrap().replacen("2:", choice, 1));
             identity.extend(samples.map(|samples| ("samples".into(), samples.into())));
             TapMark { applied: log.head_seq(), clean, complete: true, identity }
         };
-        for (samples, is_known) in [(Some("1:"), true), (None, false), (Some("2:"), false)] {
+        for (samples, is_known) in [(Some("2:"), true), (None, false), (Some("1:"), false)] {
             log.mark_tap(volume, &mark(samples)).unwrap();
             let (_, state) = open_device(&log, volume, &disk);
             let wanted = if is_known { TapState::Known } else { TapState::Changed { waiting_bytes_max: 0 } };

@@ -230,6 +230,33 @@ fn opening_gives_nothing_up_that_cannot_be_read_only_now() {
         assert!(log.catalog().branches.iter().any(|branch| branch.name == "try"));
         assert_eq!(mark(&log, volume, 8, head).unwrap(), 2);
     }
+    // In a segment that has an index only what it does not hold is read: what events and changes say.
+    let (world, log, volume) = World::make(1024);
+    log.event(BranchId(0), &Event::new(Kind::Point, "here")).unwrap();
+    log.add_branch("try", BranchId(0), log.head_seq()).unwrap();
+    for i in 0..6 {
+        write(&log, volume, i * 20, 20, i + 1);
+        while log.maintain().unwrap() {}
+    }
+    assert!(!world.path("index").exists());
+    drop(log);
+    let (segment, mut refused) = (world.files("log").remove(0), 0);
+    for at in (4096..8192).step_by(64) {
+        let copy = World::copy_of(world.folder.path());
+        let bad = Bad::default();
+        bad.add(&name_of(&segment), at..at + 1);
+        match open(&copy, &bad) {
+            Ok(log) => assert!(log.damage_at_open().is_empty()),
+            Err(error) => {
+                assert!(matches!(error, Error::Damaged { damage: Damage::Unreadable, .. }), "{error}");
+                refused += 1;
+            }
+        }
+        bad.heal();
+        let log = open(&copy, &bad).unwrap();
+        assert!(log.catalog().branches.iter().any(|branch| branch.name == "try"));
+    }
+    assert!(refused > 1, "{refused}");
     for path in world.files("manifest") {
         let bad = Bad::default();
         bad.add(&name_of(&path), 0..1);
@@ -325,8 +352,10 @@ fn a_read_that_fails_once_while_the_index_is_rebuilt_hides_nothing_and_is_tried_
             let log = Log::open(dir, clock.clone(), options(24 << 10)).unwrap();
             while log.maintain().unwrap() {}
             copy.files("index").iter().for_each(|path| hurt(path));
+            // By the checkpoints that there were, and by the newest one.
             let read_all = || -> usize {
-                let is_refused = |i: &u64| match mark(&log, volume, i * 20, end) {
+                let moments = (0..12).flat_map(|i| [(i, end), (i, log.head_seq())]);
+                let is_refused = |(i, seq): &(u64, Seq)| match mark(&log, volume, i * 20, *seq) {
                     Ok(mark) => {
                         assert_eq!(mark, WRITES - 12 + i + 1, "block {i} after read {count} failed");
                         false
@@ -334,9 +363,9 @@ fn a_read_that_fails_once_while_the_index_is_rebuilt_hides_nothing_and_is_tried_
                     Err(Error::Damaged { .. }) => true,
                     Err(error) => unreachable!("{error}"),
                 };
-                (0..12).filter(is_refused).count()
+                moments.filter(is_refused).count()
             };
-            assert_eq!(read_all(), 12);
+            assert_eq!(read_all(), 24);
             *once.0.lock().unwrap() = Some((count, errno));
             for i in 0..3 {
                 write(&log, volume, 400 + i, 1, 9);
