@@ -8,7 +8,7 @@
 //! blocks no other.
 //!
 //! Invariant: the logs together draw no more than the budget, except for what one call of each may add, what is lent
-//! for work that frees more ([`Share::lend`]), and floors of [`FLOOR_BYTES_MIN`] where there are so many logs that an
+//! for work that frees more and for views ([`Share::lend`]), and floors of [`FLOOR_BYTES_MIN`] where there are so many logs that an
 //! equal part would be less (more than 2,000 with the default budget).
 
 use std::sync::{Arc, atomic::Ordering};
@@ -82,11 +82,11 @@ impl Share {
         }
     }
 
-    /// Draws memory for a piece of work, until the returned guard is dropped. Never refused, because the work frees
-    /// more.
-    pub(crate) fn lend(&self, bytes: u64) -> Lent<'_> {
+    /// Draws memory until the returned guard is dropped. Never refused: it is for work that frees more, and for reading,
+    /// which must need nothing that writing needs.
+    pub(crate) fn lend(&self, bytes: u64) -> Lent {
         self.memory.drawn.fetch_add(bytes, Ordering::Relaxed);
-        Lent { memory: &self.memory, bytes }
+        Lent { memory: self.memory.clone(), bytes }
     }
 
     /// Whether the log may draw more. If not, it has to free what it has first.
@@ -126,12 +126,12 @@ impl Drop for Share {
 }
 
 /// See [`Share::lend`].
-pub(crate) struct Lent<'a> {
-    memory: &'a Memory,
+pub(crate) struct Lent {
+    memory: Arc<Memory>,
     bytes: u64,
 }
 
-impl Drop for Lent<'_> {
+impl Drop for Lent {
     fn drop(&mut self) {
         self.memory.drawn.fetch_sub(self.bytes, Ordering::Relaxed);
     }

@@ -7,7 +7,7 @@
 //! own, and the simulator whenever it likes: the store starts no threads.
 //!
 //! Lock order: `upkeep`, `sequencer`, the next segment (`room::Spare`), `heads`, `durability`, and last either
-//! [`syncs::Syncs`] or the manifest.
+//! [`syncs::Syncs`], the manifest or [`recent::Recents`].
 
 mod append;
 mod branches;
@@ -25,6 +25,7 @@ mod joining;
 mod moving;
 mod patched;
 mod read;
+mod recent;
 mod recover;
 mod roll;
 mod room;
@@ -51,7 +52,7 @@ use crate::{
     },
     index::{
         checkpoint::{Checkpoint, IndexFiles},
-        head::{Head, HeadMap},
+        head::Head,
     },
     manifest::Known,
     memory::Share,
@@ -166,14 +167,14 @@ struct Layer {
     volume: VolumeId,
     seq: Seq,
     /// The versions after `checkpoint`, if they are few or no newer checkpoint could be written.
-    recent: Option<Arc<HeadMap>>,
+    recent: Option<Arc<recent::Recent>>,
     checkpoint: Option<Arc<Checkpoint>>,
 }
 
 impl Layer {
     /// False if nothing was written to the volume up to `seq`; lookups skip such a layer.
     fn may_have_versions(&self) -> bool {
-        self.recent.as_ref().is_some_and(|recent| !recent.is_empty())
+        self.recent.as_ref().is_some_and(|recent| !recent.map.is_empty())
             || self.checkpoint.as_ref().is_some_and(|checkpoint| !checkpoint.tables(self.volume).is_empty())
     }
 }
@@ -229,6 +230,7 @@ pub struct Log {
     places: Places,
     index: IndexFiles,
     summaries: summaries::Summaries,
+    recents: recent::Recents,
     opened: Mutex<Vec<Arc<Checkpoint>>>,
     upkeep: Mutex<upkeep::Upkeep>,
     /// The piece of upkeep that is tried first the next time.

@@ -15,7 +15,7 @@ use crate::{
     index::{
         Fragment, Lookup,
         checkpoint::{Checkpoint, IndexFiles},
-        head::{Head, HeadMap},
+        head::Head,
         tree::{PageRef, PageSource},
     },
     place::{Piece, Wait},
@@ -138,7 +138,7 @@ impl Log {
                 break;
             }
             if let Some(recent) = &layer.recent {
-                recent.resolve(lookup);
+                recent.map.resolve(lookup);
             }
             if let Some(checkpoint) = &layer.checkpoint
                 && !lookup.open.is_empty()
@@ -230,11 +230,10 @@ impl Log {
         if covered >= seq || sequencer.recent_entries > max {
             return None;
         }
-        let mut recent = HeadMap::default();
-        for entry in sequencer.recent().filter(|e| e.volume == volume && e.seq > covered && e.seq <= seq) {
-            recent.insert(entry);
-        }
-        Some(Layer { volume, seq, recent: Some(Arc::new(recent)), checkpoint })
+        let versions =
+            || sequencer.recent().filter(|e| e.volume == volume && e.seq > covered && e.seq <= seq);
+        let recent = self.recents.get((volume, covered), &self.share, &versions);
+        Some(Layer { volume, seq, recent: Some(recent), checkpoint })
     }
 
     /// The checkpoint whose span contains `seq`; writes one if none does yet.

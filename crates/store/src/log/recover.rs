@@ -315,6 +315,7 @@ impl Log {
             syncs,
             index,
             summaries: super::summaries::Summaries::default(),
+            recents: super::recent::Recents::default(),
             opened: Mutex::default(),
             upkeep: Mutex::new(Upkeep::default()),
             manifest: Mutex::new(manifest),

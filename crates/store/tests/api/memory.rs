@@ -171,3 +171,30 @@ fn i8_what_waits_for_its_index_is_counted_also_when_a_checkpoint_has_it() {
     while member.log.maintain().unwrap() {}
     assert!(store.drawn_bytes() < before / 4, "{} of {before}", store.drawn_bytes());
 }
+
+#[test]
+fn i8_what_views_keep_while_no_checkpoint_can_be_written_is_counted_and_shared() {
+    let store = Arc::new(Store::new(64 << 10, 64 << 20));
+    let member = member(&store);
+    // No file can be made in the folder.
+    std::fs::write(member.world.path("index"), []).unwrap();
+    for n in 0..20_000 {
+        member.write(n).unwrap();
+    }
+    let (before, head) = (store.drawn_bytes(), member.log.head_seq());
+    let first = member.log.view(member.volume, head).unwrap();
+    let one = store.drawn_bytes() - before;
+    assert!(one >= 20_000 * 24, "{one}");
+    let same: Vec<_> = (0..100).map(|_| member.log.view(member.volume, head).unwrap()).collect();
+    assert_eq!(store.drawn_bytes() - before, one);
+    let earlier = member.log.view(member.volume, Seq(head.0 - 10_000)).unwrap();
+    let both = store.drawn_bytes() - before;
+    assert!(both >= one + one / 3, "{both}");
+    drop((first, same));
+    assert_eq!(store.drawn_bytes() - before, both - one);
+    drop(earlier);
+    assert_eq!(store.drawn_bytes(), before);
+    for n in (0..20_000).step_by(997) {
+        member.check(n);
+    }
+}
