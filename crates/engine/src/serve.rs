@@ -270,7 +270,7 @@ pub(crate) type Starting = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
 /// The targets that are being visited, by the ids of their logs, and why their last visits failed.
 #[derive(Default)]
-struct Visits {
+pub(crate) struct Visits {
     now: Mutex<HashMap<[u8; 16], JoinHandle<Result<()>>>>,
     failed: Mutex<HashMap<[u8; 16], String>>,
 }
@@ -294,7 +294,7 @@ impl Visits {
     }
 
     /// Logs why a visit failed, unless the one before did for the same reason.
-    fn note(&self, target: &Target, visited: Result<()>) {
+    pub(crate) fn note(&self, target: &Target, visited: Result<()>) {
         let mut failed = lock(&self.failed);
         let Err(error) = visited else {
             failed.remove(&target.log.id());

@@ -52,6 +52,7 @@ fn wherever_a_kill_leaves_the_variables_of_a_target_its_machine_finds_them() {
         assert!(!left_at.exists());
         stop(&manager, "web").unwrap();
         world.kill(manager);
+        assert_eq!(fs::read_to_string(used.with_extension("fd.left")).unwrap(), "of another");
     }
     // A target that is brought back does not get another's, whatever is killed.
     let manager = world.manager();
@@ -111,6 +112,10 @@ fn a_target_that_cannot_be_opened_once_it_is_added_is_known_all_the_same() {
     let config = TargetConfig { kernel: Some("/no/such/kernel".into()), ..TargetConfig::new("db") };
     manager.handle(&call::TargetAdd { config, ..add_request("db") }, &mut Nobody).unwrap_err();
     assert!(matches!(manager.target("db"), Err(Error::NoTarget(_))));
+    // Nor is one whose folder was there before, and is not this call's.
+    fs::create_dir(world.target_dir("db")).unwrap();
+    let refused = add(&manager, "db");
+    assert!(matches!(refused, Err(Error::TargetExists(_))), "{refused:?}");
 }
 
 #[test]

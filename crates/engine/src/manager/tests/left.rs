@@ -17,8 +17,9 @@ use super::{
 use crate::{
     api::MomentInfo,
     lifecycle,
+    machine::Machine,
     runner::fake::{FakeMachine, Next},
-    serve::{Caretaker, Look, Starting, visit},
+    serve::{Caretaker, Look, Starting, Visits, visit},
     target::{Begun, Lease, Target, Use, lock},
 };
 
@@ -139,18 +140,24 @@ fn a_look_that_is_out_of_date_ends_no_machine() {
 
 #[test]
 fn a_stop_that_nobody_supervised_comes_after_the_last_write() {
-    // Forced, or by itself and noticed at a look.
-    for forced in [true, false] {
+    // Forced, or by itself and noticed at a look, or by whoever is about to adopt it.
+    for way in ["forced", "seen", "adopted"] {
         let (world, manager, target) = left();
         let disk = lease(&target, Use::Guest);
         target.shared.has_no_threads.store(true, Ordering::Release);
         let (machine, head) = (machine(&world), target.log.head_seq());
         std::thread::scope(|scope| {
-            let ending = scope.spawn(|| match forced {
-                true => drop(force_stop(&manager).unwrap()),
-                false => {
+            let ending = scope.spawn(|| match way {
+                "forced" => drop(force_stop(&manager).unwrap()),
+                "seen" => {
                     machine.die();
                     target.look_for_machine();
+                }
+                _ => {
+                    let begun = target.begin(lifecycle::Change::Starting, lifecycle::Request::Run);
+                    let Ok(Begun::Adopt(op)) = begun else { panic!("it was left running") };
+                    machine.die();
+                    Machine::adopt(&op).unwrap_err();
                 }
             });
             wait_for("the machine to end", || world.fake.machine(&world.paths().run_dir("web")).is_none());
@@ -305,6 +312,12 @@ fn what_stays_wrong_with_a_machine_is_logged_once() {
             // What is over is logged again when it comes back.
             world.fake.is_unknown.store(false, Ordering::Release);
             target.look_for_machine();
+        }
+        let visits = Visits::default();
+        for _ in 0..2 {
+            (0..3).for_each(|_| visits.note(&target, Err(Error::Panicked { what: "this" })));
+            assert_eq!(logged.swap(0, Ordering::AcqRel), 1);
+            visits.note(&target, Ok(()));
         }
     });
     target.shared.has_no_threads.store(false, Ordering::Release);
