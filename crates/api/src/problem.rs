@@ -25,6 +25,11 @@ pub enum Trouble {
     StoreFull,
     #[error("the store's file system is nearly full; once it is, targets stand still")]
     StoreLow { free_bytes: u64 },
+    /// The process that does it cannot work on this computer.
+    #[error(
+        "disks of machines that stop cannot be looked at, and no stop is graded better than crash: {why}"
+    )]
+    NotLookedAt { why: String },
     #[error("no target can be used: {why}")]
     NoTargets { why: Failure },
     #[error("cannot be used: {why}")]

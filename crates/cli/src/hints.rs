@@ -423,6 +423,9 @@ pub(crate) fn of_problem(problem: &Problem) -> String {
         Trouble::UpkeepFails { .. } => {
             "check the medium that holds the store; `bygone verify` shows all that is damaged"
         }
+        Trouble::NotLookedAt { .. } => {
+            "let the manager start its own program, with seccomp: see limits and system call filters of its service"
+        }
         Trouble::LogPoisoned => "check the medium, then restart the manager",
         Trouble::NotRead { .. } => "wait, with a manager running (`bygone serve`)",
         Trouble::WritesWait => "free space on the store's file system, and it goes on by itself",

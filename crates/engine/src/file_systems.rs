@@ -5,7 +5,7 @@ use bygone_files::{Blocks, Cause, Kind, ReadError, State, Survey, Volume};
 #[cfg(test)]
 use bygone_files::{Scheme, Table};
 
-use crate::child::Reader;
+use crate::{child::Surveyor, error::or_panicked};
 
 /// At most so many volumes are named in an event.
 const NAMED_MAX: usize = 8;
@@ -59,15 +59,15 @@ impl FileSystems {
     }
 
     /// Adds those of a disk.
-    pub(crate) fn add(&mut self, reader: &mut Reader, name: &str, disk: &dyn BlockDevice) {
-        // The stop itself has happened, whatever comes of it.
-        match reader.survey(&Device(disk)) {
-            Ok(found) => self.add_survey(name, &found),
-            Err(trouble) => {
-                tracing::warn!(disk = name, %trouble, "its file systems cannot be looked at");
-                self.unseen.push(format!("{name}: {trouble}"));
-            }
-        }
+    pub(crate) fn add(&mut self, surveyor: &mut Surveyor<'_>, name: &str, disk: &dyn BlockDevice) {
+        // The stop itself has happened, whatever comes of it. A child decides which places are read.
+        let why = match or_panicked("reading the file systems", || Ok(surveyor.survey(&Device(disk)))) {
+            Ok(Ok(found)) => return self.add_survey(name, &found),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(disk = name, why, "its file systems cannot be looked at");
+        self.unseen.push(format!("{name}: {why}"));
     }
 
     fn add_survey(&mut self, name: &str, found: &Survey) {
@@ -133,6 +133,7 @@ mod tests {
     use bygone_block::{Extent, Geometry, IoError, Writing};
 
     use super::*;
+    use crate::child::Children;
 
     const BLOCK: usize = 4096;
 
@@ -187,9 +188,10 @@ mod tests {
     }
 
     fn look(disks: &[&Disk]) -> FileSystems {
-        let (mut found, mut reader) = (FileSystems::default(), Reader::new());
+        let children = Children::default();
+        let (mut found, mut surveyor) = (FileSystems::default(), children.surveyor());
         for (disk, name) in disks.iter().zip(["vda", "vdb", "vdc"]) {
-            found.add(&mut reader, name, *disk);
+            found.add(&mut surveyor, name, *disk);
         }
         found
     }

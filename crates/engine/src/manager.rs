@@ -21,6 +21,7 @@ use std::{
 use bygone_store::env::Clock;
 
 use crate::{
+    child::Children,
     error::{Error, Result},
     jobs::Jobs,
     outside::{Taken, Tap},
@@ -183,6 +184,11 @@ impl Manager {
 
     pub(crate) fn clock(&self) -> &dyn Clock {
         &*self.shared.clock
+    }
+
+    /// The processes that look at disks.
+    pub(crate) fn children(&self) -> &Arc<Children> {
+        &self.shared.children
     }
 
     pub(crate) fn nbd(&self) -> &bygone_block::nbd::Server {

@@ -178,6 +178,13 @@ pub(crate) fn serve_with(
         None => None,
     };
     let mut api = ApiServer::start(manager.clone())?;
+    // Before a machine stops. It is of no use to whoever waits for the manager.
+    let children = manager.children().clone();
+    if let Err(error) =
+        std::thread::Builder::new().name("child-test".to_owned()).spawn(move || children.try_one())
+    {
+        tracing::warn!(%error, "it is not known whether disks can be looked at");
+    }
     // Requests need not wait until machines are adopted and started.
     let caretaker = Caretaker::start(manager.clone(), options.to_run.clone())?;
     ready(&ServeInfo {

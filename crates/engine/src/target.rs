@@ -41,6 +41,7 @@ pub(crate) use self::{
 use self::{folder::Folder, lease::Live, op::Turn, size::Size};
 use crate::{
     api::MomentInfo,
+    child::Children,
     config::TargetConfig,
     error::{Error, Result},
     jobs::Jobs,
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     pub jobs: Jobs,
     /// Serves the disks; each machine has a socket of its own.
     pub nbd: bygone_block::nbd::Server,
+    /// They look at disks.
+    pub children: Arc<Children>,
     /// The time of the logs and of the requests for moments.
     pub clock: Arc<dyn Clock>,
     /// No machine is started or adopted any more, because the manager is about to end.
@@ -123,6 +126,7 @@ impl Shared {
             launcher,
             jobs: Jobs::new(paths),
             nbd: bygone_block::nbd::Server::new(bygone_block::nbd::Limits::default()),
+            children: Arc::default(),
             clock,
             gate_closed: AtomicBool::new(false),
             closing: AtomicBool::new(false),

@@ -1,4 +1,4 @@
-//! Starts programs that outlive this process.
+//! Starts programs apart from this process: some outlive it.
 //!
 //! Invariants: a program started by a [`detach`]ed command is in a session of its own (no terminal, no signals to this
 //! process group) and inherits no descriptor except standard input, output and error.

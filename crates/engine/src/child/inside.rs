@@ -9,37 +9,48 @@ use std::{
 };
 
 use bygone_files::{Blocks, Cause, ReadError, survey};
-use rustix::fs::FileType;
+use rustix::fs::{FileType, fstat};
 
 use super::{
     confine::{Limits, confine},
-    wire::{Answer, Asked, Frame, PIECE_MAX, Question},
+    wire::{Answer, Frame, PIECE_MAX, Question, Request},
 };
 
-/// What a program is called with to become a child.
+/// The arguments of a program that is to be a child.
 #[cfg(not(test))]
-pub(super) const WORDS: &[&str] = &["looks-at-disks"];
+pub(super) const ARGUMENTS: &[&str] = &["looks-at-disks"];
 #[cfg(test)]
-pub(super) const WORDS: &[&str] =
+pub(super) const ARGUMENTS: &[&str] =
     &["child::tests::the_child_of_these_tests", "--exact", "--ignored", "--nocapture", "--test-threads=1"];
 
-const LIMITS: Limits = Limits { memory_bytes: 1 << 30, cpu_seconds: 60 };
+const LIMITS: Limits = Limits { memory_bytes: 512 << 20, cpu_seconds: if cfg!(test) { 3 } else { 60 } };
 
 /// Serves as a child, if this program was started as one. To be called by `main` before anything else.
 #[must_use]
 pub fn serve_if_asked() -> Option<ExitCode> {
-    let mut words = std::env::args_os().skip(1);
-    let asked = WORDS.iter().all(|word| words.next().is_some_and(|given| given == *word));
-    asked.then(|| if serve().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let mut arguments = std::env::args_os().skip(1);
+    let asked = ARGUMENTS.iter().all(|wanted| arguments.next().is_some_and(|given| given == *wanted));
+    if !asked || arguments.next().is_some() {
+        return None;
+    }
+    Some(match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            eprintln!("error: this is how a manager starts the part of itself that looks at disks");
+            eprintln!("hint: `bygone help` lists what there is for people");
+            ExitCode::from(2)
+        }
+        Err(_) => ExitCode::FAILURE,
+    })
 }
 
-/// Confines this process and answers what comes over its standard input.
+/// Confines this process and answers the requests that come over its standard input.
 ///
 /// # Errors
-/// Standard input is not a socket, or what comes is not from our manager.
+/// `InvalidInput` if that is no socket; others if what comes is not from a manager.
 pub(super) fn serve() -> io::Result<()> {
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
-    if !FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode).is_socket() {
+    if !FileType::from_raw_mode(fstat(&socket)?.st_mode).is_socket() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     Inside { socket: socket.into() }.serve()
@@ -56,10 +67,10 @@ impl Inside {
         }
         self.say(&Frame::Ready)?;
         while let Some(frame) = Frame::read(&mut self.socket)? {
-            let Frame::Question(asked) = frame else { return Err(io::ErrorKind::InvalidData.into()) };
-            let disk = Disk { socket: Mutex::new(&mut self.socket), asked: &asked };
+            let Frame::Request(request) = frame else { return Err(io::ErrorKind::InvalidData.into()) };
+            let disk = Disk { socket: Mutex::new(&mut self.socket), request: &request };
             // A panic cannot have left anything that the next question would use: each has a disk of its own.
-            let answer = catch_unwind(AssertUnwindSafe(|| answer(&asked.question, &disk)))
+            let answer = catch_unwind(AssertUnwindSafe(|| answer(&request.question, &disk)))
                 .unwrap_or_else(|_| Answer::Failed("a fault of ours ended the look at it".to_owned()));
             self.say(&Frame::Answer(answer))?;
         }
@@ -82,14 +93,14 @@ fn answer(question: &Question, disk: &Disk<'_>) -> Answer {
     }
 }
 
-/// The disk that was asked about, which is read by asking back.
+/// The disk that is asked about, which is read by asking back.
 pub(super) struct Disk<'a> {
     socket: Mutex<&'a mut UnixStream>,
-    asked: &'a Asked,
+    request: &'a Request,
 }
 
 impl Disk<'_> {
-    fn read_piece(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+    pub(super) fn read_piece(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
         let failed = |error: io::Error| ReadError::failed(offset, buf.len(), error);
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let len_bytes = buf.len() as u32;
@@ -100,7 +111,7 @@ impl Disk<'_> {
                 buf.copy_from_slice(&data);
                 Ok(())
             }
-            Some(Frame::Refused(refused)) => Err(refused.into_error()),
+            Some(Frame::Refusal(refusal)) => Err(refusal.into_error()),
             // Nobody is there any more, or it is not our manager.
             _ => Err(failed(io::ErrorKind::InvalidData.into())),
         }
@@ -109,11 +120,11 @@ impl Disk<'_> {
 
 impl Blocks for Disk<'_> {
     fn size_bytes(&self) -> u64 {
-        self.asked.size_bytes
+        self.request.size_bytes
     }
 
     fn sector_bytes(&self) -> u32 {
-        self.asked.sector_bytes
+        self.request.sector_bytes
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {

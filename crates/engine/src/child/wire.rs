@@ -7,17 +7,21 @@ use std::{
     sync::Arc,
 };
 
-use bygone_files::{Cause, ReadError, Survey};
+use bygone_files::{Cause, Note, ReadError, Survey};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The most that is read at once, in bytes.
 pub(super) const PIECE_MAX: u32 = 1 << 20;
 /// No frame is longer. An answer about 1024 partitions takes about 300 KiB.
 const FRAME_MAX: u32 = 4 << 20;
+/// No disk has more partitions, volumes or notes: `files` stops at 1024 partitions, logical ones included.
+const COUNT_MAX: usize = 2048;
+/// No text is longer, in characters.
+const TEXT_MAX: usize = 512;
 
-const QUESTION: u8 = 1;
+const REQUEST: u8 = 1;
 const DATA: u8 = 2;
-const REFUSED: u8 = 3;
+const REFUSAL: u8 = 3;
 const READY: u8 = 16;
 const NOT_CONFINED: u8 = 17;
 const READ: u8 = 18;
@@ -35,7 +39,7 @@ pub(super) enum Question {
 
 /// A question about a disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Asked {
+pub(super) struct Request {
     pub(super) question: Question,
     pub(super) size_bytes: u64,
     pub(super) sector_bytes: u32,
@@ -48,9 +52,49 @@ pub(super) enum Answer {
     Failed(String),
 }
 
+impl Answer {
+    /// This answer, if an intact child may have given it, with texts that are short and plain.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn checked(self) -> Result<Answer, &'static str> {
+        let mut survey = match self {
+            Answer::Failed(text) => return Ok(Answer::Failed(clipped(&text))),
+            Answer::Survey(survey) => survey,
+        };
+        let table = &mut survey.table;
+        if survey.volumes.len() > COUNT_MAX
+            || table.partitions.len() > COUNT_MAX
+            || table.notes.len() > COUNT_MAX
+        {
+            return Err("it found more than there can be");
+        }
+        for text in table.partitions.iter_mut().map(|partition| &mut partition.name) {
+            *text = clipped(text);
+        }
+        for note in &mut table.notes {
+            if let Note::DamagedGpt { what, .. } = note {
+                *what = clipped(what).into();
+            }
+        }
+        for text in survey.volumes.iter_mut().map(|volume| &mut volume.evidence) {
+            *text = clipped(text);
+        }
+        Ok(Answer::Survey(survey))
+    }
+}
+
+/// A text of a child, without control characters, and not longer than an intact one's.
+pub(super) fn clipped(text: &str) -> String {
+    text.chars()
+        .take(TEXT_MAX)
+        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
+}
+
 /// Why a read failed.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Refused {
+pub(super) struct Refusal {
     offset: u64,
     len_bytes: usize,
     why: Why,
@@ -64,15 +108,15 @@ enum Why {
     Failed(String),
 }
 
-impl Refused {
-    pub(super) fn of(error: &ReadError) -> Refused {
+impl Refusal {
+    pub(super) fn of(error: &ReadError) -> Refusal {
         let why = match &error.cause {
             Cause::Outside => Why::Outside,
             Cause::Cancelled => Why::Cancelled,
             Cause::TooMuch => Why::TooMuch,
             Cause::Failed(error) => Why::Failed(error.to_string()),
         };
-        Refused { offset: error.offset, len_bytes: error.len_bytes, why }
+        Refusal { offset: error.offset, len_bytes: error.len_bytes, why }
     }
 
     pub(super) fn into_error(self) -> ReadError {
@@ -80,31 +124,31 @@ impl Refused {
             Why::Outside => Cause::Outside,
             Why::Cancelled => Cause::Cancelled,
             Why::TooMuch => Cause::TooMuch,
-            Why::Failed(text) => Cause::Failed(Arc::new(Told(text))),
+            Why::Failed(text) => Cause::Failed(Arc::new(RemoteError(text))),
         };
         ReadError { offset: self.offset, len_bytes: self.len_bytes, cause }
     }
 }
 
-/// An error of which only the text has come.
+/// An error of which only the text is known here.
 #[derive(Debug)]
-struct Told(String);
+struct RemoteError(String);
 
-impl fmt::Display for Told {
+impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl error::Error for Told {}
+impl error::Error for RemoteError {}
 
 /// One thing said.
 #[derive(Debug)]
 pub(super) enum Frame {
     // The manager says:
-    Question(Asked),
+    Request(Request),
     Data(Vec<u8>),
-    Refused(Refused),
+    Refusal(Refusal),
     // The child says:
     Ready,
     NotConfined(String),
@@ -120,12 +164,12 @@ impl Frame {
     pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; 5];
         let kind = match self {
-            Frame::Question(asked) => json(&mut bytes, QUESTION, asked)?,
+            Frame::Request(request) => json(&mut bytes, REQUEST, request)?,
             Frame::Data(data) => {
                 bytes.extend(data);
                 DATA
             }
-            Frame::Refused(refused) => json(&mut bytes, REFUSED, refused)?,
+            Frame::Refusal(refused) => json(&mut bytes, REFUSAL, refused)?,
             Frame::Ready => READY,
             Frame::NotConfined(why) => json(&mut bytes, NOT_CONFINED, why)?,
             Frame::Read { offset, len_bytes } => {
@@ -160,9 +204,9 @@ impl Frame {
         let mut bytes = vec![0; len as usize];
         from.read_exact(&mut bytes)?;
         Ok(Some(match kind {
-            QUESTION => Frame::Question(parsed(&bytes)?),
+            REQUEST => Frame::Request(parsed(&bytes)?),
             DATA => Frame::Data(bytes),
-            REFUSED => Frame::Refused(parsed(&bytes)?),
+            REFUSAL => Frame::Refusal(parsed(&bytes)?),
             READY if bytes.is_empty() => Frame::Ready,
             NOT_CONFINED => Frame::NotConfined(parsed(&bytes)?),
             READ => {

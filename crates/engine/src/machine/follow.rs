@@ -23,7 +23,6 @@ use super::{
     Ended, Machine, Slot, Start, ending::Ending, failing::Failing, kept::Kept, resets::Resets, unbooted,
 };
 use crate::{
-    child::Reader,
     error::{Error, Result},
     exports::NBD_STOP_MAX,
     file_systems::FileSystems,
@@ -235,7 +234,7 @@ impl Machine {
         let asked = lock(&self.stop_asked).how.take();
         // In this order: what a client still writes is in the file systems.
         let clients_gone = target.wait_for_clients(self.branch);
-        let file_systems = self.file_systems();
+        let file_systems = self.file_systems(target);
         let ending = Ending { asked_by, asked, exit, last_words, clients_gone, file_systems };
         self.note_stop(target, ending.event());
         // One that ran without ever answering.
@@ -319,10 +318,10 @@ impl Machine {
     }
 
     /// The current state of the file systems on the disks.
-    fn file_systems(&self) -> FileSystems {
-        let (mut found, mut reader) = (FileSystems::default(), Reader::new());
+    fn file_systems(&self, target: &Target) -> FileSystems {
+        let (mut found, mut surveyor) = (FileSystems::default(), target.shared.children.surveyor());
         for lease in lock(&self.leases).iter() {
-            found.add(&mut reader, &lease.disk_name(), lease);
+            found.add(&mut surveyor, &lease.disk_name(), lease);
         }
         found
     }

@@ -69,6 +69,9 @@ impl Handle<call::Status> for Manager {
         if let Some(why) = self.registry.folder_trouble() {
             problems.push(Problem::of_store(Trouble::NoTargets { why: why.failure() }));
         }
+        if let Some(why) = self.shared.children.trouble() {
+            problems.push(Problem::of_store(Trouble::NotLookedAt { why }));
+        }
         for (name, why) in self.registry.unavailable() {
             problems.push(Problem::of_target(&name, Trouble::Unavailable { why: why.failure() }));
         }
