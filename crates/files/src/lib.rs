@@ -26,4 +26,4 @@ pub use tree::{
     Attribute, Budget, Entry, FileExtent, FileKind, FileTime, Limits, Metadata, Step, Tree, TreeError, walk,
 };
 pub use volumes::{Kind, State, Survey, Volume, recognise, survey};
-pub use xfs::Xfs;
+pub use xfs::{LogReplay, Xfs};

@@ -12,7 +12,7 @@ mod ntfs;
 mod opaque;
 #[cfg(test)]
 mod tests;
-mod xfs;
+pub(crate) mod xfs;
 
 use std::sync::{Arc, atomic::AtomicBool};
 
@@ -99,8 +99,8 @@ impl Survey {
 
 /// Reads parts of a volume.
 #[derive(Clone, Copy)]
-struct Probe<'a> {
-    volume: &'a dyn Blocks,
+pub(crate) struct Probe<'a> {
+    pub(crate) volume: &'a dyn Blocks,
 }
 
 impl Probe<'_> {

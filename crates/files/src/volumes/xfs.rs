@@ -15,32 +15,36 @@ use crate::{
     bytes::{be16, be32, be64, byte, has, id},
 };
 
-const BLOCK: u64 = 512;
-const RECORD_MAGIC: u32 = 0xfeed_babe;
+pub(crate) const BLOCK: u64 = 512;
+pub(crate) const RECORD_MAGIC: u32 = 0xfeed_babe;
 const UNMOUNT: u8 = 0x20;
 const NEEDS_REPAIR: u32 = 1 << 4;
 /// Up to 8 buffers of up to 256 KiB are written at once, in any order: so far back may an unfinished write reach, and
 /// so far before the end does the last record begin.
-const WINDOW_BLOCKS: u64 = 8 * (256 << 10) / BLOCK + 16;
+pub(crate) const WINDOW_BLOCKS: u64 = 8 * (256 << 10) / BLOCK + 16;
 /// What the first block of a header has room for; longer records have more headers.
-const HEADER_COVERS: u32 = 32 << 10;
+pub(crate) const HEADER_COVERS: u32 = 32 << 10;
 
-struct Log<'a> {
+/// The log of an XFS: a ring of blocks.
+pub(crate) struct Log<'a> {
     probe: Probe<'a>,
     start: u64,
-    blocks: u64,
-    filesystem: [u8; 16],
+    /// How many blocks there are.
+    pub blocks: u64,
+    /// The id that its records have.
+    pub filesystem: [u8; 16],
 }
 
 /// What a look at the log tells.
-enum Tail {
+pub(crate) enum Tail {
     Unmounted,
     Dirty(&'static str),
     Unknown(&'static str),
 }
 
 impl Log<'_> {
-    fn block(&self, number: u64) -> Result<Vec<u8>, ReadError> {
+    /// A block; numbers go round.
+    pub(crate) fn block(&self, number: u64) -> Result<Vec<u8>, ReadError> {
         let at = self.start + (number % self.blocks) * BLOCK;
         Ok(self.probe.bytes(at, BLOCK as usize)?.unwrap_or_default())
     }
@@ -53,7 +57,7 @@ impl Log<'_> {
 
     /// The first block that does not belong to the newest round any more, up to `blocks`; `None` for a log that was
     /// never written.
-    fn end(&self) -> Result<Result<u64, Tail>, ReadError> {
+    pub(crate) fn end(&self) -> Result<Result<u64, Tail>, ReadError> {
         let (first, last) = (self.round(0)?, self.round(self.blocks - 1)?);
         if first == 0 {
             return Ok(Err(Tail::Unknown("its log is empty")));
@@ -108,13 +112,7 @@ impl Log<'_> {
 
     /// Whether the record at `number`, which begins `left` blocks before the end, is that of an unmount.
     fn is_unmount(&self, number: u64, header: &[u8], left: u64) -> Result<Tail, ReadError> {
-        let (version, len, operations, buffer) =
-            (be32(header, 8), be32(header, 12), be32(header, 40), be32(header, 320));
-        let headers = if version & 2 != 0 && buffer > HEADER_COVERS {
-            u64::from(buffer.div_ceil(HEADER_COVERS))
-        } else {
-            1
-        };
+        let (len, operations, headers) = (be32(header, 12), be32(header, 40), headers(header));
         let blocks = headers.saturating_add(u64::from(len).div_ceil(BLOCK));
         if operations != 1 || blocks != left {
             return Ok(Tail::Dirty("its log does not end with an unmount"));
@@ -130,6 +128,35 @@ impl Log<'_> {
     }
 }
 
+/// How many blocks of headers a record has.
+pub(crate) fn headers(header: &[u8]) -> u64 {
+    let (version, buffer) = (be32(header, 8), be32(header, 320));
+    if version & 2 != 0 && buffer > HEADER_COVERS { u64::from(buffer.div_ceil(HEADER_COVERS)) } else { 1 }
+}
+
+/// The log of a volume with this superblock, or why there is none to be read.
+pub(crate) fn log_of<'a>(probe: Probe<'a>, superblock: &[u8]) -> Result<Log<'a>, &'static str> {
+    let block = u64::from(be32(superblock, 4));
+    let group_shift = u32::from(byte(superblock, 124)).min(63);
+    let log = be64(superblock, 48);
+    if log == 0 {
+        return Err("its log is on another volume");
+    }
+    let in_group = log & ((1 << group_shift) - 1);
+    let start = (log >> group_shift)
+        .checked_mul(u64::from(be32(superblock, 84)))
+        .and_then(|blocks| blocks.checked_add(in_group))
+        .and_then(|blocks| blocks.checked_mul(block));
+    let blocks = u64::from(be32(superblock, 96)) * block / BLOCK;
+    let end = start.and_then(|start| start.checked_add(blocks * BLOCK));
+    match start {
+        Some(start) if blocks >= 2 && end.is_some_and(|end| end <= probe.size()) => {
+            Ok(Log { probe, start, blocks, filesystem: id(superblock, 32) })
+        }
+        _ => Err("its log lies outside"),
+    }
+}
+
 pub(super) fn xfs(probe: Probe<'_>) -> Result<Option<Found>, ReadError> {
     let Some(superblock) = probe.bytes(0, 512)?.filter(|sb| has(sb, 0, b"XFSB")) else { return Ok(None) };
     let found = |state, evidence: &str| Ok(Some(Found::new(Kind::Xfs, state, evidence)));
@@ -141,21 +168,10 @@ pub(super) fn xfs(probe: Probe<'_>) -> Result<Option<Found>, ReadError> {
     if be16(&superblock, 100) & 15 == 5 && be32(&superblock, 216) & NEEDS_REPAIR != 0 {
         return found(State::Dirty, "it is marked as in need of repair");
     }
-    let log = be64(&superblock, 48);
-    if log == 0 {
-        return found(State::Unknown, "its log is on another volume");
-    }
-    let in_group = log & ((1 << group_shift) - 1);
-    let start = (log >> group_shift)
-        .checked_mul(u64::from(be32(&superblock, 84)))
-        .and_then(|blocks| blocks.checked_add(in_group))
-        .and_then(|blocks| blocks.checked_mul(block));
-    let blocks = u64::from(be32(&superblock, 96)) * block / BLOCK;
-    let end = start.and_then(|start| start.checked_add(blocks * BLOCK));
-    let (Some(start), true) = (start, blocks >= 2 && end.is_some_and(|end| end <= probe.size())) else {
-        return found(State::Unknown, "its log lies outside");
+    let log = match log_of(probe, &superblock) {
+        Ok(log) => log,
+        Err(why) => return found(State::Unknown, why),
     };
-    let log = Log { probe, start, blocks, filesystem: id(&superblock, 32) };
     match log.tail()? {
         Tail::Unmounted => found(State::Clean, "its log ends with an unmount"),
         Tail::Dirty(why) => found(State::Dirty, why),

@@ -1,18 +1,22 @@
 //! XFS, versions 4 and 5 ("XFS Algorithms & Data Structures").
 //!
 //! - Checksums of metadata are verified where the file system has them, and whose it is and where it belongs.
-//! - A volume whose log has to be replayed is refused: what it shows would be older than what it was told last.
+//! - Nothing is ever written: a log that has to be replayed is laid over the volume. Where it cannot be replayed exactly,
+//!   the volume is refused: what it shows would be older than what it was told last.
 //! - Refused as well: content on a realtime device, directories of the first version, unknown incompatible features, and
 //!   what is marked as in need of repair.
 
 mod directory;
 mod inode;
+mod log;
 mod map;
 mod superblock;
 mod xattr;
 
+pub use self::log::LogReplay;
 use self::{
     inode::{Fork, Inode},
+    log::Volume,
     superblock::Superblock,
 };
 use crate::{
@@ -42,8 +46,9 @@ fn sum_holds(bytes: &[u8], at: usize) -> bool {
 
 /// The files of an XFS.
 pub struct Xfs<B> {
-    blocks: B,
+    volume: Volume<B>,
     superblock: Superblock,
+    replay: LogReplay,
     budget: Budget,
 }
 
@@ -58,18 +63,35 @@ impl<B: Blocks> Xfs<B> {
         let sector_bytes = Superblock::sector_bytes(&bytes)?;
         bytes.resize(sector_bytes, 0);
         blocks.read_at(0, &mut bytes)?;
-        let superblock = Superblock::parse(&bytes, blocks.size_bytes())?;
-        match recognise(&blocks)? {
-            (_, State::Clean, _) => {}
-            (_, _, evidence) => {
-                return Err(unsupported(format!("an XFS whose log may have to be replayed ({evidence})")));
+        let size_bytes = blocks.size_bytes();
+        let mut superblock = Superblock::parse(&bytes, size_bytes)?;
+        let (_, state, evidence) = recognise(&blocks)?;
+        let mut volume = Volume::new(blocks);
+        let mut replay = LogReplay::default();
+        match state {
+            State::Clean => {}
+            State::Dirty => {
+                replay = log::replay(&mut volume, &superblock, &bytes)?;
+                volume.read(0, &mut bytes)?;
+                superblock = Superblock::parse(&bytes, size_bytes)?;
+            }
+            State::Unknown => {
+                return Err(unsupported(format!(
+                    "an XFS of which it is not known how it was left ({evidence})"
+                )));
             }
         }
-        Ok(Xfs { blocks, superblock, budget: Budget::default() })
+        Ok(Xfs { volume, superblock, replay, budget: Budget::default() })
+    }
+
+    /// What a replay of the log changes; nothing if there is none to be made.
+    #[must_use]
+    pub fn replay(&self) -> LogReplay {
+        self.replay
     }
 
     fn read(&self, place: u64, buf: &mut [u8]) -> Result<(), TreeError> {
-        Ok(self.blocks.read_at(place, buf)?)
+        self.volume.read(place, buf)
     }
 
     /// Blocks of metadata.

@@ -27,6 +27,8 @@ pub(super) struct Superblock {
     group_shift: u32,
     pub inode_bytes: usize,
     inodes_shift: u32,
+    /// Blocks of inodes that are read and freed together.
+    pub cluster_blocks: u64,
     /// Of blocks of directories.
     pub directory_bytes: usize,
     pub is_v5: bool,
@@ -98,7 +100,12 @@ impl Superblock {
         } else {
             version & MORE_BITS != 0 && be32(bytes, 200) & TYPES_V4 != 0
         };
+        // The larger inodes are, the larger are their clusters, unless their alignment does not allow it.
+        let wanted = if is_v5 { 8192 * inode_bytes as u64 / 256 } else { 8192 };
+        let is_aligned = u64::from(be32(bytes, 180)) >= wanted / block_bytes;
+        let cluster_blocks = (if is_aligned { wanted } else { 8192 } / block_bytes).max(1);
         Ok(Superblock {
+            cluster_blocks,
             block_bytes,
             blocks,
             group_blocks,
@@ -120,6 +127,16 @@ impl Superblock {
         let fits = group < self.groups && within.checked_add(blocks)? <= self.group_blocks;
         let first = fits.then(|| group * self.group_blocks + within)?;
         (first + blocks <= self.blocks).then_some(first * self.block_bytes)
+    }
+
+    /// The number of a block of a group.
+    pub(super) fn block_in(&self, group: u64, block: u64) -> u64 {
+        group << self.group_shift | block
+    }
+
+    /// The number of the first inode in a block.
+    pub(super) fn first_inode(&self, block: u64) -> u64 {
+        block << self.inodes_shift
     }
 
     /// Where an inode is, in bytes.

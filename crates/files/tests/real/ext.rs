@@ -220,7 +220,7 @@ fn compare(name: &str, image: &Path, kernel_image: &Path) -> usize {
     let begun = std::time::SystemTime::now();
     let mounted = Mounted::new(kernel_image, "noatime");
     let mut kernel = snapshot::kernel_with_places(mounted.path());
-    snapshot::undo_times(&mut kernel, &ours, begun - Duration::from_millis(20));
+    snapshot::undo_truncations(&mut kernel, &ours, begun - Duration::from_millis(20));
     expect_equal(name, &ours, &kernel);
     ours.len()
 }
@@ -262,7 +262,7 @@ fn populated_by_mke2fs() {
 }
 
 /// Changes files until the file system is cut off from its disk.
-fn load(root: &Path, worker: usize) {
+pub(crate) fn load(root: &Path, worker: usize) {
     let magic = 0xc03b_3998_u32.to_be_bytes();
     for i in 0.. {
         let path = root.join(format!("{worker}-{}", i % 40));

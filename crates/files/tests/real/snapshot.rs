@@ -348,14 +348,24 @@ pub(crate) fn expect_equal(what: &str, ours: &Snapshot, kernel: &Snapshot) {
     assert!(differences.is_empty(), "{what}: {} differences\n{shown}", differences.len());
 }
 
-/// Gives files that the kernel changed since this moment the times that they had before: when it mounts, it finishes
-/// truncations that were interrupted.
-pub(crate) fn undo_times(kernel: &mut Snapshot, ours: &Snapshot, since: std::time::SystemTime) {
+/// The part of some extents that lies before the end of a file.
+fn before_the_end(extents: &[Extent], size: u64) -> Vec<Extent> {
+    let part = |extent: &Extent| (extent.0, extent.1.min(size.saturating_sub(extent.0)), extent.2, extent.3);
+    extents.iter().map(part).filter(|extent| extent.1 > 0).collect()
+}
+
+/// Takes back what the kernel changed since this moment, namely the times of files and what of them lay behind their
+/// ends: when it mounts, it finishes truncations that were interrupted.
+pub(crate) fn undo_truncations(kernel: &mut Snapshot, ours: &Snapshot, since: std::time::SystemTime) {
     let since = since.duration_since(std::time::UNIX_EPOCH).unwrap();
     let since = (since.as_secs() as i64, i64::from(since.subsec_nanos()));
     for (path, shown) in kernel {
-        if let Some(before) = ours.get(path).filter(|_| shown.times[2] >= since) {
-            shown.times = before.times;
+        let Some(before) = ours.get(path).filter(|_| shown.times[2] >= since) else { continue };
+        shown.times = before.times;
+        if let (Some(found), Some(mapped)) = (&mut shown.extents, &before.extents)
+            && before_the_end(found, shown.size) == before_the_end(mapped, before.size)
+        {
+            found.clone_from(mapped);
         }
     }
 }

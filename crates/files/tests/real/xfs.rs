@@ -4,14 +4,15 @@ use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant, SystemTime},
 };
 
-use bygone_files::{Cached, TreeError, Xfs};
+use bygone_files::{Blocks, Cached, LogReplay, TreeError, Xfs};
 
 use crate::{
     ext::{self, shape},
     guest::{self, Task, can_boot},
-    image::{Image, Mounted, blank, can_mount, run, scratch, text},
+    image::{Image, Mounted, blank, can_mount, patch, run, scratch, text},
     snapshot::{self, Random, expect_equal, read_all, read_damaged},
 };
 
@@ -115,4 +116,173 @@ fn every_shape_of_xfs_shows_what_the_kernel_shows() {
         drop(mounted);
         fs::remove_file(&path).unwrap();
     }
+}
+
+/// Makes chunks of inodes, frees them, and uses their places for content and directories, until the disk is taken away.
+fn churn(root: &Path) -> std::io::Result<()> {
+    for i in 0.. {
+        let folder = root.join(format!("chunk-{}", i % 3));
+        match fs::remove_dir_all(&folder) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        fs::create_dir(&folder)?;
+        for name in 0..150 + i * 37 % 200 {
+            let path = folder.join(format!("a name of some length {name}"));
+            fs::write(&path, ext::bytes(i, name * 13 % 300))?;
+            if name % 10 == 0 {
+                let value = ext::bytes(i, 1 + name * 40);
+                rustix::fs::lsetxattr(&path, "user.value", &value, rustix::fs::XattrFlags::empty())?;
+            }
+            if name % 17 == 0 {
+                std::os::unix::fs::symlink("t".repeat(1 + name * 2), folder.join(format!("link-{name}")))?;
+            }
+        }
+        let content = File::create(root.join(format!("content-{}", i % 5)))?;
+        for at in 0..40 {
+            content.write_all_at(&ext::bytes(i, 5000), at * 12_288)?;
+        }
+        if i % 2 == 0 {
+            content.sync_all()?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the log has been written to its end and goes on at its beginning.
+fn has_gone_round(path: &Path) -> bool {
+    let image = Image::open(path);
+    let bytes = |at: u64, len: usize| {
+        let mut bytes = vec![0; len];
+        image.read_at(at, &mut bytes).unwrap();
+        bytes
+    };
+    let superblock = bytes(0, 512);
+    let number =
+        |at: usize, len: usize| superblock[at..at + len].iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+    let (log, shift) = (number(48, 8), number(124, 1));
+    let block = (log >> shift) * number(84, 4) + (log & ((1 << shift) - 1));
+    // Each block of the log begins with the number of the round; in the first one of a record it comes second.
+    let first = bytes(block * number(4, 4), 8);
+    let round = if first[..4] == [0xfe, 0xed, 0xba, 0xbe] { first[7] } else { first[3] };
+    round > 1
+}
+
+/// An image of an XFS that was cut off from its disk under load, after some time or once its log has gone round.
+fn cut_off(folder: &Path, each: &Shape, options: &str, millis: Option<u64>) -> PathBuf {
+    let path = make(folder, each);
+    let mounted = Mounted::new(&path, options);
+    let root = mounted.path().to_owned();
+    std::thread::scope(|scope| {
+        for worker in 0..3 {
+            let root = &root;
+            scope.spawn(move || ext::load(root, worker));
+        }
+        scope.spawn(|| {
+            let error = churn(&root).unwrap_err();
+            assert!(matches!(error.raw_os_error(), Some(5 | 28 | 117)), "{error}");
+        });
+        let until = Instant::now() + Duration::from_millis(millis.unwrap_or(120_000));
+        while Instant::now() < until && (millis.is_some() || !has_gone_round(&path)) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        mounted.cut_off();
+    });
+    path
+}
+
+#[test]
+fn an_xfs_that_was_cut_off_under_load_shows_what_the_kernel_shows_after_its_replay() {
+    if !can_mount("an_xfs_that_was_cut_off_under_load_shows_what_the_kernel_shows_after_its_replay") {
+        return eprintln!("nothing can be cut off without the kernel's driver; nothing was tested");
+    }
+    let folder = scratch();
+    let mut all = LogReplay::default();
+    for (each, options, millis) in [
+        (&SHAPES[0], "", Some(900)),
+        (&SHAPES[1], "logbsize=256k", Some(900)),
+        (&SHAPES[2], "logbsize=32k", Some(900)),
+        (&SHAPES[3], "", None),
+        (&SHAPES[4], "", Some(900)),
+        (&SHAPES[5], "ikeep", Some(900)),
+        (&SHAPES[6], "", Some(900)),
+    ] {
+        let path = cut_off(folder.path(), each, options, millis);
+        let replay = open(&path).unwrap().replay();
+        assert!(replay.transactions > 0, "{}: there was nothing to replay", each.0);
+        compare(each.0, &path);
+        all.buffers += replay.buffers;
+        all.inodes += replay.inodes;
+        all.cancelled += replay.cancelled;
+        all.went_round |= replay.went_round;
+        fs::remove_file(&path).unwrap();
+    }
+    // What is hard to replay has to have occurred.
+    assert!(all.buffers > 100 && all.inodes > 100, "{all:?}");
+    assert!(all.cancelled > 0 && all.went_round, "{all:?}");
+}
+
+/// Compares what is seen of a volume that was cut off with what the kernel shows of a copy.
+fn compare(what: &str, path: &Path) {
+    let copy = path.with_extension("copy");
+    run("cp", &["--sparse=always", text(path), text(&copy)]);
+    let ours = snapshot::ours(&open(path).unwrap());
+    let begun = SystemTime::now();
+    let mounted = Mounted::new(&copy, "noatime");
+    let mut kernel = snapshot::kernel_with_places(mounted.path());
+    snapshot::undo_truncations(&mut kernel, &ours, begun - Duration::from_millis(20));
+    expect_equal(what, &ours, &kernel);
+    drop(mounted);
+    fs::remove_file(&copy).unwrap();
+}
+
+/// The places of the records of a log, in the order in which they were written.
+fn records(image: &[u8]) -> Vec<u64> {
+    let is_one = |sector: &[u8]| sector[..4] == [0xfe, 0xed, 0xba, 0xbe];
+    let mut found: Vec<(u64, u64)> = (0_u64..)
+        .step_by(512)
+        .zip(image.chunks_exact(512))
+        .filter(|(_, sector)| is_one(sector))
+        .map(|(at, sector)| (u64::from_be_bytes(sector[16..24].try_into().unwrap()), at))
+        .collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, at)| at).collect()
+}
+
+/// A damaged byte in one of the last records ends the log there; anywhere else the log is damaged.
+#[test]
+fn a_damaged_log_is_refused_when_linux_refuses_it_and_else_shows_what_linux_shows() {
+    if !can_mount("a_damaged_log_is_refused_when_linux_refuses_it_and_else_shows_what_linux_shows") {
+        return eprintln!("nothing can be cut off without the kernel's driver; nothing was tested");
+    }
+    let folder = scratch();
+    let path = cut_off(folder.path(), &SHAPES[2], "logbsize=32k", Some(500));
+    let good = fs::read(&path).unwrap();
+    let records = records(&good);
+    let (mut refused, mut shown) = (0, 0);
+    for (i, back) in [1_usize, 2, 3, 7, 8, 9, 30, 300].into_iter().enumerate() {
+        for within in [20, 60, 330, 600, 1100] {
+            if (within + i) % 3 == 0 || back > records.len() {
+                continue;
+            }
+            let at = records[records.len() - back] + within as u64;
+            fs::write(&path, &good).unwrap();
+            patch(&path, at, |bytes| bytes[0] ^= 0x10);
+            let copy = path.with_extension("tried");
+            run("cp", &["--sparse=always", text(&path), text(&copy)]);
+            let what = format!("byte {within} of the record {back} before the end");
+            match (Mounted::attempt(&copy, "noatime"), open(&path)) {
+                (Some(mounted), Ok(_)) => {
+                    drop(mounted);
+                    shown += 1;
+                    compare(&what, &path);
+                }
+                (None, Err(TreeError::Damaged { .. } | TreeError::Unsupported { .. })) => refused += 1,
+                (mounted, opened) => {
+                    panic!("{what}: mounted: {}; opened: {:?}", mounted.is_some(), opened.err());
+                }
+            }
+        }
+    }
+    assert!(refused > 5 && shown > 5, "{refused} refused, {shown} shown");
 }
