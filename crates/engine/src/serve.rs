@@ -82,22 +82,26 @@ pub fn init(store: &Path) -> Result<()> {
 }
 
 /// The thread that does upkeep of all logs, until this is dropped.
-struct Keeper {
+pub(crate) struct Keeper {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Keeper {
-    fn start(manager: Arc<Manager>) -> Result<Keeper> {
+    pub(crate) fn start(manager: Arc<Manager>) -> Result<Keeper> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
         let keep = move || {
             let mut said = HashMap::new();
             while !stopping.load(Ordering::Acquire) {
-                let done = manager.logs().work();
+                // It is the only one: the logs without a defect have their turns next.
+                let worked = or_panicked("upkeep", || Ok(manager.logs().work()));
                 say_troubles(&manager, &mut said);
-                if !done {
-                    std::thread::sleep(TICK);
+                match worked {
+                    Ok(true) => {}
+                    Ok(false) => std::thread::sleep(TICK),
+                    // Printed each time, if it comes again.
+                    Err(_) => std::thread::sleep(ADOPT_EVERY),
                 }
             }
         };

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     api::call::RestoreTo,
     runner::fake::Next,
+    serve::Keeper,
     target::{Target, Use, lock},
 };
 
@@ -73,6 +74,27 @@ fn a_status_says_what_keeps_upkeep_from_its_work_until_it_works_again() {
     target.fail_after_syncs(u64::MAX);
     while target.log.maintain().unwrap() {}
     assert_eq!(problems(&manager), "");
+}
+
+#[test]
+fn a_defect_in_the_upkeep_of_one_log_keeps_no_other_from_its_own() {
+    let world = World::new();
+    let options = LogOptions { checkpoint_entries: 1, ..LogOptions::default() };
+    let shared = Shared::with_options(&world.paths(), world.fake.clone(), options);
+    let manager = Manager::open_shared(shared, false).unwrap();
+    for name in ["a", "b"] {
+        add(&manager, name).unwrap();
+        let target = manager.target(name).unwrap();
+        while target.log.maintain().unwrap() {}
+        let disk = target.lease(target.volume(BranchId(0), None).unwrap(), Use::Client).unwrap();
+        disk.write(&[Writing { offset: 0, change: Change::Data(&[7; 4096]) }]).unwrap();
+    }
+    let index = world.target_dir("b").join("index");
+    assert!(!index.exists());
+    manager.target("a").unwrap().panic_at_syncs(true);
+    let keeper = Keeper::start(manager).unwrap();
+    wait_for("the upkeep of the other", || index.exists());
+    drop(keeper);
 }
 
 fn is_partly(result: &Result<impl std::fmt::Debug>, done: &str) -> bool {
