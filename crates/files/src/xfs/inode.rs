@@ -35,7 +35,7 @@ impl<B: Blocks> Xfs<B> {
     pub(super) fn inode(&self, number: u64) -> Result<Inode, TreeError> {
         let place = self.superblock.inode_place(number).ok_or(damaged(number, "there is no such inode"))?;
         let mut raw = vec![0; self.superblock.inode_bytes];
-        self.read(place, &mut raw)?;
+        self.bytes_at(place, &mut raw)?;
         let is_v3 = byte(&raw, 4) >= 3;
         if !has(&raw, 0, b"IN") || !(1..=3).contains(&byte(&raw, 4)) || is_v3 != self.superblock.is_v5 {
             return Err(damaged(number, "there is no such inode"));

@@ -86,6 +86,10 @@ impl<B: Blocks> Xfs<B> {
             if first < visit.done || blocks == 0 {
                 return Err(damaged(number, "its map goes backwards"));
             }
+            // No file is longer, so that its places can be counted in bytes.
+            if first + blocks > i64::MAX as u64 / self.superblock.block_bytes {
+                return Err(damaged(number, "its map leads behind the end of any file"));
+            }
             visit.count()?;
             visit.done = first + blocks;
             if visit.done <= visit.wanted.start {

@@ -11,6 +11,8 @@ mod inode;
 mod log;
 mod map;
 mod superblock;
+#[cfg(test)]
+mod tests;
 mod xattr;
 
 pub use self::log::LogReplay;
@@ -90,7 +92,7 @@ impl<B: Blocks> Xfs<B> {
         self.replay
     }
 
-    fn read(&self, place: u64, buf: &mut [u8]) -> Result<(), TreeError> {
+    fn bytes_at(&self, place: u64, buf: &mut [u8]) -> Result<(), TreeError> {
         self.volume.read(place, buf)
     }
 
@@ -98,7 +100,7 @@ impl<B: Blocks> Xfs<B> {
     fn metadata_at(&self, place: u64, len_bytes: usize) -> Result<Vec<u8>, TreeError> {
         self.budget.take(len_bytes as u64)?;
         let mut bytes = vec![0; len_bytes];
-        self.read(place, &mut bytes)?;
+        self.bytes_at(place, &mut bytes)?;
         Ok(bytes)
     }
 
@@ -116,7 +118,7 @@ impl<B: Blocks> Xfs<B> {
             let (from, to) = (start.max(offset), stop.min(end));
             if from < to {
                 let part = &mut buf[(from - offset) as usize..(to - offset) as usize];
-                failed = self.read(run.place + (from - start), part).err();
+                failed = self.bytes_at(run.place + (from - start), part).err();
             }
             failed.is_none()
         })?;

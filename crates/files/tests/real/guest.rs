@@ -16,6 +16,8 @@ use crate::{
 pub(crate) enum Task {
     /// Fill it.
     Fill,
+    /// Fill it, change it under load, and take it away from its driver.
+    Cut,
     /// Show what is in it.
     Show,
 }
@@ -45,6 +47,7 @@ pub(crate) fn run(
     let disk = |number: usize| char::from(b'b' + number as u8);
     let verb = |task: &Task| match task {
         Task::Fill => "fill",
+        Task::Cut => "cut",
         Task::Show => "show",
     };
     let list: Vec<String> = tasks

@@ -354,6 +354,14 @@ fn before_the_end(extents: &[Extent], size: u64) -> Vec<Extent> {
     extents.iter().map(part).filter(|extent| extent.1 > 0).collect()
 }
 
+/// Leaves out what is reserved behind the ends of files.
+pub(crate) fn up_to_the_ends(mut snapshot: Snapshot) -> Snapshot {
+    for shown in snapshot.values_mut() {
+        shown.extents = shown.extents.as_ref().map(|extents| before_the_end(extents, shown.size));
+    }
+    snapshot
+}
+
 /// Takes back what the kernel changed since this moment, namely the times of files and what of them lay behind their
 /// ends: when it mounts, it finishes truncations that were interrupted.
 pub(crate) fn undo_truncations(kernel: &mut Snapshot, ours: &Snapshot, since: std::time::SystemTime) {

@@ -18,7 +18,7 @@ pub fn files(bytes: &[u8]) {
         look_at_all(&tree, &disk, tree.replay().blocks == 0);
     }
     if let Ok(tree) = Xfs::open(Cached::new(&disk, 1 << 20)) {
-        look_at_all(&tree, &disk, true);
+        look_at_all(&tree, &disk, tree.replay().transactions == 0);
     }
     disk.content.repair_exfat();
     if let Ok(tree) = Fat::open(Cached::new(&disk, 1 << 20)) {
