@@ -36,8 +36,9 @@ use crate::{
 };
 
 const DESCRIPTION: &str = "bygone.json";
-/// Format 1 was from before manifests and keyed headers; it was never released.
-const FORMAT: u64 = 2;
+/// Format 1 was from before manifests and keyed headers, format 2 from before the names of segments and checkpoints had
+/// terms; neither was ever released.
+const FORMAT: u64 = 3;
 const FOLDERS: [&str; 2] = ["targets", "run"];
 /// Prefixes that no target's name can have.
 const ADDING: &str = ".adding-";

@@ -26,10 +26,21 @@ pub(crate) struct Placed {
     pub at: u64,
 }
 
-/// The names of the segments, in order; without what was left of one that was to be written again.
+/// The names of the segments' files that count, in order: without what was left of one that was to be written again,
+/// and without what a superseded holder left.
 pub(crate) fn segment_names(medium: &Medium) -> Vec<String> {
-    let is_segment = |name: &String| name.strip_prefix("log/").and_then(segment::number_of).is_some();
-    medium.names().into_iter().filter(is_segment).collect()
+    let names = medium.names().iter().filter_map(|name| segment_name(name)).collect();
+    segment::counted(names, u32::MAX).0.into_iter().map(segment::Name::file_name).collect()
+}
+
+/// The number and the term in the name of a segment's file.
+pub(crate) fn segment_name(name: &str) -> Option<segment::Name> {
+    segment::Name::parse(name.strip_prefix("log/")?)
+}
+
+/// What a file is called in reports.
+pub(crate) fn label(name: &str) -> String {
+    segment_name(name).map_or_else(|| name.to_owned(), |name| segment::label(name.number))
 }
 
 /// All complete records. Where segments overlap, the later one counts.
@@ -80,7 +91,7 @@ pub(crate) fn is_sealed(name: &str, bytes: &[u8]) -> bool {
 }
 
 fn trailer(name: &str, bytes: &[u8]) -> Option<Trailer> {
-    let number = segment::number_of(name.strip_prefix("log/")?)?;
+    let number = segment_name(name)?.number;
     let key = SegmentHeader::decode(bytes).ok()?.0.log.header_key();
     Trailer::decode(&key, number, bytes.get(bytes.len().checked_sub(TRAILER_BYTES)?..)?, bytes.len() as u64)
 }

@@ -95,7 +95,7 @@ fn make(folder: &Path, guest: Guest) {
     let disk =
         Disk { name: "vda".to_owned(), sectors: Sectors(1 << 21), block_bytes: 512, keeping: Keeping::Store };
     let volume = log.add_disk(&disk).unwrap();
-    let first = folder.join("log/0000000001.seg");
+    let first = folder.join("log/0000000001-00000001.seg");
     let identity = SegmentHeader::decode(&std::fs::read(&first).unwrap()).unwrap().0.log;
     let (begin, end) = (log.head_seq().next(), std::fs::metadata(&first).unwrap().len());
     for i in 0..RECORDS {

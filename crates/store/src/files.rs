@@ -4,43 +4,38 @@ use std::sync::{Arc, atomic::Ordering};
 
 use quick_cache::sync::Cache;
 
-use crate::{
-    env::{Dir, File},
-    error::{Damage, Error, Result},
-    sync::AtomicU64,
-};
+use crate::{env::File, error::Result, sync::AtomicU64};
 
 /// With full segments of 64 MiB, the files of the most recently read 32 GiB of a log stay open.
 const OPEN_FILES_MAX: usize = 512;
 
 /// A cache of open files, by number.
 pub(crate) struct FileCache {
-    dir: Arc<dyn Dir>,
     open: Cache<u32, Arc<dyn File>>,
     /// How often a file was dropped.
     dropped: AtomicU64,
 }
 
 impl FileCache {
-    pub(crate) fn new(dir: Arc<dyn Dir>) -> FileCache {
-        FileCache { dir, open: Cache::new(OPEN_FILES_MAX), dropped: 0.into() }
+    pub(crate) fn new() -> FileCache {
+        FileCache { open: Cache::new(OPEN_FILES_MAX), dropped: 0.into() }
     }
 
-    /// The file `number`. If it is not open yet, it is opened under the name that `name` returns.
+    /// The file `number`, which `open` opens if it is not open yet.
     ///
     /// # Errors
-    /// [`Damage::Missing`] if there is no such file; any other error of the medium.
-    pub(crate) fn get(&self, number: u32, name: impl FnOnce() -> Result<String>) -> Result<Arc<dyn File>> {
+    /// Those of `open`.
+    pub(crate) fn get(
+        &self,
+        number: u32,
+        open: impl FnOnce() -> Result<Arc<dyn File>>,
+    ) -> Result<Arc<dyn File>> {
         if let Some(file) = self.open.get(&number) {
             return Ok(file);
         }
         let dropped = || self.dropped.load(Ordering::SeqCst);
         let before = dropped();
-        let name = name()?;
-        let file = self.dir.open(&name).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::damaged(&name, 0, Damage::Missing),
-            _ => Error::unread(&name, 0, e),
-        })?;
+        let file = open()?;
         self.open.insert(number, file.clone());
         // It may have been replaced since it was opened. Whoever asked for it then gets what was there; whoever asks
         // later gets the other one.

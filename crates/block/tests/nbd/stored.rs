@@ -108,7 +108,7 @@ fn a_damaged_block_fails_alone_and_says_where_it_is() {
     assert_eq!(client.write(1 << 20, &[2; 4096]), 0);
     client.flush();
     // One bit of the fourth block, in the middle of a large record.
-    let segment = folder.path().join("log/log/0000000001.seg");
+    let segment = folder.path().join("log/log/0000000001-00000001.seg");
     let mut bytes = std::fs::read(&segment).unwrap();
     let at = bytes.windows(64).position(|found| found == &data[3 * 4096..3 * 4096 + 64]).unwrap();
     bytes[at] ^= 1;
@@ -119,7 +119,7 @@ fn a_damaged_block_fails_alone_and_says_where_it_is() {
     let alone = client.ask(READ, 0, 3 * 4096, 4096);
     for outcome in [whole, alone] {
         assert_eq!(outcome.error, EIO);
-        assert!(outcome.message.contains("0000000001.seg"), "{}", outcome.message);
+        assert!(outcome.message.contains("log/0000000001 "), "{}", outcome.message);
     }
     assert_eq!(simple.ask(READ, 0, 3 * 4096, 4096).error, EIO);
     for (offset, len) in [(0, 3 * 4096), (4 * 4096, 60 * 4096), (1 << 20, 4096)] {

@@ -259,8 +259,8 @@ fn checkpoint_frame(bytes: &[u8]) {
 /// A valid name is the only name of its value.
 fn names(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    if let Some(number) = segment::number_of(text) {
-        assert_eq!(segment::file_name(number), format!("log/{text}"));
+    if let Some(name) = segment::Name::parse(text) {
+        assert_eq!(name.file_name(), format!("log/{text}"));
     }
     if let Some(name) = Name::parse(text) {
         assert_eq!(name.file_name(), format!("index/{text}"));

@@ -100,10 +100,13 @@ fn renamed(input: &mut Input<'_>, name: &str) -> String {
         1 => input.u32(),
         _ => u32::from(input.u8() % 40),
     };
-    let plus = if input.u8().is_multiple_of(8) { "+" } else { "" };
+    let how = input.u8() % 8;
+    let plus = if how == 0 { "+" } else { "" };
     let digits = format!("{plus}{number:0width$}", width = 10 - plus.len());
     match name.split_once('-') {
-        _ if name.starts_with("log/") => format!("log/{digits}.seg"),
+        // As if another holder had made it.
+        Some(_) if name.starts_with("log/") && how == 1 => format!("log/{digits}-00000002.seg"),
+        Some((_, rest)) if name.starts_with("log/") => format!("log/{digits}-{rest}"),
         Some((_, rest)) => format!("index/{digits}-{rest}"),
         None => format!("index/{digits}"),
     }

@@ -476,6 +476,13 @@ impl Dir for SimDir {
             return Err(gone());
         }
         let node = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        // A segment is copied with its damage.
+        let segment = to.split('-').next().unwrap_or(to);
+        let others = state.names.iter().filter(|(name, _)| name.starts_with(segment));
+        for other in others.map(|(_, &other)| other).collect::<Vec<_>>() {
+            let other = state.nodes[other].clone();
+            state.nodes[node].carry_rot(&other);
+        }
         if let Some(replaced) = state.names.insert(to.to_owned(), node)
             && let Some(room) = &mut state.room
         {

@@ -182,6 +182,20 @@ impl Node {
         }
     }
 
+    /// Takes over the rot of a file of which this one was copied, where it has what that one showed to readers.
+    pub(super) fn carry_rot(&mut self, from: &Node) {
+        for (&at, mask) in &from.rot {
+            let shown = from.seen.get(at).map(|byte| byte ^ mask);
+            if shown.is_some() && self.seen.get(at).copied() == shown && !self.rot.contains_key(&at) {
+                self.seen[at] ^= mask;
+                if let Some(byte) = self.durable.get_mut(at) {
+                    *byte ^= mask;
+                }
+                self.rot.insert(at, *mask);
+            }
+        }
+    }
+
     /// The offsets at which readers see something other than what was written.
     pub(super) fn rotten(&self) -> Vec<usize> {
         self.rot.keys().copied().collect()

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    io::ErrorKind,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -13,11 +12,11 @@ use bygone_store::{
     format::record::{Header, Op},
 };
 
-use super::{Act, Done, Failure, World, check};
+use super::{Done, Failure, World, check};
 use crate::{
     inspect::{self, Records},
-    medium::{Faults, Medium},
-    oracle::{Block, Oracle, Rec},
+    medium::Faults,
+    oracle::{Oracle, Rec},
     rng::mix,
 };
 
@@ -149,26 +148,7 @@ impl World {
         check!(files(self) == before, "whoever held the log before has changed its files");
         drop(old);
         self.log = Some(log);
-        self.adopt(false, &BTreeSet::new())?;
-        if std::mem::take(&mut self.begun_late) { self.after_a_late_begin() } else { Ok(()) }
-    }
-
-    /// Whoever held the log before has begun a segment after another holder had listed them: the name is taken, and the
-    /// new one takes no records until the log is opened again. It can be read meanwhile.
-    fn after_a_late_begin(&mut self) -> Done {
-        let block = Block { volume: VolumeId(0), lba: 0, sectors: 1, content: None };
-        let content = Content::Zero(Sectors(1));
-        let write = BlockWrite { volume: block.volume, lba: Lba(0), content, base: false };
-        match self.act("append late", vec![Rec::Block(block)], |log| log.append(&[write]))? {
-            Act::Done(_) | Act::Died => {}
-            Act::Refused(Error::Io { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {}
-            Act::Refused(error) => return Err(Failure(format!("another one begun late: {error}"))),
-        }
-        // What is damaged of the index waits for a checkpoint, and that for a record.
-        if !self.medium.is_dead() && !self.hurt_index {
-            self.compare_all(1)?;
-        }
-        self.reopen(false)
+        self.adopt(false, &BTreeSet::new())
     }
 
     pub(super) fn take_over_now(&self) -> bygone_store::Result<Arc<Log>> {
@@ -185,14 +165,8 @@ impl World {
         let taken = opened.clone();
         let steps_end = if self.rng.chance(500) { 8 } else { 60 };
         let steps = self.rng.below(steps_end);
-        let segments = |medium: &Medium| -> BTreeSet<String> {
-            medium.names().into_iter().filter(|name| name.starts_with("log/")).collect()
-        };
-        let there = Arc::new(Mutex::new(BTreeSet::new()));
-        let found = there.clone();
         self.medium.interrupt(steps, move || {
             let log = Log::open(medium.dir(), clock, options);
-            *found.lock().unwrap_or_else(PoisonError::into_inner) = segments(&medium);
             *taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(log);
         });
         let head = old.head_seq();
@@ -211,9 +185,6 @@ impl World {
         }
         if self.medium.was_interrupted() {
             self.say("taken over in the middle");
-            let there = there.lock().unwrap_or_else(PoisonError::into_inner);
-            // Begun by the holder before after the other one had listed them.
-            self.begun_late = !segments(&self.medium).is_subset(&there);
         }
         // A checkpoint may have been preceded by a mark.
         self.limbo.push((head.0 + 1, vec![Rec::Mark]));

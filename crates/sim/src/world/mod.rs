@@ -158,10 +158,6 @@ struct World {
     oracle: Oracle,
     /// Records that were attempted but not acknowledged, with their first seq.
     limbo: Vec<(u64, Vec<Rec>)>,
-    /// Whoever held the log before has begun a segment after another holder had listed them.
-    begun_late: bool,
-    /// Segments over whose index a superseded holder wrote.
-    overrun: BTreeSet<String>,
     /// Open volumes over the index.
     open: BTreeSet<u32>,
     /// Volumes with a device below, and the moment that the device shows.
@@ -231,8 +227,6 @@ impl World {
             term_perhaps: 1,
             oracle: Oracle::new(start),
             limbo: Vec::new(),
-            begun_late: false,
-            overrun: BTreeSet::new(),
             open: BTreeSet::new(),
             taps: BTreeMap::new(),
             open_taps: BTreeSet::new(),

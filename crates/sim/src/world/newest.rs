@@ -60,10 +60,10 @@ impl Hurt {
     fn is_at(&self, place: &Place) -> bool {
         let in_record = |(_, placed): &(Part, Placed)| {
             let extent = placed.at..placed.header.end(placed.at);
-            place.file == segment::file_name(placed.segment) && extent.contains(&place.offset)
+            place.file == segment::label(placed.segment) && extent.contains(&place.offset)
         };
         let in_padding =
-            |(number, at): &(u32, u64)| place.file == segment::file_name(*number) && place.offset == *at;
+            |(number, at): &(u32, u64)| place.file == segment::label(*number) && place.offset == *at;
         self.records.values().any(in_record)
             || self.padding.iter().any(in_padding)
             || place.offset == 0 && self.headers.values().any(|file| *file == place.file)
@@ -103,13 +103,11 @@ impl World {
     /// Flips bits in segments without an index, mostly in the newest records.
     pub(super) fn flip_newest(&mut self) {
         for _ in 0..self.rng.within(1, 3) {
-            let unsealed: Vec<String> = self
-                .medium
-                .names()
+            let unsealed: Vec<String> = inspect::segment_names(&self.medium)
                 .into_iter()
                 .filter(|name| {
                     let bytes = self.medium.sound_bytes(name).unwrap_or_default();
-                    name.starts_with("log/") && !bytes.is_empty() && !inspect::is_sealed(name, &bytes)
+                    !bytes.is_empty() && !inspect::is_sealed(name, &bytes)
                 })
                 .collect();
             let Some(last) = unsealed.last() else { return };
@@ -126,7 +124,7 @@ impl World {
         let len = self.medium.sound_bytes(name).unwrap_or_default().len() as u64;
         let all = inspect::placed(&self.medium);
         let here: Vec<&Placed> =
-            all.values().filter(|placed| segment::file_name(placed.segment) == name).collect();
+            all.values().filter(|placed| segment::label(placed.segment) == inspect::label(name)).collect();
         let end = here.last().map_or(SEGMENT_HEADER_BYTES as u64, |placed| placed.header.end(placed.at));
         let (choice, bit) = (self.rng.below(20), self.rng.below(8) as u32);
         if choice == 0 {
@@ -187,13 +185,13 @@ impl World {
             return hurt;
         }
         let mut rotten: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-        for name in self.medium.names() {
-            let Some(number) = name.strip_prefix("log/").and_then(segment::number_of) else { continue };
+        for name in inspect::segment_names(&self.medium) {
+            let Some(segment::Name { number, .. }) = inspect::segment_name(&name) else { continue };
             let places: Vec<u64> = self.medium.rotten(&name).into_iter().map(|at| at as u64).collect();
             if places.first().is_some_and(|at| *at < SEGMENT_HEADER_BYTES as u64)
                 && let Some(first) = inspect::first_seq(&self.medium, &name)
             {
-                hurt.headers.insert(first.0, name);
+                hurt.headers.insert(first.0, inspect::label(&name));
             }
             rotten.insert(number, places);
         }
@@ -311,8 +309,7 @@ impl World {
         let named = |placed: &Placed| {
             let extent = placed.at..placed.header.end(placed.at);
             damaged.iter().any(|damaged| {
-                damaged.place.file == segment::file_name(placed.segment)
-                    && extent.contains(&damaged.place.offset)
+                damaged.place.file == segment::label(placed.segment) && extent.contains(&damaged.place.offset)
             })
         };
         for (seq, (_, placed)) in hurt.records.range(..=durable.0) {

@@ -1,6 +1,9 @@
 //! Another holder takes the log over, and the one before goes on without having looked.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bygone_model::{Lba, VolumeId};
 use bygone_store::{BlockWrite, Content, Error, Log};
@@ -9,8 +12,7 @@ use super::{Done, Failure, World, check};
 use crate::inspect;
 
 impl World {
-    /// What the holder before acknowledges now is lost, and overwrites the index of its last segment. Nothing else
-    /// changes, and whoever holds the log loses nothing.
+    /// What the holder before acknowledges now is lost, and no file of the log changes.
     pub(super) fn overrun(&mut self) -> Done {
         let old = self.log()?;
         if old.is_poisoned() || self.medium.is_dead() {
@@ -22,9 +24,6 @@ impl World {
         if old.is_poisoned() {
             return Ok(());
         }
-        let last = inspect::segment_names(&self.medium)
-            .into_iter()
-            .rfind(|name| self.medium.bytes(name).is_some_and(|bytes| !bytes.is_empty()));
         self.say("taken over, and whoever held it goes on");
         (self.views, self.open, self.open_taps) = Default::default();
         self.term_perhaps += 1;
@@ -33,21 +32,13 @@ impl World {
         let new = log.clone();
         self.log = Some(log);
         self.adopt(false, &BTreeSet::new())?;
-        // Until the new holder has a durable record, what the old one writes still continues the log.
-        let before = self.oracle.head();
-        for _ in 0..4 {
-            if self.oracle.head() == before {
-                self.append()?;
-            }
-        }
-        self.flush()?;
-        let mut goes_on = self.oracle.head() > before;
+        let mut goes_on = true;
         for _ in 0..self.rng.within(2, 12) {
             if !self.is_held_by(&new) {
                 return Ok(());
             }
             if goes_on && self.rng.chance(600) {
-                goes_on = self.write_as(&old, last.as_ref())?;
+                goes_on = self.write_as(&old)?;
             }
             match self.rng.below(6) {
                 0 | 1 => self.append()?,
@@ -76,8 +67,23 @@ impl World {
         self.log.as_ref().is_some_and(|held| Arc::ptr_eq(held, log))
     }
 
-    /// Writes as the holder before, behind the records of `last`; returns whether it acknowledged that.
-    fn write_as(&mut self, old: &Arc<Log>, last: Option<&String>) -> Done<bool> {
+    /// Writes as the holder before; returns whether it acknowledged that.
+    fn write_as(&mut self, old: &Arc<Log>) -> Done<bool> {
+        let before = self.files_that_count();
+        let acknowledged = self.write_and_flush_as(old)?;
+        check!(self.files_that_count() == before, "whoever held it has changed files of the log");
+        Ok(acknowledged)
+    }
+
+    /// The files of the log, without those that a superseded holder left.
+    fn files_that_count(&self) -> BTreeMap<String, Option<Vec<u8>>> {
+        let segments = inspect::segment_names(&self.medium);
+        let counts = |name: &String| inspect::segment_name(name).is_none() || segments.contains(name);
+        let names = self.medium.names().into_iter().filter(counts);
+        names.map(|name| (name.clone(), self.medium.bytes(&name))).collect()
+    }
+
+    fn write_and_flush_as(&mut self, old: &Arc<Log>) -> Done<bool> {
         let volume = self.rng.below(self.oracle.volumes.len() as u64) as u32;
         let end = self.oracle.end_of(volume).0;
         let sectors = self.rng.within(1, 8).min(end);
@@ -85,10 +91,7 @@ impl World {
         let data = vec![0xee; (sectors * 512) as usize];
         let write = BlockWrite { volume: VolumeId(volume), lba, content: Content::Data(&data), base: false };
         match old.append(&[write]) {
-            Ok(_) => {
-                self.say(format!("whoever held it writes {volume}:{lba}+{sectors}"));
-                self.overrun.extend(last.cloned());
-            }
+            Ok(_) => self.say(format!("whoever held it writes {volume}:{lba}+{sectors}")),
             Err(Error::Superseded { .. } | Error::Behind { .. }) => return Ok(false),
             // Added by the new holder.
             Err(Error::NoVolume(_)) => return Ok(true),

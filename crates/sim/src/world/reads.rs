@@ -368,8 +368,7 @@ impl World {
                 if self.hurts_newest() {
                     return self.names_what_is_hurt(&report.damaged, durable);
                 }
-                let known =
-                    |file: &str| self.hurt_index && file.starts_with("index/") || self.overrun.contains(file);
+                let known = |file: &str| self.hurt_index && file.starts_with("index/");
                 let fine = report.damaged.iter().all(|damaged| known(&damaged.place.file))
                     || self.damaged
                     || self.medium.sync_failed();

@@ -46,31 +46,32 @@ pub struct Name {
     pub end: Seq,
     /// The time of that record.
     pub end_time: Micros,
+    /// The term of the holder that wrote it.
+    pub term: u32,
 }
 
 impl Name {
     /// The file's name, with its folder.
     #[must_use]
     pub fn file_name(&self) -> String {
-        format!("{FOLDER}/{:010}-{:016x}-{:016x}.idx", self.number, self.end.0, self.end_time.0)
+        let (end, time) = (self.end.0, self.end_time.0);
+        format!("{FOLDER}/{:010}-{end:016x}-{time:016x}-{:08x}.idx", self.number, self.term)
     }
 
     /// Parses a file name (without its folder).
     #[must_use]
     pub fn parse(name: &str) -> Option<Name> {
         let mut parts = name.strip_suffix(".idx")?.split('-');
-        let (number, end, time) = (parts.next()?, parts.next()?, parts.next()?);
-        if parts.next().is_some() || number.len() != 10 || end.len() != 16 || time.len() != 16 {
-            return None;
-        }
+        let (number, end, time, term) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let parsed = Name {
             number: number.parse().ok()?,
             end: Seq(u64::from_str_radix(end, 16).ok()?),
             end_time: Micros(u64::from_str_radix(time, 16).ok()?.cast_signed()),
+            term: u32::from_str_radix(term, 16).ok()?,
         };
         // Files are opened by the name that `file_name` makes, so any other spelling is refused.
-        let counts = (1..=NUMBER_MAX).contains(&parsed.number);
-        (counts && parsed.end <= SEQ_MAX && parsed.file_name().ends_with(name)).then_some(parsed)
+        let counts = (1..=NUMBER_MAX).contains(&parsed.number) && parsed.end <= SEQ_MAX && parsed.term > 0;
+        (counts && parsed.file_name().strip_prefix(FOLDER)?.strip_prefix('/')? == name).then_some(parsed)
     }
 }
 
@@ -384,11 +385,17 @@ mod tests {
 
     #[test]
     fn names_say_what_they_hold() {
-        let name = Name { number: 12, end: Seq(345), end_time: Micros(-6) };
+        let name = Name { number: 12, end: Seq(345), end_time: Micros(-6), term: 31 };
         let file = name.file_name();
         assert_eq!(Name::parse(file.strip_prefix("index/").unwrap()), Some(name));
-        for other in ["0000000012-1-2.idx", "+000000012-0000000000000159-fffffffffffffffa.idx"] {
-            assert_eq!(Name::parse(other), None);
+        for other in [
+            "0000000012-1-2-3.idx",
+            "0000000012-0000000000000159-fffffffffffffffa.idx",
+            "+000000012-0000000000000159-fffffffffffffffa-0000001f.idx",
+            "0000000012-0000000000000159-fffffffffffffffa-0000001F.idx",
+            "0000000012-0000000000000159-fffffffffffffffa-00000000.idx",
+        ] {
+            assert_eq!(Name::parse(other), None, "{other}");
         }
     }
 

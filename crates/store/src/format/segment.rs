@@ -10,6 +10,8 @@
 //! ```
 //! The trailer's hash is keyed, like those of records, because the last bytes of an unsealed segment may be a guest's.
 
+mod name;
+
 use bygone_model::{Lba, Micros, Sectors, Seq, VolumeId};
 
 use super::{
@@ -17,6 +19,8 @@ use super::{
     key::{HeaderKey, Identity, SALT_BYTES, SECRET_BYTES},
     record::{FLAG_SKIP, Op, Subject},
 };
+
+pub use name::{Name, counted, label};
 
 /// The length of a segment's header, and the offset of the first record.
 pub const SEGMENT_HEADER_BYTES: usize = 4096;
@@ -26,6 +30,7 @@ pub const TRAILER_BYTES: usize = 64;
 /// The highest valid number.
 const NUMBER_MAX: u32 = 1 << 31;
 
+const FOLDER: &str = "log";
 const MAGIC: &[u8; 8] = b"BYGONEsg";
 const TRAILER_MAGIC: &[u8; 8] = b"BYGONEst";
 const ENTRY_BYTES: usize = 28;
@@ -33,33 +38,10 @@ const MARK_BYTES: usize = 16;
 /// How many bytes of a trailer its hash covers.
 const HASHED_BYTES: usize = TRAILER_BYTES - 8;
 
-/// The name of a segment's file.
+/// The folder of the segments.
 #[must_use]
-pub fn file_name(number: u32) -> String {
-    format!("log/{number:010}.seg")
-}
-
-/// The name under which a holder of this term writes a segment again, until the file is whole.
-#[must_use]
-pub fn part_name(number: u32, term: u32) -> String {
-    format!("{}.{term:08x}.part", file_name(number))
-}
-
-/// Whether a file of the segments' folder is what was left of one that was written again.
-#[must_use]
-pub fn is_part(name: &str) -> bool {
-    let Some((number, term)) = name.split_at_checked(14) else { return false };
-    let digits = term.strip_prefix('.').and_then(|term| term.strip_suffix(".part"));
-    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    number_of(number).is_some() && digits.is_some_and(|term| term.len() == 8 && term.bytes().all(is_digit))
-}
-
-/// The number in the name of a segment's file (without the folder). `None`: not such a name, or not a valid number.
-#[must_use]
-pub fn number_of(name: &str) -> Option<u32> {
-    let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 10)?;
-    let number = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())??;
-    is_number(number).then_some(number)
+pub fn folder() -> &'static str {
+    FOLDER
 }
 
 /// Whether a segment may have this number. Counting on from a valid one cannot overflow.
@@ -504,25 +486,6 @@ mod tests {
             let trailer = &bytes[bytes.len() - TRAILER_BYTES..];
             let trailer = Trailer::decode(&LOG.header_key(), 4, trailer, file_bytes);
             assert_eq!(trailer.is_some(), good, "{first}");
-        }
-        assert_eq!(number_of("0000000012.seg"), Some(12));
-        for name in ["+000000012.seg", "0000000000.seg", "4294967295.seg"] {
-            assert_eq!(number_of(name), None);
-        }
-        let part = part_name(12, 0xab);
-        assert!(is_part(part.strip_prefix("log/").unwrap_or(&part)), "{part}");
-        for name in [
-            "0000000012.seg.part",
-            "0000000012.seg..part",
-            "0000000012.seg.old.part",
-            "0000000012.seg.000000AB.part",
-            "0000000012.seg.0000000ab.part",
-            "0000000012.segx000000ab.part",
-            "0000000012.seg.000000ab.part.part",
-            "0000000000.seg.000000ab.part",
-            "0000000012.seg.000000ab",
-        ] {
-            assert!(!is_part(name), "{name}");
         }
     }
 

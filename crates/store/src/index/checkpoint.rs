@@ -34,10 +34,8 @@ const BLOCK_BYTES_MAX: u32 = 1 << 30;
 /// An open checkpoint: the immutable index of every moment of its span.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// Its number and end.
+    /// Its number, its end and its writer's term.
     pub name: Name,
-    /// The term of the holder that wrote it.
-    pub term: u32,
     /// Everything besides its trees.
     pub footer: Footer,
     /// Pins its own file and those that it is built on.
@@ -116,7 +114,7 @@ impl IndexFiles {
         let mut names: Vec<Name> = files.iter().filter_map(|name| Name::parse(name)).collect();
         names.sort_unstable_by_key(|name| name.number);
         let cache_key = cache.register();
-        let files = FileCache::new(dir.clone());
+        let files = FileCache::new();
         Ok(IndexFiles {
             dir,
             log_id,
@@ -247,7 +245,13 @@ impl IndexFiles {
     }
 
     fn file(&self, number: u32) -> Result<Arc<dyn File>> {
-        self.files.get(number, || self.file_name(number))
+        self.files.get(number, || {
+            let name = self.file_name(number)?;
+            self.dir.open(&name).map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound => Error::damaged(&name, 0, Damage::Missing),
+                _ => Error::io("opening", &name, e),
+            })
+        })
     }
 
     /// Opens a checkpoint.
@@ -266,11 +270,12 @@ impl IndexFiles {
             return Err(damaged(0, Damage::Truncated));
         }
         read_exact_at(&*file, &mut frame, 0).map_err(|e| unread(0, e))?;
-        let term = match checkpoint::check_header(&frame, name.number, &self.log_id) {
-            Ok(term) => term,
+        match checkpoint::check_header(&frame, name.number, &self.log_id) {
+            Ok(term) if term == name.term => {}
+            Ok(_) => return Err(damaged(0, Damage::Misplaced)),
             Err(0) => return Err(damaged(0, Damage::Magic)),
             Err(found) => return Err(Error::NewerVersion { name: file_name, found, known: VERSION }),
-        };
+        }
         let trailer_at = len_bytes - FRAME_BYTES as u64;
         read_exact_at(&*file, &mut frame, trailer_at).map_err(|e| unread(trailer_at, e))?;
         let trailer =
@@ -288,7 +293,7 @@ impl IndexFiles {
         {
             return Err(damaged(trailer.offset, Damage::Inconsistent));
         }
-        Ok(Checkpoint { name, term, _keep: self.keep(&name, &footer), footer })
+        Ok(Checkpoint { name, _keep: self.keep(&name, &footer), footer })
     }
 
     fn read_json<T: serde::de::DeserializeOwned>(

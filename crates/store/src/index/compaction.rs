@@ -143,12 +143,12 @@ pub fn write(
     let stripes = if history.is_some() { index.mended.damaged() } else { BTreeSet::new() };
     let (known, mended, aside) = (&index.mended, BTreeMap::new(), BTreeMap::new());
     let mut damaged = Damaged { history, known, stripes, mended, aside, lost: None };
-    let name = Name { number: index.next_number(), end: contents.end, end_time: contents.end_time };
+    let (number, term) = (index.next_number(), contents.term);
+    let name = Name { number, end: contents.end, end_time: contents.end_time, term };
     let file_name = name.file_name();
     let file = match dir.create(&file_name) {
-        // An earlier attempt left it, unless another holder has a checkpoint of the same name.
+        // An earlier attempt left it: no other holder makes one of this term.
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            look()?;
             remove_leftover(dir, &file_name)?;
             dir.create(&file_name)
         }
@@ -179,11 +179,10 @@ pub fn write(
             for (stripe, lost) in damaged.aside {
                 index.mended.set_aside(stripe, lost);
             }
-            Ok(Checkpoint { name, term: contents.term, _keep: keep, footer })
+            Ok(Checkpoint { name, _keep: keep, footer })
         }
         Err(e) => {
-            // An unfinished checkpoint is useless, and its space may be needed. But another holder may have one of the
-            // same name.
+            // An unfinished checkpoint is useless, and its space may be needed.
             if look().is_ok() {
                 let _ = dir.remove(&file_name);
             }

@@ -8,7 +8,7 @@ use std::{ops::Range, sync::Arc};
 use bygone_model::{Micros, Seq, VolumeId};
 use rustc_hash::FxHashMap;
 
-use super::{Log, recover::segment_numbers, scan};
+use super::{Log, scan};
 use crate::{
     error::{Damage, Error, Result},
     format::{
@@ -105,7 +105,7 @@ impl Log {
         match scanned.damage.first() {
             // A record with a damaged payload is still known; reading it reports the damage.
             Some(&(offset, damage)) if !scanned.lost.is_empty() => {
-                Err(Error::damaged(&segment::file_name(number), offset, damage))
+                Err(Error::damaged(&segment::label(number), offset, damage))
             }
             _ => Ok(scanned.index),
         }
@@ -113,7 +113,7 @@ impl Log {
 
     /// The same, or what is left of a segment whose damage was reported when the log was opened.
     pub(super) fn index_despite_reported_damage(&self, number: u32) -> Result<segment::SegmentIndex> {
-        let file = segment::file_name(number);
+        let file = segment::label(number);
         let moved = self.places.elsewhere(number).is_some();
         if !moved && self.damaged_at_open.contains(&file) {
             return Ok(self.scan_segment(number)?.index);
@@ -124,7 +124,7 @@ impl Log {
     /// The same, but not if records are lost that the index knew when the log was opened. A tree made from the rest
     /// would show what was there before them, where reading fails without it.
     fn index_with_all_that_was_known(&self, number: u32) -> Result<segment::SegmentIndex> {
-        let file = segment::file_name(number);
+        let file = segment::label(number);
         if self.places.elsewhere(number).is_none() && self.damaged_at_open.contains(&file) {
             let scanned = self.scan_segment(number)?;
             if scanned.lost.iter().any(|lost| lost.start <= self.covered_at_open) {
@@ -216,7 +216,7 @@ impl Log {
                 }
             };
             if part.first > reached.next() {
-                return Err(Error::damaged(&segment::file_name(number), 0, Damage::Inconsistent));
+                return Err(Error::damaged(&segment::label(number), 0, Damage::Inconsistent));
             }
             let of_it = |e: &Entry| volume.is_none_or(|volume| volume == e.volume);
             let wanted = |e: &&Entry| of_it(e) && e.seq > reached && e.seq <= to;
@@ -280,9 +280,8 @@ impl Log {
     /// When they cannot be read.
     pub fn used_bytes(&self) -> Result<u64> {
         // Not through the cache of open files, of which readers would lose as many.
-        let mut names: Vec<String> =
-            segment_numbers(&*self.dir)?.into_iter().map(segment::file_name).collect();
-        for folder in [checkpoint::folder(), manifest::folder(), cursor::folder()] {
+        let mut names = Vec::new();
+        for folder in [segment::folder(), checkpoint::folder(), manifest::folder(), cursor::folder()] {
             let files = self.dir.list(folder).map_err(|e| Error::io("listing", folder, e))?;
             names.extend(files.into_iter().map(|file| format!("{folder}/{file}")));
         }

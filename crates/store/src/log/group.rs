@@ -107,7 +107,7 @@ impl Sequencer {
             active.torn = true;
             active.was_torn = true;
             active.attempt = active.attempt.saturating_add(1);
-            return Err(Error::io("writing", &segment::file_name(active.number), e));
+            return Err(Error::io("writing", &segment::label(active.number), e));
         }
 
         active.written_to = written_to;

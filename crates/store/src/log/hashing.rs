@@ -65,7 +65,7 @@ impl Log {
     /// Returns whether that was the last piece.
     fn hash_piece(&self, hashing: &mut Hashing, len: usize) -> Result<bool> {
         let (number, at) = (hashing.entry.number, hashing.whole.upto());
-        let name = segment::file_name(number);
+        let name = segment::label(number);
         let mut piece = vec![0; len];
         let got = hashing.file.read_uncached_at(&mut piece, at);
         let got = got.map_err(|e| Error::unread(&name, at, e))?;
@@ -83,9 +83,10 @@ impl Log {
         // noted there.
         let next = || self.manifest().take_unhashed();
         while let Some(entry) = next() {
-            let name = segment::file_name(entry.number);
+            let name = segment::label(entry.number);
             let is_sound = !self.damaged_at_open.contains(&name);
-            let Some(file) = is_sound.then(|| self.dir.open(&name).ok()).flatten() else { continue };
+            let open = || self.places.segments.files.open(entry.number).ok().flatten();
+            let Some(file) = is_sound.then(open).flatten() else { continue };
             match Whole::begin(&*file, entry.number, self.key) {
                 Ok(whole) => return Some(Hashing { entry, file, whole }),
                 Err(error) => self.note_rot(&entry, error),
@@ -134,7 +135,7 @@ impl Log {
     ) -> Result<()> {
         let known = self.manifest().segment(number).copied().filter(|entry| entry.state == State::Lives);
         let Some(known) = known else { return Ok(()) };
-        let damaged = |offset, damage| Err(Error::damaged(&segment::file_name(number), offset, damage));
+        let damaged = |offset, damage| Err(Error::damaged(&segment::label(number), offset, damage));
         if header_crc != Some(known.header_crc) {
             return damaged(0, Damage::Misplaced);
         }

@@ -24,10 +24,11 @@ use crate::{
         segment,
     },
     manifest::{self, Flaws, Known},
+    place,
     sync::{AtomicU64, Mutex, MutexGuard},
 };
 
-use super::{LogKey, recover::segment_numbers, scan};
+use super::{LogKey, scan};
 
 /// The term of a log's first holder.
 pub(super) const TERM_FIRST: u32 = 1;
@@ -179,7 +180,7 @@ fn hold_upon(
 ) -> Result<u32> {
     // Manifests of higher numbers were published since; the first look finds them.
     let (named, number) = manifest::newest_term(dir, log, manifest.upto())?;
-    let in_files = newest_term(dir, &LogKey::of(log), &segment_numbers(dir)?)?;
+    let in_files = newest_term(dir, &LogKey::of(log))?;
     if named > in_files {
         // Its holder may have died before making it durable, and nothing may be written in a term that is not
         // durable.
@@ -211,18 +212,19 @@ pub(super) fn is_taken(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::AlreadyExists)
 }
 
-/// The newest term that segments and checkpoints name. It never decreases from one file to the next, so the newest
-/// readable one of each kind has it.
-fn newest_term(dir: &dyn Dir, log: &LogKey, numbers: &[u32]) -> Result<u32> {
+/// The newest term in the names of segments and checkpoints whose header can be read. Others may be no files of the log.
+fn newest_term(dir: &dyn Dir, log: &LogKey) -> Result<u32> {
     let mut newest = TERM_FIRST;
-    for &number in numbers.iter().rev() {
-        let name = segment::file_name(number);
-        let file = match dir.open(&name) {
+    let mut names = place::names(dir)?;
+    names.sort_unstable_by_key(|name| (name.term, name.number));
+    for name in names.into_iter().rev() {
+        let file_name = name.file_name();
+        let file = match dir.open(&file_name) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            opened => opened.map_err(|e| Error::unread(&name, 0, e))?,
+            opened => opened.map_err(|e| Error::unread(&segment::label(name.number), 0, e))?,
         };
-        if let Some((header, _)) = scan::read_header(&*file, number, log)? {
-            newest = newest.max(header.term);
+        if scan::read_header(&*file, name.number, log)?.is_some() {
+            newest = newest.max(name.term);
             break;
         }
     }

@@ -13,15 +13,16 @@ use std::{
 
 use bygone_model::{Micros, Seq};
 
-use super::{Log, append::Sequencer, holder::is_taken, recover::segment_numbers, scan};
+use super::{Log, append::Sequencer, holder::is_taken, scan};
 use crate::{
     env::{File, read_exact_at},
     error::{Damage, Error, Place, Result},
     format::{
         manifest::{Entry, State},
-        segment,
+        segment::{self, Name},
     },
     manifest::{self, Known},
+    place,
     sync::MutexGuard,
 };
 
@@ -52,7 +53,7 @@ impl Log {
         let known: BTreeSet<Place> = damage.iter().map(|(place, _)| place.clone()).collect();
         let is_missing = |entry: &&Entry| entry.state == State::Missing;
         let missing: Vec<u32> = self.manifest().segments().filter(is_missing).map(|e| e.number).collect();
-        let missing = missing.into_iter().map(|number| Place { file: segment::file_name(number), offset: 0 });
+        let missing = missing.into_iter().map(|number| Place { file: segment::label(number), offset: 0 });
         damage.extend(missing.filter(|place| !known.contains(place)).map(|place| (place, Damage::Missing)));
         damage
     }
@@ -82,7 +83,9 @@ impl Log {
             let active = sequencer.active.iter().map(|active| (active.number, active.file.clone()));
             (sequencer.newest, full.chain(active).collect::<BTreeMap<_, _>>())
         };
-        self.remove_dropped()?;
+        let names = place::names(&*self.dir)?;
+        self.remove_dropped(&names)?;
+        self.places.segments.files.remove_superseded(names, &|| self.check_holder())?;
         // Listed after `newest` was read: all segments up to that one had been created.
         let there = self.segments_there()?;
         let moved = self.places.moved();
@@ -157,7 +160,7 @@ impl Log {
 
     /// The segments that have a file or whose records are elsewhere, in order; without those that were dropped.
     pub(super) fn segments_there(&self) -> Result<Vec<u32>> {
-        let mut numbers = segment_numbers(&*self.dir)?;
+        let mut numbers = self.places.segments.files.list()?;
         numbers.extend(self.places.moved());
         numbers.sort_unstable();
         numbers.dedup();
@@ -168,40 +171,37 @@ impl Log {
 
     /// Removes the files of dropped segments. The manifest that drops a segment is durable before its file goes, so
     /// a crash may have left the file.
-    fn remove_dropped(&self) -> Result<()> {
-        let numbers = segment_numbers(&*self.dir)?;
-        let dropped: Vec<u32> = {
+    fn remove_dropped(&self, names: &[Name]) -> Result<()> {
+        let dropped: Vec<Name> = {
             let manifest = self.manifest();
-            let is_durable = |number: &u32| manifest.is_dropped(*number) && !manifest.is_unwritten(*number);
-            numbers.into_iter().filter(is_durable).collect()
+            let is_durable =
+                |name: &Name| manifest.is_dropped(name.number) && !manifest.is_unwritten(name.number);
+            names.iter().copied().filter(is_durable).collect()
         };
         let unsure = self.manifest().perhaps_not_durable().filter(|_| !dropped.is_empty());
         if let Some(newest) = unsure {
             manifest::harden(&*self.dir, newest)?;
             self.manifest().hardened(newest);
         }
-        for number in dropped {
-            let name = segment::file_name(number);
-            match self.dir.remove(&name) {
+        for name in dropped {
+            let file = name.file_name();
+            match self.dir.remove(&file) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io("removing", &name, e));
+                    return Err(Error::io("removing", &file, e));
                 }
                 _ => {}
             }
-            self.places.segments.forget(number);
+            self.places.segments.forget(name.number);
         }
         Ok(())
     }
 
     /// The manifest's entry of a sealed segment. Others have none: they are the tail.
     pub(super) fn entry_of(&self, number: u32) -> Result<Option<Entry>> {
-        let name = segment::file_name(number);
-        let file = match self.dir.open(&name) {
-            // Removed meanwhile: the next inventory reports it.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            opened => opened.map_err(|e| Error::unread(&name, 0, e))?,
-        };
-        let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
+        // If it was removed meanwhile, the next inventory reports it.
+        let Some(file) = self.places.segments.files.open(number)? else { return Ok(None) };
+        let io = |e| Error::io("reading", &segment::label(number), e);
+        let len_bytes = file.len_bytes().map_err(io)?;
         let Some((_, header_crc)) = scan::read_header(&*file, number, &self.key)? else { return Ok(None) };
         let Some(index) = scan::sealed_index(&*file, number, &self.key)? else { return Ok(None) };
         let (Some(&first_time), Some(&last_time)) = (index.times.first(), index.times.last()) else {
@@ -225,12 +225,10 @@ impl Log {
     /// Whether the name of a segment no longer shows `own`, the file that this log has open: it shows none, or
     /// another one.
     pub(super) fn is_displaced(&self, number: u32, own: &dyn File) -> Result<bool> {
-        let name = segment::file_name(number);
-        let id = |file: &dyn File| file.id().map_err(|e| Error::io("reading", &name, e));
-        match self.dir.open(&name) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(true),
-            Err(e) => Err(Error::io("opening", &name, e)),
-            Ok(there) => Ok(id(&*there)? != id(own)?),
+        let id = |file: &dyn File| file.id().map_err(|e| Error::io("reading", &segment::label(number), e));
+        match self.places.segments.files.open(number)? {
+            None => Ok(true),
+            Some(there) => Ok(id(&*there)? != id(own)?),
         }
     }
 
@@ -274,29 +272,9 @@ impl Log {
     /// name shows what it showed before: another file there may be the only one that has the records by name. The
     /// sequencer is locked, so nothing is appended meanwhile.
     fn write_anew(&self, sequencer: &mut Sequencer, number: u32, open: &Open) -> Result<()> {
-        let name = segment::file_name(number);
-        let part = segment::part_name(number, self.term());
-        let file = match self.dir.create(&part) {
-            // An earlier attempt left it.
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                self.dir.remove(&part).and_then(|()| self.dir.create(&part))
-            }
-            made => made,
-        };
-        let file = file.map_err(|e| Error::io("making", &part, e))?;
-        let failed = |e| Error::io("writing anew", &name, e);
-        // Synced here and not through `syncs`: nothing relies on this file until it replaces the other one.
-        let copied = copy(&*open.file, &*file, open.end, open.room_bytes).and_then(|()| file.sync());
-        let replaced = copied
-            .map_err(failed)
-            // The name may be another holder's by now.
-            .and_then(|()| self.check_holder())
-            .and_then(|()| self.dir.replace(&part, &name).map_err(failed));
-        if let Err(e) = replaced {
-            let _ = self.dir.remove(&part);
-            return Err(e);
-        }
-        self.dir.sync("log").map_err(failed)?;
+        let files = &self.places.segments.files;
+        let fill = |file: &dyn File| copy(&*open.file, file, open.end, open.room_bytes);
+        let file = files.write_anew(files.name(number), &fill, &|| self.check_holder())?;
         sequencer.replace_file(number, &file);
         self.places.segments.forget(number);
         Ok(())

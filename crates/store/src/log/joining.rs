@@ -146,8 +146,12 @@ mod tests {
     #[test]
     fn what_is_small_beside_the_newer_ones_is_joined_with_them() {
         let names = |ends: &[u64]| -> Vec<Name> {
-            let name =
-                |(i, end): (usize, &u64)| Name { number: i as u32 + 1, end: Seq(*end), end_time: Micros(0) };
+            let name = |(i, end): (usize, &u64)| Name {
+                number: i as u32 + 1,
+                end: Seq(*end),
+                end_time: Micros(0),
+                term: 1,
+            };
             ends.iter().enumerate().map(name).collect()
         };
         assert_eq!(first_to_join(&names(&[]), 100), 0);

@@ -45,7 +45,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::{
     catalog::Catalog,
     env::{Clock, Dir, Random, SystemRandom},
-    error::{Place, Result},
+    error::{Error, Place, Result},
     format::{
         checkpoint::StoredEvent,
         key::{HeaderKey, Identity},
@@ -313,6 +313,15 @@ impl Log {
     /// Looks for a newer holder, and fails if one has taken the log over.
     fn check_holder(&self) -> Result<()> {
         self.syncs.holder.look_now(&*self.dir, &*self.clock)
+    }
+
+    /// The error to return after `error`: what another holder has removed since looks like damage to this one.
+    fn unless_superseded(&self, error: Error) -> Error {
+        let is_damage = matches!(error, Error::Damaged { .. });
+        match is_damage.then(|| self.check_holder()) {
+            Some(Err(superseded @ Error::Superseded { .. })) => superseded,
+            _ => error,
+        }
     }
 
     /// The current catalog, shared instead of copied.

@@ -72,11 +72,11 @@ impl Log {
             // It was sealed after the last inventory.
             None => self
                 .entry_of(number)?
-                .ok_or_else(|| Error::damaged(&segment::file_name(number), 0, Damage::Missing))?,
+                .ok_or_else(|| Error::damaged(&segment::label(number), 0, Damage::Missing))?,
         };
         let index = to.index(number)?;
         if (index.first_seq, index.last_seq()) != (known.first_seq, known.last_seq) {
-            return Err(Error::damaged(&segment::file_name(number), 0, Damage::Misplaced));
+            return Err(Error::damaged(&segment::label(number), 0, Damage::Misplaced));
         }
         Ok(known)
     }

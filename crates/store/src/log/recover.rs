@@ -8,6 +8,7 @@ mod harden;
 mod history;
 mod recovered;
 mod survey;
+mod takeover;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -20,7 +21,7 @@ use self::{
     survey::Survey,
 };
 use super::{
-    Durability, EVENTS_MAX, Heads, Log, LogKey, LogOptions,
+    Durability, EVENTS_MAX, Heads, Hold, Log, LogKey, LogOptions,
     append::Sequencer,
     holder::{Holder, TERM_FIRST, hold},
     inventory::lost,
@@ -37,14 +38,14 @@ use crate::{
     format::{
         key::{Identity, SECRET_BYTES},
         manifest::State,
-        segment::{self, SEGMENT_HEADER_BYTES},
+        segment::{self, Name, SEGMENT_HEADER_BYTES},
     },
     index::{
         checkpoint::{Checkpoint, IndexFiles},
         compaction,
     },
     manifest::{self, Flaws, Known},
-    place::{self, Containers, Moved, Places},
+    place::{self, Containers, Moved, Places, SegmentFiles},
     sync::{Condvar, Mutex, RwLock},
 };
 
@@ -63,9 +64,8 @@ impl Log {
         id: [u8; 16],
     ) -> Result<Arc<Log>> {
         // An empty one was left by an attempt that failed.
-        let left = segment_numbers(&*dir)?;
-        for &number in &left {
-            let name = segment::file_name(number);
+        let left = place::names(&*dir)?;
+        for name in left.iter().map(|name| name.file_name()) {
             let len_bytes = dir.open(&name).and_then(|file| file.len_bytes());
             if len_bytes.map_err(|e| Error::io("reading", &name, e))? > 0 {
                 return Err(Error::LogExists);
@@ -76,14 +76,15 @@ impl Log {
         options.random.fill(&mut identity.secret).map_err(|e| Error::io("drawing", "a secret", e))?;
         let (mut manifest, _) = Known::load(&*dir, &identity)?;
         manifest::begin(&*dir, &mut manifest, identity, TERM_FIRST, now)?;
-        for number in left {
-            let name = segment::file_name(number);
+        for name in left.iter().map(|name| name.file_name()) {
             dir.remove(&name).map_err(|e| Error::io("removing", &name, e))?;
         }
         let holder = Arc::new(Holder::new(identity, TERM_FIRST, &manifest));
         let state = Recovered::new(Catalog::new(now), now, holder);
         let index = IndexFiles::new(dir.clone(), id, options.store.cache.clone())?;
-        let log = Log::start(dir, clock, options, identity, (manifest, Moved::new()), index, None, state, 0)?;
+        let files = Arc::new(SegmentFiles::new(dir.clone(), TERM_FIRST));
+        let known = (manifest, Moved::new());
+        let log = Log::start(dir, clock, options, identity, known, index, None, state, (files, 0))?;
         // The first segment is what makes it a log.
         log.change(|_, _| Ok(Change::Promote { id: BranchId(0) }))?;
         Ok(log)
@@ -98,12 +99,26 @@ impl Log {
     pub fn open(dir: Arc<dyn Dir>, clock: Arc<dyn Clock>, options: LogOptions) -> Result<Arc<Log>> {
         // Held before anything is listed or read that the holder before may still change.
         let identity = identity_of(&*dir)?;
+        let key = LogKey::of(&identity);
+        if options.hold == Hold::TakeOver {
+            takeover::check_room(&dir, &key)?;
+        }
         let (manifest, flaws, term) = hold(&*dir, &*clock, options.hold, &identity)?;
         let holder = Arc::new(Holder::new(identity, term, &manifest));
         manifest::remove_parts(&*dir, manifest.upto());
-        remove_parts(&*dir);
-        let found = Found::look(&*dir, &*options.containers, identity, (manifest, flaws))?;
-        Log::open_found(dir, clock, options, found, &holder)
+        let files = Arc::new(SegmentFiles::new(dir.clone(), term));
+        let folder = dir.clone();
+        let look = || holder.look(&*folder);
+        let opened = || {
+            let numbers = takeover::copy_open(&files, &key, &look)?;
+            let found = Found::look(numbers, &*options.containers, identity, (manifest, flaws))?;
+            Log::open_found(dir, clock, options, found, &holder, files)
+        };
+        // What another holder has changed meanwhile looks like anything.
+        opened().map_err(|error| match look() {
+            Err(superseded @ Error::Superseded { .. }) => superseded,
+            _ => error,
+        })
     }
 
     fn open_found(
@@ -112,6 +127,7 @@ impl Log {
         options: LogOptions,
         found: Found,
         holder: &Arc<Holder>,
+        files: Arc<SegmentFiles>,
     ) -> Result<Arc<Log>> {
         let Found { numbers, moved, identity, manifest, mut damage } = found;
         let Some(&oldest) = numbers.first() else { return Err(Error::NoLog) };
@@ -132,7 +148,7 @@ impl Log {
                 let created = match known {
                     Some(entry) => entry.first_time,
                     None => {
-                        let file = open_segment(&*dir, oldest)?;
+                        let file = files.open(oldest)?;
                         let found = file.map(|f| scan::beginning(&*f, oldest, key)).transpose()?.flatten();
                         found.map_or(Micros(0), |(_, time)| time)
                     }
@@ -144,11 +160,11 @@ impl Log {
         let start = base.as_ref().and_then(|b| b.footer.segments.last()).copied();
         let first = start.map_or(oldest, |start| start.0);
         let mut base = base.map(Arc::new);
-        let mut survey = Survey::make(&*dir, key, (&numbers, &moved, &manifest), first, start, state.head)?;
+        let mut survey = Survey::make(&files, key, (&numbers, &moved, &manifest), first, start, state.head)?;
         survey.durable = survey.durable.max(manifest.durable());
         holder.look(&*dir)?;
-        survey.harden_newest_index(&*dir)?;
-        survey.unsealed_before(&*dir, first, &mut state)?;
+        survey.harden_newest_index(&files)?;
+        survey.unsealed_before(&files, first, &mut state)?;
         let mut used = first.saturating_sub(1);
         let share = options.store.share();
         let mut expected = first;
@@ -162,7 +178,7 @@ impl Log {
             expected = number + 1;
             let loaded = match moved.get(&number) {
                 Some(container) => state.load_moved(&**container, number, &manifest)?,
-                None => state.load(&*dir, number, &survey)?,
+                None => state.load(&files, number, &survey)?,
             };
             match loaded {
                 Loaded::Taken => used = number,
@@ -183,7 +199,7 @@ impl Log {
                 // bounded then too.
                 state.seal_all(&*dir, key, &options)?;
                 let contents = state.contents(base.as_deref(), &options);
-                let segments = Segments { dir: &*dir, numbers: &numbers, moved: &moved, survey: &survey };
+                let segments = Segments { files: &files, numbers: &numbers, moved: &moved, survey: &survey };
                 let history: Option<&dyn compaction::History> = Some(&segments);
                 let caller = Caller::default();
                 let look = || holder.look(&*dir);
@@ -203,7 +219,7 @@ impl Log {
             state.missing.push(first);
         }
         if used == 0 && base.is_none() {
-            refuse_unreadable(&*dir, &numbers)?;
+            refuse_unreadable(&files, &numbers)?;
         }
         // A segment that was ever sealed counts as used, so its number is not used again.
         used = used.max(manifest.segments().last().map_or(0, |entry| entry.number));
@@ -215,8 +231,8 @@ impl Log {
         if state.reached < survey.durable {
             // The log once reached further than its segments do now.
             let (place, what) = match state.missing.last() {
-                Some(missing) => (segment::file_name(*missing), Damage::Missing),
-                None => (segment::file_name(used), Damage::Truncated),
+                Some(missing) => (segment::label(*missing), Damage::Missing),
+                None => (segment::label(used), Damage::Truncated),
             };
             state.damage.push((Place { file: place, offset: 0 }, what));
             used = used.max(first);
@@ -224,7 +240,7 @@ impl Log {
         drop(share);
         let known: BTreeSet<Place> = state.damage.iter().map(|(place, _)| place.clone()).collect();
         for entry in manifest.segments().filter(|entry| entry.state != State::Dropped) {
-            let place = Place { file: segment::file_name(entry.number), offset: 0 };
+            let place = Place { file: segment::label(entry.number), offset: 0 };
             if numbers.binary_search(&entry.number).is_err() && !known.contains(&place) {
                 state.damage.push((place, Damage::Missing));
             }
@@ -232,13 +248,13 @@ impl Log {
         let mut unused: Vec<u32> = numbers.iter().copied().filter(|number| *number > used).collect();
         unused.retain(|number| !moved.contains_key(number));
         // Also behind what a power cut took: nobody knows whose they are.
-        for number in state.foreign(&*dir, &key, &mut unused)? {
+        for number in state.foreign(&files, &key, &mut unused)? {
             used = used.max(number);
         }
         for &number in unused.iter().rev() {
             // Prepared but never used, torn in its very first write, or following something that a power cut took: it
             // never was part of the log.
-            let name = segment::file_name(number);
+            let name = files.name(number).file_name();
             holder.look(&*dir)?;
             match dir.remove(&name) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -249,9 +265,11 @@ impl Log {
         }
         if !unused.is_empty() {
             // Durable before new records reuse the numbers.
-            dir.sync("log").map_err(|e| Error::io("syncing", "log", e))?;
+            files.sync()?;
         }
-        Log::start(dir, clock, options, identity, (manifest, moved), index, base, state, used)
+        // Another holder may have removed what would have been read here.
+        holder.look(&*dir)?;
+        Log::start(dir, clock, options, identity, (manifest, moved), index, base, state, (files, used))
     }
 
     #[expect(clippy::too_many_arguments, reason = "all that a log consists of")]
@@ -264,8 +282,9 @@ impl Log {
         index: IndexFiles,
         base: Option<Arc<Checkpoint>>,
         mut state: Recovered,
-        newest: u32,
+        (files, newest): (Arc<SegmentFiles>, u32),
     ) -> Result<Arc<Log>> {
+        files.begin_at(newest + 1);
         let key = LogKey::of(&identity);
         // In use the parts of a segment that were reported as damaged do not count as missing.
         index.mended.try_again();
@@ -285,7 +304,7 @@ impl Log {
             reserve_kept: false,
             newest,
             chain: 0,
-            spare: room::Spare::after(newest),
+            spare: room::Spare::from(files.own_name(newest + 1)),
             full: state.unsealed.into_iter().map(|unsealed| unsealed.full).collect(),
             syncs: syncs.clone(),
             unsynced: Vec::new(),
@@ -302,7 +321,7 @@ impl Log {
             crcs: Vec::new(),
         };
         let log = Log {
-            places: Places::new(place::Segments::new(dir.clone(), key.header), moved),
+            places: Places::new(place::Segments::new(files, key.header), moved),
             dir,
             clock,
             identity,
@@ -348,12 +367,11 @@ struct Found {
 
 impl Found {
     fn look(
-        dir: &dyn Dir,
+        mut numbers: Vec<u32>,
         containers: &dyn Containers,
         identity: Identity,
         (manifest, mut damage): (Known, Flaws),
     ) -> Result<Found> {
-        let mut numbers = segment_numbers(dir)?;
         let moved = moved(&manifest, containers, &mut damage)?;
         // A crash may have left the files of dropped segments. Upkeep removes them.
         numbers.retain(|number| !manifest.is_dropped(*number));
@@ -369,29 +387,15 @@ impl Found {
 
 /// Which log is in `dir`.
 fn identity_of(dir: &dyn Dir) -> Result<Identity> {
-    let numbers = segment_numbers(dir)?;
-    match numbers.is_empty() {
+    let names = place::names(dir)?;
+    match names.is_empty() {
         true => manifest::identity(dir)?.ok_or(Error::NoLog),
-        false => find_identity(dir, &numbers),
+        false => find_identity(dir, &names),
     }
 }
 
-/// The numbers of the segment files, in order.
-pub(super) fn segment_numbers(dir: &dyn Dir) -> Result<Vec<u32>> {
-    let names = dir.list("log").map_err(|e| Error::io("listing", "log", e))?;
-    Ok(names.iter().filter_map(|name| segment::number_of(name)).collect())
-}
-
-/// Removes what was left of segments that were written again. Whoever held the log before and is just doing that fails
-/// then, as it does anyway once it looks. One that cannot be removed does no harm.
-fn remove_parts(dir: &dyn Dir) {
-    for name in dir.list("log").unwrap_or_default().iter().filter(|name| segment::is_part(name)) {
-        let _ = dir.remove(&format!("log/{name}"));
-    }
-}
-
-fn open_segment(dir: &dyn Dir, number: u32) -> Result<Option<Arc<dyn File>>> {
-    let name = segment::file_name(number);
+fn open_named(dir: &dyn Dir, name: Name) -> Result<Option<Arc<dyn File>>> {
+    let name = name.file_name();
     match dir.open(&name) {
         Ok(file) => Ok(Some(file)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -405,30 +409,30 @@ fn open_segment(dir: &dyn Dir, number: u32) -> Result<Option<Arc<dyn File>>> {
 /// # Errors
 /// When nothing says which, or there are segments of two logs and no manifest, or only segments of another log than
 /// the manifest's.
-fn find_identity(dir: &dyn Dir, numbers: &[u32]) -> Result<Identity> {
+fn find_identity(dir: &dyn Dir, names: &[Name]) -> Result<Identity> {
     if let Some(log) = manifest::identity(dir)? {
         let mut other = None;
-        for &number in numbers {
-            let Some(file) = open_segment(dir, number)? else { continue };
-            match scan::read_any_header(&*file, number)? {
+        for &name in names {
+            let Some(file) = open_named(dir, name)? else { continue };
+            match scan::read_any_header(&*file, name.number)? {
                 Some((header, _)) if header.log == log => return Ok(log),
-                Some(_) => other = other.or(Some(number)),
+                Some(_) => other = other.or(Some(name.number)),
                 None => {}
             }
         }
         return match other {
-            Some(number) => Err(Error::damaged(&segment::file_name(number), 0, Damage::Misplaced)),
+            Some(number) => Err(Error::damaged(&segment::label(number), 0, Damage::Misplaced)),
             None => Ok(log),
         };
     }
-    let first = segment::file_name(numbers.first().copied().unwrap_or(1));
+    let first = segment::label(names.first().map_or(1, |name| name.number));
     for read in [scan::read_any_header, scan::read_flipped_header] {
         let mut found = None;
-        for &number in numbers {
-            let Some(file) = open_segment(dir, number)? else { continue };
-            let Some((header, _)) = read(&*file, number)? else { continue };
+        for &name in names {
+            let Some(file) = open_named(dir, name)? else { continue };
+            let Some((header, _)) = read(&*file, name.number)? else { continue };
             if *found.get_or_insert(header.log) != header.log {
-                return Err(Error::damaged(&segment::file_name(number), 0, Damage::Misplaced));
+                return Err(Error::damaged(&segment::label(name.number), 0, Damage::Misplaced));
             }
         }
         if let Some(log) = found {
@@ -440,11 +444,11 @@ fn find_identity(dir: &dyn Dir, numbers: &[u32]) -> Result<Identity> {
 
 /// Refuses a log without a single valid record whose segments hold something nevertheless: a log has a record from
 /// the start. Opening it would remove what somebody may still be able to read.
-fn refuse_unreadable(dir: &dyn Dir, numbers: &[u32]) -> Result<()> {
+fn refuse_unreadable(files: &SegmentFiles, numbers: &[u32]) -> Result<()> {
     const LOOKED_AT_BYTES: usize = 64 << 10;
     for &number in numbers {
-        let Some(file) = open_segment(dir, number)? else { continue };
-        let name = segment::file_name(number);
+        let Some(file) = files.open(number)? else { continue };
+        let name = segment::label(number);
         let mut bytes = vec![0; LOOKED_AT_BYTES];
         let got = file
             .read_at(&mut bytes, SEGMENT_HEADER_BYTES as u64)

@@ -72,7 +72,7 @@ impl Sequencer {
                 SegmentHeader { number, log, first_seq: first, created: time, incarnation, term, salt };
             begin(&header, file, room_bytes)
         });
-        let (active, chain) = begun.map_err(|error| self.syncs.holder.refused(dir, error))?;
+        let (active, chain) = begun?;
         self.newest = active.number;
         self.chain = chain;
         let Some(full) = self.active.replace(active) else { return Ok(()) };
@@ -131,7 +131,7 @@ fn begin(header: &SegmentHeader, file: Arc<dyn File>, room_bytes: u64) -> Result
     assert!(decoded.as_ref().is_ok_and(|(read, _)| read == header), "a header reads as it was written");
     let chain = decoded.map_or(0, |(_, crc)| crc);
     file.write_at(&mut [IoSlice::new(&bytes)], 0)
-        .map_err(|e| Error::io("writing", &segment::file_name(number), e))?;
+        .map_err(|e| Error::io("writing", &segment::label(number), e))?;
     let offset = SEGMENT_HEADER_BYTES as u64;
     let active = Active {
         number,
@@ -154,5 +154,5 @@ fn begin(header: &SegmentHeader, file: Arc<dyn File>, room_bytes: u64) -> Result
 /// Writes zeroes at `offset`, so that no record begins there.
 pub(super) fn end_records(file: &dyn File, number: u32, offset: u64) -> Result<()> {
     file.write_at(&mut [IoSlice::new(&[0; HEADER_BYTES])], offset)
-        .map_err(|e| Error::io("writing", &segment::file_name(number), e))
+        .map_err(|e| Error::io("writing", &segment::label(number), e))
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     env::{Dir, File},
     error::{Error, Result},
-    format::segment::{self, SEGMENT_HEADER_BYTES},
+    format::segment::{self, Name, SEGMENT_HEADER_BYTES, folder},
     sync::{Mutex, MutexGuard},
 };
 
@@ -104,10 +104,9 @@ fn check_room(dir: &dyn Dir, options: &LogOptions, name: &str, entries: usize) -
 /// Locked after the sequencer, never before it.
 pub(super) struct Spare(Mutex<Next>);
 
-/// The next segment's file. Nothing here removes a file by its name: another holder may have taken the log over, and
-/// may write a segment of the same number. One that was created stays in use until a segment begins in it.
+/// The next segment's file. One that was created stays in use until a segment begins in it.
 pub(super) struct Next {
-    number: u32,
+    name: Name,
     /// The empty file, if it was created.
     file: Option<Arc<dyn File>>,
     /// Its space is reserved and its name durable.
@@ -115,9 +114,9 @@ pub(super) struct Next {
 }
 
 impl Spare {
-    /// None is created yet; `newest` is the newest segment that exists.
-    pub(super) fn after(newest: u32) -> Arc<Spare> {
-        Arc::new(Spare(Mutex::new(Next { number: newest + 1, file: None, is_ready: false })))
+    /// None is created yet; `name` is the first one's.
+    pub(super) fn from(name: Name) -> Arc<Spare> {
+        Arc::new(Spare(Mutex::new(Next { name, file: None, is_ready: false })))
     }
 
     fn next(&self) -> MutexGuard<'_, Next> {
@@ -136,7 +135,7 @@ impl Spare {
             return Ok(false);
         }
         holder.look(dir)?;
-        next.make_whole(dir, options, entries).map_err(|error| holder.refused(dir, error))?;
+        next.make_whole(dir, options, entries)?;
         next.is_ready = true;
         Ok(true)
     }
@@ -159,19 +158,20 @@ impl Spare {
             None => next.make_whole(dir, options, entries).map(|file| (file, options.segment_bytes)),
         };
         let begun = begin(&mut next, made)?;
-        *next = Next { number: next.number + 1, file: None, is_ready: false };
+        let name = Name { number: next.name.number + 1, ..next.name };
+        *next = Next { name, file: None, is_ready: false };
         Ok(begun)
     }
 }
 
 impl Next {
     pub(super) fn number(&self) -> u32 {
-        self.number
+        self.name.number
     }
 
     /// The empty file of a segment. Its name is durable and its space is reserved before it is used.
     fn make_whole(&mut self, dir: &dyn Dir, options: &LogOptions, entries: usize) -> Result<Arc<dyn File>> {
-        check_room(dir, options, &segment::file_name(self.number), entries)?;
+        check_room(dir, options, &self.name.file_name(), entries)?;
         self.make(dir, options.segment_bytes)
     }
 
@@ -184,7 +184,7 @@ impl Next {
         options: &LogOptions,
         entries: usize,
     ) -> Result<(Arc<dyn File>, u64)> {
-        check_room(dir, options, &segment::file_name(self.number), entries)?;
+        check_room(dir, options, &self.name.file_name(), entries)?;
         let bytes = whole_reserve_bytes(options);
         self.make(dir, bytes).map(|file| (file, bytes))
     }
@@ -203,7 +203,7 @@ impl Next {
 
     /// Creates the file unless it was, reserves its space and makes its name durable.
     fn make(&mut self, dir: &dyn Dir, bytes: u64) -> Result<Arc<dyn File>> {
-        let name = segment::file_name(self.number);
+        let name = self.name.file_name();
         let file = match &self.file {
             Some(file) => file.clone(),
             None => dir.create(&name).map_err(|e| Error::io("making", &name, e))?,
@@ -212,7 +212,7 @@ impl Next {
         let ready = file
             .reserve(bytes)
             .map_err(|e| Error::io("reserving space for", &name, e))
-            .and_then(|()| dir.sync("log").map_err(|e| Error::io("syncing", "log", e)));
+            .and_then(|()| dir.sync(folder()).map_err(|e| Error::io("syncing", folder(), e)));
         if ready.is_err() {
             // The medium may have reserved a part of it.
             let _ = file.set_len(0);
@@ -229,7 +229,7 @@ pub(super) fn reserve_whole(
     number: u32,
     entries: usize,
 ) -> Result<()> {
-    let name = segment::file_name(number);
+    let name = segment::label(number);
     check_room(dir, options, &name, entries)?;
     file.reserve(options.segment_bytes).map_err(|e| Error::io("reserving space for", &name, e))
 }

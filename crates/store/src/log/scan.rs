@@ -71,7 +71,7 @@ impl Scanned {
 
 /// Reads the index of a sealed segment. `None`: it has none, or a damaged one.
 pub(super) fn sealed_index(file: &dyn File, number: u32, log: &LogKey) -> Result<Option<SegmentIndex>> {
-    let name = segment::file_name(number);
+    let name = segment::label(number);
     let Some(trailer) = trailer(file, number, log)? else { return Ok(None) };
     if trailer.index_bytes() > INDEX_BYTES_MAX {
         return Ok(None);
@@ -84,7 +84,7 @@ pub(super) fn sealed_index(file: &dyn File, number: u32, log: &LogKey) -> Result
 
 /// The trailer of a sealed segment. `None`: it has none, or a damaged one.
 pub(super) fn trailer(file: &dyn File, number: u32, log: &LogKey) -> Result<Option<Trailer>> {
-    let name = segment::file_name(number);
+    let name = segment::label(number);
     let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
     let Some(at) = len_bytes.checked_sub(TRAILER_BYTES as u64) else { return Ok(None) };
     let mut bytes = [0; TRAILER_BYTES];
@@ -124,7 +124,7 @@ pub(super) fn read_flipped_header(file: &dyn File, number: u32) -> Result<Option
 /// As many bytes of a header as the file has.
 fn header_bytes(file: &dyn File, number: u32) -> Result<Vec<u8>> {
     let mut bytes = vec![0; SEGMENT_HEADER_BYTES];
-    let got = file.read_at(&mut bytes, 0).map_err(|e| Error::unread(&segment::file_name(number), 0, e))?;
+    let got = file.read_at(&mut bytes, 0).map_err(|e| Error::unread(&segment::label(number), 0, e))?;
     bytes.truncate(got);
     Ok(bytes)
 }
@@ -137,7 +137,7 @@ fn header_of(
         Ok((header, crc)) if header.number == number => Ok(Some((header, crc))),
         Ok(_) | Err(HeaderFlaw::Damaged) => Ok(None),
         Err(HeaderFlaw::Newer(found)) => {
-            Err(Error::NewerVersion { name: segment::file_name(number), found, known: VERSION })
+            Err(Error::NewerVersion { name: segment::label(number), found, known: VERSION })
         }
     }
 }
@@ -203,7 +203,7 @@ pub(super) fn scan_while(
     context: Context,
     keep_going: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Option<Scanned>> {
-    let mut window = Window::new(file, segment::file_name(number), context.log);
+    let mut window = Window::new(file, segment::label(number), context.log);
     let at = SEGMENT_HEADER_BYTES as u64;
     let first_seq = match header {
         Some((header, _)) => header.first_seq,
@@ -291,7 +291,7 @@ pub(super) fn beginning(file: &dyn File, number: u32, log: LogKey) -> Result<Opt
     if let Some((header, _)) = read_header(file, number, &log)? {
         return Ok(Some((header.first_seq, header.created)));
     }
-    let mut window = Window::new(file, segment::file_name(number), log);
+    let mut window = Window::new(file, segment::label(number), log);
     let first = window.record_or_flipped(SEGMENT_HEADER_BYTES as u64)?;
     Ok(first.map(|(proven, _)| (proven.header.seq, proven.header.time)))
 }
@@ -302,7 +302,7 @@ pub(super) fn beginning(file: &dyn File, number: u32, log: LogKey) -> Result<Opt
 /// # Errors
 /// As [`scan_records`].
 pub(super) fn claimed_durable(file: &dyn File, number: u32, log: LogKey) -> Result<Seq> {
-    let mut window = Window::new(file, segment::file_name(number), log);
+    let mut window = Window::new(file, segment::label(number), log);
     let (mut at, mut durable) = (SEGMENT_HEADER_BYTES as u64, Seq::ZERO);
     while let Some(found) = window.find(at, u64::MAX, &|_, _| true)? {
         at = match window.record(found)? {

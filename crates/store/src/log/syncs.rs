@@ -44,7 +44,7 @@ impl Syncs {
         self.check()?;
         file.sync().map_err(|e| {
             self.poison();
-            Error::io("syncing", &segment::file_name(number), e)
+            Error::io("syncing", &segment::label(number), e)
         })
     }
 
@@ -65,9 +65,7 @@ impl Syncs {
     /// Fails while the file of a segment in use has no name.
     pub(super) fn check_names(&self) -> Result<()> {
         match self.unnamed().first_key_value() {
-            Some((&number, why)) => {
-                Err(Error::Unnamed { name: segment::file_name(number), why: why.clone() })
-            }
+            Some((&number, why)) => Err(Error::Unnamed { name: segment::label(number), why: why.clone() }),
             None => Ok(()),
         }
     }

@@ -206,7 +206,7 @@ impl Log {
                 let end = span.segments.get(i + 1).map_or(span.end, |next| Seq(next.1.0.saturating_sub(1)));
                 let to = last.min(span.end).min(Seq((start.0 + times.len() as u64).saturating_sub(1)));
                 if to < last.min(end) {
-                    return Err(Error::damaged(&segment::file_name(number), 0, Damage::Truncated));
+                    return Err(Error::damaged(&segment::label(number), 0, Damage::Truncated));
                 }
                 if from > to {
                     continue;
@@ -216,7 +216,7 @@ impl Log {
                 if count > 0 {
                     let seq = Seq(from.0 + count - 1);
                     if lost.iter().any(|lost| lost.contains(&seq)) {
-                        return Err(Error::damaged(&segment::file_name(number), 0, Damage::Checksum));
+                        return Err(Error::damaged(&segment::label(number), 0, Damage::Checksum));
                     }
                     return Ok(at(seq).map(|t| (seq, t)));
                 }

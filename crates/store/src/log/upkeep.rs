@@ -54,7 +54,7 @@ impl Trouble {
 /// Gives a segment its index and makes it durable. The caller has made the records durable: recovery trusts an index
 /// without reading them.
 pub(super) fn seal(full: &Full, log: LogKey, sync: impl FnOnce(&dyn File) -> Result<()>) -> Result<()> {
-    let name = segment::file_name(full.number);
+    let name = segment::label(full.number);
     let mut entries = full.entries.as_ref().clone();
     entries.sort_unstable_by_key(|e| (e.volume, e.lba, e.seq));
     let index = SegmentIndex {
@@ -80,7 +80,7 @@ impl Log {
     /// poisoned (I4) or was taken over.
     pub fn maintain(&self) -> Result<bool> {
         self.check_poison()?;
-        let done = self.maintain_now();
+        let done = self.maintain_now().map_err(|error| self.unless_superseded(error));
         let now = self.clock.monotonic();
         *self.trouble.last() = done.as_ref().err().map(|error| (now, error.clone()));
         done
@@ -272,6 +272,10 @@ impl Log {
     pub(super) fn checkpoint_for(&self, caller: Caller<'_>) -> Result<Seq> {
         let _turn = self.upkeep_turn(caller)?;
         self.check_holder()?;
+        self.write_checkpoint(caller).map_err(|error| self.unless_superseded(error))
+    }
+
+    fn write_checkpoint(&self, caller: Caller<'_>) -> Result<Seq> {
         let (previous, contents, newest) = {
             let mut sequencer = self.sequencer();
             self.check_poison()?;

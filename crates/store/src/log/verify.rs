@@ -64,8 +64,21 @@ impl Log {
     /// it returns false.
     ///
     /// # Errors
-    /// When the medium cannot be read at all. Damage is in the report.
+    /// When the medium cannot be read at all, or there is damage and the log was taken over. Damage is in the report.
     pub fn verify(
+        &self,
+        newest_first: bool,
+        keep_going: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<VerifyReport> {
+        let report = self.verify_all(newest_first, keep_going)?;
+        // What another holder has removed since looks like damage.
+        match report.damaged.first().map(|_| self.check_holder()) {
+            Some(Err(superseded @ Error::Superseded { .. })) => Err(superseded),
+            _ => Ok(report),
+        }
+    }
+
+    fn verify_all(
         &self,
         newest_first: bool,
         keep_going: &mut dyn FnMut(u64, u64) -> bool,
@@ -96,7 +109,7 @@ impl Log {
         for there in numbers.iter().copied().chain([newest + 1]) {
             let dropped = |number: &u32| self.manifest().is_dropped(*number);
             for missing in (expected..there).filter(|number| !dropped(number)).take(MISSING_MAX) {
-                let place = Place { file: segment::file_name(missing), offset: 0 };
+                let place = Place { file: segment::label(missing), offset: 0 };
                 report.damaged.push(Damaged { place, damage: Damage::Missing });
             }
             expected = there + 1;
@@ -141,7 +154,7 @@ impl Log {
                 // Nothing is left of it. The next segment would show that something is missing, but may be damaged
                 // itself.
                 Ok(Some((first, last))) if last < first && begun.contains(&number) => {
-                    report.note(Err(Error::damaged(&segment::file_name(number), 0, Damage::Truncated)))?;
+                    report.note(Err(Error::damaged(&segment::label(number), 0, Damage::Truncated)))?;
                 }
                 Ok(span) => spans.extend(span.map(|(first, last)| (number, first, last))),
                 Err(e) => report.note(Err(e))?,
@@ -158,7 +171,7 @@ impl Log {
                 && *first > last.next()
             {
                 // Its end was cut off, and the rest looks whole.
-                let place = Place { file: segment::file_name(*number), offset: 0 };
+                let place = Place { file: segment::label(*number), offset: 0 };
                 report.damaged.push(Damaged { place, damage: Damage::Truncated });
             }
         }
@@ -166,7 +179,7 @@ impl Log {
             && number == newest
             && last < head
         {
-            let place = Place { file: segment::file_name(number), offset: 0 };
+            let place = Place { file: segment::label(number), offset: 0 };
             report.damaged.push(Damaged { place, damage: Damage::Truncated });
         }
         report.complete = true;
@@ -205,7 +218,7 @@ impl Log {
         // What follows an unreadable place is checked as well.
         let file = Patched::new(&*file);
         let checked = self.verify_segment_file(&file, part, report, keep_going, hash);
-        let name = segment::file_name(number);
+        let name = segment::label(number);
         let unreadable = file.unreadable().into_iter().map(|offset| Damaged {
             place: Place { file: name.clone(), offset },
             damage: Damage::Unreadable,
@@ -222,7 +235,7 @@ impl Log {
         keep_going: &mut dyn FnMut(u64) -> bool,
         hash: &mut Option<Hash>,
     ) -> Result<Option<(Seq, Seq)>> {
-        let name = segment::file_name(number);
+        let name = segment::label(number);
         let header = scan::read_header(file, number, &self.key)?;
         // Read before the file, which may get its index meanwhile.
         let waiting = self.end_of_full(number);
@@ -294,7 +307,7 @@ impl Log {
             return Ok(());
         }
         let file = self.places.segments.file(number)?;
-        let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &segment::file_name(number), e))?;
+        let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &segment::label(number), e))?;
         let header_crc = scan::read_header(&*file, number, &self.key)?.map(|(_, crc)| crc);
         self.check_file(number, header_crc, len_bytes, hash)
     }

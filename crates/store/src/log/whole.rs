@@ -49,7 +49,7 @@ impl Whole {
     /// # Errors
     /// When it cannot be read, or has no valid trailer.
     pub(super) fn begin(file: &dyn File, number: u32, key: LogKey) -> Result<Whole> {
-        let name = segment::file_name(number);
+        let name = segment::label(number);
         let len_bytes = file.len_bytes().map_err(|e| Error::io("reading", &name, e))?;
         let Some(trailer) = scan::trailer(file, number, &key)? else {
             return Err(Error::damaged(
@@ -104,7 +104,7 @@ impl Whole {
     }
 
     fn damaged(&self, offset: u64, damage: Damage) -> Error {
-        Error::damaged(&segment::file_name(self.number), offset, damage)
+        Error::damaged(&segment::label(self.number), offset, damage)
     }
 
     /// Checks the part at the start of `rest` if it is complete; returns its length.
@@ -139,7 +139,7 @@ impl Whole {
             Ok(_) => Err(self.damaged(0, Damage::Misplaced)),
             Err(HeaderFlaw::Damaged) => Err(self.damaged(0, Damage::Checksum)),
             Err(HeaderFlaw::Newer(found)) => {
-                Err(Error::NewerVersion { name: segment::file_name(self.number), found, known: VERSION })
+                Err(Error::NewerVersion { name: segment::label(self.number), found, known: VERSION })
             }
         }
     }
@@ -148,10 +148,9 @@ impl Whole {
         let at = self.at;
         let Some(front) = rest.get(..HEADER_BYTES) else { return Ok(None) };
         let proven = Header::decode(&self.key.header, front).map_err(|flaw| match flaw {
-            Flaw::Newer(op) => Error::UnknownRecord {
-                place: Place { file: segment::file_name(self.number), offset: at },
-                op,
-            },
+            Flaw::Newer(op) => {
+                Error::UnknownRecord { place: Place { file: segment::label(self.number), offset: at }, op }
+            }
             _ => self.damaged(at, Damage::Checksum),
         })?;
         let (header, next) = (&proven.header, &self.next);

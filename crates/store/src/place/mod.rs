@@ -5,6 +5,7 @@
 //! another container (a pack, a remote archive) that took over all records of some segments. Only the container knows
 //! how the bytes are laid out, so it verifies that it returns the record that was asked for (I5).
 
+mod files;
 mod segments;
 
 use std::{
@@ -21,6 +22,7 @@ use crate::{
     sync::{AtomicBool, RwLock},
 };
 
+pub(crate) use files::{SegmentFiles, names};
 pub(crate) use segments::{Segments, read_whole};
 
 /// Whether a read may wait for the medium.

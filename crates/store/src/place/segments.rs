@@ -4,9 +4,9 @@ use std::{io::IoSliceMut, sync::Arc};
 
 use bygone_model::{SECTOR_BYTES, Seq};
 
-use super::{Piece, Wait};
+use super::{Piece, SegmentFiles, Wait};
 use crate::{
-    env::{Dir, File},
+    env::File,
     error::{Damage, Error, Place, Result},
     files::FileCache,
     format::{
@@ -22,22 +22,27 @@ const FRONT_BYTES: usize = record_bytes(GRANULE_BYTES);
 
 /// The segment files of a log.
 pub(crate) struct Segments {
-    files: FileCache,
+    /// Which files they are in.
+    pub(crate) files: Arc<SegmentFiles>,
+    open: FileCache,
     key: HeaderKey,
 }
 
 impl Segments {
-    pub(crate) fn new(dir: Arc<dyn Dir>, key: HeaderKey) -> Segments {
-        Segments { files: FileCache::new(dir), key }
+    pub(crate) fn new(files: Arc<SegmentFiles>, key: HeaderKey) -> Segments {
+        Segments { files, open: FileCache::new(), key }
     }
 
     pub(crate) fn file(&self, number: u32) -> Result<Arc<dyn File>> {
-        self.files.get(number, || Ok(segment::file_name(number)))
+        self.open.get(number, || match self.files.open(number)? {
+            Some(file) => Ok(file),
+            None => Err(self.files.missing(number)?),
+        })
     }
 
     /// Closes the file of a segment, because another file has its name now.
     pub(crate) fn forget(&self, number: u32) {
-        self.files.forget(number);
+        self.open.forget(number);
     }
 
     /// See [`super::Records::read`].
@@ -68,7 +73,7 @@ impl Segments {
         let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(buf)];
         let got =
             file.read_parts_at(&mut parts, u64::from(piece.name.offset), wait == Wait::No).map_err(|e| {
-                Error::unread(&segment::file_name(piece.name.segment), u64::from(piece.name.offset), e)
+                Error::unread(&segment::label(piece.name.segment), u64::from(piece.name.offset), e)
             })?;
         let Ok(proven) = Header::decode(&self.key, &head) else { return Ok(false) };
         let header = &proven.header;
@@ -80,7 +85,7 @@ impl Segments {
 
     /// Reads any part of a record.
     fn read_part(&self, file: &dyn File, piece: Piece, buf: &mut [u8], wait: Wait) -> Result<()> {
-        let name = segment::file_name(piece.name.segment);
+        let name = segment::label(piece.name.segment);
         let start = u64::from(piece.name.offset);
         let damaged = |offset: u64, damage| Error::damaged(&name, offset, damage);
         let read = |buf: &mut [u8], offset: u64| {
@@ -164,7 +169,7 @@ pub(crate) fn read_whole(
     name: Location,
     seq: Seq,
 ) -> Result<(Header, Vec<u8>)> {
-    let (file_name, start) = (segment::file_name(name.segment), u64::from(name.offset));
+    let (file_name, start) = (segment::label(name.segment), u64::from(name.offset));
     let damaged = |damage| Error::damaged(&file_name, start, damage);
     let read = |buf: &mut Vec<u8>| {
         let got = file.read_at(buf, start).map_err(|e| Error::unread(&file_name, start, e))?;

@@ -12,7 +12,7 @@ use std::{
 
 use bygone_model::{Lba, Seq, VolumeId};
 use bygone_store::{
-    BlockWrite, Content, Damage, Error, Hold, Log, LogOptions,
+    BlockWrite, Content, Error, Hold, Log, LogOptions,
     format::manifest::{self, Manifest},
 };
 
@@ -118,17 +118,14 @@ fn check(world: &World, volume: VolumeId, acked: &Acked, what: &str) {
     for &(lba, wanted) in acked.lock().unwrap().iter().chain(&[(80, 104), (500, 26)]) {
         assert_eq!(mark(&log, volume, lba, log.head_seq()).unwrap(), wanted, "{what}: sector {lba}");
     }
-    // Unless it is read anew, the last segment of the holder before has no index if that holder went on in it.
-    let found = log.verify(false, &mut |_, _| true).unwrap().damaged;
-    let is_index = |damage| matches!(damage, Damage::Truncated | Damage::Checksum);
-    assert!(found.len() <= 1 && found.iter().all(|found| is_index(found.damage)), "{what}: {found:?}");
+    assert_eq!(log.verify(false, &mut |_, _| true).unwrap().damaged, [], "{what}");
 }
 
 #[test]
-#[ignore = "fails where an opening has looked and is about to remove an unused segment: see decision 13"]
 fn a_takeover_between_any_two_steps_of_an_opening_leaves_one_holder_and_loses_nothing() {
     let (world, volume) = some_history();
-    for hold in [Hold::TakeOver, Hold::Newest] {
+    // One that names no term is kept from meeting another holder by the store's lock.
+    for hold in [Hold::TakeOver, Hold::Term(1)] {
         let has_run = Cell::new(true);
         for n in (0..STEPS_MAX).take_while(|_| has_run.get()) {
             let what = format!("{hold:?} after {n}");
@@ -170,9 +167,9 @@ fn a_takeover_between_any_two_steps_of_an_opening_leaves_one_holder_and_loses_no
 
 #[test]
 fn a_takeover_between_any_two_steps_of_the_holder_before_loses_nothing_of_either() {
-    type Act = fn(&Log, VolumeId, &mut dyn FnMut()) -> bygone_store::Result<()>;
-    let acts: [(&str, Act); 3] = [
-        ("writes", |log, volume, told| {
+    type Act = fn((&World, &Log), VolumeId, &mut dyn FnMut()) -> bygone_store::Result<()>;
+    let acts: [(&str, Act); 4] = [
+        ("writes", |(_, log), volume, told| {
             for i in 0..8 {
                 try_write(log, volume, 1200, 2000 + i)?;
                 log.flush()?;
@@ -180,11 +177,19 @@ fn a_takeover_between_any_two_steps_of_the_holder_before_loses_nothing_of_either
             }
             Ok(())
         }),
-        ("a checkpoint", |log, volume, _| {
+        ("a checkpoint", |(_, log), volume, _| {
             try_write(log, volume, 1200, 2000)?;
             log.checkpoint().map(drop)
         }),
-        ("upkeep", |log, volume, _| {
+        ("a segment that is written again", |(world, log), volume, told| {
+            try_write(log, volume, 1200, 2000)?;
+            log.flush()?;
+            told();
+            put_an_equal_file_in_its_place(world);
+            while log.maintain()? {}
+            Ok(())
+        }),
+        ("upkeep", |(_, log), volume, _| {
             for i in 0..12 {
                 try_write(log, volume, 1200, 2000 + i)?;
                 while log.maintain()? {}
@@ -211,7 +216,7 @@ fn a_takeover_between_any_two_steps_of_the_holder_before_loses_nothing_of_either
                 *taken.lock().unwrap() = Some(log);
             });
             let mut flushed = None;
-            let done = act(&old, volume, &mut || {
+            let done = act((&world, &old), volume, &mut || {
                 if won.lock().unwrap().is_none() {
                     flushed = Some(flushed.map_or(2000, |mark| mark + 1));
                 }
@@ -262,12 +267,7 @@ fn a_holder_that_goes_on_between_any_two_steps_of_a_takeover_loses_nothing_that_
         acked.lock().unwrap().append(&mut told.lock().unwrap());
         // It goes on writing until it looks.
         let _ = use_it(&old, volume, 80, &Acked::default());
-        match use_it(&new, volume, 50, &acked) {
-            // The holder before has begun the segment meanwhile.
-            Err(Error::Io { source, .. })
-                if has_run.get() && source.kind() == std::io::ErrorKind::AlreadyExists => {}
-            done => done.unwrap_or_else(|error| panic!("{what}: {error}")),
-        }
+        use_it(&new, volume, 50, &acked).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert!(matches!(old.checkpoint(), Err(Error::Superseded { .. })), "{what}");
         drop((old, new));
         check(&world, volume, &acked, &what);
@@ -276,6 +276,14 @@ fn a_holder_that_goes_on_between_any_two_steps_of_a_takeover_loses_nothing_that_
 }
 
 /// As `rsync` does into a live store: an equal file is put in the place of the segment in use.
+fn put_an_equal_file_in_its_place(world: &World) {
+    let is_used = |path: &std::path::PathBuf| std::fs::metadata(path).unwrap().len() > 0;
+    let open = world.files("log").into_iter().rfind(is_used).unwrap();
+    let other = world.path("other");
+    std::fs::copy(&open, &other).unwrap();
+    std::fs::rename(&other, &open).unwrap();
+}
+
 #[test]
 fn a_kill_between_any_two_steps_of_writing_a_segment_again_loses_nothing_that_was_flushed() {
     let (world, volume) = some_history();
@@ -286,11 +294,7 @@ fn a_kill_between_any_two_steps_of_writing_a_segment_again_loses_nothing_that_wa
         let log = open_watched(world.folder.path(), &between, Hold::Newest).unwrap();
         write(&log, volume, 1200, 1, 3000);
         let head = log.flush().unwrap();
-        let is_used = |path: &std::path::PathBuf| std::fs::metadata(path).unwrap().len() > 0;
-        let open = world.files("log").into_iter().rfind(is_used).unwrap();
-        let other = world.path("other");
-        std::fs::copy(&open, &other).unwrap();
-        std::fs::rename(&other, &open).unwrap();
+        put_an_equal_file_in_its_place(&world);
         let killed = Arc::new(Mutex::new(None));
         let (folder, copied) = (world.folder.path().to_owned(), killed.clone());
         between.arm(n, move || *copied.lock().unwrap() = Some(World::copy_of(&folder)));

@@ -1,6 +1,6 @@
 //! Damage and newer versions are reported and never served (I5).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
 use bygone_store::{
@@ -25,6 +25,11 @@ fn some_history() -> (World, VolumeId, Seq) {
     // Opening seals the rest.
     drop(world.open());
     (world, volume, end)
+}
+
+/// Whether a report's `file` is the file at `path`.
+fn is_of(path: impl AsRef<Path>, file: &str) -> bool {
+    path.as_ref().to_str().unwrap().contains(file)
 }
 
 /// Reads every sector that was written, as of `end`.
@@ -75,7 +80,7 @@ fn i5_verification_finds_a_flipped_bit_in_every_file() {
         std::fs::write(path, &rotten).unwrap();
         let report = log.verify(true, &mut |_, _| true).unwrap();
         assert!(
-            report.damaged.iter().any(|damaged| path.ends_with(&damaged.place.file)),
+            report.damaged.iter().any(|damaged| is_of(path, &damaged.place.file)),
             "{} is not in {report:?}",
             path.display()
         );
@@ -114,7 +119,7 @@ fn a_segment_cut_before_its_first_record_is_found_although_the_next_one_cannot_t
             let log = copy.open();
             let found = log.verify(true, &mut |_, _| true).unwrap().damaged;
             for path in [cut, next] {
-                let is_it = |file: &str| path.ends_with(file);
+                let is_it = |file: &str| is_of(&path, file);
                 assert!(
                     found.iter().any(|damaged| is_it(&damaged.place.file))
                         || log.damage_at_open().iter().any(|(place, _)| is_it(&place.file)),
@@ -168,7 +173,7 @@ fn damage_in_a_segment_without_an_index_is_not_hidden_by_giving_it_one() {
     for life in 0..2 {
         let log = world.open();
         // In a later life the segment is not recovered any more.
-        assert!(life > 0 || log.damage_at_open().iter().any(|(place, _)| segment.ends_with(&place.file)));
+        assert!(life > 0 || log.damage_at_open().iter().any(|(place, _)| is_of(&segment, &place.file)));
         // The flipped bit is known, and so is everything but the content.
         assert!(log.time_of(lost).is_ok());
         assert!(!log.verify(false, &mut |_, _| true).unwrap().damaged.is_empty());
@@ -205,7 +210,15 @@ fn a_lost_index_is_made_again() {
 fn a_file_with_an_absurd_number_holds_nobody_up() {
     let (world, volume, end) = some_history();
     let sound: Vec<u64> = all_marks(&world, volume, end).into_iter().map(Result::unwrap).collect();
-    for name in ["log/4294967295.seg", "log/2000000000.seg", "log/+000000001.seg", "log/0000000000.seg"] {
+    for name in [
+        "log/4294967295-00000001.seg",
+        "log/2000000000-00000001.seg",
+        "log/+000000001-00000001.seg",
+        "log/0000000000-00000001.seg",
+        "log/0000000001-00000000.seg",
+        "log/0000000001-ffffffff.seg",
+        "log/0000000001.seg",
+    ] {
         let copy = World::copy_of(world.folder.path());
         std::fs::write(copy.path(name), [7; 5000]).unwrap();
         let again: Vec<u64> = all_marks(&copy, volume, end).into_iter().map(Result::unwrap).collect();
@@ -307,7 +320,7 @@ fn one_flipped_bit_in_the_newest_segment_costs_that_block_and_nothing_else() {
         assert!(life > 0 || log.damage_at_open().len() == 1, "{:?}", log.damage_at_open());
         let found = log.verify(true, &mut |_, _| true).unwrap().damaged;
         assert!(
-            !found.is_empty() && found.iter().all(|damaged| path.ends_with(&damaged.place.file)),
+            !found.is_empty() && found.iter().all(|damaged| is_of(&path, &damaged.place.file)),
             "{found:?}"
         );
         for (seq, time) in (1..).zip(&times) {
@@ -326,7 +339,7 @@ fn one_flipped_bit_in_the_newest_segment_costs_that_block_and_nothing_else() {
             let block = i as u64 * 8;
             match mark(&log, volume, block + 1, head) {
                 Ok(found) => assert!(i != 19 && found == i as u64 + 1),
-                Err(Error::Damaged { place, .. }) => assert!(i == 19 && path.ends_with(&place.file)),
+                Err(Error::Damaged { place, .. }) => assert!(i == 19 && is_of(&path, &place.file)),
                 Err(e) => panic!("{e}"),
             }
             assert_eq!(mark(&log, volume, 3, *seq).unwrap(), 1, "as of {seq}");

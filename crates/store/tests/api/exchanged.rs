@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use bygone_model::VolumeId;
 use bygone_store::{Damage, Error};
 
-use crate::world::{World, mark, write};
+use crate::world::{World, label_of, mark, write};
 
 /// A log with many sealed segments and a checkpoint; sector `i * 20` holds mark `i + 1`.
 fn history() -> (World, VolumeId) {
@@ -65,7 +65,7 @@ fn a_segment_of_another_log_costs_its_own_records_and_no_file_is_removed() {
                 assert!(before.iter().all(|path| left.contains(path)), "{what}: {left:?}");
                 assert!(log.head_seq() >= head, "{what}");
                 let known = log.verify(false, &mut |_, _| true).unwrap().damaged;
-                let name = format!("log/{}", ours[number].file_name().unwrap().to_str().unwrap());
+                let name = label_of(&ours[number]);
                 assert!(known.iter().any(|damaged| damaged.place.file == name), "{what}: {known:?}");
                 let read =
                     |i: u64| mark(&log, volume, i * 20, log.head_seq()).is_ok_and(|mark| mark == i + 1);
@@ -128,14 +128,14 @@ fn a_segment_of_another_log_behind_what_a_power_cut_left_stays() {
     assert!(stale.len() > 1);
     gone.iter().for_each(|path| std::fs::remove_file(path).unwrap());
     let (other, _) = history();
-    let foreign = stale.last().unwrap().with_file_name(format!("{:010}.seg", ours.len() + 1));
+    let foreign = stale.last().unwrap().with_file_name(format!("{:010}-00000001.seg", ours.len() + 1));
     let bytes = std::fs::read(&other.files("log")[ours.len()]).unwrap();
     std::fs::write(&foreign, &bytes).unwrap();
     for life in 0..3 {
         let log = world.open();
         assert!(log.head_seq() >= head, "{life}");
         assert!(stale.iter().all(|path| !path.exists()), "{life}");
-        let place = format!("log/{}", foreign.file_name().unwrap().to_str().unwrap());
+        let place = label_of(&foreign);
         let damage = log.damage_at_open();
         let is_reported = damage.iter().any(|(at, what)| at.file == place && *what == Damage::Misplaced);
         // Later lives begin behind it, with a checkpoint.

@@ -191,7 +191,7 @@ fn a_follower_gets_past_a_beginning_that_is_lost() {
             assert!(matches!(told, Err(Error::Damaged { .. } | Error::BeforeHistory { .. })), "{told:?}");
             // The manifests know which segment had it.
             let names_it =
-                matches!(&told, Err(Error::Damaged { place, .. }) if place.file == segment::file_name(1));
+                matches!(&told, Err(Error::Damaged { place, .. }) if place.file == segment::label(1));
             assert_eq!(names_it, manifests, "{lost}, {life}: {told:?}");
             log.checkpoint().unwrap();
             assert_eq!(all(&mut from(&log, Seq::ZERO)).1, gone, "{manifests}, {lost}, {life}");

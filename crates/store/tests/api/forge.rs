@@ -210,7 +210,7 @@ fn a_log_whose_numbers_are_used_up_takes_no_more_and_keeps_what_it_has() {
         let _ = std::fs::remove_dir_all(world.path(folder));
     }
     std::fs::create_dir(world.path("log")).unwrap();
-    std::fs::write(world.path("log/0000000001.seg"), &forged).unwrap();
+    std::fs::write(world.segment(1), &forged).unwrap();
     let log = world.open();
     assert_eq!(log.head_seq(), SEQ_MAX);
     let refused = log.event(BranchId(0), &Event::new(Kind::Point, "one more"));

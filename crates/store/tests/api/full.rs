@@ -8,7 +8,7 @@ use std::{
 
 use bygone_model::{BranchId, Event, Kind, Lba, Sectors, Seq};
 use bygone_store::{
-    Below, BlockWrite, Content, Cursor, Error, Log, LogOptions, Wait,
+    Below, BlockWrite, Content, Cursor, Error, Hold, Log, LogOptions, Wait,
     env::{Dir, File, FileId, RealDir},
 };
 
@@ -262,6 +262,29 @@ fn i6_a_full_log_can_be_opened_again_and_again_and_go_on() {
         assert_eq!(mark(&log, volume, i * 8 + 3, head).unwrap(), i + 1);
     }
     assert!(log.verify(false, &mut |_, _| true).unwrap().damaged.is_empty());
+}
+
+#[test]
+fn a_takeover_without_room_for_its_copies_is_refused_before_the_log_is_taken_over() {
+    let (_world, small, log, volume, written) = full();
+    let hold = |hold| {
+        let options = LogOptions { hold, ..small.options() };
+        Log::open(Arc::new(small.clone()), Arc::new(Ticks::default()), options)
+    };
+    small.set_free(8192);
+    let told = hold(Hold::TakeOver);
+    assert!(matches!(told, Err(Error::Full { .. })), "{told:?}");
+    // Whoever holds it goes on.
+    log.event(BranchId(0), &Event::new(Kind::Point, "still here")).unwrap();
+    log.flush().unwrap();
+    drop(log);
+    assert_eq!(hold(Hold::Newest).unwrap().term(), 1);
+    small.set_free(20 << 20);
+    let log = hold(Hold::TakeOver).unwrap();
+    assert_eq!(log.term(), 2);
+    for i in 0..written {
+        assert_eq!(mark(&log, volume, i * 8, log.head_seq()).unwrap(), i + 1);
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use bygone_store::{
     },
 };
 
-use crate::world::{Ticks, World, disk, mark, options, write};
+use crate::world::{Ticks, World, disk, label_of, mark, options, segment_in, write};
 
 fn upkeep(log: &Log) {
     while log.maintain().unwrap() {}
@@ -48,7 +48,7 @@ fn known(world: &World) -> BTreeMap<u32, Entry> {
 }
 
 fn path_of(world: &World, number: u32) -> PathBuf {
-    world.path(&segment::file_name(number))
+    world.segment(number)
 }
 
 fn check_all(world: &World) {
@@ -96,7 +96,7 @@ fn verification_finds_a_change_that_no_checksum_covers_now_and_in_later_lives() 
     let (world, log, volume) = some_history(u64::MAX);
     let (number, gap) =
         known(&world).into_keys().find_map(|n| Some((n, gap_in(&path_of(&world, n))?))).unwrap();
-    let (path, file) = (path_of(&world, number), segment::file_name(number));
+    let (path, file) = (path_of(&world, number), segment::label(number));
     let sound = std::fs::read(&path).unwrap();
     let mut changed = sound.clone();
     changed[gap] ^= 4;
@@ -125,7 +125,7 @@ fn verification_hashes_what_it_reads_and_finds_whole() {
     let mut hurt = sound.clone();
     hurt[4096 + 20] ^= 1;
     std::fs::write(&path, hurt).unwrap();
-    assert_eq!(verified(&log), [(segment::file_name(first), Damage::Checksum)]);
+    assert_eq!(verified(&log), [(segment::label(first), Damage::Checksum)]);
     upkeep(&log);
     let hashed: Vec<u32> =
         known(&world).into_iter().filter(|(_, e)| e.hash.is_some()).map(|(n, _)| n).collect();
@@ -164,10 +164,10 @@ fn what_rotted_before_it_was_hashed_gets_no_hash_is_told_of_and_is_sound_once_it
         assert_eq!(log.damage_at_open(), [], "{what}");
         upkeep(&log);
         let told: Vec<_> = log.damage().into_iter().map(|(place, damage)| (place.file, damage)).collect();
-        let file = format!("log/{}", path.file_name().unwrap().to_str().unwrap());
+        let file = label_of(&path);
         assert_eq!(told, [(file.clone(), damage)], "{what}");
         assert_eq!(verified(&log), [(file.clone(), damage)], "{what}");
-        let number = segment::number_of(file.strip_prefix("log/").unwrap()).unwrap();
+        let number = segment_in(&path).number;
         assert_eq!(known(&world)[&number].hash, None, "{what}");
         assert!(known(&world).iter().all(|(n, entry)| *n == number || entry.hash.is_some()), "{what}");
         std::fs::write(&path, &sound).unwrap();

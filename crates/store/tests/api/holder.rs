@@ -161,7 +161,7 @@ fn whoever_held_the_log_before_is_refused_whatever_it_does_next_and_changes_noth
         let changed: Vec<_> = before.iter().filter(|(path, bytes)| after.get(*path) != Some(bytes)).collect();
         assert!(what == "writes" || changed.is_empty(), "{what}: {changed:?}");
         assert!(before.keys().eq(after.keys()), "{what}: {:?}", after.keys());
-        assert_eq!(mark(&old, volume, 0, end).unwrap(), 100, "{what}: reading goes on");
+        assert_eq!(mark(&old, volume, 400, end).unwrap(), 21, "{what}: reading goes on");
         assert_eq!(mark(&new, volume, 0, new.head_seq()).unwrap(), 1000);
     }
 }
@@ -299,8 +299,7 @@ fn whoever_finds_its_number_taken_by_a_manifest_that_cannot_be_read_takes_no_oth
 }
 
 #[test]
-fn what_the_holder_before_writes_over_the_index_of_a_segment_that_was_sealed_since_costs_no_record_of_the_new_one()
- {
+fn what_the_holder_before_goes_on_writing_is_in_no_file_of_the_new_one() {
     let (world, old, volume) = some_history();
     write(&old, volume, 0, 2, 900);
     old.flush().unwrap();
@@ -314,7 +313,7 @@ fn what_the_holder_before_writes_over_the_index_of_a_segment_that_was_sealed_sin
     write(&old, volume, 5, 1, 7);
     old.flush().unwrap();
     assert!(matches!(old.maintain(), Err(Error::Superseded { .. })));
-    assert_ne!(verified(&new), []);
+    assert_eq!(verified(&new), []);
     let end = new.head_seq();
     drop((old, new));
     let log = world.open();

@@ -126,7 +126,7 @@ fn of_two_files_with_one_number_the_finished_one_counts() {
     let third = files[2].file_name().unwrap().to_str().unwrap();
     let parts: Vec<&str> = third.split('-').collect();
     let end = u64::from_str_radix(parts[1], 16).unwrap() - 1;
-    let left = world.path("index").join(format!("{}-{end:016x}-{}", parts[0], parts[2]));
+    let left = world.path("index").join(format!("{}-{end:016x}-{}-{}", parts[0], parts[2], parts[3]));
     std::fs::write(&left, b"half").unwrap();
     let log = world.open();
     assert_eq!(log.damage_at_open(), []);

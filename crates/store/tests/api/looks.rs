@@ -15,7 +15,7 @@ use bygone_store::{
 };
 
 use crate::watched::{Watch, Watched};
-use crate::world::{Ticks, World, disk, mark, options, write};
+use crate::world::{Ticks, World, disk, mark, options, segment_in, write};
 
 /// What is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,8 +147,8 @@ fn recovery_looks_for_another_holder_before_each_file_that_it_changes() {
         std::fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
     }
     let newest = world.files("log").pop().unwrap();
-    let newest = segment::number_of(newest.file_name().unwrap().to_str().unwrap()).unwrap();
-    let prepared = [newest + 1, newest + 2].map(segment::file_name);
+    let newest = segment_in(&newest).number;
+    let prepared = [newest + 1, newest + 2].map(|number| segment::Name { number, term: 1 }.file_name());
     for name in &prepared {
         std::fs::write(world.path(name), [0; 4096]).unwrap();
     }

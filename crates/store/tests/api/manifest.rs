@@ -18,7 +18,7 @@ use bygone_store::{
 };
 
 use crate::watched::{Watch, Watched};
-use crate::world::{Ticks, World, mark, options, write};
+use crate::world::{Ticks, World, mark, options, segment_in, write};
 
 fn upkeep(log: &Log) {
     while log.maintain().unwrap() {}
@@ -35,7 +35,7 @@ fn some_history(writes: u64) -> (World, std::sync::Arc<Log>, VolumeId) {
 }
 
 fn missing(number: u32) -> (Place, Damage) {
-    (Place { file: segment::file_name(number), offset: 0 }, Damage::Missing)
+    (Place { file: segment::label(number), offset: 0 }, Damage::Missing)
 }
 
 fn verified(log: &Log) -> Vec<(Place, Damage)> {
@@ -92,7 +92,7 @@ fn segments_lost_at_the_end_keep_their_numbers_and_seqs() {
             assert!(verified(&log).contains(&missing(*number)), "{number} in life {life}");
         }
         assert!(write(&log, volume, 0, 20, life) > head, "no seq is given twice");
-        assert!(!lost.iter().any(|number| world.folder.path().join(segment::file_name(*number)).exists()));
+        assert!(!lost.iter().any(|number| world.segment(*number).exists()));
         upkeep(&log);
     }
 }
@@ -157,7 +157,7 @@ fn a_sealed_segment_that_was_cut_or_exchanged_is_found() {
     let (world, log, volume) = some_history(40);
     let (path, number) = newest_sealed(&world);
     let sound = std::fs::read(&path).unwrap();
-    let file = segment::file_name(number);
+    let file = segment::label(number);
     let finds = |log: &Log, bytes: &[u8], damage: Damage| {
         std::fs::write(&path, bytes).unwrap();
         let found = verified(log);
@@ -229,7 +229,7 @@ fn segments_that_were_dropped_do_not_come_back_if_their_files_are_still_there() 
             assert!(log.head_seq() >= end);
             upkeep(&log);
             for number in gaps {
-                assert!(!world.path(&segment::file_name(number)).exists(), "{number} in life {life}");
+                assert!(!world.segment(number).exists(), "{number} in life {life}");
             }
             assert_eq!((log.damage(), verified(&log)), (Vec::new(), Vec::new()), "life {life}");
             assert_eq!(mark(&log, volume, 0, end).unwrap(), 999);
@@ -249,7 +249,7 @@ fn a_folder_with_gaps_that_are_wanted_is_opened_and_verified() {
     let gaps = [1, 2, 3, 7, 12];
     drop_segments(&world, &gaps);
     for number in gaps {
-        std::fs::remove_file(world.path(&segment::file_name(number))).unwrap();
+        std::fs::remove_file(world.segment(number)).unwrap();
     }
     for life in 0..3 {
         let log = world.open();
@@ -259,7 +259,7 @@ fn a_folder_with_gaps_that_are_wanted_is_opened_and_verified() {
         upkeep(&log);
         // A segment that was not dropped is still missed.
         if life == 2 {
-            std::fs::remove_file(world.path(&segment::file_name(9))).unwrap();
+            std::fs::remove_file(world.segment(9)).unwrap();
             upkeep(&log);
             assert_eq!((log.damage(), verified(&log)), (vec![missing(9)], vec![missing(9)]));
         }
@@ -308,8 +308,8 @@ fn nothing_is_flushed_into_a_segment_that_has_no_name_until_it_has_one_again() {
         write(&log, volume, 0, 20, 5000 + round);
         let is_used = |path: &&PathBuf| std::fs::metadata(path).unwrap().len() > 0;
         let open = world.files("log").iter().rev().find(is_used).unwrap().clone();
-        let number = segment::number_of(open.file_name().unwrap().to_str().unwrap()).unwrap();
-        let (part, away) = (world.path(&segment::part_name(number, log.term())), world.path("away"));
+        let name = segment_in(&open);
+        let (part, away) = (world.path(&name.part_name()), world.path("away"));
         std::fs::rename(&open, &away).unwrap();
         // It cannot be written again either.
         std::fs::create_dir(&part).unwrap();
@@ -351,7 +351,9 @@ type AtOpening = (u32, Box<dyn FnOnce() + Send>);
 impl Watch for Opened {
     fn after_open(&self, name: &str) {
         let mut known = self.0.lock().unwrap();
-        if let Some((_, meanwhile)) = known.take_if(|(number, _)| segment::file_name(*number) == name) {
+        if let Some((_, meanwhile)) =
+            known.take_if(|(number, _)| segment::Name { number: *number, term: 1 }.file_name() == name)
+        {
             drop(known);
             meanwhile();
         }
@@ -367,7 +369,7 @@ fn a_reader_that_opened_a_segment_just_before_it_was_written_anew_reads_what_is_
     let log = Log::open(dir, Arc::new(Ticks::from(7_200_000_000)), options(1 << 20)).unwrap();
     let before = write(&log, volume, 0, 20, 5000);
     let open = world.files("log").pop().unwrap();
-    let number = segment::number_of(open.file_name().unwrap().to_str().unwrap()).unwrap();
+    let number = segment_in(&open).number;
     let writer = log.clone();
     let meanwhile = move || {
         std::fs::remove_file(open).unwrap();
@@ -471,7 +473,7 @@ fn what_was_left_of_manifests_whose_writers_died_is_removed_and_counts_for_nothi
 #[test]
 fn manifests_that_are_torn_or_damaged_cost_no_more_than_they_must() {
     let (world, log, _) = some_history(200);
-    let first = world.path(&segment::file_name(1));
+    let first = world.segment(1);
     std::fs::remove_file(&first).unwrap();
     upkeep(&log);
     drop(log);

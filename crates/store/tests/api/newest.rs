@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bygone_model::{Lba, Micros, Sectors, Seq, VolumeId};
 use bygone_store::{Below, Error, Log, Wait};
 
-use crate::world::{World, mark, write};
+use crate::world::{World, label_of, mark, write};
 
 const HEADER_BYTES: usize = 64;
 
@@ -51,7 +51,7 @@ fn found(log: &Log) -> Vec<(String, u64)> {
 }
 
 fn name_of(path: &Path) -> String {
-    format!("log/{}", path.file_name().unwrap().to_str().unwrap())
+    label_of(path)
 }
 
 /// A log of ten blocks with the marks 1 to 10, all flushed, and one more write, whose lag proves that they were

@@ -47,7 +47,7 @@ impl Pack {
     fn of(world: &World, numbers: impl Iterator<Item = u32>) -> Pack {
         let (mut contents, mut indexes) = (Vec::new(), BTreeMap::new());
         for number in numbers {
-            let bytes = std::fs::read(world.path(&format!("log/{number:010}.seg"))).unwrap();
+            let bytes = std::fs::read(world.segment(number)).unwrap();
             let key = SegmentHeader::decode(&bytes).unwrap().0.log.header_key();
             let (_, trailer) = bytes.split_at(bytes.len() - TRAILER_BYTES);
             let trailer = Trailer::decode(&key, number, trailer, bytes.len() as u64).unwrap();
@@ -277,7 +277,7 @@ fn move_all(world: &World, log: &Arc<Log>, shelf: &Shelf) -> Arc<Pack> {
 fn remove_segments(world: &World) {
     let sealed = sealed(world);
     for number in 1..=sealed {
-        let path = world.path(&format!("log/{number:010}.seg"));
+        let path = world.segment(number);
         // Also empty it for those who have it open.
         std::fs::write(&path, []).unwrap();
         std::fs::remove_file(path).unwrap();

@@ -17,7 +17,7 @@ use bygone_store::{
 use super::watched::{Watch, Watched};
 use super::world::{Ticks, disk, mark, options, write};
 
-const SECOND: &str = "log/0000000002.seg";
+const SECOND: &str = "log/0000000002-00000001.seg";
 
 /// Stops the thread `keeper` before it creates the file of the second segment.
 struct Held {

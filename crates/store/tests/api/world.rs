@@ -14,6 +14,7 @@ use bygone_store::{
     BlockWrite, Content, Hold, Log, LogOptions, MEMORY_BYTES, Store, Wait,
     catalog::{Disk, Keeping},
     env::{Clock, Dir},
+    format::segment,
 };
 use tempfile::TempDir;
 
@@ -128,6 +129,11 @@ impl World {
         self.try_open().unwrap()
     }
 
+    /// The file of a segment that the first holder made.
+    pub(crate) fn segment(&self, number: u32) -> PathBuf {
+        self.path(&segment::Name { number, term: 1 }.file_name())
+    }
+
     /// The files of a folder, in order.
     pub(crate) fn files(&self, folder: &str) -> Vec<PathBuf> {
         let mut files: Vec<_> =
@@ -135,6 +141,16 @@ impl World {
         files.sort();
         files
     }
+}
+
+/// What the segment in a file is called in reports.
+pub(crate) fn label_of(path: &Path) -> String {
+    segment::label(segment_in(path).number)
+}
+
+/// The number and the term in the name of a segment's file.
+pub(crate) fn segment_in(path: &Path) -> segment::Name {
+    segment::Name::parse(path.file_name().unwrap().to_str().unwrap()).unwrap()
 }
 
 /// The content of a sector with this mark.

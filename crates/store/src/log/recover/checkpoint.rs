@@ -27,10 +27,13 @@ pub(super) fn newest_checkpoint(
         removed = true;
         index.forget(name);
         let file = name.file_name();
-        dir.remove(&file).map_err(|e| Error::io("removing", &file, e))
+        match dir.remove(&file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing", &file, e)),
+            _ => Ok(()),
+        }
     };
     let mut names = index.snapshot().names;
-    names.sort_unstable_by_key(|name| (name.number, name.end));
+    names.sort_unstable_by_key(|name| (name.number, name.term, name.end));
     for name in never_finished(index, &names)? {
         remove(name)?;
         names.retain(|kept| *kept != name);

@@ -57,7 +57,7 @@ impl Unsealed {
 }
 
 pub(super) fn sync(file: &dyn File, number: u32) -> Result<()> {
-    file.sync().map_err(|e| Error::io("syncing", &segment::file_name(number), e))
+    file.sync().map_err(|e| Error::io("syncing", &segment::label(number), e))
 }
 
 /// Writes a range again, with the same bytes. After a sync that failed in an earlier incarnation the range may be in
@@ -66,7 +66,7 @@ pub(super) fn write_again(file: &dyn File, number: u32, from: u64, end: u64) -> 
     const CHUNK_BYTES: u64 = 1 << 20;
     /// A record is padded with fewer zeroes than this.
     const PADDING_BYTES_END: usize = 8;
-    let name = segment::file_name(number);
+    let name = segment::label(number);
     let (mut at, mut chunk) = (from, Vec::new());
     while at < end {
         chunk.resize(CHUNK_BYTES.min(end - at) as usize, 0);

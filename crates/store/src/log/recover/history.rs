@@ -2,18 +2,17 @@
 
 use bygone_model::{Seq, VolumeId};
 
-use super::{super::scan, open_segment, survey::Survey};
+use super::{super::scan, survey::Survey};
 use crate::{
-    env::Dir,
     error::{Damage, Error, Result},
     format::segment::{self, Entry},
     index::compaction::History,
-    place::Moved,
+    place::{Moved, SegmentFiles},
 };
 
 /// All versions in the segments of a log that is being opened.
 pub(super) struct Segments<'a> {
-    pub(super) dir: &'a dyn Dir,
+    pub(super) files: &'a SegmentFiles,
     /// Those that have a file or whose records are elsewhere, in order.
     pub(super) numbers: &'a [u32],
     pub(super) moved: &'a Moved,
@@ -28,7 +27,7 @@ impl Segments<'_> {
             if let Some(container) = self.moved.get(&number) {
                 return Ok(container.index(number)?.first_seq);
             }
-            let Some(file) = open_segment(self.dir, number)? else { continue };
+            let Some(file) = self.files.open(number)? else { continue };
             if let Some((first, _)) = scan::beginning(&*file, number, self.survey.log)? {
                 return Ok(first);
             }
@@ -47,7 +46,7 @@ impl History for Segments<'_> {
             let mut index = match self.moved.get(&number) {
                 Some(container) => container.index(number)?,
                 None => {
-                    let Some(file) = open_segment(self.dir, number)? else { continue };
+                    let Some(file) = self.files.open(number)? else { continue };
                     let log = &self.survey.log;
                     let scanned = match scan::scan_sealed(&*file, number, log)? {
                         Some(sealed) => sealed,
@@ -60,13 +59,13 @@ impl History for Segments<'_> {
                         }
                     };
                     if !scanned.lost.is_empty() {
-                        return Err(Error::damaged(&segment::file_name(number), 0, Damage::Checksum));
+                        return Err(Error::damaged(&segment::label(number), 0, Damage::Checksum));
                     }
                     scanned.index
                 }
             };
             if index.first_seq > reached.next() {
-                return Err(Error::damaged(&segment::file_name(number), 0, Damage::Inconsistent));
+                return Err(Error::damaged(&segment::label(number), 0, Damage::Inconsistent));
             }
             index.entries.sort_unstable_by_key(|entry| entry.seq);
             let wanted = |e: &&Entry| e.volume == volume && e.seq > reached && e.seq <= upto;

@@ -7,7 +7,6 @@ use bygone_model::{Micros, Seq};
 use super::{
     super::{Events, LogKey, LogOptions, holder::Holder, room, scan, upkeep},
     harden::{Unsealed, sync},
-    open_segment,
     survey::Survey,
 };
 use crate::{
@@ -22,7 +21,7 @@ use crate::{
     },
     index::{checkpoint::Checkpoint, compaction::Contents},
     manifest::Known,
-    place::{Records, read_whole},
+    place::{Records, SegmentFiles, read_whole},
 };
 
 /// Reads the payload of a record other than a block record.
@@ -88,7 +87,7 @@ impl Recovered {
     }
 
     pub(super) fn damaged(&mut self, number: u32, offset: u64, damage: Damage) {
-        self.damage.push((Place { file: segment::file_name(number), offset }, damage));
+        self.damage.push((Place { file: segment::label(number), offset }, damage));
     }
 
     /// About the memory that the loaded versions and events take.
@@ -124,8 +123,8 @@ impl Recovered {
     }
 
     /// Takes in what segment `number` has beyond what is known already.
-    pub(super) fn load(&mut self, dir: &dyn Dir, number: u32, survey: &Survey) -> Result<Loaded> {
-        let Some(file) = open_segment(dir, number)? else {
+    pub(super) fn load(&mut self, files: &SegmentFiles, number: u32, survey: &Survey) -> Result<Loaded> {
+        let Some(file) = files.open(number)? else {
             self.missing.push(number);
             return Ok(Loaded::Nothing);
         };
@@ -169,10 +168,15 @@ impl Recovered {
     }
 
     /// Takes the segments of other logs out of `unused`, and reports them.
-    pub(super) fn foreign(&mut self, dir: &dyn Dir, log: &LogKey, unused: &mut Vec<u32>) -> Result<Vec<u32>> {
+    pub(super) fn foreign(
+        &mut self,
+        files: &SegmentFiles,
+        log: &LogKey,
+        unused: &mut Vec<u32>,
+    ) -> Result<Vec<u32>> {
         let mut foreign = Vec::new();
         for &number in unused.iter() {
-            let Some(file) = open_segment(dir, number)? else { continue };
+            let Some(file) = files.open(number)? else { continue };
             if is_foreign(&*file, number, log)? {
                 self.damaged(number, 0, Damage::Misplaced);
                 foreign.push(number);

@@ -5,10 +5,14 @@ use bygone_model::Seq;
 use super::{
     super::{LogKey, scan},
     harden::{Unsealed, sync, write_again},
-    open_segment,
     recovered::Recovered,
 };
-use crate::{env::Dir, error::Result, format::checkpoint::SegmentStart, manifest::Known, place::Moved};
+use crate::{
+    error::Result,
+    format::checkpoint::SegmentStart,
+    manifest::Known,
+    place::{Moved, SegmentFiles},
+};
 
 /// What the segments say about each other, collected before any of them is loaded.
 pub(super) struct Survey {
@@ -26,7 +30,7 @@ pub(super) struct Survey {
 
 impl Survey {
     pub(super) fn make(
-        dir: &dyn Dir,
+        files: &SegmentFiles,
         log: LogKey,
         (numbers, moved, manifest): (&[u32], &Moved, &Known),
         first: u32,
@@ -38,7 +42,7 @@ impl Survey {
         // What moved was sealed and durable.
         while from > 1
             && !moved.contains_key(&(from - 1))
-            && let Some(file) = open_segment(dir, from - 1)?
+            && let Some(file) = files.open(from - 1)?
         {
             // A power cut may have left only its trailer.
             if scan::sealed_index(&*file, from - 1, &log)?.is_some() {
@@ -53,7 +57,7 @@ impl Survey {
                 survey.firsts.extend(manifest.segment(number).map(|entry| (number, entry.first_seq)));
                 continue;
             }
-            let Some(file) = open_segment(dir, number)? else { continue };
+            let Some(file) = files.open(number)? else { continue };
             let header = scan::read_header(&*file, number, &log)?;
             survey.firsts.extend(scan::beginning(&*file, number, log)?.map(|(first, _)| (number, first)));
             if let Some(end) = scan::sealed_end(&*file, number, &log)? {
@@ -85,9 +89,9 @@ impl Survey {
     }
 
     /// Makes the newest index durable: the incarnation that wrote it may have ended before its sync.
-    pub(super) fn harden_newest_index(&self, dir: &dyn Dir) -> Result<()> {
+    pub(super) fn harden_newest_index(&self, files: &SegmentFiles) -> Result<()> {
         let Some(number) = self.sealed else { return Ok(()) };
-        let Some(file) = open_segment(dir, number)? else { return Ok(()) };
+        let Some(file) = files.open(number)? else { return Ok(()) };
         if let Some((from, end)) = scan::index_place(&*file, number, &self.log)? {
             write_again(&*file, number, from, end)?;
             sync(&*file, number)?;
@@ -96,9 +100,14 @@ impl Survey {
     }
 
     /// Takes in the segments that the newest checkpoint covers but that were not sealed.
-    pub(super) fn unsealed_before(&self, dir: &dyn Dir, first: u32, state: &mut Recovered) -> Result<()> {
+    pub(super) fn unsealed_before(
+        &self,
+        files: &SegmentFiles,
+        first: u32,
+        state: &mut Recovered,
+    ) -> Result<()> {
         for &(number, seq) in self.firsts.iter().filter(|(number, _)| *number < first) {
-            if let Some(file) = open_segment(dir, number)? {
+            if let Some(file) = files.open(number)? {
                 let scanned = scan::scan(&file, number, self.context(number, seq))?;
                 for &(offset, damage) in scanned.damage.iter().filter(|_| !scanned.sealed) {
                     state.damaged(number, offset, damage);

@@ -1,0 +1,171 @@
+//! Which files a log's segments are in.
+//!
+//! Several holders may have made a file for the same segment. [`segment::counted`] says which one counts, and only here
+//! is that asked. A holder writes records only into files of its own term, so what one that was superseded goes on
+//! writing goes into a file that nobody reads.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, PoisonError},
+};
+
+use crate::{
+    env::{Dir, File},
+    error::{Damage, Error, Result},
+    format::segment::{self, Name, counted},
+    sync::RwLock,
+};
+
+/// The segment files of a log, for a holder in one term.
+pub(crate) struct SegmentFiles {
+    dir: Arc<dyn Dir>,
+    term: u32,
+    seen: RwLock<Seen>,
+}
+
+struct Seen {
+    /// The terms of the segments whose file was last seen to be of an earlier holder. One that is gone stays: it is
+    /// written again under the name that it had.
+    earlier: BTreeMap<u32, u32>,
+    /// Segments from this number on are this holder's, whatever an earlier one has left there.
+    own_from: u32,
+}
+
+impl SegmentFiles {
+    /// Those of the log in `dir`; nothing is listed yet.
+    pub(crate) fn new(dir: Arc<dyn Dir>, term: u32) -> SegmentFiles {
+        SegmentFiles { dir, term, seen: RwLock::new(Seen { earlier: BTreeMap::new(), own_from: u32::MAX }) }
+    }
+
+    pub(crate) fn dir(&self) -> &dyn Dir {
+        &*self.dir
+    }
+
+    /// This holder begins segments from `number` on.
+    pub(crate) fn begin_at(&self, number: u32) {
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        seen.own_from = number;
+        let _ = seen.earlier.split_off(&number);
+    }
+
+    /// Lists the folder; returns the numbers of the segments that have a file that counts, in order.
+    pub(crate) fn list(&self) -> Result<Vec<u32>> {
+        let (mut counted, _) = counted(names(&*self.dir)?, self.term);
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        counted.retain(|name| name.number < seen.own_from || name.term == self.term);
+        for name in &counted {
+            if name.term == self.term {
+                seen.earlier.remove(&name.number);
+            } else {
+                seen.earlier.insert(name.number, name.term);
+            }
+        }
+        Ok(counted.into_iter().map(|name| name.number).collect())
+    }
+
+    /// The name of a segment's file. One that no listing has shown is, or will be, this holder's.
+    pub(crate) fn name(&self, number: u32) -> Name {
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        Name { number, term: seen.earlier.get(&number).copied().unwrap_or(self.term) }
+    }
+
+    /// The name of the file that this holder makes for a segment.
+    pub(crate) fn own_name(&self, number: u32) -> Name {
+        Name { number, term: self.term }
+    }
+
+    /// Whether a segment's file is an earlier holder's.
+    pub(crate) fn is_earlier(&self, number: u32) -> bool {
+        self.name(number).term < self.term
+    }
+
+    /// `None`: it has no file.
+    pub(crate) fn open(&self, number: u32) -> Result<Option<Arc<dyn File>>> {
+        let name = self.name(number).file_name();
+        match self.dir.open(&name) {
+            Ok(file) => Ok(Some(file)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::unread(&segment::label(number), 0, e)),
+        }
+    }
+
+    /// Why a segment has no file: whoever took the log over removes what it superseded.
+    pub(crate) fn missing(&self, number: u32) -> Result<Error> {
+        let later =
+            names(&*self.dir)?.into_iter().filter(|name| name.term > self.term && name.number <= number);
+        Ok(match later.map(|name| name.term).max() {
+            Some(newest) => Error::Superseded { term: self.term, newest },
+            None => Error::damaged(&segment::label(number), 0, Damage::Missing),
+        })
+    }
+
+    /// Makes a file of this holder, which `fill` writes and which is whole and durable before it takes the name `to`, in
+    /// place of the file that has it, if there is one. `may` is called before it does.
+    pub(crate) fn write_anew(
+        &self,
+        to: Name,
+        fill: &dyn Fn(&dyn File) -> io::Result<()>,
+        may: &dyn Fn() -> Result<()>,
+    ) -> Result<Arc<dyn File>> {
+        let (part, name) = (self.own_name(to.number).part_name(), to.file_name());
+        let file = match self.dir.create(&part) {
+            // An earlier attempt left it.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                self.dir.remove(&part).and_then(|()| self.dir.create(&part))
+            }
+            made => made,
+        };
+        let file = file.map_err(|e| Error::io("making", &part, e))?;
+        let failed = |e| Error::io("writing anew", &name, e);
+        // Nothing relies on this file before it has its name, so a sync that fails here costs nothing.
+        let filled = fill(&*file).and_then(|()| file.sync()).map_err(failed);
+        let named = filled.and_then(|()| may()).and_then(|()| self.dir.replace(&part, &name).map_err(failed));
+        if let Err(e) = named {
+            let _ = self.dir.remove(&part);
+            return Err(e);
+        }
+        self.sync()?;
+        if to.term == self.term {
+            self.seen.write().unwrap_or_else(PoisonError::into_inner).earlier.remove(&to.number);
+        }
+        Ok(file)
+    }
+
+    /// Removes what is superseded among `names`, which are all that the folder has. `may` is called before that. One
+    /// that cannot be removed does no harm.
+    pub(crate) fn remove_superseded(&self, names: Vec<Name>, may: &dyn Fn() -> Result<()>) -> Result<()> {
+        let (_, superseded) = counted(names, self.term);
+        if superseded.is_empty() {
+            return Ok(());
+        }
+        // What takes their place may have been given its name by a life that ended before this was durable.
+        self.sync()?;
+        may()?;
+        for name in superseded {
+            let _ = self.dir.remove(&name.file_name());
+        }
+        Ok(())
+    }
+
+    /// Removes what was left of files that were being written, by holders up to this one. One that cannot be removed does
+    /// no harm.
+    pub(crate) fn remove_parts(&self) {
+        for name in self.dir.list(segment::folder()).unwrap_or_default() {
+            if Name::parse_part(&name).is_some_and(|part| part.term <= self.term) {
+                let _ = self.dir.remove(&format!("{}/{name}", segment::folder()));
+            }
+        }
+    }
+
+    /// Makes the names of the files durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.dir.sync(segment::folder()).map_err(|e| Error::io("syncing", segment::folder(), e))
+    }
+}
+
+/// The names of all segment files, whether they count or not.
+pub(crate) fn names(dir: &dyn Dir) -> Result<Vec<Name>> {
+    let files = dir.list(segment::folder()).map_err(|e| Error::io("listing", segment::folder(), e))?;
+    Ok(files.iter().filter_map(|file| Name::parse(file)).collect())
+}
