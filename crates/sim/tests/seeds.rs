@@ -87,6 +87,10 @@ fn worlds_that_went_wrong_once_go_well() {
     if let Err(failure) = run(1_795_761_867_002_700, 120, profile::named("holders").unwrap()) {
         panic!("{failure}");
     }
+    // A damaged index was made anew while a segment in use had lost its name.
+    if let Err(failure) = run(310, 120, profile::named("holders-index").unwrap()) {
+        panic!("{failure}");
+    }
     // A bit flipped in the only remaining header that identified the log.
     if let Err(failure) = run(1_795_714_869_059_775, 120, profile::named("newest").unwrap()) {
         panic!("{failure}");

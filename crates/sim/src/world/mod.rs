@@ -396,6 +396,7 @@ impl World {
         let faulty = self.episode > 0;
         match error {
             Error::Full { .. } | Error::Io { .. } => faulty,
+            Error::Unnamed { why, .. } => self.excuses(why),
             Error::Poisoned => self.medium.sync_failed(),
             Error::Damaged { .. } => self.damaged || self.medium.sync_failed(),
             _ => false,

@@ -190,7 +190,16 @@ impl Log {
     /// As [`Log::versions_in`].
     pub(super) fn all_versions(&self, volume: VolumeId, to: Seq, each: &mut dyn FnMut(&Entry)) -> Result<()> {
         let index_of = |number| self.index_with_all_that_was_known(number);
-        self.versions_by(&index_of, self.segments_there()?, (Some(volume), Seq::ZERO, to), each)
+        let mut numbers = self.segments_there()?;
+        {
+            // One in use has its versions in memory, also while its file has no name.
+            let sequencer = self.sequencer();
+            numbers.extend(sequencer.full.iter().map(|full| full.number));
+            numbers.extend(sequencer.active.iter().map(|active| active.number));
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        self.versions_by(&index_of, numbers, (Some(volume), Seq::ZERO, to), each)
     }
 
     fn versions_by(
