@@ -427,7 +427,7 @@ impl Dir for SimDir {
         let part = {
             let state = &mut *self.medium.state();
             state.parts += 1;
-            format!("{name}.{}.part", state.parts)
+            format!("{name}.{:016x}.part", state.parts)
         };
         let file = self.create(&part)?;
         let written = file.write_at(&mut [IoSlice::new(bytes)], 0).and_then(|()| file.sync());
@@ -522,6 +522,9 @@ impl Dir for SimDir {
     }
 }
 
+/// Linux's number of the error that a bad sector causes.
+const EIO: i32 = 5;
+
 struct SimFile {
     medium: Arc<Medium>,
     life: u64,
@@ -532,7 +535,11 @@ impl SimFile {
     fn read(&self, state: &mut State, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         if state.faults.read_fails > 0 && state.rng.chance(state.faults.read_fails) {
             state.counters.faults += 1;
-            return Err(io::Error::other("the medium cannot be read"));
+            // Now a bad sector, now something that says nothing of what is stored.
+            return Err(match state.counters.faults % 2 {
+                0 => io::Error::from_raw_os_error(EIO),
+                _ => io::Error::other("the medium cannot be read"),
+            });
         }
         let node = &state.nodes[self.node];
         let from = usize::try_from(offset).unwrap_or(usize::MAX).min(node.seen.len());

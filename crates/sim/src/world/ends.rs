@@ -7,7 +7,7 @@ use std::{
 
 use bygone_model::{BranchId, Lba, Micros, Sectors, Seq, VolumeId};
 use bygone_store::{
-    BlockWrite, Content, Error, Hold, Log, LogOptions,
+    BlockWrite, Content, Damage, Error, Hold, Log, LogOptions, Place,
     catalog::Change,
     format::record::{Header, Op},
 };
@@ -70,7 +70,8 @@ impl World {
                     break;
                 }
                 Err(error) => {
-                    let excused = matches!(error, Error::Full { .. } | Error::Io { .. } | Error::Poisoned);
+                    let excused = matches!(error, Error::Full { .. } | Error::Io { .. } | Error::Poisoned)
+                        || matches!(error, Error::Damaged { damage: Damage::Unreadable, .. });
                     check!(excused && !fine, "opening: {error}");
                     self.say(format!("opening: {error}"));
                     self.end_life(false);
@@ -230,10 +231,15 @@ impl World {
     /// there.
     pub(super) fn adopt(&mut self, lossy: bool, ends: &BTreeSet<u64>) -> Done {
         let log = self.log()?;
-        let in_log = log.damage_at_open().iter().any(|(place, _)| place.file.starts_with("log/"));
+        // A checkpoint that could not be read is passed over. Nothing of the log is.
+        let is_passing = |(place, what): &&(Place, Damage)| {
+            *what == Damage::Unreadable && place.file.starts_with("index/")
+        };
+        let damage: Vec<_> = log.damage_at_open().iter().filter(|found| !is_passing(found)).collect();
+        let in_log = damage.iter().any(|(place, _)| place.file.starts_with("log/"));
         let excused = (self.lost_index || self.hurt_index) && !in_log
-            || log.damage_at_open().iter().all(|(place, _)| self.is_hurt_at(place));
-        check!(excused, "damage out of nowhere: {:?}", log.damage_at_open());
+            || damage.iter().all(|(place, _)| self.is_hurt_at(place));
+        check!(excused, "damage out of nowhere: {damage:?}");
         self.lost_index = false;
         let found = inspect::records(&self.medium);
         let recovered = log.head_seq().0;

@@ -18,7 +18,8 @@ use std::{
 
 use bygone_model::{BranchId, Micros, Seq};
 use bygone_store::{
-    Error, Hold, Log, LogOptions, MEMORY_BYTES, Store, View, catalog::Change, env::Clock, place::NoContainers,
+    Damage, Error, Hold, Log, LogOptions, MEMORY_BYTES, Store, View, catalog::Change, env::Clock,
+    place::NoContainers,
 };
 
 use crate::{
@@ -398,6 +399,7 @@ impl World {
             Error::Full { .. } | Error::Io { .. } => faulty,
             Error::Unnamed { why, .. } => self.excuses(why),
             Error::Poisoned => self.medium.sync_failed(),
+            Error::Damaged { damage: Damage::Unreadable, .. } => faulty,
             Error::Damaged { .. } => self.damaged || self.medium.sync_failed(),
             _ => false,
         }

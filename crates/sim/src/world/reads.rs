@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bygone_model::{Lba, Micros, SECTOR_BYTES, Sectors, Seq, VolumeId};
-use bygone_store::{Error, HeadFragment, View, Wait, format::checkpoint::Name};
+use bygone_store::{Damage, Damaged, Error, HeadFragment, View, Wait, format::checkpoint::Name};
 
 use super::{Act, Done, Failure, World, check};
 
@@ -368,7 +368,14 @@ impl World {
                 if self.hurts_newest() {
                     return self.names_what_is_hurt(&report.damaged, durable);
                 }
-                let known = |file: &str| self.hurt_index && file.starts_with("index/");
+                // What could not be read may look damaged otherwise, too.
+                let is_passing = |found: &&Damaged| self.episode > 0 && found.damage == Damage::Unreadable;
+                let unread = report.damaged.iter().filter(is_passing).map(|found| found.place.file.as_str());
+                let unread: BTreeSet<&str> = unread.collect();
+                let known = |file: &str| {
+                    self.hurt_index && file.starts_with("index/")
+                        || unread.contains(file)
+                };
                 let fine = report.damaged.iter().all(|damaged| known(&damaged.place.file))
                     || self.damaged
                     || self.medium.sync_failed();

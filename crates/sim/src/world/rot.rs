@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bygone_model::Seq;
 use bygone_store::{
-    Error, Log,
+    Damage, Error, Log,
     format::{
         checkpoint::FRAME_BYTES,
         manifest::{self, Manifest},
@@ -17,6 +17,9 @@ use crate::{inspect, oracle::Rec};
 
 /// The damaged files that a checksum covers completely, with their content afterwards.
 type Hurt = BTreeMap<String, Option<Vec<u8>>>;
+
+/// The longest wait of an index that could not be rebuilt because a read failed.
+const AGAIN_MICROS_MAX: i64 = 3_600_000_000;
 
 impl World {
     /// Index files are lost. Nothing else is: they are rebuilt from the log.
@@ -82,13 +85,18 @@ impl World {
     /// the read is to be retried. False: it needs another excuse. `refused` counts the failures, each in another stripe
     /// of another volume.
     pub(super) fn mended(&mut self, what: &str, error: &Error, refused: &mut usize) -> Done<bool> {
-        let of_index = matches!(error, Error::Damaged { place, .. } if place.file.starts_with("index/"));
+        let of_index = matches!(error, Error::Damaged { place, damage } if place.file.starts_with("index/")
+            && *damage != Damage::Unreadable);
         *refused += 1;
         if !of_index || !self.hurt_index || self.damaged || *refused > 2 * self.oracle.volumes.len() {
             self.excuse(what, error)?;
             return Ok(false);
         }
         self.stats.damage_errors += 1;
+        if *refused > 1 && self.episode == 0 {
+            // Reads failed while it was to be rebuilt, and it waits to be tried again.
+            self.clock.advance(AGAIN_MICROS_MAX);
+        }
         self.maintain(100)?;
         Ok(true)
     }

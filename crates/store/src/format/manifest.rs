@@ -57,7 +57,9 @@ pub fn number_of(name: &str) -> Option<u32> {
 #[must_use]
 pub fn part_of(name: &str) -> Option<u32> {
     let (number, rest) = name.split_once('.')?;
-    number_of(number).filter(|_| rest == "part" || rest.ends_with(".part"))
+    let random = rest.strip_suffix(".part").filter(|random| random.len() == 16)?;
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    number_of(number).filter(|_| random.bytes().all(is_digit))
 }
 
 /// A BLAKE3 hash.

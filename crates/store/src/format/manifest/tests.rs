@@ -81,8 +81,18 @@ fn codes_that_this_version_does_not_have_are_those_of_a_newer_one() {
 #[test]
 fn a_part_says_of_which_manifest_it_is() {
     assert_eq!(part_of("0000000012.0123456789abcdef.part"), Some(12));
-    assert_eq!(part_of("0000000012.part"), Some(12));
-    for name in ["0000000012", "12.part", "0000000012.0123.tmp", "0000000012.xpart", ".part", "notes.part"] {
+    for name in [
+        "0000000012",
+        "12.part",
+        "0000000012.part",
+        "0000000012.old.part",
+        "0000000012.0123456789ABCDEF.part",
+        "0000000012.0123456789abcdef0.part",
+        "0000000012.0123.tmp",
+        "0000000012.xpart",
+        ".part",
+        "notes.part",
+    ] {
         assert_eq!(part_of(name), None, "{name}");
     }
 }
