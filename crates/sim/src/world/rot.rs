@@ -88,7 +88,13 @@ impl World {
         let of_index = matches!(error, Error::Damaged { place, damage } if place.file.starts_with("index/")
             && *damage != Damage::Unreadable);
         *refused += 1;
-        if !of_index || !self.hurt_index || self.damaged || *refused > 2 * self.oracle.volumes.len() {
+        let many = *refused > 2 * self.oracle.volumes.len();
+        if of_index && self.hurt_index && many && self.episode > 0 {
+            // While reads fail it cannot be rebuilt.
+            self.stats.damage_errors += 1;
+            return Ok(false);
+        }
+        if !of_index || !self.hurt_index || self.damaged || many {
             self.excuse(what, error)?;
             return Ok(false);
         }

@@ -229,8 +229,10 @@ fn write_all(
         };
         let tables = &mut volumes[at].1;
         let slot = tables.binary_search_by_key(&table_index, |t| t.0);
+        let mut unread = None;
         let old = match slot.map(|i| (tables[i].1, index.table(tables[i].1))) {
             Ok((at, Err(error))) if damaged.history.is_some() && error.is_index_damage() => {
+                unread = Some(error).filter(|error| !error.is_lasting_damage());
                 Arc::new(damaged.table(volume, table_index, at, contents.start))
             }
             Ok((_, table)) => table?,
@@ -238,6 +240,10 @@ fn write_all(
         };
         let here = damaged.take_table(volume, table_index);
         let table = update_table(out, index, &old, (changed, here), contents, damaged)?;
+        // Both the table and the log may be readable again later. Until then no other table takes its place.
+        if let Some(error) = unread.filter(|_| damaged.is_any_lost_for_now(volume, table_index)) {
+            return Err(error);
+        }
         let place = out.append(&table.encode(out.number))?;
         let entry = (table_index, place);
         match slot {
@@ -351,6 +357,12 @@ impl Damaged<'_> {
         let lost = lost.unwrap_or(Lost::ForNow);
         self.aside.extend(all.clone().map(|stripe| (of_table(stripe), lost)));
         Table { rows: all.map(row).collect() }
+    }
+
+    /// Whether a stripe of a table could not be rebuilt because of something that may pass.
+    fn is_any_lost_for_now(&self, volume: VolumeId, table: u32) -> bool {
+        let (first, end) = (table * TABLE_STRIPES, table.saturating_add(1).saturating_mul(TABLE_STRIPES));
+        self.aside.range((volume, first)..(volume, end)).any(|(_, lost)| *lost == Lost::ForNow)
     }
 
     /// Takes the stripes of a table out of those to rebuild.

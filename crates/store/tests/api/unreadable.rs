@@ -119,6 +119,29 @@ fn bad_sectors_in_the_index_are_rebuilt_and_keep_no_checkpoint_from_being_writte
 }
 
 #[test]
+fn an_index_and_a_log_that_cannot_be_read_for_a_while_are_as_they_were_afterwards() {
+    let (world, volume, end) = some_history();
+    let bad = Bad::default();
+    let log = open(&world, &bad).unwrap();
+    for path in world.files("index") {
+        bad.add(&name_of(&path), pages_of(&path));
+    }
+    for path in world.files("log") {
+        bad.add(&name_of(&path), 0..1 << 40);
+    }
+    for i in 0..3 {
+        write(&log, volume, 400 + i, 1, i);
+        let _ = log.checkpoint();
+    }
+    assert_eq!(refused(&log, volume, end), 12);
+    bad.heal();
+    log.checkpoint().unwrap();
+    for seq in [end, log.head_seq()] {
+        assert_eq!(refused(&log, volume, seq), 0, "at once");
+    }
+}
+
+#[test]
 fn a_checkpoint_that_cannot_be_read_at_opening_is_reported_and_kept_until_there_is_another() {
     let (world, volume, end) = some_history();
     let files = world.files("index");
