@@ -400,8 +400,6 @@ impl World {
             Error::Unnamed { why, .. } => self.excuses(why),
             Error::Poisoned => self.medium.sync_failed(),
             Error::Damaged { damage: Damage::Unreadable, .. } => faulty,
-            // `displace` checks that the file is there in the end.
-            Error::Unnamed { .. } => true,
             Error::Damaged { .. } => self.damaged || self.medium.sync_failed(),
             _ => false,
         }

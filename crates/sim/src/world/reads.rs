@@ -372,10 +372,8 @@ impl World {
                 let is_passing = |found: &&Damaged| self.episode > 0 && found.damage == Damage::Unreadable;
                 let unread = report.damaged.iter().filter(is_passing).map(|found| found.place.file.as_str());
                 let unread: BTreeSet<&str> = unread.collect();
-                let known = |file: &str| {
-                    self.hurt_index && file.starts_with("index/")
-                        || unread.contains(file)
-                };
+                let known =
+                    |file: &str| self.hurt_index && file.starts_with("index/") || unread.contains(file);
                 let fine = report.damaged.iter().all(|damaged| known(&damaged.place.file))
                     || self.damaged
                     || self.medium.sync_failed();
