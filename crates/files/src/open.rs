@@ -23,3 +23,30 @@ pub fn open<'a, B: Blocks + 'a>(volume: B) -> Result<Box<dyn Tree + 'a>, TreeErr
         other => return Err(TreeError::Unsupported { what: format!("the volume ({})", other.name()) }),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_reader_is_refused_by_its_name() {
+        let mut btrfs = vec![0; 128 << 10];
+        btrfs[(64 << 10) + 0x40..][..8].copy_from_slice(b"_BHRfS_M");
+        btrfs[(64 << 10) + 0x32] = 1;
+        let mut both = vec![0; 8192];
+        both[..6].copy_from_slice(b"LUKS\xba\xbe");
+        both[1024 + 0x38..][..2].copy_from_slice(&0xef53_u16.to_le_bytes());
+        for (volume, name) in [
+            (btrfs, "btrfs"),
+            (b"LUKS\xba\xbe\0\x02".to_vec(), "LUKS"),
+            (both, "ambiguous"),
+            (vec![0; 8192], "empty"),
+            (vec![7; 8192], "unknown"),
+        ] {
+            match open(volume).map(|tree| tree.root()) {
+                Err(TreeError::Unsupported { what }) => assert!(what.contains(name), "{what}"),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+}

@@ -264,3 +264,46 @@ fn moments_are_those_of_the_calendar() {
     assert_eq!(time::with_offset(stamp, 0, 0x80 | 0x7c).seconds, 315_532_800 + 3600);
     assert_eq!(time::with_offset(stamp, 0, 4).seconds, 315_532_800);
 }
+
+/// A volume that counts what is read of it.
+struct Counted(Vec<u8>, std::sync::atomic::AtomicU64);
+
+impl Blocks for &Counted {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+
+    fn sector_bytes(&self) -> u32 {
+        512
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), crate::ReadError> {
+        self.1.fetch_add(buf.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        self.0.read_at(offset, buf)
+    }
+}
+
+#[test]
+fn a_walk_over_directories_that_share_their_clusters_reads_no_more_than_its_limits_allow() {
+    let mut hand = Hand::new();
+    // Each directory is a chain of 80 clusters, and each of their entries is such a directory again.
+    for cluster in 5..84 {
+        hand.link(cluster, cluster as u16 + 1);
+    }
+    hand.link(84, 0xfff);
+    hand.entry(ROOT_AT, b"D          ", 0x10, 5, 0);
+    for at in (HEAP + 3 * 512..HEAP + 83 * 512).step_by(32) {
+        hand.entry(at, b"AGAIN      ", 0x10, 5, 0);
+    }
+    let counted = Counted(hand.0, std::sync::atomic::AtomicU64::new(0));
+    let tree = Fat::open(&counted).unwrap();
+    let limits = Limits { read_bytes_max: 4 << 20, ..Limits::default() };
+    let mut names = 0;
+    let whole = walk(&tree, limits, &mut |step| {
+        names += usize::from(matches!(step, Step::Name(..)));
+        true
+    });
+    assert!(!whole.unwrap() && names > 50, "{names}");
+    let read = counted.1.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(read < 8 << 20, "{read} bytes were read");
+}
