@@ -4,10 +4,10 @@
 //! write the file, by the pid that QEMU itself writes, and even when nothing can be read of its process, by the lock
 //! that QEMU holds on that file as long as it runs.
 
-use std::{fs, io, os::unix::net::UnixStream};
+use std::{fs, io};
 
 use bygone_sys::write_whole;
-use rustix::process::{Flock, FlockType, fcntl_getlk};
+use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
     error::{Error, Result},
     places::{Places, utf8},
     process::{Identity, KILL_MAX, Process},
+    qmp::connect_at_once,
 };
 
 /// A machine that was started.
@@ -39,9 +40,14 @@ impl Running {
     ///
     /// # Errors
     /// [`Error::File`], [`Error::System`]; [`Error::BadState`] when the file is invalid and it cannot be determined in
-    /// another way.
+    /// another way. [`Error::File`] also when a process that is not known to be QEMU, or cannot be seen from here, holds
+    /// QEMU's lock.
     pub fn find(places: &Places) -> Result<Option<(Running, Process)>> {
-        let holder = holder(places)?;
+        Running::find_held(places, holder(places)?)
+    }
+
+    /// As [`Running::find`], with who holds QEMU's lock.
+    fn find_held(places: &Places, holder: Holder) -> Result<Option<(Running, Process)>> {
         if let Holder::Process(pid) = holder
             && let Some(process) = by_lock(places, pid)?
         {
@@ -52,6 +58,10 @@ impl Running {
             Err(error) if settles(&error, holder, places) => {
                 tracing::debug!(dir = %places.dir().display(), %error, "no machine runs: QEMU would hold its file");
                 Ok(None)
+            }
+            // Something runs that keeps another QEMU from starting properly, and it may be one.
+            Ok(None) if holder == Holder::Hidden => {
+                Err(held_by(places, "a process that cannot be seen from here holds its lock".to_owned()))
             }
             found => found,
         }
@@ -120,10 +130,25 @@ fn read(places: &Places) -> Result<Option<Running>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holder {
     Process(u32),
+    /// A process whose pid means nothing here: it is in another pid namespace, on another computer, or the lock belongs
+    /// to an open file.
+    Hidden,
     Nobody,
-    /// There is no such file, or QEMU has not written its pid to it yet; or a process holds it whose pid means nothing
-    /// here.
+    /// There is no such file, or QEMU has not written its pid to it yet.
     Unknown,
+}
+
+impl Holder {
+    /// From what the kernel says of a lock that is held.
+    fn of(pid: Option<Pid>) -> Holder {
+        // Below 1 it is none.
+        let pid = pid.and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok());
+        pid.map_or(Holder::Hidden, Holder::Process)
+    }
+}
+
+fn held_by(places: &Places, what: String) -> Error {
+    Error::file(&places.pid_file())(io::Error::other(what))
 }
 
 fn holder(places: &Places) -> Result<Holder> {
@@ -135,9 +160,7 @@ fn holder(places: &Places) -> Result<Holder> {
     // QEMU makes the file, locks it, and then writes to it.
     let is_written = file.metadata().is_ok_and(|file| file.len() > 0);
     Ok(match fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)) {
-        Ok(Some(lock)) => {
-            lock.pid.map_or(Holder::Unknown, |pid| Holder::Process(pid.as_raw_nonzero().get().unsigned_abs()))
-        }
+        Ok(Some(lock)) => Holder::of(lock.pid),
         Ok(None) if is_written => Holder::Nobody,
         // Not every file system has locks.
         Ok(None) | Err(_) => Holder::Unknown,
@@ -145,17 +168,29 @@ fn holder(places: &Places) -> Result<Holder> {
 }
 
 /// The process that holds the lock of QEMU's pid file, whether or not something can be read of it.
+///
+/// # Errors
+/// [`Error::System`]; [`Error::File`] when it can be read that the process is not the one that was started here, so it
+/// is neither supervised nor ended.
 fn by_lock(places: &Places, pid: u32) -> Result<Option<Process>> {
-    let process = match Process::with_pid(pid) {
-        Ok(Some(process)) => Some(process),
-        // Hidden (`hidepid`), or it has ended.
-        Ok(None) | Err(_) => {
-            let known = read(places).ok().flatten().map(|running| running.process);
-            Process::unread(pid, known.filter(|known| known.pid == pid))?
+    let known = read(places).ok().flatten().map(|running| running.process);
+    let (process, is_own) = match Process::with_pid(pid) {
+        Ok(Some(process)) => {
+            let is_own = known.as_ref() == Some(process.identity())
+                // What cannot be read decides nothing.
+                || process.has_argument(utf8(&places.pid_file())?).unwrap_or(true);
+            (Some(process), is_own)
         }
+        // Hidden (`hidepid`), or it has ended.
+        Ok(None) | Err(_) => (Process::unread(pid, known.filter(|known| known.pid == pid))?, true),
     };
     // The lock is still that of this pid, so this process has had it all the time.
-    Ok(process.filter(|_| holder(places).is_ok_and(|holder| holder == Holder::Process(pid))))
+    match process.filter(|_| holder(places).is_ok_and(|holder| holder == Holder::Process(pid))) {
+        Some(_) if !is_own => {
+            Err(held_by(places, format!("process {pid}, which is not known to be its QEMU, holds its lock")))
+        }
+        process => Ok(process),
+    }
 }
 
 /// Whether no machine runs, although that cannot be told from its process, for this reason.
@@ -169,14 +204,14 @@ fn settles(error: &Error, holder: Holder, places: &Places) -> bool {
         Holder::Nobody => is_lasting,
         // QEMU removes its pid file when it ends by itself. As long as it runs, it listens.
         Holder::Unknown => is_lasting && !places.pid_file().exists() && is_deaf(places),
-        Holder::Process(_) => false,
+        Holder::Process(_) | Holder::Hidden => false,
     }
 }
 
-/// Whether nothing listens on the socket of QEMU's monitor.
+/// Whether nothing listens on the socket of QEMU's monitor. One whose queue is full listens.
 fn is_deaf(places: &Places) -> bool {
     let refused = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
-    UnixStream::connect(places.qmp_socket()).is_err_and(|error| refused.contains(&error.kind()))
+    connect_at_once(&places.qmp_socket()).is_err_and(|error| refused.contains(&error.kind()))
 }
 
 /// The pid may be stale; the process is the right one if it was started with this very file.
@@ -233,6 +268,22 @@ mod tests {
         let _ = io::stdin().read(&mut [0]);
     }
 
+    /// Starts a process that holds the lock, and whose arguments are those of QEMU if it `is_known`.
+    fn hold(places: &Places, is_known: bool) -> std::process::Child {
+        let mut holds = Command::new(std::env::current_exe().unwrap());
+        let name = "running::tests::holds_its_pid_file_as_qemu_does";
+        let holds = holds.args(["--exact", name, "--ignored"]).env(PLACE, places.dir());
+        // Another name of a test, which there is not: the argument by which QEMU is known.
+        let holds = if is_known { holds.arg(places.pid_file()) } else { holds };
+        let qemu = holds.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !fs::read_to_string(places.pid_file()).is_ok_and(|pid| pid.ends_with('\n')) {
+            assert!(std::time::Instant::now() < end, "it does not hold its file");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        qemu
+    }
+
     #[test]
     fn whether_a_machine_runs_is_known_by_its_lock_when_nothing_else_tells() {
         let dir = tempfile::tempdir().unwrap();
@@ -244,16 +295,7 @@ mod tests {
         drop(listens);
         assert!(Running::find(&places).unwrap().is_none());
 
-        let mut holds = Command::new(std::env::current_exe().unwrap());
-        let name = "running::tests::holds_its_pid_file_as_qemu_does";
-        let holds = holds.args(["--exact", name, "--ignored"]).env(PLACE, dir.path());
-        let mut qemu = holds.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while !fs::read_to_string(places.pid_file()).is_ok_and(|pid| pid.ends_with('\n')) {
-            assert!(std::time::Instant::now() < end, "it does not hold its file");
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
-        // It has no argument by which it would be known.
+        let mut qemu = hold(&places, true);
         let (running, _) = Running::find(&places).unwrap().expect("it runs");
         assert_eq!(running.process.pid, qemu.id());
         let hidden = || Error::file("/proc/1/stat")(io::ErrorKind::PermissionDenied.into());
@@ -272,6 +314,50 @@ mod tests {
         fs::write(places.pid_file(), "").unwrap();
         assert_eq!(holder(&places).unwrap(), Holder::Unknown);
         assert!(matches!(Running::find(&places), Err(Error::BadState { .. })));
+    }
+
+    #[test]
+    fn a_lock_that_is_held_by_who_knows_whom_does_not_mean_that_no_machine_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::new(dir.path()).unwrap();
+        fs::write(places.pid_file(), "1\n").unwrap();
+        // In another pid namespace.
+        assert_eq!(Holder::of(None), Holder::Hidden);
+        assert!(matches!(Running::find_held(&places, Holder::Hidden), Err(Error::File { .. })));
+
+        // A process of which it can be read that it is another one: it is not ended either.
+        fs::remove_file(places.pid_file()).unwrap();
+        let mut stranger = hold(&places, false);
+        assert!(matches!(Running::find(&places), Err(Error::File { .. })));
+        assert!(matches!(Running::end(&places), Err(Error::File { .. })));
+        assert!(stranger.try_wait().unwrap().is_none());
+        // It is known once it was written down.
+        let process = Process::with_pid(stranger.id()).unwrap().unwrap();
+        Running { process: process.identity().clone() }.save(&places).unwrap();
+        assert!(Running::find(&places).unwrap().is_some());
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    }
+
+    #[test]
+    fn a_monitor_whose_queue_is_full_listens_and_nobody_waits_for_it() {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::new(dir.path()).unwrap();
+        let monitor = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&monitor, &SocketAddrUnix::new(places.qmp_socket()).unwrap()).unwrap();
+        listen(&monitor, 0).unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = connect_at_once(&places.qmp_socket()) {
+            queued.push(stream);
+            assert!(queued.len() < 100, "the queue has no end");
+        }
+        let (says, said) = std::sync::mpsc::channel();
+        let looking = std::thread::spawn(move || says.send(is_deaf(&places)));
+        let is_deaf = said.recv_timeout(std::time::Duration::from_secs(20));
+        drop((queued, monitor));
+        assert_eq!(is_deaf, Ok(false));
+        looking.join().unwrap().unwrap();
     }
 
     #[test]
