@@ -171,7 +171,7 @@ pub(crate) struct Target {
     guest_writes: AtomicU64,
     size: Size,
     /// The newest record when it was opened.
-    opened_at: Seq,
+    opened_at: AtomicU64,
     /// It was added, or restored after it was removed, under this manager.
     added: AtomicBool,
 }
@@ -231,7 +231,7 @@ impl Target {
         let log = open_log_in(&folder, &dir, shared.options.clone(), shared.clock.clone())?;
         let opened_at = log.head_seq();
         let target = Target {
-            opened_at,
+            opened_at: AtomicU64::new(opened_at.0),
             name: name.to_owned(),
             shared: shared.clone(),
             log,
@@ -523,9 +523,15 @@ impl Target {
         self.shared.paths.run_dir(&self.name)
     }
 
-    /// The newest record when it was opened: earlier ones were written by earlier managers, or when it was added.
+    /// The newest record when it was opened: earlier ones were written by earlier managers, or when it was added, or are
+    /// about a machine that ended before.
     pub(crate) fn opened_at(&self) -> Seq {
-        self.opened_at
+        Seq(self.opened_at.load(Ordering::Acquire))
+    }
+
+    /// Notes that what is in the log by now is from before it was opened.
+    pub(crate) fn note_opened(&self) {
+        self.opened_at.store(self.log.head_seq().0, Ordering::Release);
     }
 
     /// Notes that it was added, or restored after it was removed, under this manager.

@@ -5,7 +5,7 @@
 //! and all of its data, and does not affect the others.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
@@ -45,6 +45,9 @@ pub(super) struct Registry {
     changed: Condvar,
     /// Why the folder of all targets cannot be read.
     folder: Mutex<Option<Arc<Error>>>,
+    /// The names of the targets that were added or restored under this manager, whether or not they could be opened at
+    /// once: it does not start them by itself.
+    added: Mutex<BTreeSet<String>>,
     /// For a serving manager, which serves the disks of a machine that was left running as soon as its target is open,
     /// and logs errors.
     serves: bool,
@@ -59,6 +62,7 @@ impl Registry {
             slots: Mutex::default(),
             changed: Condvar::new(),
             folder: Mutex::default(),
+            added: Mutex::default(),
             serves,
         };
         registry.look_again();
@@ -141,8 +145,13 @@ impl Registry {
         // A panic must not reach the threads that wait for it or open the others.
         let opened = or_panicked("opening it", || {
             let target = Target::open(&self.shared, name)?;
-            self.shared.jobs.settle(&target);
+            if lock(&self.added).contains(name) {
+                target.note_added();
+            }
+            // In this order: the boot and the stop of a machine that ended unsupervised are what a job had changed.
             target.look_for_machine();
+            target.note_opened();
+            self.shared.jobs.settle(&target);
             if self.serves {
                 target.serve_left_early();
                 for (place, damage) in target.log.damage_at_open() {
@@ -245,6 +254,7 @@ impl Registry {
             slots.insert(name.to_owned(), Slot::Held(Doing { change: Change::Adding, since }, Vec::new()));
             Held { registry: self, name: name.to_owned(), then: None }
         };
+        lock(&self.added).insert(name.to_owned());
         let dir = self.shared.paths.target_dir(name);
         let was_there = dir.exists();
         let target = match make(&held) {
@@ -266,11 +276,6 @@ impl Registry {
     pub(super) fn reopen(&self, target: &Target) {
         self.put(&target.name, Slot::Opening(None));
         self.open(&target.name);
-        if target.is_added()
-            && let Some(Slot::Served(again)) = self.slots().get(&target.name)
-        {
-            again.note_added();
-        }
     }
 
     /// Holds a target that cannot be opened for a change; waits until no other thread is opening it. `None` if it is

@@ -1,7 +1,10 @@
 //! What starts with the manager.
 
 use super::*;
-use crate::serve::{Caretaker, Look, Seen};
+use crate::{
+    serve::{Caretaker, Look, Seen},
+    store_dir::faults::{self, Step},
+};
 
 fn add_autostart(manager: &Manager, name: &str) {
     add(manager, name).unwrap();
@@ -49,6 +52,18 @@ fn only_what_was_in_the_store_starts_with_the_manager_and_once() {
     remove(&manager, "web");
     bring_back(&manager, "web-1", "web");
     assert_eq!((look("web"), look("web")), (opened, again));
+}
+
+#[test]
+fn what_was_added_and_could_not_be_opened_at_once_does_not_start_with_this_manager() {
+    let (world, manager) = World::with(&[]);
+    faults::plan(Step::Open, &world.target_dir("web"), || Err(std::io::Error::other("injected fault")));
+    let mut request = add_request("web");
+    request.config.autostart = true;
+    let partly = manager.handle(&request, &mut Nobody);
+    assert!(matches!(partly, Err(Error::Partly { .. })), "{partly:?}");
+    let target = manager.target("web").unwrap();
+    assert_eq!(Seen::default().look(&target), Look { is_new: true, starts: false });
 }
 
 #[test]
