@@ -113,8 +113,8 @@ pub enum Failure {
     BeforeDisks { target: String },
     #[error("no history of a removed target {target:?} is kept")]
     NotRemoved { target: String },
-    /// One is a copy of the other, and two targets with one history would be taken for one another.
-    #[error("the removed targets {} have the same history", .kept_as.join(" and "))]
+    /// One is a copy of the other (`targets/NAME` if it is in the store), and two targets with one history would be taken for one another.
+    #[error("the folders {} of targets have the same history", .kept_as.join(" and "))]
     RemovedTwice { kept_as: Vec<String> },
     #[error("nothing is wrong with the configuration of target {target:?}")]
     NothingToRepair { target: String },

@@ -2,7 +2,8 @@
 //!
 //! Invariants: a target's folder moves as a whole, by a rename, and nothing is deleted unless a person asked for it. A
 //! name is not free before no machine of the removed target runs and its UEFI variables are gone from the machine's
-//! folder, which stays, with its console's log, if history is kept.
+//! folder, which stays, with its console's log, if history is kept. Variables that could be moved nowhere stay in it,
+//! and whoever gets the name next sets them aside.
 
 use std::{
     ffi::OsStr,
@@ -60,6 +61,29 @@ impl Manager {
         delete_history: bool,
         answers: &mut dyn Items<Nothing>,
     ) -> Result<Removed> {
+        self.remove_with(target, delete_history, delete_history, answers)
+    }
+
+    /// As [`Manager::remove`], of a target whose addition failed: nothing is left of it. The folder of its machine stays,
+    /// because no machine of it has run, and what is in there is of an earlier target of this name.
+    ///
+    /// # Errors
+    /// As [`Manager::remove`].
+    pub(super) fn take_back(
+        &self,
+        target: &Arc<Target>,
+        answers: &mut dyn Items<Nothing>,
+    ) -> Result<Removed> {
+        self.remove_with(target, true, false, answers)
+    }
+
+    fn remove_with(
+        &self,
+        target: &Arc<Target>,
+        delete_history: bool,
+        delete_machine: bool,
+        answers: &mut dyn Items<Nothing>,
+    ) -> Result<Removed> {
         let name = target.name.as_str();
         let _op = target.begin_change(Change::Removing, Request::Remove)?;
         let lost = lost_with(&target.log.catalog(), delete_history);
@@ -79,7 +103,7 @@ impl Manager {
         };
         let moved = to.and_then(|to| rename_new(target.dir(), &to).map(|()| to));
         let to = moved.inspect_err(|_| self.registry.reopen(target))?;
-        self.end_removal(name, &to, delete_history, || self.registry.forget(name))
+        self.end_removal(name, &to, (delete_history, delete_machine), || self.registry.forget(name))
     }
 
     /// Puts a target aside that cannot be opened, for this reason.
@@ -100,7 +124,7 @@ impl Manager {
         let to = self.place_to_keep(name)?;
         self.take_variables_along(name, answers);
         rename_new(&self.paths().target_dir(name), &to)?;
-        self.end_removal(name, &to, false, || held.forget())
+        self.end_removal(name, &to, (false, false), || held.forget())
     }
 
     /// Checks that no machine runs in the folder of a target's machine, whether or not it is known to the target.
@@ -142,10 +166,10 @@ impl Manager {
         &self,
         name: &str,
         to: &Path,
-        delete_history: bool,
+        (delete_history, delete_machine): (bool, bool),
         free_name: impl FnOnce(),
     ) -> Result<Removed> {
-        let left = if delete_history { delete_dir(&self.paths().run_dir(name)) } else { Ok(()) };
+        let left = if delete_machine { delete_dir(&self.paths().run_dir(name)) } else { Ok(()) };
         let targets = self.paths().target_dir(name);
         let synced = [targets.parent(), to.parent()].into_iter().flatten().try_for_each(sync_dir);
         free_name();
@@ -195,6 +219,10 @@ fn of_folder(file_name: &str) -> Option<(&str, u32)> {
     Some((name, number.parse().ok()?))
 }
 
+fn file_name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 impl Manager {
     /// The removed targets: their names, the numbers of their folders, and their folders.
     fn all_removed(&self) -> impl Iterator<Item = (String, u32, PathBuf)> {
@@ -225,8 +253,7 @@ impl Manager {
         // One without a log is refused when it is opened.
         let Some(log) = log else { return self.removed_called(&call.name) };
         let same = self.all_removed().filter(|(_, _, path)| log_id_in(path).as_ref() == Some(&log));
-        let mut same: Vec<_> =
-            same.map(|(had, number, path)| (format!("{had}-{number}"), path, had)).collect();
+        let mut same: Vec<_> = same.map(|(had, _, path)| (file_name_of(&path), path, had)).collect();
         match (same.pop(), same.is_empty()) {
             (Some((_, path, had)), true) => Ok((path, had)),
             (None, _) => Err(Error::NotRemoved(call.name.clone())),
@@ -236,6 +263,23 @@ impl Manager {
                 folders.sort();
                 Err(Error::RemovedTwice { folders })
             }
+        }
+    }
+
+    /// Checks that no target in the store has the history that is kept in this folder: the folder would be a copy, and
+    /// two targets with one history would be taken for one another.
+    ///
+    /// # Errors
+    /// [`Error::RemovedTwice`] when one has.
+    fn check_not_here(&self, from: &Path) -> Result<()> {
+        let Some(log) = log_id_in(from) else { return Ok(()) };
+        let has_it = |name: &String| log_id_in(&self.paths().target_dir(name)).as_ref() == Some(&log);
+        match self.paths().targets()?.into_iter().find(has_it) {
+            Some(name) => {
+                let folders = vec![file_name_of(from), format!("targets/{name}")];
+                Err(Error::RemovedTwice { folders })
+            }
+            None => Ok(()),
         }
     }
 
@@ -303,6 +347,7 @@ impl Handle<call::TargetRestore> for Manager {
             if still != had {
                 return Err(Error::NotRemoved(call.name.clone()));
             }
+            self.check_not_here(&from)?;
             let configs = Configs::of(&from, &name);
             let config = configs.load_of_any();
             // Another target may have taken its disks meanwhile.

@@ -42,7 +42,7 @@ impl Handle<call::TargetAdd> for Manager {
         let target = self.registry.add(&config.name, now(), make)?;
         if let Err(error) = target.read_disks() {
             // Another program has taken a disk since it was checked. A failed call adds nothing.
-            return Err(match self.remove(&target, true, answers) {
+            return Err(match self.take_back(&target, answers) {
                 Ok(_) => error,
                 Err(why) => {
                     tracing::error!(target = config.name, error = %why, "what was added of it cannot be removed");

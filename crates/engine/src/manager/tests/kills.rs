@@ -74,6 +74,10 @@ fn a_target_whose_disk_is_taken_while_it_is_added_is_not_added_or_said_to_be() {
     fs::write(&disk, vec![1; 1 << 20]).unwrap();
     let new = NewDisk { id: None, source: NewSource::Tap(disk.clone()), block_bytes: None };
     let add = call::TargetAdd { config: TargetConfig::new("web"), disks: vec![new], wait: true };
+    // Of an earlier target of this name.
+    let console = world.paths().run_dir("web").join("console.log");
+    fs::create_dir_all(console.parent().unwrap()).unwrap();
+    fs::write(&console, "of the first").unwrap();
     for removes in [true, false] {
         let (taken, held) = (disk.clone(), Arc::new(std::sync::Mutex::new(None)));
         let holds = held.clone();
@@ -91,6 +95,7 @@ fn a_target_whose_disk_is_taken_while_it_is_added_is_not_added_or_said_to_be() {
         assert_eq!(is_said, !removes, "{failed:?}");
         assert_eq!(failed.failure().code(), if removes { "disk-in-use" } else { "partly" });
         assert_eq!(manager.target("web").is_ok(), !removes);
+        assert_eq!(fs::read_to_string(&console).unwrap(), "of the first");
         drop(held.lock().unwrap().take());
     }
 }
@@ -178,6 +183,12 @@ fn of_two_folders_with_one_history_none_is_brought_back() {
     back("db").unwrap();
     fs::rename(removed.join("web-1"), world.dir.path().join("away")).unwrap();
     back("web").unwrap();
+    assert_eq!(served(&manager), ["db", "web"]);
+    // Nor while the other one is served.
+    copy(&world.target_dir("web"), &removed.join("web-1"));
+    let call = call::TargetRestore { new_name: Some("other".into()), ..call::TargetRestore::of("web-1") };
+    let refused = manager.handle(&call, &mut Nobody).map(drop).unwrap_err().failure();
+    assert!(refused.to_string().contains("web-1 and targets/web"), "{refused}");
     assert_eq!(served(&manager), ["db", "web"]);
 }
 
