@@ -79,13 +79,15 @@ pub(crate) struct Machine {
     pub branch: BranchId,
     /// An earlier manager left it running.
     pub adopted: bool,
+    /// This manager supervised it before it adopted it.
+    again: bool,
     kept: Mutex<Kept>,
     start: Mutex<Start>,
     start_changed: Condvar,
     stop_asked: Mutex<StopAsked>,
     /// Nothing if it never answered and was not asked to stop.
     ended: Mutex<Option<Ended>>,
-    /// The number of writes by guests of the target when it was begun to supervise it.
+    /// The number of writes by guests of the target before it was started or adopted.
     guest_writes_before: u64,
     leases: Mutex<Vec<Lease>>,
     serving: Mutex<Option<Serving>>,
@@ -95,6 +97,13 @@ impl std::fmt::Debug for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Machine").field("branch", &self.branch).finish_non_exhaustive()
     }
+}
+
+/// Since when a machine is supervised.
+struct Since {
+    /// The number of writes by guests before its process was started or adopted.
+    writes_before: u64,
+    adopted: bool,
 }
 
 /// What to boot.
@@ -207,13 +216,14 @@ impl Machine {
             dir: &dir,
             disks: disks.collect(),
         };
+        let writes_before = target.guest_writes();
         let launched = target.shared.launcher.start(&launch).inspect_err(forget)?;
         kept.started.pid = launched.runner.pid();
         if let Err(error) = kept.save(target) {
             // The process is found without the file's process number.
             tracing::warn!(target = target.name, %error, "the machine's process number cannot be written down");
         }
-        Machine::watch(target, launched, kept, leases, serving, false)
+        Machine::watch(target, launched, kept, leases, serving, Since { writes_before, adopted: false })
     }
 
     /// Waits until the machine answers, [`ANSWER_MAX`] has passed, or `wanted` returns false. In the last two cases the
@@ -253,6 +263,7 @@ impl Machine {
     }
 
     fn try_adopt(target: &Arc<Target>) -> Result<Arc<Machine>> {
+        let writes_before = target.guest_writes();
         let (kept, serving) = target.serve_left()?;
         let leases = lease_all(target, kept.branch);
         let adopted =
@@ -272,7 +283,7 @@ impl Machine {
                 return Err(error);
             }
         };
-        Machine::watch(target, launched, kept, leases, serving, true)
+        Machine::watch(target, launched, kept, leases, serving, Since { writes_before, adopted: true })
     }
 
     /// Ends the machine of `op`'s target, which an earlier manager left running and this one cannot adopt, by its
@@ -306,19 +317,20 @@ impl Machine {
         kept: Kept,
         leases: Vec<Lease>,
         serving: Serving,
-        adopted: bool,
+        Since { writes_before, adopted }: Since,
     ) -> Result<Arc<Machine>> {
         let Launched { runner, reports } = launched;
         let machine = Arc::new(Machine {
             runner: Mutex::new(Some(Arc::from(runner))),
             branch: kept.branch,
             adopted,
+            again: adopted && target.was_supervised(),
             kept: Mutex::new(kept),
             start: Mutex::new(Start::Pending),
             start_changed: Condvar::new(),
             stop_asked: Mutex::default(),
             ended: Mutex::default(),
-            guest_writes_before: target.guest_writes(),
+            guest_writes_before: writes_before,
             leases: Mutex::new(leases),
             serving: Mutex::new(Some(serving)),
         });
@@ -371,6 +383,11 @@ impl Machine {
             serving.stop(NBD_STOP_MAX);
         }
         lock(&self.leases).clear();
+        // If it has written it was booted all the same.
+        if self.has_run(target) && matches!(target.shared.launcher.find(&target.run_dir()), Ok(None)) {
+            // A failure was logged.
+            let _ = target.note_lost(Some(self.branch), slot::unseen());
+        }
         forget_attempt(target);
     }
 

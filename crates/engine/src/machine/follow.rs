@@ -171,6 +171,8 @@ impl Following<'_> {
     fn ended(&mut self, exit: Exit, last_words: &str) {
         let (machine, target) = (self.machine, self.target);
         machine.note_resets(target, self.resets.rest(Instant::now()));
+        // What a client still writes counts too.
+        target.wait_for_clients(machine.branch);
         let counts = self.failing.rest();
         self.note_counts(counts);
         if matches!(*lock(&machine.start), Start::Pending) && !machine.has_run(target) {
@@ -189,7 +191,10 @@ impl Machine {
     /// When what supervises its process has ended before it.
     pub(super) fn follow(&self, target: &Arc<Target>, reports: &Receiver<Report>) -> Result<()> {
         if self.adopted {
-            let label = "the manager was started again while the target ran on";
+            let label = match self.again {
+                true => "the machine is supervised again, which it was not for a while",
+                false => "the manager was started again while the target ran on",
+            };
             let event = Event::new(Kind::Manager, label).with("pid", lock(&self.kept).started.pid);
             if let Err(error) = target.log.event(self.branch, &event) {
                 tracing::error!(target = target.name, %error, "the event could not be written");
@@ -255,7 +260,7 @@ impl Machine {
     }
 
     /// Whether a machine that has not answered has run, as far as that shows.
-    fn has_run(&self, target: &Target) -> bool {
+    pub(super) fn has_run(&self, target: &Target) -> bool {
         let kept = lock(&self.kept);
         let has_written = target.guest_writes() > self.guest_writes_before;
         kept.noted || has_written || (self.adopted && target.has_run(&kept))

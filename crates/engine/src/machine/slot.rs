@@ -44,6 +44,8 @@ pub(crate) struct Left {
     branch: Option<BranchId>,
     /// Another target started it, under this target's name. It gets no disk of this one.
     foreign: bool,
+    /// This manager supervised it before.
+    supervised: bool,
     /// Set once its disks are served to it again.
     serving: Option<Serving>,
     /// Why the last attempt to adopt it failed.
@@ -225,56 +227,64 @@ impl Target {
         {
             // Before the turn is locked, because it may take a while.
             self.wait_for_clients(branch);
+            self.stop_serving_gone();
         }
         // A machine that is being started is found too; its starter has the turn until it is in the slot. No start can
         // begin meanwhile, so its files are not removed together with those of an earlier machine.
-        self.between_changes(|| self.note_machine(found));
+        self.between_changes(|| self.note_machine(&found));
+    }
+
+    /// Stops serving a machine that was left running and has ended, before the turn is locked: that may take a while,
+    /// and whoever asks for the status would wait.
+    fn stop_serving_gone(&self) {
+        let serving = match &mut *self.slot() {
+            Slot::Left(left) if matches!(self.shared.launcher.find(&self.run_dir()), Ok(None)) => {
+                left.serving.take()
+            }
+            _ => None,
+        };
+        if let Some(serving) = serving {
+            serving.stop(NBD_STOP_MAX);
+        }
     }
 
     /// Updates the slot with the process that was found. That may be out of date: a supervised machine may have ended
-    /// since, or one may have been started and left. So it is looked again before anything is done about it. A stop
-    /// that cannot be written is tried again at the next look.
-    pub(crate) fn note_machine(&self, found: Result<Option<u32>>) {
+    /// since, or one may have been started and left. So what is new is decided by another look, with the slot locked. A
+    /// stop that cannot be written is tried again at the next look.
+    pub(crate) fn note_machine(&self, found: &Result<Option<u32>>) {
         let mut slot = self.slot();
         match (&mut *slot, found) {
-            (Slot::None | Slot::Unknown(_), Ok(Some(_))) => {
-                match self.shared.launcher.find(&self.run_dir()) {
-                    Ok(Some(pid)) => {
-                        let foreign = Kept::is_foreign(self);
-                        let known = || Kept::load(self).map(|kept| kept.branch);
-                        let branch =
-                            if foreign { None } else { known().or_else(|| exports::branch_of_socket(self)) };
-                        let (serving, why, unclear) = (None, None, None);
-                        *slot = Slot::Left(Left { pid, branch, foreign, serving, why, unclear });
-                    }
-                    // The next look handles its end.
-                    Ok(None) => *slot = Slot::None,
-                    Err(why) => self.note_unknown(&mut slot, why),
-                }
+            (Slot::Watched(_), _) => return,
+            (Slot::Left(left), Ok(Some(pid))) => {
+                (left.pid, left.unclear) = (*pid, None);
+                return;
             }
-            (Slot::None | Slot::Unknown(_), Err(why)) => self.note_unknown(&mut slot, why),
+            (Slot::None, Ok(None)) if !Kept::is_left(self) => return,
+            _ => {}
+        }
+        match (&mut *slot, self.shared.launcher.find(&self.run_dir())) {
             (Slot::Left(left), Ok(Some(pid))) => (left.pid, left.unclear) = (pid, None),
             (Slot::Left(left), Err(error)) => left.note_unclear(&self.name, &error),
-            (Slot::Left(left), Ok(None)) => match self.shared.launcher.find(&self.run_dir()) {
-                Ok(Some(pid)) => left.pid = pid,
-                Err(error) => left.note_unclear(&self.name, &error),
-                Ok(None) => {
-                    drop(slot);
-                    let _ = self.left_is_gone(unseen());
-                }
-            },
-            (Slot::None | Slot::Unknown(_), Ok(None)) => {
+            (Slot::Left(_), Ok(None)) => {
+                drop(slot);
+                let _ = self.left_is_gone(unseen());
+            }
+            (_, Ok(Some(pid))) => {
+                let foreign = Kept::is_foreign(self);
+                let known = || Kept::load(self).map(|kept| kept.branch);
+                let branch = if foreign { None } else { known().or_else(|| exports::branch_of_socket(self)) };
+                let (supervised, serving, why, unclear) = (false, None, None, None);
+                *slot = Slot::Left(Left { pid, branch, foreign, supervised, serving, why, unclear });
+            }
+            (_, Err(why)) => self.note_unknown(&mut slot, why),
+            (_, Ok(None)) => {
                 *slot = Slot::None;
                 drop(slot);
-                if Kept::is_left(self)
-                    && !Kept::is_foreign(self)
-                    && matches!(self.shared.launcher.find(&self.run_dir()), Ok(None))
-                {
+                if Kept::is_left(self) && !Kept::is_foreign(self) {
                     let branch = Kept::load(self).map(|kept| kept.branch);
                     let _ = self.note_lost(branch.or_else(|| exports::branch_of_socket(self)), unseen());
                 }
             }
-            (Slot::Watched(_), _) => {}
         }
     }
 
@@ -302,27 +312,23 @@ impl Target {
         }
     }
 
-    /// Notes that this machine is not supervised any more, and counts as left running if it runs. Returns whether it
-    /// was the target's machine.
-    pub(super) fn leave_machine(&self, machine: &Machine, why: &Error, mut serving: Option<Serving>) -> bool {
+    /// Notes that this machine is not supervised any more, and counts as left running until a look finds that it has
+    /// ended: until then its disks are served, and what it still writes comes before its stop. Returns whether it was
+    /// the target's machine.
+    pub(super) fn leave_machine(&self, machine: &Machine, why: &Error, serving: Option<Serving>) -> bool {
         let mut slot = self.slot();
         if !matches!(&*slot, Slot::Watched(watched) if std::ptr::eq(Arc::as_ptr(watched), machine)) {
             return false;
         }
-        *slot = match self.shared.launcher.find(&self.run_dir()) {
-            Ok(Some(pid)) => {
-                let (branch, why) = (Some(machine.branch), Some(why.to_string()));
-                let serving = serving.take();
-                Slot::Left(Left { pid, branch, foreign: false, serving, why, unclear: None })
-            }
-            // The next look handles its end.
-            Ok(None) => Slot::None,
-            Err(error) => Slot::Unknown(Arc::new(error)),
-        };
-        drop(slot);
-        // Waits for its connections.
-        drop(serving);
+        let (pid, branch) = (lock(&machine.kept).started.pid, Some(machine.branch));
+        let (why, unclear) = (Some(why.to_string()), None);
+        *slot = Slot::Left(Left { pid, branch, foreign: false, supervised: true, serving, why, unclear });
         true
+    }
+
+    /// Whether its machine that was left running was supervised by this manager before.
+    pub(super) fn was_supervised(&self) -> bool {
+        matches!(&*self.slot(), Slot::Left(left) if left.supervised)
     }
 
     /// The branch of a machine that was left running, if that is known.
@@ -360,7 +366,7 @@ impl Target {
 
     /// Writes the stop of a machine that ended unsupervised, and its boot if that is missing, unless it was never
     /// booted, and removes its files.
-    fn note_lost(&self, branch: Option<BranchId>, stop: Event) -> Result<Option<MomentInfo>> {
+    pub(super) fn note_lost(&self, branch: Option<BranchId>, stop: Event) -> Result<Option<MomentInfo>> {
         let kept = Kept::load(self);
         let branch = branch.unwrap_or_else(|| self.present());
         let mut noted = None;

@@ -11,6 +11,7 @@ use bygone_model::Seq;
 
 use super::{
     events::Impatient,
+    jobs::{Asker, ask_with},
     machines::{run, run_call, stop},
     *,
 };
@@ -122,6 +123,57 @@ fn a_machine_whose_supervision_has_ended_is_served_and_adopted_again() {
 }
 
 #[test]
+fn a_machine_whose_supervision_has_ended_is_served_until_it_is_known_to_have_ended() {
+    let (world, manager) = World::with(&["web"]);
+    let target = manager.target("web").unwrap();
+    run(&manager, "web").unwrap();
+    world.fake.is_unknown.store(true, Ordering::Release);
+    world.fake.manager_is_killed();
+    wait_for("it to count as left running", || target.is_unsupervised());
+    assert!(is_served(&world));
+    assert_eq!(target.machine_state(), lifecycle::Machine::LeftRunning);
+    world.fake.is_unknown.store(false, Ordering::Release);
+    run(&manager, "web").unwrap();
+    let mut told = Vec::new();
+    let mut each = |event: &bygone_store::Event| {
+        told.push(event.event.label.clone());
+        true
+    };
+    target.log.events(Seq::ZERO, target.log.head_seq(), &mut each).unwrap();
+    assert!(told.iter().any(|label| label.contains("supervised again")), "{told:?}");
+    assert!(!told.iter().any(|label| label.contains("manager was started again")), "{told:?}");
+
+    // What it still writes comes before its stop.
+    let disk = lease(&target, Use::Guest);
+    machine(&world).vanish();
+    wait_for("it to be left", || !target.is_running());
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(kinds(&target), [Kind::Boot]);
+    write(&disk);
+    let written = target.log.head_seq();
+    drop(disk);
+    wait_for("its stop", || kinds(&target).len() == 2);
+    assert!(lives(&target)[1].1 > written);
+    assert_eq!(target.machine_state(), lifecycle::Machine::Stopped);
+}
+
+#[test]
+fn a_run_that_was_interrupted_and_whose_machine_has_ended_since_has_run() {
+    let (world, manager) = World::with(&["web"]);
+    let call: crate::api::Request = run_call("web").into();
+    manager.begin_only(&call, &Asker::with("k"));
+    start_slowly(&world, &manager);
+    write(&lease(&manager.target("web").unwrap(), Use::Guest));
+    world.kill(manager);
+    machine(&world).die();
+    let manager = world.manager();
+    let told = ask_with(&manager, "k", call);
+    let Err(Error::NotRepeated { changed: Some(changed), .. }) = told else { panic!("{told:?}") };
+    assert!(!changed.is_empty());
+    assert_eq!(kinds(&manager.target("web").unwrap()), [Kind::Boot, Kind::Shutdown]);
+}
+
+#[test]
 fn a_look_that_is_out_of_date_ends_no_machine() {
     let (world, manager, target) = left();
     let kept = world.paths().run_dir("web").join("engine.json");
@@ -130,7 +182,7 @@ fn a_look_that_is_out_of_date_ends_no_machine() {
             run(&manager, "web").unwrap();
             target.abandon_machine();
         }
-        target.note_machine(Ok(None));
+        target.note_machine(&Ok(None));
         assert!(kept.exists());
         assert_eq!(kinds(&target), [Kind::Boot]);
     }

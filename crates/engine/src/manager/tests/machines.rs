@@ -365,10 +365,10 @@ fn a_machine_that_ends_while_somebody_looks_for_it_is_no_machine_that_was_left_r
     run(&manager, "web").unwrap();
     let found = status(&manager).targets[0].machine.as_ref().map(|machine| machine.pid);
     stop(&manager, "web").unwrap();
-    target.note_machine(Ok(found));
+    target.note_machine(&Ok(found));
     assert_eq!(life(&manager), "stopped");
     run(&manager, "web").unwrap();
-    target.note_machine(Ok(None));
+    target.note_machine(&Ok(None));
     assert_eq!(life(&manager), "running");
     stop(&manager, "web").unwrap();
     assert_eq!(count(&target, &Kind::Shutdown), 2);
