@@ -392,7 +392,8 @@ impl Drop for Caretaker {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        // One that does not respond ends with the process. It adopts nothing any more: the gate for machines is closed.
+        // One that does not respond ends with the process. None begins to adopt a machine any more, because the gate for
+        // machines is closed; one that has begun may still do it, and leaves the machine to the next manager.
         let end = Instant::now() + CLOSE_MAX;
         while !self.visits.are_over() && Instant::now() < end {
             std::thread::sleep(TICK / 5);
@@ -438,16 +439,21 @@ pub(crate) fn visit(
     look: Look,
     starting: &Starting,
 ) -> Result<()> {
-    or_panicked("taking care of the target", || {
+    let adopted = or_panicked("taking care of the target", || {
         if target.is_unsupervised() {
             adopt(target);
         }
+        Ok(())
+    });
+    // Also after a defect there: adopting is tried again, and this is not.
+    let begun = or_panicked("taking care of the target", || {
         if look.is_new {
             let begun = begin_care(manager, target, look.starts);
             lock(starting).extend(begun);
         }
         Ok(())
-    })
+    });
+    adopted.and(begun)
 }
 
 fn adopt(target: &Arc<Target>) {

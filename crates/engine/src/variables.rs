@@ -2,7 +2,8 @@
 //! for another target of the same name.
 //!
 //! Invariant: they are in the folder of the target's machine, in the target's own folder, or aside under the id of its
-//! log, and the next start of its machine finds them in each. So a manager may be killed at any time between.
+//! log, and the next start of its machine finds them in each; those of whom that is not known are set aside
+//! (`uefi-vars.fd.left`). So a manager may be killed at any time between.
 
 use std::{
     fs, io,
@@ -32,6 +33,8 @@ fn move_into(from: &Path, folder: &Path) -> Result<bool> {
             fs::copy(from, &part)
                 .and_then(|_| fs::File::open(&part)?.sync_all())
                 .and_then(|()| fs::rename(&part, &to))
+                // A power cut leaves one of the two.
+                .and_then(|()| fs::File::open(folder)?.sync_all())
                 .and_then(|()| fs::remove_file(from))
         }
         moved => moved,
@@ -72,7 +75,9 @@ pub(crate) fn bring_back(paths: &StorePaths, name: &str, dir: &Path) -> Result<(
     let run_dir = paths.run_dir(name);
     make_dir(&run_dir)?;
     set_strange_aside(&run_dir)?;
-    move_into(&own, &run_dir).map(drop)
+    move_into(&own, &run_dir)?;
+    // Or the next start would find an older copy and take it for the newest.
+    places.try_for_each(|older| set_aside(&older))
 }
 
 /// Sets those aside that nobody knows to be those of the target that is about to run in this folder.
@@ -80,8 +85,11 @@ pub(crate) fn bring_back(paths: &StorePaths, name: &str, dir: &Path) -> Result<(
 /// # Errors
 /// When they cannot be renamed.
 pub(crate) fn set_strange_aside(run_dir: &Path) -> Result<()> {
-    let left = run_dir.join(UEFI_VARS);
-    match fs::rename(&left, left.with_extension("fd.left")) {
+    set_aside(&run_dir.join(UEFI_VARS))
+}
+
+fn set_aside(left: &Path) -> Result<()> {
+    match fs::rename(left, left.with_extension("fd.left")) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::file("moving", left, e)),
         _ => Ok(()),
     }

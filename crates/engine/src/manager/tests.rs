@@ -43,7 +43,7 @@ use crate::{
     runner::fake::Fake,
     serve::Nobody,
     store_dir::StorePaths,
-    target::Shared,
+    target::{Shared, Use},
 };
 
 /// A store in a temporary folder, with fake machines.
@@ -282,6 +282,9 @@ fn a_removed_target_does_not_come_back_whoever_still_holds_it() {
     manager.handle(&request, &mut Nobody).unwrap();
     let _ = held.log.event(BranchId(0), &event);
     held.log.checkpoint().unwrap_err();
+    // Its disk may be another target's by now, and is not locked.
+    let refused = held.lease(held.volume(BranchId(0), None).unwrap(), Use::Upkeep).map(drop);
+    assert!(matches!(refused, Err(Error::NoTarget(_))), "{refused:?}");
     while held.log.maintain().is_ok_and(|more| more) {}
     assert!(!world.target_dir("web").exists());
 }

@@ -264,6 +264,10 @@ impl Target {
                 None => break,
             }
         }
+        // Whoever still holds a removed target locks no disk, which may be another target's by now.
+        if self.is_gone() {
+            return Err(Error::NoTarget(self.name.clone()));
+        }
         live.insert(volume, Live::Opening);
         drop(live);
         // A panic must not leave those waiting who want it opened too: they try it themselves.
