@@ -85,6 +85,7 @@ impl Log {
         };
         let names = place::names(&*self.dir)?;
         self.remove_dropped(&names)?;
+        self.places.segments.files.know(self.manifest().segments());
         self.places.segments.files.remove_superseded(names, &|| self.check_holder())?;
         // Listed after `newest` was read: all segments up to that one had been created.
         let there = self.segments_there()?;

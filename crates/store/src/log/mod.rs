@@ -29,7 +29,7 @@ mod recent;
 mod recover;
 mod roll;
 mod room;
-mod scan;
+pub(crate) mod scan;
 mod summaries;
 mod syncs;
 mod timeline;
@@ -202,13 +202,13 @@ struct Durability {
 
 /// Tells the files of this log from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct LogKey {
+pub(crate) struct LogKey {
     id: [u8; 16],
     header: HeaderKey,
 }
 
 impl LogKey {
-    fn of(log: &Identity) -> LogKey {
+    pub(crate) fn of(log: &Identity) -> LogKey {
         LogKey { id: log.id, header: log.header_key() }
     }
 }

@@ -82,7 +82,7 @@ impl Log {
         let holder = Arc::new(Holder::new(identity, TERM_FIRST, &manifest));
         let state = Recovered::new(Catalog::new(now), now, holder);
         let index = IndexFiles::new(dir.clone(), id, options.store.cache.clone())?;
-        let files = Arc::new(SegmentFiles::new(dir.clone(), TERM_FIRST));
+        let files = Arc::new(SegmentFiles::new(dir.clone(), TERM_FIRST, LogKey::of(&identity)));
         let known = (manifest, Moved::new());
         let log = Log::start(dir, clock, options, identity, known, index, None, state, (files, 0))?;
         // The first segment is what makes it a log.
@@ -106,7 +106,8 @@ impl Log {
         let (manifest, flaws, term) = hold(&*dir, &*clock, options.hold, &identity)?;
         let holder = Arc::new(Holder::new(identity, term, &manifest));
         manifest::remove_parts(&*dir, manifest.upto());
-        let files = Arc::new(SegmentFiles::new(dir.clone(), term));
+        let files = Arc::new(SegmentFiles::new(dir.clone(), term, key));
+        files.know(manifest.segments());
         let folder = dir.clone();
         let look = || holder.look(&*folder);
         let opened = || {

@@ -109,7 +109,7 @@ pub(super) fn read_header(
 ///
 /// # Errors
 /// As [`read_header`].
-pub(super) fn read_any_header(file: &dyn File, number: u32) -> Result<Option<(SegmentHeader, u32)>> {
+pub(crate) fn read_any_header(file: &dyn File, number: u32) -> Result<Option<(SegmentHeader, u32)>> {
     header_of(number, SegmentHeader::decode(&header_bytes(file, number)?))
 }
 

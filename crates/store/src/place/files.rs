@@ -13,7 +13,11 @@ use std::{
 use crate::{
     env::{Dir, File},
     error::{Damage, Error, Result},
-    format::segment::{self, Name, counted},
+    format::{
+        manifest::Entry,
+        segment::{self, Name, counted},
+    },
+    log::{LogKey, scan},
     sync::RwLock,
 };
 
@@ -21,7 +25,17 @@ use crate::{
 pub(crate) struct SegmentFiles {
     dir: Arc<dyn Dir>,
     term: u32,
+    log: LogKey,
     seen: RwLock<Seen>,
+    /// The segments that a manifest names.
+    named: RwLock<BTreeMap<u32, Named>>,
+}
+
+/// What a manifest says of a segment's file; 0: nothing.
+#[derive(Clone, Copy)]
+struct Named {
+    len_bytes: u64,
+    header_crc: u32,
 }
 
 struct Seen {
@@ -34,8 +48,61 @@ struct Seen {
 
 impl SegmentFiles {
     /// Those of the log in `dir`; nothing is listed yet.
-    pub(crate) fn new(dir: Arc<dyn Dir>, term: u32) -> SegmentFiles {
-        SegmentFiles { dir, term, seen: RwLock::new(Seen { earlier: BTreeMap::new(), own_from: u32::MAX }) }
+    pub(crate) fn new(dir: Arc<dyn Dir>, term: u32, log: LogKey) -> SegmentFiles {
+        let seen = RwLock::new(Seen { earlier: BTreeMap::new(), own_from: u32::MAX });
+        SegmentFiles { dir, term, log, seen, named: RwLock::default() }
+    }
+
+    /// These are the manifests' entries.
+    pub(crate) fn know<'a>(&self, entries: impl Iterator<Item = &'a Entry>) {
+        let named = entries
+            .map(|entry| (entry.number, Named { len_bytes: entry.len_bytes, header_crc: entry.header_crc }));
+        *self.named.write().unwrap_or_else(PoisonError::into_inner) = named.collect();
+    }
+
+    /// As [`segment::counted`]. But a name alone takes no file away that a manifest names: whoever took the log over
+    /// found that one sealed and left it, so what seems to supersede it has to be a file of the log, and the one that
+    /// the manifest means.
+    fn counted(&self, names: Vec<Name>) -> Result<(Vec<Name>, Vec<Name>)> {
+        let (counts, superseded) = counted(names.clone(), self.term);
+        let doubtful: Vec<Name> = {
+            let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
+            superseded.into_iter().filter(|name| named.contains_key(&name.number)).collect()
+        };
+        if doubtful.is_empty() {
+            return Ok((counts, counted(names, self.term).1));
+        }
+        let mut belonging = Vec::new();
+        for name in names {
+            let supersedes = name.term <= self.term && doubtful.iter().any(|other| name.supersedes(*other));
+            if !supersedes || self.belongs(name)? {
+                belonging.push(name);
+            }
+        }
+        Ok(counted(belonging, self.term))
+    }
+
+    /// Whether a file is one of this log, and the one of its number that the manifest means.
+    fn belongs(&self, name: Name) -> Result<bool> {
+        let named = self.named.read().unwrap_or_else(PoisonError::into_inner).get(&name.number).copied();
+        let unread = |e| Error::unread(&segment::label(name.number), 0, e);
+        let file = match self.dir.open(&name.file_name()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            opened => opened.map_err(unread)?,
+        };
+        let header = scan::read_any_header(&*file, name.number)?;
+        if header.as_ref().is_some_and(|(header, _)| LogKey::of(&header.log) != self.log) {
+            return Ok(false);
+        }
+        Ok(match (header, named) {
+            (Some((_, crc)), Some(named)) if named.header_crc != 0 => crc == named.header_crc,
+            (Some(_), _) => true,
+            // Its header may be damaged.
+            (None, Some(named)) => {
+                named.len_bytes != 0 && file.len_bytes().map_err(unread)? == named.len_bytes
+            }
+            (None, None) => false,
+        })
     }
 
     pub(crate) fn dir(&self) -> &dyn Dir {
@@ -51,7 +118,7 @@ impl SegmentFiles {
 
     /// Lists the folder; returns the numbers of the segments that have a file that counts, in order.
     pub(crate) fn list(&self) -> Result<Vec<u32>> {
-        let (mut counted, _) = counted(names(&*self.dir)?, self.term);
+        let (mut counted, _) = self.counted(names(&*self.dir)?)?;
         let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
         counted.retain(|name| name.number < seen.own_from || name.term == self.term);
         for name in &counted {
@@ -132,20 +199,27 @@ impl SegmentFiles {
         Ok(file)
     }
 
-    /// Removes what is superseded among `names`, which are all that the folder has. `may` is called before that. One
-    /// that cannot be removed does no harm.
+    /// Removes what is superseded among `names`, which are all that the folder has, by files of which more than the name
+    /// shows that they are the log's. `may` is called before that.
     pub(crate) fn remove_superseded(&self, names: Vec<Name>, may: &dyn Fn() -> Result<()>) -> Result<()> {
-        let (_, superseded) = counted(names, self.term);
+        let (counts, superseded) = self.counted(names)?;
         if superseded.is_empty() {
             return Ok(());
+        }
+        let mut belonging = Vec::new();
+        for &name in counts.iter().filter(|name| superseded.iter().any(|other| name.supersedes(*other))) {
+            if self.belongs(name)? {
+                belonging.push(name);
+            }
         }
         // What takes their place may have been given its name by a life that ended before this was durable.
         self.sync()?;
         may()?;
-        for name in superseded {
+        for name in superseded.into_iter().filter(|name| belonging.iter().any(|own| own.supersedes(*name))) {
+            // The next inventory tries it again.
             let _ = self.dir.remove(&name.file_name());
         }
-        Ok(())
+        self.sync()
     }
 
     /// Removes what was left of files that were being written, by holders up to this one. One that cannot be removed does

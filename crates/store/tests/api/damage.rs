@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
 use bygone_store::{
-    Damage, Error,
+    Damage, Error, Hold,
     format::{crc32c, manifest, segment::TRAILER_BYTES},
 };
 
@@ -233,6 +233,45 @@ fn a_file_with_an_absurd_number_holds_nobody_up() {
     std::fs::write(copy.path("index").join(name), []).unwrap();
     let again: Vec<u64> = all_marks(&copy, volume, end).into_iter().map(Result::unwrap).collect();
     assert_eq!(again, sound);
+}
+
+#[test]
+fn a_name_alone_takes_no_file_away() {
+    let (world, volume, end) = some_history();
+    let log = world.try_hold(Hold::TakeOver).unwrap();
+    write(&log, volume, 300, 20, 99);
+    while log.maintain().unwrap() {}
+    drop(log);
+    drop(world.open());
+    let sound: Vec<u64> = all_marks(&world, volume, end).into_iter().map(Result::unwrap).collect();
+    let names = |world: &World| {
+        let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+        world.files("log").into_iter().map(name).collect::<Vec<_>>()
+    };
+    let there = names(&world);
+    assert!(there.len() > 8 && there[0].ends_with("-00000001.seg"), "{there:?}");
+    let (other, _, _) = some_history();
+    for hold in [Hold::Newest, Hold::TakeOver] {
+        // The names of the holder that opens the log.
+        let term = if hold == Hold::Newest { 2 } else { 3 };
+        for content in [vec![], vec![7; 5000], std::fs::read(other.segment(1)).unwrap()] {
+            for number in [1, 4] {
+                let copy = World::copy_of(world.folder.path());
+                let stray = format!("log/{number:010}-{term:08x}.seg");
+                std::fs::write(copy.path(&stray), &content).unwrap();
+                let what = format!("{hold:?}: {} bytes in {stray}", content.len());
+                let log = copy.try_hold(hold).unwrap();
+                assert_eq!(log.damage_at_open(), [], "{what}");
+                while log.maintain().unwrap() {}
+                assert!(log.verify(false, &mut |_, _| true).unwrap().damaged.is_empty(), "{what}");
+                drop(log);
+                let again: Vec<u64> = all_marks(&copy, volume, end).into_iter().map(Result::unwrap).collect();
+                assert_eq!(again, sound, "{what}");
+                let left = names(&copy);
+                assert!(there.iter().all(|name| left.contains(name)), "{what}: {left:?}");
+            }
+        }
+    }
 }
 
 /// Changes the version in a file's header, with a valid checksum.

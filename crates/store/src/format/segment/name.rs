@@ -32,6 +32,13 @@ impl Name {
         format!("{}.part", self.file_name())
     }
 
+    /// Whether the holder that made this file had taken the log over from the one that made the other, with that
+    /// file's segment.
+    #[must_use]
+    pub fn supersedes(self, other: Name) -> bool {
+        self.term > other.term && self.number <= other.number
+    }
+
     /// Parses a file name (without its folder).
     #[must_use]
     pub fn parse(name: &str) -> Option<Name> {

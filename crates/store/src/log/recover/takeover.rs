@@ -22,7 +22,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Fails if there is no room for the copies. This is found out before the log is taken over: afterwards it could not be
 /// opened by anybody until there is room.
 pub(super) fn check_room(dir: &Arc<dyn Dir>, log: &LogKey) -> Result<()> {
-    let files = SegmentFiles::new(dir.clone(), u32::MAX);
+    let files = SegmentFiles::new(dir.clone(), u32::MAX, *log);
     let numbers = files.list()?;
     let mut wanted = 0;
     for (number, file) in open(&files, &numbers, log)? {
