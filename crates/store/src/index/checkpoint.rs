@@ -99,6 +99,7 @@ pub struct IndexFiles {
     names: RwLock<Vec<Name>>,
     /// The highest number of a file that was passed over.
     passed_over: AtomicU64,
+    passed_end: AtomicU64,
     generations: Mutex<Generations>,
     pub(crate) mended: Mended,
 }
@@ -123,6 +124,7 @@ impl IndexFiles {
             files,
             names: RwLock::new(names),
             passed_over: 0.into(),
+            passed_end: 0.into(),
             generations: Mutex::default(),
             mended: Mended::default(),
         })
@@ -220,7 +222,14 @@ impl IndexFiles {
     /// Forgets a checkpoint whose file stays, so that its number is not used again.
     pub(crate) fn pass_over(&self, name: Name) {
         self.passed_over.fetch_max(u64::from(name.number), Ordering::Relaxed);
+        self.passed_end.fetch_max(name.end.0, Ordering::Relaxed);
         self.forget(name);
+    }
+
+    /// The highest end of the checkpoints that were passed over. The log was durable up to there before the file was
+    /// made, so it is known from the name.
+    pub(crate) fn passed_end(&self) -> Seq {
+        Seq(self.passed_end.load(Ordering::Relaxed))
     }
 
     /// The end of the newest checkpoint.
@@ -249,7 +258,7 @@ impl IndexFiles {
             let name = self.file_name(number)?;
             self.dir.open(&name).map_err(|e| match e.kind() {
                 std::io::ErrorKind::NotFound => Error::damaged(&name, 0, Damage::Missing),
-                _ => Error::io("opening", &name, e),
+                _ => Error::unread(&name, 0, e),
             })
         })
     }

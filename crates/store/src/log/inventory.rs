@@ -95,7 +95,7 @@ impl Log {
             if self.is_displaced(number, &**file)? {
                 gone.push(number);
             } else {
-                self.syncs.has_name(number);
+                self.has_name(number)?;
             }
         }
         let displaced = gone.clone();
@@ -267,6 +267,15 @@ impl Log {
         }
         manifest.note(entry);
         rescued
+    }
+
+    /// Notes that the file of a segment in use has its name. One that it got back is made durable first.
+    pub(super) fn has_name(&self, number: u32) -> Result<()> {
+        if self.syncs.is_unnamed(number) {
+            self.places.segments.files.sync()?;
+            self.syncs.has_name(number);
+        }
+        Ok(())
     }
 
     /// Copies a segment that is open into a new file, which gets its name once it is whole and durable. Until then the

@@ -162,7 +162,7 @@ impl Log {
         let first = start.map_or(oldest, |start| start.0);
         let mut base = base.map(Arc::new);
         let mut survey = Survey::make(&files, key, (&numbers, &moved, &manifest), first, start, state.head)?;
-        survey.durable = survey.durable.max(manifest.durable());
+        survey.durable = survey.durable.max(manifest.durable()).max(index.passed_end());
         holder.look(&*dir)?;
         survey.harden_newest_index(&files)?;
         survey.unsealed_before(&files, first, &mut state)?;

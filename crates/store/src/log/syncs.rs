@@ -57,6 +57,11 @@ impl Syncs {
         self.unnamed().insert(number, Arc::new(why));
     }
 
+    /// Whether it is noted that the file of segment `number` has no name.
+    pub(super) fn is_unnamed(&self, number: u32) -> bool {
+        self.unnamed().contains_key(&number)
+    }
+
     /// Notes that the file of segment `number` has its name.
     pub(super) fn has_name(&self, number: u32) {
         self.unnamed().remove(&number);

@@ -194,6 +194,8 @@ impl Log {
             self.note_gone(full.number, true)?;
             full = first().unwrap_or(full);
         }
+        // Nobody asks for its name again once it is sealed.
+        self.has_name(full.number)?;
         self.syncs.sync(&*full.file, full.number)?;
         seal(&full, self.key, |file| self.syncs.sync(file, full.number))?;
         let mut sequencer = self.sequencer();

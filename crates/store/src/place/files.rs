@@ -14,7 +14,7 @@ use crate::{
     env::{Dir, File},
     error::{Damage, Error, Result},
     format::{
-        manifest::Entry,
+        manifest::{Entry, State},
         segment::{self, Name, counted},
     },
     log::{LogKey, scan},
@@ -55,8 +55,9 @@ impl SegmentFiles {
 
     /// These are the manifests' entries.
     pub(crate) fn know<'a>(&self, entries: impl Iterator<Item = &'a Entry>) {
-        let named = entries
-            .map(|entry| (entry.number, Named { len_bytes: entry.len_bytes, header_crc: entry.header_crc }));
+        let live = entries.filter(|entry| entry.state == State::Lives);
+        let named = live
+            .map(|&Entry { number, len_bytes, header_crc, .. }| (number, Named { len_bytes, header_crc }));
         *self.named.write().unwrap_or_else(PoisonError::into_inner) = named.collect();
     }
 
@@ -199,26 +200,20 @@ impl SegmentFiles {
         Ok(file)
     }
 
-    /// Removes what is superseded among `names`, which are all that the folder has, by files of which more than the name
-    /// shows that they are the log's. `may` is called before that.
+    /// Removes what is superseded among `names`, which are all that the folder has. `may` is called before that.
     pub(crate) fn remove_superseded(&self, names: Vec<Name>, may: &dyn Fn() -> Result<()>) -> Result<()> {
-        let (counts, superseded) = self.counted(names)?;
+        let (_, superseded) = self.counted(names)?;
         if superseded.is_empty() {
             return Ok(());
-        }
-        let mut belonging = Vec::new();
-        for &name in counts.iter().filter(|name| superseded.iter().any(|other| name.supersedes(*other))) {
-            if self.belongs(name)? {
-                belonging.push(name);
-            }
         }
         // What takes their place may have been given its name by a life that ended before this was durable.
         self.sync()?;
         may()?;
-        for name in superseded.into_iter().filter(|name| belonging.iter().any(|own| own.supersedes(*name))) {
+        for name in superseded {
             // The next inventory tries it again.
             let _ = self.dir.remove(&name.file_name());
         }
+        // Before anything else goes, or these could be back after a power cut, and what superseded them gone.
         self.sync()
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use bygone_model::{BranchId, Micros, VolumeId};
 use bygone_store::{
-    Damage, Error, Log, Place,
+    Damage, Error, Log, LogOptions, Place,
     format::{
         manifest::{self, Entry, Manifest, State},
         segment,
@@ -339,6 +339,36 @@ fn nothing_is_flushed_into_a_segment_that_has_no_name_until_it_has_one_again() {
         assert_eq!(mark(&other, volume, 0, end).unwrap(), 5000 + round);
         assert_eq!(mark(&other, volume, 200, end).unwrap(), 6000 + round);
     }
+}
+
+#[test]
+fn a_segment_that_has_its_name_again_and_is_sealed_before_anybody_looks_keeps_no_flush_from_succeeding() {
+    let (world, log, volume) = some_history(40);
+    drop(log);
+    let ticks = Arc::new(Ticks::from(7_200_000_000));
+    let options = LogOptions { inventory_micros: 3_000_000, ..options(24 << 10) };
+    let log = Log::open(world.dir(), ticks.clone(), options).unwrap();
+    upkeep(&log);
+    write(&log, volume, 0, 20, 5000);
+    let is_used = |path: &&PathBuf| std::fs::metadata(path).unwrap().len() > 0;
+    let open = world.files("log").iter().rev().find(is_used).unwrap().clone();
+    let (part, away) = (world.path(&segment_in(&open).part_name()), world.path("away"));
+    std::fs::rename(&open, &away).unwrap();
+    std::fs::create_dir(&part).unwrap();
+    ticks.pass(4_000_000);
+    assert!((0..20).any(|_| log.maintain().is_err()));
+    assert!(matches!(log.flush(), Err(Error::Unnamed { .. })));
+    for i in 0..6 {
+        write(&log, volume, 100 + i * 20, 20, 6000);
+    }
+    std::fs::remove_dir(&part).unwrap();
+    std::fs::rename(&away, &open).unwrap();
+    // Upkeep is not tried again at once.
+    ticks.pass(1_500_000);
+    upkeep(&log);
+    ticks.pass(4_000_000);
+    upkeep(&log);
+    log.flush().unwrap();
 }
 
 /// Does something when a segment was opened, once.
