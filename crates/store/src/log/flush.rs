@@ -14,7 +14,8 @@ impl Log {
     /// Makes everything appended before this call durable. Returns the seq up to which the log is durable now.
     ///
     /// # Errors
-    /// When the log cannot be written or synced, or the file of a segment in use has no name. A failed sync poisons the log (I4), and every later call fails too.
+    /// When the log cannot be written or synced, or the file of a segment in use has no name. A failed sync poisons the
+    /// log (I4), and every later call fails too.
     pub fn flush(&self) -> Result<Seq> {
         self.flush_to(self.head_seq())
     }

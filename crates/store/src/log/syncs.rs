@@ -21,7 +21,7 @@ use crate::{
     sync::{AtomicBool, Mutex, MutexGuard},
 };
 
-/// Its lock is the last in the lock order.
+/// Its locks are among the last in the lock order.
 pub(super) struct Syncs {
     pub(super) holder: Arc<Holder>,
     turn: Mutex<()>,
