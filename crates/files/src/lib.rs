@@ -12,6 +12,7 @@ mod crc;
 mod ext;
 mod fat;
 mod open;
+mod packages;
 mod partitions;
 mod tree;
 mod volumes;
@@ -21,6 +22,10 @@ pub use blocks::{Blocks, Cached, Cause, Guarded, ReadError, Window};
 pub use ext::{Ext, Replay};
 pub use fat::Fat;
 pub use open::open;
+pub use packages::{
+    Action, Change, Database, DatabaseError, Glance, Package, PackageManager, PackageState, changes,
+    databases,
+};
 pub use partitions::{GptCopy, Note, Partition, Scheme, Table, Type, partitions};
 pub use tree::{
     Attribute, Budget, Entry, FileExtent, FileKind, FileTime, Limits, Metadata, Step, Tree, TreeError, walk,

@@ -8,6 +8,7 @@ mod ext;
 mod fat;
 mod guest;
 mod image;
+mod packages;
 mod snapshot;
 mod volumes;
 mod xfs;
