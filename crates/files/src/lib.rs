@@ -23,8 +23,8 @@ pub use ext::{Ext, Replay};
 pub use fat::Fat;
 pub use open::open;
 pub use packages::{
-    Action, Change, Database, DatabaseError, Glance, Package, PackageManager, PackageState, changes,
-    databases,
+    Action, Change, Database, DatabaseError, Glance, Glanced, Package, PackageManager, PackageState,
+    Software, changes, databases, glances, software,
 };
 pub use partitions::{GptCopy, Note, Partition, Scheme, Table, Type, partitions};
 pub use tree::{

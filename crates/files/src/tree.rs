@@ -71,7 +71,7 @@ pub enum FileKind {
 }
 
 /// A moment in seconds and nanoseconds since 1970.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileTime {
     /// Seconds, negative before 1970.
     pub seconds: i64,

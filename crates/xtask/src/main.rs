@@ -18,10 +18,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bygone-qemu", &["bygone-model", "bygone-sys"]),
     ("bygone-files", &["bygone-model"]),
     ("bygone-block", &["bygone-model", "bygone-store", "bygone-sys"]),
+    ("bygone-detect", &["bygone-model", "bygone-files"]),
     (
         "bygone-engine",
         &[
             "bygone-model",
+            "bygone-detect",
             "bygone-api",
             "bygone-store",
             "bygone-qemu",
@@ -47,6 +49,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("bygone-store", &["libc", "tokio"]),
     ("bygone-api", &["rustix", "libc", "tokio", "clap", "jiff"]),
     ("bygone-files", &["rustix", "libc", "tokio", "jiff"]),
+    ("bygone-detect", &["rustix", "libc", "tokio", "jiff"]),
     ("bygone-engine", &["clap", "indicatif"]),
 ];
 

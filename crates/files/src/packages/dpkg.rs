@@ -14,8 +14,9 @@ const UPDATES: &str = "var/lib/dpkg/updates";
 /// One file a package instead of one for all, as images without dpkg have it.
 const PARTS: &str = "var/lib/dpkg/status.d";
 
-/// What each transaction touches.
-pub(super) const PLACES: &[&str] = &[STATUS, UPDATES, PARTS];
+/// What each transaction touches. The first thing is the folder of them all: a package's control files are unpacked there
+/// before anything else happens.
+pub(super) const PLACES: &[&str] = &["var/lib/dpkg", STATUS, UPDATES, PARTS];
 
 /// A status file of 5,000 packages has 5 MiB.
 const STATUS_BYTES_MAX: u64 = 128 << 20;

@@ -5,6 +5,7 @@
 //! Nothing of it is believed. Each file has a bound, and what cannot be read is an error of that database alone.
 
 mod apk;
+mod disk;
 mod dpkg;
 mod ndb;
 mod pacman;
@@ -16,10 +17,14 @@ mod versions;
 
 use std::{cmp::Ordering, collections::BTreeMap, fmt};
 
+use serde::{Deserialize, Serialize};
+
+pub use self::disk::{Glanced, Software, glances, software};
 use crate::tree::{FileKind, FileTime, Metadata, Tree, TreeError};
 
 /// A package manager.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "their names say what they are")]
 pub enum PackageManager {
     Dpkg,
@@ -40,7 +45,8 @@ impl fmt::Display for PackageManager {
 }
 
 /// How far a package is installed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PackageState {
     /// Completely.
     Installed,
@@ -51,7 +57,7 @@ pub enum PackageState {
 }
 
 /// A package of a database. Texts are as the database has them, with what is not UTF-8 replaced.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Package {
     /// Its name.
     pub name: String,
@@ -64,7 +70,7 @@ pub struct Package {
 }
 
 /// The packages of one database, sorted. Of one name there can be several, of other architectures or versions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Database {
     /// Whose database it is.
     pub manager: PackageManager,
@@ -123,10 +129,10 @@ const READERS: [(PackageManager, Reader); 4] = [
 
 /// What a volume says at a glance of whether its databases may have changed: the files and folders that each
 /// transaction touches, with what their inodes say. Where this is the same, no transaction ended between.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Glance(Vec<Touched>);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Touched {
     path: &'static str,
     inode: u64,
