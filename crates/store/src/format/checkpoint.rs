@@ -58,6 +58,20 @@ impl Name {
         format!("{FOLDER}/{:010}-{end:016x}-{time:016x}-{:08x}.idx", self.number, self.term)
     }
 
+    /// The name of the file while the holder in `term` writes it again, with its folder.
+    #[must_use]
+    pub fn part_name(&self, term: u32) -> String {
+        format!("{}.{term:08x}.part", self.file_name())
+    }
+
+    /// The term of the holder that writes a checkpoint again, if this is the name of such a file (without its folder).
+    #[must_use]
+    pub fn parse_part(name: &str) -> Option<u32> {
+        let (of, term) = name.strip_suffix(".part")?.rsplit_once('.')?;
+        let (of, term) = (Name::parse(of)?, u32::from_str_radix(term, 16).ok()?);
+        (of.part_name(term).strip_prefix(FOLDER)?.strip_prefix('/')? == name).then_some(term)
+    }
+
     /// Parses a file name (without its folder).
     #[must_use]
     pub fn parse(name: &str) -> Option<Name> {
@@ -174,6 +188,11 @@ pub struct Block {
     pub len_bytes: u32,
     /// The crc of the range.
     pub crc: u32,
+}
+
+impl Block {
+    /// Of what is in no file.
+    pub(crate) const NOWHERE: Block = Block { offset: 0, len_bytes: 0, crc: 0 };
 }
 
 /// Everything in a checkpoint besides its trees.
@@ -396,6 +415,12 @@ mod tests {
             "0000000012-0000000000000159-fffffffffffffffa-00000000.idx",
         ] {
             assert_eq!(Name::parse(other), None, "{other}");
+        }
+        let part = name.part_name(7);
+        let part = part.strip_prefix("index/").unwrap();
+        assert_eq!((Name::parse(part), Name::parse_part(part)), (None, Some(7)));
+        for other in ["x.00000007.part", "0000000012.idx.part", &part.replace("00000007", "7")] {
+            assert_eq!(Name::parse_part(other), None, "{other}");
         }
     }
 

@@ -86,6 +86,11 @@ impl EventBlock {
         EventBlock { block, seqs, moments, about, labels }
     }
 
+    /// Whether the events are in no checkpoint file.
+    pub(crate) fn is_nowhere(&self) -> bool {
+        self.block == Block::NOWHERE
+    }
+
     /// Whether a point with this label may be in the block.
     #[must_use]
     pub fn may_have_label(&self, label: &str) -> bool {
@@ -157,8 +162,6 @@ mod tests {
         StoredEvent { seq: Seq(seq), time: Micros(0), branch: BranchId(branch), event }
     }
 
-    const NOWHERE: Block = Block { offset: 0, len_bytes: 0, crc: 0 };
-
     #[test]
     fn a_summary_rules_out_nothing_that_is_there() {
         let labels: Vec<String> = (0..400).map(|n| format!("label {n}")).collect();
@@ -169,21 +172,21 @@ mod tests {
             .collect();
         let at = At::exactly(Seq(3), Micros(0));
         events.push(event(500, 2, Event::new(Kind::Shutdown, "x").graded(Grade::Clean).at(at)));
-        let block = EventBlock::of(NOWHERE, &events);
+        let block = EventBlock::of(Block::NOWHERE, &events);
         assert_eq!((block.seqs, block.moments), ((Seq(10), Seq(500)), (Seq(3), Seq(409))));
         assert!(labels.iter().all(|label| block.may_have_label(label)));
         let wrong = (0..1000).filter(|n| block.may_have_label(&format!("other {n}"))).count();
         assert!(wrong < 50, "{wrong} of 1000 labels that are not there are not ruled out");
         let about: Vec<_> = block.about.iter().map(|a| (a.kind.as_str(), a.branch.0, a.grade)).collect();
         assert_eq!(about, [("point", 0, Grade::Crash), ("shutdown", 2, Grade::Clean)]);
-        assert!(!EventBlock::of(NOWHERE, &events[400..]).may_have_label("label 1"));
+        assert!(!EventBlock::of(Block::NOWHERE, &events[400..]).may_have_label("label 1"));
     }
 
     #[test]
     fn a_summary_is_bounded_whatever_the_events_hold() {
         let events: Vec<StoredEvent> =
             (1..500).map(|n| event(n, n as u32, Event::new(Kind::Boot, ""))).collect();
-        assert!(EventBlock::of(NOWHERE, &events).about.is_empty());
+        assert!(EventBlock::of(Block::NOWHERE, &events).about.is_empty());
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Reads checkpoint files, and keeps track of which ones are still needed.
 
-use std::sync::{Arc, PoisonError, Weak, atomic::Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, Weak, atomic::Ordering};
 
 use bygone_model::{Seq, VolumeId};
 
 use super::{
     Lookup,
     cache::PageCache,
-    mended::Mended,
+    mended::{Mended, StripeId},
     tree::{self, PageRef, PageSource},
 };
 use crate::{
@@ -102,6 +102,8 @@ pub struct IndexFiles {
     passed_end: AtomicU64,
     generations: Mutex<Generations>,
     pub(crate) mended: Mended,
+    /// The checkpoints in which earlier lives of the log rebuilt damaged stripes; known once it was asked for.
+    mended_before: OnceLock<Vec<Name>>,
 }
 
 impl IndexFiles {
@@ -127,6 +129,7 @@ impl IndexFiles {
             passed_end: 0.into(),
             generations: Mutex::default(),
             mended: Mended::default(),
+            mended_before: OnceLock::new(),
         })
     }
 
@@ -224,6 +227,22 @@ impl IndexFiles {
         self.passed_over.fetch_max(u64::from(name.number), Ordering::Relaxed);
         self.passed_end.fetch_max(name.end.0, Ordering::Relaxed);
         self.forget(name);
+    }
+
+    /// Drops the open file of a checkpoint that was written again.
+    pub(super) fn forget_file(&self, number: u32) {
+        self.files.forget(number);
+    }
+
+    /// Removes what was left of checkpoints that were being written again, by holders up to `term`. One that cannot be
+    /// removed does no harm.
+    pub(crate) fn remove_parts(&self, term: u32) {
+        let folder = checkpoint::folder();
+        for name in self.dir.list(folder).unwrap_or_default() {
+            if Name::parse_part(&name).is_some_and(|part| part <= term) {
+                let _ = self.dir.remove(&format!("{folder}/{name}"));
+            }
+        }
     }
 
     /// The highest end of the checkpoints that were passed over. The log was durable up to there before the file was
@@ -432,7 +451,7 @@ impl IndexFiles {
                 Err(error) if error.is_index_damage() => {
                     here = Lookup { found: Vec::new(), open: asked };
                     let seq = seq.min(checkpoint.footer.end);
-                    let instead = match self.mended.tree_of((volume, stripe), seq) {
+                    let instead = match self.rebuilt_tree((volume, stripe), seq) {
                         Some(Some(tree)) => tree::lookup(source, tree, base, seq, &mut here),
                         Some(None) => Ok(()),
                         None => Err(error),
@@ -449,6 +468,37 @@ impl IndexFiles {
             here.open.drain(..).for_each(|(first, end)| lookup.leave(first, end));
         }
         Ok(())
+    }
+}
+
+impl IndexFiles {
+    /// If a stripe was rebuilt, in this life of the log or before: the tree that answers for it at `seq`, or `Some(None)`
+    /// if nothing was ever written there.
+    pub(crate) fn rebuilt_tree(&self, stripe: StripeId, seq: Seq) -> Option<Option<PageRef>> {
+        let known = self.mended.tree_of(stripe, seq);
+        // What waits to be rebuilt was looked for already.
+        if known.is_some() || self.mended.is_reported(stripe) {
+            return known;
+        }
+        let delta = self.mended_before().iter().rev().filter(|name| name.end >= seq).find_map(|&name| {
+            let checkpoint = self.open(name).ok()?;
+            let tables = checkpoint.tables(stripe.0);
+            let i = tables.binary_search_by_key(&(stripe.1 / TABLE_STRIPES), |table| table.0).ok()?;
+            let table = self.table(tables[i].1).ok()?;
+            // A delta of everything since the beginning needs no other tree.
+            let answers = |delta: &&TreeRef| delta.low == Seq::ZERO && delta.high >= seq;
+            table.row(stripe.1)?.deltas.iter().find(answers).copied()
+        })?;
+        self.mended.add(stripe, Some(delta.root), delta.high);
+        Some(Some(delta.root))
+    }
+
+    fn mended_before(&self) -> &[Name] {
+        self.mended_before.get_or_init(|| {
+            let names = self.snapshot().names;
+            let is_one = |name: &Name| self.open(*name).is_ok_and(|checkpoint| checkpoint.footer.mended);
+            names.into_iter().filter(is_one).collect()
+        })
     }
 }
 

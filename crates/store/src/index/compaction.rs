@@ -6,6 +6,7 @@
 //! checksums show or that the medium reports never keeps a checkpoint from being written. Any other error in reading an
 //! index file does.
 
+mod again;
 mod mend;
 mod row;
 
@@ -39,6 +40,7 @@ use crate::{
     },
 };
 
+pub(crate) use again::{Again, write_again};
 pub use mend::History;
 
 /// The lower limit of [`Contents::page_entries_max`]: with fewer entries in a page, trees would grow too high.
@@ -146,15 +148,7 @@ pub fn write(
     let (number, term) = (index.next_number(), contents.term);
     let name = Name { number, end: contents.end, end_time: contents.end_time, term };
     let file_name = name.file_name();
-    let file = match dir.create(&file_name) {
-        // An earlier attempt left it: no other holder makes one of this term.
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            remove_leftover(dir, &file_name)?;
-            dir.create(&file_name)
-        }
-        made => made,
-    };
-    let file = file.map_err(|e| Error::io("making", &file_name, e))?;
+    let file = create(dir, &file_name)?;
     let mut out = Writer {
         file,
         name: file_name.clone(),
@@ -191,11 +185,21 @@ pub fn write(
     }
 }
 
-fn remove_leftover(dir: &dyn Dir, file_name: &str) -> Result<()> {
-    match dir.remove(file_name) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing", file_name, e)),
-        _ => Ok(()),
-    }
+/// Makes a file in place of what an earlier attempt left of it: no other holder makes one of this term.
+fn create(dir: &dyn Dir, file_name: &str) -> Result<Arc<dyn File>> {
+    let made = match dir.create(file_name) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            match dir.remove(file_name) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("removing", file_name, e));
+                }
+                _ => {}
+            }
+            dir.create(file_name)
+        }
+        made => made,
+    };
+    made.map_err(|e| Error::io("making", file_name, e))
 }
 
 fn write_all(
@@ -206,6 +210,17 @@ fn write_all(
     damaged: &mut Damaged<'_>,
 ) -> Result<Footer> {
     out.append(&checkpoint::encode_header(out.number, &index.log_id, contents.term))?;
+    write_body(out, index, previous, contents, damaged)
+}
+
+/// Writes everything behind the header.
+fn write_body(
+    out: &mut Writer<'_>,
+    index: &IndexFiles,
+    previous: Option<&Checkpoint>,
+    contents: &Contents,
+    damaged: &mut Damaged<'_>,
+) -> Result<Footer> {
     let mut volumes: Vec<(u32, Tables)> = previous.map(|p| p.footer.volumes.clone()).unwrap_or_default();
     let mut rest = contents.versions.0.as_slice();
     let table_of = |&(volume, stripe): &StripeId| (volume, stripe / TABLE_STRIPES);
@@ -251,10 +266,7 @@ fn write_all(
             Err(i) => tables.insert(i, entry),
         }
     }
-    let mut events = Vec::new();
-    for block in events::blocks(&contents.events) {
-        events.push(EventBlock::of(out.append_json(&block)?, block));
-    }
+    let events = write_events(out, &contents.events)?;
     let footer = Footer {
         mended: !damaged.mended.is_empty(),
         upon: previous.map(|previous| previous.footer.upon_with(previous.name.number)).unwrap_or_default(),
@@ -266,10 +278,12 @@ fn write_all(
         events,
         catalog: Catalog::clone(&contents.catalog),
     };
-    let block = out.append_json(&footer)?;
-    let trailer = Trailer { offset: block.offset, len_bytes: block.len_bytes, crc: block.crc };
-    out.finish(trailer)?;
+    out.finish(&footer)?;
     Ok(footer)
+}
+
+fn write_events(out: &mut Writer<'_>, all: &[StoredEvent]) -> Result<Vec<EventBlock>> {
+    events::blocks(all).map(|block| Ok(EventBlock::of(out.append_json(&block)?, block))).collect()
 }
 
 fn update_table(
@@ -436,7 +450,10 @@ impl Writer<'_> {
         Ok(Block { offset, len_bytes: bytes.len() as u32, crc: crc32c(&bytes) })
     }
 
-    fn finish(&mut self, trailer: Trailer) -> Result<()> {
+    /// Writes footer and trailer, and makes the file durable.
+    fn finish(&mut self, footer: &Footer) -> Result<()> {
+        let block = self.append_json(footer)?;
+        let trailer = Trailer { offset: block.offset, len_bytes: block.len_bytes, crc: block.crc };
         // The trailer follows the footer without padding.
         let end = trailer.offset + u64::from(trailer.len_bytes);
         let padding = self.written + self.buffer.len() as u64 - end;

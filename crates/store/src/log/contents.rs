@@ -68,7 +68,7 @@ impl Log {
         }
         let snapshot = self.index.snapshot();
         for &name in snapshot.names.iter().rev() {
-            let checkpoint = match self.index.open(name) {
+            let checkpoint = match self.open_checkpoint(name) {
                 // An older one may have it as well.
                 Err(Error::Damaged { .. }) => continue,
                 opened => opened?,
@@ -123,7 +123,7 @@ impl Log {
 
     /// The same, but not if records are lost that the index knew when the log was opened. A tree made from the rest
     /// would show what was there before them, where reading fails without it.
-    fn index_with_all_that_was_known(&self, number: u32) -> Result<segment::SegmentIndex> {
+    pub(super) fn index_with_all_that_was_known(&self, number: u32) -> Result<segment::SegmentIndex> {
         let file = segment::label(number);
         if self.places.elsewhere(number).is_none() && self.damaged_at_open.contains(&file) {
             let scanned = self.scan_segment(number)?;
@@ -249,15 +249,13 @@ impl Log {
         to: Seq,
         each: &mut dyn FnMut(&Entry),
     ) -> Result<()> {
-        let mut numbers: Vec<u32> = Vec::new();
         let snapshot = self.index.snapshot();
-        for name in snapshot.names.iter().filter(|name| name.end > from) {
-            let checkpoint = self.index.open(*name)?;
-            if checkpoint.footer.start >= to {
-                break;
-            }
-            numbers.extend(checkpoint.footer.segments.iter().map(|start| start.0));
-        }
+        let names = &snapshot.names;
+        let first = names.partition_point(|name| name.end <= from);
+        let end = names.partition_point(|name| name.end < to).saturating_add(1).min(names.len());
+        let summaries = self.summaries_of(names.get(first..end).unwrap_or_default(), names)?;
+        let segments = summaries.iter().flat_map(|summary| &summary.span.segments);
+        let mut numbers: Vec<u32> = segments.map(|start| start.0).collect();
         numbers.dedup();
         self.versions_in(numbers, Some(volume), from, to, each)
     }
@@ -288,9 +286,14 @@ impl Log {
     /// # Errors
     /// When they cannot be read.
     pub fn used_bytes(&self) -> Result<u64> {
+        self.bytes_in(&[segment::folder(), checkpoint::folder(), manifest::folder(), cursor::folder()])
+    }
+
+    /// The size of the files in some folders, in bytes.
+    pub(super) fn bytes_in(&self, folders: &[&str]) -> Result<u64> {
         // Not through the cache of open files, of which readers would lose as many.
         let mut names = Vec::new();
-        for folder in [segment::folder(), checkpoint::folder(), manifest::folder(), cursor::folder()] {
+        for &folder in folders {
             let files = self.dir.list(folder).map_err(|e| Error::io("listing", folder, e))?;
             names.extend(files.into_iter().map(|file| format!("{folder}/{file}")));
         }

@@ -161,7 +161,7 @@ impl Log {
                 break;
             }
             query.caller.check()?;
-            for event in self.index.event_block(candidate.name, candidate.block)? {
+            for event in self.events_of(candidate.name, candidate.block)? {
                 if query.fits(&event) && wanted(&event) {
                     found.add(event);
                 }

@@ -27,6 +27,7 @@ mod patched;
 mod read;
 mod recent;
 mod recover;
+mod reindex;
 mod roll;
 mod room;
 pub(crate) mod scan;

@@ -215,9 +215,11 @@ impl Log {
         match self.layer_in_memory(volume, seq, usize::MAX) {
             Some(layer) => Ok(layer),
             // A checkpoint was written after all, a moment later.
-            None => {
-                Ok(Layer { volume, seq, recent: None, checkpoint: self.checkpoint_holding(seq, caller)? })
-            }
+            None => match self.checkpoint_holding(seq, caller) {
+                Ok(checkpoint) => Ok(Layer { volume, seq, recent: None, checkpoint }),
+                Err(error) if error.is_index_damage() => self.layer_from_log(volume, seq, &error),
+                Err(error) => Err(error),
+            },
         }
     }
 
@@ -254,7 +256,7 @@ impl Log {
             opened.push(checkpoint.clone());
             return Ok(Some(checkpoint));
         }
-        let checkpoint = Arc::new(self.index.open(name)?);
+        let checkpoint = Arc::new(self.open_checkpoint(name)?);
         if self.index.has(name) {
             if opened.len() == OPENED_MAX {
                 opened.remove(0);

@@ -135,6 +135,7 @@ impl Log {
         let (id, key) = (identity.id, LogKey::of(&identity));
         let mut lost = lost(&manifest, &numbers);
         let index = IndexFiles::new(dir.clone(), id, options.store.cache.clone())?;
+        index.remove_parts(holder.term());
         let base = newest_checkpoint(&*dir, &index, holder, &mut damage)?;
         let mut state = match &base {
             Some(base) => {

@@ -41,16 +41,15 @@ impl Log {
         let recent = self.sequencer().events.clone();
         let mut reached = from;
         let snapshot = self.index.snapshot();
-        for &name in &snapshot.names {
-            if name.end <= from {
-                continue;
-            }
+        let names = &snapshot.names;
+        for &name in names.iter().filter(|name| name.end > from) {
             if reached >= to {
                 return Ok(());
             }
-            let checkpoint = self.index.open(name)?;
-            for block in checkpoint.footer.events.iter().filter(|b| b.seqs.1 > reached && b.seqs.0 <= to) {
-                for event in self.index.event_block(name, block)? {
+            let summaries = self.summaries_of(&[name], names)?;
+            let blocks = summaries.iter().flat_map(|summary| summary.events.iter());
+            for block in blocks.filter(|b| b.seqs.1 > reached && b.seqs.0 <= to) {
+                for event in self.events_of(name, block)? {
                     if event.seq > reached && event.seq <= to && !each(&event) {
                         return Ok(());
                     }

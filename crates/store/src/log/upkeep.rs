@@ -229,6 +229,9 @@ impl Log {
     /// Rebuilds the parts of the index that readers found damaged.
     fn mend_index(&self) -> Result<bool> {
         self.index.mended.try_again_at(self.clock.monotonic());
+        if let Some(number) = self.index.mended.damaged_file() {
+            return self.mend_checkpoint(number).map(|()| true);
+        }
         let damaged = !self.index.mended.damaged().is_empty();
         if damaged {
             self.checkpoint()?;

@@ -5,6 +5,7 @@ mod between;
 mod damage;
 mod events;
 mod exchanged;
+mod expendable;
 mod fixture;
 mod follow;
 mod forge;
