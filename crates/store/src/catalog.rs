@@ -1,11 +1,14 @@
 //! The catalog: disks, branches, volumes, the eras of the clock, tapped disks. It is small and held in memory. It is
 //! the result of applying the log's catalog records in order; each checkpoint holds a copy.
 
+mod lost;
+
 use std::collections::BTreeMap;
 
 use bygone_model::{BranchId, Details, Lba, Micros, Place, Sectors, Seq, VolumeId};
 use serde::{Deserialize, Serialize};
 
+pub use self::lost::Lost;
 use crate::error::{Error, Result};
 
 /// The name of the first branch.
@@ -270,6 +273,9 @@ pub struct Catalog {
     /// The last acts, oldest first.
     #[serde(default)]
     pub acts: Vec<Done>,
+    /// What was lost for good, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<Lost>,
     pub incarnation: u32,
 }
 

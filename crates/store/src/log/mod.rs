@@ -170,12 +170,15 @@ struct Layer {
     /// The versions after `checkpoint`, if they are few or no newer checkpoint could be written.
     recent: Option<Arc<recent::Recent>>,
     checkpoint: Option<Arc<Checkpoint>>,
+    /// What an earlier record wrote may have been overwritten by a record that is lost ([`Catalog::lost`]).
+    lost_upto: Seq,
 }
 
 impl Layer {
     /// False if nothing was written to the volume up to `seq`; lookups skip such a layer.
     fn may_have_versions(&self) -> bool {
-        self.recent.as_ref().is_some_and(|recent| !recent.map.is_empty())
+        self.lost_upto > Seq::ZERO
+            || self.recent.as_ref().is_some_and(|recent| !recent.map.is_empty())
             || self.checkpoint.as_ref().is_some_and(|checkpoint| !checkpoint.tables(self.volume).is_empty())
     }
 }

@@ -10,6 +10,7 @@ use bygone_model::{Lba, Sectors, Seq, VolumeId};
 use super::{Below, Layer, LiveVolume, Log};
 use crate::{
     caller::Caller,
+    catalog::Lost,
     error::{Error, Result},
     format::page::Page,
     index::{
@@ -137,16 +138,21 @@ impl Log {
             if lookup.open.is_empty() {
                 break;
             }
-            if let Some(recent) = &layer.recent {
-                recent.map.resolve(lookup);
-            }
-            if let Some(checkpoint) = &layer.checkpoint
-                && !lookup.open.is_empty()
-            {
-                self.resolve_in(checkpoint, layer.volume, layer.seq, lookup, wait)?;
-            }
+            self.resolve_layer(layer, lookup, wait)?;
         }
         Ok(())
+    }
+
+    fn resolve_layer(&self, layer: &Layer, lookup: &mut Lookup, wait: Wait) -> Result<()> {
+        if let Some(recent) = &layer.recent {
+            recent.map.resolve(lookup);
+        }
+        match &layer.checkpoint {
+            Some(checkpoint) if !lookup.open.is_empty() => {
+                self.resolve_in(checkpoint, layer.volume, layer.seq, lookup, wait)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Freezes the head map of a volume, so that the device below can take it. Returns it and the moment that it
@@ -206,8 +212,9 @@ impl Log {
         if let Some(layer) = self.layer_in_memory(volume, seq, self.options.view_versions_max()) {
             return Ok(layer);
         }
+        let lost_upto = self.catalog().lost_upto(volume, seq);
         match self.checkpoint_holding(seq, caller) {
-            Ok(checkpoint) => return Ok(Layer { volume, seq, recent: None, checkpoint }),
+            Ok(checkpoint) => return Ok(Layer { volume, seq, recent: None, checkpoint, lost_upto }),
             Err(gone @ Error::Abandoned) => return Err(gone),
             // Reading must need no room, no right to write, and nothing else that only writing a checkpoint needs.
             Err(_) => {}
@@ -216,7 +223,7 @@ impl Log {
             Some(layer) => Ok(layer),
             // A checkpoint was written after all, a moment later.
             None => match self.checkpoint_holding(seq, caller) {
-                Ok(checkpoint) => Ok(Layer { volume, seq, recent: None, checkpoint }),
+                Ok(checkpoint) => Ok(Layer { volume, seq, recent: None, checkpoint, lost_upto }),
                 Err(error) if error.is_index_damage() => self.layer_from_log(volume, seq, &error),
                 Err(error) => Err(error),
             },
@@ -235,7 +242,8 @@ impl Log {
         let versions =
             || sequencer.recent().filter(|e| e.volume == volume && e.seq > covered && e.seq <= seq);
         let recent = self.recents.get((volume, covered), &self.share, &versions);
-        Some(Layer { volume, seq, recent: Some(recent), checkpoint })
+        let lost_upto = sequencer.catalog.lost_upto(volume, seq);
+        Some(Layer { volume, seq, recent: Some(recent), checkpoint, lost_upto })
     }
 
     /// The checkpoint whose span contains `seq`; writes one if none does yet.
@@ -382,13 +390,50 @@ impl View {
     /// # Errors
     /// When the range does not fit, or the index cannot be read or is damaged.
     pub fn resolve(&self, lba: Lba, sectors: Sectors, wait: Wait) -> Result<Vec<Fragment>> {
+        self.check_range(lba, sectors)?;
+        let mut lookup = Lookup::new(lba, sectors);
+        self.log.resolve_layers(&self.layers, &mut lookup, wait)?;
+        Ok(lookup.finish())
+    }
+
+    /// The records that are lost and whose places no index knows, of those that this moment lies behind. What was
+    /// written before them, and nowhere else, may show older content than it should.
+    #[must_use]
+    pub fn lost(&self) -> Vec<Lost> {
+        let volume = self.layers.first().map_or(VolumeId(0), |layer| layer.volume);
+        self.log.catalog().lost_before(volume, self.seq)
+    }
+
+    /// How much of a range may show older content than it should, because [lost](View::lost) records may have
+    /// overwritten it.
+    ///
+    /// # Errors
+    /// As [`View::resolve`].
+    pub fn uncertain(&self, lba: Lba, sectors: Sectors) -> Result<Sectors> {
+        self.check_range(lba, sectors)?;
+        let mut lookup = Lookup::new(lba, sectors);
+        let mut uncertain = 0;
+        for layer in &self.layers {
+            let before = lookup.found.len();
+            self.log.resolve_layer(layer, &mut lookup, Wait::Yes)?;
+            let is_older = |found: &&Fragment| found.found.is_some_and(|(seq, _)| seq < layer.lost_upto);
+            uncertain += lookup.found[before..].iter().filter(is_older).map(|f| f.sectors.0).sum::<u64>();
+            if layer.lost_upto > Seq::ZERO {
+                // Where nothing is known of it, a lost record may have written for the first time.
+                return Ok(Sectors(
+                    uncertain + lookup.open.iter().map(|(first, end)| end - first).sum::<u64>(),
+                ));
+            }
+        }
+        Ok(Sectors(uncertain))
+    }
+
+    fn check_range(&self, lba: Lba, sectors: Sectors) -> Result<()> {
         if lba.0.checked_add(sectors.0).is_none_or(|end| end > self.sectors.0) {
             let volume = self.layers.first().map_or(VolumeId(0), |layer| layer.volume);
             return Err(Error::OutOfRange { volume, lba, sectors });
         }
-        let mut lookup = Lookup::new(lba, sectors);
-        self.log.resolve_layers(&self.layers, &mut lookup, wait)?;
-        Ok(lookup.finish())
+        Ok(())
     }
 
     /// Fills `buf` (whole sectors) from sector `lba` on.

@@ -239,6 +239,8 @@ impl Log {
             state.damage.push((Place { file: place, offset: 0 }, what));
             used = used.max(first);
         }
+        // They keep their seqs, as all lost records do.
+        state.lose_end(survey.durable);
         drop(share);
         let known: BTreeSet<Place> = state.damage.iter().map(|(place, _)| place.clone()).collect();
         for entry in manifest.segments().filter(|entry| entry.state != State::Dropped) {

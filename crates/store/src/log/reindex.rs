@@ -199,7 +199,8 @@ impl Log {
             Ok(())
         })?;
         let recent = self.recents.get((volume, covered), &self.share, &|| versions.iter());
-        Ok(Layer { volume, seq, recent: Some(recent), checkpoint })
+        let lost_upto = self.catalog().lost_upto(volume, seq);
+        Ok(Layer { volume, seq, recent: Some(recent), checkpoint, lost_upto })
     }
 
     /// Opens a checkpoint, and reports it if it is damaged.

@@ -20,6 +20,7 @@ use crate::{
     env::File,
     error::{Error, Result},
     format::{
+        manifest::{Entry as Known, State},
         record::{Op, Subject},
         segment::{self, Entry, SegmentIndex},
     },
@@ -213,7 +214,7 @@ impl Log {
                 || sequencer.recent_bytes >= self.options.checkpoint_bytes
                 || sequencer.events.len() >= EVENTS_MAX
                 || sequencer.recent_entries > 0 && self.share.should_give()
-        };
+        } || self.is_in_memory_only();
         if due {
             let wanted = self.sequencer().recent_entries as u64 * CHECKPOINT_ENTRY_BYTES;
             if self.dir.free_bytes().is_ok_and(|free| free < wanted) {
@@ -224,6 +225,14 @@ impl Log {
             self.checkpoint()?;
         }
         Ok(due)
+    }
+
+    /// Whether a segment is missing whose records no checkpoint has: what they wrote and which branches they made would
+    /// be forgotten with this life of the log.
+    fn is_in_memory_only(&self) -> bool {
+        let (covered, head) = (self.heads().covered(), self.head_seq());
+        let is_known = |entry: &Known| entry.state == State::Missing && entry.first_seq <= entry.last_seq;
+        covered < head && self.manifest().segments().any(|e| is_known(e) && e.last_seq > covered)
     }
 
     /// Rebuilds the parts of the index that readers found damaged.

@@ -16,6 +16,7 @@ mod invariants;
 mod joining;
 mod large;
 mod looks;
+mod lost;
 mod manifest;
 mod memory;
 mod mending;

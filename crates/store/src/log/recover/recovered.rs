@@ -1,6 +1,6 @@
 //! Loads the segments of a log that is opened.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use bygone_model::{Micros, Seq};
 
@@ -10,7 +10,7 @@ use super::{
     survey::Survey,
 };
 use crate::{
-    catalog::{Catalog, Change},
+    catalog::{Catalog, Change, Lost},
     env::{Dir, File},
     error::{Damage, Error, Place, Result},
     format::{
@@ -122,6 +122,30 @@ impl Recovered {
         Ok(())
     }
 
+    /// Notes that the records after `head` up to `last` are lost, and that no index knows their places.
+    fn lose(&mut self, last: Seq, to: Micros) {
+        let (first, from) = (self.head.next(), self.last_time);
+        self.catalog.note_lost(Lost { first, last, from, to: to.max(from) });
+    }
+
+    /// Notes that the records behind all that was found, up to `durable`, are lost.
+    pub(super) fn lose_end(&mut self, durable: Seq) {
+        if durable > self.head {
+            self.lose(durable, self.last_time);
+            self.head = durable;
+        }
+    }
+
+    /// Notes the records of a segment, beyond what is known already, of which nothing can be read.
+    fn lose_in(&mut self, index: &SegmentIndex, lost: &[Range<Seq>]) {
+        for lost in lost.iter().filter(|lost| lost.end > self.head.next()) {
+            let first = lost.start.max(self.head.next());
+            let from = index.time_of(first).unwrap_or(self.last_time);
+            let to = index.time_of(lost.end).unwrap_or(from).max(from);
+            self.catalog.note_lost(Lost { first, last: Seq(lost.end.0 - 1), from, to });
+        }
+    }
+
     /// Takes in what segment `number` has beyond what is known already.
     pub(super) fn load(&mut self, files: &SegmentFiles, number: u32, survey: &Survey) -> Result<Loaded> {
         let Some(file) = files.open(number)? else {
@@ -157,11 +181,14 @@ impl Recovered {
         if hole {
             // Segments before this one are missing, or lost their ends.
             self.damaged(number, 0, Damage::Inconsistent);
+            let time = scanned.index.times.first().copied();
+            self.lose(Seq(first.0 - 1), time.unwrap_or(self.last_time));
         } else if scanned.last_seq() <= self.head && !self.segments.is_empty() {
             // Nothing new: an earlier incarnation ended here, and the log went on elsewhere.
             return Ok(Loaded::Taken);
         }
         let payload = |at, seq| read_whole(&*file, &survey.log.header, at, seq).map(|(_, payload)| payload);
+        self.lose_in(&scanned.index, &scanned.lost);
         self.take(number, &scanned.index, &payload)?;
         self.unsealed.extend(Unsealed::of(number, &file, scanned, survey.durable));
         Ok(Loaded::Taken)
@@ -207,6 +234,8 @@ impl Recovered {
         }
         if index.first_seq > self.head.next() {
             self.damaged(number, 0, Damage::Inconsistent);
+            let time = index.times.first().copied();
+            self.lose(Seq(index.first_seq.0 - 1), time.unwrap_or(self.last_time));
         }
         self.reached = self.reached.max(index.last_seq());
         if index.last_seq() > self.head || self.segments.is_empty() {
@@ -275,6 +304,7 @@ impl Recovered {
             if self.segments.last().is_none_or(|last| last.0 < lost.number && last.1 < lost.first_seq) {
                 self.segments.push((lost.number, lost.first_seq, lost.first_time));
             }
+            self.lose(lost.last_seq, lost.last_time);
             self.head = lost.last_seq;
             self.last_time = self.last_time.max(lost.last_time);
         }
