@@ -11,7 +11,7 @@ use crate::{child::Surveyor, error::or_panicked};
 const NAMED_MAX: usize = 8;
 
 /// The one way in which `files` reads a device.
-struct Device<'a>(&'a dyn BlockDevice);
+pub(crate) struct Device<'a>(pub(crate) &'a dyn BlockDevice);
 
 impl Blocks for Device<'_> {
     fn size_bytes(&self) -> u64 {

@@ -22,6 +22,7 @@ mod restore;
 mod runner;
 mod serve;
 mod socket;
+mod software;
 mod store_dir;
 mod target;
 mod timeline;

@@ -37,6 +37,7 @@ use crate::{
     error::{Error, Result, or_panicked},
     exports::NBD_STOP_MAX,
     runner::{Launch, LaunchDisk, Launched, Phase, Report, Runner},
+    software,
     target::{Lease, Op, Target, Use, lock},
     timeline, variables,
 };
@@ -354,6 +355,7 @@ impl Machine {
                 *lock(&target.machine) = Slot::Watched(machine.clone());
                 // Fails only if the thread has ended, which waits for this.
                 let _ = begin.send(());
+                software::watch(target, &machine);
                 Ok(machine)
             }
             Err(e) => {
@@ -361,6 +363,11 @@ impl Machine {
                 Err(Error::file("starting a thread for", &target.name, e))
             }
         }
+    }
+
+    /// Whether it has stopped, or is not supervised any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        lock(&self.ended).is_some()
     }
 
     /// Handles a machine that cannot be supervised. One that was left running goes on, with its disks served, and is

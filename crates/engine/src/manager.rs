@@ -26,6 +26,7 @@ use crate::{
     jobs::Jobs,
     outside::{Taken, Tap},
     runner,
+    software::Watching,
     store_dir::{StoreLock, StorePaths},
     target::{Shared, Target, lock},
 };
@@ -189,6 +190,11 @@ impl Manager {
     /// The processes that look at disks.
     pub(crate) fn children(&self) -> &Arc<Children> {
         &self.shared.children
+    }
+
+    /// The threads that notice what is installed on its machines.
+    pub(crate) fn watching(&self) -> &Watching {
+        &self.shared.watching
     }
 
     pub(crate) fn nbd(&self) -> &bygone_block::nbd::Server {

@@ -189,6 +189,7 @@ pub(crate) fn serve_with(
     {
         tracing::warn!(%error, "it is not known whether disks can be looked at");
     }
+    manager.watching().begin();
     // Requests need not wait until machines are adopted and started.
     let caretaker = Caretaker::start(manager.clone(), options.to_run.clone())?;
     ready(&ServeInfo {
@@ -559,6 +560,9 @@ impl Answers for Logged<'_> {
     }
 }
 
+/// How long the end of a manager waits for the last looks at machines that have ended.
+const LAST_LOOK_MAX: Duration = Duration::from_secs(10);
+
 /// Closes all targets; the reading of disks is stopped and continues the next time.
 fn close(manager: &Manager, keep_targets: bool) {
     for target in manager.served() {
@@ -567,6 +571,9 @@ fn close(manager: &Manager, keep_targets: bool) {
     let end = Instant::now() + CLOSE_MAX;
     while !keep_targets && manager.is_busy() && Instant::now() < end {
         std::thread::sleep(TICK / 5);
+    }
+    if !manager.watching().wait_until_idle(LAST_LOOK_MAX) {
+        tracing::warn!("what was installed last may not be noted: a look at a disk did not end in time");
     }
     for target in manager.served() {
         if let Err(e) = target.log.flush() {

@@ -48,6 +48,7 @@ use crate::{
     lifecycle::Request,
     machine::Slot,
     runner::Launcher,
+    software::Watching,
     store_dir::{Configs, StorePaths, random_id},
 };
 
@@ -68,6 +69,8 @@ pub(crate) struct Shared {
     gate_closed: AtomicBool,
     /// The calls in progress are to end.
     closing: AtomicBool,
+    /// The threads that notice what is installed on running machines.
+    pub watching: Arc<Watching>,
     /// No thread can be started that supervises a machine.
     #[cfg(test)]
     pub has_no_threads: AtomicBool,
@@ -130,6 +133,7 @@ impl Shared {
             clock,
             gate_closed: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            watching: Arc::default(),
             #[cfg(test)]
             has_no_threads: AtomicBool::new(false),
             #[cfg(test)]

@@ -11,4 +11,5 @@ mod machines;
 mod media;
 mod resets;
 mod small_fs;
+mod software;
 mod world;

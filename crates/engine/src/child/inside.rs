@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use bygone_files::{Blocks, Cause, ReadError, survey};
+use bygone_files::{Blocks, Cause, ReadError, glances, software, survey};
 use rustix::fs::{FileType, fstat};
 
 use super::{
@@ -72,7 +72,10 @@ impl Inside {
             // A panic cannot have left anything that the next question would use: each has a disk of its own.
             let answer = catch_unwind(AssertUnwindSafe(|| answer(&request.question, &disk)))
                 .unwrap_or_else(|_| Answer::Failed("a fault of ours ended the look at it".to_owned()));
-            self.say(&Frame::Answer(answer))?;
+            let said = Frame::Answer(answer).encode().or_else(|_| {
+                Frame::Answer(Answer::Failed("there is more than one answer holds".to_owned())).encode()
+            })?;
+            self.socket.write_all(&said)?;
         }
         Ok(())
     }
@@ -84,13 +87,16 @@ impl Inside {
 
 fn answer(question: &Question, disk: &Disk<'_>) -> Answer {
     match question {
-        Question::Survey => match survey(disk) {
-            Ok(survey) => Answer::Survey(survey),
-            Err(error) => Answer::Failed(error.to_string()),
-        },
+        Question::Survey => answered(survey(disk), Answer::Survey),
+        Question::Glances => answered(glances(disk), Answer::Glances),
+        Question::Software => answered(software(disk), Answer::Software),
         #[cfg(test)]
         Question::Misbehave(misdeed) => misdeed.commit(disk),
     }
+}
+
+fn answered<T>(found: Result<T, ReadError>, answer: impl FnOnce(T) -> Answer) -> Answer {
+    found.map_or_else(|error| Answer::Failed(error.to_string()), answer)
 }
 
 /// The disk that is asked about, which is read by asking back.

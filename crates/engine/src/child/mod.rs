@@ -29,7 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bygone_files::{Blocks, Survey};
+use bygone_files::{Blocks, Glanced, Software, Survey};
 
 pub use inside::serve_if_asked;
 use talk::{Budget, Talk};
@@ -125,7 +125,29 @@ impl Surveyor<'_> {
     pub(crate) fn survey(&mut self, disk: &dyn Blocks) -> Result<Survey, ChildError> {
         match self.ask(&Question::Survey, disk)? {
             Answer::Survey(survey) => Ok(survey),
-            Answer::Failed(text) => Err(ChildError::Failed(text)),
+            other => Err(no_answer(other)),
+        }
+    }
+
+    /// What the volumes of a disk say at a glance of the software on them.
+    ///
+    /// # Errors
+    /// As [`Surveyor::survey`].
+    pub(crate) fn glances(&mut self, disk: &dyn Blocks) -> Result<Vec<Glanced>, ChildError> {
+        match self.ask(&Question::Glances, disk)? {
+            Answer::Glances(found) => Ok(found),
+            other => Err(no_answer(other)),
+        }
+    }
+
+    /// Which software is on the volumes of a disk.
+    ///
+    /// # Errors
+    /// As [`Surveyor::survey`].
+    pub(crate) fn software(&mut self, disk: &dyn Blocks) -> Result<Vec<Software>, ChildError> {
+        match self.ask(&Question::Software, disk)? {
+            Answer::Software(found) => Ok(found),
+            other => Err(no_answer(other)),
         }
     }
 
@@ -226,6 +248,14 @@ impl Drop for Child {
         if let Err(error) = self.process.wait() {
             tracing::warn!(%error, "a process that looks at disks cannot be waited for");
         }
+    }
+}
+
+/// Why this is no answer to a question of another kind.
+fn no_answer(answer: Answer) -> ChildError {
+    match answer {
+        Answer::Failed(text) => ChildError::Failed(text),
+        _ => ChildError::Misbehaved("it answers what it was not asked"),
     }
 }
 

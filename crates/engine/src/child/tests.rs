@@ -140,6 +140,51 @@ fn a_child_answers_what_the_same_code_answers_here() {
 }
 
 #[test]
+fn a_child_says_which_software_is_on_a_disk() {
+    let children = Children::default();
+    let mut surveyor = children.surveyor();
+    let folder = tempfile::tempdir().unwrap();
+    let (root, image) = (folder.path().join("root"), folder.path().join("disk"));
+    fs::create_dir_all(root.join("var/lib/dpkg")).unwrap();
+    let status = "Package: a\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n";
+    fs::write(root.join("var/lib/dpkg/status"), status).unwrap();
+    fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    let made = Command::new("mkfs.ext4").args(["-q", "-F", "-d"]).args([&root, &image]).status().unwrap();
+    assert!(made.success());
+    let disk = Bytes { bytes: fs::read(&image).unwrap(), hurt: None };
+    let (said, found) = (surveyor.glances(&disk).unwrap(), surveyor.software(&disk).unwrap());
+    assert_eq!(said, bygone_files::glances(&disk).unwrap());
+    assert_eq!(found, bygone_files::software(&disk).unwrap());
+    assert_eq!(found[0].databases.as_ref().unwrap()[0].packages[0].name, "a");
+    assert!(said[0].glance.is_some());
+}
+
+#[test]
+fn an_answer_about_software_is_bounded() {
+    use bygone_files::{Database, Package, PackageManager, PackageState, Software};
+    let package = |name: String| Package {
+        name,
+        arch: "\u{1b}[31m".to_owned(),
+        version: "1".to_owned(),
+        state: PackageState::Installed,
+    };
+    let answer = |packages| {
+        let databases = Some(vec![Database { manager: PackageManager::Dpkg, packages }]);
+        Answer::Software(vec![Software { start: 0, databases }]).checked()
+    };
+    let Ok(Answer::Software(checked)) = answer(vec![package("b".repeat(5000)), package("a".to_owned())])
+    else {
+        panic!("it was refused")
+    };
+    let packages = &checked[0].databases.as_ref().unwrap()[0].packages;
+    assert_eq!((packages[0].name.as_str(), packages[1].name.len()), ("a", 512), "sorted, and cut");
+    assert!(!packages[0].arch.contains('\u{1b}'));
+    assert!(answer(vec![package("a".to_owned()); 100_001]).is_err());
+    let many = vec![Software { start: 0, databases: None }; 2049];
+    assert!(Answer::Software(many).checked().is_err());
+}
+
+#[test]
 fn whatever_a_child_tries_costs_one_answer_and_nothing_else() {
     let wanted = survey(&disk()).unwrap();
     let may_not = "was ended: it tried what it may not";
@@ -155,7 +200,6 @@ fn whatever_a_child_tries_costs_one_answer_and_nothing_else() {
         (Misdeed::Ends, "ended (exit status: 3)"),
         (Misdeed::ReadsWithoutEnd { bytes: 1 << 20 }, without_end),
         (Misdeed::ReadsWithoutEnd { bytes: 0 }, without_end),
-        (Misdeed::AnswersWithoutEnd, "ended (exit status: 1)"),
     ] {
         let mut surveyor = children.surveyor();
         let error = misbehave(&mut surveyor, misdeed).unwrap_err().to_string();
@@ -163,6 +207,15 @@ fn whatever_a_child_tries_costs_one_answer_and_nothing_else() {
         assert!(surveyor.child.is_none(), "{misdeed:?}");
         assert_eq!(surveyor.survey(&disk()).unwrap(), wanted, "{misdeed:?}");
     }
+}
+
+#[test]
+fn an_answer_that_is_too_long_is_none() {
+    let answer = misbehave(&mut Children::default().surveyor(), Misdeed::AnswersWithoutEnd).unwrap();
+    assert!(
+        matches!(&answer, Answer::Failed(said) if said.contains("more than one answer holds")),
+        "{answer:?}"
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use bygone_files::{Cause, Note, ReadError, Survey};
+use bygone_files::{Cause, Glanced, Note, ReadError, Software, Survey};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The most that is read at once, in bytes.
@@ -18,6 +18,8 @@ const FRAME_MAX: u32 = 4 << 20;
 const COUNT_MAX: usize = 2048;
 /// No text is longer, in characters.
 const TEXT_MAX: usize = 512;
+/// No answer has more packages: they would not fit into a frame.
+const PACKAGES_MAX: usize = 100_000;
 
 const REQUEST: u8 = 1;
 const DATA: u8 = 2;
@@ -32,6 +34,10 @@ const ANSWER: u8 = 19;
 pub(super) enum Question {
     /// What is on the disk.
     Survey,
+    /// What its volumes say at a glance of the software on them.
+    Glances,
+    /// Which software is on its volumes.
+    Software,
     /// What no honest child does.
     #[cfg(test)]
     Misbehave(super::tests::Misdeed),
@@ -49,6 +55,8 @@ pub(super) struct Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
     Survey(Survey),
+    Glances(Vec<Glanced>),
+    Software(Vec<Software>),
     Failed(String),
 }
 
@@ -58,30 +66,56 @@ impl Answer {
     /// # Errors
     /// What is wrong with it.
     pub(super) fn checked(self) -> Result<Answer, &'static str> {
-        let mut survey = match self {
-            Answer::Failed(text) => return Ok(Answer::Failed(clipped(&text))),
-            Answer::Survey(survey) => survey,
-        };
-        let table = &mut survey.table;
-        if survey.volumes.len() > COUNT_MAX
-            || table.partitions.len() > COUNT_MAX
-            || table.notes.len() > COUNT_MAX
-        {
-            return Err("it found more than there can be");
+        match self {
+            Answer::Failed(text) => Ok(Answer::Failed(clipped(&text))),
+            Answer::Survey(survey) => checked_survey(survey).map(Answer::Survey),
+            Answer::Glances(found) if found.len() <= COUNT_MAX => Ok(Answer::Glances(found)),
+            Answer::Software(found) => checked_software(found).map(Answer::Software),
+            Answer::Glances(_) => Err(TOO_MUCH),
         }
-        for text in table.partitions.iter_mut().map(|partition| &mut partition.name) {
-            *text = clipped(text);
+    }
+}
+
+const TOO_MUCH: &str = "it found more than there can be";
+
+fn checked_survey(mut survey: Survey) -> Result<Survey, &'static str> {
+    let table = &mut survey.table;
+    if survey.volumes.len() > COUNT_MAX || table.partitions.len() > COUNT_MAX || table.notes.len() > COUNT_MAX
+    {
+        return Err(TOO_MUCH);
+    }
+    for text in table.partitions.iter_mut().map(|partition| &mut partition.name) {
+        *text = clipped(text);
+    }
+    for note in &mut table.notes {
+        if let Note::DamagedGpt { what, .. } = note {
+            *what = clipped(what).into();
         }
-        for note in &mut table.notes {
-            if let Note::DamagedGpt { what, .. } = note {
-                *what = clipped(what).into();
+    }
+    for text in survey.volumes.iter_mut().map(|volume| &mut volume.evidence) {
+        *text = clipped(text);
+    }
+    Ok(survey)
+}
+
+fn checked_software(mut found: Vec<Software>) -> Result<Vec<Software>, &'static str> {
+    let packages = |software: &Software| {
+        let databases = software.databases.iter().flatten();
+        databases.map(|database| database.packages.len()).sum::<usize>()
+    };
+    if found.len() > COUNT_MAX || found.iter().map(packages).sum::<usize>() > PACKAGES_MAX {
+        return Err(TOO_MUCH);
+    }
+    for database in found.iter_mut().filter_map(|software| software.databases.as_mut()).flatten() {
+        for package in &mut database.packages {
+            for text in [&mut package.name, &mut package.arch, &mut package.version] {
+                *text = clipped(text);
             }
         }
-        for text in survey.volumes.iter_mut().map(|volume| &mut volume.evidence) {
-            *text = clipped(text);
-        }
-        Ok(Answer::Survey(survey))
+        // What relies on their order does not rely on the child's.
+        database.packages.sort_unstable();
     }
+    Ok(found)
 }
 
 /// A text of a child, without control characters, and not longer than an intact one's.

@@ -274,6 +274,13 @@ impl Log {
         Ok(Some(checkpoint))
     }
 
+    /// Whether a view of the newest moment would have to write a checkpoint first, because too many versions are in none
+    /// yet.
+    #[must_use]
+    pub fn view_needs_checkpoint(&self) -> bool {
+        self.sequencer().recent_entries > self.options.view_versions_max()
+    }
+
     /// A volume as it was after the record `seq`.
     ///
     /// # Errors
