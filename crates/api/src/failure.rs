@@ -218,6 +218,9 @@ pub enum Failure {
     LogPoisoned { why: String },
     #[error("{why}")]
     Damaged { why: String },
+    /// Nothing is lost: an index is made anew from the log.
+    #[error("{why}")]
+    IndexDamaged { why: String },
     #[error("cannot serve {at}: {why}")]
     CannotServe { at: String, problem: ServeProblem, why: String },
     #[error("{program} failed: {said}")]
@@ -506,6 +509,7 @@ impl Failure {
             | MediumFailed { .. }
             | LogPoisoned { .. }
             | Damaged { .. }
+            | IndexDamaged { .. }
             | CannotServe { .. }
             | ProgramFailed { .. }
             | QemuMissing { .. }

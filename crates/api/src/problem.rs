@@ -48,6 +48,9 @@ pub enum Trouble {
     MachineUnknown { why: Failure },
     #[error("damage in {place}: {damage}")]
     Damaged { place: String, damage: String },
+    /// Nothing is lost: an index is made anew from the log.
+    #[error("damage in {place}: {damage}")]
+    IndexDamaged { place: String, damage: String },
     #[error("the medium failed, and nothing more is acknowledged")]
     LogPoisoned,
     /// Upkeep is retried; writes wait before too much of the index exists in memory only.

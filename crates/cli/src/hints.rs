@@ -9,6 +9,9 @@ use bygone_model::when::{When, parse_duration};
 
 /// Room is missing.
 const ROOM: &str = "free space on that file system, then try again; nothing that is stored is lost";
+/// A part of an index is damaged.
+const INDEX: &str =
+    "nothing is lost: the index is made anew from the log, by a running manager or by `bygone compact`";
 /// A file cannot be used.
 const FILE: &str = "check the path and its permissions";
 
@@ -282,6 +285,7 @@ pub(crate) fn of(failure: &Failure, about: Option<&str>) -> String {
             "check the medium, then restart the manager: it reads back what is really there"
         }
         Failure::Damaged { .. } => "`bygone verify` shows all that is damaged; other moments may be whole",
+        Failure::IndexDamaged { .. } => INDEX,
         Failure::CannotServe { problem, .. } => of_serving(*problem),
         Failure::ProgramFailed { .. } => "see what it said",
         Failure::QemuMissing { .. } => {
@@ -417,6 +421,7 @@ pub(crate) fn of_problem(problem: &Problem) -> String {
         }
         Trouble::LeftRunning { .. } => "put that right; a manager tries again and again to adopt it",
         Trouble::Damaged { .. } => "`bygone verify` shows all that is damaged",
+        Trouble::IndexDamaged { .. } => INDEX,
         Trouble::DamageKnown { .. } => {
             "restore from moments and disks that are whole, and check the medium; `bygone verify` looks again"
         }

@@ -248,6 +248,7 @@ fn of_store(error: &StoreError) -> Failure {
         StoreError::Full { .. } => Failure::NoRoom { why },
         StoreError::Poisoned => Failure::LogPoisoned { why },
         StoreError::Abandoned => Failure::Abandoned,
+        StoreError::Damaged { .. } if error.is_index_damage() => Failure::IndexDamaged { why },
         StoreError::Damaged { .. } => Failure::Damaged { why },
         StoreError::NewerVersion { name, found, known } => {
             Failure::NewerFormat { what: name.clone(), found: u64::from(*found), known: u64::from(*known) }

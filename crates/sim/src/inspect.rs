@@ -96,13 +96,30 @@ fn trailer(name: &str, bytes: &[u8]) -> Option<Trailer> {
     Trailer::decode(&key, number, bytes.get(bytes.len().checked_sub(TRAILER_BYTES)?..)?, bytes.len() as u64)
 }
 
-/// Where the pages and tables of an index file end.
-pub(crate) fn pages_end(bytes: &[u8]) -> Option<usize> {
+/// The footer of an index file, and where it begins.
+fn footer(bytes: &[u8]) -> Option<(usize, checkpoint::Footer)> {
     let trailer =
         checkpoint::Trailer::decode(bytes.last_chunk::<{ checkpoint::FRAME_BYTES }>()?, bytes.len() as u64)?;
     let from = trailer.offset as usize;
     let footer = bytes.get(from..from + trailer.len_bytes as usize)?;
-    let footer: checkpoint::Footer = serde_json::from_slice(footer).ok()?;
+    Some((from, serde_json::from_slice(footer).ok()?))
+}
+
+/// Whether a part of an index file may be needed by nobody: it was written again, and what was damaged has stayed in it,
+/// or a later one has trees in place of its own.
+pub(crate) fn may_be_unneeded(medium: &Medium, file: &str) -> bool {
+    let number = |name: &str| checkpoint::Name::parse(name.strip_prefix("index/")?).map(|name| name.number);
+    let Some(of) = number(file) else { return false };
+    let is_mended = |name: &String| {
+        let bytes = medium.bytes(name).filter(|_| number(name).is_some_and(|number| number > of));
+        bytes.and_then(|bytes| footer(&bytes)).is_some_and(|(_, footer)| footer.mended)
+    };
+    medium.is_replaced(file) || medium.names().iter().any(is_mended)
+}
+
+/// Where the pages and tables of an index file end.
+pub(crate) fn pages_end(bytes: &[u8]) -> Option<usize> {
+    let (from, footer) = footer(bytes)?;
     let events = footer.events.first().map_or(from, |first| first.block.offset as usize);
     Some(events.min(from))
 }

@@ -14,6 +14,15 @@ pub struct Place {
     pub offset: u64,
 }
 
+impl Place {
+    /// Whether it is in a checkpoint file, which can be rebuilt from the segments.
+    #[must_use]
+    pub fn is_in_index(&self) -> bool {
+        let in_folder = self.file.strip_prefix(crate::format::checkpoint::folder());
+        in_folder.is_some_and(|name| name.starts_with('/'))
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at byte {}", self.file, self.offset)
@@ -215,8 +224,9 @@ impl Error {
     }
 
     /// Whether the damage is in a checkpoint file, which can be rebuilt from the segments.
-    pub(crate) fn is_index_damage(&self) -> bool {
-        matches!(self, Error::Damaged { place, .. } if place.file.starts_with(crate::format::checkpoint::folder()))
+    #[must_use]
+    pub fn is_index_damage(&self) -> bool {
+        matches!(self, Error::Damaged { place, .. } if place.is_in_index())
     }
 
     pub(crate) fn damaged(file: &str, offset: u64, damage: Damage) -> Error {

@@ -82,8 +82,8 @@ impl Verify {
 /// `compact`.
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Write index checkpoints of all targets, so that the past is read faster after the next start. No moment is lost by this, and no \
-                  history is freed: this version keeps everything.",
+    long_about = "Write index checkpoints of all targets, so that the past is read faster after the next start, and make anew from the log \
+                  whatever is damaged in an index. No moment is lost by this, and no history is freed: this version keeps everything.",
     after_long_help = "\
 Examples:
   bygone compact --dry-run    what the store takes now

@@ -41,8 +41,12 @@ impl Handle<call::Status> for Manager {
             problems.extend(status.problems.iter().cloned());
             full |= target.log.is_full();
             for (place, damage) in target.log.damage() {
-                let (place, damage) = (place.to_string(), damage.to_string());
-                problems.push(Problem::of_target(&target.name, Trouble::Damaged { place, damage }));
+                let (in_index, place, damage) = (place.is_in_index(), place.to_string(), damage.to_string());
+                let trouble = match in_index {
+                    true => Trouble::IndexDamaged { place, damage },
+                    false => Trouble::Damaged { place, damage },
+                };
+                problems.push(Problem::of_target(&target.name, trouble));
             }
             if let Some(known) = known_damage(&target, status.verified.as_ref()) {
                 problems.push(Problem::of_target(&target.name, known));
@@ -148,8 +152,10 @@ impl Handle<call::Verify> for Manager {
                 }
                 Err(why) => return Err(why.into()),
             };
+            // An index is made anew, so what is damaged in it need not be remembered.
+            let of_log = report.damaged.iter().filter(|at| !at.place.is_in_index());
             let found: Vec<(String, String)> =
-                report.damaged.iter().map(|at| (at.place.to_string(), at.damage.to_string())).collect();
+                of_log.map(|at| (at.place.to_string(), at.damage.to_string())).collect();
             let time = timeline::rfc3339(now());
             if let Err(error) = target.note_verified(&time, report.complete, &found) {
                 answers.note(format!("what was found cannot be kept: {}", error.failure()));
@@ -158,7 +164,10 @@ impl Handle<call::Verify> for Manager {
             verified.complete &= report.complete;
             verified.damaged.extend(report.damaged.into_iter().map(|damaged| DamagedPlace {
                 place: format!("{}: {}", target.name, damaged.place),
-                detail: damaged.damage.to_string(),
+                detail: match damaged.place.is_in_index() {
+                    true => format!("{} (an index, which can be made anew: nothing is lost)", damaged.damage),
+                    false => damaged.damage.to_string(),
+                },
             }));
         }
         let unavailable = self.registry.unavailable();
@@ -197,11 +206,32 @@ impl Handle<call::Compact> for Manager {
 fn compact(target: &Target, dry_run: bool, answers: &mut dyn Items<Nothing>) -> Result<Compacted> {
     let before_bytes = target.log.used_bytes()?;
     if !dry_run {
+        let doing = format!("checking the index of {}", target.name);
+        let report = target.log.verify_index(&mut |done_bytes, total_bytes| {
+            answers.progress(Progress { doing: doing.clone(), done_bytes, total_bytes })
+        })?;
+        wanted(answers)?;
+        // Upkeep makes anew what was found.
         while target.log.maintain()? {
             wanted(answers)?;
         }
         wanted(answers)?;
         target.log.checkpoint()?;
+        if !report.damaged.is_empty() {
+            let left = target.log.verify_index(&mut |_, _| answers.wanted())?.damaged.len();
+            wanted(answers)?;
+            let found = report.damaged.len();
+            answers.note(match left {
+                0 => format!(
+                    "{}: {found} damaged places of the index were made anew from the log",
+                    target.name
+                ),
+                _ => format!(
+                    "{}: {left} damaged places of the index stay, because the log cannot be read there",
+                    target.name
+                ),
+            });
+        }
     }
     Ok(Compacted { before_bytes, after_bytes: target.log.used_bytes()? })
 }

@@ -10,7 +10,7 @@
 mod node;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, IoSlice},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -54,6 +54,8 @@ struct State {
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
     pending_names: Vec<(String, Option<usize>)>,
+    /// The names of files that took another one's place.
+    replaced: BTreeSet<String>,
     rng: Rng,
     faults: Faults,
     room: Option<u64>,
@@ -90,6 +92,7 @@ impl Medium {
             copies: rng.chance(300),
             nodes: Vec::new(),
             names: BTreeMap::new(),
+            replaced: BTreeSet::new(),
             durable_names: BTreeMap::new(),
             pending_names: Vec::new(),
             rng,
@@ -237,6 +240,12 @@ impl Medium {
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.state().names.keys().cloned().collect()
+    }
+
+    /// Whether a file took the place of another one of its name.
+    #[must_use]
+    pub fn is_replaced(&self, name: &str) -> bool {
+        self.state().replaced.contains(name)
     }
 
     /// What readers see in a file.
@@ -398,6 +407,7 @@ impl SimDir {
         state.names.insert(to.to_owned(), node);
         state.pending_names.push((from.to_owned(), None));
         state.pending_names.push((to.to_owned(), Some(node)));
+        state.replaced.insert(to.to_owned());
         if dies { Err(gone()) } else { Ok(()) }
     }
 }
@@ -476,9 +486,10 @@ impl Dir for SimDir {
             return Err(gone());
         }
         let node = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        // A segment is copied with its damage.
-        let segment = to.split('-').next().unwrap_or(to);
-        let others = state.names.iter().filter(|(name, _)| name.starts_with(segment));
+        // A segment is copied with its damage. Of a checkpoint what is damaged is made anew.
+        let segment = to.split('-').next().filter(|name| name.starts_with("log/"));
+        let is_other = |name: &str| segment.is_some_and(|segment| name.starts_with(segment));
+        let others = state.names.iter().filter(|(name, _)| is_other(name));
         for other in others.map(|(_, &other)| other).collect::<Vec<_>>() {
             let other = state.nodes[other].clone();
             state.nodes[node].carry_rot(&other);
@@ -490,6 +501,7 @@ impl Dir for SimDir {
         }
         state.pending_names.push((from.to_owned(), None));
         state.pending_names.push((to.to_owned(), Some(node)));
+        state.replaced.insert(to.to_owned());
         if dies { Err(gone()) } else { Ok(()) }
     }
 

@@ -52,8 +52,8 @@ impl World {
         self.compare_all(3)
     }
 
-    /// Bits of pages and tables of index files rot while the log is in use. A read may fail with that damage until
-    /// upkeep has rebuilt them. No read returns wrong data, and afterwards every read succeeds.
+    /// Bits of index files rot while the log is in use. A read may fail with damage in pages and tables until upkeep has
+    /// rebuilt them. No read returns wrong data, and afterwards every read succeeds.
     pub(super) fn rot_index(&mut self) -> Done {
         if self.log()?.is_poisoned() {
             return Ok(());
@@ -68,7 +68,10 @@ impl World {
             let Some(bytes) = self.medium.bytes(name) else { continue };
             let Some(end) = inspect::pages_end(&bytes).filter(|end| *end > FRAME_BYTES) else { continue };
             for _ in 0..self.rng.within(1, 6) {
-                let offset = self.rng.within(FRAME_BYTES as u64, end as u64 - 1) as usize;
+                let offset = match self.rng.chance(200) {
+                    true => self.rng.below(bytes.len() as u64),
+                    false => self.rng.within(FRAME_BYTES as u64, end as u64 - 1),
+                } as usize;
                 if !is_padding(&bytes, offset) {
                     let bit = self.rng.below(8) as u32;
                     self.say(format!("flip bit {bit} of byte {offset} of {name} in use"));
@@ -322,6 +325,7 @@ impl World {
             // Unusable parts of the index were removed and rebuilt, including a segment's index.
             let now = self.medium.bytes(file);
             let gone = now != *bytes || now.is_none() && file.starts_with("index/");
+            let gone = gone || inspect::may_be_unneeded(&self.medium, file);
             check!(
                 found || gone || reported.contains(&inspect::label(file)),
                 "verification did not find the damage in {file}; it found {:?}",

@@ -302,6 +302,11 @@ pub struct Row {
 }
 
 impl Row {
+    /// All its trees.
+    pub fn trees(&self) -> impl Iterator<Item = &TreeRef> {
+        self.deltas.iter().chain(&self.before).chain(&self.after)
+    }
+
     /// Whether the deltas are sorted newest first and do not overlap. A reader searches them in this order and takes
     /// the first hit.
     #[must_use]
@@ -339,7 +344,7 @@ impl Table {
             out.put_u8(row.deltas.len() as u8);
             out.put_u8(u8::from(row.before.is_some()) | u8::from(row.after.is_some()) << 1);
             out.put_u16(0);
-            for tree in row.deltas.iter().chain(&row.before).chain(&row.after) {
+            for tree in row.trees() {
                 out.put_u32(tree.root.file);
                 out.put_u32(tree.root.len_bytes);
                 out.put_u64(tree.root.offset);

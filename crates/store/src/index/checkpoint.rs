@@ -452,8 +452,8 @@ impl IndexFiles {
                     here = Lookup { found: Vec::new(), open: asked };
                     let seq = seq.min(checkpoint.footer.end);
                     let instead = match self.rebuilt_tree((volume, stripe), seq) {
-                        Some(Some(tree)) => tree::lookup(source, tree, base, seq, &mut here),
-                        Some(None) => Ok(()),
+                        Some((Some(tree), _)) => tree::lookup(source, tree, base, seq, &mut here),
+                        Some((None, _)) => Ok(()),
                         None => Err(error),
                     };
                     instead.inspect_err(|error| {
@@ -472,25 +472,45 @@ impl IndexFiles {
 }
 
 impl IndexFiles {
-    /// If a stripe was rebuilt, in this life of the log or before: the tree that answers for it at `seq`, or `Some(None)`
-    /// if nothing was ever written there.
-    pub(crate) fn rebuilt_tree(&self, stripe: StripeId, seq: Seq) -> Option<Option<PageRef>> {
+    /// If a stripe was rebuilt, in this life of the log or before: the tree that answers for it at `seq` (`None`: nothing
+    /// was ever written there), and the last moment for which it does.
+    pub(crate) fn rebuilt_tree(&self, stripe: StripeId, seq: Seq) -> Option<(Option<PageRef>, Seq)> {
         let known = self.mended.tree_of(stripe, seq);
         // What waits to be rebuilt was looked for already.
         if known.is_some() || self.mended.is_reported(stripe) {
             return known;
         }
         let delta = self.mended_before().iter().rev().filter(|name| name.end >= seq).find_map(|&name| {
-            let checkpoint = self.open(name).ok()?;
-            let tables = checkpoint.tables(stripe.0);
-            let i = tables.binary_search_by_key(&(stripe.1 / TABLE_STRIPES), |table| table.0).ok()?;
-            let table = self.table(tables[i].1).ok()?;
+            let row = self.row(&self.open(name).ok()?, stripe)?;
             // A delta of everything since the beginning needs no other tree.
             let answers = |delta: &&TreeRef| delta.low == Seq::ZERO && delta.high >= seq;
-            table.row(stripe.1)?.deltas.iter().find(answers).copied()
+            row.deltas.iter().find(answers).copied()
         })?;
         self.mended.add(stripe, Some(delta.root), delta.high);
-        Some(Some(delta.root))
+        Some((Some(delta.root), delta.high))
+    }
+
+    /// Whether a damaged tree of a checkpoint is not needed any more, because the stripe was rebuilt since: its pages are
+    /// whole, and no later checkpoint that it does not answer for was made upon the damaged tree.
+    pub(crate) fn is_replaced(&self, stripe: StripeId, tree: PageRef, end: Seq) -> bool {
+        let Some((rebuilt, high)) = self.rebuilt_tree(stripe, end) else { return false };
+        let is_whole = |rebuilt: PageRef| {
+            rebuilt.file != tree.file && tree::versions(self, rebuilt, &(0..u32::MAX), &mut |_| {}).is_ok()
+        };
+        // A tree that a checkpoint does not have any more is in no later one either.
+        let is_used = |later: &Name| match self.open(*later) {
+            Ok(later) => self.row(&later, stripe).is_none_or(|row| row.trees().any(|used| used.root == tree)),
+            Err(_) => true,
+        };
+        rebuilt.is_none_or(is_whole)
+            && !self.snapshot().names.iter().find(|later| later.end > high).is_some_and(is_used)
+    }
+
+    /// The row of a stripe, if it can be read.
+    fn row(&self, checkpoint: &Checkpoint, (volume, stripe): StripeId) -> Option<Row> {
+        let tables = checkpoint.tables(volume);
+        let i = tables.binary_search_by_key(&(stripe / TABLE_STRIPES), |table| table.0).ok()?;
+        self.table(tables[i].1).ok()?.row(stripe).cloned()
     }
 
     fn mended_before(&self) -> &[Name] {

@@ -218,9 +218,9 @@ impl Mended {
         }
     }
 
-    /// If a stripe was rebuilt: the tree that answers for it at `seq`, or `Some(None)` if nothing was ever written
-    /// there.
-    pub(crate) fn tree_of(&self, stripe: StripeId, seq: Seq) -> Option<Option<PageRef>> {
-        self.known().mended.get(&stripe).filter(|(_, high)| seq <= *high).map(|(tree, _)| *tree)
+    /// If a stripe was rebuilt: the tree that answers for it at `seq` (`None`: nothing was ever written there), and the
+    /// last moment for which it does.
+    pub(crate) fn tree_of(&self, stripe: StripeId, seq: Seq) -> Option<(Option<PageRef>, Seq)> {
+        self.known().mended.get(&stripe).filter(|(_, high)| seq <= *high).copied()
     }
 }

@@ -1,28 +1,17 @@
 //! Reads everything back and checks it.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+mod index;
 
-use bygone_model::{Seq, VolumeId};
+use std::{cell::Cell, collections::BTreeSet};
 
+use bygone_model::Seq;
+
+use self::index::IndexCheck;
 use super::{Log, hashing::Hashed, patched::Patched, recover::MISSING_MAX, scan};
 use crate::{
     env::File,
     error::{Damage, Error, Place, Result},
-    format::{
-        checkpoint::{self, TABLE_STRIPES},
-        manifest::Hash,
-        page::Page,
-        segment,
-    },
-    index::{
-        checkpoint::Checkpoint,
-        mended::StripeId,
-        tree::{self, PageSource},
-    },
+    format::{manifest::Hash, segment},
     manifest::{Flaws, Known},
 };
 
@@ -84,26 +73,6 @@ impl Log {
         }
     }
 
-    /// The same for all indexes only. Upkeep makes anew what is damaged in them.
-    ///
-    /// # Errors
-    /// As [`Log::verify`].
-    pub fn verify_index(&self, keep_going: &mut dyn FnMut(u64, u64) -> bool) -> Result<VerifyReport> {
-        let mut report = VerifyReport::default();
-        let total = self.bytes_in(&[checkpoint::folder()])?;
-        let snapshot = self.index.snapshot();
-        for &name in &snapshot.names {
-            let mut keep_going = |checked| keep_going(checked, total);
-            let checked = self.verify_checkpoint(name, &mut BTreeSet::new(), &mut report, &mut keep_going);
-            report.note(checked.map_err(|error| self.unless_superseded(error)))?;
-            if !keep_going(report.checked_bytes) {
-                return Ok(report);
-            }
-        }
-        report.complete = true;
-        Ok(report)
-    }
-
     fn verify_all(
         &self,
         newest_first: bool,
@@ -159,13 +128,17 @@ impl Log {
         if newest_first {
             names.reverse();
         }
-        for &mut name in names {
-            let checked = self.verify_checkpoint(name, &mut begun, &mut report, keep_going);
+        let mut check = IndexCheck::new(self);
+        for &name in &*names {
+            let checked = check.checkpoint(name, &mut begun, &mut report, keep_going);
             report.note(checked)?;
             called_at.set(None);
             if !keep_going(report.checked_bytes) {
                 return Ok(report);
             }
+        }
+        if !check.rest(names, &mut report, keep_going)? {
+            return Ok(report);
         }
         let mut spans = Vec::with_capacity(numbers.len());
         for number in numbers {
@@ -343,145 +316,5 @@ impl Log {
         let sequencer = self.sequencer();
         let full = sequencer.full.iter().find(|full| full.number == number)?;
         Some(Seq(full.first_seq.0 + full.times.len() as u64))
-    }
-
-    fn verify_checkpoint(
-        &self,
-        name: crate::format::checkpoint::Name,
-        begun: &mut BTreeSet<u32>,
-        report: &mut VerifyReport,
-        keep_going: &mut dyn FnMut(u64) -> bool,
-    ) -> Result<()> {
-        let checkpoint = self.open_checkpoint(name)?;
-        begun.extend(checkpoint.footer.segments.iter().map(|start| start.0));
-        let damaged = RefCell::new(BTreeMap::new());
-        let checked = self.verify_trees(&checkpoint, &damaged, report, keep_going);
-        let damaged = damaged.into_inner().into_iter();
-        report.damaged.extend(damaged.map(|(place, damage)| Damaged { place, damage }));
-        checked
-    }
-
-    /// Checks the rest of a checkpoint. The damaged pages are noted in `damaged`.
-    fn verify_trees(
-        &self,
-        checkpoint: &Checkpoint,
-        damaged: &RefCell<BTreeMap<Place, Damage>>,
-        report: &mut VerifyReport,
-        keep_going: &mut dyn FnMut(u64) -> bool,
-    ) -> Result<()> {
-        let name = checkpoint.name;
-        for block in &checkpoint.footer.events {
-            let events = self.index.event_block(name, block);
-            if events.as_ref().is_err_and(Error::is_index_damage) {
-                self.index.mended.report_file(name.number);
-            }
-            report.note(events.map(drop))?;
-            report.checked_bytes += u64::from(block.block.len_bytes);
-            if !keep_going(report.checked_bytes) {
-                return Ok(());
-            }
-        }
-        for (volume, tables) in &checkpoint.footer.volumes {
-            for (table_index, at) in tables.iter().filter(|table| table.1.file == name.number) {
-                let table = match self.index.read_table(*at) {
-                    Err(error) if error.is_index_damage() => {
-                        if !self.report_table(VolumeId(*volume), *table_index, name.end) {
-                            report.note(Err(error))?;
-                        }
-                        continue;
-                    }
-                    table => table?,
-                };
-                let own = |tree: &&crate::format::checkpoint::TreeRef| tree.root.file == name.number;
-                for row in &table.rows {
-                    for tree in row.deltas.iter().chain(&row.before).chain(&row.after).filter(own) {
-                        let (own, stripe) = (RefCell::default(), (VolumeId(*volume), row.stripe));
-                        let checked_bytes = Cell::new(report.checked_bytes);
-                        let keep_going = RefCell::new(&mut *keep_going);
-                        let ended = Cell::new(false);
-                        let fresh = FreshPages { log: self, checked_bytes, keep_going, ended, damaged: &own };
-                        let result = tree::versions(&fresh, tree.root, &(0..u32::MAX), &mut |_| {});
-                        report.checked_bytes = fresh.checked_bytes.get();
-                        let (ended, mut own) = (fresh.ended.get(), own.into_inner());
-                        let is_damaged = result.as_ref().is_err_and(Error::is_index_damage);
-                        // What was rebuilt since is not needed any more.
-                        if (is_damaged || !own.is_empty()) && self.report_stripe(stripe, name.end) {
-                            own.clear();
-                        } else if is_damaged {
-                            report.note(result.clone())?;
-                        }
-                        damaged.borrow_mut().append(&mut own);
-                        if ended {
-                            return Ok(());
-                        }
-                        if !is_damaged {
-                            result?;
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Log {
-    /// Reports damage in the trees of a stripe that answer for moments up to `end`, unless a whole tree was rebuilt in
-    /// their place; returns whether one was.
-    fn report_stripe(&self, stripe: StripeId, end: Seq) -> bool {
-        let is_whole = |tree: Option<tree::PageRef>| {
-            tree.is_none_or(|tree| tree::versions(&self.index, tree, &(0..u32::MAX), &mut |_| {}).is_ok())
-        };
-        let rebuilt = self.index.rebuilt_tree(stripe, end).is_some_and(is_whole);
-        if !rebuilt {
-            self.index.mended.report(stripe);
-        }
-        rebuilt
-    }
-
-    /// The same for a table: reports all stripes that are known to be in it.
-    fn report_table(&self, volume: VolumeId, index: u32, end: Seq) -> bool {
-        let base = self.heads().base.clone();
-        let tables = base.as_ref().map_or(&[][..], |base| base.tables(volume));
-        let newest = tables.iter().find(|table| table.0 == index);
-        let newest = newest.and_then(|table| self.index.read_table(table.1).ok());
-        let Some(newest) = newest.filter(|table| !table.rows.is_empty()) else {
-            // It is the newest itself. To rebuild one stripe of it is to rebuild all.
-            self.index.mended.report((volume, index * TABLE_STRIPES));
-            return false;
-        };
-        let left = newest.rows.iter().filter(|row| !self.report_stripe((volume, row.stripe), end));
-        left.count() == 0
-    }
-}
-
-/// Pages read from the medium and not from the cache. Counts their bytes, and returns none once `keep_going` has
-/// stopped it. Notes those that are damaged, and returns empty ones for them, so that the rest of the tree is read.
-struct FreshPages<'a, 'b> {
-    log: &'a Log,
-    checked_bytes: Cell<u64>,
-    keep_going: RefCell<&'b mut dyn FnMut(u64) -> bool>,
-    ended: Cell<bool>,
-    damaged: &'b RefCell<BTreeMap<Place, Damage>>,
-}
-
-impl PageSource for FreshPages<'_, '_> {
-    fn page(&self, at: tree::PageRef) -> Result<Arc<Page>> {
-        let page = self.log.index.read_page(at);
-        self.checked_bytes.set(self.checked_bytes.get() + u64::from(at.len_bytes));
-        if !(self.keep_going.borrow_mut())(self.checked_bytes.get()) {
-            self.ended.set(true);
-            return Err(Error::WouldBlock);
-        }
-        match page {
-            Err(Error::Damaged { place, damage }) => {
-                self.damaged.borrow_mut().insert(place, damage);
-                Ok(Arc::new(Page::new(0, Vec::new(), Vec::new())))
-            }
-            page => page,
-        }
-    }
-    fn contradiction(&self, at: tree::PageRef) -> Error {
-        self.log.index.contradiction(at)
     }
 }

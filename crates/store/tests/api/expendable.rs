@@ -88,8 +88,8 @@ impl Answers {
     }
 }
 
-/// One byte of each kind of part that a checkpoint file has; whether it is of a tree.
-fn parts(path: &Path) -> Vec<(&'static str, u64, bool)> {
+/// One byte of each kind of part that a checkpoint file has, and of two of them; whether it is of a tree.
+fn parts(path: &Path) -> Vec<(&'static str, Vec<u64>, bool)> {
     let bytes = std::fs::read(path).unwrap();
     let number = Name::parse(path.file_name().unwrap().to_str().unwrap()).unwrap().number;
     let frame = bytes.last_chunk::<FRAME_BYTES>().unwrap();
@@ -99,15 +99,17 @@ fn parts(path: &Path) -> Vec<(&'static str, u64, bool)> {
     let footer: Footer = serde_json::from_slice(footer).unwrap();
     let table = footer.volumes.iter().flat_map(|volume| &volume.1).find(|table| table.1.file == number);
     let block = |block: &EventBlock| block.block.offset + 3;
+    let (page, end) = (FRAME_BYTES as u64 + 20, len - FRAME_BYTES as u64 + 9);
     let mut parts = vec![
-        ("header", 20, false),
-        ("page", FRAME_BYTES as u64 + 20, true),
-        ("footer", trailer.offset + u64::from(trailer.len_bytes) / 2, false),
-        ("trailer", len - FRAME_BYTES as u64 + 9, false),
-        ("end", len, false),
+        ("header", vec![20], false),
+        ("page", vec![page], true),
+        ("footer", vec![trailer.offset + u64::from(trailer.len_bytes) / 2], false),
+        ("trailer", vec![end], false),
+        ("end", vec![len], false),
+        ("page and trailer", vec![page, end], true),
     ];
-    parts.extend(table.map(|table| ("table", table.1.offset + 20, true)));
-    parts.extend(footer.events.first().map(|first| ("events", block(first), false)));
+    parts.extend(table.map(|table| ("table", vec![table.1.offset + 20], true)));
+    parts.extend(footer.events.first().map(|first| ("events", vec![block(first)], false)));
     parts
 }
 
@@ -129,7 +131,7 @@ fn each_part(then: impl Fn(&World, &Answers, (&str, bool))) {
     for which in [0, files.len() / 2, files.len() - 2, files.len() - 1] {
         for (part, at, of_tree) in parts(&files[which]) {
             let world = World::copy_of(world.folder.path());
-            hurt(&world.files("index")[which], at);
+            at.iter().for_each(|at| hurt(&world.files("index")[which], *at));
             then(&world, &answers, (&format!("{part} of file {which} of {}", files.len()), of_tree));
         }
     }

@@ -319,6 +319,51 @@ fn damage_that_the_log_names_by_itself_is_not_told_twice() {
     assert!(matches!(&said[..], [Trouble::Damaged { .. }]), "{said:?}");
 }
 
+#[test]
+fn a_damaged_index_is_told_as_one_and_compaction_makes_it_anew_in_a_process_of_its_own() {
+    let (world, manager) = with_sevens();
+    let compact = call::Compact { dry_run: false };
+    let mut told = Collected::default();
+    manager.handle(&compact, &mut told).unwrap();
+    // Another one follows, so that this is not the newest, which opening would make anew.
+    let target = manager.target("web").unwrap();
+    target.log.event(BranchId(0), &Event::new(Kind::Point, "x")).unwrap();
+    target.log.checkpoint().unwrap();
+    let index = target.dir().join("index");
+    drop((target, manager));
+    let mut files: Vec<_> = std::fs::read_dir(&index).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let mut bytes = std::fs::read(&files[0]).unwrap();
+    let page = 64 + 20;
+    bytes[page] ^= 1;
+    // And the trailer.
+    let end = bytes.len() - 50;
+    bytes[end] ^= 1;
+    std::fs::write(&files[0], &bytes).unwrap();
+
+    let read = |manager: &Manager| {
+        let target = manager.target("web").unwrap();
+        let (log, volume) = (target.log.clone(), target.volume(BranchId(0), None).unwrap());
+        let view = log.view(volume, log.head_seq()).unwrap();
+        view.read(bygone_model::Lba(8), &mut vec![0; 512], bygone_store::Wait::Yes)
+    };
+    let failed = Error::from(read(&world.manager()).unwrap_err()).failure();
+    assert_eq!(failed.code(), "index-damaged", "{failed}");
+    let manager = world.manager();
+    let verified = manager.handle(&call::Verify { name: None, for_s: None, newest_first: false }, &mut told);
+    let details: Vec<String> = verified.unwrap().damaged.into_iter().map(|at| at.detail).collect();
+    assert!(!details.is_empty() && details.iter().all(|at| at.contains("nothing is lost")), "{details:?}");
+    assert_eq!(troubles(&manager), []);
+    drop(manager);
+    let manager = world.manager();
+    manager.handle(&compact, &mut told).unwrap();
+    assert!(told.notes.iter().any(|note| note.contains("made anew")), "{:?}", told.notes);
+    drop(manager);
+    let manager = world.manager();
+    read(&manager).unwrap();
+    assert_eq!(verify(&manager, None), 0);
+}
+
 fn kept(manager: &Manager) -> Vec<RemovedInfo> {
     Collected::of(manager, &call::TargetRemoved {}).items
 }
