@@ -162,6 +162,14 @@ impl Watcher {
             return Ok(Vec::new());
         }
         let software = past.software(at)?;
+        let settled = &self.settled.sight;
+        let mut changed = open
+            .sight
+            .iter()
+            .filter(|(volume, glance)| settled.get(*volume).is_some_and(|old| old != *glance));
+        if !is_last && changed.any(|(volume, _)| !software.contains_key(volume)) {
+            return Ok(Vec::new());
+        }
         if !is_last
             && (0..HALF_DONE_MICROS).contains(&quiet)
             && is_half_done(&software, &self.settled.software)
@@ -208,10 +216,12 @@ impl Watcher {
                     transactions.push(Transaction { before, after: at, volume, manager, changes });
                 }
             }
-            self.settled.software.insert(volume, databases);
+            if let Some(glance) = sight.get(&volume) {
+                self.settled.sight.insert(volume.clone(), *glance);
+                self.settled.software.insert(volume, databases);
+            }
         }
         self.settled.at = at;
-        self.settled.sight.extend(sight);
         transactions
     }
 }

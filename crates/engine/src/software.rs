@@ -117,6 +117,7 @@ type Result<T> = std::result::Result<T, LookError>;
 
 struct Follower {
     branch: BranchId,
+    /// From where a later one would go on.
     from: Seq,
     watcher: Option<Watcher>,
     /// The newest moment that was looked at.
@@ -174,7 +175,8 @@ impl Follower {
     }
 
     fn look(&mut self, target: &Arc<Target>, at: Seq, is_last: bool) -> Result<()> {
-        let mut past = Disks { target, branch: self.branch, surveyor: target.shared.children.surveyor() };
+        let mut past =
+            Disks { target, branch: self.branch, surveyor: target.shared.children.patient_surveyor() };
         let watcher = match &mut self.watcher {
             Some(watcher) => watcher,
             none => none.insert(Watcher::begin(&mut past, self.from)?),
@@ -197,9 +199,13 @@ impl Follower {
     /// Keeps the place from which another follower would go on.
     fn keep(&mut self, target: &Target) {
         self.kept = Instant::now();
-        let Some(watcher) = &self.watcher else { return };
-        if let Err(error) = target.log.keep_cursor(CURSOR, watcher.settled_at()) {
-            tracing::debug!(target = target.name, %error, "the place of the watch over its software cannot be kept");
+        let settled = self.watcher.as_ref().map(Watcher::settled_at);
+        let Some(settled) = settled.filter(|at| *at > self.from) else { return };
+        match target.log.keep_cursor(CURSOR, settled) {
+            Ok(()) => self.from = settled,
+            Err(error) => {
+                tracing::debug!(target = target.name, %error, "it cannot be kept how far was looked");
+            }
         }
     }
 }

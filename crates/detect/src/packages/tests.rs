@@ -131,6 +131,13 @@ fn a_volume_that_cannot_be_read_for_a_while_is_compared_with_what_it_was() {
     // Where in the time without a sight it happened is not known.
     assert_eq!(found[0].1.before, Seq(4999));
 
+    // One that cannot be read when the transaction comes to rest is waited for.
+    let mut fake = Fake::new(&[(0, 1, from_ref(&whole("a", "1"))), (5000, 2, from_ref(&whole("a", "2")))]);
+    fake.states.push((6000, None));
+    fake.states.push((15_000, Some((2, vec![whole("a", "2")]))));
+    let found = watch(&mut fake, 100, 20_000);
+    assert_eq!((found.len(), found[0].0, found[0].1.before), (1, 15_000, Seq(4999)));
+
     // One that is new brings its software along and installs nothing.
     let mut fake =
         Fake { states: vec![(0, None), (5000, Some((2, vec![whole("a", "2")])))], glances: Cell::new(0) };

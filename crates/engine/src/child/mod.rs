@@ -39,6 +39,8 @@ use wire::{Answer, Frame, Question};
 const CHILDREN_MAX: usize = 4;
 /// How long one answer may take, all waiting and reading together.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
+/// The same for what can wait.
+const PATIENT_ANSWER_MAX: Duration = Duration::from_secs(20);
 /// A child answers so many questions before another takes its place: the limit of its processor time is one for all.
 const ANSWERS_PER_CHILD: u32 = 16;
 /// How long a child that has closed its socket may take to end.
@@ -89,12 +91,21 @@ impl Default for Children {
 impl Children {
     /// Somebody who asks, once a child may be at work for it.
     pub(crate) fn surveyor(&self) -> Surveyor<'_> {
+        self.surveyor_leaving(0, ANSWER_MAX)
+    }
+
+    /// Somebody who asks about what can wait: it leaves half of the children to others, and gives up sooner.
+    pub(crate) fn patient_surveyor(&self) -> Surveyor<'_> {
+        self.surveyor_leaving(CHILDREN_MAX / 2, PATIENT_ANSWER_MAX)
+    }
+
+    fn surveyor_leaving(&self, left: usize, answer_max: Duration) -> Surveyor<'_> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        while *free == 0 {
+        while *free <= left {
             free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
         }
         *free -= 1;
-        Surveyor { children: self, child: None, answer_max: ANSWER_MAX }
+        Surveyor { children: self, child: None, answer_max }
     }
 
     /// Finds out whether a child can work here at all, before one is needed.
@@ -188,7 +199,8 @@ impl Drop for Surveyor<'_> {
         // The next one starts when this one has ended.
         self.child = None;
         *self.children.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.children.freed.notify_one();
+        // Not each of those that wait may take it.
+        self.children.freed.notify_all();
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{TcpStream, UdpSocket},
     path::Path,
+    sync::Arc,
     thread,
 };
 
@@ -349,6 +350,26 @@ fn there_are_never_more_children_than_that() {
         assert_eq!(waiting.join().unwrap(), survey(&disk()).unwrap());
     });
     assert_eq!(*children.free.lock().unwrap(), CHILDREN_MAX);
+}
+
+#[test]
+fn those_who_can_wait_leave_children_to_others() {
+    let children = Arc::new(Children::default());
+    let patient: Vec<_> = (0..CHILDREN_MAX / 2).map(|_| children.patient_surveyor()).collect();
+    let (another, (begun, begins)) = (children.clone(), std::sync::mpsc::channel());
+    let waits = thread::spawn(move || {
+        let surveyor = another.patient_surveyor();
+        begun.send(()).unwrap();
+        drop(surveyor);
+    });
+    // Half of them are free for a stop, and stay so.
+    let stops: Vec<_> = (0..CHILDREN_MAX / 2).map(|_| children.surveyor()).collect();
+    begins.recv_timeout(Duration::from_millis(200)).unwrap_err();
+    drop(stops);
+    begins.recv_timeout(Duration::from_millis(200)).unwrap_err();
+    drop(patient);
+    begins.recv_timeout(Duration::from_secs(60)).unwrap();
+    waits.join().unwrap();
 }
 
 #[test]
