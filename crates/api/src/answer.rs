@@ -7,6 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Accelerator, DiskMode, Life, Problem, Running, StoreState, config::TargetConfig};
 
+/// A stretch of the log that is lost and of which no index knows what it wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostRecords {
+    pub first_seq: u64,
+    pub last_seq: u64,
+    /// A time at or before that of the first one; RFC 3339.
+    pub from: String,
+    /// A time at or after that of the last one, as far as one is known.
+    pub to: String,
+}
+
 /// A moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MomentInfo {
@@ -33,6 +44,10 @@ pub struct MomentInfo {
     /// How the request was interpreted; only if a moment was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub how: Option<String>,
+    /// Records before it that are lost and whose places no index knows: some of its content may be older than it should
+    /// be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostRecords>,
     /// Further details.
     pub details: Details,
 }
@@ -210,6 +225,10 @@ pub struct Started {
     pub pid: u32,
     pub accelerator: Accelerator,
     pub console: PathBuf,
+    /// Records before what it runs from that are lost and whose places no index knows: some of its content may be older than
+    /// it should be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostRecords>,
 }
 
 /// `export`.
@@ -226,6 +245,10 @@ pub struct Exported {
     /// The same, with the details of the moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moment: Option<MomentInfo>,
+    /// Records before what is served that are lost and whose places no index knows: some of its content may be older than
+    /// it should be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<LostRecords>,
 }
 
 /// A branch.
@@ -275,6 +298,9 @@ pub struct RestoredDisk {
     /// Ranges that are damaged in the store; they were written as zeroes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<Unreadable>,
+    /// How much of it may be older than it should be, because of records that are lost ([`MomentInfo::lost`]).
+    #[serde(default)]
+    pub uncertain_bytes: u64,
 }
 
 /// A range of a disk that could not be read.

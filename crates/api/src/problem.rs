@@ -51,6 +51,12 @@ pub enum Trouble {
     /// Nothing is lost: an index is made anew from the log.
     #[error("damage in {place}: {damage}")]
     IndexDamaged { place: String, damage: String },
+    /// Nothing knows which blocks they wrote. `from` and `to` are RFC 3339.
+    #[error(
+        "records {first_seq} to {last_seq} (from {from} to {to}) are lost, and no index knows what they wrote: whatever \
+         lies behind them may be older than it should be"
+    )]
+    RecordsLost { first_seq: u64, last_seq: u64, from: String, to: String },
     #[error("the medium failed, and nothing more is acknowledged")]
     LogPoisoned,
     /// Upkeep is retried; writes wait before too much of the index exists in memory only.

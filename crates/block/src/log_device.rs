@@ -289,6 +289,27 @@ impl AsOfDevice {
         AsOfDevice { log, view, geometry }
     }
 
+    /// How many bytes of it may be older than they should be, because records are lost
+    /// ([`View::uncertain`](bygone_store::View::uncertain)). Asks `wanted` now and then whether to go on; `None`: not.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn uncertain_bytes(&self, wanted: &mut dyn FnMut() -> bool) -> Result<Option<u64>, StoreError> {
+        if self.view.lost().is_empty() {
+            return Ok(Some(0));
+        }
+        let (mut at, mut uncertain) = (0, 0);
+        while at < self.geometry.size_bytes {
+            if !wanted() {
+                return Ok(None);
+            }
+            let len = RESOLVE_BYTES.min(self.geometry.size_bytes - at);
+            uncertain += self.view.uncertain(Lba::of_bytes(at), Sectors::of_bytes(len))?.bytes();
+            at += len;
+        }
+        Ok(Some(uncertain))
+    }
+
     fn resolve(&self, offset: u64, len_bytes: u64, wait: Wait) -> Result<Vec<HeadFragment>, IoError> {
         check_request(&self.geometry, offset, len_bytes)?;
         Ok(self.view.resolve(Lba::of_bytes(offset), Sectors::of_bytes(len_bytes), wait)?)

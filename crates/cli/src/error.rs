@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use bygone_api::{Failure, Remedy};
+use bygone_api::{Failure, LostRecords, Remedy};
 use clap::{CommandFactory as _, error::ErrorKind};
 use serde_json::{Map, Value, json};
 
@@ -48,6 +48,9 @@ pub(crate) enum Error {
     /// A check found damage. It has been shown already.
     #[error("{} damaged", Places(*.0))]
     Damaged(usize),
+    /// What was asked for was done, and lies behind records that are lost. That has been shown already.
+    #[error("records before this moment are lost; what they overwrote is older than it should be")]
+    BehindLoss,
     /// A manual page cannot be written.
     #[error("writing manual pages to {}: {source}", .folder.display())]
     Manual {
@@ -116,6 +119,12 @@ impl Error {
                 "damaged",
                 "what lies elsewhere is whole; restore from there, and check the medium and its log",
             ),
+            Error::BehindLoss => (
+                3,
+                "behind-loss",
+                "a moment before the lost records is whole; `bygone status` says which file they were in: with a copy of it, \
+                 put it back before anything else is done",
+            ),
             Error::Manual { .. } => (1, "file", "check the folder and its permissions"),
             Error::Signals(_) => (1, "system-refuses", "try again; nothing was begun"),
         };
@@ -173,6 +182,14 @@ fn for_people(failure: &Failure, look: &Look) -> String {
     }
 }
 
+/// Checks that no records before a moment are lost, after its answer was shown.
+///
+/// # Errors
+/// [`Error::BehindLoss`] if some are.
+pub(crate) fn check_whole(lost: &[LostRecords]) -> Result<()> {
+    if lost.is_empty() { Ok(()) } else { Err(Error::BehindLoss) }
+}
+
 /// Says why a command ended early, and gives the exit code.
 pub(crate) fn report(session: &Session, error: &Error) -> ExitCode {
     if error.is_closed_output() {
@@ -187,7 +204,7 @@ pub(crate) fn report(session: &Session, error: &Error) -> ExitCode {
     // `eprint!` panics when standard error cannot be written.
     let _ = io::stderr().write_all(in_words(&refusal, &message, &look).as_bytes());
     // A check that found damage has printed its own document.
-    if session.json() && !matches!(error, Error::Damaged(_)) {
+    if session.json() && !matches!(error, Error::Damaged(_) | Error::BehindLoss) {
         // Standard error has it already, should this fail.
         let _ = session.print_json(&in_json(&refusal));
     }
@@ -348,6 +365,7 @@ mod tests {
             (Error::Declined, 1),
             (Error::NeedsYes, 2),
             (Error::Damaged(1), 3),
+            (Error::BehindLoss, 3),
             (Error::Output(io::ErrorKind::StorageFull.into()), 1),
             (Error::Signals(io::ErrorKind::Other.into()), 1),
         ] {

@@ -425,6 +425,9 @@ pub(crate) fn of_problem(problem: &Problem) -> String {
         Trouble::DamageKnown { .. } => {
             "restore from moments and disks that are whole, and check the medium; `bygone verify` looks again"
         }
+        Trouble::RecordsLost { .. } => {
+            "moments before them are whole; with a copy of the file that is missing, put it back before anything else is done"
+        }
         Trouble::UpkeepFails { .. } => {
             "check the medium that holds the store; `bygone verify` shows all that is damaged"
         }

@@ -232,6 +232,7 @@ mod tests {
             read_only: true,
             seq: None,
             moment: None,
+            lost: Vec::new(),
         };
         let answer = value(&exported);
         assert!(answers.end(answer).is_err());

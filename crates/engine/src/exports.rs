@@ -15,7 +15,7 @@ use bygone_block::{
 use jiff::Zoned;
 
 use crate::{
-    api::MomentInfo,
+    api::{LostRecords, MomentInfo},
     calls,
     error::{Error, Result, Usage},
     history,
@@ -31,6 +31,8 @@ pub(crate) struct Opened {
     pub device: Arc<dyn BlockDevice>,
     /// The moment, for a past one.
     pub moment: Option<MomentInfo>,
+    /// What is lost of the history that it shows.
+    pub lost: Vec<LostRecords>,
 }
 
 impl std::fmt::Debug for Opened {
@@ -78,19 +80,22 @@ impl Manager {
         match which {
             Which::Present => {
                 let volume = target.volume(catalog.head, disk)?;
-                Ok(Opened { device: Arc::new(target.serve(volume, true)?), moment: None })
+                let device = Arc::new(target.serve(volume, true)?);
+                Ok(Opened { device, moment: None, lost: target.lost_now(catalog.head) })
             }
             Which::Branch(branch) => {
                 let branch = history::branch_named(&catalog, &branch)?;
                 // A dropped branch takes no writes.
                 let volume = target.volume(catalog.live_branch(branch)?.id, disk)?;
-                Ok(Opened { device: Arc::new(target.serve(volume, false)?), moment: None })
+                let device = Arc::new(target.serve(volume, false)?);
+                Ok(Opened { device, moment: None, lost: target.lost_now(branch) })
             }
             Which::Past(when) => {
                 let found = target.moment(&when, now)?;
                 let volume = target.volume_at(found.place, disk)?;
                 let device = Arc::new(target.as_of(volume, found.place.seq)?);
-                Ok(Opened { device, moment: Some(found.info(&target.log.catalog())) })
+                let moment = found.info(&target.log.catalog());
+                Ok(Opened { device, lost: moment.lost.clone(), moment: Some(moment) })
             }
         }
     }

@@ -53,6 +53,7 @@ impl Found {
             when: self.name.clone(),
             earliest_seq: event.as_ref().and_then(|event| timeline::earliest(event.at?)),
             how: Some(self.how.clone()),
+            lost: timeline::lost_before(catalog, self.place, |_| false),
             details: event.as_ref().map_or_else(Details::new, |event| event.details.clone()),
             label: event.map_or_else(|| self.how.clone(), |event| event.label),
         }

@@ -3,15 +3,21 @@
 //! A point is an event of kind `point`. Its record is written when the point is made, on the branch of the moment that
 //! it names, which may be long after that moment. A label is unique per target, on all lines together.
 
+use std::collections::BTreeSet;
+
 use bygone_model::{
     At, BranchId, Event, Kind, Micros, Moment, Place, Seq,
     when::{ParseError, Span, When, WholeDay},
 };
-use bygone_store::{EventOrder, EventQuery, Log, catalog::Catalog, cursor_of};
+use bygone_store::{
+    EventOrder, EventQuery, Log,
+    catalog::{Catalog, Volume},
+    cursor_of,
+};
 use jiff::Zoned;
 
 use crate::{
-    api::{MomentInfo, call},
+    api::{LostRecords, MomentInfo, call},
     error::{Error, Result},
     history::{self, Found},
     target::{Target, lock},
@@ -28,6 +34,28 @@ pub(crate) fn rfc3339(time: Micros) -> String {
 pub(crate) fn local(time: Micros) -> String {
     let at = jiff::Timestamp::from_microsecond(time.0).unwrap_or(jiff::Timestamp::MIN);
     at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// The records that are lost and of which no index knows what they wrote, of those that the disks of a branch as of
+/// `seq` lie behind. The present of a disk that stands outside the store does not: it is right there.
+#[must_use]
+pub(crate) fn lost_before(
+    catalog: &Catalog,
+    place: Place,
+    is_outside: impl Fn(&Volume) -> bool,
+) -> Vec<LostRecords> {
+    let volumes = catalog.volumes_of(place.branch, place.seq).filter(|volume| !is_outside(volume));
+    let lost: BTreeSet<_> = volumes
+        .flat_map(|volume| catalog.lost_before(volume.id, place.seq))
+        .map(|lost| (lost.first, lost.last, lost.from, lost.to))
+        .collect();
+    let told = |(first, last, from, to): (Seq, Seq, Micros, Micros)| LostRecords {
+        first_seq: first.0,
+        last_seq: last.0,
+        from: rfc3339(from),
+        to: rfc3339(to),
+    };
+    lost.into_iter().map(told).collect()
 }
 
 /// The moment that an event names, with the event.
@@ -56,6 +84,7 @@ pub(crate) fn info(catalog: &Catalog, moment: Moment) -> MomentInfo {
         when,
         earliest_seq: moment.event.at.and_then(earliest),
         how: None,
+        lost: Vec::new(),
         details: moment.event.details,
     }
 }

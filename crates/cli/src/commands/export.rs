@@ -10,7 +10,13 @@ use clap::{ArgGroup, Args};
 
 use clap_complete::engine::ArgValueCandidates;
 
-use crate::{complete, error::Result, manager, session::Session, show, values};
+use crate::{
+    complete,
+    error::{Result, check_whole},
+    manager,
+    session::Session,
+    show, values,
+};
 
 /// `export`.
 #[derive(Debug, Args)]
@@ -55,7 +61,10 @@ impl Export {
 }
 
 pub(crate) fn run(session: &Session, args: &Export) -> Result<()> {
+    let mut lost = Vec::new();
     manager::export(session, &args.call(), &mut |exported| {
-        session.show(&exported, |exported, _| show::machine::exported(exported))
-    })
+        lost.clone_from(&exported.lost);
+        session.show(&exported, show::machine::exported)
+    })?;
+    check_whole(&lost)
 }

@@ -5,7 +5,13 @@ use clap::Args;
 
 use clap_complete::engine::ArgValueCandidates;
 
-use crate::{complete, error::Result, manager, session::Session, show, values};
+use crate::{
+    complete,
+    error::{Result, check_whole},
+    manager,
+    session::Session,
+    show, values,
+};
 
 /// `run`.
 #[derive(Debug, Args)]
@@ -102,7 +108,8 @@ impl Stop {
 }
 
 pub(crate) fn run(session: &Session, args: &Run) -> Result<()> {
-    session.tell(&manager::ask(session, &args.call())?, |started, _| show::machine::started(started))?;
+    let started = manager::ask(session, &args.call())?;
+    session.tell(&started, show::machine::started)?;
     if args.console {
         manager::console(session, &args.name)?;
     }
@@ -110,7 +117,8 @@ pub(crate) fn run(session: &Session, args: &Run) -> Result<()> {
         let answer = manager::ask(session, &call::Wait { name: args.name.clone() })?;
         session.tell(&answer, |moment, look| show::machine::stopped(&args.name, moment, look))?;
     }
-    Ok(())
+    // The present is what there is; a moment was asked for.
+    check_whole(started.from.as_ref().map_or(&[], |from| from.lost.as_slice()))
 }
 
 pub(crate) fn console(session: &Session, args: &Console) -> Result<()> {

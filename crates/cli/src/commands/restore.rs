@@ -13,7 +13,7 @@ use clap_complete::engine::ArgValueCandidates;
 use crate::{
     complete,
     confirm::{before_loss, dry_run},
-    error::{Error, Result},
+    error::{Error, Result, check_whole},
     manager::{self, OnInterrupt},
     session::Session,
     show, values,
@@ -91,5 +91,5 @@ pub(crate) fn run(session: &Session, args: &Restore) -> Result<()> {
     let restored = manager::ask_as_planned(session, &call, planned.as_ref(), OnInterrupt::GiveUp)?;
     session.tell(&restored, show::restore::restored)?;
     let damaged = restored.disks.iter().map(|disk| disk.unreadable.len()).sum();
-    if damaged > 0 { Err(Error::Damaged(damaged)) } else { Ok(()) }
+    if damaged > 0 { Err(Error::Damaged(damaged)) } else { check_whole(&restored.moment.lost) }
 }

@@ -32,6 +32,11 @@ pub(crate) fn restored(restored: &Restored, look: &Look) -> String {
             out.push_str(&format!("  and {} more places (--json lists them)\n", ranges.len() - SHOWN_MAX));
         }
     }
+    out.push_str(&words::lost(&restored.moment.lost, look));
+    for disk in restored.disks.iter().filter(|disk| disk.uncertain_bytes > 0) {
+        let uncertain = words::bytes(disk.uncertain_bytes);
+        out.push_str(&format!("  {uncertain} of {} may be older than this moment\n", disk.id));
+    }
     if let Some(branch) = &restored.branch {
         out.push_str(&format!("The present is branch {} now.\n", words::line(branch)));
     }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use bygone_api::{
     Accelerator, BranchInfo, Compacted, DamagedPlace, DiskMode, DiskStatus, Exported, Failure, IoProblem,
-    JobInfo, JobState, KnownDamage, Life, MachineStatus, MomentInfo, Problem, Progress, Removed, RemovedInfo,
-    Restored, RestoredDisk, Running, Started, Status, StoreState, StoreStatus, TargetInfo, TargetStatus,
-    Trouble, Unreadable, Verification, Verified,
+    JobInfo, JobState, KnownDamage, Life, LostRecords, MachineStatus, MomentInfo, Problem, Progress, Removed,
+    RemovedInfo, Restored, RestoredDisk, Running, Started, Status, StoreState, StoreStatus, TargetInfo,
+    TargetStatus, Trouble, Unreadable, Verification, Verified,
     config::{Display, TargetConfig},
 };
 use bygone_model::{Details, Grade, Kind, Truth};
@@ -33,6 +33,7 @@ fn moment(seq: u64, time: &str, kind: Kind, grade: Grade, label: &str) -> Moment
         when: format!("seq:{seq}"),
         earliest_seq: None,
         how: None,
+        lost: Vec::new(),
         details: Details::new(),
     }
 }
@@ -470,6 +471,7 @@ fn what_was_done_is_said_in_a_sentence() {
         pid: 4711,
         accelerator: Accelerator::Kvm,
         console: PathBuf::from("/s/run/web.console"),
+        lost: Vec::new(),
     };
     let export = Exported {
         what: "web/vda@yesterday".to_owned(),
@@ -478,12 +480,13 @@ fn what_was_done_is_said_in_a_sentence() {
         read_only: true,
         seq: Some(912_345),
         moment: None,
+        lost: Vec::new(),
     };
     let serving = |listen| machine::serving("/s/run/api.sock".as_ref(), "/s/run/nbd.sock".as_ref(), listen);
     let all = [
-        machine::started(&run),
+        machine::started(&run, &look),
         machine::stopped("web", stop, &look),
-        machine::exported(&export),
+        machine::exported(&export, &look),
         serving(None),
         serving(Some("127.0.0.1:10809")),
         moments::named(&history()[4], &look),
@@ -519,6 +522,7 @@ fn a_restore_says_what_is_where() {
         size_bytes: 20 << 30,
         written_bytes: 3 << 30,
         unreadable: Vec::new(),
+        uncertain_bytes: 0,
     };
     let done =
         Restored { moment: history()[2].clone(), disks: vec![disk], branch: Some("main-2".to_owned()) };
@@ -534,6 +538,23 @@ fn a_restore_says_what_is_where() {
     assert!(shown.contains("Of vda 88 KiB could not be read; zeroes stand there instead:\n"), "{shown}");
     assert!(shown.contains("  4096 bytes from byte 1048576 on\n"), "{shown}");
     assert!(shown.contains("  and 2 more places (--json lists them)\n"), "{shown}");
+    let mut behind = damaged;
+    behind.disks[0] =
+        RestoredDisk { unreadable: Vec::new(), uncertain_bytes: 17 << 30, ..behind.disks[0].clone() };
+    behind.moment.lost = vec![LostRecords {
+        first_seq: 4000,
+        last_seq: 4999,
+        from: "2026-11-22T06:04:05.123456Z".to_owned(),
+        to: "2026-11-22T06:09:00Z".to_owned(),
+    }];
+    assert_snapshot!(restore::restored(&behind, &look(None)), @r"
+    Restored as of yesterday 14:59 (seq:912345, branch main, grade stopped): shut down in order
+        vda  20 GiB  3 GiB written  /mnt/web.img
+    Records before it are lost, and no index knows what they wrote: where they did, older content stands.
+      seq:4000 to seq:4999, from 3 days ago 15:04 to 3 days ago 15:09
+      17 GiB of vda may be older than this moment
+    The present is branch main-2 now.
+    ");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Sizes, times and texts of others, in words.
 
-use bygone_api::MomentInfo;
+use bygone_api::{LostRecords, MomentInfo};
 use bygone_model::{Micros, Truth, when::describe};
 use jiff::Timestamp;
 
@@ -83,6 +83,26 @@ pub(crate) fn label(moment: &MomentInfo) -> String {
         Truth::Observed => label,
         Truth::Claimed => format!("{label} (so it says)").trim_start().to_owned(),
     }
+}
+
+/// Which records are lost before what an answer is about, and what stands in their place; nothing if none are.
+pub(crate) fn lost(lost: &[LostRecords], look: &Look) -> String {
+    /// Of more stretches than this only the number is said.
+    const SHOWN_MAX: usize = 8;
+    if lost.is_empty() {
+        return String::new();
+    }
+    let mut out = String::from(
+        "Records before it are lost, and no index knows what they wrote: where they did, older content stands.\n",
+    );
+    for lost in lost.iter().take(SHOWN_MAX) {
+        let (from, to) = (time(&lost.from, look), time(&lost.to, look));
+        out.push_str(&format!("  seq:{} to seq:{}, from {from} to {to}\n", lost.first_seq, lost.last_seq));
+    }
+    if lost.len() > SHOWN_MAX {
+        out.push_str(&format!("  and {} more stretches (--json lists them)\n", lost.len() - SHOWN_MAX));
+    }
+    out
 }
 
 /// `1 disk`, `2 disks`.

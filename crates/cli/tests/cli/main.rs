@@ -6,6 +6,7 @@ mod complete;
 mod help;
 mod jobs;
 mod loss;
+mod lost;
 mod small;
 mod world;
 mod wrong;

@@ -69,6 +69,7 @@ impl Kept {
             from: boot.from.clone(),
             pid: 0,
             accelerator: boot.accelerator,
+            lost: Vec::new(),
             console: target.shared.launcher.console(&target.run_dir()),
         };
         let net = target.config().net;

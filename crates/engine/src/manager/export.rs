@@ -32,6 +32,7 @@ impl Handle<call::Export> for Manager {
             read_only: geometry.read_only,
             seq: opened.moment.as_ref().map(|moment| moment.seq),
             moment: opened.moment.clone(),
+            lost: opened.lost,
         };
         let exports = Arc::new(OneExport { name: what.clone(), device: opened.device.clone() });
         let server = nbd::Server::new(nbd::Limits::default());

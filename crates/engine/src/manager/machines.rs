@@ -106,7 +106,8 @@ impl Handle<call::Run> for Manager {
                 answers.note(format!("the log cannot say that its branch was made: {}", error.failure()));
             }
         }
-        started
+        let lost = if chosen.from.is_some() { Vec::new() } else { target.lost_now(chosen.branch) };
+        started.map(|started| Started { lost, ..started })
     }
 }
 

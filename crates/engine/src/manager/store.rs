@@ -11,7 +11,7 @@ use crate::{
     calls::Handle,
     error::{Error, Result},
     target::Target,
-    timeline,
+    timeline::{self, rfc3339},
 };
 
 /// With less free space than this, the status has a problem.
@@ -46,6 +46,12 @@ impl Handle<call::Status> for Manager {
                     true => Trouble::IndexDamaged { place, damage },
                     false => Trouble::Damaged { place, damage },
                 };
+                problems.push(Problem::of_target(&target.name, trouble));
+            }
+            for lost in &target.log.catalog().lost {
+                let (first_seq, last_seq) = (lost.first.0, lost.last.0);
+                let (from, to) = (rfc3339(lost.from), rfc3339(lost.to));
+                let trouble = Trouble::RecordsLost { first_seq, last_seq, from, to };
                 problems.push(Problem::of_target(&target.name, trouble));
             }
             if let Some(known) = known_damage(&target, status.verified.as_ref()) {

@@ -151,6 +151,8 @@ fn copy_disks(
 ) -> Result<()> {
     for Copied { volume, name, to } in chosen {
         let device = target.as_of(*volume, seq)?;
+        // Before the file has its name: a failure leaves none.
+        let uncertain = device.uncertain_bytes(&mut || answers.wanted())?;
         let doing = format!("restoring {name}");
         let mut unread = Unread::default();
         let written = copy_to_file(&device, to, &mut unread, &mut |done, total| {
@@ -163,6 +165,7 @@ fn copy_disks(
             size_bytes,
             written_bytes: written,
             unreadable: unread.ranges().iter().map(unreadable).collect(),
+            uncertain_bytes: uncertain,
         });
     }
     Ok(())

@@ -3,19 +3,32 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bygone_block::{AsOfDevice, BlockDevice, Extent, Geometry, IoError, Reading, Writing};
-use bygone_model::when::WholeDay;
+use bygone_model::{BranchId, Place, when::WholeDay};
+use bygone_store::catalog::{Keeping, Shows, Volume};
 use jiff::Zoned;
 
 use super::Target;
 use crate::{
+    api::LostRecords,
     error,
     history::{self, Found},
+    timeline,
 };
 
 /// A disk as of a moment, with a [`Hold`] on its target.
 pub(crate) struct PastDisk {
     pub(super) device: AsOfDevice,
     pub(super) _hold: Hold,
+}
+
+impl PastDisk {
+    /// How many bytes of it may be older than they should be, because records are lost.
+    ///
+    /// # Errors
+    /// When the index cannot be read, or no caller waits any more.
+    pub(crate) fn uncertain_bytes(&self, wanted: &mut dyn FnMut() -> bool) -> error::Result<u64> {
+        self.device.uncertain_bytes(wanted)?.ok_or(error::Error::Abandoned)
+    }
 }
 
 /// Keeps a target from being removed, for its lifetime.
@@ -34,6 +47,17 @@ impl Target {
     /// As [`history::find`]; [`error::Error::NoTarget`] if it was removed meanwhile.
     pub(crate) fn moment(&self, text: &str, now: &Zoned) -> error::Result<Found> {
         self.unless_gone(history::find(&self.log, text, WholeDay::Refuse, now))
+    }
+
+    /// The records that are lost and that the present of a branch lies behind. A tapped disk that shows it is right.
+    pub(crate) fn lost_now(&self, branch: BranchId) -> Vec<LostRecords> {
+        let catalog = self.log.catalog();
+        let is_outside = |volume: &Volume| {
+            catalog.disk_of(volume.id).is_ok_and(|disk| disk.keeping == Keeping::Tap)
+                && catalog.shows.get(&volume.disk).is_none_or(|shows| *shows == Shows::Volume(volume.id))
+                && branch == catalog.head
+        };
+        timeline::lost_before(&catalog, Place::new(branch, self.log.head_seq()), is_outside)
     }
 
     /// Begins to read a past moment.
