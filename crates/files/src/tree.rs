@@ -133,6 +133,9 @@ pub struct FileExtent {
     pub place: u64,
     /// It is reserved and reads as zeroes.
     pub unwritten: bool,
+    /// What lies at its place is a compressed form, of so many bytes, from which the content is made; `None` if it is the
+    /// content itself.
+    pub encoded_bytes: Option<u64>,
 }
 
 /// How much may still be read of the directories and maps of a volume: without bounds, unless a [`walk`] is on its way.

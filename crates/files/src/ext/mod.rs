@@ -259,6 +259,7 @@ impl<B: Blocks> Tree for Ext<B> {
                 len_bytes: run.blocks * unit,
                 place: run.place * unit,
                 unwritten: run.unwritten,
+                encoded_bytes: None,
             })
         })
     }

@@ -205,7 +205,7 @@ impl<B: Blocks> Tree for Fat<B> {
         let node = self.node(inode)?;
         let unit = self.boot.cluster_bytes;
         if let Some((place, len_bytes)) = self.boot.fixed_root.filter(|_| inode == ROOT) {
-            each(FileExtent { offset: 0, len_bytes, place, unwritten: false });
+            each(FileExtent { offset: 0, len_bytes, place, unwritten: false, encoded_bytes: None });
             return Ok(());
         }
         self.chains.runs(&node.stream, 0..u64::MAX, &mut |Run { first, clusters, place }| {
@@ -213,12 +213,13 @@ impl<B: Blocks> Tree for Fat<B> {
             let is_written = node.stream.len_bytes.is_none_or(|len| node.written_bytes >= len);
             let used =
                 if is_written { len_bytes } else { node.written_bytes.saturating_sub(offset).min(len_bytes) };
-            let extent = FileExtent { offset, len_bytes: used, place, unwritten: false };
+            let extent = FileExtent { offset, len_bytes: used, place, unwritten: false, encoded_bytes: None };
             let reserved = FileExtent {
                 offset: offset + used,
                 len_bytes: len_bytes - used,
                 place: place + used,
                 unwritten: true,
+                encoded_bytes: None,
             };
             [extent, reserved].into_iter().filter(|extent| extent.len_bytes > 0).all(&mut *each)
         })

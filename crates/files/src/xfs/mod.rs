@@ -219,6 +219,7 @@ impl<B: Blocks> Tree for Xfs<B> {
                 len_bytes: run.blocks * unit,
                 place: run.place,
                 unwritten: run.unwritten,
+                encoded_bytes: None,
             })
         })
     }
