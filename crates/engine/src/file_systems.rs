@@ -67,6 +67,11 @@ impl FileSystems {
             Err(error) => error.to_string(),
         };
         tracing::warn!(disk = name, why, "its file systems cannot be looked at");
+        self.add_unseen(name, &why);
+    }
+
+    /// Adds a disk that cannot be opened.
+    pub(crate) fn add_unseen(&mut self, name: &str, why: &dyn std::fmt::Display) {
         self.unseen.push(format!("{name}: {why}"));
     }
 

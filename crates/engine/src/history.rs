@@ -15,7 +15,7 @@ use jiff::{Zoned, tz::TimeZone};
 use crate::{
     api::MomentInfo,
     error::{Error, Result},
-    timeline,
+    grade, timeline,
 };
 
 /// The prefix that names a branch by its id, for example one that was dropped.
@@ -74,7 +74,7 @@ pub(crate) fn find(log: &Log, text: &str, day: WholeDay, now: &Zoned) -> Result<
     })?;
     let name = history.name_of(found.place)?;
     let best = log.event_at(found.place)?.map(|stored| stored.event);
-    let grade = best.as_ref().map_or(Grade::Crash, |event| event.grade);
+    let grade = grade::at(log, found.place)?;
     let event = found.event.or(best);
     Ok(Found { place: found.place, time: found.time, how: found.how, grade, event, name })
 }

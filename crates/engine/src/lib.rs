@@ -11,6 +11,7 @@ mod error;
 mod exports;
 mod failure;
 mod file_systems;
+mod grade;
 mod history;
 mod import;
 mod jobs;

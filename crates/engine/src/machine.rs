@@ -29,8 +29,8 @@ use bygone_block::nbd::Serving;
 use bygone_model::{At, BranchId, Event, Kind, Moment, Place, Seq};
 use bygone_store::Error as StoreError;
 
-use self::kept::Kept;
-pub(crate) use self::{kept::check_own, slot::Slot};
+pub(crate) use self::{follow::POWER_BUTTON, kept::check_own, slot::Slot};
+use self::{kept::Kept, slot::Lost};
 use crate::{
     api::{Accelerator, Failure, MomentInfo, Started},
     config,
@@ -164,7 +164,7 @@ fn unbooted(target: &Target, branch: BranchId, how: &str) -> Result<MomentInfo> 
         _ => "its machine was ended before it answered, as asked",
     };
     let event = Event { at: Some(At::exactly(seq, time)), ..Event::new(Kind::Manager, label) };
-    Ok(timeline::info(&target.log.catalog(), Moment { place: Place::new(branch, seq), time, event }))
+    timeline::info(&target.log, Moment { place: Place::new(branch, seq), time, event })
 }
 
 fn spawn_watch(
@@ -275,7 +275,7 @@ impl Machine {
                 target.wait_for_clients(kept.branch);
                 target.keep_serving(serving);
                 // A failure was logged, and the end is written when a request looks again.
-                let _ = target.left_is_gone(slot::unseen());
+                let _ = target.left_is_gone(Lost::Unseen);
                 return Err(Error::TargetStopped(target.name.clone()));
             }
             Err(error) => {
@@ -301,7 +301,7 @@ impl Machine {
         }
         let partly =
             |why| Error::Partly { done: format!("target {} has stopped", target.name), why: Box::new(why) };
-        match target.left_is_gone(slot::power_cut()).map_err(partly)? {
+        match target.left_is_gone(Lost::Forced).map_err(partly)? {
             Some(stop) => Ok(stop),
             None => unbooted(target, branch.unwrap_or_else(|| target.present()), "force"),
         }
@@ -372,7 +372,7 @@ impl Machine {
 
     /// Handles a machine that cannot be supervised. One that was left running goes on, with its disks served, and is
     /// adopted later; a new one is ended, because its start has failed.
-    fn give_up(&self, target: &Target) {
+    fn give_up(&self, target: &Arc<Target>) {
         let serving = lock(&self.serving).take();
         if self.adopted {
             // Its monitor takes one connection.
@@ -393,14 +393,14 @@ impl Machine {
         // If it has written it was booted all the same.
         if self.has_run(target) && matches!(target.shared.launcher.find(&target.run_dir()), Ok(None)) {
             // A failure was logged.
-            let _ = target.note_lost(Some(self.branch), slot::unseen());
+            let _ = target.note_lost(Some(self.branch), Lost::Unseen);
         }
         forget_attempt(target);
     }
 
     /// Handles a defect in supervising it: from then on it counts as left running, with its disks served, and is
     /// adopted again if it runs.
-    fn lose(&self, target: &Target, why: &Error) {
+    fn lose(&self, target: &Arc<Target>, why: &Error) {
         tracing::error!(target = target.name, error = %why, "the machine is not supervised any more");
         // Its monitor takes one connection.
         let runner = lock(&self.runner).take();

@@ -503,6 +503,15 @@ impl Target {
     pub(crate) fn as_of(self: &Arc<Self>, volume: VolumeId, seq: Seq) -> Result<PastDisk> {
         let hold = self.hold();
         self.check(Request::Note)?;
+        self.past_disk(volume, seq, hold)
+    }
+
+    /// The same, for who has the turn or opens the target.
+    pub(crate) fn disk_at(self: &Arc<Self>, volume: VolumeId, seq: Seq) -> Result<PastDisk> {
+        self.past_disk(volume, seq, self.hold())
+    }
+
+    fn past_disk(&self, volume: VolumeId, seq: Seq, hold: past::Hold) -> Result<PastDisk> {
         self.check_exact(volume, seq)?;
         let block_bytes = self.log.catalog().disk_of(volume)?.block_bytes;
         let view = self.unless_gone(self.log.view(volume, seq).map_err(Error::from))?;

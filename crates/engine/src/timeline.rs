@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use bygone_model::{
-    At, BranchId, Event, Kind, Micros, Moment, Place, Seq,
+    At, BranchId, Event, Grade, Kind, Micros, Moment, Place, Seq,
     when::{ParseError, Span, When, WholeDay},
 };
 use bygone_store::{
@@ -19,6 +19,7 @@ use jiff::Zoned;
 use crate::{
     api::{LostRecords, MomentInfo, call},
     error::{Error, Result},
+    grade::{self, Grades},
     history::{self, Found},
     target::{Target, lock},
 };
@@ -65,8 +66,15 @@ pub(crate) fn moment(event: &bygone_store::Event) -> Moment {
 }
 
 /// A moment's description for clients.
-#[must_use]
-pub(crate) fn info(catalog: &Catalog, moment: Moment) -> MomentInfo {
+///
+/// # Errors
+/// When the events from which its grade follows cannot be read.
+pub(crate) fn info(log: &Log, moment: Moment) -> Result<MomentInfo> {
+    let grade = grade::at(log, moment.place)?;
+    Ok(graded(&log.catalog(), moment, grade))
+}
+
+fn graded(catalog: &Catalog, moment: Moment, grade: Grade) -> MomentInfo {
     // An event without `at` names the place of its own record, and a record is on one branch.
     let when = match moment.event.at {
         None => format!("seq:{}", moment.place.seq),
@@ -77,7 +85,7 @@ pub(crate) fn info(catalog: &Catalog, moment: Moment) -> MomentInfo {
         time: rfc3339(moment.time),
         kind: moment.event.kind,
         label: moment.event.label,
-        grade: moment.event.grade,
+        grade,
         truth: moment.event.truth,
         branch: history::name_for_people(catalog, moment.place.branch),
         branch_id: moment.place.branch.0,
@@ -96,7 +104,7 @@ pub(crate) fn info(catalog: &Catalog, moment: Moment) -> MomentInfo {
 pub(crate) fn write(log: &Log, branch: BranchId, event: Event) -> Result<MomentInfo> {
     let done = log.event(branch, &event)?;
     log.flush()?;
-    Ok(info(&log.catalog(), Moment { place: Place::new(branch, done.last), time: done.time, event }))
+    info(log, Moment { place: Place::new(branch, done.last), time: done.time, event })
 }
 
 /// The earliest seq of a range; `None` if the moment is known exactly.
@@ -118,17 +126,30 @@ fn tell(
     each: &mut dyn FnMut(MomentInfo) -> bool,
 ) -> Result<()> {
     let catalog = log.catalog();
+    let mut grades = Grades::of(log);
+    let mut tell = |events: &[bygone_store::Event]| {
+        if let (Some(first), Some(last)) = (events.first(), events.last()) {
+            grades.read(first.place().seq, last.place().seq)?;
+        }
+        for event in events {
+            let moment = moment(event);
+            let grade = grades.at(moment.place)?;
+            if !each(graded(&catalog, moment, grade)) {
+                return Ok(false);
+            }
+        }
+        Ok::<bool, Error>(true)
+    };
     if let Some(limit) = limit {
         let mut newest = log.find_events(&query, EventOrder::Newest, limit, wanted)?;
         newest.reverse();
-        let _ = newest.iter().all(|event| each(info(&catalog, moment(event))));
-        return Ok(());
+        return tell(&newest).map(drop);
     }
     let mut after = query.after;
     loop {
         let query = EventQuery { after, ..query };
         let part = log.find_events(&query, EventOrder::Oldest, PART, wanted)?;
-        if !part.iter().all(|event| each(info(&catalog, moment(event)))) || part.len() < PART {
+        if !tell(&part)? || part.len() < PART {
             return Ok(());
         }
         after = part.last().map_or(after, cursor_of);
@@ -249,7 +270,8 @@ pub(crate) fn add_point(
     target.volumes_at(place)?;
     let mut event = Event::new(Kind::Point, label);
     if let Some(found) = found {
-        event = event.graded(found.grade).at(At::exactly(place.seq, found.time));
+        // Its grade follows from what is known of that moment, and is evidence of nothing.
+        event = event.at(At::exactly(place.seq, found.time));
     }
     if let Some(span) = hold {
         event = event.with("hold_until_micros", span.after(now).0);
@@ -257,12 +279,12 @@ pub(crate) fn add_point(
     let done = log.event(place.branch, &event)?;
     log.flush()?;
     let stored = bygone_store::Event { seq: done.last, time: done.time, branch: place.branch, event };
-    Ok(info(&log.catalog(), moment(&stored)))
+    info(log, moment(&stored))
 }
 
 /// The point with this label.
 fn labelled(log: &Log, label: &str) -> Result<Option<MomentInfo>> {
     let query = EventQuery { label: Some(label), kinds: &[Kind::Point], ..EventQuery::default() };
     let taken = log.find_events(&query, EventOrder::Newest, 1, &mut |_| true)?;
-    Ok(taken.first().map(|taken| info(&log.catalog(), moment(taken))))
+    taken.first().map(|taken| info(log, moment(taken))).transpose()
 }

@@ -360,3 +360,65 @@ fn one_damaged_block_costs_that_block_of_what_is_restored_and_is_named() {
     // The target's status is not affected.
     assert!(target.status().is_ok());
 }
+
+/// The grade of each moment of the timeline, as all other answers tell it too.
+fn grades(target: &Arc<Target>) -> Vec<(u64, u32, Grade)> {
+    let mut listed = Vec::new();
+    let name = "web".to_owned();
+    let call = Timeline { name, since: None, until: None, kinds: Vec::new(), branch: None, limit: None };
+    timeline::timeline(&target.log, &call, &Zoned::now(), &mut |moment| {
+        listed.push(moment);
+        true
+    })
+    .unwrap();
+    for moment in &listed {
+        assert_eq!(find(target, &moment.when).unwrap().grade, moment.grade, "{moment:?}");
+    }
+    listed.iter().map(|moment| (moment.seq, moment.branch_id, moment.grade)).collect()
+}
+
+#[test]
+fn a_moment_has_the_grade_of_the_newest_graded_event_of_its_line_until_a_disk_is_written() {
+    for grade in [Grade::Flushed, Grade::Clean, Grade::Stopped] {
+        let dir = tempfile::tempdir().unwrap();
+        let target = target(dir.path());
+        let now = |text: &str| find(&target, text).unwrap().grade;
+        let stop = |branch, grade| {
+            timeline::write(&target.log, branch, Event::new(Kind::Shutdown, "off").graded(grade)).unwrap().seq
+        };
+        write(&target, BranchId(0), 1);
+        assert_eq!(now("now"), Grade::Crash);
+        let at = stop(BranchId(0), grade);
+        target.log.mark_moment().unwrap();
+        timeline::write(&target.log, BranchId(0), Event::new(Kind::Manager, "looked after")).unwrap();
+        assert_eq!(
+            (now("now"), now("last shutdown"), now(&format!("seq:{}", at + 1))),
+            (grade, grade, grade)
+        );
+        // A worse one about the same content takes nothing back, and a better one adds.
+        stop(BranchId(0), Grade::Flushed);
+        assert_eq!(now("now"), grade);
+        assert_eq!(point(&target, None, "same").unwrap().grade, grade);
+        // Another branch is not this line.
+        let branch = new_branch(&target, "now", "try-1");
+        assert_eq!((now("branch:try-1"), now("now")), (grade, grade));
+        write(&target, branch, 2);
+        assert_eq!((now("branch:try-1"), now("now")), (Grade::Crash, grade));
+        let restored = restore_in_place(&target, "now", false);
+        assert_eq!((restored.moment.grade, now("now")), (grade, grade));
+        let head = target.log.catalog().head;
+        write(&target, head, 3);
+        assert_eq!((now("now"), now("main@now")), (Grade::Crash, grade));
+        stop(head, Grade::Clean);
+        assert_eq!(now("now"), Grade::Clean);
+        write(&target, BranchId(0), 4);
+        assert_eq!(now("now"), Grade::Clean);
+        assert_eq!(now("main@now"), Grade::Crash);
+        let told = grades(&target);
+        // From checkpoints too.
+        target.log.checkpoint().unwrap();
+        assert_eq!(grades(&target), told);
+        write(&target, head, 5);
+        assert_eq!((now("now"), now("last shutdown")), (Grade::Crash, Grade::Clean));
+    }
+}

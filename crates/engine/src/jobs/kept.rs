@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::{
     api::{Failure, JobInfo, JobState, Progress, Remedy, Request, call},
     error::{Error, Result},
+    machine::POWER_BUTTON,
     manager::{Manager, removed::CONFIG},
     store_dir::{Configs, StorePaths, write_over},
     target::{Target, log_id_in},
@@ -321,6 +322,8 @@ impl Kept {
     fn changed_in(&self, target: &Target, from: Seq, to: Seq) -> Result<Vec<String>> {
         let sets = matches!(self.request, Request::TargetSet(_));
         let counts = |event: &Event| match (&event.kind, &self.request) {
+            // Its guest may shut down at any time from then on.
+            (Kind::Manager, Request::Stop(_)) => event.details.contains_key(POWER_BUTTON),
             (Kind::Manager, _) => sets && event.details.contains_key(CONFIG),
             (Kind::Point, Request::Point(_)) => true,
             (Kind::Boot, Request::Run(_)) => true,

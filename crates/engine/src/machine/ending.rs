@@ -87,6 +87,53 @@ impl Ending<'_> {
     }
 }
 
+/// What is known about the end of a machine that nobody supervised, once its process has ended.
+#[derive(Clone, Debug)]
+pub(super) struct Unseen {
+    /// It was ended by its process, as asked.
+    pub forced: bool,
+    /// No client has its disks open any more.
+    pub clients_gone: bool,
+    /// What the file systems on its disks say.
+    pub file_systems: FileSystems,
+}
+
+impl Unseen {
+    /// The event of the stop.
+    pub(super) fn event(&self) -> Event {
+        let grade = self.grade();
+        let label = match grade {
+            _ if self.forced => "the power was cut, as asked",
+            Grade::Stopped => "the target had stopped in order while no manager was watching",
+            _ => "the target ended while no manager was watching",
+        };
+        let event = Event::new(Kind::Shutdown, label)
+            .graded(grade)
+            .with("reason", if self.forced { "none" } else { "unseen" })
+            .with("verified", grade == Grade::Stopped)
+            .with("signals", self.signals());
+        if self.forced { event.with("asked", true) } else { event }
+    }
+
+    /// Nobody heard what the hypervisor said, so only file systems that were all closed in order prove an orderly end.
+    fn grade(&self) -> Grade {
+        match self.file_systems.all_are_clean() {
+            false => Grade::Crash,
+            true if self.forced || !self.clients_gone => Grade::Clean,
+            true => Grade::Stopped,
+        }
+    }
+
+    fn signals(&self) -> Vec<String> {
+        let mut signals = vec!["QEMU has ended".to_owned()];
+        if self.clients_gone {
+            signals.push("the clients of its disks are gone".to_owned());
+        }
+        signals.extend(self.file_systems.signals());
+        signals
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bygone_files::{Kind as Volume, State};
@@ -135,6 +182,24 @@ mod tests {
             assert_eq!(event.grade, grade, "{ending:?}");
             let verified = event.details.get("verified").and_then(serde_json::Value::as_bool);
             assert_eq!(verified, Some(grade == Grade::Stopped), "{ending:?}");
+        }
+    }
+
+    #[test]
+    fn an_end_that_nobody_saw_is_as_good_as_its_disks_say() {
+        let good = Unseen { forced: false, clients_gone: true, file_systems: FileSystems::of(&[CLEAN]) };
+        for (unseen, grade) in [
+            (good.clone(), Grade::Stopped),
+            (Unseen { forced: true, ..good.clone() }, Grade::Clean),
+            (Unseen { clients_gone: false, ..good.clone() }, Grade::Clean),
+            (Unseen { file_systems: FileSystems::of(&[]), ..good.clone() }, Grade::Crash),
+            (Unseen { file_systems: FileSystems::of(&[CLEAN, UNKNOWN]), ..good.clone() }, Grade::Crash),
+            (Unseen { file_systems: FileSystems::of(&[CLEAN, DIRTY]), ..good.clone() }, Grade::Crash),
+            (Unseen { file_systems: FileSystems::of(&[CLEAN, UNREADABLE]), ..good.clone() }, Grade::Crash),
+        ] {
+            let event = unseen.event();
+            assert_eq!(event.grade, grade, "{unseen:?}");
+            assert_eq!(event.label.contains("in order"), grade == Grade::Stopped, "{unseen:?}");
         }
     }
 

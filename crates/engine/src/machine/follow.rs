@@ -34,6 +34,8 @@ use crate::{
 
 /// How long a machine is held before a failed request is retried.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// The detail of the event that the guest was asked to shut down.
+pub(crate) const POWER_BUTTON: &str = "power_button";
 const FOREVER: Duration = Duration::from_secs(3600);
 
 /// How to continue a held machine.
@@ -92,7 +94,7 @@ impl Following<'_> {
             }
             Happening::PowerButton => {
                 let label = "asked the target to shut down (power button)";
-                machine.note(target, &Event::new(Kind::Manager, label));
+                machine.note(target, &Event::new(Kind::Manager, label).with(POWER_BUTTON, true));
             }
             Happening::Reset { by, reason, held } => {
                 self.boots = by != By::Firmware && self.note_reset(report.time, by, &reason, held);

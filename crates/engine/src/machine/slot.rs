@@ -6,14 +6,15 @@ use std::{
 };
 
 use bygone_block::nbd::Serving;
-use bygone_model::{At, BranchId, Event, Kind, Seq};
+use bygone_model::{At, BranchId, Kind, Seq};
 use bygone_store::{EventOrder, EventQuery};
 
-use super::{Ended, Machine, exports, follow::boot_event, kept::Kept};
+use super::{Ended, Machine, ending::Unseen, exports, follow::boot_event, kept::Kept};
 use crate::{
     api::{Accelerator, MachineStatus, MomentInfo, Trouble},
     error::{Error, Result},
     exports::NBD_STOP_MAX,
+    file_systems::FileSystems,
     lifecycle,
     runner::Phase,
     target::{Target, Use, lock},
@@ -70,16 +71,13 @@ impl Left {
     }
 }
 
-/// The stop of a machine whose end nobody saw.
-pub(super) fn unseen() -> Event {
-    let label = "the target ended while no manager was watching";
-    Event::new(Kind::Shutdown, label).with("reason", "unseen").with("verified", false)
-}
-
-/// The stop of a machine that could not be supervised and was ended by its process.
-pub(super) fn power_cut() -> Event {
-    let label = "the power was cut, as asked";
-    Event::new(Kind::Shutdown, label).with("reason", "none").with("asked", true).with("verified", false)
+/// How a machine ended that nobody supervised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// By itself, as far as is known.
+    Unseen,
+    /// By its process, as asked.
+    Forced,
 }
 
 impl Target {
@@ -217,7 +215,7 @@ impl Target {
     }
 
     /// Asks the operating system whether an unsupervised machine runs, and updates the slot.
-    pub(crate) fn look_for_machine(&self) {
+    pub(crate) fn look_for_machine(self: &Arc<Self>) {
         if self.is_running() || self.doing().is_some() {
             return;
         }
@@ -251,7 +249,7 @@ impl Target {
     /// Updates the slot with the process that was found. That may be out of date: a supervised machine may have ended
     /// since, or one may have been started and left. So what is new is decided by another look, with the slot locked. A
     /// stop that cannot be written is tried again at the next look.
-    pub(crate) fn note_machine(&self, found: &Result<Option<u32>>) {
+    pub(crate) fn note_machine(self: &Arc<Self>, found: &Result<Option<u32>>) {
         let mut slot = self.slot();
         match (&mut *slot, found) {
             (Slot::Watched(_), _) => return,
@@ -267,7 +265,7 @@ impl Target {
             (Slot::Left(left), Err(error)) => left.note_unclear(&self.name, &error),
             (Slot::Left(_), Ok(None)) => {
                 drop(slot);
-                let _ = self.left_is_gone(unseen());
+                let _ = self.left_is_gone(Lost::Unseen);
             }
             (_, Ok(Some(pid))) => {
                 let foreign = Kept::is_foreign(self);
@@ -282,7 +280,7 @@ impl Target {
                 drop(slot);
                 if Kept::is_left(self) && !Kept::is_foreign(self) {
                     let branch = Kept::load(self).map(|kept| kept.branch);
-                    let _ = self.note_lost(branch.or_else(|| exports::branch_of_socket(self)), unseen());
+                    let _ = self.note_lost(branch.or_else(|| exports::branch_of_socket(self)), Lost::Unseen);
                 }
             }
         }
@@ -347,7 +345,7 @@ impl Target {
     ///
     /// # Errors
     /// When its stop cannot be written.
-    pub(super) fn left_is_gone(&self, stop: Event) -> Result<Option<MomentInfo>> {
+    pub(super) fn left_is_gone(self: &Arc<Self>, how: Lost) -> Result<Option<MomentInfo>> {
         let left = std::mem::take(&mut *self.slot());
         match left {
             Slot::Left(left) if left.foreign => {
@@ -358,7 +356,7 @@ impl Target {
                 if let Some(serving) = left.serving {
                     serving.stop(NBD_STOP_MAX);
                 }
-                self.note_lost(left.branch, stop)
+                self.note_lost(left.branch, how)
             }
             _ => Ok(None),
         }
@@ -366,7 +364,11 @@ impl Target {
 
     /// Writes the stop of a machine that ended unsupervised, and its boot if that is missing, unless it was never
     /// booted, and removes its files.
-    pub(super) fn note_lost(&self, branch: Option<BranchId>, stop: Event) -> Result<Option<MomentInfo>> {
+    pub(super) fn note_lost(
+        self: &Arc<Self>,
+        branch: Option<BranchId>,
+        how: Lost,
+    ) -> Result<Option<MomentInfo>> {
         let kept = Kept::load(self);
         let branch = branch.unwrap_or_else(|| self.present());
         let mut noted = None;
@@ -374,7 +376,8 @@ impl Target {
             let unnoted = kept.filter(|kept| !self.is_boot_noted(kept));
             let booted = unnoted
                 .map_or(Ok(()), |kept| timeline::write(&self.log, branch, boot_event(self, &kept)).map(drop));
-            let stop = booted.and_then(|()| timeline::write(&self.log, branch, stop)).inspect_err(
+            let stop = || self.unseen_stop(branch, how).event();
+            let stop = booted.and_then(|()| timeline::write(&self.log, branch, stop())).inspect_err(
                 |error| tracing::error!(target = self.name, %error, "the event could not be written"),
             )?;
             *lock(&self.last_stop) = Some(stop.clone());
@@ -383,6 +386,22 @@ impl Target {
         Kept::remove(self);
         exports::remove_socket(self, branch);
         Ok(noted)
+    }
+
+    /// What its disks say about the end of a machine that nobody supervised. They are looked at as the store has them:
+    /// no disk is opened for that.
+    fn unseen_stop(self: &Arc<Self>, branch: BranchId, how: Lost) -> Unseen {
+        let (catalog, head) = (self.log.catalog(), self.log.head_seq());
+        let (mut file_systems, mut surveyor) = (FileSystems::default(), self.shared.children.surveyor());
+        for volume in catalog.volumes_of(branch, head) {
+            let name = catalog.disk_of(volume.id).map_or("?", |disk| &disk.name);
+            match self.disk_at(volume.id, head) {
+                Ok(disk) => file_systems.add(&mut surveyor, name, &disk),
+                Err(error) => file_systems.add_unseen(name, &error),
+            }
+        }
+        let clients_gone = !self.is_used(branch, Use::Guest);
+        Unseen { forced: how == Lost::Forced, clients_gone, file_systems }
     }
 
     /// Whether the boot of the machine with this description is in the log.

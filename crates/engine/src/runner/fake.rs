@@ -121,6 +121,11 @@ impl FakeMachine {
         self.tell(what, Phase::Held(Held::Shutdown));
     }
 
+    /// Its power button was pressed.
+    pub(crate) fn press(&self) {
+        self.tell(Happening::PowerButton, Phase::Running);
+    }
+
     /// Reports a reset at this time, at which it was not held.
     pub(crate) fn reset_without_holding_at(&self, time: Micros) {
         let what = Happening::Reset { by: By::Host, reason: Reason::HostQmpSystemReset, held: false };

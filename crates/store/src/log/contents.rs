@@ -260,25 +260,68 @@ impl Log {
         self.versions_in(numbers, Some(volume), from, to, each)
     }
 
-    /// Whether anything was written to a volume after record `since`. Reads the indexes of the segments since then.
+    /// Whether anything was written to a volume after record `since`. Reads the indexes of the segments since then, up to
+    /// the first with such a write.
     ///
     /// # Errors
     /// When an index cannot be read.
     pub fn is_written_since(&self, volume: VolumeId, since: Seq) -> Result<bool> {
+        Ok(self.first_write(volume, since, Seq::MAX)?.is_some())
+    }
+
+    /// The first write to a volume after record `after`, up to and including `upto`; what it inherits from its parent
+    /// does not count. Reads the indexes of the segments in between, up to the first with such a write.
+    ///
+    /// # Errors
+    /// When an index cannot be read.
+    pub fn first_write(&self, volume: VolumeId, after: Seq, upto: Seq) -> Result<Option<Seq>> {
         let covered = || self.heads().base.as_ref().map_or(Seq::ZERO, |base| base.footer.end);
-        let (mut since, mut found) = (since, false);
+        let mut after = after;
         loop {
-            let known = covered();
-            if since < known {
-                self.versions_between(volume, since, known, &mut |_| found = true)?;
-                since = known;
+            let known = covered().min(upto);
+            if after < known {
+                if let Some(found) = self.first_write_covered(volume, after, known)? {
+                    return Ok(Some(found));
+                }
+                after = known;
             }
             let sequencer = self.sequencer();
             // What a checkpoint took over meanwhile is not in memory any more.
-            if found || since >= covered() {
-                return Ok(found || sequencer.recent().any(|e| e.volume == volume && e.seq > since));
+            if after >= covered().min(upto) {
+                let mut recent = sequencer.recent().filter(|e| e.volume == volume);
+                return Ok(recent.find(|e| e.seq > after && e.seq <= upto).map(|e| e.seq));
             }
         }
+    }
+
+    /// The same for a range that checkpoints cover.
+    fn first_write_covered(&self, volume: VolumeId, after: Seq, upto: Seq) -> Result<Option<Seq>> {
+        let snapshot = self.index.snapshot();
+        let names = &snapshot.names;
+        let first = names.partition_point(|name| name.end <= after);
+        let end = names.partition_point(|name| name.end < upto).saturating_add(1).min(names.len());
+        let mut after = after;
+        for &name in names.get(first..end).unwrap_or_default() {
+            let summary = self.summaries_of(&[name], names)?;
+            let segments = summary.iter().flat_map(|summary| &summary.span.segments);
+            let segments: Vec<SegmentStart> = segments.copied().collect();
+            for (at, start) in segments.iter().enumerate() {
+                let next = segments.get(at + 1).map_or(name.end, |next| Seq(next.1.0.saturating_sub(1)));
+                let to = next.min(upto);
+                if to <= after {
+                    continue;
+                }
+                let mut found = None;
+                self.versions_in([start.0], Some(volume), after, to, &mut |entry| {
+                    found = found.or(Some(entry.seq));
+                })?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+                after = to;
+            }
+        }
+        Ok(None)
     }
 
     /// The size of the log's segments, checkpoints, manifests and cursors, in bytes.

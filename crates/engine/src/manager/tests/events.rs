@@ -35,7 +35,7 @@ fn content(target: &Arc<Target>, text: &str) -> [u8; 2] {
     [bytes[0], bytes[BLOCK]]
 }
 
-fn newest(target: &Target, kind: Kind) -> bygone_store::Event {
+pub(super) fn newest(target: &Target, kind: Kind) -> bygone_store::Event {
     let query = EventQuery { kinds: &[kind], ..EventQuery::default() };
     target.log.find_events(&query, EventOrder::Newest, 1, &mut |_| true).unwrap().remove(0)
 }

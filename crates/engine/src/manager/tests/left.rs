@@ -7,7 +7,7 @@ use std::{
 };
 
 use bygone_block::{BlockDevice, Change, Writing};
-use bygone_model::Seq;
+use bygone_model::{Grade, Seq};
 
 use super::{
     events::Impatient,
@@ -406,4 +406,69 @@ fn a_target_that_hangs_or_is_defective_keeps_no_other_from_being_taken_care_of()
             stop(&manager, name).unwrap();
         }
     }
+}
+
+/// An ext4 file system that fills the disk, in use or not.
+fn ext4(is_in_use: bool) -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    bytes[1024 + 0x38..][..2].copy_from_slice(&0xef53_u16.to_le_bytes());
+    bytes[1024 + 0x3a] = 1;
+    bytes[1024 + 0x60] = 0x40 | if is_in_use { 4 } else { 0 };
+    bytes
+}
+
+#[test]
+fn the_stop_of_a_machine_that_ended_unsupervised_is_as_good_as_its_disks_are() {
+    for (is_in_use, is_forced, grade) in [
+        (false, false, Grade::Stopped),
+        (true, false, Grade::Crash),
+        (false, true, Grade::Clean),
+        (true, true, Grade::Crash),
+    ] {
+        let (world, manager) = World::with(&["web"]);
+        run(&manager, "web").unwrap();
+        let target = manager.target("web").unwrap();
+        let disk = lease(&target, Use::Machine);
+        disk.write(&[Writing { offset: 0, change: Change::Data(&ext4(is_in_use)) }]).unwrap();
+        let stopping = call::Stop { name: "web".into(), force: is_forced, deadline_s: None }.into();
+        manager.begin_only(&stopping, &Asker::with("stop"));
+        machine(&world).press();
+        wait_for("the button", || newest_label(&target).contains("power button"));
+        drop((disk, target));
+        world.kill(manager);
+        if !is_forced {
+            machine(&world).die();
+        }
+        let manager = world.manager();
+        let target = manager.target("web").unwrap();
+        if is_forced {
+            let op = match target.begin(crate::lifecycle::Change::Starting, lifecycle::Request::Stop).unwrap()
+            {
+                Begun::Adopt(op) => op,
+                Begun::Go(op) => op,
+            };
+            Machine::end_left(&op).unwrap();
+        }
+        let stop = super::events::newest(&target, Kind::Shutdown);
+        assert_eq!((stop.event.grade, target.machine_state()), (grade, lifecycle::Machine::Stopped));
+        assert_eq!(stop.event.details.get("verified"), Some(&(grade == Grade::Stopped).into()));
+        assert_eq!(stop.event.label.contains("in order"), grade == Grade::Stopped, "{}", stop.event.label);
+        // What the stop that was interrupted had done is said, whether or not the machine had ended by then.
+        let jobs = Collected::of(&manager, &call::Jobs {});
+        let changed = jobs.items.last().unwrap().changed.clone().unwrap();
+        assert!(changed[0].contains("power button"), "{changed:?}");
+        assert_eq!(changed.get(1).is_some(), !is_forced, "{changed:?}");
+        drop(target);
+        world.kill(manager);
+    }
+}
+
+fn newest_label(target: &Target) -> String {
+    let mut label = String::new();
+    let mut each = |event: &bygone_store::Event| {
+        label.clone_from(&event.event.label);
+        true
+    };
+    target.log.events(Seq::ZERO, target.log.head_seq(), &mut each).unwrap();
+    label
 }

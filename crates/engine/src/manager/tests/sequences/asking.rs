@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use bygone_block::{BlockDevice, Reading};
-use bygone_model::Grade;
 use bygone_store::env::Clock as _;
 
 use super::{
@@ -176,12 +175,12 @@ impl Play {
         let target = self.manager().target(NAMES[which]).unwrap();
         let catalog = target.log.catalog();
         let (parent, seq) = catalog.branch_named(branch).ok()?.parent?;
-        let event = target.log.event_at(bygone_model::Place::new(parent, seq)).unwrap();
+        let grade = crate::grade::at(&target.log, bygone_model::Place::new(parent, seq)).unwrap();
         Some(Place {
             branch: catalog.branch(parent)?.name.clone(),
             seq: seq.0,
             time: target.log.time_of(seq).unwrap(),
-            grade: event.map_or(Grade::Crash, |event| event.event.grade),
+            grade,
         })
     }
 

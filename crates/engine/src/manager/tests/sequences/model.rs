@@ -272,7 +272,8 @@ impl Model {
         let (branch, seq) = match made.and_then(|made| made.of.as_ref()) {
             Some(place) => {
                 let branch = self.ever(&place.branch)?;
-                (self.is_graded(branch, place).then_some(branch)?, place.seq)
+                let content = at.meant.content(branch, place.seq);
+                (self.is_graded(branch, place, content).then_some(branch)?, place.seq)
             }
             None => (branch.unwrap_or(0), seqs.0),
         };
@@ -310,18 +311,29 @@ impl Model {
         let exact = !self.is_unread(branch);
         self.machine = Machine::Stopped;
         self.happened(Kind::Shutdown, grade, branch, exact, said.map(|said| said.seq));
-        said.is_none_or(|said| said.grade == grade && said.branch == self.branches[branch].name)
+        let Branch { name, content, .. } = &self.branches[branch];
+        // It may have written nothing since a better one.
+        said.is_none_or(|said| said.branch == *name && self.is_graded(branch, said, Some(*content)))
     }
 
-    /// The grade of a place, if that is known by now.
-    fn grade_at(&self, branch: usize, seq: u64) -> Option<Grade> {
-        let here = self.events.iter().filter(|event| event.branch == branch);
-        let known = here.clone().filter(|event| event.seq == Some(seq)).map(|event| event.grade).max();
-        known.or_else(|| here.clone().all(|event| event.seq.is_some()).then_some(Grade::Crash))
-    }
-
-    fn is_graded(&self, branch: usize, place: &Place) -> bool {
-        self.grade_at(branch, place.seq).is_none_or(|grade| grade == place.grade)
+    /// Whether a place can have the grade that it was given: at least that of what happened there, and no better than
+    /// something that happened on its line before, when the disk held the same.
+    fn is_graded(&self, branch: usize, place: &Place, content: Option<Content>) -> bool {
+        let (mut on, mut upto) = (branch, place.seq);
+        let mut is_given = place.grade == Grade::Crash;
+        loop {
+            for event in self.events.iter().filter(|event| event.branch == on) {
+                if on == branch && event.seq == Some(place.seq) && event.grade > place.grade {
+                    return false;
+                }
+                let same = !event.exact || content.is_none_or(|content| content == event.content);
+                is_given |= event.grade == place.grade && same && event.seq.is_none_or(|seq| seq <= upto);
+            }
+            match self.branches[on].from {
+                Some((parent, at)) => (on, upto) = (parent, at.min(upto)),
+                None => return is_given,
+            }
+        }
     }
 
     /// What the disk outside holds is not what the store knows, or nobody knows whether it is.
@@ -396,7 +408,9 @@ impl Model {
             }
             Said::Meant(place, content) => match ask {
                 Ask::When(at) => {
-                    let branch = self.ever(&place.branch).filter(|branch| self.is_graded(*branch, place));
+                    let branch = self.ever(&place.branch).filter(|branch| {
+                        self.is_graded(*branch, place, at.meant.content(*branch, place.seq))
+                    });
                     match (branch.and_then(|id| at.meant.content(id, place.seq)), content) {
                         (Some(wanted), Some(found)) => wanted == *found,
                         (Some(_), None) => round.unread || self.given_up || !at.meant.is_exact(),
@@ -627,7 +641,8 @@ impl Model {
                     None if unknown() => None,
                     None => match made.and_then(|made| made.of.as_ref()) {
                         Some(place)
-                            if self.ever(&place.branch) != Some(here) || place.grade != Grade::Crash =>
+                            if self.ever(&place.branch) != Some(here)
+                                || !self.is_graded(here, place, Some(content)) =>
                         {
                             None
                         }
