@@ -7,7 +7,8 @@
 //! writes that checkpoint again.
 //!
 //! If something cannot be rebuilt because the segments are damaged as well, it is not tried again in this life of the
-//! log, unless segments that were missing come back. If they only cannot be read now, it is tried again after a while.
+//! log. If they only cannot be read now, or a file is missing or ends too early, it is tried again after a while, and at
+//! once when a segment that was missing is back.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +19,7 @@ use bygone_model::{Micros, Seq, VolumeId};
 
 use super::tree::PageRef;
 use crate::{
-    error::Error,
+    error::{Damage, Error},
     sync::{Mutex, MutexGuard},
 };
 
@@ -38,6 +39,8 @@ const AGAIN_MICROS_MAX: i64 = 3_600_000_000;
 pub(crate) enum Lost {
     /// The log does not have all of its versions any more.
     ForGood,
+    /// The same, unless a file comes back that is missing or was cut.
+    UnlessItComesBack,
     /// They cannot be read now.
     ForNow,
 }
@@ -45,7 +48,14 @@ pub(crate) enum Lost {
 impl Lost {
     /// Because of this error.
     pub(crate) fn by(error: &Error) -> Lost {
-        if error.is_lasting_damage() { Lost::ForGood } else { Lost::ForNow }
+        match error {
+            Error::Damaged { damage: Damage::Unreadable, .. } => Lost::ForNow,
+            Error::Damaged { damage: Damage::Missing | Damage::Truncated | Damage::Inconsistent, .. } => {
+                Lost::UnlessItComesBack
+            }
+            Error::Damaged { .. } => Lost::ForGood,
+            _ => Lost::ForNow,
+        }
     }
 }
 

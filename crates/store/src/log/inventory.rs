@@ -283,6 +283,9 @@ impl Log {
     /// sequencer is locked, so nothing is appended meanwhile.
     fn write_anew(&self, sequencer: &mut Sequencer, number: u32, open: &Open) -> Result<()> {
         let files = &self.places.segments.files;
+        // fsync reports a write-back error only once, and only for this open file. The copy would have what the page
+        // cache shows, and every later flush would sync the copy.
+        self.syncs.sync(&*open.file, number)?;
         let fill = |file: &dyn File| copy(&*open.file, file, open.end, open.room_bytes);
         let file = files.write_anew(files.name(number), &fill, &|| self.check_holder())?;
         sequencer.replace_file(number, &file);

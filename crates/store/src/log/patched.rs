@@ -12,7 +12,8 @@ use crate::{env::File, error::is_unreadable, sync::Mutex};
 const BLOCK_BYTES: u64 = 4096;
 /// What is read in the place of a block that cannot be: no checksum of ours matches it.
 const PATCH: u8 = 0xff;
-/// The most blocks that are noted for one file.
+/// The most blocks that are noted for one file. Where so many cannot be read, reading fails: a medium may take seconds
+/// for each of them.
 const NOTED_MAX: usize = 1024;
 
 /// See the module's comment. Only for checking: what it reads must not be taken for content.
@@ -31,18 +32,24 @@ impl<'a> Patched<'a> {
         self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, offset: u64) {
+    /// Notes an unreadable block; returns false if there are too many.
+    fn note(&self, offset: u64) -> bool {
         let mut noted = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
         if noted.len() < NOTED_MAX {
             noted.insert(offset);
         }
+        noted.contains(&offset)
+    }
+
+    fn has_too_many(&self) -> bool {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).len() >= NOTED_MAX
     }
 }
 
 impl File for Patched<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         match self.file.read_at(buf, offset) {
-            Err(e) if is_unreadable(&e) => {}
+            Err(e) if is_unreadable(&e) && !self.has_too_many() => {}
             read => return read,
         }
         let len_bytes = self.file.len_bytes()?.saturating_sub(offset);
@@ -56,8 +63,10 @@ impl File for Patched<'_> {
             let part = &mut buf[done..end];
             match self.file.read_at(part, at) {
                 Err(e) if is_unreadable(&e) => {
+                    if !self.note(block) {
+                        return Err(e);
+                    }
                     part.fill(PATCH);
-                    self.note(block);
                 }
                 read => {
                     let got = read?;

@@ -293,7 +293,8 @@ impl Log {
         // In use the parts of a segment that were reported as damaged do not count as missing.
         index.mended.try_again();
         state.catalog.incarnation += 1;
-        let durable = state.head;
+        // What a checkpoint covers that cannot be read now was known as well.
+        let (durable, passed_end) = (state.head, index.passed_end());
         let found_last = state.last_time;
         let syncs = Arc::new(Syncs::new(state.holder));
         let sequencer = Sequencer {
@@ -345,7 +346,7 @@ impl Log {
             trouble: Trouble::default(),
             rot: super::hashing::Rot::default(),
             found_last,
-            covered_at_open: state.covered,
+            covered_at_open: state.covered.max(passed_end),
             damaged_at_open: state.damage.iter().map(|(place, _)| place.file.clone()).collect(),
             damage_at_open: state.damage,
             next_piece: 0.into(),

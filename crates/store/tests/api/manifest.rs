@@ -5,7 +5,10 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bygone_model::{BranchId, Micros, VolumeId};
@@ -369,6 +372,37 @@ fn a_segment_that_has_its_name_again_and_is_sealed_before_anybody_looks_keeps_no
     ticks.pass(4_000_000);
     upkeep(&log);
     log.flush().unwrap();
+}
+
+/// Lets the next sync fail, as a system does that reports an error of write-back once.
+#[derive(Clone, Default)]
+struct FailsOnce(Arc<AtomicBool>);
+
+impl Watch for FailsOnce {
+    fn before_sync(&self) -> io::Result<()> {
+        match self.0.swap(false, Ordering::Relaxed) {
+            true => Err(io::Error::from_raw_os_error(5)),
+            false => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn i4_a_segment_that_lost_its_name_is_synced_before_it_is_copied_and_an_error_of_that_poisons_the_log() {
+    let (world, log, _) = some_history(40);
+    drop(log);
+    let once = FailsOnce::default();
+    let dir = Watched::new(world.folder.path(), once.clone());
+    let log = Log::open(dir, Arc::new(Ticks::from(7_200_000_000)), options(24 << 10)).unwrap();
+    upkeep(&log);
+    write(&log, VolumeId(0), 0, 1, 5000);
+    let is_used = |path: &&PathBuf| std::fs::metadata(path).unwrap().len() > 0;
+    let open = world.files("log").iter().rev().find(is_used).unwrap().clone();
+    std::fs::remove_file(&open).unwrap();
+    once.0.store(true, Ordering::Relaxed);
+    assert!((0..20).any(|_| log.maintain().is_err()));
+    assert!(!once.0.load(Ordering::Relaxed) && log.is_poisoned());
+    assert!(matches!(log.flush(), Err(Error::Poisoned)));
 }
 
 /// Does something when a segment was opened, once.

@@ -101,6 +101,41 @@ fn refused(log: &Arc<Log>, volume: VolumeId, end: Seq) -> usize {
 }
 
 #[test]
+fn the_seqs_that_an_unreadable_checkpoint_covers_are_not_used_again() {
+    let (world, log, volume) = World::make_of(1024, 256 << 10);
+    for i in 0..12 {
+        write(&log, volume, i * 20, 20, i + 1);
+    }
+    log.checkpoint().unwrap();
+    let hit = write(&log, volume, 0, 20, 50);
+    for i in 1..12 {
+        write(&log, volume, i * 20, 20, 50 + i);
+    }
+    let end = log.checkpoint().unwrap();
+    drop(log);
+    // The tail up to the end of the newest checkpoint is damaged, and that checkpoint cannot be read.
+    let segment = world.segment(1);
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.windows(8).position(|eight| eight == 50_u64.to_le_bytes()).unwrap();
+    assert!(hit < end);
+    bytes[at - 64..].fill(0);
+    std::fs::write(&segment, bytes).unwrap();
+    let bad = Bad::default();
+    bad.add(&name_of(world.files("index").last().unwrap()), 0..u64::MAX);
+    let log = open(&world, &bad).unwrap();
+    let (first, last) = (write(&log, volume, 100, 20, 99), write(&log, volume, 400, 20, 100));
+    assert!(first > end, "{first} was given out before, up to {end}");
+    log.flush().unwrap();
+    drop(log);
+    bad.heal();
+    let log = open(&world, &bad).unwrap();
+    let marks = |seq: Seq| [0, 100, 120, 400].map(|lba| mark(&log, volume, lba, seq).ok());
+    // What was lost is refused, as the checkpoint knows of it again.
+    assert_eq!(marks(last), [None, Some(99), None, Some(100)]);
+    assert_eq!(marks(end), [None, None, None, Some(0)]);
+}
+
+#[test]
 fn bad_sectors_in_the_index_are_rebuilt_and_keep_no_checkpoint_from_being_written() {
     let (world, volume, end) = some_history();
     let bad = Bad::default();
@@ -199,6 +234,12 @@ fn verification_goes_on_behind_what_the_medium_cannot_read() {
     let last = std::fs::metadata(&segments[3]).unwrap().len() - 1;
     add(&segments[3], last..last + 1);
     add(&segments[4], 0..1 << 40);
+    // Rot behind a bad sector of the same segment.
+    let behind = &segments[6];
+    add(behind, 0..512);
+    let mut bytes = std::fs::read(behind).unwrap();
+    bytes[8000] ^= 1;
+    std::fs::write(behind, &bytes).unwrap();
     let pages = pages_of(&checkpoints[0]);
     add(&checkpoints[0], pages);
     add(&checkpoints[1], 0..1 << 40);
@@ -217,7 +258,73 @@ fn verification_goes_on_behind_what_the_medium_cannot_read() {
         let is_rot =
             |found: &Damaged| found.place.file == label_of(rotten) && found.damage == Damage::Checksum;
         assert!(report.damaged.iter().any(is_rot));
+        let in_behind = report.damaged.iter().filter(|found| found.place.file == label_of(behind));
+        let in_behind: Vec<(u64, Damage)> =
+            in_behind.map(|found| (found.place.offset, found.damage)).collect();
+        let bad = (0, Damage::Unreadable);
+        // A record is named by its beginning.
+        let is_behind = |at: &&(u64, Damage)| at.1 == Damage::Checksum && (4096..=8000).contains(&at.0);
+        assert!(in_behind.contains(&bad) && in_behind.iter().any(|at| is_behind(&at)), "{in_behind:?}");
     }
+}
+
+/// Nothing of any segment can be read, and each attempt counts.
+#[derive(Clone, Default)]
+struct Dead(Arc<Mutex<(bool, usize)>>);
+
+impl Watch for Dead {
+    fn before_read(&self, name: &str, _: u64, _: usize) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap();
+        if !state.0 || !name.starts_with("log/") {
+            return Ok(());
+        }
+        state.1 += 1;
+        Err(io::Error::from_raw_os_error(5))
+    }
+}
+
+#[test]
+fn a_segment_of_which_nothing_can_be_read_is_given_up_soon() {
+    let (world, log, volume) = World::make_of(1 << 20, 32 << 20);
+    for i in 0..40 {
+        write(&log, volume, i * 1000, 1000, i + 1);
+    }
+    drop(log);
+    // Sealed by opening.
+    drop(world.open());
+    let dead = Dead::default();
+    let dir = Watched::new(world.folder.path(), dead.clone());
+    let log = Log::open(dir, Arc::new(Ticks::from(3_600_000_000)), options(32 << 20)).unwrap();
+    assert_eq!(log.verify(false, &mut |_, _| true).unwrap().damaged, []);
+    *dead.0.lock().unwrap() = (true, 0);
+    let report = log.verify(false, &mut |_, _| true).unwrap();
+    let attempts = dead.0.lock().unwrap().1;
+    assert!(report.complete && !report.damaged.is_empty());
+    assert!(report.damaged.iter().all(|found| found.damage == Damage::Unreadable), "{report:?}");
+    assert!(attempts < 3000, "{attempts} attempts");
+}
+
+#[test]
+fn an_index_that_cannot_be_made_anew_is_once_the_segment_that_was_cut_is_whole() {
+    let (world, volume, end) = some_history();
+    let clock = Arc::new(Ticks::from(3_600_000_000));
+    let log = Log::open(world.dir(), clock.clone(), options(24 << 10)).unwrap();
+    while log.maintain().unwrap() {}
+    world.files("index").iter().for_each(|path| hurt(path));
+    let segment = &world.files("log")[2];
+    let bytes = std::fs::read(segment).unwrap();
+    // Right behind its header.
+    std::fs::write(segment, &bytes[..4100]).unwrap();
+    let reads = || (0..12).filter(|i| mark(&log, volume, i * 20, end).is_ok()).count();
+    assert_eq!(reads(), 0);
+    while log.maintain().unwrap() {}
+    assert_eq!(reads(), 0, "it cannot be made anew");
+    std::fs::write(segment, &bytes).unwrap();
+    for _ in 0..3 {
+        clock.pass(61_000_000);
+        while log.maintain().unwrap() {}
+    }
+    assert_eq!(reads(), 12);
 }
 
 #[test]
