@@ -16,6 +16,9 @@ pub struct LostRecords {
     pub from: String,
     /// A time at or after that of the last one, as far as one is known.
     pub to: String,
+    /// They may have changed branches or the present, and nobody has chosen the present since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_doubt: bool,
 }
 
 /// A moment.

@@ -198,6 +198,17 @@ pub enum Failure {
     DisksUnknown { target: Option<String>, why: Box<Failure> },
     #[error("disk {path}: {why}")]
     Disk { path: String, problem: IoProblem, why: String },
+    /// A person has to choose it; until then nothing builds on it.
+    #[error(
+        "records {first_seq} to {last_seq} of target {target:?} are lost, and may have made another branch its present than {branch:?}"
+    )]
+    PresentInDoubt {
+        target: String,
+        /// The present as far as it is known.
+        branch: String,
+        first_seq: u64,
+        last_seq: u64,
+    },
     /// The disk outside the store of a target is not where it was, or cannot be used.
     #[error("disk {path}: {why}")]
     DiskAway { target: String, disk: String, path: String, problem: IoProblem, why: String },
@@ -467,6 +478,7 @@ impl Failure {
             | DiskTaken { .. }
             | InsideStore { .. }
             | NoBranch { .. }
+            | PresentInDoubt { .. }
             | NoOtherBranch
             | BranchExists { .. }
             | BranchInUse { .. }

@@ -57,6 +57,12 @@ pub enum Trouble {
          lies behind them may be older than it should be"
     )]
     RecordsLost { first_seq: u64, last_seq: u64, from: String, to: String },
+    /// Nothing builds on the present until a person has chosen it.
+    #[error(
+        "the present may be another branch than {branch:?}: records {first_seq} to {last_seq} are lost and may have \
+         changed it"
+    )]
+    PresentInDoubt { branch: String, first_seq: u64, last_seq: u64 },
     #[error("the medium failed, and nothing more is acknowledged")]
     LogPoisoned,
     /// Upkeep is retried; writes wait before too much of the index exists in memory only.

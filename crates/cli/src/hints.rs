@@ -162,6 +162,7 @@ pub(crate) fn of(failure: &Failure, about: Option<&str>) -> String {
             return format!("cut its power, then start it again: bygone stop {target} --force");
         }
         Failure::ForeignMachine { pid, .. } => return format!("end process {pid}, then try again"),
+        Failure::PresentInDoubt { target, branch, .. } => return choose_present(target, branch),
         Failure::Served { .. } | Failure::BranchUsed { .. } => {
             "end the exports, NBD clients and machines that use it, then try again"
         }
@@ -400,6 +401,15 @@ fn of_serving(problem: ServeProblem) -> &'static str {
     }
 }
 
+/// How a person chooses the present after records were lost that may have changed it.
+fn choose_present(target: &str, branch: &str) -> String {
+    format!(
+        "with a copy of the lost file, put it back first. Else look at the branches (`bygone branch list {target}`, `bygone \
+         restore {target} --at branch:B --to PATH`) and choose one: `bygone branch promote {target} {branch}` goes on with \
+         this one. A disk outside the store is read again on the branch that it showed last, as far as that is known"
+    )
+}
+
 /// What to do about a problem.
 pub(crate) fn of_problem(problem: &Problem) -> String {
     let fixed = match &problem.trouble {
@@ -424,6 +434,10 @@ pub(crate) fn of_problem(problem: &Problem) -> String {
         Trouble::IndexDamaged { .. } => INDEX,
         Trouble::DamageKnown { .. } => {
             "restore from moments and disks that are whole, and check the medium; `bygone verify` looks again"
+        }
+        Trouble::PresentInDoubt { branch, .. } => {
+            let name = problem.target.as_deref().unwrap_or("NAME");
+            return choose_present(name, branch);
         }
         Trouble::RecordsLost { .. } => {
             "moments before them are whole; with a copy of the file that is missing, put it back before anything else is done"

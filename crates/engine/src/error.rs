@@ -8,7 +8,10 @@ use std::{
 };
 
 use bygone_block::IoError;
-use bygone_model::when::{ParseError, ResolveError};
+use bygone_model::{
+    Seq,
+    when::{ParseError, ResolveError},
+};
 use bygone_qemu as qemu;
 
 use crate::{
@@ -189,6 +192,17 @@ pub enum Error {
         name: String,
         /// What has changed.
         what: MovedPart,
+    },
+    /// Records are lost that may have changed branches, and nobody has chosen the present since.
+    PresentInDoubt {
+        /// The target.
+        name: String,
+        /// The branch that is the present as far as it is known.
+        branch: String,
+        /// The first record that is lost.
+        first: Seq,
+        /// The last one.
+        last: Seq,
     },
     /// A machine or a client uses the branch.
     BranchUsed(String),

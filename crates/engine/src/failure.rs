@@ -102,6 +102,12 @@ impl Error {
                 Failure::ForeignMachine { target: name.clone(), pid: *pid }
             }
             Error::Served(target) => Failure::Served { target: target.clone() },
+            Error::PresentInDoubt { name, branch, first, last } => Failure::PresentInDoubt {
+                target: name.clone(),
+                branch: branch.clone(),
+                first_seq: first.0,
+                last_seq: last.0,
+            },
             Error::BranchUsed(branch) => Failure::BranchUsed { branch: branch.clone() },
             Error::Moved(target) => Failure::Moved { target: target.clone(), what: MovedPart::Present },
             Error::Outdated { name, what } => Failure::Moved { target: name.clone(), what: *what },

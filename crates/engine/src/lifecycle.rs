@@ -61,6 +61,9 @@ pub(crate) enum Request {
     /// A change of branches. Whether it moves the present is known once the turn is taken; then [`Request::Move`] or
     /// [`Request::MoveToRunning`] is decided.
     Branches,
+    /// `branch promote`: as [`Request::Branches`]. It is also a person's choice of the present when nobody knows which
+    /// branch it is.
+    Promote,
     /// A writable disk is served to a client other than the machine.
     Serve,
     /// A request that changes nothing but the log or the settings, or reads a past moment: `point`, `target set`,
@@ -68,6 +71,19 @@ pub(crate) enum Request {
     Note,
     /// `target remove`.
     Remove,
+}
+
+impl Request {
+    /// Whether it is refused while nobody knows which branch is the present: whatever is written then may continue the
+    /// wrong one.
+    pub(crate) fn needs_a_present(self) -> bool {
+        match self {
+            Request::Run | Request::Move | Request::MoveToRunning | Request::Branches | Request::Serve => {
+                true
+            }
+            Request::Promote | Request::Stop | Request::Note | Request::Remove => false,
+        }
+    }
 }
 
 /// The decision about a request.
@@ -134,9 +150,9 @@ pub(crate) fn decide(doing: Option<Doing>, machine: Machine, request: Request) -
         (Machine::Stopped, Request::Stop) => Refused(Refusal::Stopped),
         (Machine::Stopped, _) => Go,
         (Machine::LeftRunning, Request::Run | Request::Stop) => Adopt,
-        (Machine::LeftRunning, Request::Branches) => Go,
+        (Machine::LeftRunning, Request::Branches | Request::Promote) => Go,
         (Machine::LeftRunning, _) => Refused(Refusal::LeftRunning),
-        (_, Request::Stop | Request::Branches | Request::Serve) => Go,
+        (_, Request::Stop | Request::Branches | Request::Promote | Request::Serve) => Go,
         (Machine::Starting | Machine::Running, Request::MoveToRunning) => Go,
         (Machine::Starting | Machine::Running, _) => Refused(Refusal::Running),
         (Machine::Stopping, _) => Refused(Refusal::Stopping),
@@ -180,6 +196,7 @@ mod tests {
             (Request::Move, ["", "running", "running", "stopping", "left", "unknown"]),
             (Request::MoveToRunning, ["", "", "", "stopping", "left", "unknown"]),
             (Request::Branches, ["", "", "", "", "", "unknown"]),
+            (Request::Promote, ["", "", "", "", "", "unknown"]),
             (Request::Serve, ["", "", "", "", "left", "unknown"]),
             (Request::Note, ["", "", "", "", "", ""]),
             (Request::Remove, ["", "running", "running", "stopping", "left", "unknown"]),
@@ -198,6 +215,7 @@ mod tests {
             Request::Move,
             Request::MoveToRunning,
             Request::Branches,
+            Request::Promote,
             Request::Serve,
             Request::Remove,
         ] {

@@ -50,11 +50,14 @@ pub(crate) fn lost_before(
         .flat_map(|volume| catalog.lost_before(volume.id, place.seq))
         .map(|lost| (lost.first, lost.last, lost.from, lost.to))
         .collect();
+    let in_doubt =
+        |first: Seq, last: Seq| catalog.doubts.iter().any(|doubt| doubt.first <= last && first <= doubt.last);
     let told = |(first, last, from, to): (Seq, Seq, Micros, Micros)| LostRecords {
         first_seq: first.0,
         last_seq: last.0,
         from: rfc3339(from),
         to: rfc3339(to),
+        in_doubt: in_doubt(first, last),
     };
     lost.into_iter().map(told).collect()
 }

@@ -1,6 +1,7 @@
 //! The catalog: disks, branches, volumes, the eras of the clock, tapped disks. It is small and held in memory. It is
 //! the result of applying the log's catalog records in order; each checkpoint holds a copy.
 
+mod doubt;
 mod lost;
 
 use std::collections::BTreeMap;
@@ -8,7 +9,11 @@ use std::collections::BTreeMap;
 use bygone_model::{BranchId, Details, Lba, Micros, Place, Sectors, Seq, VolumeId};
 use serde::{Deserialize, Serialize};
 
-pub use self::lost::Lost;
+pub(crate) use self::doubt::ChangeRecord;
+pub use self::{
+    doubt::{Doubt, Seen},
+    lost::Lost,
+};
 use crate::error::{Error, Result};
 
 /// The name of the first branch.
@@ -238,6 +243,17 @@ pub enum Change {
         #[serde(flatten)]
         act: Act,
     },
+    /// A person chose the present after records were lost that may have changed it.
+    Chosen {
+        /// The branch that is the present from here on.
+        head: BranchId,
+        /// The last record that may have been lost.
+        upto: Seq,
+        /// How many numbers of branches were given out at least.
+        branches: u32,
+        /// How many numbers of volumes were given out at least.
+        volumes: u32,
+    },
     /// The log was opened for writing.
     Opened {
         /// The incarnation that began.
@@ -276,6 +292,15 @@ pub struct Catalog {
     /// What was lost for good, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<Lost>,
+    /// The stretches in which records may be lost that changed disks, branches or the present, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<Doubt>,
+    /// What records behind a doubt tell of numbers that were given out.
+    #[serde(default)]
+    pub seen: Seen,
+    /// The last record that changed disks, branches or the present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Seq>,
     pub incarnation: u32,
 }
 
@@ -337,7 +362,14 @@ impl Catalog {
                     self.shows.insert(disk, Shows::Filling(*volume));
                 }
             }
+            Change::Chosen { head, upto, branches, volumes } => {
+                let seen = Seen { branches: *branches, volumes: *volumes };
+                self.apply_choice((seq, time), *head, *upto, seen);
+            }
             Change::Opened { incarnation } => self.incarnation = *incarnation,
+        }
+        if change.moves() {
+            self.moved = Some(seq);
         }
     }
 

@@ -546,12 +546,13 @@ fn a_restore_says_what_is_where() {
         last_seq: 4999,
         from: "2026-11-22T06:04:05.123456Z".to_owned(),
         to: "2026-11-22T06:09:00Z".to_owned(),
+        in_doubt: true,
     }];
     assert_snapshot!(restore::restored(&behind, &look(None)), @r"
     Restored as of yesterday 14:59 (seq:912345, branch main, grade stopped): shut down in order
         vda  20 GiB  3 GiB written  /mnt/web.img
     Records before it are lost, and no index knows what they wrote: where they did, older content stands.
-      seq:4000 to seq:4999, from 3 days ago 15:04 to 3 days ago 15:09
+      seq:4000 to seq:4999, from 3 days ago 15:04 to 3 days ago 15:09; they may have made another branch the present
       17 GiB of vda may be older than this moment
     The present is branch main-2 now.
     ");

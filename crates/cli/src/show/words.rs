@@ -97,7 +97,9 @@ pub(crate) fn lost(lost: &[LostRecords], look: &Look) -> String {
     );
     for lost in lost.iter().take(SHOWN_MAX) {
         let (from, to) = (time(&lost.from, look), time(&lost.to, look));
-        out.push_str(&format!("  seq:{} to seq:{}, from {from} to {to}\n", lost.first_seq, lost.last_seq));
+        let doubt = if lost.in_doubt { "; they may have made another branch the present" } else { "" };
+        let (first, last) = (lost.first_seq, lost.last_seq);
+        out.push_str(&format!("  seq:{first} to seq:{last}, from {from} to {to}{doubt}\n"));
     }
     if lost.len() > SHOWN_MAX {
         out.push_str(&format!("  and {} more stretches (--json lists them)\n", lost.len() - SHOWN_MAX));

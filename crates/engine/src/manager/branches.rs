@@ -29,7 +29,7 @@ impl Handle<call::BranchList> for Manager {
 impl Handle<call::BranchPromote> for Manager {
     fn handle(&self, call: &call::BranchPromote, answers: &mut dyn Items<Nothing>) -> Result<MomentInfo> {
         let target = self.target(&call.name)?;
-        let op = target.begin_change(Change::Promoting, Request::Branches)?;
+        let op = target.begin_change(Change::Promoting, Request::Promote)?;
         let branch = which_branch(&target, call.branch.as_deref())?;
         restore::promote(&op, branch, answers)
     }

@@ -95,7 +95,7 @@ fn plan_restore(target: &Arc<Target>, call: &call::Restore, now: &Zoned) -> Resu
 }
 
 fn plan_promote(target: &Arc<Target>, call: &call::BranchPromote) -> Result<Planned> {
-    target.check(Request::Branches)?;
+    target.check(Request::Promote)?;
     let branch = which_branch(target, call.branch.as_deref())?;
     planned(target, restore::plan_promotion(target, branch)?)
 }

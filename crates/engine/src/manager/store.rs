@@ -48,6 +48,10 @@ impl Handle<call::Status> for Manager {
                 };
                 problems.push(Problem::of_target(&target.name, trouble));
             }
+            if let Err(Error::PresentInDoubt { branch, first, last, .. }) = target.check_present() {
+                let trouble = Trouble::PresentInDoubt { branch, first_seq: first.0, last_seq: last.0 };
+                problems.push(Problem::of_target(&target.name, trouble));
+            }
             for lost in &target.log.catalog().lost {
                 let (first_seq, last_seq) = (lost.first.0, lost.last.0);
                 let (from, to) = (rfc3339(lost.from), rfc3339(lost.to));

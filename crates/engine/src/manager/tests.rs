@@ -11,6 +11,7 @@ mod jobs;
 mod keys;
 mod kills;
 mod left;
+mod lost;
 mod machines;
 mod opening;
 mod planned;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bygone_model::{BranchId, Event, Kind, Place, Seq};
-use bygone_store::catalog::{Act, ActKind, Catalog, Keeping, Shows};
+use bygone_store::catalog::{Act, ActKind, Catalog, Doubt, Keeping, Shows};
 
 use super::outside::{self, Prepared};
 use crate::{
@@ -58,7 +58,40 @@ impl Move {
 /// # Errors
 /// When there is an obstacle, or the caller expected something else; then nothing has changed. Or [`Error::Partly`].
 pub(crate) fn promote(op: &Op, branch: BranchId, answers: &mut dyn Answers) -> Result<MomentInfo> {
-    carry_out(op, promotion(&op.target().log.catalog(), branch), answers)
+    let catalog = op.target().log.catalog();
+    if catalog.is_in_doubt() {
+        return choose(op, branch, answers);
+    }
+    carry_out(op, promotion(&catalog, branch), answers)
+}
+
+/// Makes a branch the present as a person chose it, after records were lost that may have changed the present. Disks
+/// outside the store that do not show it are filled with it.
+///
+/// # Errors
+/// As [`promote`].
+fn choose(op: &Op, branch: BranchId, answers: &mut dyn Answers) -> Result<MomentInfo> {
+    let target = op.target();
+    let catalog = target.log.catalog();
+    let change = promotion(&catalog, branch);
+    target.check_expected(answers.caller().expect.as_ref(), &[])?;
+    op.allows(request(target, &change.next))?;
+    check(target, &catalog, &change)?;
+    let lost = |doubts: &[Doubt]| Some((doubts.first()?.first.0, doubts.last()?.last.0));
+    let (first, last) = lost(&catalog.doubts).unwrap_or_default();
+    target.log.choose_branch(branch)?;
+    let name = name_of(&catalog, branch);
+    let label = format!("branch {name} was chosen as the present; records {first} to {last} are lost");
+    let event = Event::new(Kind::Branch, label.clone())
+        .with("promoted", name)
+        .with("lost_from_seq", first)
+        .with("lost_to_seq", last);
+    let moment = note(target, branch, event)?;
+    let running = target.running_branch();
+    let filled = prepare(target, &change.next, None, answers)
+        .and_then(|prepared| fill(target, branch, prepared, running.is_some(), answers));
+    filled.map_err(|why| partly(&label, why))?;
+    Ok(moment)
 }
 
 fn promotion(catalog: &Catalog, branch: BranchId) -> Move {

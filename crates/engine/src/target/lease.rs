@@ -200,6 +200,11 @@ impl Target {
     /// # Errors
     /// When the disk outside the store is missing, in use or of another size, or the store cannot be read.
     pub(crate) fn lease(self: &Arc<Self>, volume: VolumeId, used: Use) -> Result<Lease> {
+        // A machine that was left running knows its branch. For others a disk outside the store that was changed since
+        // would be read onto the wrong one.
+        if matches!(used, Use::Client | Use::Upkeep) {
+            self.check_present()?;
+        }
         self.lease_by(volume, used, true, |target| target.open_volume(volume))
     }
 

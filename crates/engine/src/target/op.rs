@@ -9,6 +9,7 @@ use std::{
 use super::{Target, lock};
 use crate::{
     error::{Error, Result},
+    history,
     lifecycle::{self, Change, Doing, Refusal, Request, Verdict},
 };
 
@@ -90,7 +91,11 @@ impl Target {
             if self.is_gone() {
                 return Err(Error::NoTarget(self.name.clone()));
             }
-            match lifecycle::decide(*doing, self.machine_state(), request) {
+            let verdict = lifecycle::decide(*doing, self.machine_state(), request);
+            if verdict == Verdict::Go && request.needs_a_present() {
+                self.check_present()?;
+            }
+            match verdict {
                 // Asked with the turn locked: whoever closes this gate sees the starts that went through it before.
                 Verdict::Go | Verdict::Adopt
                     if change == Change::Starting && self.shared.is_gate_closed() =>
@@ -154,7 +159,11 @@ impl Target {
             if self.is_gone() {
                 return Err(Error::NoTarget(self.name.clone()));
             }
-            match lifecycle::decide(*doing, self.machine_state(), request) {
+            let verdict = lifecycle::decide(*doing, self.machine_state(), request);
+            if verdict == Verdict::Go && request.needs_a_present() {
+                self.check_present()?;
+            }
+            match verdict {
                 Verdict::Wait if Instant::now() < end => {
                     let left = end.saturating_duration_since(Instant::now());
                     doing =
@@ -164,6 +173,23 @@ impl Target {
                 Verdict::Refused(refusal) => return Err(self.refused(refusal)),
                 verdict => return Ok(verdict),
             }
+        }
+    }
+
+    /// Checks that it is known which branch is the present.
+    ///
+    /// # Errors
+    /// [`Error::PresentInDoubt`] when records are lost that may have changed it, and nobody has chosen one since.
+    pub(crate) fn check_present(&self) -> Result<()> {
+        let catalog = self.log.catalog();
+        match (catalog.doubts.first(), catalog.doubts.last()) {
+            (Some(first), Some(last)) => Err(Error::PresentInDoubt {
+                name: self.name.clone(),
+                branch: history::name_for_people(&catalog, catalog.head),
+                first: first.first,
+                last: last.last,
+            }),
+            _ => Ok(()),
         }
     }
 

@@ -260,7 +260,7 @@ impl Sequencer {
         change: &Change,
         time: Micros,
     ) -> Result<()> {
-        let payload = encode_json(change)?;
+        let payload = encode_json(&self.catalog.record(change.clone()))?;
         let done = self.append_at(
             dir,
             options,
@@ -443,7 +443,9 @@ impl Log {
             let mut sequencer = self.sequencer();
             self.check_poison()?;
             let change = make(&sequencer.catalog, sequencer.head)?;
-            let payload = encode_json(&change)?;
+            let record = sequencer.catalog.record(change);
+            let payload = encode_json(&record)?;
+            let change = record.change;
             let record = NewRecord::plain(Op::Catalog, Subject::LOG, &payload);
             let done = sequencer.append(&*self.dir, &*self.clock, &self.options, &[record], &mut |_| {});
             self.head.store(sequencer.head.0, Ordering::Release);

@@ -144,6 +144,15 @@ impl Log {
         self.change(|catalog, _| catalog.live_branch(id).map(|_| Change::Promote { id }))
     }
 
+    /// Makes a branch the present as a person chose it, after records were lost that may have changed branches
+    /// ([`Catalog::is_in_doubt`]). From here on there is no doubt about it.
+    ///
+    /// # Errors
+    /// When there is no such branch, or the log cannot be written.
+    pub fn choose_branch(&self, id: BranchId) -> Result<Appended> {
+        self.change(|catalog, _| catalog.choice(id))
+    }
+
     /// Records up to where a tapped disk is durable.
     ///
     /// # Errors

@@ -299,6 +299,10 @@ impl Log {
         let mut catalog =
             previous.map_or_else(|| Catalog::new(created), |previous| previous.footer.catalog.clone());
         found.changes.iter().for_each(|(seq, time, change)| catalog.apply(*seq, *time, change));
+        // The segments do not say what is lost of them.
+        let now = self.catalog();
+        catalog.lost = now.lost.iter().filter(|lost| lost.first <= name.end).copied().collect();
+        catalog.doubts = now.doubts.iter().filter(|doubt| doubt.first <= name.end).copied().collect();
         Ok(Contents {
             term: self.term(),
             start,

@@ -10,14 +10,14 @@ use super::{
     survey::Survey,
 };
 use crate::{
-    catalog::{Catalog, Change, Lost},
+    catalog::{Catalog, ChangeRecord, Lost},
     env::{Dir, File},
     error::{Damage, Error, Place, Result},
     format::{
         checkpoint::{SegmentStart, StoredEvent},
         manifest,
         record::Op,
-        segment::{self, Entry, Location, SegmentIndex},
+        segment::{self, Entry, Location, Mark, SegmentIndex},
     },
     index::{checkpoint::Checkpoint, compaction::Contents},
     manifest::Known,
@@ -126,6 +126,7 @@ impl Recovered {
     fn lose(&mut self, last: Seq, to: Micros) {
         let (first, from) = (self.head.next(), self.last_time);
         self.catalog.note_lost(Lost { first, last, from, to: to.max(from) });
+        self.catalog.doubt(first, last);
     }
 
     /// Notes that the records behind all that was found, up to `durable`, are lost.
@@ -142,7 +143,9 @@ impl Recovered {
             let first = lost.start.max(self.head.next());
             let from = index.time_of(first).unwrap_or(self.last_time);
             let to = index.time_of(lost.end).unwrap_or(from).max(from);
-            self.catalog.note_lost(Lost { first, last: Seq(lost.end.0 - 1), from, to });
+            let last = Seq(lost.end.0 - 1);
+            self.catalog.note_lost(Lost { first, last, from, to });
+            self.catalog.doubt(first, last);
         }
     }
 
@@ -255,9 +258,22 @@ impl Recovered {
         }
         let mut fresh: Vec<Entry> = index.entries.iter().filter(|e| e.seq > known).copied().collect();
         fresh.sort_unstable_by_key(|e| e.seq);
+        if self.catalog.is_in_doubt() {
+            self.note_seen(index, known);
+        }
         self.entries += fresh.len();
         self.recent.push(Arc::new(fresh));
         Ok(())
+    }
+
+    /// Notes the numbers of branches and volumes in records after `known`.
+    fn note_seen(&mut self, index: &SegmentIndex, known: Seq) {
+        for entry in index.entries.iter().filter(|entry| entry.seq > known) {
+            self.catalog.note_seen(Some(entry.volume), None);
+        }
+        for mark in index.marks.iter().filter(|mark| mark.seq > known && mark.op == Op::Event) {
+            self.catalog.note_seen(None, mark.subject.as_branch());
+        }
     }
 
     fn take_marks(&mut self, number: u32, index: &SegmentIndex, payload: &Payload<'_>) -> Result<()> {
@@ -272,6 +288,7 @@ impl Recovered {
                 // A record that is only unreadable now would be missing for good in the next checkpoint.
                 Err(Error::Damaged { place, damage }) if damage != Damage::Unreadable => {
                     self.damage.push((place, damage));
+                    self.doubt_mark(mark);
                     continue;
                 }
                 Err(e) => return Err(e),
@@ -287,14 +304,22 @@ impl Recovered {
                         event,
                     });
                 }),
-                _ => serde_json::from_slice::<Change>(&payload)
-                    .map(|change| self.catalog.apply(mark.seq, time, &change)),
+                _ => serde_json::from_slice::<ChangeRecord>(&payload)
+                    .map(|record| self.catalog.apply_record(mark.seq, time, &record)),
             };
             if understood.is_err() {
+                self.doubt_mark(mark);
                 self.damaged(number, u64::from(mark.offset), Damage::Inconsistent);
             }
         }
         Ok(())
+    }
+
+    /// Notes a record other than a block record of which only the place is known.
+    fn doubt_mark(&mut self, mark: &Mark) {
+        if mark.op == Op::Catalog {
+            self.catalog.doubt(mark.seq, mark.seq);
+        }
     }
 
     /// Passes over a segment that is lost: its records keep their seqs, and the index names it, so that whoever looks
