@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod blocks;
+mod btrfs;
 mod bytes;
 mod crc;
 mod ext;
@@ -19,6 +20,7 @@ mod volumes;
 mod xfs;
 
 pub use blocks::{Blocks, Cached, Cause, Guarded, ReadError, Window};
+pub use btrfs::Btrfs;
 pub use ext::{Ext, Replay};
 pub use fat::Fat;
 pub use open::open;

@@ -4,6 +4,7 @@
 //! mount says so and makes its image in another way.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod btrfs;
 mod ext;
 mod fat;
 mod guest;
