@@ -170,6 +170,9 @@ pub struct StoreStatus {
     pub path: PathBuf,
     /// Bytes on the medium.
     pub used_bytes: u64,
+    /// Those of them that the history of removed targets takes.
+    #[serde(default)]
+    pub removed_bytes: u64,
     /// Bytes of all disks that are protected.
     pub logical_bytes: u64,
     /// Bytes that can still be written.

@@ -32,6 +32,9 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// How many processors a machine can have.
 const CPUS: RangeInclusive<u32> = 1..=255;
 
+/// How much memory a machine can have, in MiB: with less no firmware starts, and QEMU refuses more.
+const MEMORY_MIB: RangeInclusive<u32> = 16..=(4 << 20);
+
 /// The configuration of a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TargetConfig {
@@ -197,7 +200,9 @@ impl TargetConfig {
         let bad = || BadSetting::Value { key: key.to_owned(), value: value.to_owned() };
         let path = |value: &str| if value.is_empty() { None } else { Some(absolute(Path::new(value))) };
         match key {
-            "memory" => self.memory_mib = parse_mib(value).ok_or_else(bad)?,
+            "memory" => {
+                self.memory_mib = parse_mib(value).filter(|mib| MEMORY_MIB.contains(mib)).ok_or_else(bad)?;
+            }
             "cpus" => self.cpus = value.parse().ok().filter(|n| CPUS.contains(n)).ok_or_else(bad)?,
             "kernel" => self.kernel = path(value),
             "initrd" => self.initrd = path(value),
@@ -230,7 +235,7 @@ impl TargetConfig {
         let bad = |key: &str, value: String| Err(BadSetting::Value { key: key.to_owned(), value });
         match &self.display {
             _ if !CPUS.contains(&self.cpus) => bad("cpus", self.cpus.to_string()),
-            _ if self.memory_mib == 0 => bad("memory", self.memory_mib.to_string()),
+            _ if !MEMORY_MIB.contains(&self.memory_mib) => bad("memory", self.memory_mib.to_string()),
             Display::Vnc(address) if address.is_empty() => bad("display", self.display.to_string()),
             _ => Ok(()),
         }

@@ -23,8 +23,17 @@ pub struct Problem {
 pub enum Trouble {
     #[error("the store is full: writes wait as soon as the room that is set aside for them is used up")]
     StoreFull,
-    #[error("the store's file system is nearly full; once it is, targets stand still")]
-    StoreLow { free_bytes: u64 },
+    /// At `full_bytes` the store is full.
+    #[error(
+        "the store's file system is nearly full: {} MiB are free, and once there are less than {} MiB, targets stand still",
+        free_bytes >> 20,
+        full_bytes >> 20
+    )]
+    StoreLow {
+        free_bytes: u64,
+        #[serde(default)]
+        full_bytes: u64,
+    },
     /// The process that does it cannot work on this computer.
     #[error(
         "disks of machines that stop cannot be looked at, and no stop is graded better than crash: {why}"

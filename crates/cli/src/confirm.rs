@@ -1,7 +1,7 @@
 //! Asks before something is lost permanently.
 //!
-//! On a terminal the user is asked, after the manager has made all its checks and reported what would be lost, and only
-//! the word yes continues. Without a terminal nothing is lost without `--yes`.
+//! The manager makes all its checks first, and says what would be lost. Then on a terminal the user is asked, and only
+//! the word yes continues; without a terminal nothing is lost without `--yes`.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
@@ -39,16 +39,40 @@ pub(crate) fn before_loss(
     if yes {
         return Ok(None);
     }
-    if session.json() || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(Error::NeedsYes);
+    let call = call.into();
+    let planned = manager::ask(session, &Plan { of: call.clone() })?;
+    confirmed(session, &call, planned).map(Some)
+}
+
+/// The same for a call that need not lose anything: then nobody is asked.
+///
+/// # Errors
+/// As [`before_loss`].
+pub(crate) fn before_any_loss(
+    session: &Session,
+    yes: bool,
+    call: impl Into<Plannable>,
+) -> Result<Option<Planned>> {
+    if yes {
+        return Ok(None);
     }
     let call = call.into();
     let planned = manager::ask(session, &Plan { of: call.clone() })?;
+    if planned.loses.is_empty() {
+        return Ok(Some(planned));
+    }
+    confirmed(session, &call, planned).map(Some)
+}
+
+fn confirmed(session: &Session, call: &Plannable, planned: Planned) -> Result<Planned> {
+    if session.json() || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Error::NeedsYes);
+    }
     let look = session.look_of_stderr();
-    let question = show::plan::question(&call, &planned, &look);
+    let question = show::plan::question(call, &planned, &look);
     let mut err = io::stderr().lock();
     write!(err, "{question}Type yes to go on: ").and_then(|()| err.flush()).map_err(Error::Output)?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(Error::Output)?;
-    if answer.trim() == "yes" { Ok(Some(planned)) } else { Err(Error::Declined) }
+    if answer.trim() == "yes" { Ok(planned) } else { Err(Error::Declined) }
 }

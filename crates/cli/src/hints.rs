@@ -334,12 +334,14 @@ fn is_of_a_disk(failure: &Failure) -> bool {
 
 fn of_setting(key: &str) -> &'static str {
     match key {
-        "memory" => "write a size, such as 512M or 4G",
+        "memory" => "write a size from 16M to 4T, such as 512M or 4G",
         "cpus" => "write a number from 1 to 255",
         "firmware" => "write bios or uefi",
         "autostart" => "write true or false",
         "deadline" => "write a number of seconds, at most 86400",
-        "net" => "write user[,hostfwd=…], tap:INTERFACE or none",
+        "net" => {
+            "write user[,hostfwd=…], tap:INTERFACE or none; a port of this computer is forwarded with hostfwd=tcp::2222-:22"
+        }
         _ => "`bygone target add --help` says what it can be",
     }
 }

@@ -20,6 +20,10 @@ fn shown(path: &Path) -> String {
 
 /// The operating system's message, without the error number.
 fn system(error: &io::Error) -> String {
+    // What is found without asking it has the library's words.
+    if error.kind() == io::ErrorKind::AlreadyExists {
+        return "File exists".to_owned();
+    }
     let text = error.to_string();
     text.split_once(" (os error ").map_or(text.as_str(), |(text, _)| text).to_owned()
 }
@@ -393,6 +397,10 @@ mod tests {
 
     #[test]
     fn the_systems_words_come_without_its_number() {
+        for there in [io::ErrorKind::AlreadyExists.into(), io::Error::from_raw_os_error(17)] {
+            let failure = file("making", Path::new("/s/x"), &there);
+            assert_eq!(failure.to_string(), "making /s/x failed: File exists");
+        }
         let missing = io::Error::from_raw_os_error(2);
         let failure = Error::file("reading", "/s/x", missing).failure();
         assert_eq!(failure.to_string(), "reading /s/x failed: No such file or directory");

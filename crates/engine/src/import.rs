@@ -75,11 +75,11 @@ impl Image {
         Ok(Image { size_bytes, block_bytes: None, snapshots, ..image })
     }
 
-    /// Imports it into the disk `id` of a new target.
+    /// Imports it into the disk `id` of a new target; returns the event of that.
     ///
     /// # Errors
     /// When it cannot be read, the store cannot be written, or the caller no longer waits.
-    pub(crate) fn import(&self, target: &Arc<Target>, id: &str, answers: &mut dyn Answers) -> Result<()> {
+    pub(crate) fn import(&self, target: &Arc<Target>, id: &str, answers: &mut dyn Answers) -> Result<Event> {
         let lease = target.lease(target.volume(target.present(), Some(id))?, Use::Upkeep)?;
         let doing = format!("importing {id}");
         let mut progress = |done_bytes| {
@@ -108,9 +108,7 @@ impl Image {
         if !self.snapshots.is_empty() {
             event = event.with("snapshots_left_out", self.snapshots.clone());
         }
-        target.log.event(target.present(), &event)?;
-        target.log.flush()?;
-        Ok(())
+        Ok(event)
     }
 }
 

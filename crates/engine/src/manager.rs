@@ -7,6 +7,7 @@ mod machines;
 mod plan;
 mod registry;
 pub(crate) mod removed;
+mod settings;
 mod store;
 mod targets;
 

@@ -273,7 +273,7 @@ impl Target {
     pub(crate) fn make(
         shared: &Arc<Shared>,
         config: &TargetConfig,
-        fill: impl FnOnce(&Arc<Target>) -> Result<()>,
+        fill: impl FnOnce(&Arc<Target>) -> Result<Vec<Event>>,
     ) -> Result<Arc<Target>> {
         let name = &config.name;
         let dir = shared.paths.begin_adding(name)?;
@@ -293,7 +293,7 @@ impl Target {
         shared: &Arc<Shared>,
         config: &TargetConfig,
         dir: &Path,
-        fill: impl FnOnce(&Arc<Target>) -> Result<()>,
+        fill: impl FnOnce(&Arc<Target>) -> Result<Vec<Event>>,
     ) -> Result<()> {
         Configs::of(dir, &config.name).save(config)?;
         let (clock, options) = (shared.clock.clone(), shared.options.clone());
@@ -315,9 +315,13 @@ impl Target {
         folder.leave();
         drop(log);
         let target = Target::open_in(shared, &config.name, dir.to_owned())?;
-        let filled = fill(&target).and_then(|()| {
+        let filled = fill(&target).and_then(|events| {
             for volume in filling {
                 target.log.disk_is_filled(volume)?;
+            }
+            // Once all disks are known: each names a moment that can be brought back.
+            for event in events {
+                target.log.event(target.present(), &event)?;
             }
             target.log.flush()?;
             Ok(())

@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCandidates;
 
 use crate::{
     complete,
-    confirm::{before_loss, dry_run},
+    confirm::{before_any_loss, before_loss, dry_run},
     error::Result,
     manager::{self, OnInterrupt},
     session::Session,
@@ -93,7 +93,8 @@ pub(crate) struct Drop {
 Take back the last `restore --in-place`, `branch promote`, `branch drop` or `undo` of a target. Nothing that was written \
 since is lost: it stays on its branch.
 
-An undo can be undone too, so a second one brings back what the first took back: it does not go further. To go further \
+An undo can be undone too, so a second one brings back what the first took back: it does not go further. If that gives a \
+branch up again, you are asked first; elsewhere than on a terminal --yes is needed then. To go further \
 back, make another branch the present (`branch promote`) or restore an older moment (`restore --in-place`).",
     after_long_help = "\
 Examples:
@@ -107,6 +108,9 @@ pub(crate) struct Undo {
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
+    /// Do not ask; needed where nobody can be asked and a branch would be given up again
+    #[arg(short, long)]
+    yes: bool,
 }
 
 impl Undo {
@@ -119,7 +123,8 @@ pub(crate) fn undo(session: &Session, args: &Undo) -> Result<()> {
     if args.dry_run {
         return dry_run(session, args.call());
     }
-    let answer = manager::ask(session, &args.call())?;
+    let planned = before_any_loss(session, args.yes, args.call())?;
+    let answer = manager::ask_as_planned(session, &args.call(), planned.as_ref(), OnInterrupt::Die)?;
     session.tell(&answer, |moment, look| show::branches::undone(&args.name, moment, look))
 }
 

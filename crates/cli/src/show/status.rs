@@ -237,8 +237,14 @@ fn store(store: &StoreStatus, look: &Look) -> String {
     let path = words::line(&store.path.display().to_string());
     let style = if store.state == StoreState::Ok { Style::Good } else { Style::Bad };
     let state = look.paint.apply(style, store.state.word());
+    let removed = match store.removed_bytes {
+        0 => String::new(),
+        bytes => {
+            format!("    {} of that by removed targets: bygone target list --removed\n", words::bytes(bytes))
+        }
+    };
     format!(
-        "store {path}  {state}\n    {} used for {} of disks, {} free\n",
+        "store {path}  {state}\n    {} used for {} of disks, {} free\n{removed}",
         words::bytes(store.used_bytes),
         words::bytes(store.logical_bytes),
         words::bytes(store.free_bytes),

@@ -110,6 +110,7 @@ fn store_status(state: StoreState) -> StoreStatus {
     StoreStatus {
         path: PathBuf::from("/var/lib/bygone"),
         used_bytes: 12_345_678_901,
+        removed_bytes: 0,
         logical_bytes: 140 << 30,
         free_bytes: 300 << 30,
         state,

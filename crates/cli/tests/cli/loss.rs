@@ -135,3 +135,30 @@ fn what_was_asked_about_is_done_however_long_the_answer_takes() {
     let done = said.split("Restored as of").nth(1).unwrap();
     assert_eq!(seq(&question), seq(done), "{said}");
 }
+
+#[test]
+fn what_is_impossible_is_said_before_anybody_has_to_say_yes() {
+    let world = world();
+    let output = world.run(&["branch", "drop", "web", "restored-1"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("is the present"), "{said}");
+}
+
+#[test]
+fn an_undo_that_gives_a_branch_up_again_asks_first() {
+    let world = world();
+    // Nothing is lost by this, so nobody is asked.
+    world.done(&["branch", "drop", "web", "main", "--yes"]);
+    world.done(&["undo", "web"]);
+    assert_eq!(branches(&world), ["main", "restored-1"]);
+    let output = world.run(&["undo", "web"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && said.contains("hint: give --yes"), "{said}");
+    assert_eq!(branches(&world), ["main", "restored-1"]);
+    let mut asked = OnTerminal::start(&world, &["undo", "web"], true, 80);
+    assert!(asked.until("Type yes to go on: ").contains("branch main"));
+    asked.say("no\n");
+    assert_eq!(asked.end().1, 1);
+    world.done(&["undo", "web", "--yes"]);
+    assert_eq!(branches(&world), ["restored-1"]);
+}

@@ -35,7 +35,7 @@ fn target(dir: &Path) -> Arc<Target> {
     paths.make().unwrap();
     let mut config = TargetConfig::new("web");
     config.disks.push(DiskConfig { id: "vda".into(), path: None, block_bytes: 512, size_bytes: 1 << 20 });
-    Target::make(&shared(&paths), &config, |_| Ok(())).unwrap()
+    Target::make(&shared(&paths), &config, |_| Ok(Vec::new())).unwrap()
 }
 
 fn write(target: &Arc<Target>, branch: BranchId, byte: u8) -> Seq {
@@ -310,7 +310,7 @@ fn a_moment_before_the_first_content_of_a_disk_is_none() {
     let target = Target::make(&shared(&paths), &config, |target| {
         half = write(target, BranchId(0), 1);
         write(target, BranchId(0), 2);
-        Ok(())
+        Ok(Vec::new())
     })
     .unwrap();
     let tried = |at: &str| {

@@ -195,7 +195,7 @@ mod tests {
             (Unseen { file_systems: FileSystems::of(&[]), ..good.clone() }, Grade::Crash),
             (Unseen { file_systems: FileSystems::of(&[CLEAN, UNKNOWN]), ..good.clone() }, Grade::Crash),
             (Unseen { file_systems: FileSystems::of(&[CLEAN, DIRTY]), ..good.clone() }, Grade::Crash),
-            (Unseen { file_systems: FileSystems::of(&[CLEAN, UNREADABLE]), ..good.clone() }, Grade::Crash),
+            (Unseen { file_systems: FileSystems::of(&[CLEAN, UNREADABLE]), ..good }, Grade::Crash),
         ] {
             let event = unseen.event();
             assert_eq!(event.grade, grade, "{unseen:?}");

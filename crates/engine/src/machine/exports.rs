@@ -126,7 +126,7 @@ mod tests {
         let disk = DiskConfig { id: "vda".into(), path: None, block_bytes: 512, size_bytes: 1 << 20 };
         config.disks.push(disk);
         let shared = Shared::new(&paths, Arc::new(Qemu::default()));
-        let target = Target::make(&shared, &config, |_| Ok(())).unwrap();
+        let target = Target::make(&shared, &config, |_| Ok(Vec::new())).unwrap();
         let main = target.present();
         let branch = target.log.add_branch("try-1", main, target.log.head_seq()).unwrap();
         let exports = MachineExports { target: Arc::downgrade(&target), branch };

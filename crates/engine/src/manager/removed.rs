@@ -311,6 +311,14 @@ impl Handle<call::TargetRemoved> for Manager {
     }
 }
 
+impl Manager {
+    /// The size of what is kept of removed targets.
+    pub(super) fn removed_bytes(&self) -> u64 {
+        let entries = fs::read_dir(self.paths().removed_dir()).into_iter().flatten().flatten();
+        entries.map(|entry| target::size_in(&entry.path())).sum()
+    }
+}
+
 /// Describes the removed target in this folder.
 fn kept_as(path: &Path, file_name: &OsStr) -> Option<(Micros, RemovedInfo)> {
     let kept_as = file_name.to_str()?.to_owned();

@@ -97,11 +97,14 @@ impl Handle<call::Status> for Manager {
             state = StoreState::Full;
             problems.push(Problem::of_store(Trouble::StoreFull));
         } else if state == StoreState::Ok && free_bytes < LOW_BYTES {
-            problems.push(Problem::of_store(Trouble::StoreLow { free_bytes }));
+            let full_bytes = options.room_bytes_min();
+            problems.push(Problem::of_store(Trouble::StoreLow { free_bytes, full_bytes }));
         }
+        let removed_bytes = self.removed_bytes();
         let store = StoreStatus {
             path: self.shared.paths.root().to_owned(),
-            used_bytes,
+            used_bytes: used_bytes + removed_bytes,
+            removed_bytes,
             logical_bytes,
             free_bytes,
             state,

@@ -3,16 +3,15 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
 use bygone_model::Micros;
-use bygone_qemu::Net;
 
-use super::{Manager, WANTED_EVERY, registry::Held, store::info};
+use super::{Manager, WANTED_EVERY, registry::Held, settings, store::info};
 use crate::{
     api::{
         Answers, DiskMode, Items, Nothing, Progress, TargetInfo,
         call::{self, NewDisk, NewSource},
     },
     calls::Handle,
-    config::{self, BadSetting, DiskConfig, TargetConfig},
+    config::{self, DiskConfig, TargetConfig},
     error::{Error, Result, Usage},
     import::Image,
     lifecycle::Request,
@@ -32,7 +31,7 @@ impl Handle<call::TargetAdd> for Manager {
     fn handle(&self, call: &call::TargetAdd, answers: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
         let call::TargetAdd { config, disks, wait } = call;
         config::check_name(&config.name)?;
-        check_settings(config)?;
+        settings::check(config)?;
         // They would be given to the target unchecked.
         if !config.disks.is_empty() {
             let why = "the disks of a new target are in `disks`, not in `config.disks`";
@@ -55,6 +54,8 @@ impl Handle<call::TargetAdd> for Manager {
                 }
             });
         }
+        self.say_doubts(&target, answers);
+        self.say_disks_without_room(&target, answers);
         if *wait {
             wait_until_read(&target, answers)?;
         }
@@ -91,19 +92,6 @@ pub(super) fn wait_until_read(target: &Target, answers: &mut dyn Answers) -> Res
         }),
         _ => Ok(()),
     }
-}
-
-/// Checks the settings of a target that can be wrong whatever is on this computer.
-///
-/// # Errors
-/// [`BadSetting`], with the first one that is.
-fn check_settings(config: &TargetConfig) -> Result<()> {
-    config.check()?;
-    if !config.net.is_empty() && Net::parse(&config.net).is_err() {
-        let (key, value) = ("net".to_owned(), config.net.clone());
-        return Err(BadSetting::Value { key, value }.into());
-    }
-    Ok(())
 }
 
 impl Manager {
@@ -162,7 +150,7 @@ impl Manager {
         // After the checks: a call that is refused moves nothing.
         set_strange_aside(&self.paths().run_dir(&config.name))?;
         Target::make(&self.shared, &config, |target| {
-            imports.iter().try_for_each(|(id, image)| image.import(target, id, answers))
+            imports.iter().map(|(id, image)| image.import(target, id, answers)).collect()
         })
     }
 }
@@ -238,13 +226,14 @@ impl Handle<call::TargetShow> for Manager {
 }
 
 impl Handle<call::TargetSet> for Manager {
-    fn handle(&self, call: &call::TargetSet, _: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
+    fn handle(&self, call: &call::TargetSet, answers: &mut dyn Items<Nothing>) -> Result<TargetInfo> {
         let target = self.target(&call.name)?;
         target.check(Request::Note)?;
         target.change_config(|config| {
             call.settings.iter().try_for_each(|(key, text)| config.set(key, text))?;
-            check_settings(config)
+            settings::check(config)
         })?;
+        self.say_doubts(&target, answers);
         info(&target)
     }
 }

@@ -32,7 +32,7 @@ fn target(store: &Path, path: Option<&Path>) -> Arc<Target> {
     let size_bytes = path.map_or(1 << 20, |path| std::fs::metadata(path).unwrap().len());
     let path = path.map(Path::to_owned);
     config.disks.push(DiskConfig { id: "vda".into(), path, block_bytes: 512, size_bytes });
-    Target::make(&shared(&paths), &config, |_| Ok(())).unwrap()
+    Target::make(&shared(&paths), &config, |_| Ok(Vec::new())).unwrap()
 }
 
 /// A device that notes, when it is dropped, whether the target still counts the disk as open.

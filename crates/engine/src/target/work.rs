@@ -142,6 +142,12 @@ impl Target {
                         "disk {disk} was read again: {} changed while Bygone was not watching",
                         people_bytes(found.changed_bytes)
                     ),
+                    _ if self
+                        .volumes_at(bygone_model::Place::new(self.present(), self.log.head_seq()))
+                        .is_err() =>
+                    {
+                        format!("disk {disk} is complete, others are not yet")
+                    }
                     _ => format!("disk {disk} is complete: every moment from here on can be brought back"),
                 };
                 let mut event = Event::new(kind, label)

@@ -92,7 +92,7 @@ impl ParseError {
             ParseError::Trailing { .. } => "leave it out; a label with spaces is written `point:LABEL`",
             ParseError::UnknownKind { .. } => {
                 "after `last` or `first` write boot, shutdown, reset, panic, point, gap, base, branch or manager, \
-                 or the grade clean or stopped; a day of the week is the last one without saying so: \
+                 or the grade flushed, clean or stopped (every moment is at least of grade crash); a day of the week is the last one without saying so: \
                  `tuesday 10:00`"
             }
             ParseError::UnknownChange { .. } => {

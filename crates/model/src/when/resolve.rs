@@ -399,5 +399,10 @@ fn newest_first(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
 
 /// A label may come from a guest, so terminal control characters are removed.
 fn printable(label: &str) -> String {
-    label.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    let shown = |c: char| match c {
+        '\t' => ' ',
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    label.chars().map(shown).collect()
 }

@@ -85,3 +85,33 @@ fn nobody_writes_to_an_image_while_it_is_imported() {
     assert!(writer.tried > 0);
     ImageLock::take_exclusive(&File::options().read(true).write(true).open(&image).unwrap()).unwrap();
 }
+
+#[test]
+fn the_moments_that_are_listed_of_an_import_of_several_disks_can_be_brought_back() {
+    let (world, manager) = World::with(&[]);
+    let disks = ["one.raw", "two.raw"].map(|name| {
+        let image = world.dir.path().join(name);
+        std::fs::write(&image, vec![7; 1 << 20]).unwrap();
+        NewDisk { id: None, source: NewSource::ImportRaw(image), block_bytes: None }
+    });
+    let add = call::TargetAdd { config: TargetConfig::new("web"), disks: disks.into(), wait: true };
+    manager.handle(&add, &mut Nobody).unwrap();
+    let all = call::Timeline {
+        name: "web".into(),
+        since: None,
+        until: None,
+        kinds: vec![Kind::Base],
+        branch: None,
+        limit: None,
+    };
+    let listed = Collected::of(&manager, &all).items;
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    for moment in listed {
+        let to = call::RestoreTo::Path(world.dir.path().join(format!("{}/", moment.seq)));
+        std::fs::create_dir(world.dir.path().join(moment.seq.to_string())).unwrap();
+        let (name, at) = ("web".to_owned(), moment.when.clone());
+        let restore = call::Restore { name, at, to, disk: None, discard_later: false };
+        let restored = manager.handle(&restore, &mut Nobody).unwrap();
+        assert_eq!((restored.moment.seq, restored.disks.len()), (moment.seq, 2));
+    }
+}

@@ -512,3 +512,14 @@ fn of_two_that_bring_one_target_back_under_two_names_one_gets_it() {
         assert_eq!(served(&manager), [name]);
     }
 }
+
+#[test]
+fn the_history_of_removed_targets_counts_in_what_the_store_takes() {
+    let (_world, manager) = World::with(&["web"]);
+    let before = status(&manager).store;
+    assert!(before.used_bytes > 0 && before.removed_bytes == 0, "{before:?}");
+    let remove = call::TargetRemove { name: "web".into(), delete_history: false };
+    manager.handle(&remove, &mut Nobody).unwrap();
+    let after = status(&manager).store;
+    assert!(after.removed_bytes > 0 && after.used_bytes == after.removed_bytes, "{after:?}");
+}

@@ -32,7 +32,9 @@ fn the_disks_of_a_new_target_come_by_one_way_only() {
 fn a_setting_is_checked_when_it_is_made_however_it_is_made() {
     let (_world, manager) = World::with(&[]);
     let bad = |refused: &Result<()>| matches!(refused, Err(Error::Usage(Usage::BadSetting(_))));
-    for net in ["foo", "tap:", "user,hostfwd", "users"] {
+    for net in
+        ["foo", "tap:", "user,hostfwd", "users", "user,hostfwd=tcp::99999-:22", "user,hostfwd=tcp::2222-:0"]
+    {
         let refused = add_as(&manager, |config| config.net = net.into());
         assert!(bad(&refused), "{net}: {refused:?}");
     }
@@ -40,6 +42,7 @@ fn a_setting_is_checked_when_it_is_made_however_it_is_made() {
         add_as(&manager, |config| config.cpus = 0),
         add_as(&manager, |config| config.cpus = 256),
         add_as(&manager, |config| config.memory_mib = 0),
+        add_as(&manager, |config| config.memory_mib = 15),
         add_as(&manager, |config| config.display = crate::config::Display::Vnc(String::new())),
     ];
     assert!(refused.iter().all(bad), "{refused:?}");
@@ -49,7 +52,9 @@ fn a_setting_is_checked_when_it_is_made_however_it_is_made() {
         manager.handle(&call::TargetSet { name: "web".into(), settings }, &mut Nobody).map(drop)
     };
     let before = manager.target("web").unwrap().config();
-    for (key, value) in [("net", "foo"), ("net", "tap:"), ("cpus", "0"), ("memory", "0")] {
+    for (key, value) in
+        [("net", "foo"), ("net", "tap:"), ("cpus", "0"), ("memory", "0"), ("memory", "1"), ("memory", "99T")]
+    {
         let refused = set(key, value);
         assert!(bad(&refused), "{key}={value}: {refused:?}");
     }
@@ -91,4 +96,25 @@ fn a_verification_may_take_any_number_of_seconds() {
     let (_world, manager) = World::with(&["web"]);
     let verify = call::Verify { name: None, newest_first: false, for_s: Some(u64::MAX) };
     assert!(manager.handle(&verify, &mut Nobody).unwrap().complete);
+}
+
+#[test]
+fn what_is_likely_to_keep_a_machine_from_starting_is_said_when_it_is_set() {
+    let (_world, manager) = World::with(&["web"]);
+    let noted = |key: &str, value: &str| {
+        let settings = vec![(key.to_owned(), value.to_owned())];
+        Collected::of(&manager, &call::TargetSet { name: "web".into(), settings }).notes.join("; ")
+    };
+    assert_eq!(noted("memory", "64M"), "");
+    assert!(noted("memory", "4T").contains("more than this computer has"));
+    noted("memory", "64M");
+    let used = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let forward = format!("user,hostfwd=tcp:127.0.0.1:{}-:22", used.local_addr().unwrap().port());
+    assert!(noted("net", &forward).contains("is in use"));
+    drop(used);
+    assert_eq!(noted("net", &forward), "");
+    let disk = NewDisk { id: None, source: NewSource::Store(900 << 40), block_bytes: None };
+    let add = call::TargetAdd { config: TargetConfig::new("db"), disks: vec![disk], wait: true };
+    let notes = Collected::of(&manager, &add).notes.join("; ");
+    assert!(notes.contains("disk vda has 921600 GiB"), "{notes}");
 }
