@@ -1,15 +1,16 @@
 //! The memory budget that all logs of a store share, for versions that are in no segment's index and in no checkpoint
 //! yet.
 //!
-//! A quarter of the budget is divided equally into floors, one for each log, which other logs cannot take; the rest is
-//! a pool. Once three quarters of the pool are drawn, logs that have drawn more than the average free memory by sealing
+//! A quarter of the budget is divided equally into floors, one for each log, which other logs cannot take; the rest is a
+//! pool. Once three quarters of the pool are drawn, logs that have drawn more than the average free memory by sealing
 //! their segment and writing a checkpoint early. Once all of the pool is drawn, a log that has reached its floor is
 //! refused until it has freed its own memory. So a refused log waits for no other log, and a log whose medium fails
 //! blocks no other.
 //!
-//! Invariant: the logs together draw no more than the budget, except for what one call of each may add, what is lent
-//! for work that frees more and for views ([`Share::lend`]), and floors of [`FLOOR_BYTES_MIN`] where there are so many logs that an
-//! equal part would be less (more than 2,000 with the default budget).
+//! Invariant: the logs together draw no more than the budget, except for what one call of each may add, what is lent for
+//! work that frees more and for views ([`Share::lend`]), and floors of [`FLOOR_BYTES_MIN`] where there are so many logs
+//! that an equal part would be less (more than 2,000 with the default budget). So the budget is what is aimed at, and no
+//! bound: as long as views keep what was lent to them, it may be exceeded by as much.
 
 use std::sync::{Arc, atomic::Ordering};
 

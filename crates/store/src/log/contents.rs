@@ -83,8 +83,21 @@ impl Log {
 
     /// The first seq of the segments after `number`: records of that one from there on do not belong to the log.
     pub(super) fn first_behind(&self, number: u32) -> Result<Seq> {
-        let newest = self.sequencer().newest;
-        for next in self.segments_there()?.into_iter().filter(|next| (number + 1..=newest).contains(next)) {
+        let (newest, in_memory) = {
+            let sequencer = self.sequencer();
+            let full = sequencer.full.iter().map(|full| (full.number, full.first_seq));
+            let active = sequencer.active.iter().map(|active| (active.number, active.first_seq));
+            (sequencer.newest, full.chain(active).collect::<FxHashMap<u32, Seq>>())
+        };
+        let mut behind = self.segments_there()?;
+        // One in use may have lost its name.
+        behind.extend(in_memory.keys());
+        behind.sort_unstable();
+        behind.dedup();
+        for next in behind.into_iter().filter(|next| (number + 1..=newest).contains(next)) {
+            if let Some(first) = in_memory.get(&next) {
+                return Ok(*first);
+            }
             if let Some(container) = self.places.elsewhere(next) {
                 return Ok(container.index(next)?.first_seq);
             }

@@ -171,6 +171,11 @@ pub(super) fn hold(
     }
 }
 
+/// The newest term of the log in `dir`, as far as its files name it now.
+pub(super) fn newest(dir: &dyn Dir, log: &Identity) -> Result<u32> {
+    Ok(manifest::newest_term(dir, log, u32::MAX)?.0.max(newest_term(dir, &LogKey::of(log))?))
+}
+
 fn hold_upon(
     dir: &dyn Dir,
     clock: &dyn Clock,
@@ -230,8 +235,10 @@ fn newest_term(dir: &dyn Dir, log: &LogKey) -> Result<u32> {
     }
     let folder = checkpoint::folder();
     let files = dir.list(folder).map_err(|e| Error::io("listing", folder, e))?;
-    // Sorted, because the names begin with the numbers.
-    for name in files.iter().rev().filter_map(|file| Name::parse(file)) {
+    let mut names: Vec<Name> = files.iter().filter_map(|file| Name::parse(file)).collect();
+    // A holder that was superseded may have left the highest number.
+    names.sort_unstable_by_key(|name| (name.term, name.number));
+    for name in names.into_iter().rev() {
         if let Some(term) = checkpoint_term(dir, name, log)? {
             newest = newest.max(term);
             break;
@@ -254,4 +261,29 @@ fn checkpoint_term(dir: &dyn Dir, name: Name, log: &LogKey) -> Result<Option<u32
         read => read.map_err(|e| Error::io("reading", &file_name, e))?,
     }
     Ok(checkpoint::check_header(&frame, name.number, &log.id).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use bygone_model::{Micros, Seq};
+
+    use super::*;
+    use crate::{env::RealDir, format::key::SECRET_BYTES};
+
+    #[test]
+    fn the_newest_term_of_checkpoints_is_the_highest_and_not_that_of_the_highest_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RealDir::new(folder.path());
+        let log = Identity { id: *b"a log for a test", secret: [0; SECRET_BYTES] };
+        // The first holder wrote one more before it saw that it was superseded.
+        for (number, term) in [(1, 1), (2, 2), (3, 1)] {
+            let name = Name { number, end: Seq(9), end_time: Micros(0), term };
+            let header = checkpoint::encode_header(number, &log.id, term);
+            let file = dir.create(&name.file_name()).unwrap();
+            file.write_at(&mut [IoSlice::new(&header)], 0).unwrap();
+        }
+        assert_eq!(newest_term(&dir, &LogKey::of(&log)).unwrap(), 2);
+    }
 }

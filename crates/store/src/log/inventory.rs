@@ -286,7 +286,7 @@ impl Log {
         // fsync reports a write-back error only once, and only for this open file. The copy would have what the page
         // cache shows, and every later flush would sync the copy.
         self.syncs.sync(&*open.file, number)?;
-        let fill = |file: &dyn File| copy(&*open.file, file, open.end, open.room_bytes);
+        let fill = |file: &dyn File| copy(&*open.file, file, open, &segment::label(number));
         let file = files.write_anew(files.name(number), &fill, &|| self.check_holder())?;
         sequencer.replace_file(number, &file);
         self.places.segments.forget(number);
@@ -314,14 +314,15 @@ impl Log {
     }
 }
 
-fn copy(from: &dyn File, to: &dyn File, end: u64, room_bytes: u64) -> std::io::Result<()> {
+fn copy(from: &dyn File, to: &dyn File, open: &Open, name: &str) -> Result<()> {
     const CHUNK_BYTES: u64 = 1 << 20;
-    to.reserve(room_bytes)?;
+    let failed = |e| Error::io("writing anew", name, e);
+    to.reserve(open.room_bytes).map_err(failed)?;
     let (mut at, mut chunk) = (0, Vec::new());
-    while at < end {
-        chunk.resize(CHUNK_BYTES.min(end - at) as usize, 0);
-        read_exact_at(from, &mut chunk, at)?;
-        to.write_at(&mut [IoSlice::new(&chunk)], at)?;
+    while at < open.end {
+        chunk.resize(CHUNK_BYTES.min(open.end - at) as usize, 0);
+        read_exact_at(from, &mut chunk, at).map_err(|e| Error::unread(name, at, e))?;
+        to.write_at(&mut [IoSlice::new(&chunk)], at).map_err(failed)?;
         at += chunk.len() as u64;
     }
     Ok(())

@@ -23,7 +23,7 @@ use self::{
 use super::{
     Durability, EVENTS_MAX, Heads, Hold, Log, LogKey, LogOptions,
     append::Sequencer,
-    holder::{Holder, TERM_FIRST, hold},
+    holder::{Holder, TERM_FIRST, hold, newest},
     inventory::lost,
     moving::moved,
     room, scan,
@@ -101,7 +101,7 @@ impl Log {
         let identity = identity_of(&*dir)?;
         let key = LogKey::of(&identity);
         if options.hold == Hold::TakeOver {
-            takeover::check_room(&dir, &key)?;
+            takeover::check_room(&dir, &key, newest(&*dir, &identity)?)?;
         }
         let (manifest, flaws, term) = hold(&*dir, &*clock, options.hold, &identity)?;
         let holder = Arc::new(Holder::new(identity, term, &manifest));

@@ -65,17 +65,17 @@ impl SegmentFiles {
     /// found that one sealed and left it, so what seems to supersede it has to be a file of the log, and the one that
     /// the manifest means.
     fn counted(&self, names: Vec<Name>) -> Result<(Vec<Name>, Vec<Name>)> {
-        let (counts, superseded) = counted(names.clone(), self.term);
+        let (counts, superseded) = counted(names, self.term);
         let doubtful: Vec<Name> = {
             let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
-            superseded.into_iter().filter(|name| named.contains_key(&name.number)).collect()
+            superseded.iter().filter(|name| named.contains_key(&name.number)).copied().collect()
         };
         if doubtful.is_empty() {
-            return Ok((counts, counted(names, self.term).1));
+            return Ok((counts, superseded));
         }
         let mut belonging = Vec::new();
-        for name in names {
-            let supersedes = name.term <= self.term && doubtful.iter().any(|other| name.supersedes(*other));
+        for name in counts.into_iter().chain(superseded) {
+            let supersedes = doubtful.iter().any(|other| name.supersedes(*other));
             if !supersedes || self.belongs(name)? {
                 belonging.push(name);
             }
@@ -173,7 +173,7 @@ impl SegmentFiles {
     pub(crate) fn write_anew(
         &self,
         to: Name,
-        fill: &dyn Fn(&dyn File) -> io::Result<()>,
+        fill: &dyn Fn(&dyn File) -> Result<()>,
         may: &dyn Fn() -> Result<()>,
     ) -> Result<Arc<dyn File>> {
         let (part, name) = (self.own_name(to.number).part_name(), to.file_name());
@@ -187,7 +187,7 @@ impl SegmentFiles {
         let file = file.map_err(|e| Error::io("making", &part, e))?;
         let failed = |e| Error::io("writing anew", &name, e);
         // Nothing relies on this file before it has its name, so a sync that fails here costs nothing.
-        let filled = fill(&*file).and_then(|()| file.sync()).map_err(failed);
+        let filled = fill(&*file).and_then(|()| file.sync().map_err(failed));
         let named = filled.and_then(|()| may()).and_then(|()| self.dir.replace(&part, &name).map_err(failed));
         if let Err(e) = named {
             let _ = self.dir.remove(&part);

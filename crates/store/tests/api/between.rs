@@ -309,3 +309,36 @@ fn a_kill_between_any_two_steps_of_writing_a_segment_again_loses_nothing_that_wa
     }
     assert!(!has_run.get(), "upkeep has fewer steps");
 }
+
+#[test]
+fn a_takeover_that_is_killed_between_any_two_steps_has_lost_nothing() {
+    // Several segments wait for their index, so that several are copied.
+    let (world, log, volume) = World::make(1 << 20);
+    for i in 0..8 {
+        write(&log, volume, i * 20, 20, 100 + i);
+    }
+    log.flush().unwrap();
+    let end = log.head_seq();
+    drop(log);
+    let unsealed = world.files("log").len();
+    assert!(unsealed > 3, "{unsealed}");
+    for step in 0..STEPS_MAX {
+        let world = World::copy_of(world.folder.path());
+        let (between, killed) = (Between::default(), Arc::new(Mutex::new(None)));
+        let (folder, saved) = (world.folder.path().to_owned(), killed.clone());
+        between.arm(step, move || *saved.lock().unwrap() = Some(World::copy_of(&folder)));
+        drop(open_watched(world.folder.path(), &between, Hold::TakeOver).unwrap());
+        if !between.disarm() {
+            assert!(step > 20, "{step}");
+            return;
+        }
+        let killed = killed.lock().unwrap().take().unwrap();
+        let log = killed.try_hold([Hold::Newest, Hold::TakeOver][step % 2]).unwrap();
+        assert_eq!(log.damage_at_open(), [], "step {step}");
+        assert!(log.head_seq() >= end, "step {step}: {} of {end}", log.head_seq());
+        for i in 0..8 {
+            assert_eq!(mark(&log, volume, i * 20, end).unwrap(), 100 + i, "step {step}");
+        }
+    }
+    unreachable!("a takeover has an end");
+}

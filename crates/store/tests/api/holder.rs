@@ -462,3 +462,30 @@ fn a_manifest_of_a_newer_program_behind_the_own_ones_is_another_holders() {
     let told = world.try_open();
     assert!(matches!(told, Err(Error::NewerVersion { found: 2, .. })), "{told:?}");
 }
+
+#[test]
+fn a_segment_of_which_only_the_trailer_is_left_of_its_index_is_copied_too() {
+    let (world, log, volume) = World::make(1024);
+    for i in 0..6 {
+        write(&log, volume, i * 20, 20, i + 1);
+        while log.maintain().unwrap() {}
+    }
+    log.flush().unwrap();
+    let end = log.head_seq();
+    drop(log);
+    drop(world.open());
+    // As a power cut may leave it: the newest one that is sealed has its trailer, and zeroes in the place of its index.
+    let is_used = |path: &&std::path::PathBuf| std::fs::metadata(path).unwrap().len() > 0;
+    let newest = world.files("log").iter().rev().find(is_used).unwrap().clone();
+    let mut bytes = std::fs::read(&newest).unwrap();
+    let index = bytes.len() - bygone_store::format::segment::TRAILER_BYTES;
+    bytes[index - 8..index].fill(0);
+    std::fs::write(&newest, &bytes).unwrap();
+    let log = world.try_hold(Hold::TakeOver).unwrap();
+    let number = crate::world::segment_in(&newest).number;
+    let own = bygone_store::format::segment::Name { number, term: 2 };
+    assert!(world.path(&own.file_name()).exists(), "{:?}", world.files("log"));
+    for i in 0..6 {
+        assert_eq!(crate::world::mark(&log, volume, i * 20, end).unwrap(), i + 1);
+    }
+}

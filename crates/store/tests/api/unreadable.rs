@@ -11,7 +11,7 @@ use std::{
 
 use bygone_model::{BranchId, Event, Kind, Seq, VolumeId};
 use bygone_store::{
-    Cursor, Damage, Damaged, Error, Log,
+    Cursor, Damage, Damaged, Error, Hold, Log, LogOptions,
     format::{
         checkpoint::{FRAME_BYTES, Trailer},
         cursor, manifest, segment,
@@ -325,6 +325,21 @@ fn an_index_that_cannot_be_made_anew_is_once_the_segment_that_was_cut_is_whole()
         while log.maintain().unwrap() {}
     }
     assert_eq!(reads(), 12);
+}
+
+#[test]
+fn a_takeover_says_where_the_segment_is_that_it_cannot_copy() {
+    let (world, log, volume) = World::make(1024);
+    write(&log, volume, 0, 8, 1);
+    log.flush().unwrap();
+    drop(log);
+    let bad = Bad::default();
+    bad.add(&name_of(&world.segment(1)), 4096..4097);
+    let dir = Watched::new(world.folder.path(), bad);
+    let hold = LogOptions { hold: Hold::TakeOver, ..options(24 << 10) };
+    let told = Log::open(dir, Arc::new(Ticks::from(3_600_000_000)), hold).unwrap_err();
+    let Error::Damaged { place, damage: Damage::Unreadable } = &told else { unreachable!("{told}") };
+    assert_eq!(place.file, label_of(&world.segment(1)));
 }
 
 #[test]

@@ -44,10 +44,13 @@ impl Unsealed {
         Some(Unsealed { full, volatile_from, whole })
     }
 
-    /// Makes its records durable, and makes sure that no other record follows them.
-    pub(super) fn harden(&self) -> Result<()> {
+    /// Makes its records durable, and makes sure that no other record follows them. `look` is called before each change.
+    pub(super) fn harden(&self, look: &dyn Fn() -> Result<()>) -> Result<()> {
         let full = &self.full;
+        look()?;
         write_again(&*full.file, full.number, self.volatile_from, full.records_end)?;
+        // The same bytes again do no harm; but behind them another holder may have gone on by now.
+        look()?;
         match end_records(&*full.file, full.number, full.records_end) {
             Ok(()) | Err(Error::Full { .. }) => {}
             Err(e) => return Err(e),

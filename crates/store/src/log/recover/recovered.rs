@@ -102,8 +102,7 @@ impl Recovered {
     pub(super) fn seal_all(&mut self, dir: &dyn Dir, log: LogKey, options: &LogOptions) -> Result<()> {
         let waiting = self.unsealed.len();
         for unsealed in &self.unsealed {
-            self.holder.look(dir)?;
-            unsealed.harden()?;
+            unsealed.harden(&|| self.holder.look(dir))?;
         }
         // A damaged segment gets no index: recovery would trust it and not find the damage.
         self.unsealed.retain(|unsealed| unsealed.whole);

@@ -7,7 +7,7 @@
 //! Segments are sealed in order, so these are the newest ones, back to the first that is sealed. They are copied from the
 //! last one on: a copy supersedes everything from its number on that an earlier holder made.
 
-use std::{io, io::IoSlice, sync::Arc};
+use std::{io::IoSlice, sync::Arc};
 
 use super::super::{LogKey, scan};
 use crate::{
@@ -20,9 +20,9 @@ use crate::{
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Fails if there is no room for the copies. This is found out before the log is taken over: afterwards it could not be
-/// opened by anybody until there is room.
-pub(super) fn check_room(dir: &Arc<dyn Dir>, log: &LogKey) -> Result<()> {
-    let files = SegmentFiles::new(dir.clone(), u32::MAX, *log);
+/// opened by anybody until there is room. `newest` is the term in which it is held so far.
+pub(super) fn check_room(dir: &Arc<dyn Dir>, log: &LogKey, newest: u32) -> Result<()> {
+    let files = SegmentFiles::new(dir.clone(), newest.saturating_add(1), *log);
     let numbers = files.list()?;
     let mut wanted = 0;
     for (number, file) in open(&files, &numbers, log)? {
@@ -47,7 +47,7 @@ pub(super) fn copy_open(
     let numbers = files.list()?;
     for (number, from) in open(files, &numbers, log)? {
         look()?;
-        let fill = |to: &dyn File| copy(&*from, to);
+        let fill = |to: &dyn File| copy(&*from, to, &segment::label(number));
         files.write_anew(files.own_name(number), &fill, look)?;
     }
     files.remove_superseded(names(files.dir())?, look)?;
@@ -59,7 +59,8 @@ fn open(files: &SegmentFiles, numbers: &[u32], log: &LogKey) -> Result<Vec<(u32,
     let mut open = Vec::new();
     for &number in numbers.iter().rev() {
         let Some(file) = files.open(number)? else { continue };
-        if scan::trailer(&*file, number, log)?.is_some() {
+        // A power cut may have left only its trailer; then its index is made anew.
+        if scan::sealed_index(&*file, number, log)?.is_some() {
             break;
         }
         if files.is_earlier(number) {
@@ -74,43 +75,44 @@ fn open(files: &SegmentFiles, numbers: &[u32], log: &LogKey) -> Result<Vec<(u32,
 /// It is read twice. A record that the first reading finds is behind others that were written before it, and the second
 /// reading finds those whole; what only the second one finds is left out. In a single reading one of them could be missing
 /// in front of another that proves it to have been durable, and would count as damage.
-fn copy(from: &dyn File, to: &dyn File) -> io::Result<()> {
-    let len_bytes = from.len_bytes()?;
+fn copy(from: &dyn File, to: &dyn File, name: &str) -> Result<()> {
+    let len_bytes = from.len_bytes().map_err(|e| Error::io("reading", name, e))?;
+    let failed = |e| Error::io("writing anew", name, e);
     if len_bytes == 0 {
         return Ok(());
     }
     let (mut chunk, mut at, mut end) = (vec![0; CHUNK_BYTES], 0, 0);
     while at < len_bytes {
-        let got = read(from, &mut chunk, at, len_bytes)?;
+        let got = read(from, &mut chunk, at, len_bytes).map_err(|e| Error::unread(name, at, e))?;
         end = chunk[..got].iter().rposition(|byte| *byte != 0).map_or(end, |last| at + last as u64 + 1);
         if got == 0 {
             break;
         }
         at += got as u64;
     }
-    to.reserve(len_bytes)?;
+    to.reserve(len_bytes).map_err(failed)?;
     at = 0;
     while at < end {
-        let got = read(from, &mut chunk, at, end)?;
+        let got = read(from, &mut chunk, at, end).map_err(|e| Error::unread(name, at, e))?;
         if got == 0 {
             break;
         }
-        to.write_at(&mut [IoSlice::new(&chunk[..got])], at)?;
+        to.write_at(&mut [IoSlice::new(&chunk[..got])], at).map_err(failed)?;
         at += got as u64;
     }
     // The last record may end with zeroes.
-    to.set_len(len_bytes)
+    to.set_len(len_bytes).map_err(failed)
 }
 
 /// Reads from `at` on, but not beyond `end`.
-fn read(from: &dyn File, chunk: &mut [u8], at: u64, end: u64) -> io::Result<usize> {
+fn read(from: &dyn File, chunk: &mut [u8], at: u64, end: u64) -> std::io::Result<usize> {
     let len = (end - at).min(chunk.len() as u64) as usize;
     from.read_at(&mut chunk[..len], at)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{io, sync::Mutex};
 
     use super::*;
     use crate::env::RealDir;
@@ -159,7 +161,7 @@ mod tests {
         let from = Growing { bytes: Mutex::new(bytes), writes: Mutex::new(writes) };
         let folder = tempfile::tempdir().unwrap();
         let to = RealDir::new(folder.path()).create("copy").unwrap();
-        copy(&from, &*to).unwrap();
+        copy(&from, &*to, "copy").unwrap();
         let copied = std::fs::read(folder.path().join("copy")).unwrap();
         let there: Vec<usize> = (0..copied.len()).filter(|at| copied[*at] != 0).collect();
         assert_eq!((copied.len(), there), (2 * CHUNK_BYTES, vec![8, 100, CHUNK_BYTES + 8]));
