@@ -130,9 +130,6 @@ impl<B: Blocks> Btrfs<B> {
         inode: &Inode,
         each: &mut dyn FnMut(FileExtent) -> bool,
     ) -> Result<(), TreeError> {
-        if self.volume.device_count() > 1 {
-            return Err(unsupported("the places of a file on several devices"));
-        }
         self.each_extent(inode, 0..u64::MAX, &mut |extent| {
             let Form::Stored { address, len_bytes, from, unwritten } = extent.form else { return Ok(true) };
             let nowhere = || damaged(inode.number, "its content lies where there is nothing");
@@ -145,7 +142,11 @@ impl<B: Blocks> Btrfs<B> {
             };
             let Range { start: mut offset, end } = extent.range;
             if extent.compression.is_some() {
-                let place = copy(address)?.place;
+                let found = copy(address)?;
+                if found.len_bytes < len_bytes {
+                    return Err(unsupported("the place of a compressed extent on several devices"));
+                }
+                let place = self.volume.place(&found);
                 let encoded_bytes = Some(len_bytes);
                 return Ok(each(FileExtent {
                     offset,
@@ -159,7 +160,7 @@ impl<B: Blocks> Btrfs<B> {
             while offset < end {
                 let found = copy(address)?;
                 let len_bytes = found.len_bytes.min(end - offset);
-                let place = found.place;
+                let place = self.volume.place(&found);
                 if !each(FileExtent { offset, len_bytes, place, unwritten, encoded_bytes: None }) {
                     return Ok(false);
                 }

@@ -67,7 +67,8 @@ impl<B: Blocks> Btrfs<B> {
         Btrfs::with_devices(vec![blocks])
     }
 
-    /// Opens a file system on several devices, in any order. Some may be missing if the others have all of it.
+    /// Opens a file system on several devices, in any order. Some may be missing if the others have all of it. Places of
+    /// files are counted as if the devices lay one behind the other.
     ///
     /// # Errors
     /// As of [`Btrfs::open`].

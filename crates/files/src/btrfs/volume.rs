@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    chunks::Chunks,
+    chunks::{Chunks, Copy},
     damaged,
     superblock::Superblock,
     tree::{Key, Node, Root},
@@ -62,8 +62,10 @@ impl<B: Blocks> Volume<B> {
         &self.chunks
     }
 
-    pub(super) fn device_count(&self) -> usize {
-        self.devices.len()
+    /// Where a copy lies, as if the devices lay one behind the other, in the order in which they were given.
+    pub(super) fn place(&self, copy: &Copy) -> u64 {
+        let before = self.devices[..copy.device].iter().map(Blocks::size_bytes);
+        before.fold(copy.place, u64::saturating_add)
     }
 
     /// Fills `buf` from one of the copies of what lies at an address; false if that copy is not here.

@@ -7,12 +7,12 @@ use std::{
     process::Command,
 };
 
-use bygone_files::{Blocks, Btrfs, Cached, Tree, TreeError};
+use bygone_files::{Blocks, Btrfs, Cached, ReadError, Tree, TreeError};
 
 use crate::{
     ext::{self, shape},
-    image::{Image, Mounted, blank, can_mount, run, scratch, text},
-    snapshot::{self, Extent, Snapshot, expect_equal},
+    image::{Image, Loops, Mounted, blank, can_mount, run, scratch, text},
+    snapshot::{self, Extent, Random, Snapshot, expect_equal, read_all, read_damaged},
 };
 
 /// The lower bits of our numbers are those of the kernel.
@@ -225,4 +225,192 @@ fn every_shape_of_btrfs_shows_what_the_kernel_shows() {
         drop(mounted);
         fs::remove_file(&path).unwrap();
     }
+}
+
+fn open_devices(paths: &[PathBuf]) -> Result<Btrfs<Cached<Image>>, TreeError> {
+    Btrfs::with_devices(paths.iter().map(|path| Cached::new(Image::open(path), 16 << 20)).collect())
+}
+
+fn is_refused(result: Result<Btrfs<Cached<Image>>, TreeError>, reason: &str) -> bool {
+    matches!(result, Err(TreeError::Unsupported { what }) if what.contains(reason))
+}
+
+#[test]
+fn several_devices_show_what_the_kernel_shows_as_long_as_they_have_a_copy_of_everything() {
+    if !can_mount("several_devices_show_what_the_kernel_shows_as_long_as_they_have_a_copy_of_everything") {
+        return eprintln!("nothing can be filled without the kernel's driver; nothing was tested");
+    }
+    let folder = scratch();
+    // The profile, the number of devices, and how many may be missing.
+    for (profile, count, missing) in [
+        ("raid1", 2, 1),
+        ("raid1", 3, 0),
+        ("raid0", 3, 0),
+        ("raid10", 4, 0),
+        ("raid1c3", 3, 2),
+        ("raid1c4", 4, 3),
+        ("raid5", 3, 0),
+        ("raid6", 4, 0),
+    ] {
+        let paths: Vec<PathBuf> =
+            (0..count).map(|i| blank(folder.path(), &format!("{profile}-{i}"), 300)).collect();
+        let texts: Vec<&str> = paths.iter().map(|path| text(path)).collect();
+        run("mkfs.btrfs", &[&["-q", "-f", "-d", profile, "-m", profile], &texts[..]].concat());
+        let loops = Loops::new(&paths);
+        let at = folder.path().join("mnt");
+        let mounted = Mounted::devices(at.clone(), &loops, "");
+        ext::fill(mounted.path(), &shape(profile, &[]));
+        fill_more(mounted.path());
+        drop(mounted);
+        let mounted = Mounted::devices(at, &loops, "noatime");
+        let mut kernel = kernel(mounted.path());
+        drop(mounted);
+        drop(loops);
+        kernel.values_mut().for_each(|shown| shown.extents = None);
+        let seen = |tree: Result<_, TreeError>| {
+            let mut seen = ours(&tree.unwrap());
+            seen.values_mut().for_each(|shown| shown.extents = None);
+            seen
+        };
+        let reversed: Vec<PathBuf> = paths.iter().rev().cloned().collect();
+        expect_equal(profile, &seen(open_devices(&reversed)), &kernel);
+        let mut refused = 0;
+        for path in &paths {
+            let one = open(path);
+            if one.is_ok() {
+                expect_equal(profile, &seen(one), &kernel);
+            } else {
+                assert!(is_refused(one, "are not enough"), "{profile}");
+                refused += 1;
+            }
+        }
+        assert_eq!(refused == 0, missing == count - 1, "{profile}: {refused} refused");
+        if missing > 0 {
+            // What one device lost is read from the others.
+            let len = 299 << 20;
+            File::options()
+                .write(true)
+                .open(&paths[0])
+                .unwrap()
+                .write_all_at(&vec![0x5a; len], 1 << 20)
+                .unwrap();
+            expect_equal(profile, &seen(open_devices(&paths)), &kernel);
+        }
+        paths.iter().for_each(|path| fs::remove_file(path).unwrap());
+    }
+}
+
+/// An image in memory of which some nodes have been replaced.
+struct Replaced<'a> {
+    good: &'a [u8],
+    nodes: Vec<(u64, Vec<u8>)>,
+}
+
+impl Blocks for Replaced<'_> {
+    fn size_bytes(&self) -> u64 {
+        self.good.len() as u64
+    }
+
+    fn sector_bytes(&self) -> u32 {
+        512
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        let end = offset.checked_add(buf.len() as u64).filter(|end| *end <= self.size_bytes());
+        let outside = ReadError { offset, len_bytes: buf.len(), cause: bygone_files::Cause::Outside };
+        let end = end.ok_or(outside)?;
+        buf.copy_from_slice(&self.good[offset as usize..end as usize]);
+        for (at, node) in &self.nodes {
+            let (from, to) = (offset.max(*at), end.min(at + node.len() as u64));
+            if from < to {
+                buf[(from - offset) as usize..(to - offset) as usize]
+                    .copy_from_slice(&node[(from - at) as usize..(to - at) as usize]);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn sum(node: &[u8]) -> [u8; 4] {
+    (crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &node[32..]) as u32).to_le_bytes()
+}
+
+#[test]
+fn damaged_btrfs_cost_errors_and_nothing_else() {
+    if !can_mount("damaged_btrfs_cost_errors_and_nothing_else") {
+        return eprintln!("nothing can be filled without the kernel's driver; nothing was tested");
+    }
+    let folder = scratch();
+    let path = make(folder.path(), &("damaged", &["-n", "4096", "-m", "single"], "", 0));
+    let mounted = Mounted::new(&path, "compress=lzo");
+    ext::fill(mounted.path(), &shape("damaged", &[]));
+    fill_more(mounted.path());
+    fill_subvolumes(mounted.path());
+    drop(mounted);
+    let good = fs::read(&path).unwrap();
+    let mut random = Random(4711);
+    let (opened, walked) = read_damaged(&good, 60, &mut random);
+    assert!(opened > 10, "{opened} could be opened, with {walked} names");
+    // Checksums hide damage, so that what lies behind them is tried with sums that hold.
+    let id = &good[(64 << 10) + 0x20..][..16];
+    let is_node =
+        |at: &usize| good[at + 32..at + 48] == *id && good[*at..at + 4] == sum(&good[*at..at + 4096]);
+    let nodes: Vec<usize> = (1 << 20..good.len()).step_by(4096).filter(is_node).collect();
+    assert!(nodes.len() > 100, "{} nodes", nodes.len());
+    let (mut opened, mut walked) = (0, 0);
+    for _ in 0..400 {
+        let mut replaced = Vec::new();
+        for _ in 0..1 + random.below(20) {
+            let at = nodes[random.below(nodes.len())];
+            let mut node = good[at..at + 4096].to_vec();
+            for _ in 0..=random.below(3) {
+                // The headers of nodes and items, or anything.
+                let end = [70, 400, 4064][random.below(3)];
+                let within = 32 + random.below(end);
+                let byte = [0, 0xff, random.below(256) as u8, 1];
+                node[within] = byte[random.below(4)];
+            }
+            let sum = sum(&node);
+            node[..4].copy_from_slice(&sum);
+            replaced.push((at as u64, node));
+        }
+        let damaged = Cached::new(Replaced { good: &good, nodes: replaced }, 1 << 20);
+        if let Some(names) = Btrfs::open(damaged).ok().and_then(|tree| read_all(&tree)) {
+            opened += 1;
+            walked += names;
+        }
+    }
+    assert!(opened > 150 && walked > 20_000, "{opened} could be opened, with {walked} names");
+}
+
+/// What was synced since the last commit is only in a log tree, which is not replayed here. What was not synced is lost.
+#[test]
+fn a_btrfs_that_was_cut_off_is_refused_if_it_has_a_log_tree_and_else_shows_what_the_kernel_shows() {
+    let test =
+        "a_btrfs_that_was_cut_off_is_refused_if_it_has_a_log_tree_and_else_shows_what_the_kernel_shows";
+    if !can_mount(test) {
+        return eprintln!("nothing can be cut off without the kernel's driver; nothing was tested");
+    }
+    let folder = scratch();
+    let path = make(folder.path(), &SHAPES[0]);
+    let mounted = Mounted::new(&path, "commit=300");
+    ext::fill(mounted.path(), &shape("cut", &[]));
+    run("sync", &["-f", text(mounted.path())]);
+    let root = mounted.path();
+    fs::write(root.join("lost"), prose(1, 100_000)).unwrap();
+    fs::remove_dir_all(root.join("deep")).unwrap();
+    let committed = folder.path().join("committed");
+    run("cp", &["--sparse=always", text(&path), text(&committed)]);
+    let synced = File::create(root.join("synced")).unwrap();
+    synced.write_all_at(&prose(2, 10_000), 0).unwrap();
+    synced.sync_all().unwrap();
+    let logged = folder.path().join("logged");
+    run("cp", &["--sparse=always", text(&path), text(&logged)]);
+    drop(mounted);
+    assert!(is_refused(open(&logged), "log tree"));
+    let seen = ours(&open(&committed).unwrap());
+    assert!(seen.contains_key(&b"/deep"[..]) && !seen.contains_key(&b"/lost"[..]));
+    fs::remove_file(&path).unwrap();
+    let mounted = Mounted::new(&committed, "noatime");
+    expect_equal("cut off", &seen, &kernel(mounted.path()));
 }

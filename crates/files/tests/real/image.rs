@@ -97,6 +97,15 @@ impl Mounted {
         Mounted { at }
     }
 
+    /// Mounts a file system on several devices at a folder beside its images.
+    pub(crate) fn devices(at: PathBuf, devices: &Loops, options: &str) -> Mounted {
+        fs::create_dir_all(&at).unwrap();
+        let others = devices.0.iter().map(|device| format!("device={device}"));
+        let all: Vec<String> = others.chain([options.to_owned()]).collect();
+        run("mount", &["-t", "btrfs", "-o", &all.join(","), &devices.0[0], text(&at)]);
+        Mounted { at }
+    }
+
     /// Mounts an image that may be refused.
     pub(crate) fn attempt(image: &Path, options: &str) -> Option<Mounted> {
         let at = image.with_extension("mnt");
@@ -121,6 +130,30 @@ impl Drop for Mounted {
         if !done.is_ok_and(|status| status.success()) {
             eprintln!("{} cannot be unmounted", self.at.display());
             let _ = Command::new("umount").arg("--lazy").arg(&self.at).status();
+        }
+    }
+}
+
+/// Images that are block devices, until it is dropped.
+pub(crate) struct Loops(Vec<String>);
+
+impl Loops {
+    pub(crate) fn new(images: &[PathBuf]) -> Loops {
+        let device = |image: &PathBuf| {
+            let done = Command::new("losetup").args(["-f", "--show", text(image)]).output().unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            String::from_utf8_lossy(&done.stdout).trim().to_owned()
+        };
+        Loops(images.iter().map(device).collect())
+    }
+}
+
+impl Drop for Loops {
+    fn drop(&mut self) {
+        for device in &self.0 {
+            // Linux remembers it as a part of the file system otherwise.
+            let _ = Command::new("btrfs").args(["device", "scan", "--forget", device]).output();
+            let _ = Command::new("losetup").args(["-d", device]).status();
         }
     }
 }

@@ -76,6 +76,11 @@ impl Content {
         }
     }
 
+    /// Where the sectors are that do not hold zeroes, in bytes.
+    pub(super) fn used(&self) -> impl Iterator<Item = u64> {
+        self.0.keys().map(|sector| sector * 512)
+    }
+
     pub(super) fn bytes(&self, at: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         self.read(at, &mut bytes);

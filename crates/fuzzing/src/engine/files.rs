@@ -1,7 +1,7 @@
 //! The files of a file system with arbitrary content. All names are met within bounds, whatever the trees look like, and
 //! what is read of a file is what lies at the places that its extents name. Each reader is tried on each volume.
 
-use bygone_files::{Cached, Ext, Fat, FileKind, Limits, Step, Tree, Xfs, walk};
+use bygone_files::{Btrfs, Cached, Ext, Fat, FileKind, Limits, Step, Tree, Xfs, walk};
 
 use super::disk::{Content, Disk};
 use crate::input::Input;
@@ -15,19 +15,31 @@ pub fn files(bytes: &[u8]) {
     let size_bytes = u64::from(input.u32()) * 512;
     let mut disk = Disk::new(Content::of(&mut input), size_bytes, 512);
     if let Ok(tree) = Ext::open(Cached::new(&disk, 1 << 20)) {
-        look_at_all(&tree, &disk, tree.replay().blocks == 0);
+        look_at_all(&tree, &disk, (tree.replay().blocks == 0).then_some(Gaps::Zeroes));
     }
     if let Ok(tree) = Xfs::open(Cached::new(&disk, 1 << 20)) {
-        look_at_all(&tree, &disk, tree.replay().transactions == 0);
+        look_at_all(&tree, &disk, (tree.replay().transactions == 0).then_some(Gaps::Zeroes));
+    }
+    disk.content.repair_btrfs();
+    if let Ok(tree) = Btrfs::open(Cached::new(&disk, 1 << 20)) {
+        look_at_all(&tree, &disk, Some(Gaps::Anything));
     }
     disk.content.repair_exfat();
     if let Ok(tree) = Fat::open(Cached::new(&disk, 1 << 20)) {
-        look_at_all(&tree, &disk, true);
+        look_at_all(&tree, &disk, Some(Gaps::Zeroes));
     }
 }
 
-/// Walks over a tree, of which files lie where their extents say if `is_plain`.
-fn look_at_all(tree: &dyn Tree, disk: &Disk, is_plain: bool) {
+/// What there is between the extents of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gaps {
+    Zeroes,
+    /// Its beginning may be in the inode, and have extents behind it.
+    Anything,
+}
+
+/// Walks over a tree, of which files lie where their extents say if `gaps` says what is between those.
+fn look_at_all(tree: &dyn Tree, disk: &Disk, gaps: Option<Gaps>) {
     let limits = Limits { entries_max: 2000, depth_max: 50, path_bytes_max: 4096, read_bytes_max: 64 << 20 };
     let mut names = 0;
     let whole = walk(tree, limits, &mut |step| {
@@ -46,14 +58,14 @@ fn look_at_all(tree: &dyn Tree, disk: &Disk, is_plain: bool) {
             assert!(attributes.is_sorted());
         }
         let _ = tree.link_target(inode);
-        look(tree, disk, inode, is_plain);
+        look(tree, disk, inode, gaps);
         true
     });
     assert!(names <= 2000 && whole.is_ok());
 }
 
 /// Compares what is read of a file with what lies at its places.
-fn look(tree: &dyn Tree, disk: &Disk, inode: u64, is_plain: bool) {
+fn look(tree: &dyn Tree, disk: &Disk, inode: u64, gaps: Option<Gaps>) {
     let Ok(metadata) = tree.metadata(inode) else { return };
     let mut extents = Vec::new();
     let mut reached = 0;
@@ -65,14 +77,15 @@ fn look(tree: &dyn Tree, disk: &Disk, inode: u64, is_plain: bool) {
         extents.len() < 1000 && extent.offset < COMPARED as u64
     });
     let mut read = vec![1; COMPARED];
-    let is_plain = is_plain && metadata.kind == FileKind::Regular && done.is_ok();
+    let gaps = gaps.filter(|_| metadata.kind == FileKind::Regular && done.is_ok());
     let Ok(len) = tree.read(inode, 0, &mut read) else { return };
     assert_eq!(len as u64, metadata.size_bytes.min(COMPARED as u64));
     // Small content may be in the inode itself, and then there are no extents.
-    if !is_plain || extents.is_empty() {
+    let Some(gaps) = gaps.filter(|_| !extents.is_empty()) else { return };
+    if extents.iter().any(|extent| extent.encoded_bytes.is_some()) {
         return;
     }
-    let mut wanted = vec![0; len];
+    let mut wanted = if gaps == Gaps::Zeroes { vec![0; len] } else { read[..len].to_vec() };
     for extent in extents.iter().filter(|extent| !extent.unwritten && extent.offset < len as u64) {
         let part = (len as u64 - extent.offset).min(extent.len_bytes) as usize;
         disk.content.read(extent.place, &mut wanted[extent.offset as usize..][..part]);
@@ -81,6 +94,27 @@ fn look(tree: &dyn Tree, disk: &Disk, inode: u64, is_plain: bool) {
 }
 
 impl Content {
+    /// Puts right the checksums of a btrfs: of its superblock, and of what looks like a node.
+    fn repair_btrfs(&mut self) {
+        const SUPERBLOCK: u64 = 64 << 10;
+        let superblock = self.bytes(SUPERBLOCK, 4096);
+        if !superblock[0x40..].starts_with(b"_BHRfS_M") || superblock[0xc4] != 0 {
+            return;
+        }
+        let sum = |bytes: &[u8]| {
+            let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[32..]);
+            (sum as u32).to_le_bytes()
+        };
+        let node_bytes = usize::from(superblock[0x95]) << 8 | usize::from(superblock[0x96] & 1) << 16;
+        for at in self.used().filter(|at| at % 4096 == 0).collect::<Vec<_>>() {
+            let node = self.bytes(at, node_bytes.clamp(4096, 65536));
+            if node[32..48] == superblock[0x20..0x30] && at != SUPERBLOCK {
+                self.put(at, &sum(&node));
+            }
+        }
+        self.put(SUPERBLOCK, &sum(&superblock));
+    }
+
     /// Puts right the checksum of the boot region of an exFAT.
     fn repair_exfat(&mut self) {
         let unit = match self.byte(108) {
