@@ -10,7 +10,7 @@ use super::{
     compression::{Compression, EXTENT_BYTES_MAX},
     damaged,
     inode::Inode,
-    tree::Key,
+    tree::{Key, Root},
     unsupported,
 };
 use crate::{
@@ -112,7 +112,7 @@ impl<B: Blocks> Btrfs<B> {
         let from = Key::new(inode.object, EXTENT_DATA, wanted.start);
         let to = Key::new(inode.object, EXTENT_DATA, wanted.end.saturating_sub(1));
         let mut reached = 0;
-        self.volume.items_from_before(&inode.root, from, to, &mut |key, item| {
+        let mut next = |key: Key, item: &[u8]| {
             if (key.object, key.kind) != (inode.object, EXTENT_DATA) {
                 return Ok(true);
             }
@@ -122,7 +122,17 @@ impl<B: Blocks> Btrfs<B> {
             }
             reached = extent.range.end;
             if extent.range.end <= wanted.start { Ok(true) } else { each(extent) }
-        })
+        };
+        let Some(file) = self.log.files.get(&(inode.root.tree, inode.object)) else {
+            return self.volume.items_from_before(&inode.root, from, to, &mut next);
+        };
+        let before = file.extents.range(..=from.offset).next_back().map_or(0, |(at, _)| *at);
+        for (at, item) in file.extents.range(before..) {
+            if *at > to.offset || !next(Key::new(inode.object, EXTENT_DATA, *at), item)? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn places(
@@ -249,6 +259,7 @@ impl<B: Blocks> Btrfs<B> {
             return self.volume.content(address, len, inode.number, None);
         }
         let sums = self.tree_root(SUMS_TREE)?.ok_or(damaged(0, "there is no tree of checksums"))?;
+        let sums: Vec<Root> = [sums].into_iter().chain(self.log.sums.iter().copied()).collect();
         self.volume.content(address, len, inode.number, Some(&sums))
     }
 

@@ -123,8 +123,9 @@ impl<B: Blocks> Btrfs<B> {
         each: &mut dyn FnMut(Entry) -> bool,
     ) -> Result<(), TreeError> {
         let (from, to) = (Key::new(inode.object, DIR_INDEX, 0), Key::new(inode.object, DIR_INDEX, u64::MAX));
-        self.volume.items(&inode.root, from, to, &mut |_, item| {
-            each_name(inode.number, item, &mut |named| {
+        let mut goes_on = true;
+        let mut next = |_: Key, item: &[u8]| {
+            goes_on = each_name(inode.number, item, &mut |named| {
                 if named.name.contains(&b'/') || named.name.contains(&0) || matches!(named.name, b"." | b"..")
                 {
                     return Err(damaged(inode.number, "a name makes no sense"));
@@ -139,8 +140,17 @@ impl<B: Blocks> Btrfs<B> {
                 }
                 let kind = kind_of(named.kind);
                 Ok(each(Entry { name: named.name.to_vec(), inode: place.number()?, kind }))
-            })
-        })
+            })?;
+            Ok(goes_on)
+        };
+        self.volume.items(&inode.root, from, to, &mut next)?;
+        let added = self.log.added.get(&(inode.root.tree, inode.object));
+        for item in added.iter().flat_map(|added| &added.items) {
+            if !next(from, item)? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// What stands for a subvolume in a directory: its root directory, if it is there and belongs there. In a snapshot of
@@ -164,7 +174,7 @@ impl<B: Blocks> Btrfs<B> {
         let mut all = Vec::new();
         let (from, to) =
             (Key::new(inode.object, XATTR_ITEM, 0), Key::new(inode.object, XATTR_ITEM, u64::MAX));
-        self.volume.items(&inode.root, from, to, &mut |_, item| {
+        let mut next = |_: Key, item: &[u8]| {
             each_name(inode.number, item, &mut |named| {
                 all.push((named.name.to_vec(), named.data.to_vec()));
                 if all.len() > ATTRIBUTES_MAX {
@@ -172,7 +182,11 @@ impl<B: Blocks> Btrfs<B> {
                 }
                 Ok(true)
             })
-        })?;
+        };
+        match self.log.files.get(&(inode.root.tree, inode.object)) {
+            Some(file) => file.xattrs.iter().try_for_each(|item| next(from, item).map(|_| ()))?,
+            None => self.volume.items(&inode.root, from, to, &mut next)?,
+        }
         Ok(all)
     }
 }

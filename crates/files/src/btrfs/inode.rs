@@ -121,10 +121,20 @@ impl<B: Blocks> Btrfs<B> {
     pub(super) fn inode(&self, number: u64) -> Result<Inode, TreeError> {
         let place = Place::of(number);
         let root = self.subvolume_root(place.subvolume)?.ok_or(TreeError::NotFound)?;
-        let item =
-            self.volume.item(&root, Key::new(place.object, INODE_ITEM, 0))?.ok_or(TreeError::NotFound)?;
+        let key = (place.subvolume, place.object);
+        let mut item = match self.log.files.get(&key) {
+            Some(file) => file.item.clone(),
+            None => {
+                let key = Key::new(place.object, INODE_ITEM, 0);
+                self.volume.item(&root, key)?.ok_or(TreeError::NotFound)?
+            }
+        };
         if item.len() < INODE_BYTES {
             return Err(damaged(number, "its item is too short"));
+        }
+        if let Some(added) = self.log.added.get(&key) {
+            let size_bytes = le64(&item, 16).saturating_add(added.size_bytes);
+            item[16..24].copy_from_slice(&size_bytes.to_le_bytes());
         }
         Ok(Inode { number, object: place.object, root, item })
     }

@@ -1,8 +1,8 @@
 //! btrfs (its documentation, "On-disk format").
 //!
 //! - All metadata and all content that has checksums is verified, and where a copy is bad, the next one is read.
-//! - What is shown is the last commit. Nothing is ever written, so a log tree, which holds what was synced since then, is
-//!   refused: the volume would look older than what it was told last.
+//! - What is shown is the last commit, and over it what its log tree holds: what was synced since then. Nothing is ever
+//!   written. A log that cannot be replayed exactly is refused: the volume would look older than what it was told last.
 //! - The root is the default subvolume, as when Linux mounts it. Others appear as directories below it, and can be reached
 //!   by [`Btrfs::subvolume`] as well.
 //! - Refused as well: unknown incompatible features, and those that change where things lie (zoned, extent-tree-v2,
@@ -13,6 +13,7 @@ mod compression;
 mod content;
 mod directory;
 mod inode;
+mod log;
 mod sums;
 mod superblock;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use std::{
 use self::{
     compression::Compression,
     inode::Place,
+    log::Log,
     superblock::Superblock,
     tree::{Root, TOP_LEVEL},
     volume::Volume,
@@ -52,6 +54,7 @@ type Encoded = ((u64, u64), u64, Compression, bool);
 pub struct Btrfs<B> {
     volume: Volume<B>,
     root: u64,
+    log: Log,
     /// The trees that were looked up.
     roots: Mutex<HashMap<u64, Root>>,
     /// The compressed extent that was read last.
@@ -85,9 +88,6 @@ impl<B: Blocks> Btrfs<B> {
         }
         let newest = superblocks.into_iter().max_by_key(|superblock| superblock.generation);
         let superblock = newest.ok_or(damaged(0, "there is no device"))?;
-        if superblock.log_root != 0 {
-            return Err(unsupported("a btrfs with a log tree that has to be replayed"));
-        }
         let (here, all) = (devices.len(), superblock.devices);
         let missing = || unsupported(format!("a btrfs on {all} devices, of which {here} are not enough,"));
         let volume = Volume::new(devices, ids, superblock).map_err(|error| match error {
@@ -97,7 +97,14 @@ impl<B: Blocks> Btrfs<B> {
         if !volume.chunks().are_complete() {
             return Err(missing());
         }
-        let mut btrfs = Btrfs { volume, root: 0, roots: Mutex::default(), decoded: Mutex::default() };
+        let mut btrfs = Btrfs {
+            volume,
+            root: 0,
+            log: Log::default(),
+            roots: Mutex::default(),
+            decoded: Mutex::default(),
+        };
+        btrfs.log = btrfs.replay()?;
         btrfs.root = btrfs.subvolume(btrfs.default_subvolume()?)?;
         Ok(btrfs)
     }
@@ -109,6 +116,12 @@ impl<B: Blocks> Btrfs<B> {
     pub fn subvolume(&self, id: u64) -> Result<u64, TreeError> {
         self.subvolume_root(id)?.ok_or(TreeError::NotFound)?;
         Place::root_of(id).number()
+    }
+
+    /// How many files a log tree changes, which is replayed.
+    #[must_use]
+    pub fn replayed_files(&self) -> usize {
+        self.log.files.len()
     }
 
     /// Makes the top level the root instead of the default subvolume, so that all subvolumes are below it.

@@ -44,6 +44,7 @@ const CHANGING: u64 = 0b1_1111 << 35 | 1 << 40;
 
 pub(super) const CHUNK_TREE: u64 = 3;
 pub(super) const ROOT_TREE: u64 = 1;
+pub(super) const LOG_TREE: u64 = -6_i64 as u64;
 
 #[derive(Clone, Debug)]
 pub(super) struct Superblock {
@@ -54,8 +55,8 @@ pub(super) struct Superblock {
     pub generation: u64,
     pub roots: Root,
     pub chunks: Root,
-    /// Where the log tree is; 0 if there is none.
-    pub log_root: u64,
+    /// What was synced after the commit, if anything was.
+    pub log: Option<Root>,
     /// The directory of the root tree that names the default subvolume.
     pub directory: u64,
     pub devices: u64,
@@ -109,6 +110,10 @@ impl Superblock {
         let generation = le64(bytes, 0x48);
         let roots = root(ROOT_TREE, 0x50, byte(bytes, 0xc6), generation)?;
         let chunks = root(CHUNK_TREE, 0x58, byte(bytes, 0xc7), le64(bytes, 0xa4))?;
+        // It belongs to the transaction after the one that was committed.
+        let log = (le64(bytes, 0x60) != 0)
+            .then(|| root(LOG_TREE, 0x60, byte(bytes, 0xc8), generation.wrapping_add(1)))
+            .transpose()?;
         let len = le32(bytes, 0xa0) as usize;
         let system_chunks = bytes
             .get(SYSTEM_CHUNKS..)
@@ -125,7 +130,7 @@ impl Superblock {
             generation,
             roots,
             chunks,
-            log_root: le64(bytes, 0x60),
+            log,
             directory: le64(bytes, 0x80),
             devices: le64(bytes, 0x88),
             sector_bytes,

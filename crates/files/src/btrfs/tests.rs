@@ -191,7 +191,6 @@ fn what_is_not_read_is_refused_by_name() {
         (0xbc, &(1_u64 << 12 | 1 << 13).to_le_bytes()[..], "zoned, extent-tree-v2"),
         (0xbc, &(1_u64 << 14).to_le_bytes(), "raid-stripe-tree"),
         (0xbc, &(1_u64 << 40).to_le_bytes(), "bit 40"),
-        (0x60, &(CHUNK as u64).to_le_bytes(), "log tree"),
         (0x10b, b"another device..", "devices"),
         (0x38, &(1_u64 << 40).to_le_bytes(), "being changed"),
     ] {

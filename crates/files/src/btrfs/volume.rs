@@ -130,10 +130,10 @@ impl<B: Blocks> Volume<B> {
         address: u64,
         len: usize,
         inode: u64,
-        sums: Option<&Root>,
+        sums: Option<&[Root]>,
     ) -> Result<Vec<u8>, TreeError> {
         let sector = self.superblock.sector_bytes;
-        let sums = sums.map(|root| self.sums(root, address, len / sector)).transpose()?;
+        let sums = sums.map(|roots| self.sums(roots, address, len / sector)).transpose()?;
         let mut content = vec![0; len];
         let mut good = vec![false; len / sector];
         let mut error = damaged(inode, "its content lies where there is nothing");
@@ -164,8 +164,8 @@ impl<B: Blocks> Volume<B> {
         Err(error)
     }
 
-    /// The sums of some sectors, of those that have one.
-    fn sums(&self, root: &Root, address: u64, sectors: usize) -> Result<Vec<Option<Vec<u8>>>, TreeError> {
+    /// The sums of some sectors, of those that have one; the last of the trees that has one counts.
+    fn sums(&self, roots: &[Root], address: u64, sectors: usize) -> Result<Vec<Option<Vec<u8>>>, TreeError> {
         let mut all = vec![None; sectors];
         let (sector, len) = (self.superblock.sector_bytes as u64, self.superblock.sums.len());
         let end = address.saturating_add(sectors as u64 * sector);
@@ -173,7 +173,7 @@ impl<B: Blocks> Volume<B> {
             Key::new(SUMS_OBJECT, SUMS_ITEM, address),
             Key::new(SUMS_OBJECT, SUMS_ITEM, end.saturating_sub(1)),
         );
-        self.items_from_before(root, from, to, &mut |key, bytes| {
+        let mut each = |key: Key, bytes: &[u8]| {
             if (key.object, key.kind) != (SUMS_OBJECT, SUMS_ITEM) {
                 return Ok(true);
             }
@@ -185,7 +185,10 @@ impl<B: Blocks> Volume<B> {
                 *to = Some(sum.to_vec());
             }
             Ok(true)
-        })?;
+        };
+        for root in roots {
+            self.items_from_before(root, from, to, &mut each)?;
+        }
         Ok(all)
     }
 }

@@ -383,34 +383,183 @@ fn damaged_btrfs_cost_errors_and_nothing_else() {
     assert!(opened > 150 && walked > 20_000, "{opened} could be opened, with {walked} names");
 }
 
-/// What was synced since the last commit is only in a log tree, which is not replayed here. What was not synced is lost.
+/// Changes files that were there, and makes new ones, each of which is synced: all in a log tree.
+fn sync_files(root: &Path, round: usize) {
+    let open =
+        |name: &str| File::options().write(true).create(true).truncate(false).open(root.join(name)).unwrap();
+    let write = |name: &str, at: u64, bytes: &[u8]| {
+        let file = open(name);
+        file.write_all_at(bytes, at).unwrap();
+        file.sync_all().unwrap();
+    };
+    for i in 0..6 + round {
+        write("prose-1000000", (i * 77_777) as u64, &prose(i + round, 9000));
+        write("scattered", (i * 16_000) as u64, &ext::bytes(i + round, 20_000));
+        write(&format!("large/new {round} {i}"), 0, &prose(i, 10 + i * 700));
+        write("sub/file", 5000, &prose(i + round, i * 5000));
+        write("without-copies", 50_000, &prose(i + round, 30_000));
+        write("prealloc", 2_000_000 + i as u64 * 300_000, &prose(i, 5000));
+        write("inline-and-more", 0, &prose(i, 7));
+        write("file-59", 0, &prose(round, 100 + i * 1000));
+    }
+    for (name, len) in
+        [("file-70000", 4097), ("file-3000000", 1_234_567), ("prose-131072", 0), ("huge", 4 << 30)]
+    {
+        let file = open(name);
+        file.set_len(len).unwrap();
+        file.sync_all().unwrap();
+    }
+    run("fallocate", &["-p", "-o", "8192", "-l", "300000", text(&root.join("prose-131073"))]);
+    open("prose-131073").sync_all().unwrap();
+    let many = root.join("many-attributes");
+    for i in 0..50 {
+        if i % 2 == 0 {
+            rustix::fs::lremovexattr(&many, format!("user.name-of-some-length-{i}").as_str()).unwrap();
+        } else {
+            ext::set(&many, &format!("user.name-of-some-length-{i}"), &ext::bytes(i + round, i % 90));
+        }
+    }
+    ext::set(&many, "user.new", b"new");
+    File::open(&many).unwrap().sync_all().unwrap();
+}
+
+/// What was synced since the last commit is only in a log tree. What was not synced is lost.
 #[test]
-fn a_btrfs_that_was_cut_off_is_refused_if_it_has_a_log_tree_and_else_shows_what_the_kernel_shows() {
-    let test =
-        "a_btrfs_that_was_cut_off_is_refused_if_it_has_a_log_tree_and_else_shows_what_the_kernel_shows";
+fn a_btrfs_that_was_cut_off_shows_what_the_kernel_shows_after_its_replay_or_is_refused() {
+    let test = "a_btrfs_that_was_cut_off_shows_what_the_kernel_shows_after_its_replay_or_is_refused";
     if !can_mount(test) {
         return eprintln!("nothing can be cut off without the kernel's driver; nothing was tested");
     }
     let folder = scratch();
-    let path = make(folder.path(), &SHAPES[0]);
-    let mounted = Mounted::new(&path, "commit=300");
-    ext::fill(mounted.path(), &shape("cut", &[]));
-    run("sync", &["-f", text(mounted.path())]);
-    let root = mounted.path();
-    fs::write(root.join("lost"), prose(1, 100_000)).unwrap();
-    fs::remove_dir_all(root.join("deep")).unwrap();
-    let committed = folder.path().join("committed");
-    run("cp", &["--sparse=always", text(&path), text(&committed)]);
-    let synced = File::create(root.join("synced")).unwrap();
-    synced.write_all_at(&prose(2, 10_000), 0).unwrap();
-    synced.sync_all().unwrap();
-    let logged = folder.path().join("logged");
-    run("cp", &["--sparse=always", text(&path), text(&logged)]);
-    drop(mounted);
-    assert!(is_refused(open(&logged), "log tree"));
-    let seen = ours(&open(&committed).unwrap());
-    assert!(seen.contains_key(&b"/deep"[..]) && !seen.contains_key(&b"/lost"[..]));
-    fs::remove_file(&path).unwrap();
-    let mounted = Mounted::new(&committed, "noatime");
-    expect_equal("cut off", &seen, &kernel(mounted.path()));
+    for (round, each) in [0, 1, 3, 7, 8, 9].into_iter().map(|i| (i, &SHAPES[i])) {
+        let path = make(folder.path(), each);
+        let options = [each.2, "commit=300"].join(if each.2.is_empty() { "" } else { "," });
+        let mounted = Mounted::new(&path, &options);
+        ext::fill(mounted.path(), &shape("cut", &[]));
+        fill_more(mounted.path());
+        fill_subvolumes(mounted.path());
+        run("sync", &["-f", text(mounted.path())]);
+        let root = mounted.path();
+        fs::write(root.join("lost"), prose(1, 100_000)).unwrap();
+        fs::remove_dir_all(root.join("deep")).unwrap();
+        let copy = |name: &str| {
+            let to = folder.path().join(name);
+            run("cp", &["--sparse=always", text(&path), text(&to)]);
+            to
+        };
+        let committed = copy("committed");
+        sync_files(root, round);
+        let logged = copy("logged");
+        // A name that changed is more than what is replayed.
+        fs::rename(root.join("file-200"), root.join("renamed")).unwrap();
+        File::open(root.join("renamed")).unwrap().sync_all().unwrap();
+        File::open(root).unwrap().sync_all().unwrap();
+        let renamed = copy("renamed");
+        drop(mounted);
+        fs::remove_file(&path).unwrap();
+        let tree = open(&renamed);
+        assert!(tree.is_err() && is_refused(tree, "log tree"), "{}", each.0);
+        for (name, image) in [("committed", committed), ("logged", logged)] {
+            let tree = open(&image).unwrap();
+            assert_eq!(tree.replayed_files() > 10, name == "logged", "{} files", tree.replayed_files());
+            let seen = ours(&tree);
+            assert!(!seen.contains_key(&b"/lost"[..]));
+            compare_places(&Image::open(&image), &tree, &seen);
+            let mounted = Mounted::new(&image, "noatime");
+            expect_equal(&format!("{} {name}", each.0), &seen, &kernel(mounted.path()));
+            drop(mounted);
+            fs::remove_file(&image).unwrap();
+        }
+    }
+}
+
+/// One change of a file system, of which some are synced.
+fn change(root: &Path, random: &mut Random, step: usize) -> std::io::Result<()> {
+    let names = ["a", "b", "c", "folder/a", "folder/b", "sub/a", "prose-1000000", "clone", "scattered"];
+    let pick = names[random.below(names.len())];
+    let path = root.join(pick);
+    let opened = || File::options().read(true).write(true).create(true).truncate(false).open(root.join(pick));
+    match random.below(24) {
+        0 => fs::rename(&path, root.join(names[random.below(6)]))?,
+        1 => fs::remove_file(&path)?,
+        2 => fs::hard_link(&path, root.join(format!("folder/link-{step}")))?,
+        3 => fs::create_dir(root.join(format!("folder/new-{step}")))?,
+        4 => fs::write(root.join(format!("folder/file-{step}")), prose(step, random.below(6000)))?,
+        5 | 6 => opened()?.set_len(random.below(400_000) as u64)?,
+        7 | 8 => {
+            let mode = ["-p", "-z", "-n"][random.below(3)];
+            let (from, len) = (random.below(300_000).to_string(), (1 + random.below(90_000)).to_string());
+            drop(opened()?);
+            let args: &[&str] = if mode == "-n" { &["-n"] } else { &[mode, "-n"] };
+            let _ = Command::new("fallocate").args(args).args(["-o", &from, "-l", &len]).arg(&path).output();
+        }
+        9 => {
+            drop(opened()?);
+            ext::set(&path, &format!("user.{}", random.below(4)), &ext::bytes(step, random.below(50)));
+        }
+        10 => {
+            let _ = rustix::fs::lremovexattr(&path, "user.1");
+        }
+        11 => {
+            let from = root.join(names[random.below(names.len())]);
+            let _ = Command::new("cp").args(["--reflink=always", text(&from), text(&path)]).output();
+        }
+        _ => opened()?.write_all_at(&prose(step, random.below(20_000)), random.below(300_000) as u64)?,
+    }
+    if random.below(3) > 0 && path.exists() {
+        File::open(&path)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn whatever_was_synced_before_a_cut_is_shown_as_the_kernel_shows_it_or_refused() {
+    if !can_mount("whatever_was_synced_before_a_cut_is_shown_as_the_kernel_shows_it_or_refused") {
+        return eprintln!("nothing can be cut off without the kernel's driver; nothing was tested");
+    }
+    let folder = scratch();
+    let (mut refused, mut shown, mut replayed) = (0, 0, 0);
+    for round in 0..60 {
+        let each = &SHAPES[[0, 1, 5, 7, 8, 9][round % 6]];
+        let path = make(folder.path(), each);
+        let mounted =
+            Mounted::new(&path, &format!("commit=300{}{}", if each.2.is_empty() { "" } else { "," }, each.2));
+        let root = mounted.path();
+        fs::create_dir(root.join("folder")).unwrap();
+        subvolume(&["create"], &[&root.join("sub")]);
+        for name in ["a", "b", "folder/a", "sub/a", "prose-1000000", "clone"] {
+            fs::write(root.join(name), prose(round, 200_000)).unwrap();
+        }
+        let mut random = Random(round as u64 * 977 + 5);
+        for step in 0..20 {
+            let _ = change(root, &mut random, step);
+        }
+        run("sync", &["-f", text(root)]);
+        for step in 20..21 + round % 12 {
+            let _ = change(root, &mut random, step);
+        }
+        let image = folder.path().join("cut");
+        run("cp", &["--sparse=always", text(&path), text(&image)]);
+        drop(mounted);
+        fs::remove_file(&path).unwrap();
+        match open(&image) {
+            Err(TreeError::Unsupported { what }) => {
+                assert!(what.contains("log tree"), "{what}");
+                refused += 1;
+            }
+            tree => {
+                let tree = tree.unwrap();
+                replayed += tree.replayed_files();
+                shown += 1;
+                let seen = ours(&tree);
+                let mounted = Mounted::new(&image, "noatime");
+                expect_equal(&format!("{} in round {round}", each.0), &seen, &kernel(mounted.path()));
+            }
+        }
+        fs::remove_file(&image).unwrap();
+    }
+    assert!(
+        refused > 5 && shown > 15 && replayed > 20,
+        "{refused} refused, {shown} shown, {replayed} replayed"
+    );
 }
