@@ -17,7 +17,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use bygone_model::{Details, Lba, Micros, Sectors, VolumeId};
+use bygone_model::{Details, Lba, Micros, Sectors, Seq, VolumeId};
 use bygone_store::{Below, Log, Wait, catalog::TapMark, env::read_exact_at};
 
 use self::destage::{Destaging, Failure, RUNS_WAKE};
@@ -48,6 +48,8 @@ pub enum TapState {
     },
     /// Its reading was begun but not finished: it has to be read again.
     Unfinished,
+    /// Records of its history are lost, which the disk may show: it has to be read again.
+    Lost,
 }
 
 /// Writes that were logged and have not reached the disk.
@@ -136,6 +138,7 @@ impl TapDevice {
                 match tap.is_what_was_left(mark, &tap.raw.identity()?, last)? {
                     false => TapState::Changed { waiting_bytes_max: len_bytes },
                     true if !mark.complete => TapState::Unfinished,
+                    true if tap.lost_upto().is_some() => TapState::Lost,
                     true => TapState::Known,
                 }
             }
@@ -150,6 +153,12 @@ impl TapDevice {
 
     fn log(&self) -> &Arc<Log> {
         &self.writer.log
+    }
+
+    /// The last record that is lost and may have been about it.
+    fn lost_upto(&self) -> Option<Seq> {
+        let lost = self.log().catalog().lost_before(self.writer.volume, self.log().head_seq());
+        lost.last().map(|lost| lost.last)
     }
 
     /// Freezes the head map, and returns what is in it.

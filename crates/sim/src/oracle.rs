@@ -183,7 +183,11 @@ impl Oracle {
             Change::Promote { id } => self.present = id.0,
             Change::Era => self.eras.push((seq, time)),
             Change::Opened { incarnation } => self.incarnation = *incarnation,
-            Change::Tap { .. } | Change::Fill { .. } | Change::Filled { .. } | Change::Chosen { .. } => {}
+            Change::Tap { .. }
+            | Change::Fill { .. }
+            | Change::Filled { .. }
+            | Change::Chosen { .. }
+            | Change::Reread { .. } => {}
         }
     }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::doubt::ChangeRecord;
 pub use self::{
     doubt::{Doubt, Seen},
-    lost::Lost,
+    lost::{Lost, Reread},
 };
 use crate::error::{Error, Result};
 
@@ -243,6 +243,13 @@ pub enum Change {
         #[serde(flatten)]
         act: Act,
     },
+    /// A volume was compared with the disk that shows it, after records up to `upto` were lost.
+    Reread {
+        /// The volume.
+        volume: VolumeId,
+        /// The last lost record.
+        upto: Seq,
+    },
     /// A person chose the present after records were lost that may have changed it.
     Chosen {
         /// The branch that is the present from here on.
@@ -292,6 +299,9 @@ pub struct Catalog {
     /// What was lost for good, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<Lost>,
+    /// The volumes that are right again although records were lost, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rereads: Vec<Reread>,
     /// The stretches in which records may be lost that changed disks, branches or the present, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub doubts: Vec<Doubt>,
@@ -366,6 +376,7 @@ impl Catalog {
                 let seen = Seen { branches: *branches, volumes: *volumes };
                 self.apply_choice((seq, time), *head, *upto, seen);
             }
+            Change::Reread { volume, upto } => self.note_reread(seq, *volume, *upto),
             Change::Opened { incarnation } => self.incarnation = *incarnation,
         }
         if change.moves() {

@@ -36,6 +36,7 @@ impl TapDevice {
     pub fn reread(self: &Arc<Self>, keep_going: &mut dyn FnMut(u64, u64) -> bool) -> Result<Reread, IoError> {
         let size = self.geometry.size_bytes;
         let mut found = Reread::default();
+        let lost_upto = self.lost_upto();
         let mut belief: Option<View> = None;
         let mut believed_until = 0;
         let mut compare = |Piece { at, len_bytes, .. }: Piece| {
@@ -63,6 +64,9 @@ impl TapDevice {
             return Ok(found);
         }
         self.reread_bytes.store(size, Ordering::Relaxed);
+        if let Some(upto) = lost_upto {
+            self.log().note_reread(self.writer.volume, upto)?;
+        }
         self.log().flush()?;
         self.complete.store(true, Ordering::Release);
         let mut destaging = self.destaging();

@@ -276,3 +276,78 @@ fn i8_a_disk_that_is_written_little_is_marked_as_the_log_grows() {
     tap.destage().unwrap();
     assert!(applied().0 >= before.0 + (1 << 18));
 }
+
+#[test]
+fn a_disk_of_which_records_are_lost_is_read_again_and_its_history_is_right_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, volume, disk, mut copy) = world(dir.path());
+    let mut rng = Rng(9);
+    let (tap, _) = open_tap(&log, volume, &disk);
+    reread(&tap);
+    for block in 0..64_u8 {
+        let offset = u64::from(block) << 16;
+        let data = vec![block + 1; 1 << 16];
+        tap.write(&[Writing { offset, change: Change::Data(&data) }]).unwrap();
+        copy[offset as usize..][..1 << 16].copy_from_slice(&data);
+        tap.destage().unwrap();
+    }
+    tap.close().unwrap();
+    while log.maintain().unwrap() {}
+    drop((tap, log));
+    let mut segments: Vec<_> =
+        fs::read_dir(dir.path().join("log/log")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.sort();
+    fs::remove_file(&segments[segments.len() / 2]).unwrap();
+
+    let log = open_log(&dir.path().join("log"));
+    let behind = log.head_seq();
+    let lost = |log: &Arc<Log>, seq| !log.view(volume, seq).unwrap().lost().is_empty();
+    assert!(lost(&log, behind));
+    // The index knows no more than the segments then.
+    log.checkpoint().unwrap();
+    let (tap, state) = open_tap(&log, volume, &disk);
+    assert_eq!(state, TapState::Lost);
+    assert_reads(&*tap, &copy, &mut rng);
+    drop((tap, log));
+    let log = open_log(&dir.path().join("log"));
+    let (tap, state) = open_tap(&log, volume, &disk);
+    assert_eq!(state, TapState::Unfinished);
+    assert!(reread(&tap).changed_bytes > 0);
+    let now = log.head_seq();
+    assert!(lost(&log, behind) && !lost(&log, now));
+    let view = log.view(volume, now).unwrap();
+    assert_eq!(view.uncertain(bygone_model::Lba(0), view.sectors()).unwrap().0, 0);
+    assert_reads(&AsOfDevice::new(log.clone(), view, 512), &copy, &mut rng);
+    tap.close().unwrap();
+    drop((tap, log));
+    let log = open_log(&dir.path().join("log"));
+    assert_eq!(open_tap(&log, volume, &disk).1, TapState::Known);
+}
+
+#[test]
+fn a_disk_whose_mark_is_older_than_lost_records_can_be_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, volume, disk, _) = world(dir.path());
+    let (tap, _) = open_tap(&log, volume, &disk);
+    reread(&tap);
+    for block in 0..64_u8 {
+        let data = vec![block + 1; 1 << 16];
+        tap.write(&[Writing { offset: u64::from(block) << 16, change: Change::Data(&data) }]).unwrap();
+    }
+    log.flush().unwrap();
+    while log.maintain().unwrap() {}
+    // As after a kill: nothing was destaged.
+    drop((tap, log));
+    let mut segments: Vec<_> =
+        fs::read_dir(dir.path().join("log/log")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.sort();
+    fs::remove_file(&segments[segments.len() / 2]).unwrap();
+    let log = open_log(&dir.path().join("log"));
+    log.checkpoint().unwrap();
+    let (tap, state) = open_tap(&log, volume, &disk);
+    assert_ne!(state, TapState::Known);
+    reread(&tap);
+    tap.close().unwrap();
+    // What came behind them is on the disk.
+    assert_eq!(fs::read(&disk).unwrap()[(64 << 16) - 1], 64);
+}

@@ -103,6 +103,7 @@ impl Target {
                 };
                 (Kind::Gap, format!("disk {disk} was changed without Bygone; reading it again{over}"))
             }
+            TapState::Lost => (Kind::Gap, format!("records of disk {disk} are lost; reading it again")),
             TapState::Unfinished => (Kind::Base, format!("going on with reading disk {disk}")),
             _ => (Kind::Base, format!("reading disk {disk}; history is complete once that is done")),
         };

@@ -47,7 +47,7 @@ pub(crate) struct ChangeRecord {
 impl Change {
     /// Whether it changes disks, branches or the present.
     pub(super) fn moves(&self) -> bool {
-        !matches!(self, Change::Era | Change::Opened { .. } | Change::Tap { .. })
+        !matches!(self, Change::Era | Change::Opened { .. } | Change::Tap { .. } | Change::Reread { .. })
     }
 }
 

@@ -25,6 +25,17 @@ pub struct Lost {
     pub to: Micros,
 }
 
+/// A volume was compared with the disk outside the store that shows it, and has the disk's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say by their names what they are")]
+pub struct Reread {
+    pub volume: VolumeId,
+    /// Records up to here that were lost before matter to it no more, …
+    pub upto: Seq,
+    /// … from this record on.
+    pub from: Seq,
+}
+
 impl Catalog {
     /// Notes that the records `lost` are lost, and that no index knows their places. Stretches are noted in order.
     pub(crate) fn note_lost(&mut self, lost: Lost) {
@@ -48,7 +59,7 @@ impl Catalog {
         let mut out = Vec::new();
         let mut next = self.volume(volume).ok().map(|found| (found, seq));
         while let Some((found, upto)) = next {
-            out.extend(self.lost_in(found.made, upto).copied());
+            out.extend(self.lost_in(found.id, found.made, upto).copied());
             // A parent's id is smaller; checked so that a damaged catalog cannot make this loop.
             let parent = found.parent.filter(|(parent, _)| *parent < found.id);
             next = parent.and_then(|(id, from)| Some((self.volume(id).ok()?, from.min(upto))));
@@ -62,12 +73,23 @@ impl Catalog {
     /// an earlier record wrote may have been overwritten since.
     pub(crate) fn lost_upto(&self, volume: VolumeId, seq: Seq) -> Seq {
         let made = self.volume(volume).map_or(Seq::ZERO, |volume| volume.made);
-        self.lost_in(made, seq).last().map_or(Seq::ZERO, |lost| lost.last.min(seq))
+        self.lost_in(volume, made, seq).last().map_or(Seq::ZERO, |lost| lost.last.min(seq))
     }
 
-    /// The stretches with records after `after`, up to and including `upto`.
-    fn lost_in(&self, after: Seq, upto: Seq) -> impl Iterator<Item = &Lost> {
-        self.lost.iter().filter(move |lost| lost.last > after && lost.first <= upto)
+    /// The stretches with records after `after`, up to and including `upto`, that were not made good for the volume by
+    /// then.
+    fn lost_in(&self, volume: VolumeId, after: Seq, upto: Seq) -> impl Iterator<Item = &Lost> {
+        let is_good = move |done: &&Reread| done.volume == volume && done.from <= upto;
+        let good = self.rereads.iter().filter(is_good).map(|done| done.upto).max().unwrap_or(Seq::ZERO);
+        self.lost.iter().filter(move |lost| lost.last > after.max(good) && lost.first <= upto)
+    }
+
+    /// Notes that a volume was compared with its disk after the records up to `upto` were lost.
+    pub(super) fn note_reread(&mut self, from: Seq, volume: VolumeId, upto: Seq) {
+        let is_news = self.rereads.iter().all(|done| done.volume != volume || done.upto < upto);
+        if is_news && self.rereads.len() < LOST_MAX {
+            self.rereads.push(Reread { volume, upto, from });
+        }
     }
 }
 
@@ -101,6 +123,19 @@ mod tests {
         let upto = |id: u32, seq: u64| catalog.lost_upto(VolumeId(id), Seq(seq)).0;
         assert_eq!((upto(0, 9), upto(0, 11), upto(0, 15), upto(0, 99)), (0, 11, 12, 49));
         assert_eq!((upto(1, 39), upto(1, 45)), (0, 45));
+    }
+
+    #[test]
+    fn what_was_read_again_from_its_disk_is_right_from_then_on() {
+        let mut catalog = Catalog::new(Micros(0));
+        catalog.volumes =
+            vec![volume(0, None, 1), volume(1, Some((0, 50)), 60), volume(2, Some((0, 25)), 60)];
+        [lost(10, 12), lost(40, 41)].into_iter().for_each(|lost| catalog.note_lost(lost));
+        catalog.note_reread(Seq(30), VolumeId(0), Seq(12));
+        let before = |id: u32, seq: u64| catalog.lost_before(VolumeId(id), Seq(seq)).len();
+        assert_eq!((before(0, 29), before(0, 30), before(0, 45)), (1, 0, 1));
+        assert_eq!((before(1, 70), before(2, 70)), (1, 1));
+        assert_eq!(catalog.lost_upto(VolumeId(0), Seq(39)), Seq::ZERO);
     }
 
     #[test]

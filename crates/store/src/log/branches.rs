@@ -164,6 +164,18 @@ impl Log {
         })
     }
 
+    /// Records that a volume was compared with the disk outside the store that shows it, after records up to `upto` were
+    /// lost ([`Catalog::lost_before`]): from here on it is right again.
+    ///
+    /// # Errors
+    /// When there is no such volume, or the log cannot be written.
+    pub fn note_reread(&self, volume: VolumeId, upto: Seq) -> Result<Appended> {
+        self.change(|catalog, _| {
+            catalog.volume(volume)?;
+            Ok(Change::Reread { volume, upto })
+        })
+    }
+
     /// Records that a disk outside the store will be filled with `volume`, and does not show its previous content any
     /// more.
     ///

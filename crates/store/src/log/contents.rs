@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 
 use super::{Log, scan};
 use crate::{
+    catalog::Lost,
     error::{Damage, Error, Result},
     format::{
         checkpoint::{self, SegmentStart},
@@ -193,7 +194,7 @@ impl Log {
         each: &mut dyn FnMut(&Entry),
     ) -> Result<()> {
         let index_of = |number| self.index_despite_reported_damage(number);
-        self.versions_by(&index_of, numbers, (volume, from, to), each)
+        self.versions_by(&index_of, numbers, (volume, from, to), &[], each)
     }
 
     /// Every version of a volume up to `to`, or an error: damage that was reported when the log was opened is no excuse
@@ -212,7 +213,7 @@ impl Log {
         }
         numbers.sort_unstable();
         numbers.dedup();
-        self.versions_by(&index_of, numbers, (Some(volume), Seq::ZERO, to), each)
+        self.versions_by(&index_of, numbers, (Some(volume), Seq::ZERO, to), &[], each)
     }
 
     fn versions_by(
@@ -220,8 +221,11 @@ impl Log {
         index_of: &dyn Fn(u32) -> Result<segment::SegmentIndex>,
         numbers: impl IntoIterator<Item = u32>,
         (volume, from, to): (Option<VolumeId>, Seq, Seq),
+        lost: &[Lost],
         each: &mut dyn FnMut(&Entry),
     ) -> Result<()> {
+        let is_lost =
+            |first: Seq, last: Seq| lost.iter().any(|lost| lost.first <= first && last <= lost.last);
         let unsealed = self.unsealed(volume, to);
         let mut reached = from;
         for number in numbers {
@@ -231,13 +235,17 @@ impl Log {
             let part = match unsealed.get(&number) {
                 Some(part) => SegmentVersions { entries: part.entries.clone(), ..*part },
                 None => {
-                    let mut index = index_of(number)?;
+                    let mut index = match index_of(number) {
+                        // Whether it is one of those is seen at the next one.
+                        Err(error) if !lost.is_empty() && error.is_lasting_damage() => continue,
+                        index => index?,
+                    };
                     index.entries.sort_unstable_by_key(|entry| entry.seq);
                     let (first, last) = (index.first_seq, index.last_seq());
                     SegmentVersions { first, last, entries: Arc::new(index.entries) }
                 }
             };
-            if part.first > reached.next() {
+            if part.first > reached.next() && !is_lost(reached.next(), Seq(part.first.0 - 1)) {
                 return Err(Error::damaged(&segment::label(number), 0, Damage::Inconsistent));
             }
             let of_it = |e: &Entry| volume.is_none_or(|volume| volume == e.volume);
@@ -245,13 +253,14 @@ impl Log {
             part.entries.iter().filter(wanted).for_each(&mut *each);
             reached = reached.max(part.last);
         }
-        if reached < to {
+        if reached < to && !is_lost(reached.next(), to) {
             return Err(Error::damaged("log", 0, Damage::Truncated));
         }
         Ok(())
     }
 
-    /// The same for a range that checkpoints cover, which name its segments.
+    /// The same for a range that checkpoints cover, which name its segments. What they do not know because it was lost
+    /// before is passed over.
     ///
     /// # Errors
     /// As [`Log::versions_in`].
@@ -270,7 +279,9 @@ impl Log {
         let segments = summaries.iter().flat_map(|summary| &summary.span.segments);
         let mut numbers: Vec<u32> = segments.map(|start| start.0).collect();
         numbers.dedup();
-        self.versions_in(numbers, Some(volume), from, to, each)
+        let lost = self.catalog().lost.clone();
+        let index_of = |number| self.index_despite_reported_damage(number);
+        self.versions_by(&index_of, numbers, (Some(volume), from, to), &lost, each)
     }
 
     /// Whether anything was written to a volume after record `since`. Reads the indexes of the segments since then, up to
