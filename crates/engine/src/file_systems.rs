@@ -39,8 +39,6 @@ pub(crate) struct FileSystems {
     unknown: Vec<String>,
     /// What may hide further volumes.
     unseen: Vec<String>,
-    /// A survey says that something may have been overlooked.
-    incomplete: bool,
 }
 
 impl FileSystems {
@@ -76,7 +74,6 @@ impl FileSystems {
     }
 
     fn add_survey(&mut self, name: &str, found: &Survey) {
-        self.incomplete |= found.is_incomplete();
         let hiding = found.table.notes.iter().filter(|note| note.may_hide_partitions());
         self.unseen.extend(hiding.map(|note| format!("{name}: {note}")));
         for volume in &found.volumes {
@@ -105,7 +102,7 @@ impl FileSystems {
 
     /// Nothing is in use, and nothing can have been overlooked.
     pub(crate) fn none_is_dirty(&self) -> bool {
-        self.dirty.is_empty() && self.unseen.is_empty() && !self.incomplete
+        self.dirty.is_empty() && self.unseen.is_empty()
     }
 
     /// There are file systems, and each says that it was closed in order.
@@ -263,9 +260,6 @@ mod tests {
             found.add_survey("vda", &survey);
             assert_eq!((found.none_is_dirty(), found.all_are_clean()), (whole, whole), "{survey:?}");
             assert_eq!(survey.is_incomplete(), !whole);
-            // Whatever is named of it.
-            found.unseen.clear();
-            assert_eq!(found.none_is_dirty(), whole, "{survey:?}");
         }
     }
 
