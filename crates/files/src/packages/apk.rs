@@ -3,8 +3,7 @@
 //! The file is replaced as a whole at the end of a transaction. See `apk-package(5)` and the table of letters in the
 //! documentation of the index format.
 
-use super::{DatabaseError, PACKAGES_MAX, Package, PackageState, Result, content, found, text};
-use crate::tree::Tree;
+use super::{DatabaseError, PACKAGES_MAX, Package, PackageState, Result, System, content, text};
 
 /// Of systems whose `/lib` is a link, and of others.
 pub(super) const PLACES: &[&str] = &["usr/lib/apk/db/installed", "lib/apk/db/installed"];
@@ -12,9 +11,10 @@ pub(super) const PLACES: &[&str] = &["usr/lib/apk/db/installed", "lib/apk/db/ins
 const INSTALLED_BYTES_MAX: u64 = 256 << 20;
 
 /// See [`super::databases`].
-pub(super) fn read(tree: &dyn Tree) -> Result<Option<Vec<Package>>> {
+pub(super) fn read(system: &System<'_>) -> Result<Option<Vec<Package>>> {
+    let tree = system.tree;
     for path in PLACES {
-        if let Some(inode) = found(tree, path)? {
+        if let Some(inode) = system.find(path)? {
             return packages(&content(tree, inode, INSTALLED_BYTES_MAX)?).map(Some);
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{DatabaseError, PACKAGES_MAX, Package, PackageState, Result, content, found, text};
+use super::{DatabaseError, PACKAGES_MAX, Package, PackageState, Result, System, content, text};
 use crate::tree::{FileKind, Tree, TreeError};
 
 const STATUS: &str = "var/lib/dpkg/status";
@@ -25,15 +25,16 @@ const UPDATE_BYTES_MAX: u64 = 4 << 20;
 const UPDATES_MAX: usize = 10_000;
 
 /// See [`super::databases`].
-pub(super) fn read(tree: &dyn Tree) -> Result<Option<Vec<Package>>> {
+pub(super) fn read(system: &System<'_>) -> Result<Option<Vec<Package>>> {
+    let tree = system.tree;
     let mut packages = BTreeMap::new();
     let mut exists = false;
-    if let Some(status) = found(tree, STATUS)? {
+    if let Some(status) = system.find(STATUS)? {
         exists = true;
         take(&content(tree, status, STATUS_BYTES_MAX)?, &mut packages)?;
     }
     for (folder, is_journal) in [(PARTS, false), (UPDATES, true)] {
-        let Some(folder) = found(tree, folder)? else { continue };
+        let Some(folder) = system.find(folder)? else { continue };
         for inode in files(tree, folder, is_journal)? {
             exists = true;
             take(&content(tree, inode, UPDATE_BYTES_MAX)?, &mut packages)?;

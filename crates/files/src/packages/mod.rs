@@ -103,10 +103,15 @@ type Result<T> = std::result::Result<T, DatabaseError>;
 /// # Errors
 /// One database's error does not keep others from being read.
 pub fn databases(tree: &dyn Tree) -> Vec<(PackageManager, Result<Database>)> {
+    let system = match System::of(tree) {
+        Ok(system) => system,
+        // What a package manager it would be is not known; one of them says it.
+        Err(error) => return vec![(PackageManager::Dpkg, Err(error.into()))],
+    };
     READERS
         .iter()
         .filter_map(|(manager, read)| {
-            let packages = read(tree).transpose()?;
+            let packages = read(&system).transpose()?;
             let sorted = packages.map(|mut packages| {
                 packages.sort_unstable();
                 packages.dedup();
@@ -117,8 +122,45 @@ pub fn databases(tree: &dyn Tree) -> Vec<(PackageManager, Result<Database>)> {
         .collect()
 }
 
+/// The system of a volume: its root, or the first folder there that has one, as where a system is in a subvolume that is
+/// not the default one (`@`, `root`).
+struct System<'a> {
+    tree: &'a dyn Tree,
+    root: Vec<u8>,
+}
+
+impl System<'_> {
+    fn of(tree: &dyn Tree) -> std::result::Result<System<'_>, TreeError> {
+        const FOLDERS_MAX: usize = 64;
+        let has_system = |root: &[u8]| -> std::result::Result<bool, TreeError> {
+            Ok(found(tree, &[root, b"/etc"].concat())?.is_some()
+                && found(tree, &[root, b"/usr"].concat())?.is_some())
+        };
+        let mut folders = Vec::new();
+        tree.entries(tree.root(), &mut |entry| {
+            folders.push(entry.name);
+            folders.len() < FOLDERS_MAX
+        })?;
+        folders.sort_unstable();
+        let is_system = |name: &Vec<u8>| name == b"etc" || name == b"usr";
+        if !folders.iter().any(is_system) {
+            for root in folders {
+                if has_system(&root)? {
+                    return Ok(System { tree, root });
+                }
+            }
+        }
+        Ok(System { tree, root: Vec::new() })
+    }
+
+    /// See [`found`].
+    fn find(&self, path: &str) -> std::result::Result<Option<u64>, TreeError> {
+        found(self.tree, &[&self.root, &b"/"[..], path.as_bytes()].concat())
+    }
+}
+
 /// Reads a database's packages; `None` if there is none.
-type Reader = fn(&dyn Tree) -> Result<Option<Vec<Package>>>;
+type Reader = fn(&System<'_>) -> Result<Option<Vec<Package>>>;
 
 const READERS: [(PackageManager, Reader); 4] = [
     (PackageManager::Dpkg, dpkg::read),
@@ -150,9 +192,9 @@ impl Glance {
     /// # Errors
     /// [`TreeError`] when what leads to a database cannot be read.
     pub fn of(tree: &dyn Tree) -> std::result::Result<Glance, TreeError> {
-        let mut glance = Vec::new();
+        let (system, mut glance) = (System::of(tree)?, Vec::new());
         for path in PLACES.iter().flat_map(|places| places.iter()).copied() {
-            if let Some(inode) = found(tree, path)? {
+            if let Some(inode) = system.find(path)? {
                 let Metadata { kind, size_bytes, modified, changed, .. } = tree.metadata(inode)?;
                 let mut start = [0; 32];
                 if kind == FileKind::Regular {
@@ -299,8 +341,8 @@ fn changed(
 
 /// The inode of a path, or `None` if it or a part of its way is missing or no directory. Links on the way are followed
 /// as [`Tree::find`] does it, which is not at all.
-fn found(tree: &dyn Tree, path: &str) -> std::result::Result<Option<u64>, TreeError> {
-    match tree.find(path.as_bytes()) {
+fn found(tree: &dyn Tree, path: &[u8]) -> std::result::Result<Option<u64>, TreeError> {
+    match tree.find(path) {
         Ok(inode) => Ok(Some(inode)),
         Err(TreeError::NotFound | TreeError::OtherKind { .. }) => Ok(None),
         Err(error) => Err(error),

@@ -3,7 +3,7 @@
 //! A package is written folder by folder, so one that was cut off is a folder without a readable `desc`.
 //! See `libalpm(3)`.
 
-use super::{DatabaseError, PACKAGES_MAX, Package, PackageState, Result, content, found, text};
+use super::{DatabaseError, PACKAGES_MAX, Package, PackageState, Result, System, content, text};
 use crate::tree::{FileKind, Tree, TreeError};
 
 const LOCAL: &str = "var/lib/pacman/local";
@@ -13,8 +13,9 @@ pub(super) const PLACES: &[&str] = &[LOCAL, "var/lib/pacman/db.lck"];
 const DESC_BYTES_MAX: u64 = 1 << 20;
 
 /// See [`super::databases`].
-pub(super) fn read(tree: &dyn Tree) -> Result<Option<Vec<Package>>> {
-    let Some(local) = found(tree, LOCAL)? else { return Ok(None) };
+pub(super) fn read(system: &System<'_>) -> Result<Option<Vec<Package>>> {
+    let tree = system.tree;
+    let Some(local) = system.find(LOCAL)? else { return Ok(None) };
     let (mut folders, mut too_many) = (Vec::new(), false);
     let listed = tree.entries(local, &mut |entry| {
         folders.push((entry.name, entry.inode));

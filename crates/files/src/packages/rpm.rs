@@ -3,8 +3,8 @@
 //!
 //! A header is a list of tags, each with the place of its value; see rpm's `docs/manual/format_header.md`.
 
-use super::{DatabaseError, PACKAGES_MAX, Package, PackageState, Result, found, ndb, sqlite, text};
-use crate::{bytes::be32, tree::Tree};
+use super::{DatabaseError, PACKAGES_MAX, Package, PackageState, Result, System, ndb, sqlite, text};
+use crate::bytes::be32;
 
 /// What each transaction touches.
 pub(super) const PLACES: &[&str] = &[
@@ -24,7 +24,8 @@ pub(super) const PLACES: &[&str] = &[
 const FOLDERS: [&str; 3] = ["usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"];
 
 /// See [`super::databases`].
-pub(super) fn read(tree: &dyn Tree) -> Result<Option<Vec<Package>>> {
+pub(super) fn read(system: &System<'_>) -> Result<Option<Vec<Package>>> {
+    let tree = system.tree;
     let mut packages = Vec::new();
     let mut each = |header: &[u8]| {
         if packages.len() >= PACKAGES_MAX {
@@ -34,14 +35,14 @@ pub(super) fn read(tree: &dyn Tree) -> Result<Option<Vec<Package>>> {
         Ok(())
     };
     for folder in FOLDERS {
-        if sqlite::blobs(tree, &format!("{folder}/rpmdb.sqlite"), "Packages", &mut each)? {
+        if sqlite::blobs(system, &format!("{folder}/rpmdb.sqlite"), "Packages", &mut each)? {
             return Ok(Some(packages));
         }
-        if let Some(inode) = found(tree, &format!("{folder}/Packages.db"))? {
+        if let Some(inode) = system.find(&format!("{folder}/Packages.db"))? {
             ndb::headers(tree, inode, &mut each)?;
             return Ok(Some(packages));
         }
-        if let Some(inode) = found(tree, &format!("{folder}/Packages"))? {
+        if let Some(inode) = system.find(&format!("{folder}/Packages"))? {
             let mut start = [0; 16];
             tree.read(inode, 0, &mut start)?;
             // Its mark, in either order of bytes.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{DatabaseError, Result, found, read_exact};
+use super::{DatabaseError, Result, System, read_exact};
 use crate::{
     bytes::{be16, be32, byte, has},
     tree::Tree,
@@ -22,14 +22,15 @@ const SCHEMA_PAGE: u32 = 1;
 /// # Errors
 /// When it is damaged, too large, or in the middle of a transaction of which a rollback journal tells.
 pub(super) fn blobs(
-    tree: &dyn Tree,
+    system: &System<'_>,
     path: &str,
     table: &str,
     each: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<bool> {
-    let Some(file) = found(tree, path)? else { return Ok(false) };
-    let log = found(tree, &format!("{path}-wal"))?;
-    if let Some(journal) = found(tree, &format!("{path}-journal"))? {
+    let tree = system.tree;
+    let Some(file) = system.find(path)? else { return Ok(false) };
+    let log = system.find(&format!("{path}-wal"))?;
+    if let Some(journal) = system.find(&format!("{path}-journal"))? {
         // One that is complete has no length, or zeroes where its mark was.
         let mut mark = [0; 8];
         if tree.read(journal, 0, &mut mark)? == mark.len() && mark != [0; 8] {

@@ -218,6 +218,20 @@ fn a_status_of_dpkg_counts_with_its_journal() {
 }
 
 #[test]
+fn a_system_in_a_subvolume_is_found() {
+    let status = "Package: a\nStatus: install ok installed\nVersion: 1\nArchitecture: all\n";
+    for root in ["", "@/", "root/"] {
+        let files = Files::default()
+            .with("@home/ann/var/lib/dpkg/status", "Package: no\n")
+            .with(&format!("{root}etc/passwd"), "")
+            .with(&format!("{root}usr/bin/true"), "")
+            .with(&format!("{root}var/lib/dpkg/status"), status);
+        assert!(!Glance::of(&files).unwrap().is_empty(), "{root}");
+        assert_eq!(files.only().unwrap().packages, [package("a", "1", PackageState::Installed)], "{root}");
+    }
+}
+
+#[test]
 fn apk_names_its_packages_in_one_file() {
     let installed = "C:Q1x=\nP:musl\nV:1.2.5-r1\nA:x86_64\nF:lib\nR:ld-musl.so\nZ:Q1y=\n\n\
         C:Q1x=\nP:broken\nV:1-r0\nA:x86_64\nf:fs\n\n";
