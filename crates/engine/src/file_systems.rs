@@ -47,7 +47,15 @@ impl FileSystems {
     pub(crate) fn of(volumes: &[(Kind, State)]) -> FileSystems {
         let volume = |(kind, state): &(Kind, State)| {
             let evidence = "it says so".to_owned();
-            Volume { partition: None, start: 0, len_bytes: 1, kind: *kind, state: *state, evidence }
+            Volume {
+                partition: None,
+                logical: None,
+                start: 0,
+                len_bytes: 1,
+                kind: *kind,
+                state: *state,
+                evidence,
+            }
         };
         let table =
             Table { scheme: Scheme::None, sector_bytes: 512, partitions: Vec::new(), notes: Vec::new() };
@@ -78,9 +86,10 @@ impl FileSystems {
         self.unseen.extend(hiding.map(|note| format!("{name}: {note}")));
         for volume in &found.volumes {
             let Volume { kind, state, evidence, .. } = volume;
-            let place = match volume.partition {
-                Some(number) => format!("partition {number} of {name}"),
-                None => name.to_owned(),
+            let place = match (&volume.logical, volume.partition) {
+                (Some(logical), _) => format!("logical volume {logical} of {name}"),
+                (None, Some(number)) => format!("partition {number} of {name}"),
+                (None, None) => name.to_owned(),
             };
             let holds_no_files = found
                 .table
@@ -90,6 +99,8 @@ impl FileSystems {
             match state {
                 State::Dirty => self.dirty.push(format!("{} on {place}: {evidence}", kind.name())),
                 _ if *kind == Kind::Unreadable => self.unseen.push(format!("{place}: {evidence}")),
+                // What it holds is named beside it.
+                State::Clean if kind.is_container() => {}
                 State::Clean if kind.can_be_dirty() => self.clean.push(format!("{} on {name}", kind.name())),
                 // What is not recognised may be a file system as well.
                 State::Unknown if kind.can_be_dirty() || (*kind == Kind::Unknown && !holds_no_files) => {
@@ -236,9 +247,25 @@ mod tests {
     }
 
     #[test]
+    fn the_file_systems_of_logical_volumes_decide_and_not_the_physical_volume() {
+        use State::{Clean, Dirty, Unknown};
+        for (volumes, none_is_dirty, all_are_clean) in [
+            (&[(Kind::LvmPv, Clean), (Kind::Ext4, Clean)][..], true, true),
+            (&[(Kind::LvmPv, Clean), (Kind::Ext4, Dirty)], false, false),
+            (&[(Kind::LvmPv, Clean), (Kind::Ext4, Clean), (Kind::LvmLv, Unknown)], true, false),
+            (&[(Kind::LvmPv, Unknown), (Kind::Ext4, Clean)], true, false),
+            (&[(Kind::LvmPv, Clean)], true, false),
+        ] {
+            let found = FileSystems::of(volumes);
+            assert_eq!((found.none_is_dirty(), found.all_are_clean()), (none_is_dirty, all_are_clean));
+        }
+    }
+
+    #[test]
     fn what_a_survey_may_have_overlooked_may_be_dirty() {
         let clean = Volume {
             partition: None,
+            logical: None,
             start: 0,
             len_bytes: 1,
             kind: Kind::Ext4,

@@ -94,6 +94,20 @@ impl<B: Blocks + ?Sized> Blocks for &B {
     }
 }
 
+impl<B: Blocks + ?Sized> Blocks for Box<B> {
+    fn size_bytes(&self) -> u64 {
+        (**self).size_bytes()
+    }
+
+    fn sector_bytes(&self) -> u32 {
+        (**self).sector_bytes()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), ReadError> {
+        (**self).read_at(offset, buf)
+    }
+}
+
 impl<B: Blocks + ?Sized> Blocks for Arc<B> {
     fn size_bytes(&self) -> u64 {
         (**self).size_bytes()

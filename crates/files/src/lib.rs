@@ -12,6 +12,7 @@ mod bytes;
 mod crc;
 mod ext;
 mod fat;
+mod lvm;
 mod open;
 mod packages;
 mod partitions;
@@ -32,5 +33,5 @@ pub use partitions::{GptCopy, Note, Partition, Scheme, Table, Type, partitions};
 pub use tree::{
     Attribute, Budget, Entry, FileExtent, FileKind, FileTime, Limits, Metadata, Step, Tree, TreeError, walk,
 };
-pub use volumes::{Kind, State, Survey, Volume, recognise, survey};
+pub use volumes::{Kind, State, Survey, Volume, VolumeBlocks, recognise, survey, volumes_with_blocks};
 pub use xfs::{LogReplay, Xfs};

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Database, DatabaseError, Glance, databases};
 use crate::{
-    blocks::{Blocks, Cached, ReadError, Window},
+    blocks::{Blocks, Cached, ReadError},
     open::open,
     tree::{Tree, TreeError},
-    volumes::survey,
+    volumes::volumes_with_blocks,
 };
 
 /// What a volume says at a glance of the software on it: see [`Glance`].
@@ -73,11 +73,9 @@ fn each_tree<T>(
 ) -> Result<Vec<T>, ReadError> {
     const CACHE_BYTES: usize = 8 << 20;
     let mut found = Vec::new();
-    for volume in survey(disk)?.volumes {
-        if !volume.kind.can_be_dirty() {
-            continue;
-        }
-        let tree = open(Cached::new(Window::new(disk, volume.start, volume.len_bytes), CACHE_BYTES));
+    for (volume, blocks) in volumes_with_blocks(disk)? {
+        let Some(blocks) = blocks.filter(|_| volume.kind.can_be_dirty()) else { continue };
+        let tree = open(Cached::new(blocks, CACHE_BYTES));
         if matches!(tree, Err(TreeError::Unsupported { .. })) {
             continue;
         }

@@ -38,6 +38,8 @@ pub enum Kind {
     BitLocker,
     /// A physical volume of LVM.
     LvmPv,
+    /// A logical volume of LVM of a type that is not looked into.
+    LvmLv,
     /// A member of a Linux software RAID.
     MdMember,
     /// The superblocks of several file systems.
@@ -85,6 +87,7 @@ impl Kind {
             Kind::Luks => "LUKS",
             Kind::BitLocker => "BitLocker",
             Kind::LvmPv => "LVM",
+            Kind::LvmLv => "a logical volume",
             Kind::MdMember => "a RAID member",
             Kind::Ambiguous => "ambiguous",
             Kind::Unreadable => "unreadable",
@@ -105,5 +108,10 @@ impl Kind {
         let never_written =
             matches!(self, Kind::Erofs | Kind::Squashfs | Kind::Iso9660 | Kind::Swap | Kind::ExtJournal);
         self.is_known() && !never_written
+    }
+    /// Whether it holds volumes that a survey names beside it, so that its own state says nothing of files.
+    #[must_use]
+    pub fn is_container(self) -> bool {
+        self == Kind::LvmPv
     }
 }

@@ -64,7 +64,7 @@ fn named(kind: Kind, bytes: &[u8]) -> Found {
             Found::new(kind, State::Unknown, evidence)
         }
         Kind::BitLocker => Found::new(kind, State::Unknown, format!("it is encrypted, so {OPAQUE}")),
-        Kind::LvmPv => Found::new(kind, State::Unknown, format!("its logical volumes: {OPAQUE}")),
+        Kind::LvmPv => Found::new(kind, State::Unknown, "it is a part of a volume group"),
         Kind::Squashfs | Kind::Erofs | Kind::Iso9660 => Found::new(kind, State::Clean, "it is never written"),
         _ => Found::new(kind, State::Unknown, OPAQUE),
     }

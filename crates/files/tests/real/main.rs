@@ -9,6 +9,7 @@ mod ext;
 mod fat;
 mod guest;
 mod image;
+mod lvm;
 mod packages;
 mod snapshot;
 mod volumes;

@@ -1,8 +1,8 @@
 //! What is on a disk with arbitrary content. The survey ends with a bounded number of bytes read, whatever it names lies
-//! on the disk, no ext file system that a plain table leads to is missed, and none is clean unless its superblock says
-//! so. Each disk is tried in both sizes of sectors, as it is and with the checksums of its GPT put right.
+//! on the disk, the logical volumes of a group are no longer than the disk together, no ext file system that a plain table leads to is missed, and none is clean unless its superblock says
+//! so. Each disk is tried in both sizes of sectors, as it is and with the checksums of its GPT and its LVM put right.
 
-use bygone_files::{Kind, State, Survey, Volume, survey};
+use bygone_files::{Kind, State, Survey, Volume, survey, volumes_with_blocks};
 
 use super::disk::{Content, Disk};
 use crate::input::Input;
@@ -19,6 +19,7 @@ pub fn volumes(bytes: &[u8]) {
         let mut disk = Disk::new(content.clone(), size_bytes, sector_bytes);
         look(&disk);
         disk.content.repair(size_bytes, u64::from(sector_bytes));
+        disk.content.repair_lvm();
         look(&disk);
     }
 }
@@ -27,8 +28,24 @@ fn look(disk: &Disk) {
     let found = survey(disk).unwrap();
     let read = disk.take_read_bytes();
     assert!(read <= READ_BYTES_MAX, "{read} bytes were read");
-    assert!(!found.volumes.is_empty() && found.volumes.len() <= 1024);
+    assert!(!found.volumes.is_empty() && found.volumes.len() <= 2048);
+    let with_blocks = volumes_with_blocks(disk).unwrap();
+    disk.take_read_bytes();
+    let mut logical_bytes = 0;
+    for (volume, blocks) in with_blocks {
+        let Some(blocks) = blocks.filter(|_| volume.logical.is_some()) else { continue };
+        logical_bytes += blocks.size_bytes();
+        for at in [0, blocks.size_bytes() / 2, blocks.size_bytes() - 1] {
+            blocks.read_at(at, &mut [0]).unwrap();
+        }
+        let most = if found.table.partitions.is_empty() { disk.size_bytes } else { u64::MAX };
+        assert!(volume.len_bytes == blocks.size_bytes() && logical_bytes <= most);
+    }
     for volume in &found.volumes {
+        if volume.logical.is_some() {
+            assert!(volume.start < disk.size_bytes && !volume.evidence.is_empty());
+            continue;
+        }
         let end = volume.start.checked_add(volume.len_bytes).unwrap();
         assert!(end <= disk.size_bytes && !volume.evidence.is_empty());
         if matches!(volume.kind, Kind::Ext2 | Kind::Ext3 | Kind::Ext4) {
@@ -116,6 +133,31 @@ impl Content {
         self.put(unit + 16, &[0; 4]);
         let sum = crc(&self.bytes(unit, 92));
         self.put(unit + 16, &sum.to_le_bytes());
+    }
+
+    /// Puts right the checksums of a physical volume of LVM that is the whole disk.
+    fn repair_lvm(&mut self) {
+        let raw = |bytes: &[u8]| {
+            bytes.iter().fold(0xf597_a6cf_u32, |crc, byte| {
+                let mixed = crc ^ u32::from(*byte);
+                (0..8).fold(mixed, |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+            })
+        };
+        if self.bytes(512, 8) != b"LABELONE" {
+            return;
+        }
+        let sum = raw(&self.bytes(512 + 20, 492));
+        self.put(512 + 16, &sum.to_le_bytes());
+        let (size, offset, len) =
+            (self.number(4096 + 32, 8), self.number(4096 + 40, 8), self.number(4096 + 48, 8));
+        if offset < size && len <= 1 << 16 && size < 1 << 30 {
+            let first = len.min(size - offset);
+            let mut text = self.bytes(4096 + offset, first as usize);
+            text.extend(self.bytes(4096 + 512, (len - first) as usize));
+            self.put(4096 + 56, &raw(&text).to_le_bytes());
+        }
+        let sum = raw(&self.bytes(4096 + 4, 508));
+        self.put(4096, &sum.to_le_bytes());
     }
 
     /// First sectors and numbers of sectors, if the primary GPT holds.
