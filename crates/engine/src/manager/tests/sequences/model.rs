@@ -529,10 +529,10 @@ impl Model {
             }
             Ask::Stop(force) => match self.machine {
                 Machine::Stopped => return false,
-                // It cannot be adopted, but it can be ended by its process, without a look at its disk.
+                // It cannot be adopted, but it can be ended by its process; its end is graded by what the store has.
                 Machine::Left(branch) if branch == self.head && self.unreachable() => {
                     let said = made.and_then(|made| made.of.as_ref());
-                    return *force && self.ended_as(branch, Grade::Crash, said);
+                    return *force && self.ended(branch, false, said);
                 }
                 Machine::Left(branch) | Machine::Running(branch) => {
                     return self.ended(branch, !force, made.and_then(|made| made.of.as_ref()));
