@@ -56,9 +56,11 @@ fn is_written_between(log: &Log, catalog: &Catalog, from: Place, to: Place) -> b
 fn is_branch_written(log: &Log, catalog: &Catalog, branch: BranchId, (after, upto): (Seq, Seq)) -> bool {
     after < upto
         && catalog.volumes_of(branch, upto).any(|volume| {
+            // What a disk holds that was changed outside is known once it was read again.
+            let became_unknown = !catalog.is_exact(volume.id, upto) && catalog.is_exact(volume.id, after);
             let written = log.first_write(volume.id, after, upto);
             // What cannot be read may be a write.
-            written.map_or(true, |found| found.is_some())
+            became_unknown || written.map_or(true, |found| found.is_some())
         })
 }
 
