@@ -160,6 +160,7 @@ impl Play {
 
     /// Requests at the same time, and a look at what came of them.
     fn round(&mut self, asks: &[(usize, Ask)]) {
+        self.held.targets.iter_mut().flatten().for_each(|target| target.ended_on = None);
         let said: Vec<Said> = if let [(which, only)] = asks {
             vec![self.ask(*which, only)]
         } else {

@@ -210,6 +210,8 @@ pub(super) struct Model {
     pub(super) changed: Option<Content>,
     /// It was not filled to its end, so it may be served from the store while it is away.
     pub(super) unfilled: bool,
+    /// The branch of a machine that has ended in this round: whoever began before names moments of it still.
+    pub(super) ended_on: Option<usize>,
     pub(super) generation: u32,
 }
 
@@ -244,6 +246,7 @@ impl Model {
             renamed: false,
             changed: None,
             unfilled: false,
+            ended_on: None,
             generation,
         }
     }
@@ -310,6 +313,7 @@ impl Model {
     fn ended_as(&mut self, branch: usize, grade: Grade, said: Option<&Place>) -> bool {
         let exact = !self.is_unread(branch);
         self.machine = Machine::Stopped;
+        self.ended_on = Some(branch);
         self.happened(Kind::Shutdown, grade, branch, exact, said.map(|said| said.seq));
         let Branch { name, content, .. } = &self.branches[branch];
         // It may have written nothing since a better one.
@@ -632,7 +636,12 @@ impl Model {
                 // Without a moment it is where the machine is.
                 let here = match self.machine {
                     Machine::Running(branch) | Machine::Left(branch) => branch,
-                    Machine::Stopped => self.head,
+                    Machine::Stopped => {
+                        let said = made.and_then(|made| made.of.as_ref());
+                        let is_said =
+                            |on: &usize| said.is_some_and(|said| self.ever(&said.branch) == Some(*on));
+                        self.ended_on.filter(is_said).unwrap_or(self.head)
+                    }
                 };
                 let content = self.branches[here].content;
                 let unknown = || here == self.head && self.changed.is_some_and(|found| found != content);
