@@ -161,8 +161,8 @@ pub enum Failure {
     TargetRunning { target: String },
     #[error("target {target:?} is not running")]
     TargetStopped { target: String },
-    #[error("the store in {path} is in use by process {holder}")]
-    StoreLocked { path: String, holder: String },
+    #[error("the store in {path} is in use by process {holder}{}", if *exports { ", which exports from it" } else { "" })]
+    StoreLocked { path: String, holder: String, exports: bool },
     #[error("disk {path}: {why}")]
     DiskInUse {
         path: String,

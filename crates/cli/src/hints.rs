@@ -203,6 +203,9 @@ pub(crate) fn of(failure: &Failure, about: Option<&str>) -> String {
             return format!("choose a moment to restore instead: bygone timeline {target}");
         }
         Failure::TargetStopped { target } => return format!("start it with: bygone run {target}"),
+        Failure::StoreLocked { exports: true, .. } => {
+            "end that export; if `bygone serve` runs first, exports and all other commands go side by side"
+        }
         Failure::StoreLocked { .. } => "wait until that process is done, or end it",
         Failure::DiskInUse { target: Some(target), .. } => {
             return format!(

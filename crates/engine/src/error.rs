@@ -111,6 +111,8 @@ pub enum Error {
         path: PathBuf,
         /// The process id.
         holder: String,
+        /// The process exports, and may do so as long as its user likes.
+        exports: bool,
     },
     /// No such target.
     NoTarget(String),

@@ -78,8 +78,8 @@ impl Error {
                 Failure::OlderFormat { path: shown(path), found: *found, known: *known }
             }
             Error::DamagedStore(path) => Failure::DamagedStore { path: shown(path) },
-            Error::StoreLocked { path, holder } => {
-                Failure::StoreLocked { path: shown(path), holder: holder.clone() }
+            Error::StoreLocked { path, holder, exports } => {
+                Failure::StoreLocked { path: shown(path), holder: holder.clone(), exports: *exports }
             }
             Error::NoTarget(target) => Failure::NoTarget { target: target.clone() },
             Error::Busy { name, change, since } => {

@@ -255,6 +255,12 @@ impl Manager {
         }
     }
 
+    /// Marks the store's lock as held for an export, which lasts until its user ends it. Any other process that wants
+    /// the store is told so at once.
+    pub(crate) fn says_it_exports(&self) {
+        self.lock.exports();
+    }
+
     /// Marks the store's lock as held only until this process has ended. Whoever wants the store waits for that.
     pub(crate) fn says_it_ends(&self) {
         self.lock.ends();

@@ -624,7 +624,7 @@ impl<I> Items<I> for UntilEnding<'_> {
 }
 
 /// Asks the manager of `store`: the running one, or, if none runs, one in this process for the duration of the call.
-/// For calls that need a lasting manager (such as `run` and `export`), one is started in the background. A manager that ends and
+/// For calls that need a lasting manager (such as `run`), one is started in the background. A manager that ends and
 /// therefore does not begin with the call is waited for, and the next one is asked.
 ///
 /// # Errors
@@ -666,6 +666,9 @@ fn ask_now<C: Call>(paths: &StorePaths, call: &C, answers: &mut dyn Items<C::Ite
         }
         opened => opened?,
     };
+    if matches!(request, Request::Export(_)) {
+        manager.says_it_exports();
+    }
     let keeper = Keeper::start(manager.clone())?;
     let mut understood = In::<C>::new(answers);
     let result = manager.answer(&request, &mut understood);
@@ -676,11 +679,10 @@ fn ask_now<C: Call>(paths: &StorePaths, call: &C, answers: &mut dyn Items<C::Ite
     result
 }
 
-/// Whether a request needs a manager of its own process: a machine has to be supervised, or an export lasts as long as
-/// its user likes, and other commands go on meanwhile.
+/// Whether a request needs a manager that outlives the command: a machine has to be supervised.
 fn needs_manager(paths: &StorePaths, request: &Request) -> bool {
     match request {
-        Request::Run(_) | Request::Export(_) => true,
+        Request::Run(_) => true,
         Request::Stop(call::Stop { name, .. }) | Request::Wait(call::Wait { name }) => {
             let found =
                 || Some(bygone_qemu::Running::find(&Places::new(paths.run_dir(name)).ok()?).ok()?.is_some());

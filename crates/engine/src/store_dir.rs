@@ -48,7 +48,9 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 /// How long it is waited for once its holder is ending: longer than all that a manager does at its end, which is
 /// bounded.
 const ENDING_PATIENCE: Duration = Duration::from_secs(900);
-/// The word after the process id in the lock file, once its holder begins with nothing any more.
+/// The word after the process id in the lock file, while its holder exports.
+const EXPORTS: &str = "exports";
+/// The same, once its holder begins with nothing any more.
 const ENDING: &str = "ending";
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
@@ -238,10 +240,12 @@ impl StorePaths {
                     let mut text = String::new();
                     let _ = file.rewind().and_then(|()| (&file).take(32).read_to_string(&mut text));
                     let (holder, does) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+                    // An export may last as long as its user likes, so it is not waited for.
+                    let exports = does.trim() == EXPORTS;
                     let patience = if does.trim() == ENDING { ending } else { in_use };
-                    if waited >= patience || self.api_socket_answers() {
+                    if exports || waited >= patience || self.api_socket_answers() {
                         let (path, holder) = (self.root.clone(), holder.to_owned());
-                        return Err(Error::StoreLocked { path, holder });
+                        return Err(Error::StoreLocked { path, holder, exports });
                     }
                     std::thread::sleep(LOCK_RETRY);
                     waited += LOCK_RETRY;
@@ -443,6 +447,11 @@ impl Configs {
 pub(crate) struct StoreLock(fs::File);
 
 impl StoreLock {
+    /// Marks the store as locked for an export.
+    pub(crate) fn exports(&self) {
+        self.says(EXPORTS);
+    }
+
     /// Marks the store as locked by a process that is ending.
     pub(crate) fn ends(&self) {
         self.says(ENDING);
@@ -570,7 +579,10 @@ mod tests {
         let long = Duration::from_secs(60);
         let held = store.lock().unwrap();
         let refused = store.lock_within(Duration::ZERO, long);
-        assert!(matches!(refused, Err(Error::StoreLocked { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(Error::StoreLocked { exports: false, .. })), "{refused:?}");
+        held.exports();
+        let refused = store.lock_within(long, long);
+        assert!(matches!(refused, Err(Error::StoreLocked { exports: true, .. })), "{refused:?}");
         held.ends();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| store.lock_within(Duration::ZERO, long));

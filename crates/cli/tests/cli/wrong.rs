@@ -374,7 +374,7 @@ fn texts_that_are_not_utf_8() {
 }
 
 #[test]
-fn an_export_keeps_no_other_command_from_its_work() {
+fn who_finds_the_store_kept_by_an_export_is_told_at_once_and_how_both_would_go() {
     let world = World::new();
     world.done(&["target", "add", "web", "--disk", "store:1M"]);
     let socket = world.path("export.sock");
@@ -386,20 +386,19 @@ fn an_export_keeps_no_other_command_from_its_work() {
         .spawn()
         .unwrap();
     let end = Instant::now() + Duration::from_secs(60);
-    let is_served = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
-    while !is_served() {
+    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
         assert!(Instant::now() < end, "nothing was exported");
         std::thread::sleep(Duration::from_millis(20));
     }
-    world.done(&["status"]);
-    world.done(&["point", "web", "--label", "meanwhile"]);
-    assert!(is_served());
-    // Without its command there is no export.
+    let begun = Instant::now();
+    let refused = world.run(&["status"]);
+    let waited = begun.elapsed();
     exporting.kill().unwrap();
     exporting.wait().unwrap();
-    while is_served() {
-        assert!(Instant::now() < end, "it is still exported");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let said = plain(&world, &String::from_utf8_lossy(&refused.stderr));
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("which exports from it") && said.contains("`bygone serve`"), "{said}");
+    // Others are waited for, for a minute.
+    assert!(waited < Duration::from_secs(30), "{waited:?}");
     world.done(&["status"]);
 }
